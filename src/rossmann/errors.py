@@ -1,0 +1,91 @@
+"""Every error that the product raises on purpose, as one tree.
+
+``RossmannError``
+    ``SettingsError``      a setting is nonsense
+    ``DataError``          tables that are missing or break a rule
+        ``MissingData``    nothing to work on
+        ``BrokenRule``     a file that breaks a declared rule
+    ``RequestError``       rows that cannot be answered, with every fault and its place
+    ``ModelError``
+        ``UnknownVersion`` a stage or a version that there is not
+        ``NoModel``        no model can be had
+        ``DamagedModel``   an artifact that cannot be trusted
+        ``GateFailed``     a candidate that may not be promoted
+    ``ServiceError``       a service that is away, or answers with an error
+    ``PortTaken``          a port that something else holds
+
+A message says what is wrong, where, and what to do about it. Doors turn it into one line on
+stderr, an HTTP answer or a box on a page; nobody shows a stack trace.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class RossmannError(Exception):
+    """Base of all errors that carry a message for users."""
+
+
+class SettingsError(RossmannError):
+    """A setting has a value that cannot work."""
+
+
+class DataError(RossmannError):
+    """The tables cannot be used."""
+
+
+class MissingData(DataError):
+    """A table or a prepared file is not there."""
+
+
+class BrokenRule(DataError):
+    """A table breaks a declared rule; the message holds the rule, the count and the first rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of a request: where it is, what it is, and its kind (a stable word)."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that HTTP answers use."""
+        return {"loc": list(self.loc), "msg": self.msg, "type": self.type}
+
+
+class RequestError(RossmannError):
+    """Rows that cannot be answered; ``faults`` lists every one of them."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(f"{'.'.join(map(str, f.loc))}: {f.msg}" for f in faults[:5]))
+
+
+class ModelError(RossmannError):
+    """A model cannot be used."""
+
+
+class UnknownVersion(ModelError):
+    """A stage or version that the registry does not have."""
+
+
+class NoModel(ModelError):
+    """No model can be had: none was promoted, or neither registry nor local copy answers."""
+
+
+class DamagedModel(ModelError):
+    """An artifact is damaged, or was made for other features than the code's."""
+
+
+class GateFailed(ModelError):
+    """A candidate that does not pass the gate; the message holds the table."""
+
+
+class ServiceError(RossmannError):
+    """A service is away or answers with an error."""
+
+
+class PortTaken(ServiceError):
+    """A port is held by something that is not ours."""

@@ -1,0 +1,1 @@
+"""The 46 features: pure functions, arrays in and arrays out."""

@@ -1,0 +1,1 @@
+"""The ensemble: fit, blend, backtest, and the registry of its versions."""

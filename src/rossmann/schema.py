@@ -1,0 +1,183 @@
+"""Columns, categories and the 46 features: every name that two modules share stands here once."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+MODEL_NAME: Final = "rossmann-ensemble"
+MAX_HORIZON: Final = 48
+"""Longest horizon that the model is trained for, in days: the length of Kaggle's ``test.csv``."""
+
+ROW_FIELDS: Final = (
+    "Store",
+    "DayOfWeek",
+    "Date",
+    "Open",
+    "Promo",
+    "StateHoliday",
+    "SchoolHoliday",
+)
+STATE_HOLIDAYS: Final = ("0", "a", "b", "c")
+"""None, public holiday, Easter, Christmas: the code of a category is its place here."""
+STORE_TYPES: Final = ("a", "b", "c", "d")
+ASSORTMENTS: Final = ("a", "b", "c")
+MONTH_NAMES: Final = (
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sept", "Oct", "Nov", "Dec",
+)  # fmt: skip
+"""As ``PromoInterval`` spells them (the raw table says Sept)."""
+
+DayArray = npt.NDArray[np.int32]
+FlagArray = npt.NDArray[np.uint8]
+Matrix = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+
+class Stage(StrEnum):
+    """A version's place in the registry, in the words that users know."""
+
+    NONE = "None"
+    STAGING = "Staging"
+    PRODUCTION = "Production"
+    ARCHIVED = "Archived"
+
+
+class Dataset(StrEnum):
+    """Which chain the tables describe."""
+
+    REAL = "rossmann"
+    DEMO = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """n rows of the seven fields as columns; ``DayOfWeek`` is left out because the date decides it.
+
+    ``store``: store numbers. ``day``: days since 1970-01-01. ``open``, ``promo``,
+    ``school_holiday``: 0 or 1. ``state_holiday``: place in ``STATE_HOLIDAYS``. Each of shape (n,).
+    """
+
+    store: DayArray
+    day: DayArray
+    open: FlagArray
+    promo: FlagArray
+    state_holiday: FlagArray
+    school_holiday: FlagArray
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def take(self, index: npt.NDArray[np.integer] | slice) -> "Rows":
+        """The rows at ``index``, in its order."""
+        return Rows(
+            self.store[index],
+            self.day[index],
+            self.open[index],
+            self.promo[index],
+            self.state_holiday[index],
+            self.school_holiday[index],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column of the matrix: its name, its group, and what it means."""
+
+    name: str
+    group: str
+    note: str
+
+
+def _group(group: str, *pairs: tuple[str, str]) -> tuple[Feature, ...]:
+    return tuple(Feature(name, group, note) for name, note in pairs)
+
+
+# O is the origin, D the row's date; "same kind" means same weekday and same promotion as the row.
+# History is on the scale of log sales, and all levels are less ``kfb`` (the offset), so that a
+# tree sees deviations from what the filter already knows.
+CATALOGUE: Final[tuple[Feature, ...]] = (
+    *_group(
+        "calendar",
+        ("day_of_week", "1 (Monday) to 7"),
+        ("day_of_month", "1 to 31"),
+        ("day_of_year", "1 to 366"),
+        ("days_left_in_month", "0 on the last day"),
+        ("days_from_easter", "D less the nearest Easter Sunday, -60 to 90"),
+        ("days_to_christmas", "days until 25 December, at most 60"),
+    ),
+    *_group(
+        "promo",
+        ("promo", "1 where the store runs a promotion on D"),
+        ("days_since_promo", "days since the last promotion day, 0 on one, at most 14"),
+        ("days_to_promo", "days until the next promotion day, 0 on one, at most 14"),
+        ("promo_days_left", "promotion days in a row from D on, at most 7"),
+        ("promo2_phase", "months into the Promo2 round (0 to 2), -1 where it does not run"),
+    ),
+    *_group(
+        "holiday",
+        ("state_holiday", "0 none, 1 public, 2 Easter, 3 Christmas"),
+        ("days_since_holiday", "days since the last state holiday, 0 on one, at most 30"),
+        ("days_to_holiday", "days until the next state holiday, 0 on one, at most 30"),
+        ("holidays_next_week", "state holidays on D+1 to D+7"),
+    ),
+    *_group(
+        "school",
+        ("days_since_school_holiday", "days since the last one, 0 on one, at most 60"),
+        ("days_to_school_holiday", "days until the next one, 0 on one, at most 60"),
+        ("school_holidays_this_week", "school holidays from Monday to Sunday of D's week"),
+    ),
+    *_group(
+        "opening",
+        ("closed_days_before", "closed days in a row just before D, at most 30"),
+        ("closed_days_after", "closed days in a row just after D, at most 30"),
+        (
+            "days_since_long_closure",
+            "days since a closure of 6 days or more, at most 200",
+        ),
+        ("open_days_before", "open days on D-14 to D-1"),
+    ),
+    *_group(
+        "store",
+        ("log_competition_distance", "log of metres to the nearest competitor"),
+        ("months_since_competition", "months since it opened, -24 to 120"),
+        ("assortment", "0 basic, 1 extra, 2 extended"),
+        ("region", "German state whose public holidays the store keeps, as a number"),
+    ),
+    *_group("horizon", ("horizon", "D less O in days")),
+    *_group(
+        "history",
+        ("mean_weekday_91", "mean of the same weekday, 13 weeks to O"),
+        ("mean_promo_28", "mean of days with the same promotion, 28 days to O"),
+        ("mean_same_182", "mean of the same kind, 26 weeks to O"),
+        ("mean_same_364", "mean of the same kind, 52 weeks to O"),
+        ("median_same_364", "median of the same kind, 52 weeks to O"),
+        ("sd_same_364", "standard deviation of the same kind, 52 weeks to O"),
+        ("count_same_364", "days of the same kind with sales, 52 weeks to O"),
+        ("open_days_365", "days with sales, 365 days to O"),
+        ("log_sales_per_customer_365", "mean log of sales per customer, 365 days to O"),
+        ("log_customers_same_364", "mean log of customers, same kind, 52 weeks to O"),
+        ("last_year_day", "D-364"),
+        ("last_year_same", "mean of the same kind, D-364 give or take 3 weeks"),
+        ("last_year_change", "mean of D-364 give or take a week, less that of 56 days to O-364"),
+    ),
+    *_group(
+        "state_space",
+        ("kfa", "forecast of the filter whose level moves fast"),
+        ("kfc", "forecast of the filter with yearly harmonics"),
+        ("kfd", "forecast of the filter with harmonics and trend"),
+        ("last_year_error", "mean error of kfb, made at O-364 for D-364 give or take a week"),
+        ("last_year_error_chain", "the same over the chain: median by date, give or take 3 days"),
+        ("kfb", "log-sales forecast of the base filter: the offset of every member"),
+    ),
+)
+FEATURES: Final[tuple[str, ...]] = tuple(feature.name for feature in CATALOGUE)
+OFFSET: Final = FEATURES.index("kfb")
+
+
+def feature_fingerprint() -> str:
+    """Digest of the feature list; a version made for another list is refused on load."""
+    text = "\n".join(f"{f.name}: {f.note}" for f in CATALOGUE)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,209 @@
+"""One typed object for every path, port and threshold; it refuses to be built on nonsense.
+
+A value comes from the environment (``ROSSMANN_<NAME>``), else from ``config/params.yaml``, else
+from the default below. Paths may be relative: to the project's root in a checkout, else to the
+working directory.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from rossmann.errors import SettingsError
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+ProfileName = Literal["full", "quick"]
+
+
+def project_root() -> Path:
+    """The checkout that this package runs from, or the working directory when it is installed."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def params_file() -> Path:
+    """The parameters file in use: ``ROSSMANN_PARAMS``, the checkout's, or the one installed."""
+    named = os.environ.get("ROSSMANN_PARAMS")
+    if named:
+        if not Path(named).is_file():
+            raise SettingsError(f"ROSSMANN_PARAMS names {named}, which is not a file")
+        return Path(named)
+    checkout = project_root() / "config" / "params.yaml"
+    return checkout if checkout.is_file() else Path(__file__).parent / "params.yaml"
+
+
+class Profile(BaseModel):
+    """How much a training run learns from, with which members, blended how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: Annotated[int, Field(ge=0)] = 0
+    members: dict[str, dict[str, float | int]]
+    weights: dict[str, float]
+
+    @model_validator(mode="after")
+    def _weights_fit_members(self) -> "Profile":
+        if set(self.weights) != set(self.members):
+            raise ValueError(f"weights name {sorted(self.weights)}, members {sorted(self.members)}")
+        if min(self.weights.values()) < 0 or abs(sum(self.weights.values()) - 1) > 1e-6:
+            raise ValueError("weights must be zero or more and sum to 1")
+        return self
+
+
+class Settings(BaseSettings):
+    """All settings. Build it with ``load_settings``, which words the errors for people."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ROSSMANN_", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    data_dir: Path = Path("data")
+    """Holds ``raw/`` (the real tables), and all that the product makes: see the properties."""
+    demo: bool = False
+    """Take the demo chain even where real tables are present."""
+    mlflow_tracking_uri: str = ""
+    """Empty: the server on ``host`` and ``mlflow_port``."""
+    api_url: str = ""
+    """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
+    database_url: str = ""
+    """Prediction log; empty: an SQLite file in the data folder."""
+    api_keys: str = ""
+    """SHA-256 of keys, as ``role:hex`` with commas between; empty: open to all."""
+    host: str = "127.0.0.1"
+    api_port: Port = 8000
+    mlflow_port: Port = 5000
+    dashboard_port: Port = 8501
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    reload_seconds: Annotated[float, Field(gt=0)] = 5
+    max_rows: Annotated[int, Field(ge=1)] = 100_000
+    max_body_mb: Annotated[int, Field(ge=1)] = 64
+    rate_limit: Annotated[int, Field(ge=0)] = 0
+
+    seed: int = 20150801
+    history_days: Annotated[int, Field(ge=1)] = 31
+    windows: tuple[Annotated[int, Field(ge=1)], ...] = (48, 365)
+    window_days: Annotated[int, Field(ge=1, le=48)] = 48
+    profiles: dict[ProfileName, Profile] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments go before the environment, the environment before the file."""
+        yaml = YamlConfigSettingsSource(settings_cls, yaml_file=params_file())
+        return init_settings, env_settings, yaml
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value if value.is_absolute() else (project_root() / value).resolve()
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> "Settings":
+        ports = (self.api_port, self.mlflow_port, self.dashboard_port)
+        if len(set(ports)) != len(ports):
+            raise ValueError(f"api_port, mlflow_port and dashboard_port must differ, got {ports}")
+        return self
+
+    @property
+    def raw_dir(self) -> Path:
+        """Where the real tables lie."""
+        return self.data_dir / "raw"
+
+    @property
+    def demo_raw_dir(self) -> Path:
+        """Where the demo chain's tables are written."""
+        return self.data_dir / "demo" / "raw"
+
+    @property
+    def processed_dir(self) -> Path:
+        """Clean tables and as-of arrays, a folder for each data version."""
+        return self.data_dir / "processed"
+
+    @property
+    def mlflow_dir(self) -> Path:
+        """The embedded registry's database and artifacts."""
+        return self.data_dir / "mlflow"
+
+    @property
+    def model_cache_dir(self) -> Path:
+        """Local copies of registered versions."""
+        return self.data_dir / "models"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Logs of the services that the launcher starts."""
+        return self.data_dir / "logs"
+
+    @property
+    def run_dir(self) -> Path:
+        """What the launcher remembers of the services that it started."""
+        return self.data_dir / "run"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server's address."""
+        return self.mlflow_tracking_uri or f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def service_url(self) -> str:
+        """The prediction service's address."""
+        return (self.api_url or f"http://{self.host}:{self.api_port}").rstrip("/")
+
+    @property
+    def dashboard_url(self) -> str:
+        """The dashboard's address."""
+        return f"http://{self.host}:{self.dashboard_port}"
+
+    @property
+    def thread_count(self) -> int:
+        """Threads for fitting and scoring."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def profile(self, name: str) -> Profile:
+        """The training profile of that name; raises ``SettingsError`` for another."""
+        for key, value in self.profiles.items():
+            if key == name:
+                return value
+        raise SettingsError(f"no profile {name!r}; there are: {', '.join(self.profiles)}")
+
+    def public(self) -> dict[str, Any]:
+        """All values without secrets, for people to read."""
+        shown = self.model_dump(mode="json")
+        if self.api_keys:
+            shown["api_keys"] = f"{len(self.api_keys.split(','))} keys (hidden)"
+        for name in ("database_url", "mlflow_tracking_uri", "api_url"):
+            shown[name] = _without_password(shown[name])
+        return shown
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    scheme, colon, _ = head.partition("://")
+    return f"{scheme}{colon}***@{tail}" if at else url
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; raises ``SettingsError`` naming each bad value and how it is spelled."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"ROSSMANN_{'_'.join(map(str, e['loc'])).upper() or '*'}: {e['msg']}"
+            for e in error.errors()
+        )
+        raise SettingsError(f"settings are not usable: {faults}") from error
