@@ -1,0 +1,171 @@
+"""Raw tables to checked, clean Parquet, one folder for each data version."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from rossmann.data.clean import Tables, read_tables
+from rossmann.data.files import RawTables, find_raw, table_digests
+from rossmann.errors import MissingData
+from rossmann.schema import Dataset
+from rossmann.settings import Settings
+
+FORMAT: Final = 1
+"""Raise it when cleaning changes what the Parquet files hold: old folders are then not used."""
+
+_FILES: Final = ("history.parquet", "schedule.parquet", "stores.parquet")
+_INFO: Final = "dataset.json"
+_RECORD: Final = "digests.json"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """One data version: where it lies and what it spans.
+
+    ``version``: 12 hex digits, from the raw tables' content. ``rows``: of history. ``stores``: in
+    the store table. ``schedule_end``: last planned day, None without a schedule. ``files``:
+    SHA-256 of each raw table's content.
+    """
+
+    dataset: Dataset
+    version: str
+    folder: Path
+    rows: int
+    stores: int
+    first_day: date
+    last_day: date
+    schedule_end: date | None
+    files: dict[str, str]
+
+
+def make_dataset(settings: Settings, report: Report = lambda line: None) -> DatasetInfo:
+    """Check and clean the raw tables in use into their version's folder; does nothing twice.
+
+    ``report`` gets a line for each step. Raises ``MissingData`` without raw tables, and
+    ``BrokenRule`` with every rule that they break.
+    """
+    raw = find_raw(settings)
+    digests = table_digests(raw, settings.processed_dir / _RECORD)
+    folder = settings.processed_dir / _version(digests)
+    info = read_info(folder)
+    if info:
+        report(f"data version {info.version} ({info.dataset}) is there already")
+        return info
+    report(f"reading the {raw.dataset} tables in {raw.train.parent}")
+    tables = read_tables(raw, report)
+    info = _write(tables, raw, digests, folder)
+    report(
+        f"data version {info.version}: {info.rows:,} rows of {info.stores:,} stores, "
+        f"{info.first_day} to {info.last_day}"
+    )
+    return info
+
+
+def current_dataset(settings: Settings) -> DatasetInfo:
+    """The clean version of the raw tables in use; without raw tables, the newest one made.
+
+    Raises ``MissingData`` where the tables have not been made into a dataset yet.
+    """
+    try:
+        raw = find_raw(settings)
+    except MissingData:
+        kept = _newest(settings)
+        if kept is None:
+            raise
+        return kept
+    info = read_info(
+        settings.processed_dir / _version(table_digests(raw, settings.processed_dir / _RECORD))
+    )
+    if info is None:
+        raise MissingData(
+            f"the {raw.dataset} tables in {raw.train.parent} are not prepared: "
+            "run: rossmann features"
+        )
+    return info
+
+
+def read_info(folder: Path) -> DatasetInfo | None:
+    """What ``folder`` holds, or None where it is no complete data version."""
+    if not all((folder / name).is_file() for name in (*_FILES, _INFO)):
+        return None
+    try:
+        stored: dict[str, Any] = json.loads((folder / _INFO).read_text("utf-8"))
+        end = stored["schedule_end"]
+        return DatasetInfo(
+            dataset=Dataset(stored["dataset"]),
+            version=stored["version"],
+            folder=folder,
+            rows=stored["rows"],
+            stores=stored["stores"],
+            first_day=date.fromisoformat(stored["first_day"]),
+            last_day=date.fromisoformat(stored["last_day"]),
+            schedule_end=date.fromisoformat(end) if end else None,
+            files=stored["files"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _version(digests: dict[str, str]) -> str:
+    text = json.dumps({"format": FORMAT, **digests}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _newest(settings: Settings) -> DatasetInfo | None:
+    infos = [read_info(path.parent) for path in settings.processed_dir.glob(f"*/{_INFO}")]
+    fit = [i for i in infos if i and (not settings.demo or i.dataset is Dataset.DEMO)]
+    return max(fit, key=lambda i: (i.folder / _INFO).stat().st_mtime_ns, default=None)
+
+
+def _write(tables: Tables, raw: RawTables, digests: dict[str, str], folder: Path) -> DatasetInfo:
+    first, last = tables.history.select(first=pl.min("Date"), last=pl.max("Date")).row(0)
+    info = DatasetInfo(
+        dataset=raw.dataset,
+        version=folder.name,
+        folder=folder,
+        rows=tables.history.height,
+        stores=tables.stores.height,
+        first_day=first,
+        last_day=last,
+        schedule_end=tables.schedule.select(pl.max("Date")).item(),
+        files=digests,
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
+    try:
+        frames = (tables.history, tables.schedule, tables.stores)
+        for name, frame in zip(_FILES, frames, strict=True):
+            frame.write_parquet(draft / name)
+        (draft / _INFO).write_text(_as_json(info), "utf-8")
+        draft.chmod(0o755)
+        _put(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return info
+
+
+def _as_json(info: DatasetInfo) -> str:
+    stored = {k: v for k, v in asdict(info).items() if k != "folder"}
+    return json.dumps(stored, indent=1, default=str)
+
+
+def _put(draft: Path, folder: Path) -> None:
+    """Rename ``draft`` to ``folder``: readers see all of a version or nothing of it."""
+    if folder.exists() and read_info(folder) is None:
+        shutil.rmtree(folder)
+    try:
+        draft.rename(folder)
+    except OSError:
+        # Another process made the same version meanwhile: same raw tables, same content.
+        if read_info(folder) is None:
+            raise
