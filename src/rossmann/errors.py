@@ -6,6 +6,11 @@
         ``MissingData``    nothing to work on
         ``BrokenRule``     a file that breaks a declared rule
     ``RequestError``       rows that cannot be answered, with every fault and its place
+        ``TooLarge``       more rows or bytes than one request may hold
+        ``NotUtf8``        a body that is no text
+    ``AccessError``        a caller who may not
+        ``NoKey``          no key, or one that is not known
+        ``NoRight``        a known key without the right
     ``ModelError``
         ``UnknownVersion`` a stage or a version that there is not
         ``NoModel``        no model can be had
@@ -61,6 +66,26 @@ class RequestError(RossmannError):
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = faults
         super().__init__("; ".join(f"{'.'.join(map(str, f.loc))}: {f.msg}" for f in faults[:5]))
+
+
+class TooLarge(RequestError):
+    """A request with more rows or bytes than are taken at once."""
+
+
+class NotUtf8(RequestError):
+    """A request whose body is not text in UTF-8."""
+
+
+class AccessError(RossmannError):
+    """A caller who may not do this."""
+
+
+class NoKey(AccessError):
+    """A call without a key, or with one that is not known."""
+
+
+class NoRight(AccessError):
+    """A call whose key is known but does not carry the right."""
 
 
 class ModelError(RossmannError):
