@@ -1,0 +1,196 @@
+"""A typed client of the service, for the dashboard and for anyone."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from rossmann.errors import (
+    Fault,
+    NoKey,
+    NoModel,
+    NoRight,
+    RequestError,
+    RossmannError,
+    ServiceError,
+    TooLarge,
+    UnknownVersion,
+)
+from rossmann.serving.messages import (
+    ErrorAnswer,
+    Health,
+    Loaded,
+    ModelInfo,
+    ModelVersionInfo,
+    PredictAnswer,
+    StoreHistory,
+    StorePlan,
+    StoreSummary,
+)
+
+Answer = TypeVar("Answer", bound=BaseModel)
+_STORES = TypeAdapter(list[StoreSummary])
+_VERSIONS = TypeAdapter(list[ModelVersionInfo])
+
+
+class Client:
+    """One service; safe to share between threads.
+
+    Every call raises ``ServiceError`` where the service is away or fails, ``RequestError`` (with
+    ``faults``) where it refuses what it was sent, ``NoKey`` or ``NoRight`` where the caller may
+    not, ``UnknownVersion`` for a version that there is not, and ``NoModel`` where none answers.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        timeout: float = 30,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.base_url,
+            headers={"X-API-Key": api_key} if api_key else {},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
+            transport=transport,
+            # A proxy for the outside world must not get calls for this machine.
+            trust_env=httpx.URL(self.base_url).host not in {"127.0.0.1", "localhost", "::1"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._http.close()
+
+    def health(self) -> Health:
+        """State of the service."""
+        return self._get("/health", Health)
+
+    def model_info(self) -> ModelInfo:
+        """Versions in use, and the data that model and panel come from."""
+        return self._get("/model/info", ModelInfo)
+
+    def predict(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        stage: str | int = "Production",
+        as_of: str | None = None,
+        intervals: Sequence[float] = (),
+    ) -> PredictAnswer:
+        """Forecast each of ``rows`` (the seven fields), in their order."""
+        body: dict[str, Any] = {"inputs": [dict(row) for row in rows], "model_stage": stage}
+        if as_of is not None:
+            body["as_of"] = as_of
+        if intervals:
+            body["intervals"] = list(intervals)
+        return _read(self._send("POST", "/predict", json=body), PredictAnswer)
+
+    def stores(self) -> list[StoreSummary]:
+        """Every store, by number."""
+        return _validated(_STORES, self._send("GET", "/stores"))
+
+    def store(self, number: int) -> StoreSummary:
+        """One store."""
+        return self._get(f"/stores/{number:d}", StoreSummary)
+
+    def history(self, number: int, days: int = 90, until: str | None = None) -> StoreHistory:
+        """The last ``days`` days of a store, up to ``until`` (YYYY-MM-DD) or the end of history."""
+        asked = {"days": days} | ({"until": until} if until else {})
+        return self._get(f"/stores/{number:d}/history", StoreHistory, asked)
+
+    def plan(self, number: int, start: str | None = None, days: int = 48) -> StorePlan:
+        """A store's plan for ``days`` days from ``start`` or from the day after history."""
+        asked = {"days": days} | ({"start": start} if start else {})
+        return self._get(f"/stores/{number:d}/plan", StorePlan, asked)
+
+    def models(self) -> list[ModelVersionInfo]:
+        """Every version in the registry, newest first; needs an operator's key."""
+        return _validated(_VERSIONS, self._send("GET", "/models"))
+
+    def load(self, stage: str | int = "Production") -> Loaded:
+        """Load a stage or version; needs an operator's key."""
+        return _read(self._send("POST", "/model/load", json={"model_stage": stage}), Loaded)
+
+    def promote(self, version: int, reason: str = "") -> ModelVersionInfo:
+        """Make ``version`` the Production version; needs an operator's key."""
+        path = f"/models/{version:d}/promote"
+        return _read(self._send("POST", path, json={"reason": reason}), ModelVersionInfo)
+
+    def rollback(self, reason: str = "") -> ModelVersionInfo:
+        """Go back to the version before; needs an operator's key."""
+        answer = self._send("POST", "/models/rollback", json={"reason": reason})
+        return _read(answer, ModelVersionInfo)
+
+    def _get(
+        self, path: str, shape: type[Answer], params: Mapping[str, Any] | None = None
+    ) -> Answer:
+        return _read(self._send("GET", path, params=params), shape)
+
+    def _send(self, method: str, path: str, **parts: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **parts)
+        except httpx.TimeoutException as error:
+            raise ServiceError(f"the service at {self.base_url} does not answer in time") from error
+        except httpx.HTTPError as error:
+            raise ServiceError(
+                f"the service at {self.base_url} is away ({error}); start it with: rossmann serve"
+            ) from error
+        if response.status_code >= 400:
+            raise _error_of(response)
+        return response
+
+
+def _read(response: httpx.Response, shape: type[Answer]) -> Answer:
+    try:
+        return shape.model_validate_json(response.content)
+    except ValidationError as error:
+        raise _stranger(response) from error
+
+
+def _validated(adapter: TypeAdapter[list[Answer]], response: httpx.Response) -> list[Answer]:
+    try:
+        return adapter.validate_json(response.content)
+    except ValidationError as error:
+        raise _stranger(response) from error
+
+
+def _stranger(response: httpx.Response) -> ServiceError:
+    return ServiceError(f"what answers at {response.url} is not this service, or another version")
+
+
+def _error_of(response: httpx.Response) -> RossmannError:
+    """The error that the service told by code and ``detail``."""
+    try:
+        told = ErrorAnswer.model_validate_json(response.content)
+    except ValidationError:
+        return ServiceError(f"{response.url} answered {response.status_code}")
+    faults = [Fault(tuple(fault.loc), fault.msg, fault.type) for fault in told.detail]
+    text = "; ".join(fault.msg for fault in faults[:5])
+    match response.status_code:
+        case 400 | 405 | 409 | 422:
+            return RequestError(faults)
+        case 413:
+            return TooLarge(faults)
+        case 401:
+            return NoKey(text)
+        case 403:
+            return NoRight(text)
+        case 404:
+            return UnknownVersion(text)
+        case 503:
+            return NoModel(text) if faults and faults[0].type == "no_model" else ServiceError(text)
+        case _:
+            return ServiceError(f"{response.url} answered {response.status_code}: {text}")

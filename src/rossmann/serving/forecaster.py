@@ -1,0 +1,182 @@
+"""The one place where rows become forecasts: origin, model, closed is zero, warnings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from rossmann.errors import DamagedModel, Fault, RequestError
+from rossmann.schema import MAX_HORIZON, FloatArray, Rows
+from rossmann.serving.columns import furthest, iso
+from rossmann.serving.ports import EnsembleLike, PanelLike
+
+FIRST: Final = 10
+"""Rows that a warning names; its count tells how many there are."""
+MANY: Final = 2_000
+"""From this many rows on, more threads are worth their start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning: its kind, its text, how many rows it touches, and the first of them."""
+
+    type: str
+    msg: str
+    count: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Bounds of each row at one level, in sales: arrays of shape (n,)."""
+
+    level: float
+    lower: FloatArray
+    upper: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Sales of n rows in their order, as of the end of day ``as_of`` (since 1970-01-01)."""
+
+    sales: FloatArray
+    as_of: int
+    bands: tuple[Band, ...]
+    warnings: tuple[Warned, ...]
+
+
+def warned(kind: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> Warned:
+    """A warning about ``rows`` (their numbers)."""
+    return Warned(kind, msg, len(rows), tuple(int(row) for row in rows[:FIRST]))
+
+
+class Forecaster:
+    """One model version over one panel."""
+
+    def __init__(
+        self,
+        panel: PanelLike,
+        ensemble: EnsembleLike,
+        threads: int = 1,
+        short_history: int = 31,
+    ) -> None:
+        self.panel = panel
+        self.ensemble = ensemble
+        self._threads = threads
+        self._short_history = short_history
+
+    def forecast(
+        self, rows: Rows, as_of: int | None = None, levels: Sequence[float] = ()
+    ) -> Forecast:
+        """Forecast each row; ``as_of`` is a day since 1970-01-01, ``levels`` lie between 0 and 1.
+
+        Raises ``RequestError`` for stores and days that have no honest answer, ``DamagedModel``
+        where the model gives something that is no number.
+        """
+        positions = self.panel.locate(rows.store)
+        origin = self._origin(rows, positions, as_of)
+        sales, bands = self._score(rows, origin, levels)
+        return Forecast(sales, origin, bands, self._warnings(rows, positions, origin))
+
+    def _origin(self, rows: Rows, positions: npt.NDArray[np.int64], as_of: int | None) -> int:
+        first, last = self.panel.first_day, self.panel.last_day
+        if not len(rows):
+            raise RequestError(
+                [Fault(("inputs",), "inputs must hold at least one row", "too_short")]
+            )
+        earliest = int(rows.day.min())
+        faults = []
+        if as_of is None:
+            origin = min(last, earliest - 1)
+        else:
+            origin = as_of
+            if not first <= as_of <= last:
+                msg = f"as_of must be from {iso(first)} to {iso(last)}, where sales are known"
+                faults.append(Fault(("as_of",), f"{msg} (got {iso(as_of)})", "as_of_range"))
+        if (
+            faults
+            or earliest <= max(origin, first)
+            or rows.day.max() > furthest(last)
+            or positions.min() < 0
+        ):
+            raise RequestError(faults + self._row_faults(rows, positions, origin))
+        return origin
+
+    def _row_faults(self, rows: Rows, positions: npt.NDArray[np.int64], origin: int) -> list[Fault]:
+        first, last = self.panel.first_day, self.panel.last_day
+        rules = (
+            ("Store", positions < 0, "unknown_store", "is unknown"),
+            ("Date", rows.day <= first, "date_before_history", f"must be after {iso(first)}"),
+            (
+                "Date",
+                rows.day > furthest(last),
+                "date_too_far",
+                f"must be at most a year after {iso(last)}",
+            ),
+            (
+                "Date",
+                (rows.day <= origin) & (rows.day > first),
+                "date_not_after_as_of",
+                f"must be after as_of, {iso(origin)}",
+            ),
+        )
+        faults = []
+        for field, broken, kind, msg in rules:
+            for row in np.flatnonzero(broken):
+                got = rows.store[row] if field == "Store" else iso(rows.day[row])
+                loc = ("inputs", int(row), field)
+                faults.append(Fault(loc, f"{field} {msg} (got {got})", kind))
+        return faults
+
+    def _score(
+        self, rows: Rows, origin: int, levels: Sequence[float]
+    ) -> tuple[FloatArray, tuple[Band, ...]]:
+        count = len(rows)
+        open_rows = np.flatnonzero(rows.open)
+        sales = np.zeros(count)
+        bands = tuple(Band(level, np.zeros(count), np.zeros(count)) for level in levels)
+        if not len(open_rows):
+            return sales, bands
+        all_open = len(open_rows) == count
+        matrix = self.panel.matrix(rows if all_open else rows.take(open_rows), origin)
+        threads = self._threads if len(open_rows) >= MANY else 1
+        predicted = np.maximum(self.ensemble.predict(matrix, threads=threads), 0.0)
+        if not np.isfinite(predicted).all():
+            raise DamagedModel("the model gave something that is no number: load another version")
+        sales[open_rows] = predicted
+        if levels:
+            limits = self.ensemble.bounds(matrix, predicted, levels)
+            for band, (lower, upper) in zip(bands, limits, strict=True):
+                band.lower[open_rows] = np.maximum(lower, 0.0)
+                band.upper[open_rows] = upper
+        return sales, bands
+
+    def _warnings(
+        self, rows: Rows, positions: npt.NDArray[np.int64], origin: int
+    ) -> tuple[Warned, ...]:
+        far = rows.day - origin > MAX_HORIZON
+        known = self.panel.history_days(positions, origin)
+        short = known < self._short_history
+        unplanned = ~self.panel.scheduled(positions, rows.day)
+        found = []
+        if far.any():
+            msg = (
+                f"days more than {MAX_HORIZON} after {iso(origin)} lie beyond what the model "
+                "is trained for: take them as rough"
+            )
+            found.append(warned("horizon", msg, np.flatnonzero(far)))
+        if short.any():
+            msg = (
+                f"stores with less than {self._short_history} days of sales up to {iso(origin)} "
+                "are forecast from what stores have in common"
+            )
+            found.append(warned("short_history", msg, np.flatnonzero(short)))
+        if unplanned.any():
+            msg = (
+                "days without a schedule: the days around them are filled by rule "
+                "(usual opening, public holidays, no promotion)"
+            )
+            found.append(warned("no_schedule", msg, np.flatnonzero(unplanned)))
+        return tuple(found)

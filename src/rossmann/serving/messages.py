@@ -1,0 +1,230 @@
+"""What goes in and out over HTTP, as types that the service, its client and the pages share."""
+
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field
+from typing_extensions import TypedDict
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+# Not Literal[0, 1]: that takes true and 1.0 as well.
+Flag = Annotated[int, Field(ge=0, le=1)]
+Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Row(TypedDict):
+    """One store on one day, as planned."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    Store: int
+    DayOfWeek: Annotated[int, Field(ge=1, le=7, description="1 (Monday) to 7; the Date decides")]
+    Date: Annotated[str, Field(description="YYYY-MM-DD", json_schema_extra={"format": "date"})]
+    Open: Flag
+    Promo: Flag
+    StateHoliday: Literal["0", "a", "b", "c"]
+    SchoolHoliday: Flag
+
+
+class PredictOptions(BaseModel):
+    """What a forecast is asked for besides its rows."""
+
+    model_config = STRICT
+
+    model_stage: Annotated[
+        str | int, Field(description="Production, Staging, or a version number")
+    ] = "Production"
+    as_of: Annotated[
+        str | None, Field(description="last day whose sales may be seen, YYYY-MM-DD")
+    ] = None
+    intervals: Annotated[
+        list[Level] | None, Field(description="levels between 0 and 1", max_length=10)
+    ] = None
+
+
+class PredictRequest(PredictOptions):
+    """A forecast for each of ``inputs``, answered in their order."""
+
+    inputs: Annotated[list[Row], Field(min_length=1), FailFast()]
+
+
+class Interval(BaseModel):
+    """Bounds that hold the sales of a day with probability ``level``; one of each per row."""
+
+    level: float
+    lower: list[float]
+    upper: list[float]
+
+
+class Notice(BaseModel):
+    """A warning: what it is about, how many rows it touches, and the first of them."""
+
+    type: str
+    msg: str
+    count: int
+    rows: list[int]
+
+
+class PredictAnswer(BaseModel):
+    """``predictions[i]`` answers ``inputs[i]``."""
+
+    predictions: list[float]
+    model_version: int
+    model_stage: str
+    count: int
+    as_of: str
+    intervals: list[Interval]
+    warnings: list[Notice]
+    request_id: str
+
+
+class FaultMessage(BaseModel):
+    """One fault: where, what, and its kind."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ErrorAnswer(BaseModel):
+    """The one shape of every error."""
+
+    detail: list[FaultMessage]
+    request_id: str
+
+
+class DataInfo(BaseModel):
+    """Tables that something was made from."""
+
+    dataset: str
+    version: str
+    label: str
+    rows: int | None = None
+    stores: int | None = None
+    first_day: date | None = None
+    last_day: date | None = None
+    schedule_end: date | None = None
+
+
+class Health(BaseModel):
+    """State of the service; ``reason`` says what is amiss when it is degraded, else it is empty."""
+
+    status: Literal["healthy", "degraded"]
+    reason: str
+    model_loaded: bool
+    model_version: int | None
+    model_stage: str | None
+    data: DataInfo | None
+    version: str
+    uptime_seconds: float
+
+
+class InfoData(BaseModel):
+    """What the model learned from, and what the service forecasts from."""
+
+    model: DataInfo
+    panel: DataInfo
+
+
+class ModelInfo(BaseModel):
+    """The versions in use and the one that answers."""
+
+    production_version: int | None
+    staging_version: int | None
+    registered_models: list[str]
+    loaded_versions: list[int]
+    profile: str
+    features: int
+    members: list[str]
+    weights: dict[str, float]
+    levels: list[float]
+    metrics: dict[str, Any]
+    data: InfoData
+
+
+class ModelVersionInfo(BaseModel):
+    """One version in the registry."""
+
+    version: int
+    stage: str
+    run_id: str
+    created: datetime
+    tags: dict[str, str]
+
+
+class LoadOrder(BaseModel):
+    """Which stage or version to load."""
+
+    model_config = STRICT
+
+    model_stage: Annotated[
+        str | int, Field(description="Production, Staging, or a version number")
+    ] = "Production"
+
+
+class Loaded(BaseModel):
+    """A version that is in memory."""
+
+    model_version: int
+    model_stage: str
+    model_loaded: bool
+
+
+class Reason(BaseModel):
+    """Why a version is promoted or taken back; it is kept with the version."""
+
+    model_config = STRICT
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class StoreSummary(BaseModel):
+    """A store and what it sold lately."""
+
+    store: int
+    store_type: str
+    assortment: str
+    competition_distance: float | None
+    promo2: bool
+    last_day: date | None
+    last_sales: float | None
+    mean_sales: float | None
+
+
+class PastDay(BaseModel):
+    """A day of a store's history; ``Sales`` is null where they are unknown."""
+
+    Date: date
+    Sales: float | None
+    Open: int
+    Promo: int
+
+
+class StoreHistory(BaseModel):
+    """A store's days up to ``until``, oldest first."""
+
+    store: int
+    until: date
+    days: list[PastDay]
+
+
+class PlannedRow(BaseModel):
+    """The seven fields as planned; ``scheduled`` is false where they are filled by rule."""
+
+    Store: int
+    DayOfWeek: int
+    Date: date
+    Open: int
+    Promo: int
+    StateHoliday: str
+    SchoolHoliday: int
+    scheduled: bool
+
+
+class StorePlan(BaseModel):
+    """A store's plan from ``start`` on."""
+
+    store: int
+    start: date
+    rows: list[PlannedRow]

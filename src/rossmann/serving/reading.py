@@ -1,0 +1,162 @@
+"""From a body to a request: one fast pass, and a second, row by row, only where it has a fault.
+
+The second pass is what lets an answer list every fault of every row.
+"""
+
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from rossmann.errors import Fault, NotUtf8, RequestError, TooLarge
+from rossmann.schema import ROW_FIELDS, STATE_HOLIDAYS
+from rossmann.serving.messages import PredictOptions, PredictRequest, Row
+
+
+class FormFaults(RequestError):
+    """A body of the wrong form; ``stores`` and ``dates`` hold the good fields by row number.
+
+    What can only be told with the panel at hand (is there such a store?) is checked on those, so
+    that one answer lists everything.
+    """
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__(faults)
+        self.stores: dict[int, int] = {}
+        self.dates: dict[int, str] = {}
+
+
+_REQUEST = TypeAdapter(PredictRequest)
+_ROW = TypeAdapter(Row)
+
+
+def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
+    """Read a body; raises ``NotUtf8``, ``TooLarge``, or ``FormFaults`` with every fault."""
+    _refuse_crowds(body, max_rows)
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        msg = f"the body is not UTF-8 (byte {error.start} is no part of a character)"
+        raise NotUtf8([Fault(("body",), msg, "not_utf8")]) from error
+    try:
+        request = _REQUEST.validate_json(text)
+    except ValidationError as error:
+        raise _list_faults(text, max_rows) from error
+    if len(request.inputs) > max_rows:
+        raise _too_many(max_rows)
+    return request
+
+
+def _refuse_crowds(body: bytes, max_rows: int) -> None:
+    """Refuse what must hold too many rows before it is parsed, which would take ten times its size.
+
+    A row takes one brace and, with what parts it from the next, seven commas.
+    """
+    room = max_rows + 10
+    if body.count(b"{") > room or body.count(b",") > 8 * room:
+        raise _too_many(max_rows)
+
+
+def _too_many(max_rows: int) -> TooLarge:
+    msg = f"a request may hold at most {max_rows:,} rows: send them in parts"
+    return TooLarge([Fault(("inputs",), msg, "too_many_rows")])
+
+
+def _list_faults(text: str, max_rows: int) -> FormFaults:
+    try:
+        body = from_json(text)
+    except ValueError as error:
+        return FormFaults([Fault(("body",), f"the body is not JSON: {error}", "json_invalid")])
+    if not isinstance(body, dict):
+        msg = 'the body must be an object such as {"inputs": [...]}'
+        return FormFaults([Fault(("body",), msg, "object_type")])
+    found = FormFaults(_option_faults(body))
+    inputs = body.get("inputs")
+    if "inputs" not in body:
+        found.faults.append(Fault(("inputs",), "inputs is missing", "missing"))
+    elif not isinstance(inputs, list):
+        found.faults.append(Fault(("inputs",), "inputs must be a list of rows", "list_type"))
+    elif not inputs:
+        found.faults.append(Fault(("inputs",), "inputs must hold at least one row", "too_short"))
+    elif len(inputs) > max_rows:
+        raise _too_many(max_rows)
+    else:
+        _row_faults(inputs, found)
+    return found
+
+
+def _option_faults(body: dict[str, Any]) -> list[Fault]:
+    options = {name: value for name, value in body.items() if name != "inputs"}
+    try:
+        PredictOptions.model_validate(options)
+    except ValidationError as error:
+        return faults_of(error, tuple(PredictRequest.model_fields))
+    return []
+
+
+def faults_of(error: ValidationError, known: tuple[str, ...]) -> list[Fault]:
+    """The faults of an object with the fields ``known``, in our words, each field's once."""
+    kept: dict[tuple[str | int, ...], Fault] = {}
+    for detail in error.errors(include_url=False, include_context=True):
+        loc = tuple(step if isinstance(step, int) else step[:80] for step in detail["loc"])
+        # The arms of "text or number" come as further steps of the place.
+        loc = loc[:1] if loc[:1] == ("model_stage",) else loc
+        name = ".".join(map(str, loc)) or "the body"
+        kept.setdefault(loc, Fault(loc or ("body",), _wording(name, detail, known), detail["type"]))
+    return list(kept.values())
+
+
+def _row_faults(inputs: list[Any], found: FormFaults) -> None:
+    for number, row in enumerate(inputs):
+        bad: set[str] = set()
+        try:
+            _ROW.validate_python(row)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                field = str(detail["loc"][0])[:80] if detail["loc"] else ""
+                bad.add(field)
+                loc = ("inputs", number, field) if field else ("inputs", number)
+                name = field or "a row"
+                found.faults.append(Fault(loc, _wording(name, detail, ROW_FIELDS), detail["type"]))
+        if isinstance(row, dict):
+            if "Store" not in bad:
+                found.stores[number] = row["Store"]
+            if "Date" not in bad:
+                found.dates[number] = row["Date"]
+
+
+def _wording(name: str, detail: ErrorDetails, known: tuple[str, ...]) -> str:
+    kind, got = detail["type"], shown(detail.get("input"))
+    limits = detail.get("ctx", {})
+    if kind in {"greater_than_equal", "less_than_equal"}:
+        return f"{name} must be {_RANGES.get(name, detail['msg'])} (got {got})"
+    text = {
+        "missing": f"{name} is missing",
+        "extra_forbidden": f"{name} is not a field; there are: {', '.join(known)}",
+        "int_type": f"{name} must be a whole number (got {got})",
+        "string_type": f"{name} must be text (got {got})",
+        "literal_error": f"{name} must be one of {', '.join(STATE_HOLIDAYS)} as text (got {got})",
+        "dict_type": f"{name} must be an object with {', '.join(ROW_FIELDS)}",
+        "list_type": f"{name} must be a list (got {got})",
+        "float_type": f"{name} must be a number (got {got})",
+        "finite_number": f"{name} must be a finite number",
+        "greater_than": f"{name} must be more than {limits.get('gt')} (got {got})",
+        "less_than": f"{name} must be less than {limits.get('lt')} (got {got})",
+    }
+    return text.get(kind, f"{name}: {detail['msg']}")
+
+
+_RANGES = {"DayOfWeek": "1 to 7"} | dict.fromkeys(("Open", "Promo", "SchoolHoliday"), "0 or 1")
+
+
+def shown(value: object) -> str:
+    """A value from a client, short enough to print back whatever it is."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int) and abs(value) >= 10**15:
+        return "a number of more than 15 digits"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = str(value)
+    text = text if len(text) <= 40 else text[:37] + "..."
+    return f'"{text}"' if isinstance(value, str) else text
