@@ -1,0 +1,179 @@
+"""The panel: one dense table store by day, and the only way from rows to the matrix."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rossmann.data.make_dataset import DatasetInfo, Report
+from rossmann.data.panel_build import AHEAD, Built, build_arrays
+from rossmann.errors import MissingData
+from rossmann.features import plan
+from rossmann.features.build_features import Arrays, build_matrix
+from rossmann.features.calendars import to_day
+from rossmann.schema import FEATURES, DayArray, Matrix, Rows
+
+_FORMAT: Final = "panel-1"
+"""Raise it when an array's meaning changes: old folders are then built anew."""
+
+
+@dataclass(frozen=True)
+class PastDays:
+    """A store's days up to a date: ``sales`` is NaN where unknown. Each of shape (n,)."""
+
+    day: DayArray
+    sales: npt.NDArray[np.float64]
+    open: npt.NDArray[np.uint8]
+    promo: npt.NDArray[np.uint8]
+
+
+class Panel:
+    """One data version, memory-mapped; workers share its pages. All days are since 1970-01-01."""
+
+    def __init__(self, info: DatasetInfo, built: Built, store_numbers: DayArray) -> None:
+        self.info = info
+        self.store_numbers = store_numbers
+        self.arrays: Arrays = built.arrays
+        self._sales, self._seen = built.sales, built.seen
+        self.first_day = to_day(info.first_day)
+        self.last_day = to_day(info.last_day)
+        self.schedule_end = to_day(info.schedule_end or info.last_day)
+        self.furthest_day = self.last_day + AHEAD
+
+    def locate(self, stores: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Places of store numbers (n,) in the panel, -1 for stores that it does not have."""
+        at = np.searchsorted(self.store_numbers, stores)
+        at = np.minimum(at, len(self.store_numbers) - 1)
+        return np.where(self.store_numbers[at] == stores, at, -1)
+
+    def matrix(self, rows: Rows, origin: int | npt.NDArray[np.integer]) -> Matrix:
+        """The features of ``rows`` (n,) as of ``origin`` (one, or one per row): (n, 46) float32.
+
+        Raises ``ValueError`` where a store is unknown, or a day or its origin is out of reach
+        (first day <= origin < day <= a year after history, and origin in history): callers check
+        rows first and say so in words.
+        """
+        places = self.locate(rows.store)
+        origins = np.broadcast_to(np.asarray(origin, np.int64), rows.day.shape)
+        fits = (places >= 0) & (origins >= self.first_day) & (origins <= self.last_day)
+        if not (fits & (origins < rows.day) & (rows.day <= self.furthest_day)).all():
+            raise ValueError("rows hold a store, a day or an origin that the panel does not have")
+        out = np.empty((len(rows), len(FEATURES)), np.float32)
+        build_matrix(
+            self.arrays,
+            places,
+            rows.day.astype(np.int64) - self.first_day,
+            origins - self.first_day,
+            rows.promo,
+            rows.state_holiday,
+            rows.school_holiday,
+            out,
+        )
+        return out
+
+    def scheduled(
+        self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.bool_]:
+        """Whether each day (n,) is planned in the tables rather than filled by rule."""
+        return self.arrays.cube[days - self.first_day, places, plan.KNOWN] > 0
+
+    def history_days(self, places: npt.NDArray[np.int64], origin: int) -> npt.NDArray[np.int64]:
+        """Days with known sales up to ``origin``, for each place (n,)."""
+        return self._seen[places, origin - self.first_day].astype(np.int64)
+
+    def usual_rows(self, store: int, days: npt.NDArray[np.integer]) -> Rows:
+        """The plan of a store for ``days`` (n,), filled by rule where there is none."""
+        place = int(self.locate(np.array([store]))[0])
+        if place < 0:
+            raise ValueError(f"store {store} is not in the panel")
+        flags = self.arrays.cube[days - self.first_day, place]
+        return Rows(
+            np.full(len(days), store, np.int32),
+            days.astype(np.int32),
+            flags[:, plan.OPEN].copy(),
+            flags[:, plan.PROMO].copy(),
+            flags[:, plan.HOLIDAY].copy(),
+            flags[:, plan.SCHOOL].copy(),
+        )
+
+    def history(self, store: int, until: int, days: int) -> PastDays:
+        """The last ``days`` days of a store's history up to ``until``."""
+        end = min(until, self.last_day)
+        when = np.arange(max(end - days + 1, self.first_day), end + 1, dtype=np.int32)
+        rows = self.usual_rows(store, when)
+        place = int(self.locate(np.array([store]))[0])
+        sold = self._sales[place, when - self.first_day].astype(np.float64)
+        return PastDays(when, np.where(sold < 0, np.nan, sold), rows.open, rows.promo)
+
+    def past_rows(self) -> tuple[Rows, npt.NDArray[np.float64]]:
+        """All open days with sales, by date and store, and what they sold (n,)."""
+        t, s = np.nonzero((self._sales > 0).T)
+        flags = self.arrays.cube[t, s]
+        rows = Rows(
+            self.store_numbers[s],
+            (t + self.first_day).astype(np.int32),
+            flags[:, plan.OPEN].copy(),
+            flags[:, plan.PROMO].copy(),
+            flags[:, plan.HOLIDAY].copy(),
+            flags[:, plan.SCHOOL].copy(),
+        )
+        sold = self._sales[s, t].astype(np.float64)
+        opened = rows.open > 0
+        return rows.take(np.nonzero(opened)[0]), sold[opened]
+
+
+def build_panel(info: DatasetInfo, threads: int, report: Report = lambda line: None) -> None:
+    """Compute the arrays of a data version beside its tables; does nothing where they are."""
+    folder = info.folder / _FORMAT
+    if folder.is_dir():
+        report(f"features of data version {info.version} are there already")
+        return
+    names = ("history", "schedule", "stores")
+    tables = {name: pl.read_parquet(info.folder / f"{name}.parquet") for name in names}
+    built = build_arrays(tables, info.first_day, info.last_day, threads, report)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=info.folder))
+    try:
+        report("writing the arrays")
+        for name, array in _named(built).items():
+            np.save(draft / f"{name}.npy", array)
+        numbers = tables["stores"]["Store"].to_numpy().astype(np.int32)
+        np.save(draft / "store_numbers.npy", numbers)
+        draft.chmod(0o755)
+        draft.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was quicker, with the same arrays
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def open_panel(info: DatasetInfo) -> Panel:
+    """Map a data version's arrays; raises ``MissingData`` where they were not built."""
+    folder = info.folder / _FORMAT
+    if not folder.is_dir():
+        raise MissingData(
+            f"the features of data version {info.version} are not built: run: rossmann features"
+        )
+
+    def load(name: str) -> npt.NDArray[np.generic]:
+        # a plain view, because the kernels' dispatch is slow on the memmap subclass
+        return np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+
+    arrays = Arrays(*(load(name) for name in Arrays._fields))  # type: ignore[arg-type]
+    built = Built(arrays, load("sales"), load("seen"))  # type: ignore[arg-type]
+    return Panel(info, built, load("store_numbers"))  # type: ignore[arg-type]
+
+
+def panel_from(info: DatasetInfo, tables: dict[str, pl.DataFrame], threads: int = 1) -> Panel:
+    """A panel in memory from clean tables, for tests and small chains."""
+    built = build_arrays(tables, info.first_day, info.last_day, threads, lambda line: None)
+    return Panel(info, built, tables["stores"]["Store"].to_numpy().astype(np.int32))
+
+
+def _named(built: Built) -> dict[str, npt.NDArray[np.generic]]:
+    return {**built.arrays._asdict(), "sales": built.sales, "seen": built.seen}

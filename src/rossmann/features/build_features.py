@@ -1,0 +1,172 @@
+"""The one way from rows to the matrix: gathers from running arrays, for any mix of origins.
+
+Training gives every row an origin of its own, serving gives all rows the same: both call
+``build_matrix``. What a row carries itself (promotion, holidays) goes before the plan; what lies
+around it comes from the plan. No row sees another.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from rossmann.features import calendars, history, plan, state_space
+from rossmann.features import competition as store_table
+from rossmann.features.promo import promo2_phase
+from rossmann.schema import FEATURES, OFFSET, Matrix
+
+
+class Arrays(NamedTuple):
+    """All that features are gathered from. Days count from the first day of history."""
+
+    table: npt.NDArray[np.int16]  # (plan days, 8) calendars.date_table
+    terms: npt.NDArray[np.float64]  # (plan days, 8) calendars.date_terms
+    cube: npt.NDArray[np.uint8]  # (plan days, stores, N_PLAN)
+    masks: npt.NDArray[np.uint32]  # (stores, plan days)
+    stores: npt.NDArray[np.float64]  # (stores, N_STORE)
+    log_sales: npt.NDArray[np.float32]  # (stores, days)
+    weekly: npt.NDArray[np.float32]  # (days, stores, N_WEEKLY)
+    trailing: npt.NDArray[np.float32]  # (days, stores, N_TRAILING)
+    centred: npt.NDArray[np.float32]  # (days, stores, N_CENTRED)
+    states: npt.NDArray[np.float32]  # (days, stores, N_STATES)
+    chain: npt.NDArray[np.float32]  # (days, CHAIN_COLUMNS)
+
+
+_FEATURE_COUNT: Final = len(FEATURES)
+_FIRST_HISTORY: Final = FEATURES.index("mean_weekday_91")
+_FIRST_STATE: Final = FEATURES.index("kfa")
+_KFB: Final = OFFSET
+_LAST_YEAR: Final = state_space.LAST_YEAR
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _plan_features(
+    a: Arrays, s: int, d: int, promo: int, holiday: int, school: int, out: npt.NDArray[np.float32]
+) -> None:
+    """Columns up to the opening group: the calendar, and the plan around the day."""
+    table, before, here, after = a.table[d], a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
+    out[0] = table[calendars.WEEKDAY]
+    out[1] = table[calendars.DAY_OF_MONTH]
+    out[2] = table[calendars.DAY_OF_YEAR]
+    out[3] = table[calendars.DAYS_LEFT]
+    out[4] = table[calendars.EASTER]
+    out[5] = table[calendars.CHRISTMAS]
+    out[6] = promo
+    out[7] = 0 if promo else min(before[plan.PROMO_SINCE] + 1, plan.PROMO_CAP)
+    out[8] = 0 if promo else min(after[plan.PROMO_UNTIL] + 1, plan.PROMO_CAP)
+    out[9] = min(after[plan.PROMO_RUN] + 1, plan.RUN_CAP) if promo else 0
+    out[10] = promo2_phase(
+        table[calendars.MONTH],
+        int(a.stores[s, store_table.PROMO2_MONTHS]),
+        d,
+        a.stores[s, store_table.PROMO2_SINCE],
+    )
+    out[11] = holiday
+    out[12] = 0 if holiday else min(before[plan.HOLIDAY_SINCE] + 1, plan.HOLIDAY_CAP)
+    out[13] = 0 if holiday else min(after[plan.HOLIDAY_UNTIL] + 1, plan.HOLIDAY_CAP)
+    out[14] = here[plan.HOLIDAY_NEXT_7]
+    out[15] = 0 if school else min(before[plan.SCHOOL_SINCE] + 1, plan.SCHOOL_CAP)
+    out[16] = 0 if school else min(after[plan.SCHOOL_UNTIL] + 1, plan.SCHOOL_CAP)
+    out[17] = here[plan.SCHOOL_WEEK] - int(here[plan.SCHOOL]) + school
+    out[18] = before[plan.CLOSED_BACK]
+    out[19] = after[plan.CLOSED_AHEAD]
+    out[20] = min(before[plan.SINCE_LONG_CLOSURE] + 1, plan.LONG_CLOSURE_CAP)
+    out[21] = before[plan.OPEN_14]
+    out[22] = a.stores[s, store_table.LOG_DISTANCE]
+    out[23] = store_table.months_since(
+        table[calendars.MONTH_INDEX], a.stores[s, store_table.COMPETITION_MONTH]
+    )
+    out[24] = a.stores[s, store_table.ASSORTMENT]
+    out[25] = a.stores[s, store_table.REGION]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _history_features(
+    a: Arrays, s: int, d: int, o: int, promo: int, kfb: float, out: npt.NDArray[np.float32]
+) -> None:
+    """The thirteen as-of statistics, levels less ``kfb``."""
+    h = _FIRST_HISTORY
+    out[h : h + 13] = np.nan
+    anchor = o - (o - d) % 7  # the last day up to the origin with the row's weekday
+    at = promo * history.N_KIND
+    if anchor >= 0:
+        weekly = a.weekly[anchor, s]
+        out[h] = weekly[history.MEAN_13] - kfb
+        out[h + 2] = weekly[at + history.MEAN_26] - kfb
+        out[h + 3] = weekly[at + history.MEAN_52] - kfb
+        out[h + 4] = weekly[at + history.MEDIAN_52] - kfb
+        out[h + 5] = weekly[at + history.SD_52]
+        out[h + 6] = weekly[at + history.COUNT_52]
+        out[h + 9] = weekly[at + history.CUSTOMERS_52]
+    trailing = a.trailing[o, s]
+    out[h + 1] = trailing[history.MEAN_28 + promo] - kfb
+    out[h + 7] = trailing[history.OPEN_365]
+    out[h + 8] = trailing[history.PER_CUSTOMER_365]
+    past = d - _LAST_YEAR
+    if 0 <= past <= o:
+        out[h + 10] = a.log_sales[s, past] - kfb
+    # a centred window may not reach past the origin
+    if past >= 0 and past + history.CENTRED_REACH <= o:
+        centred = a.centred[past, s]
+        out[h + 11] = centred[history.SAME_21 + promo] - kfb
+        if o >= _LAST_YEAR:
+            out[h + 12] = centred[history.MEAN_7] - a.trailing[o - _LAST_YEAR, s, history.MEAN_56]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _last_year_errors(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.float32]) -> None:
+    """What kfb got wrong a year ago at the same horizon: this store, and the chain."""
+    at = _FIRST_STATE + 3
+    out[at] = out[at + 1] = np.nan
+    past = d - _LAST_YEAR
+    lead = min(d - o, state_space.ERROR_HORIZON)
+    origin = past - lead
+    if origin < 0 or past + 7 > o:
+        return
+    n, total = 0, 0.0
+    for t in range(past - 7, past + 8):
+        if t >= 1 and not np.isnan(a.log_sales[s, t]):
+            n += 1
+            total += a.log_sales[s, t] - state_space.predict_state(
+                a.states[origin, s], state_space.KFB, state_space.N_BASE, a.masks[s, t], a.terms[t]
+            )
+    if n:
+        out[at] = total / n
+    out[at + 1] = a.chain[origin, lead - 1]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def build_matrix(
+    a: Arrays,
+    store: npt.NDArray[np.int64],
+    day: npt.NDArray[np.int64],
+    origin: npt.NDArray[np.int64],
+    promo: npt.NDArray[np.uint8],
+    state_holiday: npt.NDArray[np.uint8],
+    school_holiday: npt.NDArray[np.uint8],
+    out: Matrix,
+) -> None:
+    """Fill ``out`` (n, 46), in the order of ``schema.FEATURES``.
+
+    ``store`` holds places in the store table; ``day`` and ``origin`` count from the first day of
+    history, with 0 <= origin < day and day at least one short of the plan's end.
+    """
+    for i in range(len(day)):
+        s, d, o, row = store[i], day[i], origin[i], out[i]
+        p, kept, school = promo[i], state_holiday[i], school_holiday[i]
+        _plan_features(a, s, d, p, kept, school, row)
+        row[26] = d - o
+        mask = state_space.design_mask(a.table, a.cube, d, s, p, kept, school)
+        state, terms = a.states[o, s], a.terms[d]
+        base, season = state_space.N_BASE, state_space.N_BASE + state_space.N_HARMONICS
+        kfb = np.float32(state_space.predict_state(state, state_space.KFB, base, mask, terms))
+        kfa = state_space.predict_state(state, state_space.KFA, base, mask, terms)
+        kfc = state_space.predict_state(state, state_space.KFC, season, mask, terms)
+        kfd = state_space.predict_state(state, state_space.KFD, state_space.N_FULL, mask, terms)
+        row[_FIRST_STATE] = kfa - kfb
+        row[_FIRST_STATE + 1] = kfc - kfb
+        row[_FIRST_STATE + 2] = kfd - kfb
+        row[_KFB] = kfb
+        _history_features(a, s, d, o, p, kfb, row)
+        _last_year_errors(a, s, d, o, row)

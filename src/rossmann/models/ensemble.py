@@ -1,0 +1,107 @@
+"""The blend: members, weights and intervals, saved and loaded as one folder."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from rossmann.errors import DamagedModel
+from rossmann.models.intervals import bounds
+from rossmann.models.members import MEMBERS, Member
+from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, feature_fingerprint
+
+CARD: Final = "ensemble.json"
+
+
+class Ensemble:
+    """Members blended on the log scale: exp(kfb) times the weighted geometric mean of factors.
+
+    ``card`` is JSON: what the version is, was made from and was measured at.
+    """
+
+    def __init__(self, members: dict[str, Member], card: dict[str, Any]) -> None:
+        self.members = members
+        self.card = card
+        self._weights = {name: float(card["weights"][name]) for name in members}
+
+    def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+        """Sales of open days for (n, 46): (n,), positive and finite."""
+        return self.blend(self.factors(matrix, threads), matrix)
+
+    def factors(self, matrix: Matrix, threads: int = 1) -> dict[str, FloatArray]:
+        """What each member makes of each row, over ``exp(kfb)``."""
+        if matrix.shape[1] != len(FEATURES):
+            raise ValueError(f"the matrix has {matrix.shape[1]} columns, not {len(FEATURES)}")
+        if not len(matrix):
+            return {name: np.empty(0) for name in self.members}
+        return {name: member.factor(matrix, threads) for name, member in self.members.items()}
+
+    def blend(self, factors: dict[str, FloatArray], matrix: Matrix) -> FloatArray:
+        """The forecast from the members' factors."""
+        total = matrix[:, OFFSET].astype(np.float64)
+        for name, factor in factors.items():
+            total = total + self._weights[name] * np.log(factor)
+        return np.asarray(np.exp(total))
+
+    def bounds(
+        self, matrix: Matrix, sales: FloatArray, levels: Sequence[float]
+    ) -> list[tuple[FloatArray, FloatArray]]:
+        """Lower and upper bound (n,) of each level, from the version's own table."""
+        return bounds(self.card["intervals"], matrix, sales, levels)
+
+    def save(self, folder: Path) -> None:
+        """Write the members in their own formats, and the card with a digest of each file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {}
+        for name, member in self.members.items():
+            path = folder / MEMBERS[name].file
+            member.save(path)
+            files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.card = {**self.card, "files": files}
+        text = json.dumps(self.card, indent=1, sort_keys=True)
+        (folder / CARD).write_text(text + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Ensemble":
+        """Read what ``save`` wrote.
+
+        Raises ``DamagedModel`` where a file is missing or changed, or where the version was made
+        for other features than the code's.
+        """
+        card = read_card(folder)
+        check_files(folder, card)
+        if card.get("fingerprint") != feature_fingerprint():
+            raise DamagedModel(
+                f"the version in {folder} was made for other features ({card.get('fingerprint')}) "
+                f"than this release computes ({feature_fingerprint()}): train a new one with "
+                "`rossmann train`, or run the release that made it"
+            )
+        try:
+            members = {n: MEMBERS[n].load(folder / MEMBERS[n].file) for n in card["weights"]}
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise DamagedModel(f"the version in {folder} does not load: {error}") from error
+        return cls(members, card)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a saved version; raises ``DamagedModel`` where there is none to read."""
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedModel(f"{folder / CARD} cannot be read: {error}") from error
+    if not isinstance(card, dict) or not {"weights", "files"} <= set(card):
+        raise DamagedModel(f"{folder / CARD} is no card of a version")
+    return card
+
+
+def check_files(folder: Path, card: dict[str, Any]) -> None:
+    """Compare each file with its digest; raises ``DamagedModel`` naming the first that differs."""
+    for name, digest in card["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedModel(f"{path} is missing: fetch or register the version again")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise DamagedModel(f"{path} is damaged: fetch or register the version again")

@@ -1,0 +1,71 @@
+"""Pictures and tables of a backtest, for people."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from rossmann.models.backtest import WindowScore
+
+NAMES: Final = {
+    "ensemble": "Ensemble",
+    "lightgbm": "LightGBM",
+    "xgboost": "XGBoost",
+    "catboost": "CatBoost",
+    "kalman": "Kalman filter alone",
+    "median": "Median of the same kind, 52 weeks",
+    "seasonal_naive": "Seasonal naive",
+}
+
+
+def table_rows(scores: list[WindowScore]) -> list[list[str]]:
+    """A header, then a row for each forecaster: RMSPE by window, and their mean."""
+    header = ["RMSPE", *(f"from {s.origin}" for s in scores), "mean"]
+    rows = [header]
+    for key, name in NAMES.items():
+        values = [s.rmspe[key] for s in scores if key in s.rmspe]
+        if len(values) == len(scores):
+            cells = [f"{v:.4f}" for v in values]
+            rows.append([name, *cells, f"{sum(values) / len(values):.4f}"])
+    return rows
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table of texts in Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + " --- |" * len(rows[0]))
+    return "\n".join(lines) + "\n"
+
+
+def write_report(folder: Path, card: dict[str, Any], scores: list[WindowScore]) -> None:
+    """Write ``pictures/windows.png`` and ``report.md`` beside the ensemble."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    _bars(pictures / "windows.png", scores)
+    data = card["data"]
+    text = (
+        f"# Backtest of profile {card['profile']}\n\n"
+        f"Data: {data['dataset']}, version {data['version']}, {data['rows']:,} rows of "
+        f"{data['stores']:,} stores, {data['first_day']} to {data['last_day']}.\n\n"
+        "Every window is forecast from its origin, by members that saw no day after it.\n\n"
+        + markdown(table_rows(scores))
+    )
+    (folder / "report.md").write_text(text, "utf-8")
+
+
+def _bars(path: Path, scores: list[WindowScore]) -> None:
+    """RMSPE by forecaster, a bar for each window."""
+    from matplotlib.figure import Figure  # a figure of its own: no backend, no global state
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    keys = [key for key in NAMES if all(key in s.rmspe for s in scores)]
+    height = 0.8 / len(scores)
+    for i, s in enumerate(scores):
+        at = [k + i * height for k in range(len(keys))]
+        bars = axes.barh(at, [s.rmspe[key] for key in keys], height, label=f"from {s.origin}")
+        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
+    axes.set_yticks([k + 0.4 - height / 2 for k in range(len(keys))], [NAMES[k] for k in keys])
+    axes.invert_yaxis()
+    axes.set_xlabel("RMSPE (lower is better)")
+    axes.legend(loc="lower right", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,179 @@
+"""Training: fit the members by the measured scheme, backtest, blend, save."""
+
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+import rossmann
+from rossmann.data.make_dataset import current_dataset
+from rossmann.data.panel import Panel, build_panel, open_panel
+from rossmann.models.backtest import Window, WindowScore, baselines, open_windows, score
+from rossmann.models.ensemble import Ensemble
+from rossmann.models.intervals import calibrate
+from rossmann.models.members import MEMBERS, Member, seeds
+from rossmann.models.report import write_report
+from rossmann.schema import FEATURES, MAX_HORIZON, FloatArray, Matrix, feature_fingerprint
+from rossmann.settings import Profile, Settings
+
+Report = Callable[[str], None]
+_LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained version on disk: the ensemble's folder, its card and its windows."""
+
+    folder: Path
+    card: dict[str, Any]
+    windows: list[WindowScore]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What members learn from: the matrix (n, 46), sales (n,) and day of each row."""
+
+    matrix: Matrix
+    sold: FloatArray
+    day: npt.NDArray[np.int32]
+
+    def until(self, origin: int) -> "Examples":
+        """Those whose sales were known at ``origin``."""
+        return self.take(np.nonzero(self.day <= origin)[0])
+
+    def take(self, index: npt.NDArray[np.integer]) -> "Examples":
+        """The rows at ``index``."""
+        return Examples(self.matrix[index], self.sold[index], self.day[index])
+
+
+def draw_examples(panel: Panel, history_days: int, seed: int) -> Examples:
+    """Every open day with sales, each as of an origin drawn uniformly 1 to 48 days before it.
+
+    Rows whose origin has fewer than ``history_days`` days of history are left out.
+    """
+    rows, sold = panel.past_rows()
+    horizon = np.random.default_rng(seed).integers(1, MAX_HORIZON + 1, len(rows))
+    origin = rows.day - horizon
+    kept = np.nonzero(origin - panel.first_day + 1 >= history_days)[0]
+    part = rows.take(kept)
+    return Examples(panel.matrix(part, origin[kept]), sold[kept], part.day)
+
+
+def fit_members(
+    examples: Examples, profile: Profile, seed: int, threads: int, report: Report
+) -> dict[str, Member]:
+    """Fit each member of the profile, on a sample of its size where it names one."""
+    if profile.rows and len(examples.sold) > profile.rows:
+        chosen = np.random.default_rng(seed).choice(len(examples.sold), profile.rows, replace=False)
+        examples = examples.take(np.sort(chosen))
+    members: dict[str, Member] = {}
+    for name, params in profile.members.items():
+        begun = time.perf_counter()
+        members[name] = MEMBERS[name].fit(
+            examples.matrix, examples.sold, params, seeds(seed)[name], threads, lambda share: None
+        )
+        took = time.perf_counter() - begun
+        report(f"  {name}: {len(examples.sold):,} rows, {took:.1f} s")
+    return members
+
+
+def backtest(
+    settings: Settings, panel: Panel, examples: Examples, profile: Profile, report: Report
+) -> tuple[list[WindowScore], dict[str, Any]]:
+    """Fit as of each window's origin and forecast it; returns scores and the interval table."""
+    scores, matrices, sold, forecasts = [], [], [], []
+    windows = open_windows(panel, settings.windows, settings.window_days, settings.history_days)
+    for window in windows:
+        report(f"backtest from {window.origin_date}, {window.days} days")
+        members = fit_members(
+            examples.until(window.origin), profile, settings.seed, settings.thread_count, report
+        )
+        ensemble = Ensemble(members, {"weights": profile.weights})
+        found = _forecast(panel, window, ensemble, settings.thread_count)
+        scores.append(score(window, found))
+        report(f"  RMSPE {scores[-1].rmspe['ensemble']:.4f}")
+        matrices.append(window.matrix)
+        sold.append(window.sold)
+        forecasts.append(found["ensemble"])
+    table = calibrate(np.concatenate(matrices), np.concatenate(sold), np.concatenate(forecasts))
+    return scores, table
+
+
+def _forecast(
+    panel: Panel, window: Window, ensemble: Ensemble, threads: int
+) -> dict[str, FloatArray]:
+    factors = ensemble.factors(window.matrix, threads)
+    offset = np.exp(window.matrix[:, FEATURES.index("kfb")].astype(np.float64))
+    return {
+        "ensemble": ensemble.blend(factors, window.matrix),
+        **{name: offset * factor for name, factor in factors.items()},
+        **baselines(panel, window),
+    }
+
+
+def train(settings: Settings, profile: str = "full", report: Report = lambda line: None) -> Trained:
+    """Train the profile on the current dataset and save it, not yet registered.
+
+    Raises ``MissingData`` without data, ``SettingsError`` for an unknown profile, ``DataError``
+    where history is too short for the backtest windows.
+    """
+    chosen = settings.profile(profile)
+    info = current_dataset(settings)
+    build_panel(info, settings.thread_count, report)
+    panel = open_panel(info)
+    report(f"features: 46 for every open day of {info.stores:,} stores")
+    examples = draw_examples(panel, settings.history_days, settings.seed)
+    scores, table = backtest(settings, panel, examples, chosen, report)
+    report("final fit on all of history")
+    members = fit_members(examples, chosen, settings.seed, settings.thread_count, report)
+    card = make_card(settings, profile, panel, len(examples.sold), scores, table)
+    ensemble = Ensemble(members, card)
+    folder = settings.data_dir / "trained" / time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    ensemble.save(folder)
+    (folder / "windows.json").write_text(
+        json.dumps([s.as_dict() for s in scores], indent=1), "utf-8"
+    )
+    write_report(folder, card, scores)
+    return Trained(folder, ensemble.card, scores)
+
+
+def make_card(
+    settings: Settings,
+    profile: str,
+    panel: Panel,
+    rows: int,
+    scores: list[WindowScore],
+    intervals: dict[str, Any],
+) -> dict[str, Any]:
+    """What a version is and comes from, as JSON."""
+    info = panel.info
+    chosen = settings.profile(profile)
+    return {
+        "model": "rossmann-ensemble",
+        "release": rossmann.__version__,
+        "profile": profile,
+        "params": {**chosen.model_dump(), "seed": settings.seed, "horizon": MAX_HORIZON,
+                   "history_days": settings.history_days, "training_rows": rows},
+        "weights": chosen.weights,
+        "features": list(FEATURES),
+        "fingerprint": feature_fingerprint(),
+        "data": {
+            "dataset": info.dataset.value,
+            "version": info.version,
+            "rows": info.rows,
+            "stores": info.stores,
+            "first_day": info.first_day.isoformat(),
+            "last_day": info.last_day.isoformat(),
+            "files": info.files,
+        },
+        "intervals": intervals,
+        "metrics": {"windows": [s.as_dict() for s in scores]},
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
