@@ -1,0 +1,127 @@
+"""Plain REST to an MLflow server: short waits, and every failure is one line with what to do.
+
+MLflow's own client takes 4 s to import and minutes to give up on a server that is away; the
+service can afford neither.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from rossmann.errors import ServiceError
+
+Method = Literal["GET", "POST", "PATCH", "DELETE"]
+Json = dict[str, Any]
+
+_API = "/api/2.0/mlflow"
+_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+_CONNECT_SECONDS = 2.0
+_DOWNLOAD_SECONDS = 60.0
+"""Longest silence in a download: a proxy may fetch the file from elsewhere before it answers."""
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+START_HINT = "start it with: bash scripts/start_mlflow.sh"
+
+
+class MlflowRest:
+    """One server; safe to share between threads."""
+
+    def __init__(self, tracking_uri: str, timeout: float) -> None:
+        """Raises ``ServiceError`` for an address that is no HTTP address; asks nothing yet."""
+        try:
+            url = httpx.URL(tracking_uri.rstrip("/"))
+        except httpx.InvalidURL as error:
+            raise ServiceError(f"{tracking_uri!r} is no address: {error}") from error
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise ServiceError(
+                f"the registry needs an MLflow server's address (http://host:port), got"
+                f" {tracking_uri!r}; set ROSSMANN_MLFLOW_TRACKING_URI"
+            )
+        self.address = str(url.copy_with(username=None, password=None))
+        self._client = httpx.Client(
+            base_url=url,
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            # A proxy for the outside world must not get requests for this machine.
+            trust_env=url.host not in _LOOPBACK,
+        )
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._client.close()
+
+    def healthy(self) -> None:
+        """Raise ``ServiceError`` unless an MLflow server answers."""
+        response = self._send("GET", "/health")
+        if response.status_code != 200 or response.text.strip() != "OK":
+            raise ServiceError(
+                f"what answers at {self.address} is not an MLflow server"
+                f" (GET /health: {response.status_code}); {START_HINT}"
+            )
+
+    def call(self, method: Method, path: str, **fields: Any) -> Json | None:
+        """Call ``/api/2.0/mlflow/<path>``; None where MLflow says that there is no such thing.
+
+        Raises ``ServiceError`` when the server is away, refuses, or answers with no JSON.
+        """
+        if method == "GET":
+            response = self._send(method, f"{_API}/{path}", params=fields)
+        else:
+            response = self._send(method, f"{_API}/{path}", json=fields)
+        body = self._json(response)
+        if response.status_code == 200:
+            return body
+        code = str(body.get("error_code", ""))
+        missing_alias = code == "INVALID_PARAMETER_VALUE" and path == "registered-models/alias"
+        if code == "RESOURCE_DOES_NOT_EXIST" or (method == "GET" and missing_alias):
+            return None
+        reason = str(body.get("message", code)).strip().splitlines()
+        raise ServiceError(
+            f"MLflow at {self.address} answered {response.status_code} to {method} {path}:"
+            f" {reason[0] if reason else 'no reason given'}"
+        )
+
+    def artifact_names(self, folder: str) -> list[str]:
+        """Names of the files right in ``folder``, a path below the server's artifact root."""
+        response = self._send("GET", _ARTIFACTS, params={"path": folder})
+        body = self._json(response)
+        if response.status_code != 200:
+            raise self._no_artifact(folder, response)
+        return [Path(f["path"]).name for f in body.get("files", []) if not f.get("is_dir")]
+
+    def download(self, path: str, target: Path) -> None:
+        """Write the artifact at ``path`` (below the artifact root) to ``target``."""
+        timeout = httpx.Timeout(_DOWNLOAD_SECONDS, connect=_CONNECT_SECONDS)
+        try:
+            with self._client.stream("GET", f"{_ARTIFACTS}/{path}", timeout=timeout) as response:
+                if response.status_code != 200:
+                    raise self._no_artifact(path, response)
+                with target.open("wb") as file:
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+
+    def _send(self, method: Method, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+
+    def _away(self, error: httpx.HTTPError) -> ServiceError:
+        reason = str(error) or type(error).__name__
+        return ServiceError(f"MLflow at {self.address} does not answer ({reason}); {START_HINT}")
+
+    def _no_artifact(self, path: str, response: httpx.Response) -> ServiceError:
+        return ServiceError(
+            f"MLflow at {self.address} has no artifact {path} for us ({response.status_code})"
+        )
+
+    def _json(self, response: httpx.Response) -> Json:
+        try:
+            body = response.json()
+        except ValueError as error:
+            raise ServiceError(
+                f"what answers at {self.address} does not speak MLflow's API"
+                f" ({response.status_code}: {response.text.strip()[:80]!r}); {START_HINT}"
+            ) from error
+        return body if isinstance(body, dict) else {}

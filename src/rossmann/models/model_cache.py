@@ -1,0 +1,158 @@
+"""Local copies of registered versions, so that forecasts go on while the registry is away.
+
+``<cache>/<version>/`` holds the ensemble's files and ``copy.json`` (which run it came from, and the
+digest of ``ensemble.json``, which in turn holds the digests of the others).
+``<cache>/production.json`` tells which version was Production last.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rossmann.errors import DamagedModel
+
+CARD_FILE = "ensemble.json"
+_SEAL = "copy.json"
+_PRODUCTION = "production.json"
+_UNFINISHED = ".tmp"
+_STALE_SECONDS = 3600
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The ensemble's card; raises ``DamagedModel`` where it is missing or no JSON object."""
+    try:
+        card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedModel(f"{folder / CARD_FILE} cannot be read: {error}") from error
+    if not isinstance(card, dict):
+        raise DamagedModel(f"{folder / CARD_FILE} is no JSON object")
+    return card
+
+
+def member_files(folder: Path) -> dict[str, str]:
+    """The files that belong to the ensemble beside its card, with the digests that it names."""
+    files = read_card(folder).get("files")
+    if not isinstance(files, dict) or not files:
+        raise DamagedModel(f"{folder / CARD_FILE} names no files")
+    for name in files:
+        if Path(name).name != name or name.startswith("."):
+            raise DamagedModel(f"{folder / CARD_FILE} names {name!r}, which is no plain file name")
+    return {str(name): str(digest) for name, digest in files.items()}
+
+
+def verify(folder: Path, card_digest: str | None = None) -> None:
+    """Check every file against its digest; raises ``DamagedModel`` naming the file that differs.
+
+    ``card_digest``: SHA-256 of ``ensemble.json`` as the registry knows it; None where unknown.
+    """
+    if card_digest and (folder / CARD_FILE).is_file():
+        _check(folder / CARD_FILE, card_digest)
+    for name, digest in member_files(folder).items():
+        _check(folder / name, digest)
+
+
+def _check(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise DamagedModel(f"{path} is missing; the version cannot be used")
+    found = sha256(path)
+    if found != digest:
+        raise DamagedModel(
+            f"{path} is damaged: its digest is {found[:12]}…, not {digest[:12]}…;"
+            " train again, or promote another version"
+        )
+
+
+def local_copy(cache: Path, version: int, run_id: str | None = None) -> Path | None:
+    """The folder of a whole local copy of ``version``, or None; asks no registry.
+
+    ``run_id``: the run that the copy must come from; a registry that was set up anew counts its
+    versions from 1 again.
+    """
+    folder = cache / str(version)
+    try:
+        seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        if run_id is not None and seal["run_id"] != run_id:
+            return None
+        verify(folder, seal["card"])
+    except (OSError, ValueError, KeyError, TypeError, DamagedModel):
+        return None
+    return folder
+
+
+@contextmanager
+def new_copy(cache: Path, version: int, run_id: str) -> Iterator[Path]:
+    """An empty folder to fill; it becomes ``<cache>/<version>`` in one step when the block ends."""
+    cache.mkdir(parents=True, exist_ok=True)
+    _sweep(cache)
+    folder = Path(tempfile.mkdtemp(prefix=f"{version}.", suffix=_UNFINISHED, dir=cache))
+    try:
+        yield folder
+        seal = {"version": version, "run_id": run_id, "card": sha256(folder / CARD_FILE)}
+        (folder / _SEAL).write_text(json.dumps(seal), encoding="utf-8")
+        folder.chmod(0o755)
+        _put_in_place(folder, cache, version, run_id)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(folder: Path, cache: Path, version: int, run_id: str) -> None:
+    target = cache / str(version)
+    with suppress(OSError):
+        folder.rename(target)
+        return
+    # There is a copy already: another worker was quicker, or it is damaged or of an older registry.
+    if local_copy(cache, version, run_id):
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f"{version}.", suffix=_UNFINISHED, dir=cache))
+    with suppress(OSError):
+        target.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):
+        folder.rename(target)
+        return
+    if not local_copy(cache, version, run_id):
+        raise DamagedModel(f"{target} cannot be replaced; remove it")
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what killed downloads left behind."""
+    for left in cache.glob(f"*{_UNFINISHED}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime < _STALE_SECONDS:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
+
+
+def remember_production(cache: Path, version: int) -> None:
+    """Note that ``version`` is Production, for a start while the registry is away."""
+    cache.mkdir(parents=True, exist_ok=True)
+    if last_production(cache) == version:
+        return
+    handle, name = tempfile.mkstemp(suffix=_UNFINISHED, dir=cache)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump({"version": version}, file)
+    Path(name).replace(cache / _PRODUCTION)
+
+
+def last_production(cache: Path) -> int | None:
+    """The version that was Production when the registry was last asked; None if never noted."""
+    try:
+        return int(json.loads((cache / _PRODUCTION).read_text(encoding="utf-8"))["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

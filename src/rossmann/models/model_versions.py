@@ -1,0 +1,83 @@
+"""What MLflow says of a version, read into our words; a private part of the registry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rossmann.models.mlflow_rest import Json
+from rossmann.models.promotions import Promotion
+from rossmann.schema import Stage
+
+STAGE_TAG = "stage"
+PROMOTION_TAG = "promotion"
+CARD_DIGEST_TAG = "digest.card"
+PRODUCTION = "production"
+STAGING = "staging"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One registered version; ``tags`` hold its lineage, its windows and its gate's verdict."""
+
+    version: int
+    stage: Stage
+    run_id: str
+    created: datetime
+    tags: dict[str, str]
+    description: str = ""
+
+
+def pairs(tags: Any) -> dict[str, str]:
+    """MLflow's list of key and value as a mapping."""
+    return {str(tag["key"]): str(tag.get("value", "")) for tag in tags or []}
+
+
+def aliases_of(model: Json) -> dict[str, int]:
+    """The version that each alias of a registered model names."""
+    return {str(a["alias"]): int(a["version"]) for a in model.get("aliases", [])}
+
+
+def step_of(version: ModelVersion | None) -> Promotion | None:
+    """The promotion or rollback that brought the version in last; None where there is none."""
+    return None if version is None else Promotion.read(version.tags.get(PROMOTION_TAG))
+
+
+def read_version(raw: Json, aliases: Mapping[str, int]) -> ModelVersion:
+    """A version as MLflow tells it; its number comes as text over REST."""
+    number, tags = int(raw["version"]), pairs(raw.get("tags"))
+    return ModelVersion(
+        version=number,
+        stage=stage_of(number, tags.get(STAGE_TAG), aliases),
+        run_id=str(raw.get("run_id", "")),
+        created=datetime.fromtimestamp(int(raw.get("creation_timestamp", 0)) / 1000, UTC),
+        tags=tags,
+        description=str(raw.get("description", "")),
+    )
+
+
+def stage_of(number: int, tag: str | None, aliases: Mapping[str, int]) -> Stage:
+    """The stage: what the aliases say, and where they say nothing, what the tag says."""
+    if aliases.get(PRODUCTION) == number:
+        return Stage.PRODUCTION
+    if aliases.get(STAGING) == number:
+        return Stage.STAGING
+    # Without its alias, a version that says Production or Staging has left: a move was cut short.
+    return Stage.NONE if tag in {None, "", Stage.NONE.value} else Stage.ARCHIVED
+
+
+def answers_to(version: ModelVersion, wanted: str) -> bool:
+    """Whether a version is the one that a number or ``Production`` or ``Staging`` names."""
+    if wanted.isdecimal():
+        return version.version == int(wanted)
+    live = version.stage in {Stage.PRODUCTION, Stage.STAGING}
+    return live and wanted.lower() == version.stage.value.lower()
+
+
+def nothing_found(name: str, wanted: str, versions: list[ModelVersion]) -> str:
+    """Message for a stage or number that no version has, with those there are."""
+    if not versions:
+        return f"no version of {name} is registered; make one with: rossmann train"
+    there = ", ".join(f"{v.version} ({v.stage.value})" for v in versions[:20])
+    what = f"version {wanted}" if wanted.isdecimal() else f"version in {wanted}"
+    return f"{name} has no {what}; there are: {there}"

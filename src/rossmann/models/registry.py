@@ -1,0 +1,251 @@
+"""Versions, stages, promotion and rollback: the only module that knows MLflow's aliases and tags.
+
+A stage is an alias (``production``, ``staging``) first and a tag (``stage``) second: the alias
+decides, the tag is there for people who read MLflow's pages. Promotion is one move of the alias;
+whatever is tidied before or after it may be cut short at any point without a moment in which no
+version, or two, would be Production.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from urllib.parse import urlparse
+
+from rossmann.errors import ModelError, ServiceError, UnknownVersion
+from rossmann.models import model_cache, promotions
+from rossmann.models.mlflow_rest import Json, MlflowRest
+from rossmann.models.model_cache import last_production, local_copy, remember_production
+from rossmann.models.model_versions import (
+    CARD_DIGEST_TAG,
+    PRODUCTION,
+    PROMOTION_TAG,
+    STAGE_TAG,
+    STAGING,
+    ModelVersion,
+    aliases_of,
+    answers_to,
+    nothing_found,
+    pairs,
+    read_version,
+    step_of,
+)
+from rossmann.models.promotions import Promotion
+from rossmann.schema import MODEL_NAME, Stage
+
+__all__ = ["ModelVersion", "Registry", "last_production", "local_copy", "remember_production"]
+
+ARTIFACT_FOLDER = "artifacts/ensemble"
+"""Where a version keeps the ensemble's files."""
+_HISTORY_PREFIX = "history."
+_PAGE = 1000
+
+
+class Registry:
+    """The versions of one model name on one MLflow server; safe to share between threads.
+
+    Every method raises ``ServiceError`` in one line when the server is away or refuses.
+    """
+
+    def __init__(self, tracking_uri: str, name: str = MODEL_NAME, timeout: float = 5.0) -> None:
+        self.name = name
+        self._rest = MlflowRest(tracking_uri, timeout)
+
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._rest.close()
+
+    def ping(self) -> None:
+        """Raise ``ServiceError`` unless an MLflow server answers."""
+        self._rest.healthy()
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions, newest first; empty when the model is not registered."""
+        model = self._model()
+        return [] if model is None else self._versions(model)
+
+    def find(self, stage_or_version: str | int) -> ModelVersion:
+        """The version of that number, or the one in Production or Staging.
+
+        Raises ``UnknownVersion``, naming those there are.
+        """
+        wanted = str(stage_or_version).strip()
+        if wanted.lower() == PRODUCTION:
+            # The service polls this one: a single request.
+            found = self._production()
+            if found is not None:
+                return found
+        versions = self.versions()
+        for version in versions:
+            if answers_to(version, wanted):
+                return version
+        raise UnknownVersion(nothing_found(self.name, wanted, versions))
+
+    def fetch(self, version: int | str, cache: Path) -> Path:
+        """A local folder with the ensemble's files, every digest checked; used again when there.
+
+        Raises ``UnknownVersion``, or ``DamagedModel`` when what the registry holds differs from
+        what was registered.
+        """
+        found = self.find(int(version))
+        ready = local_copy(cache, found.version, found.run_id)
+        if ready is not None:
+            return ready
+        with model_cache.new_copy(cache, found.version, found.run_id) as folder:
+            self._download(found.version, folder)
+            model_cache.verify(folder, found.tags.get(CARD_DIGEST_TAG))
+        return cache / str(found.version)
+
+    def to_staging(self, version: int | str) -> ModelVersion:
+        """Make ``version`` the one in Staging; a Production version stays where it is, refused."""
+        target = self.find(int(version))
+        if target.stage is Stage.PRODUCTION:
+            raise ModelError(
+                f"version {target.version} is Production; promote another one before it can be"
+                " Staging"
+            )
+        self._move(STAGING, target.version)
+        self._tidy()
+        return self.find(target.version)
+
+    def promote(self, version: int | str, reason: str, who: str) -> ModelVersion:
+        """Make ``version`` Production in one step; the one that leaves is Archived and remembered.
+
+        Whether a version *may* be promoted is the gate's business. Promoting the version that
+        serves already changes nothing.
+        """
+        target = self.find(int(version))
+        serving = self._production()
+        if serving is None or serving.version != target.version:
+            self._tidy()  # what an earlier move left undone must be written before the next
+            left = None if serving is None else serving.version
+            step = promotions.promotion(target.version, left, step_of(serving), who, reason)
+            self._make_step(step)
+        self._tidy()
+        return self.find(target.version)
+
+    def rollback(self, reason: str, who: str) -> ModelVersion:
+        """Back to the version that served before; each further call goes one more back.
+
+        Raises ``UnknownVersion`` when nothing serves, or nothing served before.
+        """
+        serving = self._production()
+        if serving is None:
+            raise UnknownVersion(f"no version of {self.name} is Production: nothing to roll back")
+        there = {v.version: v for v in self.versions()}
+        step = promotions.rollback(serving.version, step_of(serving), there, who, reason)
+        if step is None:
+            raise UnknownVersion(
+                f"nothing served before version {serving.version}; promote another version instead"
+            )
+        self._tidy()
+        self._make_step(step)
+        self._tidy()
+        return self.find(step.version)
+
+    def history(self) -> list[Promotion]:
+        """Every promotion and rollback that happened, the latest first."""
+        steps = [
+            step
+            for key, text in pairs((self._model() or {}).get("tags")).items()
+            if key.startswith(_HISTORY_PREFIX) and (step := Promotion.read(text)) is not None
+        ]
+        return sorted(steps, key=lambda step: step.id, reverse=True)
+
+    def set_tags(self, version: int, tags: Mapping[str, str]) -> None:
+        """Write tags on a version, one after the other."""
+        for key, value in tags.items():
+            fields = {"name": self.name, "version": str(version), "key": key, "value": value}
+            self._rest.call("POST", "model-versions/set-tag", **fields)
+
+    def _make_step(self, step: Promotion) -> None:
+        self.set_tags(step.version, {PROMOTION_TAG: step.text()})
+        self._move(PRODUCTION, step.version)
+
+    def _move(self, alias: str, version: int) -> None:
+        fields = {"name": self.name, "alias": alias, "version": str(version)}
+        self._rest.call("POST", "registered-models/alias", **fields)
+
+    def _tidy(self) -> None:
+        """Bring everything in line with the aliases; may be cut short, and be called again."""
+        model = self._model()
+        if model is None:
+            return
+        aliases = aliases_of(model)
+        if STAGING in aliases and aliases[STAGING] == aliases.get(PRODUCTION):
+            self._rest.call("DELETE", "registered-models/alias", name=self.name, alias=STAGING)
+        for version in self._versions(model):
+            if version.tags.get(STAGE_TAG) != version.stage.value:
+                self.set_tags(version.version, {STAGE_TAG: version.stage.value})
+            step = step_of(version)
+            if version.stage is Stage.PRODUCTION and step is not None:
+                self._keep_in_history(step, pairs(model.get("tags")))
+
+    def _keep_in_history(self, step: Promotion, known: Mapping[str, str]) -> None:
+        key = f"{_HISTORY_PREFIX}{step.id}"
+        if key not in known:
+            self._rest.call(
+                "POST", "registered-models/set-tag", name=self.name, key=key, value=step.text()
+            )
+
+    def _model(self) -> Json | None:
+        answer = self._rest.call("GET", "registered-models/get", name=self.name)
+        return None if answer is None else dict(answer.get("registered_model", {}))
+
+    def _versions(self, model: Json) -> list[ModelVersion]:
+        aliases = aliases_of(model)
+        found: list[ModelVersion] = []
+        token: dict[str, str] = {}
+        while True:
+            quoted = self.name.replace("'", "\\'")
+            fields = {"filter": f"name='{quoted}'", "max_results": _PAGE, **token}
+            answer = self._rest.call("GET", "model-versions/search", **fields) or {}
+            found += [read_version(raw, aliases) for raw in answer.get("model_versions", [])]
+            if not answer.get("next_page_token"):
+                return sorted(found, key=lambda v: v.version, reverse=True)
+            token = {"page_token": str(answer["next_page_token"])}
+
+    def _production(self) -> ModelVersion | None:
+        fields = {"name": self.name, "alias": PRODUCTION}
+        answer = self._rest.call("GET", "registered-models/alias", **fields)
+        if answer is None:
+            return None
+        raw = answer["model_version"]
+        return read_version(raw, {PRODUCTION: int(raw["version"])})
+
+    def _download(self, version: int, folder: Path) -> None:
+        fields = {"name": self.name, "version": str(version)}
+        answer = self._rest.call("GET", "model-versions/get-download-uri", **fields)
+        if answer is None:
+            raise ServiceError(f"MLflow names no place for version {version} of {self.name}")
+        place = urlparse(str(answer["artifact_uri"]))
+        if place.scheme != "mlflow-artifacts":
+            _download_elsewhere(place.geturl(), self._rest.address, folder)
+            return
+        root = str(PurePosixPath(place.path.lstrip("/")) / ARTIFACT_FOLDER)
+        for name in self._rest.artifact_names(root):
+            self._rest.download(f"{root}/{name}", folder / name)
+
+
+def _download_elsewhere(uri: str, tracking_uri: str, folder: Path) -> None:
+    """From a store that the server does not stand in front of: MLflow's client knows them all."""
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    source = f"{uri.rstrip('/')}/{ARTIFACT_FOLDER}"
+    try:
+        local = mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri)
+    except (MlflowException, OSError) as error:
+        raise ServiceError(f"{source} cannot be read: {error}") from error
+    for file in Path(local).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())

@@ -1,0 +1,58 @@
+"""Parts that tests of several folders share."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from rossmann.models.mlflow_server import server_command, server_environment
+from rossmann.settings import load_settings
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Tracking URI of a real MLflow server on SQLite in a temporary folder.
+
+    It is shared: a test that promotes takes a model name of its own.
+    """
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = load_settings(data_dir=folder, mlflow_port=port, mlflow_tracking_uri="")
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            server_command(settings),
+            env={**os.environ, **server_environment(settings)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(settings.tracking_uri, server)
+        yield settings.tracking_uri
+    except TimeoutError as error:
+        raise AssertionError(f"{error}; its log:\n{log.read_text()}") from error
+    finally:
+        if server.poll() is None:
+            server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def _wait_until_healthy(uri: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise TimeoutError(f"the MLflow server ended with code {server.returncode}")
+        try:
+            if httpx.get(f"{uri}/health", timeout=5, trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    raise TimeoutError("the MLflow server did not become healthy")
