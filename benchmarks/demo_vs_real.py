@@ -1,0 +1,172 @@
+"""The demo chain beside the real one: do they look alike, and are they as hard to forecast?
+
+    python benchmarks/demo_vs_real.py                    tables and simple forecasts, a minute
+    python benchmarks/demo_vs_real.py --profile quick    and the ensemble, two minutes a chain
+    python benchmarks/demo_vs_real.py --profile full     and the ensemble as it is served
+
+The real column is there where ROSSMANN_DATA_DIR (or ``data/``) has the real tables in ``raw/``.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rossmann.data.demo import write_demo
+from rossmann.data.files import find_raw
+from rossmann.data.make_dataset import make_dataset
+from rossmann.data.panel import build_panel, open_panel
+from rossmann.errors import MissingData
+from rossmann.models.backtest import baselines, open_windows
+from rossmann.models.metrics import rmspe
+from rossmann.models.train import backtest, draw_examples
+from rossmann.schema import Dataset
+from rossmann.settings import Settings, load_settings
+
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+Measures = dict[str, float]
+
+
+def main() -> None:
+    """Measure both chains and print them side by side."""
+    parser = argparse.ArgumentParser(description="The demo chain beside the real one.")
+    parser.add_argument("--profile", help="also backtest the ensemble with this training profile")
+    profile = parser.parse_args().profile
+    chains: dict[str, Measures] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings(data_dir=Path(folder), demo=True)
+        write_demo(settings.demo_raw_dir, settings.seed)
+        chains["demo"] = measure(settings, profile)
+        real = real_settings(Path(folder) / "real")
+        if real:
+            chains["real"] = measure(real, profile)
+    print_table(chains)
+
+
+def real_settings(folder: Path) -> Settings | None:
+    """Settings that read the real tables and write to ``folder``; None without real tables."""
+    try:
+        raw = find_raw(load_settings(demo=False))
+    except MissingData:
+        return None
+    if raw.dataset is not Dataset.REAL:
+        return None
+    settings = load_settings(data_dir=folder, demo=False)
+    settings.raw_dir.mkdir(parents=True)
+    for path in raw.paths().values():
+        (settings.raw_dir / path.name).symlink_to(path.resolve())
+    return settings
+
+
+def measure(settings: Settings, profile: str | None) -> Measures:
+    """All measures of the chain that ``settings`` names."""
+    info = make_dataset(settings)
+    history = pl.read_parquet(info.folder / "history.parquet").with_columns(
+        weekday=pl.col("Date").dt.weekday()
+    )
+    sold = history.filter((pl.col("Open") == 1) & (pl.col("Sales") > 0))
+    found = dict(shape(history, sold))
+    found |= dict(promotion(sold))
+    found |= dict(profile_of_week(sold))
+    found |= dict(memory(sold))
+    build_panel(info, settings.thread_count, lambda line: None)
+    panel = open_panel(info)
+    ends, days, least = settings.windows, settings.window_days, settings.history_days
+    for window in open_windows(panel, ends, days, least):
+        for name, forecast in baselines(panel, window).items():
+            back = panel.last_day - window.origin
+            found[f"RMSPE {name}, {back} d before the end"] = rmspe(window.sold, forecast)
+    if profile:
+        examples = draw_examples(panel, least, settings.seed)
+        scores, _ = backtest(settings, panel, examples, settings.profile(profile), print)
+        for back, score in zip(sorted(ends, reverse=True), scores, strict=True):
+            found[f"RMSPE ensemble ({profile}), {back} d before the end"] = score.rmspe["ensemble"]
+    return found
+
+
+def shape(history: pl.DataFrame, sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
+    """Size and spread of sales and customers, and how much is closed."""
+    yield "rows", history.height
+    yield "stores", history["Store"].n_unique()
+    yield "share closed", 1 - history.select(pl.mean("Open")).item()
+    yield "open days without sales", history.filter(Open=1, Sales=0).height
+    yield "rows with a state holiday", history.filter(pl.col("StateHoliday") > 0).height
+    yield "share school holiday", history.select(pl.mean("SchoolHoliday")).item()
+    yield "stores that open on Sundays", sold.filter(weekday=7)["Store"].n_unique()
+    for name in ("Sales", "Customers"):
+        column = pl.col(name)
+        for label, value in (
+            ("mean", column.mean()),
+            ("sd", column.std()),
+            ("1 %", column.quantile(0.01)),
+            ("median", column.median()),
+            ("99 %", column.quantile(0.99)),
+        ):
+            yield f"{name.lower()} {label}", sold.select(value).item()
+    means = sold.group_by("Store").agg(pl.mean("Sales", "Customers"))
+    yield "sd of store means, sales", means.select(pl.std("Sales")).item()
+    yield "sd of store means, customers", means.select(pl.std("Customers")).item()
+    within = sold.group_by("Store").agg(pl.col("Sales").log().std())
+    yield "sd of log sales within a store", within.select(pl.median("Sales")).item()
+
+
+def promotion(sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
+    """Sales with a promotion over those without, Monday to Friday, and on Mondays."""
+    week = sold.filter(pl.col("weekday") <= 5)
+    for label, days in (("Monday to Friday", week), ("Monday", week.filter(weekday=1))):
+        mean = dict(days.group_by("Promo").agg(pl.mean("Sales")).rows())
+        yield f"promotion uplift, {label}", mean[1] / mean[0] - 1
+    kinds = week.group_by("Store", "Promo").agg(pl.col("Sales").log().mean()).sort("Promo")
+    lift = kinds.group_by("Store").agg(pl.col("Sales").last() - pl.col("Sales").first())
+    yield "promotion uplift, sd between stores (log)", lift.select(pl.std("Sales")).item()
+
+
+def profile_of_week(sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
+    """Mean sales of each weekday without promotion over the mean of all days."""
+    mean = sold.select(pl.mean("Sales")).item()
+    for place, name in enumerate(WEEKDAYS, 1):
+        day = sold.filter(weekday=place, Promo=0).select(pl.mean("Sales")).item()
+        yield f"{name} without promotion / mean", day / mean
+    for month in (1, 4, 7, 10, 12):
+        part = sold.filter(pl.col("Date").dt.month() == month).select(pl.mean("Sales")).item()
+        yield f"month {month} / mean", part / mean
+
+
+def memory(sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
+    """What is left of log sales without weekday, promotion and date: its size and memory."""
+    kind = ["Store", "weekday", "Promo"]
+    log = sold.filter(pl.col("weekday") < 7).with_columns(left=pl.col("Sales").log())
+    log = log.with_columns(left=pl.col("left") - pl.col("left").mean().over(kind))
+    common = log.group_by("Date").agg(pl.mean("left"))
+    yield "sd of what dates share (log)", common.select(pl.std("left")).item()
+    log = log.with_columns(left=pl.col("left") - pl.col("left").mean().over("Date"))
+    yield "sd of the rest (log)", log.select(pl.std("left")).item()
+    yield "kurtosis of the rest", log.select(pl.col("left").kurtosis()).item()
+    day = log["Date"].to_physical().to_numpy()
+    dense = np.full((log.select(pl.max("Store")).item() + 1, int(np.ptp(day)) + 1), np.nan)
+    dense[log["Store"].to_numpy(), day - day.min()] = log["left"].to_numpy()
+    for lag in (1, 7, 28, 91, 364, 728):
+        now, then = dense[:, lag:], dense[:, :-lag]
+        both = ~np.isnan(now) & ~np.isnan(then)
+        yield f"its correlation after {lag} d", float(np.corrcoef(now[both], then[both])[0, 1])
+
+
+def print_table(chains: dict[str, Measures]) -> None:
+    """One line a measure, one column a chain."""
+    print(f"{'':44}" + "".join(f"{name:>12}" for name in chains))
+    for label in next(iter(chains.values())):
+        values = (measures.get(label, float("nan")) for measures in chains.values())
+        print(f"{label:44}" + "".join(f"{_shown(value):>12}" for value in values))
+    if "real" not in chains:
+        print("\nno real tables in raw/: the real column is left out")
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    main()
