@@ -49,7 +49,7 @@ class Panel:
         """Places of store numbers (n,) in the panel, -1 for stores that it does not have."""
         at = np.searchsorted(self.store_numbers, stores)
         at = np.minimum(at, len(self.store_numbers) - 1)
-        return np.where(self.store_numbers[at] == stores, at, -1)
+        return np.asarray(np.where(self.store_numbers[at] == stores, at, -1), np.int64)
 
     def matrix(self, rows: Rows, origin: int | npt.NDArray[np.integer]) -> Matrix:
         """The features of ``rows`` (n,) as of ``origin`` (one, or one per row): (n, 46) float32.
@@ -80,11 +80,11 @@ class Panel:
         self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer]
     ) -> npt.NDArray[np.bool_]:
         """Whether each day (n,) is planned in the tables rather than filled by rule."""
-        return self.arrays.cube[days - self.first_day, places, plan.KNOWN] > 0
+        return np.asarray(self.arrays.cube[days - self.first_day, places, plan.KNOWN] > 0)
 
     def history_days(self, places: npt.NDArray[np.int64], origin: int) -> npt.NDArray[np.int64]:
         """Days with known sales up to ``origin``, for each place (n,)."""
-        return self._seen[places, origin - self.first_day].astype(np.int64)
+        return np.asarray(self._seen[places, origin - self.first_day], np.int64)
 
     def usual_rows(self, store: int, days: npt.NDArray[np.integer]) -> Rows:
         """The plan of a store for ``days`` (n,), filled by rule where there is none."""
@@ -162,7 +162,7 @@ def open_panel(info: DatasetInfo) -> Panel:
 
     def load(name: str) -> npt.NDArray[np.generic]:
         # a plain view, because the kernels' dispatch is slow on the memmap subclass
-        return np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")).view(np.ndarray)
 
     arrays = Arrays(*(load(name) for name in Arrays._fields))  # type: ignore[arg-type]
     built = Built(arrays, load("sales"), load("seen"))  # type: ignore[arg-type]

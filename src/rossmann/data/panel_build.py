@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.features import calendars, competition, history, plan, state_space
+from rossmann.features import calendars, competition, history, kalman, plan, state_space
 from rossmann.features.build_features import Arrays
 from rossmann.schema import DayArray
 
@@ -37,8 +37,9 @@ def build_arrays(
     """Everything for one data version from its ``history``, ``schedule`` and ``stores``."""
     days = (last - first).days + 1
     ends = [days + AHEAD]
-    if tables["schedule"].height:
-        ends.append((tables["schedule"]["Date"].max() - first).days + 1)  # type: ignore[operator]
+    planned_to = tables["schedule"].select(pl.max("Date")).item()
+    if planned_to is not None:
+        ends.append((planned_to - first).days + 1)
     axis = calendars.to_day(first) + np.arange(max(ends) + _MARGIN, dtype=np.int32)
     numbers = tables["stores"]["Store"].to_numpy()
     cube, regions = _plan(tables, axis, days, numbers)
@@ -98,21 +99,19 @@ def _past(
     )
     report("filtering each store's sales")
     states = np.empty((days, stores, state_space.N_STATES), np.float32)
-    chain_level = state_space.chain_levels(log_sales)
+    chain_level = kalman.chain_levels(log_sales)
     prior = state_space.prior_variances()
     for at, size, level, weekday in state_space.FILTERS:
         process = state_space.process_variances(level, weekday)
         run(
-            lambda lo, hi, a=at, n=size, q=process: state_space.run_filter(  # type: ignore[misc]
+            lambda lo, hi, a=at, n=size, q=process: kalman.run_filter(  # type: ignore[misc]
                 log_sales, masks, terms, chain_level, prior, q, n, a, lo, hi, states
             )
         )
     report("measuring what the filters got wrong a year ago")
     chain = np.empty((days, state_space.CHAIN_COLUMNS), np.float32)
     run(
-        lambda lo, hi: state_space.fill_chain_errors(
-            log_sales, masks, terms, states, lo, hi, chain
-        ),
+        lambda lo, hi: kalman.fill_chain_errors(log_sales, masks, terms, states, lo, hi, chain),
         days,
     )
     return log_sales, weekly, trailing, centred, states, chain

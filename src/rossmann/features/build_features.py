@@ -40,7 +40,7 @@ _KFB: Final = OFFSET
 _LAST_YEAR: Final = state_space.LAST_YEAR
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _plan_features(
     a: Arrays, s: int, d: int, promo: int, holiday: int, school: int, out: npt.NDArray[np.float32]
 ) -> None:
@@ -81,7 +81,7 @@ def _plan_features(
     out[25] = a.stores[s, store_table.REGION]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _history_features(
     a: Arrays, s: int, d: int, o: int, promo: int, kfb: float, out: npt.NDArray[np.float32]
 ) -> None:
@@ -114,7 +114,7 @@ def _history_features(
             out[h + 12] = centred[history.MEAN_7] - a.trailing[o - _LAST_YEAR, s, history.MEAN_56]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _last_year_errors(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.float32]) -> None:
     """What kfb got wrong a year ago at the same horizon: this store, and the chain."""
     at = _FIRST_STATE + 3
@@ -136,7 +136,7 @@ def _last_year_errors(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.flo
     out[at + 1] = a.chain[origin, lead - 1]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def build_matrix(
     a: Arrays,
     store: npt.NDArray[np.int64],
@@ -168,5 +168,5 @@ def build_matrix(
         row[_FIRST_STATE + 1] = kfc - kfb
         row[_FIRST_STATE + 2] = kfd - kfb
         row[_KFB] = kfb
-        _history_features(a, s, d, o, p, kfb, row)
+        _history_features(a, s, d, o, p, float(kfb), row)
         _last_year_errors(a, s, d, o, row)

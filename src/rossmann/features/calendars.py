@@ -59,7 +59,7 @@ def _days_from_easter(days: DayArray, years: npt.NDArray[np.int64]) -> npt.NDArr
     sundays = np.array([to_day(easter(year)) for year in range(low, high + 1)])
     distance = days[:, None] - sundays[None, :]
     nearest = distance[np.arange(len(days)), np.abs(distance).argmin(axis=1)]
-    return np.clip(nearest, -60, 90)
+    return np.asarray(np.clip(nearest, -60, 90), np.int64)
 
 
 def date_terms(days: DayArray, first_day: int) -> FloatArray:

@@ -21,7 +21,7 @@ def log_distance(metres: FloatArray) -> FloatArray:
     return np.asarray(np.log(np.where(np.isnan(metres), NO_COMPETITOR_M, metres) + 1.0))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def months_since(month_index: int, opened: float) -> float:
     """Months since the competitor opened, kept within -24 to 120; NaN where that is not known."""
     if np.isnan(opened):

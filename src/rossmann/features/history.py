@@ -34,7 +34,7 @@ CENTRED_REACH: Final = 21
 Record = npt.NDArray[np.float32]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _median(values: npt.NDArray[np.float64], n: int) -> float:
     """Median of the first ``n``; sorts them in place (insertion: n is at most 52)."""
     for i in range(1, n):
@@ -45,11 +45,11 @@ def _median(values: npt.NDArray[np.float64], n: int) -> float:
             j -= 1
         values[j + 1] = v
     if n % 2:
-        return values[n // 2]
-    return 0.5 * (values[n // 2 - 1] + values[n // 2])
+        return float(values[n // 2])
+    return float(0.5 * (values[n // 2 - 1] + values[n // 2]))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _same_kind(
     y: npt.NDArray[np.float64],
     customers: npt.NDArray[np.float64],
@@ -91,7 +91,7 @@ def _same_kind(
     out[at + MEDIAN_52] = _median(buffer, n)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _mean(y: npt.NDArray[np.float64], low: int, high: int) -> float:
     """Mean of the known values from ``low`` to ``high``, both included; NaN where there is none."""
     n, total = 0, 0.0
@@ -102,7 +102,7 @@ def _mean(y: npt.NDArray[np.float64], low: int, high: int) -> float:
     return total / n if n else np.nan
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _trailing(
     y: npt.NDArray[np.float64],
     customers: npt.NDArray[np.float64],
@@ -130,7 +130,7 @@ def _trailing(
     out[MEAN_56] = _mean(y, t - 55, t)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _centred(y: npt.NDArray[np.float64], promo: npt.NDArray[np.uint8], t: int, out: Record) -> None:
     """Statistics of the days around ``t``."""
     out[MEAN_7] = _mean(y, t - 7, t + 7)
@@ -143,7 +143,7 @@ def _centred(y: npt.NDArray[np.float64], promo: npt.NDArray[np.uint8], t: int, o
         out[SAME_21 + kind] = total / n if n else np.nan
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def fill_history(
     log_sales: npt.NDArray[np.float32],
     log_customers: npt.NDArray[np.float32],

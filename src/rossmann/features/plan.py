@@ -29,7 +29,7 @@ LONG_CLOSURE_CAP: Final = 200
 OPEN_WINDOW: Final = 14
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _since(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.uint8]) -> None:
     """Days since (``step`` 1) or until (-1) the nearest flagged day, itself included."""
     n = len(flag)
@@ -40,7 +40,7 @@ def _since(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np
         out[t] = run
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _run(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.uint8]) -> None:
     """Length of the run of flagged days that ends (1) or begins (-1) on each day."""
     n = len(flag)
@@ -51,7 +51,7 @@ def _run(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.u
         out[t] = run
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _week_sums(
     flag: npt.NDArray[np.uint8], first_weekday: int, week: npt.NDArray[np.uint8]
 ) -> None:
@@ -67,7 +67,7 @@ def _week_sums(
         start += 7
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _closures(
     closed: npt.NDArray[np.uint8], since_long: npt.NDArray[np.uint8], opened: npt.NDArray[np.uint8]
 ) -> None:
@@ -83,7 +83,7 @@ def _closures(
         opened[t] = count
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high: int) -> None:
     """Fill the running counts of stores ``low`` to ``high`` from the cube's flags, in place."""
     days = cube.shape[0]

@@ -3,7 +3,7 @@
 from numba import njit
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def promo2_phase(month: int, months_mask: int, day: int, since: float) -> int:
     """Months since the round's last sending month, -1 where Promo2 does not run on that day."""
     if months_mask == 0 or not day >= since:

@@ -1,4 +1,4 @@
-"""Kalman filters on log sales: one state per store and day, for four settings of one model.
+"""The state-space model of log sales: its components, its design, its four settings.
 
 The model is a local level with regression effects that may drift (Durbin and Koopman, *Time
 Series Analysis by State Space Methods*, 2nd ed., ch. 3 and 6.2), updated once for each day with
@@ -45,18 +45,12 @@ N_FULL: Final = N_BASE + N_HARMONICS + 1
 KFB, KFA, KFC, KFD = 0, N_BASE, 2 * N_BASE, 3 * N_BASE + N_HARMONICS
 N_STATES: Final = KFD + N_FULL
 
-OBSERVATION_VARIANCE: Final = 0.011
-CLIP_SD: Final = 3.0
-CLIP_AFTER: Final = 15
 SLOW: Final = 1e-8
-PROMO_PRIOR_MEAN: Final = 0.25
-CHAIN_DAYS: Final = 90
 
 LAST_YEAR: Final = 364
 ERROR_HORIZON: Final = 48
 CHAIN_SMOOTH: Final = 3
 CHAIN_COLUMNS: Final = ERROR_HORIZON
-_LEADS: Final = ERROR_HORIZON + 2 * CHAIN_SMOOTH
 
 States = npt.NDArray[np.float32]
 
@@ -95,7 +89,21 @@ FILTERS: Final = (
 )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
+def _calendar_mask(table: npt.NDArray[np.int16], t: int) -> int:
+    """The components that the date alone switches on."""
+    mask = 1 | (1 << int(table[t, WEEKDAY]))
+    day = int(table[t, DAY_OF_MONTH])
+    if day <= 3:
+        mask |= 1 << MONTH_START
+    elif 14 <= day <= 17:
+        mask |= 1 << MID_MONTH
+    if table[t, DAYS_LEFT] < 2:
+        mask |= 1 << MONTH_END
+    return mask
+
+
+@njit(cache=True, nogil=True)
 def design_mask(
     table: npt.NDArray[np.int16],
     cube: npt.NDArray[np.uint8],
@@ -109,8 +117,8 @@ def design_mask(
 
     ``t`` must be neither the first nor the last day of the cube.
     """
+    mask = _calendar_mask(table, t)
     weekday = table[t, WEEKDAY]
-    mask = 1 | (1 << weekday)
     if promo:
         mask |= 1 << PROMOTION
         if weekday == 1:
@@ -123,13 +131,6 @@ def design_mask(
         mask |= 1 << AFTER_PROMO_WEEK
     if school:
         mask |= 1 << SCHOOL_DAY
-    day = table[t, DAY_OF_MONTH]
-    if day <= 3:
-        mask |= 1 << MONTH_START
-    elif 14 <= day <= 17:
-        mask |= 1 << MID_MONTH
-    if table[t, DAYS_LEFT] < 2:
-        mask |= 1 << MONTH_END
     if cube[t + 1, s, HOLIDAY]:
         mask |= 1 << BEFORE_HOLIDAY
     if cube[t - 1, s, HOLIDAY]:
@@ -142,7 +143,7 @@ def design_mask(
     return mask
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def fill_masks(
     table: npt.NDArray[np.int16],
     cube: npt.NDArray[np.uint8],
@@ -158,7 +159,7 @@ def fill_masks(
             )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def predict_state(
     state: States, at: int, size: int, mask: int, terms: npt.NDArray[np.float64]
 ) -> float:
@@ -172,145 +173,4 @@ def predict_state(
         total += state[at + k] * terms[HARMONICS + k - N_BASE]
     if size == N_FULL:
         total += state[at + N_FULL - 1] * terms[TREND]
-    return total
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _design(
-    mask: int,
-    terms: npt.NDArray[np.float64],
-    size: int,
-    places: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float64],
-) -> int:
-    """The non-zero components of a design vector; returns how many there are."""
-    n = 0
-    for k in range(N_MASK):
-        if (mask >> k) & 1:
-            places[n], values[n] = k, 1.0
-            n += 1
-    if terms[RAMP] != 0.0:
-        places[n], values[n] = DECEMBER, terms[RAMP]
-        n += 1
-    for k in range(N_BASE, size):
-        places[n], values[n] = k, terms[HARMONICS + k - N_BASE]
-        n += 1
-    return n
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def run_filter(
-    log_sales: npt.NDArray[np.float32],
-    masks: npt.NDArray[np.uint32],
-    terms: npt.NDArray[np.float64],
-    chain_level: npt.NDArray[np.float64],
-    prior: npt.NDArray[np.float64],
-    process: npt.NDArray[np.float64],
-    size: int,
-    at: int,
-    low: int,
-    high: int,
-    states: States,
-) -> None:
-    """Filter stores ``low`` to ``high`` and keep every day's state at place ``at`` of ``states``.
-
-    ``log_sales`` (stores, days) holds NaN on days without sales; ``chain_level`` (days,) is the
-    chain's mean as of each day, from which a store without history starts; ``states`` is
-    (days, stores, N_STATES).
-    """
-    days = log_sales.shape[1]
-    mean = np.empty(size)
-    cov = np.empty((size, size))
-    cov_x = np.empty(size)
-    places = np.empty(size, np.int64)
-    values = np.empty(size)
-    for s in range(low, high):
-        mean[:] = 0.0
-        mean[PROMOTION] = PROMO_PRIOR_MEAN
-        cov[:] = 0.0
-        for k in range(size):
-            cov[k, k] = prior[k]
-        seen = 0
-        for t in range(days):
-            for k in range(size):
-                cov[k, k] += process[k]
-            y = log_sales[s, t]
-            if seen == 0:
-                mean[LEVEL] = chain_level[t]
-            if not np.isnan(y):
-                n = _design(masks[s, t], terms[t], size, places, values)
-                expected, variance = 0.0, OBSERVATION_VARIANCE
-                for k in range(size):
-                    acc = 0.0
-                    for j in range(n):
-                        acc += cov[k, places[j]] * values[j]
-                    cov_x[k] = acc
-                for j in range(n):
-                    expected += mean[places[j]] * values[j]
-                    variance += cov_x[places[j]] * values[j]
-                innovation = y - expected
-                if seen >= CLIP_AFTER:
-                    bound = CLIP_SD * np.sqrt(variance)
-                    innovation = min(max(innovation, -bound), bound)
-                for k in range(size):
-                    gain = cov_x[k] / variance
-                    mean[k] += gain * innovation
-                    for j in range(size):
-                        cov[k, j] -= gain * cov_x[j]
-                seen += 1
-            for k in range(size):
-                states[t, s, at + k] = mean[k]
-
-
-def chain_levels(log_sales: npt.NDArray[np.float32]) -> FloatArray:
-    """Mean log sales of the chain over the 90 days to each day, (days,); 0 before any sale."""
-    known = ~np.isnan(log_sales)
-    sums = np.where(known, log_sales, 0.0).sum(axis=0, dtype=np.float64)
-    counts = known.sum(axis=0)
-    out = np.zeros(log_sales.shape[1])
-    for t in range(len(out)):
-        low = max(t - CHAIN_DAYS + 1, 0)
-        n = counts[low : t + 1].sum()
-        out[t] = sums[low : t + 1].sum() / n if n else (out[t - 1] if t else 0.0)
-    return out
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def fill_chain_errors(
-    log_sales: npt.NDArray[np.float32],
-    masks: npt.NDArray[np.uint32],
-    terms: npt.NDArray[np.float64],
-    states: States,
-    low: int,
-    high: int,
-    errors: npt.NDArray[np.float32],
-) -> None:
-    """The chain's error of kfb by origin and horizon, for origins ``low`` to ``high``.
-
-    ``errors`` is (days, CHAIN_COLUMNS); column h - 1 holds the mean, over the dates o + h give or
-    take 3 days, of the median over open stores of log sales less the forecast made at o. It looks
-    at days up to o + h + 3, so it may be read only from an origin after them.
-    """
-    stores, days = log_sales.shape
-    found = np.empty(stores)
-    medians = np.empty(_LEADS)
-    for o in range(low, high):
-        for lead in range(_LEADS):
-            t = o + lead + 1 - CHAIN_SMOOTH
-            n = 0
-            if 0 <= t < days:
-                for s in range(stores):
-                    if not np.isnan(log_sales[s, t]):
-                        found[n] = log_sales[s, t] - predict_state(
-                            states[o, s], KFB, N_BASE, masks[s, t], terms[t]
-                        )
-                        n += 1
-            # a date on which nearly all are shut says nothing of the chain
-            medians[lead] = np.median(found[:n]) if n > 0 and 10 * n >= stores else np.nan
-        for h in range(CHAIN_COLUMNS):
-            n, total = 0, 0.0
-            for lead in range(h, h + 2 * CHAIN_SMOOTH + 1):
-                if not np.isnan(medians[lead]):
-                    n += 1
-                    total += medians[lead]
-            errors[o, h] = total / n if n else np.nan
+    return float(total)

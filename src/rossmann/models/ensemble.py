@@ -80,7 +80,9 @@ class Ensemble:
                 "`rossmann train`, or run the release that made it"
             )
         try:
-            members = {n: MEMBERS[n].load(folder / MEMBERS[n].file) for n in card["weights"]}
+            members: dict[str, Member] = {
+                name: MEMBERS[name].load(folder / MEMBERS[name].file) for name in card["weights"]
+            }
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise DamagedModel(f"the version in {folder} does not load: {error}") from error
         return cls(members, card)

@@ -58,7 +58,7 @@ class LightGbm:
         import lightgbm
 
         target = np.log(ratio_of(matrix, sales))
-        settings = dict(params)
+        settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         data = lightgbm.Dataset(
             matrix,
@@ -123,7 +123,7 @@ class XGBoost:
         import xgboost
 
         ratio = ratio_of(matrix, sales)
-        settings = dict(params)
+        settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         data = xgboost.QuantileDMatrix(
             matrix, ratio, weight=ratio**-2.0, feature_names=_NAMES, nthread=threads
@@ -178,7 +178,7 @@ class CatBoost:
         import catboost
 
         ratio = ratio_of(matrix, sales)
-        settings = dict(params)
+        settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         pool = catboost.Pool(
             matrix, ratio, weight=ratio**-2.0, feature_names=_NAMES, thread_count=threads
