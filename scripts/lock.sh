@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Compiles pyproject.toml into the two lock files. Needs uv (named by UV, or on PATH).
+# Versions that the locks already hold are kept; `scripts/lock.sh --upgrade` takes the newest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+compile() { # compile OUTPUT [uv arguments...]
+  local output="$1"
+  shift
+  "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 \
+    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+    --output-file "$output" "$@"
+}
+
+compile requirements.lock pyproject.toml "$@"
+# The second lock holds the first one's versions exactly, plus what tests and checks need.
+compile requirements-dev.lock --constraint requirements.lock --group dev pyproject.toml "$@"

@@ -1,0 +1,75 @@
+"""The command line: ``rossmann VERB``.
+
+Each verb imports what it needs when it is called, so that ``--help`` answers at once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from rossmann.cli import data, models, predict, services, training
+from rossmann.errors import RossmannError
+
+app = typer.Typer(
+    name="rossmann",
+    help="Daily sales forecasts for a retail chain. Begin with: rossmann up",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
+training.add_verbs(app)
+models.add_verbs(app)
+predict.add_verbs(app)
+services.add_verbs(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. The one place where errors become words on stderr.
+
+    0 is success, 1 an error that the line explains, 2 a command line that makes no sense, and
+    128 + the signal's number when a signal ended it.
+    """
+    try:
+        code = typer.main.get_command(app).main(
+            args=None if arguments is None else list(arguments),
+            prog_name="rossmann",
+            standalone_mode=False,
+        )
+    except typer.TyperException as error:
+        return _complain(_usage(error), 2)
+    except typer.Abort:
+        return _complain("stopped", 130)
+    except KeyboardInterrupt as error:
+        return _complain("stopped", getattr(error, "exit_code", 130))
+    except BrokenPipeError:
+        # Who read our output has gone; nothing is left to say, not even by the interpreter.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (RossmannError, OSError) as error:
+        return _complain(str(error), 1)
+    except Exception as error:  # noqa: BLE001 - the door: nobody shows a stack trace
+        if os.environ.get("ROSSMANN_TRACE") == "1":
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        return _complain(f"fault of the program: {what}. Show where with: ROSSMANN_TRACE=1", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: typer.TyperException) -> str:
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "rossmann"
+    return f"{text.strip().rstrip('.')}. See: {path} --help"
+
+
+def _complain(text: str, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {text}\n" if code != 130 else f"{text}\n")
+    return code

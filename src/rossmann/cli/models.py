@@ -1,0 +1,132 @@
+"""Verbs on the registry: models, validate, promote, rollback."""
+
+import getpass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rossmann.cli.terminal import say, show_table
+
+if TYPE_CHECKING:
+    from rossmann.models.registry import ModelVersion, Registry
+    from rossmann.settings import Settings
+
+app = typer.Typer(help="The registered versions.", no_args_is_help=True)
+
+VersionArgument = Annotated[str, typer.Argument(help="a number, Production or Staging")]
+ReasonOption = Annotated[str, typer.Option(help="kept with the version")]
+
+
+def add_verbs(above: typer.Typer) -> None:
+    """Add this module's verbs to the command line."""
+    above.command()(validate)
+    above.command()(promote)
+    above.command()(rollback)
+
+
+@app.command("list")
+def list_versions() -> None:
+    """List every version, newest first.
+
+    Example: rossmann models list
+    """
+    with _registry() as registry:
+        versions = registry.versions()
+    if not versions:
+        say("no version is registered yet; make one with: rossmann train")
+        return
+    header = ("version", "stage", "made", "profile", "data", "data version")
+    show_table(header, [_line(version) for version in versions])
+
+
+@app.command("show")
+def show(version: VersionArgument = "Production") -> None:
+    """Show one version with its lineage and its windows.
+
+    Example: rossmann models show 3
+    """
+    with _registry() as registry:
+        found = registry.find(version)
+    say(
+        f"version {found.version}, {found.stage}, run {found.run_id}, made {found.created:%F %T} UTC"
+    )
+    width = max((len(name) for name in found.tags), default=0)
+    for name, value in sorted(found.tags.items()):
+        say(f"  {name:<{width}}  {value if len(value) <= 200 else value[:197] + '...'}")
+
+
+def validate(version: VersionArgument) -> None:
+    """Put a version through the gate; exit code 1 where it may not be promoted.
+
+    Example: rossmann validate 3
+    """
+    from rossmann.settings import load_settings
+
+    settings = load_settings()
+    with _registry(settings) as registry:
+        _through_the_gate(registry, registry.find(version), settings)
+
+
+def promote(
+    version: VersionArgument,
+    reason: ReasonOption = "",
+    force: Annotated[bool, typer.Option(help="even where the gate says no")] = False,
+) -> None:
+    """Make a version the one in Production, if the gate lets it pass.
+
+    Example: rossmann promote 3 --reason "new quarter"
+    """
+    from rossmann.errors import GateFailed
+    from rossmann.settings import load_settings
+
+    settings = load_settings()
+    with _registry(settings) as registry:
+        found = registry.find(version)
+        try:
+            _through_the_gate(registry, found, settings)
+        except GateFailed:
+            if not force:
+                raise
+            say("the gate says no; promoted all the same, as asked")
+        done = registry.promote(found.version, reason, getpass.getuser())
+    say(f"version {done.version} is {done.stage}")
+
+
+def rollback(reason: ReasonOption = "") -> None:
+    """Bring back the version that served before.
+
+    Example: rossmann rollback --reason "sales of bakeries far off"
+    """
+    with _registry() as registry:
+        done = registry.rollback(reason, getpass.getuser())
+    say(f"version {done.version} is {done.stage} again")
+
+
+def _through_the_gate(registry: "Registry", found: "ModelVersion", settings: "Settings") -> None:
+    from rossmann.errors import GateFailed
+    from rossmann.models.gate import validate as judge
+
+    verdict = judge(registry, found.version, settings)
+    say(verdict.table())
+    if not verdict.passed:
+        raise GateFailed(f"version {found.version} may not be promoted: see the table")
+    say(f"version {found.version} may be promoted: rossmann promote {found.version}")
+
+
+def _registry(settings: "Settings | None" = None) -> "Registry":
+    from rossmann.models.registry import Registry
+    from rossmann.settings import load_settings
+
+    return Registry((settings or load_settings()).tracking_uri)
+
+
+def _line(version: "ModelVersion") -> list[str]:
+    tags = version.tags
+    return [
+        str(version.version),
+        str(version.stage),
+        f"{version.created:%Y-%m-%d %H:%M}",
+        tags.get("profile", "?"),
+        tags.get("data.dataset", "?"),
+        tags.get("data.version", "?"),
+    ]

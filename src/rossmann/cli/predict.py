@@ -1,0 +1,108 @@
+"""The verb that forecasts a file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rossmann.cli.terminal import progress, say
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from rossmann.data.prepare_predictions import Upload
+    from rossmann.serving.forecaster import Forecast
+    from rossmann.settings import Settings
+
+FORMATS = (".csv", ".parquet", ".xlsx")
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Add this module's verb to the command line."""
+    app.command()(predict)
+
+
+def predict(
+    file: Annotated[Path, typer.Argument(help="CSV, Parquet or Excel, a row for each store-day")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=f"ends in {', '.join(FORMATS)}")],
+    model: Annotated[str, typer.Option(help="Production, Staging or a version")] = "Production",
+    as_of: Annotated[
+        str | None, typer.Option(help="last day whose sales may be seen, YYYY-MM-DD")
+    ] = None,
+    interval: Annotated[
+        list[float] | None, typer.Option(help="a level, such as 0.8; may be repeated")
+    ] = None,
+    date_format: Annotated[
+        str | None, typer.Option(help="such as MM/DD/YYYY, where dates can be read in two ways")
+    ] = None,
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="forecast the good rows of a file with faults")
+    ] = False,
+) -> None:
+    """Forecast every row of a file; the rows come back in their order with their forecast.
+
+    Example: rossmann predict test.csv -o forecast.csv --interval 0.8
+    """
+    from rossmann.data.prepare_predictions import read_upload
+    from rossmann.errors import BrokenRule
+    from rossmann.settings import load_settings
+
+    if output.suffix.lower() not in FORMATS:
+        raise typer.BadParameter(f"{output} must end in one of {', '.join(FORMATS)}")
+    settings = load_settings()
+    upload = read_upload(file.name, file.read_bytes(), date_format)
+    for note in upload.notes:
+        progress(note)
+    for fault in upload.faults:
+        progress(f"row {fault.loc[0]}: {fault.msg}")
+    if upload.faults and not skip_faulty:
+        raise BrokenRule(f"{file} has {len(upload.faults)} faults: mend them, or use --skip-faulty")
+    forecast = _forecast(settings, upload, model, as_of, interval or [])
+    for warning in forecast.warnings:
+        progress(f"{warning.msg} ({warning.count} rows)")
+    _write(_table(upload, forecast), output)
+    say(f"{len(forecast.sales):,} forecasts written to {output}")
+
+
+def _forecast(
+    settings: "Settings", upload: "Upload", model: str, as_of: str | None, levels: list[float]
+) -> "Forecast":
+    from rossmann.data.make_dataset import current_dataset
+    from rossmann.data.panel import open_panel
+    from rossmann.models.registry import Registry
+    from rossmann.serving.columns import read_day
+    from rossmann.serving.runtime import open_service
+
+    day = None if as_of is None else read_day(as_of)
+    if as_of is not None and day is None:
+        raise typer.BadParameter(f"--as-of {as_of} is no date written YYYY-MM-DD")
+    with Registry(settings.tracking_uri) as registry:
+        service = open_service(settings, registry, open_panel(current_dataset(settings)))
+        if service.reason:
+            progress(service.reason)
+        picked = service.versions.load(int(model) if model.isdecimal() else model)
+    progress(f"version {picked.served.version} ({picked.stage})")
+    return picked.served.forecaster.forecast(upload.rows, day, levels)
+
+
+def _table(upload: "Upload", forecast: "Forecast") -> "pl.DataFrame":
+    import polars as pl
+
+    columns = {"Forecast": forecast.sales}
+    for band in forecast.bands:
+        columns[f"Lower{band.level * 100:g}"] = band.lower
+        columns[f"Upper{band.level * 100:g}"] = band.upper
+    good = upload.frame[upload.index]
+    return good.with_columns(pl.Series(name, values) for name, values in columns.items())
+
+
+def _write(frame: "pl.DataFrame", output: Path) -> None:
+    """Write beside the place and rename: a file that is there is whole."""
+    ending = output.suffix.lower()
+    draft = output.with_name(f".{output.name}.draft{ending}")
+    write = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".xlsx": frame.write_excel}
+    try:
+        write[ending](draft)  # type: ignore[operator]
+        draft.replace(output)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,152 @@
+"""Verbs that run services: up, down, status, serve, mlflow, dashboard; and settings."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import typer
+
+from rossmann.cli.terminal import say
+
+DemoOption = Annotated[bool, typer.Option("--demo", help="demo data even where real tables are")]
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Add this module's verbs to the command line."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command()(serve)
+    app.command()(mlflow)
+    app.command()(dashboard)
+    app.command()(settings)
+    app.command(hidden=True)(prepare)
+
+
+def up(
+    demo: DemoOption = False,
+    detach: Annotated[bool, typer.Option("--detach", help="leave it running, return")] = False,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="open no page")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="the same as: rossmann down")] = False,
+    show_status: Annotated[
+        bool, typer.Option("--status", help="the same as: rossmann status")
+    ] = False,
+) -> None:
+    """Start MLflow, the API and the dashboard; make data and a first model where there are none.
+
+    Ctrl-C stops what it started. Example: rossmann up --demo --detach
+    """
+    if stop and show_status:
+        raise typer.BadParameter("--stop and --status exclude each other")
+    if stop:
+        return down()
+    if show_status:
+        return status()
+    from rossmann.launcher.ours import our_plan
+    from rossmann.launcher.screen import Screen
+    from rossmann.launcher.up import up as launch
+    from rossmann.settings import load_settings
+
+    chosen = load_settings(demo=True) if demo else load_settings()
+    launch(our_plan(chosen, browser=not no_browser), Screen(), detach=detach)
+    return None
+
+
+def down() -> None:
+    """End what launches have started, and nothing else.
+
+    Example: rossmann down
+    """
+    from rossmann.launcher.down import down as end
+    from rossmann.launcher.runfiles import RunFolder
+    from rossmann.launcher.screen import Screen
+    from rossmann.launcher.services import our_services
+    from rossmann.settings import load_settings
+
+    chosen = load_settings()
+    end(our_services(chosen), RunFolder(chosen.run_dir), Screen())
+
+
+def status() -> None:
+    """Say what runs where, with which model; exit code 1 unless all services are healthy.
+
+    Example: rossmann status
+    """
+    from rossmann.launcher.down import status as tell
+    from rossmann.launcher.ours import served
+    from rossmann.launcher.runfiles import RunFolder
+    from rossmann.launcher.screen import Screen
+    from rossmann.launcher.services import our_services
+    from rossmann.settings import load_settings
+
+    chosen = load_settings()
+    services = our_services(chosen)
+    healthy = tell(services, RunFolder(chosen.run_dir), Screen())
+    if line := served(services[-2]):
+        say(line)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def prepare() -> None:
+    """What ``up`` does before the API starts: data, and a first model."""
+    from rossmann.launcher.preparation import prepare as make
+    from rossmann.launcher.screen import Screen
+    from rossmann.settings import load_settings
+
+    make(load_settings(), Screen())
+
+
+def serve() -> None:
+    """Run the prediction service until Ctrl-C.
+
+    Example: ROSSMANN_API_PORT=8080 rossmann serve
+    """
+    from rossmann.serving.server import run
+    from rossmann.settings import load_settings
+
+    run(load_settings())
+
+
+def mlflow() -> None:
+    """Run the embedded MLflow server until Ctrl-C.
+
+    Example: rossmann mlflow
+    """
+    from rossmann.models.mlflow_server import server_command, server_environment
+    from rossmann.settings import load_settings
+
+    chosen = load_settings()
+    _become(server_command(chosen), server_environment(chosen))
+
+
+def dashboard() -> None:
+    """Run the dashboard until Ctrl-C; it needs the API.
+
+    Example: rossmann dashboard
+    """
+    from rossmann.dashboard.server import server_command, server_environment
+    from rossmann.settings import load_settings
+
+    chosen = load_settings()
+    _become(server_command(chosen), server_environment(chosen))
+
+
+def settings() -> None:
+    """Print all settings as JSON, without secrets.
+
+    Example: rossmann settings
+    """
+    from rossmann.settings import load_settings, params_file
+
+    chosen = load_settings()
+    sys.stderr.write(f"  from the environment (ROSSMANN_*) and {params_file()}\n")
+    say(json.dumps(chosen.public(), indent=2))
+
+
+def _become(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Turn this process into the server, so that signals reach it and nothing stands between."""
+    sys.stdout.flush()
+    os.execve(command[0], list(command), {**os.environ, **environment})

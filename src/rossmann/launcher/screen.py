@@ -1,0 +1,48 @@
+"""What people see of a launch: a line for each step, with its time."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from rich.console import Console
+from rich.text import Text
+
+
+class Screen:
+    """Lines on stdout; plain text where that is no terminal.
+
+    A terminal that was closed swallows them: the services must be ended all the same.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A plain line."""
+        self._print(Text(text))
+
+    def detail(self, text: str) -> None:
+        """Progress inside a step."""
+        self._print(Text(f"    {text}", style="dim"))
+
+    def done(self, what: str, seconds: float) -> None:
+        """A step is done; ``seconds``: how long it took."""
+        self._print(Text.assemble(("  ✓", "green"), (f" {seconds:6.1f} s  ", "dim"), what))
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Say what begins, and how long it took; silent about a step that fails."""
+        self._print(Text(f"  … {what}", style="dim"))
+        began = time.monotonic()
+        yield
+        self.done(what, time.monotonic() - began)
+
+    def _print(self, line: Text) -> None:
+        with suppress(OSError):
+            self._console.print(line)
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
