@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# From a bare clone to a forecast in the browser. Options are those of `rossmann up`:
+# --demo, --detach, --stop, --status, --no-browser.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/common.sh
+
+install_into_venv requirements.lock
+exec .venv/bin/rossmann up "$@"
