@@ -76,18 +76,35 @@ class Forecaster:
         where the model gives something that is no number.
         """
         positions = self.panel.locate(rows.store)
-        origin = self._origin(rows, positions, as_of)
+        origin = self._origin(rows, positions, as_of, self._level_faults(levels))
         sales, bands = self._score(rows, origin, levels)
         return Forecast(sales, origin, bands, self._warnings(rows, positions, origin))
 
-    def _origin(self, rows: Rows, positions: npt.NDArray[np.int64], as_of: int | None) -> int:
+    def _level_faults(self, levels: Sequence[float]) -> list[Fault]:
+        if not levels:
+            return []
+        known = self.ensemble.card["intervals"]["levels"]
+        low, high = min(known), max(known)
+        msg = f"a level must be from {low} to {high}, the range that this version is calibrated for"
+        return [
+            Fault(("intervals", place), f"{msg} (got {level})", "level_range")
+            for place, level in enumerate(levels)
+            if not low <= level <= high
+        ]
+
+    def _origin(
+        self,
+        rows: Rows,
+        positions: npt.NDArray[np.int64],
+        as_of: int | None,
+        faults: list[Fault],
+    ) -> int:
         first, last = self.panel.first_day, self.panel.last_day
         if not len(rows):
             raise RequestError(
                 [Fault(("inputs",), "inputs must hold at least one row", "too_short")]
             )
         earliest = int(rows.day.min())
-        faults = []
         if as_of is None:
             origin = min(last, earliest - 1)
         else:

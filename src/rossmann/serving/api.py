@@ -1,0 +1,136 @@
+"""The application: routes, and the one table from our errors to HTTP codes."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rossmann import errors
+from rossmann.errors import Fault, RequestError, RossmannError
+from rossmann.logs import get_logger
+from rossmann.serving.openapi import describe
+from rossmann.serving.predict import Predictor
+from rossmann.serving.routes import add_routes
+from rossmann.serving.runtime import Service
+from rossmann.serving.security import Keys
+from rossmann.serving.stores import StoreBook
+from rossmann.serving.watch import Metrics, Watch
+from rossmann.settings import Settings
+
+CODES: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
+    (errors.NotUtf8, 400, "not_utf8"),
+    (errors.TooLarge, 413, "too_large"),
+    (errors.RequestError, 422, "refused"),
+    (errors.NoKey, 401, "no_key"),
+    (errors.NoRight, 403, "no_right"),
+    (errors.UnknownVersion, 404, "unknown_version"),
+    (errors.NoModel, 503, "no_model"),
+    (errors.DamagedModel, 503, "damaged_model"),
+    (errors.GateFailed, 409, "gate_failed"),
+    (errors.ModelError, 409, "model_refused"),
+    (errors.ServiceError, 503, "away"),
+    (errors.DataError, 503, "no_data"),
+)
+"""The first that fits decides: a kind stands before what it is a kind of."""
+
+_HEADERS: Final = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}}
+_PLACES: Final[dict[str, tuple[str | int, ...]]] = {
+    "unknown_version": ("model_stage",),
+    "no_key": ("header", "X-API-Key"),
+    "no_right": ("header", "X-API-Key"),
+}
+
+
+def create_app(settings: Settings, service: Service, book: StoreBook) -> FastAPI:
+    """The application over a service that is ready to answer."""
+    keys = Keys.parse(settings.api_keys)
+    metrics = Metrics()
+    predictor = Predictor(settings, service, keys, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.versions.follow(settings.reload_seconds)
+        yield
+        service.versions.close()
+        predictor.close()
+
+    app = FastAPI(
+        title="Rossmann Forecasting",
+        version=package_version(),
+        description="Daily sales of each store for the next six weeks.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    add_routes(app, settings, service, book, keys, predictor, metrics)
+    describe(app, service.panel)
+    app.add_exception_handler(RossmannError, _on_ours)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_surprise)
+    app.add_middleware(Watch, metrics=metrics)
+    return app
+
+
+def _answer(
+    request: Request, code: int, faults: Sequence[Fault], headers: dict[str, str] | None = None
+) -> Response:
+    content: dict[str, Any] = {
+        "detail": [fault.as_dict() for fault in faults],
+        "request_id": request.scope.get("state", {}).get("request_id", ""),
+    }
+    return Response(to_json(content), code, headers, "application/json")
+
+
+def _on_ours(request: Request, error: Exception) -> Response:
+    """An error that the product raised on purpose."""
+    code, word = next(
+        ((code, word) for kind, code, word in CODES if isinstance(error, kind)), (500, "internal")
+    )
+    if isinstance(error, RequestError):
+        faults = error.faults
+    else:
+        faults = [Fault(_PLACES.get(word, ()), str(error), word)]
+    if code >= 500:
+        get_logger("api").warning("cannot answer", path=request.url.path, reason=str(error))
+    return _answer(request, code, faults, _HEADERS.get(code))
+
+
+def _on_invalid(request: Request, error: Exception) -> Response:
+    """A path, a query or a small body that FastAPI has read for us."""
+    assert isinstance(error, RequestValidationError)
+    faults = [
+        Fault(tuple(detail["loc"]), str(detail["msg"]), str(detail["type"]))
+        for detail in error.errors()
+    ]
+    return _answer(request, 422, faults)
+
+
+def _on_http(request: Request, error: Exception) -> Response:
+    """No such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    words = {
+        404: ("no such path; GET /docs lists those there are", "not_found"),
+        405: (f"{request.method} is not allowed here", "method_not_allowed"),
+    }
+    msg, word = words.get(error.status_code, (str(error.detail), "refused"))
+    headers = dict(error.headers or {}) | _HEADERS.get(error.status_code, {})
+    return _answer(request, error.status_code, [Fault(("path",), msg, word)], headers)
+
+
+def _on_surprise(request: Request, error: Exception) -> Response:
+    """A fault of ours: the log has all of it, the caller its number."""
+    get_logger("api").error("unexpected error", path=request.url.path, exc_info=error)
+    return _answer(request, 500, [Fault((), "internal error: the log has more", "internal")])
+
+
+def package_version() -> str:
+    """The version of this release."""
+    from importlib.metadata import version
+
+    return version("rossmann")

@@ -1,0 +1,225 @@
+"""Every call but the forecast itself: health, versions, stores, metrics.
+
+A plain ``def`` runs in a thread: these may ask the registry or read the panel.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from rossmann.schema import FEATURES, MODEL_NAME, Stage
+from rossmann.serving.messages import (
+    Health,
+    InfoData,
+    Loaded,
+    LoadOrder,
+    ModelInfo,
+    ModelVersionInfo,
+    PredictAnswer,
+    Reason,
+    StoreHistory,
+    StorePlan,
+    StoreSummary,
+)
+from rossmann.serving.ports import VersionLike
+from rossmann.serving.predict import Predictor
+from rossmann.serving.runtime import Service, model_data, panel_data
+from rossmann.serving.security import Keys, Role
+from rossmann.serving.stores import StoreBook
+from rossmann.serving.watch import Metrics
+from rossmann.settings import Settings
+
+_SMALL: Final = 16_384
+"""Bytes that a body may have where it holds a few words."""
+Days = Annotated[int, Query(ge=1, le=1100, description="how many days")]
+Day = Annotated[str | None, Query(description="YYYY-MM-DD")]
+
+
+def add_routes(
+    app: FastAPI,
+    settings: Settings,
+    service: Service,
+    book: StoreBook,
+    keys: Keys,
+    predictor: Predictor,
+    metrics: Metrics,
+) -> None:
+    """Put every route on ``app``, the busiest first."""
+    app.add_api_route(
+        "/predict",
+        predictor.handle,
+        methods=["POST"],
+        response_model=None,
+        responses={200: {"model": PredictAnswer}},
+        summary="Forecast the sales of each row, in the order sent",
+        tags=["forecast"],
+    )
+    app.include_router(_state_routes(app.version, service, metrics))
+    app.include_router(_model_routes(service, keys))
+    app.include_router(_store_routes(book, keys))
+
+
+def _state_routes(version: str, service: Service, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["state"])
+    begun = time.monotonic()
+
+    @router.get("/", summary="What this is, and where to find things")
+    def root() -> dict[str, object]:
+        return {
+            "name": "Rossmann Forecasting",
+            "version": version,
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+            "health": "/health",
+            "predict": "/predict",
+            "model": "/model/info",
+            "stores": "/stores",
+            "metrics": "/metrics",
+        }
+
+    @router.get("/health", summary="State of the service, with the reason when it is degraded")
+    def health() -> Health:
+        now, reason = service.versions.production, service.reason
+        return Health(
+            status="degraded" if reason else "healthy",
+            reason=reason,
+            model_loaded=now is not None,
+            model_version=None if now is None else now.version,
+            model_stage=None if now is None else Stage.PRODUCTION,
+            data=panel_data(service.panel),
+            version=version,
+            uptime_seconds=time.monotonic() - begun,
+        )
+
+    @router.get("/health/live", summary="Whether the process runs")
+    async def live() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/health/ready", summary="200 when it can answer, else 503")
+    async def ready(response: Response) -> dict[str, str]:
+        if service.versions.production is None:
+            response.status_code = 503
+            return {"status": "not ready"}
+        return {"status": "ready"}
+
+    @router.get("/metrics", summary="For Prometheus", response_class=Response)
+    def prometheus() -> Response:
+        now = service.versions.production
+        metrics.version.set(now.version if now else 0)
+        metrics.degraded.set(1 if service.reason else 0)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _model_routes(service: Service, keys: Keys) -> APIRouter:
+    router = APIRouter(tags=["models"], max_body_size=_SMALL)
+    viewer, operator = Depends(needs(keys, Role.VIEWER)), Depends(needs(keys, Role.OPERATOR))
+    Operator = Annotated[str, operator]  # noqa: N806 -- a type
+    versions, registry = service.versions, service.registry
+
+    @router.get(
+        "/model/info",
+        dependencies=[viewer],
+        summary="Versions in use, and the data that they come from",
+    )
+    def info() -> ModelInfo:
+        return model_info(service)
+
+    @router.post(
+        "/model/load",
+        dependencies=[operator],
+        summary="Load a version (operators)",
+    )
+    def load(order: LoadOrder | None = None) -> Loaded:
+        versions.poll()
+        picked = versions.load((order or LoadOrder()).model_stage)
+        return Loaded(
+            model_version=picked.served.version, model_stage=picked.stage, model_loaded=True
+        )
+
+    @router.get("/models", dependencies=[operator], summary="Every version (operators)")
+    def models() -> list[ModelVersionInfo]:
+        return [version_info(version) for version in registry.versions()]
+
+    @router.post("/models/{version}/promote", summary="Make a version Production (operators)")
+    def promote(
+        version: Annotated[int, Path(ge=1, lt=2**31)], who: Operator, why: Reason | None = None
+    ) -> ModelVersionInfo:
+        found = registry.promote(version, (why or Reason()).reason, who)
+        versions.poll()
+        return version_info(found)
+
+    @router.post("/models/rollback", summary="Go back to the version before (operators)")
+    def rollback(who: Operator, why: Reason | None = None) -> ModelVersionInfo:
+        found = registry.rollback((why or Reason()).reason, who)
+        versions.poll()
+        return version_info(found)
+
+    return router
+
+
+def _store_routes(book: StoreBook, keys: Keys) -> APIRouter:
+    viewer = Depends(needs(keys, Role.VIEWER))
+    router = APIRouter(prefix="/stores", tags=["stores"], dependencies=[viewer])
+
+    @router.get("", summary="Every store, with what it sold lately")
+    def stores() -> list[StoreSummary]:
+        return book.all()
+
+    @router.get("/{store}", summary="One store")
+    def store(store: int) -> StoreSummary:
+        return book.one(store)
+
+    @router.get("/{store}/history", summary="A store's past days")
+    def history(store: int, days: Days = 90, until: Day = None) -> StoreHistory:
+        return book.history(store, days, until)
+
+    @router.get("/{store}/plan", summary="A store's plan: openings, promotions, holidays")
+    def plan(store: int, days: Days = 48, start: Day = None) -> StorePlan:
+        return book.plan(store, start, days)
+
+    return router
+
+
+def needs(keys: Keys, role: Role) -> Callable[[Request], Awaitable[str]]:
+    """A dependency that lets only callers of that role pass, and tells who calls."""
+
+    async def check(request: Request) -> str:
+        return keys.check(request.headers, role)
+
+    return check
+
+
+def model_info(service: Service) -> ModelInfo:
+    """What ``GET /model/info`` tells."""
+    now, seen = service.versions.production, service.versions.seen
+    card = now.forecaster.ensemble.card if now else {}
+    weights = {str(name): float(weight) for name, weight in card.get("weights", {}).items()}
+    return ModelInfo(
+        production_version=now.version if now else None,
+        staging_version=seen.in_stage(Stage.STAGING),
+        registered_models=[MODEL_NAME],
+        loaded_versions=service.versions.loaded,
+        profile=str(card.get("profile", "")),
+        features=len(FEATURES),
+        members=list(weights),
+        weights=weights,
+        levels=card.get("intervals", {}).get("levels", []),
+        metrics=card.get("metrics", {}),
+        data=InfoData(model=model_data(card), panel=panel_data(service.panel)),
+    )
+
+
+def version_info(found: VersionLike) -> ModelVersionInfo:
+    """A version as the registry has it."""
+    return ModelVersionInfo(
+        version=found.version,
+        stage=found.stage,
+        run_id=found.run_id,
+        created=found.created,
+        tags=found.tags,
+    )

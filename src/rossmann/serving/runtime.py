@@ -1,0 +1,129 @@
+"""The one place that chooses the service's real parts: panel, registry, versions."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from rossmann.errors import DamagedModel, RossmannError
+from rossmann.models.registry import Registry
+from rossmann.schema import Dataset
+from rossmann.serving.forecaster import Forecaster
+from rossmann.serving.messages import DataInfo
+from rossmann.serving.ports import RegistryLike, StorePanel
+from rossmann.serving.versions import Versions
+from rossmann.settings import Settings
+
+_LABELS: Final[dict[str, str]] = {
+    Dataset.REAL: "the real Rossmann tables",
+    Dataset.DEMO: "demo data (a synthetic chain)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What answers: the panel, the versions over it, and the registry that they come from."""
+
+    panel: StorePanel
+    versions: Versions
+    registry: RegistryLike
+
+    @property
+    def reason(self) -> str:
+        """What is amiss, empty when nothing is."""
+        return "; ".join(filter(None, (self.versions.reason, self._other_data())))
+
+    def _other_data(self) -> str:
+        now = self.versions.production
+        if now is None:
+            return ""
+        learned = model_data(now.forecaster.ensemble.card)
+        here = panel_data(self.panel)
+        if learned.dataset == here.dataset:
+            return ""
+        return f"the model learned from {learned.label}, but the history here is {here.label}"
+
+
+def open_service(settings: Settings) -> Service:
+    """Load the version in service; raises ``NoModel`` where none can be had.
+
+    The registry is asked first, and what takes seconds to import comes after: a service that may
+    not start says so at once.
+    """
+    registry = open_registry(settings)
+    panel = cache(lambda: _open_panel(settings))
+    versions = Versions(
+        registry, settings.model_cache_dir, lambda folder: _load(folder, panel(), settings)
+    )
+    versions.start()
+    return Service(panel(), versions, registry)
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry that the settings name."""
+    return Registry(settings.tracking_uri)
+
+
+def _open_panel(settings: Settings) -> StorePanel:
+    from rossmann.data.make_dataset import current_dataset
+    from rossmann.data.panel import open_panel
+
+    return open_panel(current_dataset(settings))
+
+
+def _load(folder: Path, panel: StorePanel, settings: Settings) -> Forecaster:
+    from rossmann.models.ensemble import Ensemble
+
+    ensemble = Ensemble.load(folder)
+    forecaster = Forecaster(panel, ensemble, settings.thread_count, settings.history_days)
+    warm(forecaster, panel)
+    return forecaster
+
+
+def warm(forecaster: Forecaster, panel: StorePanel) -> None:
+    """Answer once, so that no request pays for first calls; raises ``DamagedModel`` if it fails."""
+    days = np.arange(panel.last_day + 1, panel.last_day + 9, dtype=np.int32)
+    rows = panel.usual_rows(int(panel.store_numbers[0]), days)
+    levels = supported_levels(forecaster.ensemble.card)
+    try:
+        for some in (rows, rows.take(slice(0, 1))):
+            forecaster.forecast(some, levels=levels[:1])
+    except RossmannError as error:
+        raise DamagedModel(f"the version does not answer a usual request: {error}") from error
+
+
+def supported_levels(card: dict[str, Any]) -> tuple[float, ...]:
+    """The interval levels that a version was calibrated for."""
+    return tuple(float(level) for level in card["intervals"]["levels"])
+
+
+def panel_data(panel: StorePanel) -> DataInfo:
+    """What the panel was made from, in words too."""
+    info = panel.info
+    return DataInfo(
+        dataset=str(info.dataset),
+        version=info.version,
+        label=data_label(str(info.dataset)),
+        rows=info.rows,
+        stores=info.stores,
+        first_day=info.first_day,
+        last_day=info.last_day,
+        schedule_end=info.schedule_end,
+    )
+
+
+def model_data(card: dict[str, Any]) -> DataInfo:
+    """What the model learned from, by its card."""
+    told = card.get("data", {})
+    dataset = str(told.get("dataset", "unknown"))
+    known = {name: told[name] for name in DataInfo.model_fields if name in told}
+    return DataInfo(
+        **{"version": "unknown", **known, "dataset": dataset, "label": data_label(dataset)}
+    )
+
+
+def data_label(dataset: str) -> str:
+    """A dataset's name in words."""
+    return _LABELS.get(dataset, dataset)

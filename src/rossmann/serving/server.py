@@ -1,0 +1,133 @@
+"""Start rules: a service without a model does not start, and says why within seconds."""
+
+import errno
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from rossmann.errors import PortTaken, RossmannError, ServiceError, SettingsError
+from rossmann.logs import configure_logs, get_logger
+from rossmann.serving.security import Keys
+from rossmann.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+
+def main() -> int:
+    """Serve with the settings of the environment; an exit code, errors in one line on stderr."""
+    try:
+        run(load_settings())
+    except RossmannError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def run(settings: Settings) -> None:
+    """Serve until told to stop.
+
+    Raises ``NoModel`` where no version can be had, ``PortTaken``, ``SettingsError``,
+    ``MissingData``.
+    """
+    configure_logs()
+    logger = get_logger("server")
+    if Keys.parse(settings.api_keys).open:
+        logger.warning("open to all: anyone who reaches the port may call, set ROSSMANN_API_KEYS")
+    with bind(settings.host, settings.api_port) as listener:
+        url = f"http://{settings.host}:{settings.api_port}"
+        try:
+            if settings.workers == 1:
+                app = build_app(settings)
+                logger.info("serving", url=url)
+                _run_one(_config(app), listener)
+            else:
+                check_model(settings)
+                logger.info("serving", url=url, workers=settings.workers)
+                _run_many(settings.workers, listener)
+        except KeyboardInterrupt:
+            logger.info("stopped")
+
+
+def check_model(settings: Settings) -> None:
+    """Raise ``NoModel`` where no worker could start; loads nothing."""
+    from rossmann.serving.runtime import open_registry
+    from rossmann.serving.versions import find_start
+
+    find_start(open_registry(settings), settings.model_cache_dir)
+
+
+def build_app(settings: Settings) -> "FastAPI":
+    """The application with its real parts."""
+    from rossmann.serving.runtime import open_service
+
+    service = open_service(settings)
+    from rossmann.serving.api import create_app
+    from rossmann.serving.stores import StoreBook, read_facts
+
+    book = StoreBook(service.panel, read_facts(service.panel.info.folder))
+    return create_app(settings, service, book)
+
+
+def worker_app() -> "FastAPI":
+    """The application of one worker of several."""
+    configure_logs()
+    return build_app(load_settings())
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address before anything slow; raises ``PortTaken`` or ``SettingsError``."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise SettingsError(f"ROSSMANN_HOST: {host} is no address of this machine") from error
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"port {port} on {host} is taken by something else; "
+                "choose another with ROSSMANN_API_PORT"
+            ) from error
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _config(app: "FastAPI | str", workers: int = 1) -> "uvicorn.Config":
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Longer than clients keep idle connections, so that none is closed under a request.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=20,
+    )
+
+
+def _run_one(config: "uvicorn.Config", listener: socket.socket) -> None:
+    import uvicorn
+
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise ServiceError("the service did not start: its log says why")
+
+
+def _run_many(workers: int, listener: socket.socket) -> None:
+    from uvicorn.supervisors import Multiprocess
+
+    config = _config("rossmann.serving.server:worker_app", workers)
+    Multiprocess(config, sockets=[listener]).run()

@@ -1,0 +1,251 @@
+"""Which versions are in memory, and which one is Production: loaded beside, then swapped.
+
+Requests read plain attributes and never wait for the registry. One background thread asks it
+every few seconds; a version that was promoted is loaded and warmed while the old one answers.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rossmann.errors import ModelError, NoModel, ServiceError, UnknownVersion
+from rossmann.logs import get_logger
+from rossmann.models.model_cache import last_production, local_copy, remember_production
+from rossmann.schema import MODEL_NAME, Stage
+from rossmann.serving.forecaster import Forecaster
+from rossmann.serving.ports import RegistryLike
+from rossmann.serving.seen import Seen
+
+NO_PRODUCTION: Final = (
+    f"there is no Production version of {MODEL_NAME}: make one with: bash "
+    "scripts/launch_dashboard.sh (or: rossmann train, rossmann validate VERSION, "
+    "rossmann promote VERSION)"
+)
+_LOOK_AGAIN: Final = 1.0
+"""Seconds for which the registry is not asked again about a number that it does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A version in memory, ready to answer."""
+
+    version: int
+    run_id: str
+    forecaster: Forecaster
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """The version that answers one request, and the stage it has."""
+
+    served: Served
+    stage: str
+
+
+def find_start(registry: RegistryLike, cache: Path) -> None:
+    """Raise ``NoModel`` where ``Versions.start`` would; loads nothing."""
+    try:
+        found = registry.versions()
+    except ServiceError as error:
+        _last_copy(cache, f"the registry is away: {error}")
+        return
+    if all(version.stage is not Stage.PRODUCTION for version in found):
+        raise NoModel(NO_PRODUCTION)
+
+
+def _last_copy(cache: Path, why: str) -> tuple[int, Path]:
+    version = last_production(cache)
+    folder = None if version is None else local_copy(cache, version)
+    if version is None or folder is None:
+        raise NoModel(f"{why}; and {cache} holds no copy of a Production version")
+    return version, folder
+
+
+class Versions:
+    """A bounded cache of versions, of which one is Production; safe to share between threads."""
+
+    def __init__(
+        self,
+        registry: RegistryLike,
+        cache: Path,
+        make: Callable[[Path], Forecaster],
+        keep: int = 4,
+    ) -> None:
+        self._registry = registry
+        self._folder = cache
+        self._make = make
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._loaded: dict[tuple[int, str], Served] = {}
+        self._used: dict[tuple[int, str], float] = {}
+        self._production: Served | None = None
+        self._seen = Seen()
+        self._looked = 0.0
+        self._away = ""
+        self._behind = ""
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._logger = get_logger("versions")
+
+    @property
+    def production(self) -> Served | None:
+        """The version that answers as Production."""
+        return self._production
+
+    @property
+    def seen(self) -> Seen:
+        """What the registry said last."""
+        return self._seen
+
+    @property
+    def reason(self) -> str:
+        """What is amiss, empty when nothing is."""
+        return "; ".join(filter(None, (self._away, self._behind)))
+
+    @property
+    def loaded(self) -> list[int]:
+        """Numbers of the versions in memory."""
+        return sorted(version for version, _ in list(self._loaded))
+
+    def start(self) -> None:
+        """Load Production, or its local copy while it cannot be had from the registry.
+
+        Raises ``NoModel`` where neither can be had, saying how to make one.
+        """
+        self.poll()
+        if self._production is not None:
+            return
+        if not self._away and self._seen.in_stage(Stage.PRODUCTION) is None:
+            raise NoModel(NO_PRODUCTION)
+        version, folder = _last_copy(self._folder, self.reason)
+        # No run: the registry's word on it comes with the first poll that succeeds.
+        served = Served(version, "", self._make(folder))
+        self._production = self._loaded[version, ""] = served
+        if not self._seen.runs:
+            self._seen = Seen({version: ""}, {version: Stage.PRODUCTION})
+        self._logger.warning("serving from the local copy", version=version, reason=self.reason)
+
+    def poll(self) -> None:
+        """Ask the registry once, and take over a new Production version."""
+        try:
+            seen = self._look()
+        except ServiceError as error:
+            self._away = f"the registry is away: {error}"
+            return
+        self._away = ""
+        self._follow(seen)
+
+    def _look(self) -> Seen:
+        found = self._registry.versions()
+        seen = Seen({v.version: v.run_id for v in found}, {v.version: v.stage for v in found})
+        self._seen = seen
+        self._looked = time.monotonic()
+        return seen
+
+    def _follow(self, seen: Seen) -> None:
+        version, now = seen.in_stage(Stage.PRODUCTION), self._production
+        if version is None:
+            still = "" if now is None else f"; version {now.version} goes on answering"
+            self._behind = f"the registry has no Production version{still}"
+            return
+        if now is None or (now.version, now.run_id) != (version, seen.runs[version]):
+            try:
+                self._production = self._obtain(version, seen.runs[version])
+            except (ModelError, ServiceError) as error:
+                self._behind = f"version {version} is Production but cannot be had: {error}"
+                self._logger.warning("new version refused", version=version, reason=str(error))
+                return
+            remember_production(self._folder, version)
+            self._logger.info("in service", version=version)
+        self._behind = ""
+
+    def _obtain(self, version: int, run_id: str) -> Served:
+        """The version from memory, else from its local copy, else from the registry."""
+        key = (version, run_id)
+        with self._lock:
+            served = self._loaded.get(key)
+            if served is None:
+                folder = local_copy(self._folder, version, run_id)
+                folder = folder or self._registry.fetch(version, self._folder)
+                served = Served(version, run_id, self._make(folder))
+                self._loaded[key] = served
+            self._used[key] = time.monotonic()
+            self._forget(key)
+        return served
+
+    def _forget(self, newest: tuple[int, str]) -> None:
+        while len(self._loaded) > self._keep:
+            now = self._production
+            spared = {newest, (now.version, now.run_id) if now else newest}
+            candidates = [key for key in self._loaded if key not in spared]
+            if not candidates:
+                return
+            oldest = min(candidates, key=lambda key: self._used.get(key, 0.0))
+            del self._loaded[oldest]
+            self._used.pop(oldest, None)
+
+    def pick(self, wanted: str | int) -> Picked | None:
+        """The version for a request, if it is in memory; never waits.
+
+        None where it is not, or there is none: ``load`` then finds out.
+        """
+        if wanted == Stage.PRODUCTION:
+            now = self._production
+            return None if now is None else Picked(now, Stage.PRODUCTION)
+        seen = self._seen
+        version = seen.number(wanted)
+        if version is None or version not in seen.runs:
+            return None
+        key = (version, seen.runs[version])
+        served = self._loaded.get(key)
+        if served is None:
+            return None
+        self._used[key] = time.monotonic()
+        return Picked(served, seen.stages[version])
+
+    def load(self, wanted: str | int) -> Picked:
+        """The same, loading it where needed; may take seconds.
+
+        Raises ``UnknownVersion`` (naming those there are), ``NoModel``, ``ServiceError`` when the
+        registry must be asked and is away, ``DamagedModel``.
+        """
+        picked = self.pick(wanted)
+        if picked is not None:
+            return picked
+        if wanted == Stage.PRODUCTION:
+            raise NoModel(NO_PRODUCTION)
+        version = self._seen.number(wanted)
+        if version not in self._seen.runs and self._worth_asking(wanted):
+            version = self._look().number(wanted)
+        seen = self._seen
+        if version is None or version not in seen.runs:
+            raise UnknownVersion(seen.names(wanted))
+        return Picked(self._obtain(version, seen.runs[version]), seen.stages[version])
+
+    def _worth_asking(self, wanted: str | int) -> bool:
+        """Whether the registry may know more than at the last look: not for any nonsense."""
+        real = wanted == Stage.STAGING or self._seen.number(wanted) is not None
+        return real and time.monotonic() - self._looked > _LOOK_AGAIN
+
+    def follow(self, seconds: float) -> None:
+        """Poll every ``seconds`` in a background thread until ``close``."""
+        self._thread = threading.Thread(
+            target=self._run, args=(seconds,), name="versions", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, seconds: float) -> None:
+        while not self._stop.wait(seconds):
+            try:
+                self.poll()
+            except Exception:  # the last resort of this thread: it must outlive any surprise
+                self._logger.exception("a poll failed")
+
+    def close(self) -> None:
+        """Stop polling."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
