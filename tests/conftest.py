@@ -10,8 +10,26 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from rossmann.data.demo import write_demo
+from rossmann.data.make_dataset import make_dataset
+from rossmann.data.panel import Panel, build_panel, open_panel
 from rossmann.models.mlflow_server import server_command, server_environment
-from rossmann.settings import load_settings
+from rossmann.settings import Settings, load_settings
+
+
+@pytest.fixture(scope="session")
+def chain_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A small demo chain, made ready: 40 stores, 620 days, a schedule for 48 more. Read only."""
+    settings = load_settings(data_dir=tmp_path_factory.mktemp("chain"), threads=2)
+    write_demo(settings.demo_raw_dir, seed=7, stores=40, days=620)
+    build_panel(make_dataset(settings), threads=2)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def panel(chain_settings: Settings) -> Panel:
+    """The panel of the small demo chain, memory-mapped."""
+    return open_panel(make_dataset(chain_settings))
 
 
 @pytest.fixture(scope="session")

@@ -53,18 +53,25 @@ def _run(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.u
 
 @njit(cache=True, nogil=True)
 def _week_sums(
-    flag: npt.NDArray[np.uint8], first_weekday: int, week: npt.NDArray[np.uint8]
+    flag: npt.NDArray[np.uint8],
+    first_weekday: int,
+    week: npt.NDArray[np.uint8],
+    last_week: npt.NDArray[np.uint8],
 ) -> None:
-    """Flagged days from Monday to Sunday of each day's week; ``first_weekday`` counts from 0."""
+    """Flagged days from Monday to Sunday of each day's week, and of the week before it.
+
+    ``first_weekday`` is that of the first day, counted from 0.
+    """
     n = len(flag)
-    start = -first_weekday
+    start, before = -first_weekday, 0
     while start < n:
         total = 0
         for t in range(max(start, 0), min(start + 7, n)):
             total += flag[t]
         for t in range(max(start, 0), min(start + 7, n)):
             week[t] = total
-        start += 7
+            last_week[t] = before
+        start, before = start + 7, total
 
 
 @njit(cache=True, nogil=True)
@@ -98,16 +105,15 @@ def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high:
         cube[:, s, PROMO_UNTIL] = one
         _run(flag, RUN_CAP, -1, one)
         cube[:, s, PROMO_RUN] = one
-        _week_sums(flag, first_weekday, one)
-        cube[:7, s, PROMO_LAST_WEEK] = 0
-        cube[7:, s, PROMO_LAST_WEEK] = one[:-7]
+        _week_sums(flag, first_weekday, one, two)
+        cube[:, s, PROMO_LAST_WEEK] = two
 
         flag[:] = cube[:, s, HOLIDAY] > 0
         _since(flag, HOLIDAY_CAP, 1, one)
         cube[:, s, HOLIDAY_SINCE] = one
         _since(flag, HOLIDAY_CAP, -1, one)
         cube[:, s, HOLIDAY_UNTIL] = one
-        _week_sums(flag, first_weekday, one)
+        _week_sums(flag, first_weekday, one, two)
         cube[:, s, HOLIDAY_WEEK] = one
         for t in range(days):
             cube[t, s, HOLIDAY_NEXT_7] = flag[t + 1 : t + 8].sum()
@@ -117,7 +123,7 @@ def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high:
         cube[:, s, SCHOOL_SINCE] = one
         _since(flag, SCHOOL_CAP, -1, one)
         cube[:, s, SCHOOL_UNTIL] = one
-        _week_sums(flag, first_weekday, one)
+        _week_sums(flag, first_weekday, one, two)
         cube[:, s, SCHOOL_WEEK] = one
 
         flag[:] = 1 - cube[:, s, OPEN]

@@ -1,0 +1,68 @@
+"""Calendar columns against the standard library's own arithmetic."""
+
+import calendar
+from datetime import date, timedelta
+
+import numpy as np
+from dateutil.easter import easter
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rossmann.features import calendars
+
+
+@given(st.dates(date(2000, 1, 1), date(2060, 12, 31)))
+def test_a_date_says_what_the_calendar_says(when: date) -> None:
+    row = calendars.date_table(np.array([calendars.to_day(when)], np.int32))[0]
+    assert row[calendars.WEEKDAY] == when.isoweekday()
+    assert row[calendars.DAY_OF_MONTH] == when.day
+    assert row[calendars.DAY_OF_YEAR] == when.timetuple().tm_yday
+    assert row[calendars.DAYS_LEFT] == calendar.monthrange(when.year, when.month)[1] - when.day
+    assert row[calendars.MONTH] == when.month
+    away = [(when - easter(year)).days for year in (when.year - 1, when.year, when.year + 1)]
+    assert row[calendars.EASTER] == min(90, max(-60, min(away, key=abs)))
+    ahead = (date(when.year, 12, 25) - when).days
+    assert row[calendars.CHRISTMAS] == (60 if ahead < 0 else min(ahead, 60))
+    assert calendars.to_date(calendars.to_day(when)) == when
+
+
+def test_public_holidays_differ_by_state() -> None:
+    first = date(2014, 1, 1)
+    days = np.arange(365, dtype=np.int32) + calendars.to_day(first)
+    kinds = calendars.public_holidays(days)
+
+    def kind(state: str, when: date) -> int:
+        return int(kinds[calendars.GERMAN_STATES.index(state), (when - first).days])
+
+    assert kind("BY", date(2014, 1, 6)) == 1  # Epiphany, not kept in Berlin
+    assert kind("BE", date(2014, 1, 6)) == 0
+    assert kind("BE", date(2014, 4, 18)) == kind("BY", date(2014, 4, 21)) == 2
+    assert kind("HH", date(2014, 12, 25)) == kind("HH", date(2014, 12, 26)) == 3
+    assert kind("HH", date(2014, 12, 24)) == 0
+
+
+def test_regions_are_found_from_what_stores_kept() -> None:
+    days = np.arange(900, dtype=np.int32) + calendars.to_day(date(2013, 1, 1))
+    table = calendars.public_holidays(days)
+    wanted = [calendars.GERMAN_STATES.index(s) for s in ("BY", "SN", "BE", "NW")]
+    kept = table[wanted].T > 0
+    known = np.ones_like(kept)
+    known[100:300, 1] = False  # a store with a gap is still found
+    found = calendars.find_regions(kept & known, known, table)
+    for place, state in zip(found, wanted, strict=True):
+        assert (table[place] > 0).tolist() == (table[state] > 0).tolist()
+
+
+def test_terms_follow_the_year() -> None:
+    first = calendars.to_day(date(2013, 1, 1))
+    days = np.arange(730, dtype=np.int32) + first
+    terms = calendars.date_terms(days, first)
+    ramp = terms[:, calendars.RAMP]
+    december = [i for i in range(730) if ramp[i] > 0]
+    assert [date(2013, 1, 1) + timedelta(i) for i in (december[0], december[22])] == [
+        date(2013, 12, 1),
+        date(2013, 12, 23),
+    ]
+    assert ramp[december[22]] == 1.0
+    assert abs(terms[365, calendars.TREND] - 1.0) < 0.001
+    assert np.allclose((terms[:, 1:7:2] ** 2 + terms[:, 2:8:2] ** 2)[:, :3], 1.0)
