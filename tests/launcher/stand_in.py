@@ -1,0 +1,51 @@
+"""A service for tests of the launcher: quick to start, and ill-behaved on request.
+
+    python stand_in.py PORT FOLDER [mute | stubborn | fails | parent]
+
+Writes ``FOLDER/PORT.up`` when it listens, and appends its port to ``FOLDER/ended`` when asked to
+end. ``mute`` never answers well, ``stubborn`` ignores SIGTERM, ``fails`` prints and exits with 7,
+``parent`` has a child in another session.
+"""
+
+import http.server
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+port, folder, manner = int(sys.argv[1]), Path(sys.argv[2]), (*sys.argv[3:], "good")[0]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(503 if manner == "mute" else 200)
+        self.end_headers()
+        self.wfile.write(b"OK")
+
+
+def end(number: int, frame: FrameType | None) -> None:
+    with (folder / "ended").open("a") as file:
+        file.write(f"{port}\n")
+    if manner != "stubborn":
+        raise SystemExit(0)
+
+
+def main() -> None:
+    print(f"stand-in on {port}", flush=True)
+    if manner == "fails":
+        print("the database is on fire", flush=True)
+        raise SystemExit(7)
+    signal.signal(signal.SIGTERM, end)
+    if manner == "parent":
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+        )
+        (folder / f"{port}.child").write_text(str(child.pid))
+    server = http.server.HTTPServer(("127.0.0.1", port), Handler)
+    (folder / f"{port}.up").write_text(str(os.getpid()))
+    server.serve_forever()
+
+
+main()
