@@ -47,9 +47,8 @@ def show(version: VersionArgument = "Production") -> None:
     """
     with _registry() as registry:
         found = registry.find(version)
-    say(
-        f"version {found.version}, {found.stage}, run {found.run_id}, made {found.created:%F %T} UTC"
-    )
+    say(f"version {found.version}, {found.stage}, made {found.created:%F %T} UTC")
+    say(f"run {found.run_id}")
     width = max((len(name) for name in found.tags), default=0)
     for name, value in sorted(found.tags.items()):
         say(f"  {name:<{width}}  {value if len(value) <= 200 else value[:197] + '...'}")

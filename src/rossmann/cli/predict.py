@@ -90,9 +90,9 @@ def _table(upload: "Upload", forecast: "Forecast") -> "pl.DataFrame":
 
     columns = {"Forecast": forecast.sales}
     for band in forecast.bands:
-        columns[f"Lower{band.level * 100:g}"] = band.lower
-        columns[f"Upper{band.level * 100:g}"] = band.upper
-    good = upload.frame[upload.index]
+        columns[f"Low{band.level * 100:g}"] = band.lower
+        columns[f"High{band.level * 100:g}"] = band.upper
+    good: pl.DataFrame = upload.frame[upload.index]
     return good.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 

@@ -75,7 +75,7 @@ def _words(service: Service, state: State, run: RunFolder) -> str:
         word = "starting" if state is State.ABSENT else state.value
         return f"{word} (pid {record.identity.pid}, log {record.log})"
     if state is State.ABSENT:
-        return state.value
+        return str(state.value)
     holder = ports.owner(service.port) or "a process that cannot be seen"
     if state is State.HEALTHY:
         return f"{state.value}, not started by the launcher: {holder}"
