@@ -54,13 +54,7 @@ class Bench:
         script = str(HERE / "stand_in.py")
         return Service(
             name=name,
-            command=[
-                sys.executable,
-                str(HERE / "stand_in.py"),
-                str(port),
-                str(self.folder),
-                manner,
-            ],
+            command=[sys.executable, script, str(port), str(self.folder), manner],
             host="127.0.0.1",
             port=port,
             health_url=f"http://127.0.0.1:{port}/health",
@@ -124,101 +118,6 @@ class Bench:
             for process in psutil.process_iter(["cmdline"])
             if mine in " ".join(process.info["cmdline"] or []) and process.pid not in outside
         ]
-        time.sleep(0.05)
-
-    raise AssertionError("it did not happen")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Bench:
-    """Stand-ins, a data folder, and launches of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.run = RunFolder(folder / "run")
-        self.logs = folder / "logs"
-        self.children: list[subprocess.Popen[str]] = []
-
-    def service(self, name: str, manner: str = "good", **more: Any) -> Service:
-        port = more.pop("port", None) or free_port()
-        script = str(HERE / "stand_in.py")
-        return Service(
-            name=name,
-            command=[
-                sys.executable,
-                str(HERE / "stand_in.py"),
-                str(port),
-                str(self.folder),
-                manner,
-            ],
-            host="127.0.0.1",
-            port=port,
-            health_url=f"http://127.0.0.1:{port}/health",
-            address=f"http://127.0.0.1:{port}",
-            setting=f"ROSSMANN_{name.upper()}_PORT",
-            **more,
-        )
-
-    def launch(
-        self,
-        *services: Service,
-        detach: bool = False,
-        early: int = 0,
-        preparation: tuple[str, ...] = (),
-    ) -> subprocess.Popen[str]:
-        told = [asdict(service) for service in services]
-        for one in told:
-            del one["accepts"]
-        plan = self.folder / f"plan{len(self.children)}.json"
-        plan.write_text(
-            json.dumps(
-                {
-                    "services": told,
-                    "logs": str(self.logs),
-                    "run": str(self.run.folder),
-                    "early": early,
-                    "preparation": preparation,
-                    "detach": detach,
-                }
-            )
-        )
-        return self.spawn([sys.executable, str(HERE / "drive.py"), str(plan)])
-
-    def spawn(self, command: list[str]) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
-            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder
-        )
-        self.children.append(child)
-        return child
-
-    def stand_in(self, service: Service) -> subprocess.Popen[str]:
-        child = self.spawn(list(service.command))
-        eventually(service.healthy)
-        return child
-
-    def ready(self, launch: subprocess.Popen[str]) -> str:
-        assert launch.stdout is not None
-        said = ""
-        for line in launch.stdout:
-            said += line
-            if line.startswith("Ready"):
-                return said
-        assert launch.stderr is not None
-        raise AssertionError(f"not ready:\n{said}{launch.stderr.read()}")
-
-    def left(self) -> list[psutil.Process]:
-        mine = str(self.folder)
-        outside = {child.pid for child in self.children}
-        found = []
-        for process in psutil.process_iter(["cmdline", "pid"]):
-            if mine in " ".join(process.info["cmdline"] or []) and process.pid not in outside:
-                found.append(process)
-        return found
 
     def ended(self) -> list[int]:
         file = self.folder / "ended"
