@@ -14,13 +14,27 @@ from rossmann.data.demo import write_demo
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel import Panel, build_panel, open_panel
 from rossmann.models.mlflow_server import server_command, server_environment
+from rossmann.models.train import Trained, train
 from rossmann.settings import Settings, load_settings
 
 
 @pytest.fixture(scope="session")
 def chain_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A small demo chain, made ready: 40 stores, 620 days, a schedule for 48 more. Read only."""
-    settings = load_settings(data_dir=tmp_path_factory.mktemp("chain"), threads=2)
+    """A small demo chain, made ready: 40 stores, 620 days, a schedule for 48 more. Read only.
+
+    Its ``quick`` profile takes a second: a few small trees of each member.
+    """
+    profile = {
+        "members": {
+            "lightgbm": {"rounds": 25, "learning_rate": 0.1, "num_leaves": 15},
+            "xgboost": {"rounds": 20, "max_depth": 4, "eta": 0.2},
+            "catboost": {"rounds": 25, "depth": 4, "learning_rate": 0.2},
+        },
+        "weights": {"lightgbm": 0.4, "xgboost": 0.3, "catboost": 0.3},
+    }
+    settings = load_settings(
+        data_dir=tmp_path_factory.mktemp("chain"), threads=1, profiles={"quick": profile}
+    )
     write_demo(settings.demo_raw_dir, seed=7, stores=40, days=620)
     build_panel(make_dataset(settings), threads=2)
     return settings
@@ -30,6 +44,12 @@ def chain_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def panel(chain_settings: Settings) -> Panel:
     """The panel of the small demo chain, memory-mapped."""
     return open_panel(make_dataset(chain_settings))
+
+
+@pytest.fixture(scope="session")
+def trained(chain_settings: Settings) -> Trained:
+    """A small but real version, trained on the small demo chain."""
+    return train(chain_settings, "quick")
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,7 @@ class XGBoost:
 
     def __init__(self, booster: Any) -> None:
         self._booster = booster
+        self._threads = 0
 
     @classmethod
     def fit(
@@ -145,7 +146,9 @@ class XGBoost:
 
     def factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""
-        self._booster.set_param({"nthread": threads})
+        if threads != self._threads:  # setting it is not free, and not safe beside a prediction
+            self._booster.set_param({"nthread": threads})
+            self._threads = threads
         out = self._booster.inplace_predict(matrix, validate_features=False)
         return np.maximum(np.asarray(out, np.float64), MIN_FACTOR)
 

@@ -1,0 +1,92 @@
+"""Training by the measured scheme: reproducible, better than the naive, honest about its origin."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rossmann.data.panel import Panel
+from rossmann.errors import SettingsError
+from rossmann.models.ensemble import Ensemble
+from rossmann.models.members import ratio_of
+from rossmann.models.train import Trained, draw_examples, train
+from rossmann.schema import FEATURES, MAX_HORIZON, OFFSET, feature_fingerprint
+from rossmann.settings import Settings
+
+
+def test_origins_are_uniform_and_early_rows_are_left_out(panel: Panel) -> None:
+    examples = draw_examples(panel, 31, seed=1)
+    horizon = examples.matrix[:, FEATURES.index("horizon")]
+    counts = np.bincount(horizon.astype(int), minlength=MAX_HORIZON + 1)[1:]
+    assert horizon.min() == 1
+    assert horizon.max() == MAX_HORIZON
+    assert counts.max() < 1.35 * counts.min()
+    assert (examples.day - horizon - panel.first_day + 1 >= 31).all()
+
+
+def test_training_examples_are_what_serving_builds(panel: Panel) -> None:
+    """Rule 3: the matrix that members learn from is the one that a request gets, bit for bit."""
+    examples = draw_examples(panel, 31, seed=1)
+    rows, sold = panel.past_rows()
+    at = {(int(s), int(d)): i for i, (s, d) in enumerate(zip(rows.store, rows.day, strict=True))}
+    assert len(at) == len(rows)
+    for i in np.random.default_rng(0).integers(0, len(examples.sold), 50):
+        day = int(examples.day[i])
+        origin = day - int(examples.matrix[i, FEATURES.index("horizon")])
+        store = next(
+            s for s in panel.store_numbers
+            if (int(s), day) in at and sold[at[int(s), day]] == examples.sold[i]
+            and panel.matrix(rows.take(np.array([at[int(s), day]])), origin)[0, OFFSET]
+            == examples.matrix[i, OFFSET]
+        )  # fmt: skip
+        served = panel.matrix(panel.usual_rows(int(store), np.array([day])), origin)
+        assert served[0].tobytes() == examples.matrix[i].tobytes()
+
+
+def test_the_same_seed_gives_the_same_version(
+    chain_settings: Settings, trained: Trained, panel: Panel
+) -> None:
+    again = train(chain_settings, "quick")
+    assert again.folder != trained.folder
+    days = np.arange(panel.last_day + 1, panel.last_day + 40)
+    matrix = panel.matrix(panel.usual_rows(int(panel.store_numbers[2]), days), panel.last_day)
+    one, two = (Ensemble.load(t.folder).predict(matrix) for t in (trained, again))
+    assert (one == two).all()
+    assert again.card["metrics"] == trained.card["metrics"]
+
+
+def test_the_ensemble_beats_the_naive(trained: Trained) -> None:
+    assert len(trained.windows) == 2
+    for window in trained.windows:
+        assert window.rmspe["ensemble"] < window.rmspe["seasonal_naive"]
+        assert window.rmspe["ensemble"] < window.rmspe["median"]
+
+
+def test_the_card_says_where_it_comes_from(trained: Trained, panel: Panel) -> None:
+    card = json.loads((trained.folder / "ensemble.json").read_text())
+    assert card["fingerprint"] == feature_fingerprint()
+    assert card["data"]["version"] == panel.info.version
+    assert card["data"]["dataset"] == "demo"
+    assert card["features"] == list(FEATURES)
+    assert set(card["files"]) == {"lightgbm.txt", "xgboost.ubj", "catboost.cbm"}
+    assert card["params"]["training_rows"] > 1000
+    assert len(card["metrics"]["windows"]) == 2
+
+
+def test_the_report_has_its_table_and_picture(trained: Trained) -> None:
+    report = (trained.folder / "report.md").read_text()
+    assert "Seasonal naive" in report
+    picture = Path(trained.folder / "pictures" / "windows.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_an_unknown_profile_is_named(chain_settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="no profile 'huge'; there are: full, quick"):
+        train(chain_settings, "huge")
+
+
+def test_the_target_is_floored() -> None:
+    matrix = np.zeros((2, len(FEATURES)), np.float32)
+    matrix[:, OFFSET] = np.log(1000.0)
+    assert ratio_of(matrix, np.array([2000.0, 1.0])) == pytest.approx([2.0, 0.2], rel=1e-6)
