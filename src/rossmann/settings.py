@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     history_days: Annotated[int, Field(ge=1)] = 31
     windows: tuple[Annotated[int, Field(ge=1)], ...] = (48, 365)
     window_days: Annotated[int, Field(ge=1, le=48)] = 48
+    gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.0005
     profiles: dict[ProfileName, Profile] = Field(default_factory=dict)
 
     @classmethod
