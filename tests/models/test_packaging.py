@@ -18,7 +18,7 @@ import pytest
 
 import rossmann
 from rossmann.errors import DamagedModel, ServiceError
-from rossmann.models import mlflow_server, model_card, packaging
+from rossmann.models import model_card, packaging
 from rossmann.models.backtest import WindowScore
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.members import MEMBERS
@@ -355,24 +355,3 @@ def test_registering_without_a_server_is_told_in_one_line(trained: Trained) -> N
         settings = load_settings(mlflow_tracking_uri=f"http://127.0.0.1:{held.getsockname()[1]}")
         with pytest.raises(ServiceError, match=r"start_mlflow\.sh"):
             packaging.register(trained, settings, NAME)
-
-
-def test_the_servers_variables_are_those_that_mlflow_reads() -> None:
-    from mlflow.server import constants
-
-    assert mlflow_server._BACKEND == constants.BACKEND_STORE_URI_ENV_VAR
-    assert mlflow_server._ARTIFACT_ROOT == constants.ARTIFACT_ROOT_ENV_VAR
-    assert mlflow_server._ARTIFACT_FOLDER == constants.ARTIFACTS_DESTINATION_ENV_VAR
-    assert mlflow_server._SERVE_ARTIFACTS == constants.SERVE_ARTIFACTS_ENV_VAR
-
-
-@pytest.mark.parametrize(("host", "code"), [("localhost", 200), ("evil.example", 403)])
-def test_only_known_hosts_are_answered(mlflow_server: str, host: str, code: int) -> None:
-    port = mlflow_server.rsplit(":", 1)[1]
-    answer = httpx.get(
-        f"{mlflow_server}/api/2.0/mlflow/registered-models/search",
-        headers={"Host": f"{host}:{port}"},
-        trust_env=False,
-        timeout=30,
-    )
-    assert answer.status_code == code

@@ -7,11 +7,12 @@ the memory, and a signal reaches the server itself, with no child left to look a
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rossmann.errors import ServiceError
+from rossmann.errors import PortTaken, ServiceError
 from rossmann.settings import Settings
 
 APP = "mlflow.server.fastapi_app:app"
@@ -73,23 +74,40 @@ def allowed_hosts(host: str, port: int) -> str:
     return ",".join([*once, *(f"{name}:{port}" for name in once), *patterns])
 
 
+def _check_port(host: str, port: int) -> None:
+    """Say that the port is taken at once, rather than after the long import."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTaken(
+                f"MLflow cannot listen on {host}:{port} ({error.strerror});"
+                " choose another port with ROSSMANN_MLFLOW_PORT"
+            ) from error
+
+
 def _prepare_database(folder: Path) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.server.handlers import initialize_backend_stores
+    from sqlalchemy.exc import SQLAlchemyError
 
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     store = os.environ[_BACKEND]
     try:
         initialize_backend_stores(store, store, _PROXY_ROOT)
-    except MlflowException as error:
-        raise ServiceError(f"MLflow cannot use its database {store}: {error.message}") from error
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ServiceError(f"MLflow cannot use its database {store}: {reason}") from error
 
 
 def run(host: str, port: int, folder: Path) -> None:
     """Serve until a signal ends the process; the environment is ``server_environment``'s.
 
-    Raises ``ServiceError`` when the database cannot be used.
+    Raises ``PortTaken``, or ``ServiceError`` when the database cannot be used.
     """
+    _check_port(host, port)
     import uvicorn
 
     _prepare_database(folder)
