@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rossmann.errors import (
     Fault,
+    GateFailed,
     NoKey,
     NoModel,
     NoRight,
@@ -124,10 +125,14 @@ class Client:
         """Load a stage or version; needs an operator's key."""
         return _read(self._send("POST", "/model/load", json={"model_stage": stage}), Loaded)
 
-    def promote(self, version: int, reason: str = "") -> ModelVersionInfo:
-        """Make ``version`` the Production version; needs an operator's key."""
-        path = f"/models/{version:d}/promote"
-        return _read(self._send("POST", path, json={"reason": reason}), ModelVersionInfo)
+    def promote(self, version: int, reason: str = "", force: bool = False) -> ModelVersionInfo:
+        """Make ``version`` the Production version; needs an operator's key.
+
+        Raises ``GateFailed`` where the gate refuses it and ``force`` is not set.
+        """
+        order = {"reason": reason, "force": force}
+        answer = self._send("POST", f"/models/{version:d}/promote", json=order)
+        return _read(answer, ModelVersionInfo)
 
     def rollback(self, reason: str = "") -> ModelVersionInfo:
         """Go back to the version before; needs an operator's key."""
@@ -180,8 +185,10 @@ def _error_of(response: httpx.Response) -> RossmannError:
     faults = [Fault(tuple(fault.loc), fault.msg, fault.type) for fault in told.detail]
     text = "; ".join(fault.msg for fault in faults[:5])
     match response.status_code:
-        case 400 | 405 | 409 | 422:
+        case 400 | 405 | 422:
             return RequestError(faults)
+        case 409:
+            return GateFailed(text)
         case 413:
             return TooLarge(faults)
         case 401:

@@ -179,6 +179,12 @@ class Reason(BaseModel):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
+class PromoteOrder(Reason):
+    """``force`` promotes a version that the gate refuses."""
+
+    force: bool = False
+
+
 class StoreSummary(BaseModel):
     """A store and what it sold lately."""
 

@@ -19,6 +19,7 @@ from rossmann.serving.messages import (
     ModelInfo,
     ModelVersionInfo,
     PredictAnswer,
+    PromoteOrder,
     Reason,
     StoreHistory,
     StorePlan,
@@ -35,6 +36,7 @@ from rossmann.settings import Settings
 _SMALL: Final = 16_384
 """Bytes that a body may have where it holds a few words."""
 Days = Annotated[int, Query(ge=1, le=1100, description="how many days")]
+Number = Annotated[int, Path(ge=1, lt=2**31)]
 Day = Annotated[str | None, Query(description="YYYY-MM-DD")]
 
 
@@ -147,9 +149,14 @@ def _model_routes(service: Service, keys: Keys) -> APIRouter:
 
     @router.post("/models/{version}/promote", summary="Make a version Production (operators)")
     def promote(
-        version: Annotated[int, Path(ge=1, lt=2**31)], who: Operator, why: Reason | None = None
+        version: Annotated[int, Path(ge=1, lt=2**31)],
+        who: Operator,
+        order: PromoteOrder | None = None,
     ) -> ModelVersionInfo:
-        found = registry.promote(version, (why or Reason()).reason, who)
+        order = order or PromoteOrder()
+        if not order.force:
+            service.gate(version)
+        found = registry.promote(version, order.reason, who)
         versions.poll()
         return version_info(found)
 

@@ -1,5 +1,6 @@
 """The one place that chooses the service's real parts: panel, registry, versions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from rossmann.errors import DamagedModel, RossmannError
+from rossmann.models.gate import validate
 from rossmann.models.registry import Registry
 from rossmann.schema import Dataset
 from rossmann.serving.forecaster import Forecaster
@@ -24,11 +26,15 @@ _LABELS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What answers: the panel, the versions over it, and the registry that they come from."""
+    """What answers: the panel, the versions over it, and the registry that they come from.
+
+    ``gate`` raises ``GateFailed`` for a version that may not become Production.
+    """
 
     panel: StorePanel
     versions: Versions
     registry: RegistryLike
+    gate: Callable[[int], None]
 
     @property
     def reason(self) -> str:
@@ -58,7 +64,12 @@ def open_service(settings: Settings) -> Service:
         registry, settings.model_cache_dir, lambda folder: _load(folder, panel(), settings)
     )
     versions.start()
-    return Service(panel(), versions, registry)
+    return Service(
+        panel(),
+        versions,
+        registry,
+        lambda version: validate(registry, version, settings).require(),
+    )
 
 
 def open_registry(settings: Settings) -> Registry:

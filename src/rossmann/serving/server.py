@@ -53,7 +53,7 @@ def run(settings: Settings) -> None:
 def check_model(settings: Settings) -> None:
     """Raise ``NoModel`` where no worker could start; loads nothing."""
     from rossmann.serving.runtime import open_registry
-    from rossmann.serving.versions import find_start
+    from rossmann.serving.start_rules import find_start
 
     find_start(open_registry(settings), settings.model_cache_dir)
 

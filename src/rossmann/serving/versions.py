@@ -13,17 +13,13 @@ from typing import Final
 
 from rossmann.errors import ModelError, NoModel, ServiceError, UnknownVersion
 from rossmann.logs import get_logger
-from rossmann.models.model_cache import last_production, local_copy, remember_production
-from rossmann.schema import MODEL_NAME, Stage
+from rossmann.models.model_cache import local_copy, remember_production
+from rossmann.schema import Stage
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.ports import RegistryLike
 from rossmann.serving.seen import Seen
+from rossmann.serving.start_rules import NO_PRODUCTION, last_copy
 
-NO_PRODUCTION: Final = (
-    f"there is no Production version of {MODEL_NAME}: make one with: bash "
-    "scripts/launch_dashboard.sh (or: rossmann train, rossmann validate VERSION, "
-    "rossmann promote VERSION)"
-)
 _LOOK_AGAIN: Final = 1.0
 """Seconds for which the registry is not asked again about a number that it does not have."""
 
@@ -45,25 +41,6 @@ class Picked:
     stage: str
 
 
-def find_start(registry: RegistryLike, cache: Path) -> None:
-    """Raise ``NoModel`` where ``Versions.start`` would; loads nothing."""
-    try:
-        found = registry.versions()
-    except ServiceError as error:
-        _last_copy(cache, f"the registry is away: {error}")
-        return
-    if all(version.stage is not Stage.PRODUCTION for version in found):
-        raise NoModel(NO_PRODUCTION)
-
-
-def _last_copy(cache: Path, why: str) -> tuple[int, Path]:
-    version = last_production(cache)
-    folder = None if version is None else local_copy(cache, version)
-    if version is None or folder is None:
-        raise NoModel(f"{why}; and {cache} holds no copy of a Production version")
-    return version, folder
-
-
 class Versions:
     """A bounded cache of versions, of which one is Production; safe to share between threads."""
 
@@ -79,6 +56,7 @@ class Versions:
         self._make = make
         self._keep = keep
         self._lock = threading.Lock()
+        self._polling = threading.Lock()
         self._loaded: dict[tuple[int, str], Served] = {}
         self._used: dict[tuple[int, str], float] = {}
         self._production: Served | None = None
@@ -120,7 +98,7 @@ class Versions:
             return
         if not self._away and self._seen.in_stage(Stage.PRODUCTION) is None:
             raise NoModel(NO_PRODUCTION)
-        version, folder = _last_copy(self._folder, self.reason)
+        version, folder = last_copy(self._folder, self.reason)
         # No run: the registry's word on it comes with the first poll that succeeds.
         served = Served(version, "", self._make(folder))
         self._production = self._loaded[version, ""] = served
@@ -130,13 +108,15 @@ class Versions:
 
     def poll(self) -> None:
         """Ask the registry once, and take over a new Production version."""
-        try:
-            seen = self._look()
-        except ServiceError as error:
-            self._away = f"the registry is away: {error}"
-            return
-        self._away = ""
-        self._follow(seen)
+        # One at a time: an older look must not undo what a newer one did.
+        with self._polling:
+            try:
+                seen = self._look()
+            except ServiceError as error:
+                self._away = f"the registry is away: {error}"
+                return
+            self._away = ""
+            self._follow(seen)
 
     def _look(self) -> Seen:
         found = self._registry.versions()
@@ -158,6 +138,7 @@ class Versions:
                 self._behind = f"version {version} is Production but cannot be had: {error}"
                 self._logger.warning("new version refused", version=version, reason=str(error))
                 return
+            self._loaded.pop((version, ""), None)
             remember_production(self._folder, version)
             self._logger.info("in service", version=version)
         self._behind = ""

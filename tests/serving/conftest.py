@@ -1,0 +1,190 @@
+"""A service over the real panel, with a model that is a simple function of the matrix."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from rossmann.data.panel import Panel
+from rossmann.errors import DamagedModel, GateFailed, ServiceError, UnknownVersion
+from rossmann.models.model_cache import new_copy
+from rossmann.schema import FloatArray, Matrix, Stage
+from rossmann.serving.api import create_app
+from rossmann.serving.forecaster import Forecaster
+from rossmann.serving.runtime import Service
+from rossmann.serving.stores import StoreBook, read_facts
+from rossmann.serving.versions import Versions
+from rossmann.settings import Settings, load_settings
+
+
+class PlainModel:
+    """Sales from the whole row of the matrix, so that a wrong cell changes the answer."""
+
+    def __init__(self, version: int, panel: Panel) -> None:
+        self.version = version
+        info = panel.info
+        self.card: dict[str, Any] = {
+            "profile": "plain",
+            "weights": {"plain": 1.0},
+            "metrics": {"rmspe": 0.1},
+            "intervals": {"levels": [0.5, 0.8, 0.95, 0.99]},
+            "data": {
+                "dataset": str(info.dataset),
+                "version": info.version,
+                "first_day": info.first_day.isoformat(),
+                "last_day": info.last_day.isoformat(),
+                "rows": info.rows,
+            },
+        }
+
+    def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+        weights = np.arange(1, matrix.shape[1] + 1) * self.version
+        return np.abs(np.nan_to_num(matrix.astype(np.float64))) @ weights
+
+    def bounds(
+        self, matrix: Matrix, sales: FloatArray, levels: Sequence[float]
+    ) -> list[tuple[FloatArray, FloatArray]]:
+        return [(sales * (1 - level / 2), sales * (1 + level / 2)) for level in levels]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A version as a registry lists it."""
+
+    version: int
+    stage: Stage
+    run_id: str
+    created: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class ShelfRegistry:
+    """A registry on a shelf: as many versions as wanted, away or damaged when told so."""
+
+    def __init__(self, production: int | None = 1, staging: int | None = 2, count: int = 3) -> None:
+        self.shelf = {
+            n: Listed(n, self._stage(n, production, staging), f"run-{n}")
+            for n in range(1, count + 1)
+        }
+        self.left: list[int] = []
+        self.away = False
+        self.calls = 0
+
+    @staticmethod
+    def _stage(number: int, production: int | None, staging: int | None) -> Stage:
+        stages = {production: Stage.PRODUCTION, staging: Stage.STAGING}
+        return stages.get(number, Stage.NONE)
+
+    def versions(self) -> list[Listed]:
+        self.calls += 1
+        if self.away:
+            raise ServiceError("no server answers")
+        return sorted(self.shelf.values(), key=lambda v: -v.version)
+
+    def fetch(self, version: int, cache: Path) -> Path:
+        if self.away:
+            raise ServiceError("no server answers")
+        found = self.shelf[version]
+        with new_copy(cache, version, found.run_id) as folder:
+            (folder / "model.txt").write_text(str(version))
+            digest = hashlib.sha256(str(version).encode()).hexdigest()
+            card = {"files": {"model.txt": digest}}
+            (folder / "ensemble.json").write_text(json.dumps(card))
+        return cache / str(version)
+
+    def promote(self, version: int, reason: str, who: str) -> Listed:
+        if version not in self.shelf:
+            raise UnknownVersion(f"there is no version {version}")
+        for number, found in self.shelf.items():
+            if found.stage is Stage.PRODUCTION and number != version:
+                self.shelf[number] = replace(found, stage=Stage.ARCHIVED)
+                self.left.append(number)
+        tags = {"reason": reason, "who": who}
+        self.shelf[version] = replace(self.shelf[version], stage=Stage.PRODUCTION, tags=tags)
+        return self.shelf[version]
+
+    def rollback(self, reason: str, who: str) -> Listed:
+        if not self.left:
+            raise UnknownVersion("nothing served before")
+        return self.promote(self.left.pop(), reason, who)
+
+
+def refuse_thirteen(version: int) -> None:
+    if version == 13:
+        raise GateFailed("version 13 did not pass the gate")
+
+
+def plain_maker(panel: Panel) -> Callable[[Path], Forecaster]:
+    """Makes a forecaster from what ``ShelfRegistry.fetch`` wrote."""
+
+    def make(folder: Path) -> Forecaster:
+        number = int((folder / "model.txt").read_text())
+        if number == 13:
+            raise DamagedModel("thirteen never loads")
+        return Forecaster(panel, PlainModel(number, panel))
+
+    return make
+
+
+@pytest.fixture
+def registry() -> ShelfRegistry:
+    return ShelfRegistry()
+
+
+@pytest.fixture
+def serving_settings(tmp_path: Path) -> Settings:
+    # Polls are made by the tests themselves, not by the clock.
+    return load_settings(data_dir=tmp_path, threads=2, reload_seconds=3600, max_rows=5000)
+
+
+@pytest.fixture
+def service(panel: Panel, registry: ShelfRegistry, serving_settings: Settings) -> Service:
+    versions = Versions(registry, serving_settings.model_cache_dir, plain_maker(panel))
+    versions.start()
+    return Service(panel, versions, registry, refuse_thirteen)
+
+
+@pytest.fixture
+def make_app(service: Service, serving_settings: Settings) -> Callable[..., FastAPI]:
+    """Builds the application; keyword arguments change settings."""
+
+    def make(**changes: Any) -> FastAPI:
+        settings = serving_settings.model_copy(update=changes)
+        book = StoreBook(service.panel, read_facts(service.panel.info.folder))
+        return create_app(settings, service, book)
+
+    return make
+
+
+@pytest.fixture
+def api(make_app: Callable[..., FastAPI]) -> Iterator[TestClient]:
+    with TestClient(make_app(), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def row(panel: Panel) -> Callable[..., dict[str, Any]]:
+    """A valid row some days after history; keyword arguments change or, with ``...``, drop."""
+
+    def make(ahead: int = 1, **changes: Any) -> dict[str, Any]:
+        day = panel.info.last_day + timedelta(days=ahead)
+        made = {
+            "Store": int(panel.store_numbers[0]),
+            "DayOfWeek": day.isoweekday(),
+            "Date": day.isoformat(),
+            "Open": 1,
+            "Promo": 1,
+            "StateHoliday": "0",
+            "SchoolHoliday": 0,
+        } | changes
+        return {name: value for name, value in made.items() if value is not ...}
+
+    return make
