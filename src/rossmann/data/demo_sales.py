@@ -18,13 +18,13 @@ from rossmann.schema import FloatArray
 _LIFT: Final = (0.46, 0.355, 0.285, 0.26, 0.19, 0.0, 0.0)
 """What a promotion adds from Monday to Sunday: it starts with a rush."""
 _MONTH: Final = (
-    -0.04, -0.03, -0.03, 0.0, 0.03, 0.02, 0.02, 0.0, -0.05, -0.05, 0.01, 0.03,
+    -0.04, -0.03, -0.03, 0.0, 0.03, 0.02, 0.01, -0.01, -0.06, -0.07, 0.01, 0.03,
 )  # fmt: skip
 _DAY_OF_MONTH: Final = {
     1: 0.09, 2: 0.07, 3: 0.02, 7: 0.02, 8: 0.02, 12: -0.03, 14: -0.02, 15: -0.03, 16: -0.06,
     17: -0.06, 18: -0.05, 19: -0.04, 24: -0.02, 25: -0.02, 28: 0.03, 29: 0.07, 30: 0.13, 31: 0.13,
 }  # fmt: skip
-_DECEMBER: Final = ((325, 0.0), (337, 0.15), (349, 0.21), (352, 0.37), (355, 0.46), (357, 0.70))
+_DECEMBER: Final = ((325, 0.0), (335, 0.18), (349, 0.25), (352, 0.40), (355, 0.50), (357, 0.74))
 """Day of a common year and what Christmas adds: a ramp to 23 December."""
 _AFTER_RAMP: Final = {
     (12, 24): -0.22, (12, 27): 0.12, (12, 28): 0.05, (12, 29): 0.10, (12, 30): 0.18,
@@ -50,7 +50,7 @@ def make_sales(
 
 
 def _base(chain: Stores, plan: Plan) -> FloatArray:
-    return np.asarray(chain.level[:, None] + chain.weekday[:, plan.weekday] - 0.07)
+    return np.asarray(chain.level[:, None] + chain.weekday[:, plan.weekday] - 0.06)
 
 
 def _calendar(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
@@ -131,7 +131,12 @@ def _changes(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
     out += np.where(since < days, gain + 0.15 * np.exp(-since / 12), 0.0)
     for _ in range(2):
         when = rng.integers(0, round(3.5 * days), stores)
-        out += (place >= when[:, None]) * rng.normal(0, 0.10, (stores, 1))
+        out += (place >= when[:, None]) * rng.normal(0, 0.09, (stores, 1))
+    # Works in the street, a neighbour that closes: some weeks at another level.
+    for _ in range(2):
+        begin = rng.integers(0, round(9 * days), (stores, 1))
+        until = begin + rng.integers(8, 50, (stores, 1))
+        out += ((place >= begin) & (place < until)) * rng.laplace(-0.06, 0.28, (stores, 1))
     trend = rng.normal(0.025, 0.03, (stores, 1))
     return np.asarray(out + trend * (place - days / 2) / 365)
 
@@ -152,7 +157,7 @@ def _days_since_works(plan: Plan) -> FloatArray:
 def _shocks(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
     """Weather and the like: days that are good or bad for the whole chain, and for a state."""
     days = len(plan.dates)
-    common = rng.normal(0, 0.029, days) + _fading(rng, (1, days), 0.015, 5)[0]
+    common = rng.normal(0, 0.027, days) + _fading(rng, (1, days), 0.015, 5)[0]
     states = rng.normal(0, 0.012, (len(STATES), days))
     states += _fading(rng, (len(STATES), days), 0.010, 4)
     return np.asarray(_measure(rng, len(chain), 0.3) * common + states[chain.state])
@@ -161,21 +166,21 @@ def _shocks(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
 def _level(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     """A store's slow drift, its months and its days: three memories of different length."""
     stores, _ = shape
-    pace = 0.0020 * np.exp(rng.normal(0, 0.5, (stores, 1)))
+    pace = 0.0017 * np.exp(rng.normal(0, 0.5, (stores, 1)))
     walk = np.cumsum(rng.normal(0, 1, shape) * pace, axis=1)
     walk -= walk.mean(axis=1, keepdims=True)
     spread = np.exp(rng.normal(0, 0.4, (stores, 1)))
-    months = _fading(rng, shape, 0.022, 30) * spread
-    return np.asarray(walk + months + _fading(rng, shape, 0.024, 2.5) * spread)
+    months = _fading(rng, shape, 0.014, 30) * spread
+    return np.asarray(walk + months + _fading(rng, shape, 0.022, 2.5) * spread)
 
 
 def _daily(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     """Each day's own noise: heavy tails, wider in some stores, and rare days cut short."""
     stores, _ = shape
-    spread = 0.046 * np.exp(rng.normal(0, 0.3, (stores, 1)))
-    noise = spread * rng.standard_t(4, shape)
-    odd = rng.random(shape) < 0.003
-    return np.asarray(noise.clip(-0.9, 0.9) + odd * rng.laplace(-0.08, 0.3, shape))
+    spread = 0.048 * np.exp(rng.normal(0, 0.3, (stores, 1)))
+    noise = spread * rng.standard_t(5, shape)
+    odd = rng.random(shape) < 0.001
+    return np.asarray(noise.clip(-0.9, 0.9) + odd * rng.laplace(-0.05, 0.3, shape))
 
 
 def _fading(

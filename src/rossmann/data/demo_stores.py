@@ -67,7 +67,7 @@ def make_stores(rng: np.random.Generator, stores: int, first: date, last: date) 
     distance = np.round(np.exp(rng.normal(table[:, 3], 1.45)), -1).clip(20, 75_860)
     distance[rng.permutation(stores)[: round(0.0027 * stores)]] = np.nan
     promo2_since, promo2_first_month = _promo2(rng, stores, last)
-    lift = np.array([_PROMO_LIFT[x] for x in letters]) * rng.normal(1.0, 0.27, stores)
+    lift = np.array([_PROMO_LIFT[x] for x in letters]) * rng.normal(1.0, 0.24, stores)
     also_sundays = rng.permutation(stores) < round(16 / CHAIN_STORES * stores)
     return Stores(
         kind=kind,
@@ -76,7 +76,7 @@ def make_stores(rng: np.random.Generator, stores: int, first: date, last: date) 
         competition=_competition(rng, stores, first, last),
         promo2_since=promo2_since,
         promo2_first_month=promo2_first_month,
-        level=rng.normal(table[:, 0], table[:, 1]),
+        level=rng.normal(table[:, 0], 0.95 * table[:, 1]),
         per_customer=rng.normal(table[:, 2], np.where(is_b, 0.10, 0.15)),
         weekday=_weekdays(rng, is_b),
         lift=lift.clip(0.1, 2.2),
