@@ -83,6 +83,9 @@ class ShelfRegistry:
         stages = {production: Stage.PRODUCTION, staging: Stage.STAGING}
         return stages.get(number, Stage.NONE)
 
+    def add(self, version: int, stage: Stage = Stage.NONE, run_id: str = "") -> None:
+        self.shelf[version] = Listed(version, stage, run_id or f"run-{version}")
+
     def versions(self) -> list[Listed]:
         self.calls += 1
         if self.away:
@@ -114,7 +117,11 @@ class ShelfRegistry:
     def rollback(self, reason: str, who: str) -> Listed:
         if not self.left:
             raise UnknownVersion("nothing served before")
-        return self.promote(self.left.pop(), reason, who)
+        before = self.left.pop()
+        rest = list(self.left)
+        found = self.promote(before, reason, who)
+        self.left = rest
+        return found
 
 
 def refuse_thirteen(version: int) -> None:
@@ -146,8 +153,18 @@ def serving_settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def service(panel: Panel, registry: ShelfRegistry, serving_settings: Settings) -> Service:
-    versions = Versions(registry, serving_settings.model_cache_dir, plain_maker(panel))
+def make_forecaster(panel: Panel) -> Callable[[Path], Forecaster]:
+    return plain_maker(panel)
+
+
+@pytest.fixture
+def service(
+    panel: Panel,
+    registry: ShelfRegistry,
+    serving_settings: Settings,
+    make_forecaster: Callable[[Path], Forecaster],
+) -> Service:
+    versions = Versions(registry, serving_settings.model_cache_dir, make_forecaster)
     versions.start()
     return Service(panel, versions, registry, refuse_thirteen)
 

@@ -1,0 +1,231 @@
+"""Every call but the forecast: shapes, codes and who may."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from rossmann.data.panel import Panel
+from rossmann.errors import SettingsError
+from rossmann.serving.api import CODES
+from rossmann.serving.messages import ErrorAnswer, Health, ModelInfo
+from rossmann.serving.security import Keys
+
+App = Callable[..., FastAPI]
+KEYS = ",".join(
+    f"{role}:{hashlib.sha256(key.encode()).hexdigest()}"
+    for role, key in (("viewer", "see"), ("operator", "act"))
+)
+
+
+def kind(answer: Any, code: int) -> str:
+    assert answer.status_code == code, answer.text
+    return ErrorAnswer.model_validate_json(answer.content, strict=True).detail[0].type
+
+
+def test_root_tells_where_things_are(api: TestClient) -> None:
+    told = api.get("/").json()
+    assert told["name"] and told["version"]
+    for name in ("docs", "openapi", "health", "model", "stores", "metrics"):
+        assert api.get(told[name]).status_code == 200
+
+
+def test_health(api: TestClient, registry: Any, service: Any) -> None:
+    told = api.get("/health").json()
+    assert told.items() >= {
+        "status": "healthy", "model_loaded": True, "model_version": 1,
+        "model_stage": "Production", "reason": "",
+    }.items()  # fmt: skip
+    Health.model_validate(told)
+    registry.away = True
+    service.versions.poll()
+    told = api.get("/health").json()
+    assert told["status"] == "degraded" and "no server answers" in told["reason"]
+    assert api.get("/health/live").status_code == api.get("/health/ready").status_code == 200
+    registry.away = False
+    service.versions.poll()
+    assert api.get("/health").json()["status"] == "healthy"
+
+
+def test_a_model_of_other_data_is_told(api: TestClient, service: Any) -> None:
+    service.versions.production.forecaster.ensemble.card["data"]["dataset"] = "rossmann"
+    told = api.get("/health").json()
+    assert told["status"] == "degraded"
+    assert "the real Rossmann tables" in told["reason"] and "demo data" in told["reason"]
+
+
+def test_model_info(api: TestClient, panel: Panel) -> None:
+    answer = api.get("/model/info")
+    told = ModelInfo.model_validate_json(answer.content)
+    assert (told.production_version, told.staging_version) == (1, 2)
+    assert told.registered_models == ["rossmann-ensemble"]
+    for data in (told.data.model, told.data.panel):
+        assert (data.dataset, data.version) == ("demo", panel.info.version)
+        assert data.label == "demo data (a synthetic chain)"
+        assert data.last_day == panel.info.last_day and data.rows == panel.info.rows
+
+
+def test_load(api: TestClient) -> None:
+    told = api.post("/model/load", json={"model_stage": "Staging"}).json()
+    assert told == {"model_version": 2, "model_stage": "Staging", "model_loaded": True}
+    assert api.post("/model/load").json()["model_version"] == 1
+    assert api.get("/model/info").json()["loaded_versions"] == [1, 2]
+    answer = api.post("/model/load", json={"model_stage": 99})
+    assert kind(answer, 404) == "unknown_version"
+    assert kind(api.post("/model/load", json={"stage": 1}), 422) == "extra_forbidden"
+
+
+def test_promote_and_rollback_take_effect_at_once(api: TestClient, registry: Any) -> None:
+    told = api.post("/models/2/promote", json={"reason": "better"}).json()
+    assert (told["version"], told["stage"]) == (2, "Production")
+    assert registry.shelf[2].tags == {"reason": "better", "who": "anyone"}
+    assert api.get("/health").json()["model_version"] == 2
+    assert api.post("/models/rollback").json()["version"] == 1
+    assert api.get("/health").json()["model_version"] == 1
+    assert kind(api.post("/models/rollback"), 404) == "unknown_version"
+    assert kind(api.post("/models/77/promote"), 404) == "unknown_version"
+    assert [v["version"] for v in api.get("/models").json()] == [3, 2, 1]
+
+
+def test_the_gate_decides_unless_forced(api: TestClient, registry: Any) -> None:
+    registry.add(13)
+    assert kind(api.post("/models/13/promote"), 409) == "gate_failed"
+    assert api.get("/health").json()["model_version"] == 1
+    answer = api.post("/models/13/promote", json={"force": True})
+    assert answer.json()["stage"] == "Production"
+
+
+def test_registry_away_is_503(api: TestClient, registry: Any) -> None:
+    registry.away = True
+    for answer in (api.get("/models"), api.post("/model/load", json={"model_stage": 3})):
+        assert kind(answer, 503) == "away"
+
+
+def test_unknown_path_and_method(api: TestClient) -> None:
+    assert kind(api.get("/nope"), 404) == "not_found"
+    answer = api.get("/predict")
+    assert kind(answer, 405) == "method_not_allowed" and answer.headers["Allow"] == "POST"
+
+
+def test_a_fault_of_ours_is_500_without_its_text(
+    api: TestClient, service: Any, row: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(type(service.versions), "pick", broken)
+    answer = api.post("/predict", json={"inputs": [row()]})
+    assert kind(answer, 500) == "internal" and "secret" not in answer.text
+
+
+def test_each_error_has_its_own_code() -> None:
+    for place, (error, _, _) in enumerate(CODES):
+        assert not any(issubclass(error, earlier) for earlier, _, _ in CODES[:place])
+
+
+def test_stores(api: TestClient, panel: Panel) -> None:
+    told = api.get("/stores").json()
+    assert [store["store"] for store in told] == panel.store_numbers.tolist()
+    assert api.get(f"/stores/{told[3]['store']}").json() == told[3]
+    for path in ("/stores/4444", "/stores/0", "/stores/-1", f"/stores/{10**30}"):
+        assert kind(api.get(path), 422) == "unknown_store"
+    assert kind(api.get("/stores/one"), 422) == "int_parsing"
+
+
+def test_history_is_the_panels(api: TestClient, panel: Panel) -> None:
+    store = int(panel.store_numbers[5])
+    until = panel.info.last_day - timedelta(days=100)
+    path = f"/stores/{store}/history"
+    told = api.get(path, params={"days": 30, "until": until.isoformat()}).json()
+    past = panel.history(store, panel.last_day - 100, 30)
+    assert told["until"] == told["days"][-1]["Date"] == until.isoformat()
+    assert [day["Sales"] for day in told["days"]] == past.sales.tolist()
+    assert [day["Open"] for day in told["days"]] == past.open.tolist()
+    assert len(api.get(path).json()["days"]) == 90
+    for wrong in ({"days": 0}, {"days": "x"}, {"until": "1999-01-01"}, {"until": "31.12.2014"}):
+        kind(api.get(path, params=wrong), 422)
+
+
+def test_plan_can_be_sent_back_as_it_is(api: TestClient, panel: Panel) -> None:
+    store = int(panel.store_numbers[2])
+    told = api.get(f"/stores/{store}/plan").json()
+    assert told["start"] == (panel.info.last_day + timedelta(days=1)).isoformat()
+    assert len(told["rows"]) == 48 and all(row["scheduled"] for row in told["rows"])
+    rows = [{k: v for k, v in row.items() if k != "scheduled"} for row in told["rows"]]
+    answer = api.post("/predict", json={"inputs": rows}).json()
+    assert answer["warnings"] == []
+    opened = [row["Open"] for row in rows]
+    assert [sales > 0 for sales in answer["predictions"]] == [bool(o) for o in opened]
+    later = api.get(f"/stores/{store}/plan", params={"days": 60}).json()["rows"]
+    assert [row["scheduled"] for row in later] == [True] * 48 + [False] * 12
+
+
+def test_metrics_count_and_hold_no_text_of_callers(api: TestClient, row: Any) -> None:
+    api.post("/predict", json={"inputs": [row(60), row(61), row()]})
+    api.get("/no/such/path")
+    api.get("/stores/4444")
+    text = api.get("/metrics").text
+    assert "rossmann_rows_total 3.0" in text
+    assert 'rossmann_warnings_total{kind="horizon"} 2.0' in text
+    assert "rossmann_model_version 1.0" in text
+    assert 'rossmann_requests_total{code="200",method="POST",route="/predict"} 1.0' in text
+    assert "no/such" not in text and "4444" not in text
+
+
+def test_examples_of_the_openapi_text_work(api: TestClient) -> None:
+    text = api.get("/openapi.json").json()
+    body = text["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    answer = api.post("/predict", json=body["example"])
+    assert answer.status_code == 200 and answer.json()["warnings"] == []
+    assert body["schema"]["$ref"].rsplit("/", 1)[1] in text["components"]["schemas"]
+    names = [ref.rsplit("/", 1)[1] for ref in _refs(text)]
+    assert names and set(names) <= set(text["components"]["schemas"])
+
+
+def _refs(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return own + [ref for value in node.values() for ref in _refs(value)]
+    return [ref for value in node for ref in _refs(value)] if isinstance(node, list) else []
+
+
+def test_keys_and_roles(make_app: App, row: Any) -> None:
+    see, act = {"X-API-Key": "see"}, {"Authorization": "Bearer act"}
+    body = {"inputs": [row()]}
+    with TestClient(make_app(api_keys=KEYS)) as api:
+        for path in ("/", "/health", "/health/live", "/health/ready", "/docs", "/metrics"):
+            assert api.get(path).status_code == 200
+        for path in ("/model/info", "/stores", "/stores/1/plan"):
+            answer = api.get(path)
+            assert kind(answer, 401) == "no_key" and answer.headers["WWW-Authenticate"]
+            assert api.get(path, headers=see).status_code == 200
+        assert kind(api.post("/predict", json=body), 401) == "no_key"
+        for wrong in ({"X-API-Key": "sea"}, {"Authorization": "Basic act"}):
+            assert kind(api.post("/predict", json=body, headers=wrong), 401) == "no_key"
+        for headers in (see, act):
+            assert api.post("/predict", json=body, headers=headers).status_code == 200
+        for path in ("/model/load", "/models/2/promote", "/models/rollback"):
+            assert kind(api.post(path), 401) == "no_key"
+            assert kind(api.post(path, headers=see), 403) == "no_right"
+        assert kind(api.get("/models", headers=see), 403) == "no_right"
+        assert api.post("/models/2/promote", headers=act).status_code == 200
+
+
+def test_orders_from_pages_of_other_sites_are_refused(api: TestClient) -> None:
+    foreign = {"Origin": "https://evil.example"}
+    assert kind(api.post("/models/2/promote", headers=foreign), 403) == "no_right"
+    own = {"Origin": "http://testserver"}
+    assert api.post("/models/2/promote", headers=own).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text", ["secret", "viewer:secret", "admin:" + "0" * 64, "viewer:" + "g" * 64]
+)
+def test_keys_that_cannot_be_are_refused_unseen(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Keys.parse(text)
+    assert "secret" not in str(caught.value)
