@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -20,6 +24,7 @@ from rossmann.schema import FloatArray, Matrix, Stage
 from rossmann.serving.api import create_app
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.runtime import Service
+from rossmann.serving.server import bind, server_config
 from rossmann.serving.stores import StoreBook, read_facts
 from rossmann.serving.versions import Versions
 from rossmann.settings import Settings, load_settings
@@ -185,6 +190,28 @@ def make_app(service: Service, serving_settings: Settings) -> Callable[..., Fast
 def api(make_app: Callable[..., FastAPI]) -> Iterator[TestClient]:
     with TestClient(make_app(), raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def run_live(app: FastAPI) -> Iterator[str]:
+    """Serve ``app`` on a free port, with the loop and parser that the service uses."""
+    with bind("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(server_config(app))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server ended while starting"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@pytest.fixture
+def live() -> Callable[[FastAPI], AbstractContextManager[str]]:
+    return run_live
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def run(settings: Settings) -> None:
             if settings.workers == 1:
                 app = build_app(settings)
                 logger.info("serving", url=url)
-                _run_one(_config(app), listener)
+                _run_one(server_config(app), listener)
             else:
                 check_model(settings)
                 logger.info("serving", url=url, workers=settings.workers)
@@ -98,7 +98,8 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _config(app: "FastAPI | str", workers: int = 1) -> "uvicorn.Config":
+def server_config(app: "FastAPI | str", workers: int = 1) -> "uvicorn.Config":
+    """How the service is served; ``app`` may name a function that makes one per worker."""
     import uvicorn
 
     return uvicorn.Config(
@@ -129,5 +130,5 @@ def _run_one(config: "uvicorn.Config", listener: socket.socket) -> None:
 def _run_many(workers: int, listener: socket.socket) -> None:
     from uvicorn.supervisors import Multiprocess
 
-    config = _config("rossmann.serving.server:worker_app", workers)
+    config = server_config("rossmann.serving.server:worker_app", workers)
     Multiprocess(config, sockets=[listener]).run()
