@@ -111,22 +111,22 @@ CATALOGUE: Final[tuple[Feature, ...]] = (
     *_group(
         "promo",
         ("promo", "1 where the store runs a promotion on D"),
-        ("days_since_promo", "days since the last promotion day, 0 on one, at most 14"),
-        ("days_to_promo", "days until the next promotion day, 0 on one, at most 14"),
+        ("days_since_promo", "days since the last promotion day before D, at most 14"),
+        ("days_to_promo", "days until the next promotion day after D, at most 14"),
         ("promo_days_left", "promotion days in a row from D on, at most 7"),
         ("promo2_phase", "months into the Promo2 round (0 to 2), -1 where it does not run"),
     ),
     *_group(
         "holiday",
         ("state_holiday", "0 none, 1 public, 2 Easter, 3 Christmas"),
-        ("days_since_holiday", "days since the last state holiday, 0 on one, at most 30"),
-        ("days_to_holiday", "days until the next state holiday, 0 on one, at most 30"),
+        ("days_since_holiday", "days since the last state holiday before D, at most 30"),
+        ("days_to_holiday", "days until the next state holiday after D, at most 30"),
         ("holidays_next_week", "state holidays on D+1 to D+7"),
     ),
     *_group(
         "school",
         ("days_since_school_holiday", "days since the last one, 0 on one, at most 60"),
-        ("days_to_school_holiday", "days until the next one, 0 on one, at most 60"),
+        ("days_to_school_holiday", "days until the next one after D, at most 60"),
         ("school_holidays_this_week", "school holidays from Monday to Sunday of D's week"),
     ),
     *_group(

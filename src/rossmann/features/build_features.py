@@ -53,8 +53,9 @@ def _plan_features(
     out[4] = table[calendars.EASTER]
     out[5] = table[calendars.CHRISTMAS]
     out[6] = promo
-    out[7] = 0 if promo else min(before[plan.PROMO_SINCE] + 1, plan.PROMO_CAP)
-    out[8] = 0 if promo else min(after[plan.PROMO_UNTIL] + 1, plan.PROMO_CAP)
+    # the day itself is left out where it has a column: what lies around it says more then
+    out[7] = min(before[plan.PROMO_SINCE] + 1, plan.PROMO_CAP)
+    out[8] = min(after[plan.PROMO_UNTIL] + 1, plan.PROMO_CAP)
     out[9] = min(after[plan.PROMO_RUN] + 1, plan.RUN_CAP) if promo else 0
     out[10] = promo2_phase(
         table[calendars.MONTH],
@@ -63,11 +64,11 @@ def _plan_features(
         a.stores[s, store_table.PROMO2_SINCE],
     )
     out[11] = holiday
-    out[12] = 0 if holiday else min(before[plan.HOLIDAY_SINCE] + 1, plan.HOLIDAY_CAP)
-    out[13] = 0 if holiday else min(after[plan.HOLIDAY_UNTIL] + 1, plan.HOLIDAY_CAP)
+    out[12] = min(before[plan.HOLIDAY_SINCE] + 1, plan.HOLIDAY_CAP)
+    out[13] = min(after[plan.HOLIDAY_UNTIL] + 1, plan.HOLIDAY_CAP)
     out[14] = here[plan.HOLIDAY_NEXT_7]
     out[15] = 0 if school else min(before[plan.SCHOOL_SINCE] + 1, plan.SCHOOL_CAP)
-    out[16] = 0 if school else min(after[plan.SCHOOL_UNTIL] + 1, plan.SCHOOL_CAP)
+    out[16] = min(after[plan.SCHOOL_UNTIL] + 1, plan.SCHOOL_CAP)
     out[17] = here[plan.SCHOOL_WEEK] - int(here[plan.SCHOOL]) + school
     out[18] = before[plan.CLOSED_BACK]
     out[19] = after[plan.CLOSED_AHEAD]
