@@ -1,0 +1,212 @@
+"""A user's table to rows that can be forecast: six fields, each fault with its row and column.
+
+One bad row costs no other. What is filled or decided by rule is said in ``notes``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from rossmann.data.upload_dates import (
+    DATE_FORMATS,
+    AmbiguousDates,
+    date_formats,
+    parse_dates,
+    settle_format,
+)
+from rossmann.data.upload_tables import read_table
+from rossmann.errors import BrokenRule, Fault
+from rossmann.schema import STATE_HOLIDAYS, Rows
+
+__all__ = [
+    "DATE_FORMATS",
+    "FIELDS",
+    "AmbiguousDates",
+    "Upload",
+    "date_formats",
+    "read_table",
+    "read_upload",
+    "template_csv",
+]
+
+FIELDS: Final = ("Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
+_MOST: Final = 2**31 - 1
+_MUST: Final = {
+    "Store": f"a whole number from 1 to {_MOST}",
+    "Open": "0 or 1",
+    "Promo": "0 or 1",
+    "StateHoliday": f"one of {', '.join(STATE_HOLIDAYS)}",
+    "SchoolHoliday": "0 or 1",
+}
+_KIND: Final = {
+    "Store": "store_number",
+    "Date": "date_format",
+    "Open": "flag",
+    "Promo": "flag",
+    "StateHoliday": "state_holiday",
+    "SchoolHoliday": "flag",
+}
+
+
+@dataclass
+class Upload:
+    """A table as uploaded, and what of it can be forecast.
+
+    ``rows``: the n good rows, in the file's order; ``index``: the place in ``frame`` of each,
+    shape (n,); ``frame``: every row and column as text; ``faults``: each with ``loc`` (row number
+    from 1, column); ``notes``: what was filled or decided by rule, for people.
+    """
+
+    rows: Rows
+    index: npt.NDArray[np.int64]
+    frame: pl.DataFrame
+    faults: list[Fault]
+    notes: list[str]
+
+
+def read_upload(name: str, content: bytes, date_format: str | None = None) -> Upload:
+    """Read CSV, Parquet or Excel with the six fields; other columns are kept, in any order.
+
+    ``date_format``: one of ``DATE_FORMATS``; None finds it. Raises ``BrokenRule`` for a file that
+    is no table, lacks columns or has no rows, and ``AmbiguousDates`` where dates can be read in
+    more than one way.
+    """
+    frame = read_table(name, content)
+    text = _six_fields(name, frame)
+    dates = text["Date"].drop_nulls().unique(maintain_order=True).to_list()
+    chosen = date_format.strip().upper() if date_format else settle_format(dates)
+    values = _values(text, parse_dates(dates, chosen))
+    notes = list(_notes(frame, text, values))
+    values = values.with_columns(
+        pl.when(_unsaid(text)).then(_usual()).otherwise("Open").alias("Open")
+    )
+    faults = _faults(text, values, chosen)
+    good = values.select(~pl.any_horizontal(pl.all().is_null())).to_series()
+    index = np.asarray(good.arg_true().to_numpy(), np.int64)
+    return Upload(_rows(values.filter(good)), index, frame, faults, notes)
+
+
+def template_csv() -> str:
+    """A table to fill in: the six fields and three rows as an example."""
+    rows = (
+        "1,2015-08-01,1,0,0,1",
+        "1,2015-08-02,0,0,0,1",
+        "1,2015-08-03,1,1,0,1",
+    )
+    return "\n".join((",".join(FIELDS), *rows, ""))
+
+
+def _six_fields(name: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """The six columns under their own names, however the file writes their case and blanks."""
+    found = {field: _spellings(frame, field) for field in FIELDS}
+    missing = [field for field, columns in found.items() if not columns]
+    if missing:
+        there = ", ".join(frame.columns) or "none"
+        raise BrokenRule(f"{name} lacks the columns {', '.join(missing)}; it has: {there}")
+    for field, columns in found.items():
+        if len(columns) > 1:
+            raise BrokenRule(f"{name} has the column {field} more than once: {', '.join(columns)}")
+    if frame.is_empty():
+        raise BrokenRule(f"{name} has column names but no rows")
+    # Where a column has gaps, other tools write its whole numbers as 1.0.
+    return frame.select(
+        pl.col(columns[0]).str.replace(r"^([0-9]+)\.0+$", "$1").alias(field)
+        for field, columns in found.items()
+    )
+
+
+def _spellings(frame: pl.DataFrame, field: str) -> list[str]:
+    wanted = field.casefold()
+    # A name that a CSV file holds twice comes back as this.
+    return [c for c in frame.columns if _bare(c.partition("_duplicated_")[0]) == wanted]
+
+
+def _bare(name: str) -> str:
+    return name.casefold().replace(" ", "").replace("_", "")
+
+
+def _values(text: pl.DataFrame, days: dict[str, date]) -> pl.DataFrame:
+    """Typed columns, null where the text is no such value (or, for Open, empty)."""
+    flags = [pl.col(name).replace_strict(["0", "1"], [0, 1], default=None, return_dtype=pl.UInt8)
+             for name in ("Open", "Promo", "SchoolHoliday")]  # fmt: skip
+    store = pl.when(pl.col("Store").str.contains(r"^[0-9]{1,10}$")).then("Store").cast(pl.Int64)
+    codes = range(len(STATE_HOLIDAYS))
+    return text.select(
+        pl.when(store.is_between(1, _MOST)).then(store).cast(pl.Int32).alias("Store"),
+        pl.col("Date").replace_strict(
+            list(days), list(days.values()), default=None, return_dtype=pl.Date
+        ),
+        *flags,
+        pl.col("StateHoliday")
+        .str.to_lowercase()
+        .replace_strict(list(STATE_HOLIDAYS), list(codes), default=None, return_dtype=pl.UInt8),
+    ).select(FIELDS)
+
+
+def _unsaid(text: pl.DataFrame) -> pl.Series:
+    """Rows that leave Open empty, but are not empty altogether."""
+    some = text.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
+    return some & text["Open"].is_null()
+
+
+def _usual() -> pl.Expr:
+    """Open where nothing is said: all but Sundays and holidays; from the row alone."""
+    closed = (pl.col("Date").dt.weekday() == 7) | (pl.col("StateHoliday") > 0)
+    return (~closed.fill_null(False)).cast(pl.UInt8)
+
+
+def _notes(frame: pl.DataFrame, text: pl.DataFrame, values: pl.DataFrame) -> Iterator[str]:
+    unsaid = int(_unsaid(text).sum())
+    if unsaid:
+        yield (
+            f"{_count(unsaid)} not say whether the store opens: "
+            "taken as open, but for Sundays and state holidays"
+        )
+    named = _spellings(frame, "DayOfWeek")
+    if named:
+        weekday = frame[named[0]].cast(pl.Int64, strict=False)
+        off = int((weekday != values["Date"].dt.weekday()).sum())
+        if off:
+            yield f"{_count(off)} not have the weekday of their Date: the Date decides"
+
+
+def _count(rows: int) -> str:
+    return "1 row does" if rows == 1 else f"{rows:,} rows do"
+
+
+def _faults(text: pl.DataFrame, values: pl.DataFrame, date_format: str) -> list[Fault]:
+    """Every value that is none, by row, then by column."""
+    must = {**_MUST, "Date": f"a day written {date_format}"}
+    empty = text.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    found: list[tuple[int, int, Fault]] = [
+        (row, 0, Fault((row + 1,), "the row is empty", "missing"))
+        for row in empty.arg_true().to_list()
+    ]
+    for place, field in enumerate(FIELDS):
+        rows = (values[field].is_null() & ~empty).arg_true()
+        for row, got in zip(rows.to_list(), _gather(text[field], rows), strict=True):
+            said = "is missing" if got is None else f"must be {must[field]} (got {got[:40]})"
+            kind = "missing" if got is None else _KIND[field]
+            found.append((row, place, Fault((row + 1, field), f"{field} {said}", kind)))
+    return [fault for _, _, fault in sorted(found, key=lambda item: item[:2])]
+
+
+def _gather(column: pl.Series, rows: pl.Series) -> Sequence[str | None]:
+    texts: list[str | None] = column.gather(rows).to_list()
+    return texts
+
+
+def _rows(values: pl.DataFrame) -> Rows:
+    return Rows(
+        store=values["Store"].to_numpy().astype(np.int32),
+        day=values["Date"].to_physical().to_numpy().astype(np.int32),
+        open=values["Open"].to_numpy().astype(np.uint8),
+        promo=values["Promo"].to_numpy().astype(np.uint8),
+        state_holiday=values["StateHoliday"].to_numpy().astype(np.uint8),
+        school_holiday=values["SchoolHoliday"].to_numpy().astype(np.uint8),
+    )

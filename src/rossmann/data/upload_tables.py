@@ -1,0 +1,127 @@
+"""Any table that a user has, as text: CSV of every usual kind, Parquet, Excel."""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from typing import Final
+
+import polars as pl
+
+from rossmann.errors import BrokenRule
+
+_SEPARATORS: Final = (",", ";", "\t")
+_MIDNIGHT: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]00:00(?::00(?:\.0+)?)?$"
+_MOST_BYTES: Final = 1 << 30
+"""Refuse more than a gigabyte unpacked: a small archive can hold any amount of nothing."""
+
+
+def read_table(name: str, content: bytes) -> pl.DataFrame:
+    """The table in ``content`` with every value as text without outer blanks, null where empty.
+
+    What it is, is told by its first bytes; ``name`` is for messages. CSV may use commas, semicolons
+    or tabs, a byte order mark, UTF-8, UTF-16 or Windows' Western alphabet, and may be gzipped. Of a
+    workbook, the first sheet is read. Empty rows at the end are dropped; others stay, so that a row
+    keeps its number. Raises ``BrokenRule`` for what is no table.
+    """
+    if content.startswith(b"\x1f\x8b"):
+        content = _unpack(name, content)
+    if content.startswith(b"PAR1"):
+        frame = _read_parquet(name, content)
+    elif content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        frame = _read_workbook(name, content)
+    else:
+        frame = _read_csv(name, _decode(name, content))
+    try:
+        return _plain(frame)
+    except pl.exceptions.PolarsError as error:
+        raise BrokenRule(f"{name} cannot be read as a table: {_first_line(error)}") from error
+
+
+def _read_parquet(name: str, content: bytes) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(io.BytesIO(content))
+    # Some kinds of damage make the reader panic, which is no PolarsError.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise BrokenRule(f"{name} is no Parquet table: {_first_line(error)}") from error
+
+
+def _read_workbook(name: str, content: bytes) -> pl.DataFrame:
+    import fastexcel
+
+    try:
+        # A length of 0 leaves every cell as it is written: nothing is guessed from a few rows.
+        return pl.read_excel(content, infer_schema_length=0, drop_empty_rows=False)
+    except (fastexcel.FastExcelError, pl.exceptions.PolarsError, ValueError) as error:
+        raise BrokenRule(f"{name} is no workbook: {_first_line(error)}") from error
+
+
+def _unpack(name: str, content: bytes) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            plain = stream.read(_MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BrokenRule(f"{name} is a damaged gzip file: {_first_line(error)}") from error
+    if len(plain) > _MOST_BYTES:
+        raise BrokenRule(f"{name} holds more than a gigabyte: send it in parts")
+    return plain
+
+
+def _decode(name: str, content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
+    if b"\x00" in content:
+        raise BrokenRule(f"{name} is no table: it must be CSV, Parquet or Excel (.xlsx)")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _read_csv(name: str, text: str) -> pl.DataFrame:
+    text = text.lstrip("\r\n \t")
+    if not text:
+        raise BrokenRule(f"{name} is empty")
+    header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
+    separator = max(_SEPARATORS, key=header.count)
+    try:
+        return pl.read_csv(text.encode(), separator=separator, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise BrokenRule(f"{name} is no CSV table: {_why(text, separator, error)}") from error
+
+
+def _why(text: str, separator: str, error: Exception) -> str:
+    """Name the first line with too many values, which is the usual reason."""
+    lines = csv.reader(io.StringIO(text), delimiter=separator)
+    try:
+        width = len(next(lines))
+        for line in lines:
+            if len(line) > width:
+                return f"line {lines.line_num} has {len(line)} values, the first line {width} names"
+    except csv.Error:
+        pass
+    return _first_line(error)
+
+
+def _plain(frame: pl.DataFrame) -> pl.DataFrame:
+    """Every value as text; flags as 0 and 1, the midnight of a day as the day."""
+    columns = []
+    for column in frame.get_columns():
+        if column.dtype == pl.Boolean:
+            columns.append(column.cast(pl.UInt8).cast(pl.String))
+        else:
+            columns.append(column.cast(pl.String))
+    text = pl.all().str.strip_chars()
+    text = text.str.replace(_MIDNIGHT, "$1")
+    plain = pl.DataFrame(columns).with_columns(
+        pl.when(text.str.len_bytes() > 0).then(text).name.keep()
+    )
+    plain = plain.rename({name: name.strip() for name in plain.columns})
+    some = pl.any_horizontal(pl.all().is_not_null()).alias("some")
+    filled = plain.select(some)["some"].arg_true().to_list() if plain.width else []
+    return plain.head(filled[-1] + 1 if filled else 0)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
