@@ -67,20 +67,16 @@ def predict(
 def _forecast(
     settings: "Settings", upload: "Upload", model: str, as_of: str | None, levels: list[float]
 ) -> "Forecast":
-    from rossmann.data.make_dataset import current_dataset
-    from rossmann.data.panel import open_panel
-    from rossmann.models.registry import Registry
     from rossmann.serving.columns import read_day
     from rossmann.serving.runtime import open_service
 
     day = None if as_of is None else read_day(as_of)
     if as_of is not None and day is None:
         raise typer.BadParameter(f"--as-of {as_of} is no date written YYYY-MM-DD")
-    with Registry(settings.tracking_uri) as registry:
-        service = open_service(settings, registry, open_panel(current_dataset(settings)))
-        if service.reason:
-            progress(service.reason)
-        picked = service.versions.load(int(model) if model.isdecimal() else model)
+    service = open_service(settings)
+    if service.reason:
+        progress(service.reason)
+    picked = service.versions.load(int(model) if model.isdecimal() else model)
     progress(f"version {picked.served.version} ({picked.stage})")
     return picked.served.forecaster.forecast(upload.rows, day, levels)
 

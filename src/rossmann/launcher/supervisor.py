@@ -26,6 +26,7 @@ class _Started:
     service: Service
     process: subprocess.Popen[bytes]
     record: Record
+    at: float
 
 
 class Supervisor:
@@ -37,6 +38,7 @@ class Supervisor:
         self._screen = screen
         self._interrupts = interrupts
         self._started: list[_Started] = []
+        self._answered: set[str] = set()
         self._step: tuple[subprocess.Popen[bytes], Identity] | None = None
 
     @property
@@ -83,6 +85,8 @@ class Supervisor:
 
     def start(self, service: Service) -> None:
         """Start one service; its log begins anew, the one before is kept beside it."""
+        self._screen.detail(f"{service.name} is starting at {service.address}")
+        began = self._screen.seconds
         log = self._logs / f"{service.name.lower()}.log"
         if log.is_file():
             log.replace(log.with_suffix(".log.1"))
@@ -92,21 +96,32 @@ class Supervisor:
             except OSError as error:
                 raise ServiceError(f"{service.name} cannot be started: {error}") from error
             record = Record(service.name, identity, service.port, service.address, log)
-            self._started.append(_Started(service, process, record))
+            self._started.append(_Started(service, process, record, began))
             self._run.write(record)
 
     def wait_healthy(self, service: Service) -> None:
         """Wait until the service answers; raises ``ServiceError`` when it dies or stays silent."""
         deadline = time.monotonic() + service.patience
-        while not service.healthy():
-            self.check()
+        while True:
+            self._ask()
+            self.check()  # what answers may be a stranger that took the port from ours
+            if service.name in self._answered:
+                return
             if time.monotonic() > deadline:
                 raise ServiceError(
                     f"{service.name} does not answer at {service.health_url} after"
                     f" {service.patience:.0f} s.{self._log_text(service)}"
                 )
             time.sleep(_GLANCE_SECONDS)
-        self.check()  # what answered may be a stranger that took the port from ours
+
+    def _ask(self) -> None:
+        """Say of each started service, once, that it answers now."""
+        for one in self._started:
+            service = one.service
+            if service.name not in self._answered and service.healthy(timeout=1.0):
+                self._answered.add(service.name)
+                text = f"{service.name} healthy at {service.address}"
+                self._screen.done(text, self._screen.seconds - one.at)
 
     def run_step(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Run a command to its end while the services are watched; its output goes to the screen.
@@ -118,6 +133,7 @@ class Supervisor:
         process, identity = self._step
         while process.poll() is None:
             self.check()
+            self._ask()
             time.sleep(_GLANCE_SECONDS)
         code = process.returncode
         self._step = None

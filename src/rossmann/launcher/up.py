@@ -72,21 +72,14 @@ def _bring_up(plan: Plan, screen: Screen, supervisor: Supervisor) -> None:
     if conflict:
         raise PortTaken(conflict)
     early = [one for one in plan.services[: plan.early] if one in missing]
-    began = {}
     for service in early:
         supervisor.start(service)
-        began[service.name] = screen.seconds
-        screen.detail(f"{service.name} is starting at {service.address}")
     if plan.preparation:
         supervisor.run_step(plan.preparation, plan.environment)
     for service in missing:
         if service not in early:
-            screen.detail(f"{service.name} is starting at {service.address}")
-            began[service.name] = screen.seconds
             supervisor.start(service)
         supervisor.wait_healthy(service)
-        text = f"{service.name} healthy at {service.address}"
-        screen.done(text, screen.seconds - began[service.name])
 
 
 def _tell(plan: Plan, screen: Screen, started: Sequence[str], detach: bool) -> None:
