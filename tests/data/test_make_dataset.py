@@ -1,0 +1,249 @@
+"""Raw tables to Parquet: the content, whatever the file's form; whole versions or nothing."""
+
+import csv
+import gzip
+import io
+import random
+import shutil
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+
+from rossmann.data.make_dataset import DatasetInfo, current_dataset, make_dataset
+from rossmann.errors import BrokenRule, MissingData
+from rossmann.schema import Dataset
+from rossmann.settings import Settings, load_settings
+
+Record = dict[str, str]
+STORES: list[Record] = [
+    {
+        "Store": "2", "StoreType": "d", "Assortment": "b", "CompetitionDistance": "1270",
+        "CompetitionOpenSinceMonth": "9", "CompetitionOpenSinceYear": "2008", "Promo2": "1",
+        "Promo2SinceWeek": "53", "Promo2SinceYear": "2009", "PromoInterval": "Mar,Jun,Sept,Dec",
+    },
+    {
+        "Store": "1", "StoreType": "a", "Assortment": "c", "CompetitionDistance": "",
+        "CompetitionOpenSinceMonth": "", "CompetitionOpenSinceYear": "", "Promo2": "0",
+        "Promo2SinceWeek": "", "Promo2SinceYear": "", "PromoInterval": "",
+    },
+]  # fmt: skip
+
+
+def plan_row(store: int, day: date, is_open: str) -> Record:
+    return {
+        "Store": str(store), "DayOfWeek": str(day.isoweekday()), "Date": day.isoformat(),
+        "Open": is_open, "Promo": str(day.day % 2), "StateHoliday": "0abc"[day.day % 4],
+        "SchoolHoliday": str(store % 2),
+    }  # fmt: skip
+
+
+def history_rows() -> list[Record]:
+    rows = []
+    for offset in range(28):
+        day = date(2015, 7, 4) + timedelta(days=offset)
+        for store in (1, 2):
+            # Store 2 trades on Sundays only.
+            is_open = (day.isoweekday() == 7) == (store == 2)
+            row = plan_row(store, day, str(int(is_open)))
+            rows.append({**row, "Sales": str(is_open * (90 + offset)), "Customers": "0"})
+    return rows
+
+
+def schedule_rows() -> list[Record]:
+    sunday, monday = date(2015, 8, 2), date(2015, 8, 3)
+    return [plan_row(s, day, "") for s in (1, 2) for day in (sunday, monday)]
+
+
+def as_csv(rows: list[Record], quoted: bool = False) -> bytes:
+    out = io.StringIO()
+    kind = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    table = csv.DictWriter(out, list(rows[0]), quoting=kind, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return out.getvalue().encode()
+
+
+def put(folder: Path, train: bytes, store: bytes, test: bytes | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.csv").write_bytes(train)
+    (folder / "store.csv").write_bytes(store)
+    if test is not None:
+        (folder / "test.csv").write_bytes(test)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    chain = load_settings(data_dir=tmp_path, demo=False)
+    put(chain.raw_dir, as_csv(history_rows()), as_csv(STORES), as_csv(schedule_rows()))
+    return chain
+
+
+def frames(info: DatasetInfo) -> list[pl.DataFrame]:
+    names = ("history", "schedule", "stores")
+    return [pl.read_parquet(info.folder / f"{name}.parquet") for name in names]
+
+
+def test_the_tables_are_as_the_readers_expect(settings: Settings) -> None:
+    info = make_dataset(settings)
+    history, schedule, stores = frames(info)
+    plan = {
+        "Store": pl.Int32, "Date": pl.Date, "Open": pl.UInt8, "Promo": pl.UInt8,
+        "StateHoliday": pl.UInt8, "SchoolHoliday": pl.UInt8,
+    }  # fmt: skip
+    assert dict(schedule.schema) == plan
+    assert dict(history.schema) == {**plan, "Sales": pl.Int32, "Customers": pl.Int32}
+    assert history.equals(history.sort("Store", "Date"))
+    row = history.row(2, named=True)
+    assert row["Date"] == date(2015, 7, 6)
+    assert (row["Store"], row["Sales"], row["Open"], row["StateHoliday"]) == (1, 92, 1, 2)
+    one, two = stores.rows(named=True)
+    assert one["Store"] == 1
+    assert one["CompetitionDistance"] != one["CompetitionDistance"]  # NaN
+    assert (one["CompetitionSince"], one["Promo2Since"], one["PromoMonths"]) == (None, None, 0)
+    assert (two["StoreType"], two["Assortment"], two["CompetitionDistance"]) == (3, 1, 1270)
+    assert two["CompetitionSince"] == date(2008, 9, 1)
+    assert two["Promo2Since"] == date(2009, 12, 28)
+    assert two["PromoMonths"] == 1 << 2 | 1 << 5 | 1 << 8 | 1 << 11
+
+
+def test_the_info_says_what_is_there(settings: Settings) -> None:
+    info = make_dataset(settings)
+    assert info.dataset is Dataset.REAL
+    assert (info.rows, info.stores) == (56, 2)
+    assert (info.first_day, info.last_day) == (date(2015, 7, 4), date(2015, 7, 31))
+    assert info.schedule_end == date(2015, 8, 3)
+    assert set(info.files) == {"train.csv", "store.csv", "test.csv"}
+    assert current_dataset(settings) == info
+
+
+def test_an_empty_open_is_the_stores_habit_on_that_weekday(settings: Settings) -> None:
+    said: list[str] = []
+    schedule = frames(make_dataset(settings, said.append))[1]
+    assert schedule["Open"].to_list() == [0, 1, 1, 0]
+    assert any("4 planned rows do not say Open" in line for line in said)
+
+
+def test_without_a_schedule_the_frame_is_empty_but_typed(settings: Settings) -> None:
+    (settings.raw_dir / "test.csv").unlink()
+    info = make_dataset(settings)
+    history, schedule, _ = frames(info)
+    assert info.schedule_end is None
+    assert schedule.is_empty()
+    assert schedule.schema == history.drop("Sales", "Customers").schema
+
+
+def test_planned_days_that_have_sales_are_left_out(settings: Settings) -> None:
+    late = [*schedule_rows(), plan_row(1, date(2015, 7, 31), "1")]
+    (settings.raw_dir / "test.csv").write_bytes(as_csv(late))
+    said: list[str] = []
+    schedule = frames(make_dataset(settings, said.append))[1]
+    assert schedule.height == 4
+    assert any("left out 1 planned row" in line for line in said)
+
+
+@hypothesis(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), quoted=st.booleans(), packed=st.booleans())
+def test_order_quotes_and_packing_change_nothing(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, quoted: bool, packed: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("form")
+    plain = load_settings(data_dir=folder / "plain", demo=False)
+    put(plain.raw_dir, as_csv(history_rows()), as_csv(STORES), as_csv(schedule_rows()))
+    mixed = load_settings(data_dir=folder / "mixed", demo=False)
+    mixed.raw_dir.mkdir(parents=True)
+    shuffle = random.Random(seed)
+    tables = {"train": history_rows(), "store": STORES, "test": schedule_rows()}
+    for name, tidy in tables.items():
+        names = shuffle.sample(list(tidy[0]), len(tidy[0]))
+        rows = [{key: row[key] for key in names} for row in shuffle.sample(tidy, len(tidy))]
+        content = as_csv(rows, quoted)
+        ending = ".csv.gz" if packed else ".csv"
+        path = mixed.raw_dir / f"{name}{ending}"
+        path.write_bytes(gzip.compress(content) if packed else content)
+    expected, found = frames(make_dataset(plain)), frames(make_dataset(mixed))
+    for one, other in zip(expected, found, strict=True):
+        assert one.equals(other)
+
+
+def test_every_broken_rule_of_every_table_is_listed(settings: Settings) -> None:
+    days, plan = history_rows(), schedule_rows()
+    days[3]["Promo"] = "7"
+    plan[1]["StateHoliday"] = "x"
+    store = [{**STORES[0], "StoreType": "z"}, STORES[1]]
+    put(settings.raw_dir, as_csv(days), as_csv(store), as_csv(plan))
+    with pytest.raises(BrokenRule) as caught:
+        make_dataset(settings)
+    for part in ("StoreType_known in store.csv (1)", "Promo_flag in train.csv (1)",
+                 "StateHoliday_known in test.csv (1)"):  # fmt: skip
+        assert part in str(caught.value)
+    assert not list(settings.processed_dir.glob("*/"))
+
+
+def test_a_version_is_made_once(settings: Settings) -> None:
+    info = make_dataset(settings)
+    marks = {p: p.stat().st_mtime_ns for p in info.folder.iterdir()}
+    said: list[str] = []
+    assert make_dataset(settings, said.append) == info
+    assert said == [f"data version {info.version} (rossmann) is there already"]
+    assert {p: p.stat().st_mtime_ns for p in info.folder.iterdir()} == marks
+
+
+def test_other_content_is_another_version_beside_the_old(settings: Settings) -> None:
+    old = make_dataset(settings)
+    put(settings.raw_dir, as_csv(history_rows()[:-1]), as_csv(STORES))
+    with pytest.raises(MissingData, match="rossmann features"):
+        current_dataset(settings)
+    new = make_dataset(settings)
+    assert new.version != old.version
+    assert current_dataset(settings) == new
+    assert old.folder.is_dir()
+
+
+@pytest.mark.parametrize("name", ["history.parquet", "dataset.json"])
+def test_a_folder_that_is_not_whole_is_made_again(settings: Settings, name: str) -> None:
+    info = make_dataset(settings)
+    (info.folder / name).unlink()
+    with pytest.raises(MissingData):
+        current_dataset(settings)
+    assert make_dataset(settings) == info
+    assert (info.folder / name).is_file()
+
+
+def test_a_failed_write_leaves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: pl.DataFrame, file: Path) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(OSError, match="no space"):
+        make_dataset(settings)
+    assert [p.name for p in settings.processed_dir.iterdir()] == ["digests.json"]
+
+
+def test_two_makers_at_once_agree(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    winner = make_dataset(settings)
+    kept = winner.folder.with_name("kept")
+    winner.folder.rename(kept)
+    rename = Path.rename
+
+    def beaten(self: Path, target: Path) -> Path:
+        # The other process finishes first.
+        shutil.copytree(kept, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", beaten)
+    assert make_dataset(settings) == winner
+    assert not list(settings.processed_dir.glob(".draft-*"))
+
+
+def test_without_raw_tables_the_newest_version_serves(settings: Settings) -> None:
+    info = make_dataset(settings)
+    shutil.rmtree(settings.raw_dir)
+    assert current_dataset(settings) == info
+    with pytest.raises(MissingData, match="rossmann data demo"):
+        current_dataset(load_settings(data_dir=settings.data_dir, demo=True))
