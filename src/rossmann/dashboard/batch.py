@@ -1,0 +1,173 @@
+"""Many rows at once: template, upload, what is wrong with it, forecasts, and their files."""
+
+import hashlib
+from dataclasses import dataclass
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from rossmann.dashboard import batch_result, batch_tables, state
+from rossmann.dashboard.batch_job import Job
+from rossmann.data.prepare_predictions import (
+    AmbiguousDates,
+    Upload,
+    read_upload,
+    template_csv,
+)
+
+SHOWN_FAULTS = 1_000
+_FIELDS = """
+| column | what to write |
+|---|---|
+| Store | the store's number |
+| Date | in one way for the whole file: 2015-08-01, 08/01/15, 08/01/2015 or 01.08.2015 |
+| Open | 1 open, 0 closed; empty: open, but for Sundays and state holidays |
+| Promo | 1 if the store runs a promotion that day, else 0 |
+| StateHoliday | 0 none, a public holiday, b Easter, c Christmas |
+| SchoolHoliday | 1 if schools are closed, else 0 |
+
+Other columns (such as Id) are kept and come back with the forecasts.
+"""
+
+
+@dataclass
+class Batch:
+    """An upload that was read, and how far its forecasts are."""
+
+    name: str
+    digest: str
+    upload: Upload
+    job: Job
+    running: bool = False
+
+
+def show() -> None:
+    """The page."""
+    st.title("Many stores and days")
+    _template()
+    batch = _take_upload()
+    if batch is None:
+        return
+    _check(batch)
+    if len(batch.job.lines):
+        _predict(batch)
+    if batch.job.finished and batch.job.version is not None:
+        batch_result.show(batch.name, batch.upload, batch.job)
+
+
+def _template() -> None:
+    st.subheader("1 · Fill in the template")
+    words, button = st.columns([3, 1], vertical_alignment="center")
+    words.write("One line for each store and day. Excel and LibreOffice open it.")
+    button.download_button(
+        "Template",
+        template_csv(),
+        "template.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        width="stretch",
+    )
+    with st.expander("What goes into which column"):
+        st.markdown(_FIELDS)
+
+
+def _take_upload() -> Batch | None:
+    """The batch in hand: of the file that was just uploaded, else the last one of the session."""
+    st.subheader("2 · Upload it")
+    file = st.file_uploader(
+        "A table with the six columns",
+        type=["csv", "gz", "parquet", "xlsx"],
+        key="file",
+        on_change=_forget,
+        label_visibility="collapsed",
+    )
+    kept: Batch | None = st.session_state.get("batch")
+    if file is None:
+        return kept
+    content = file.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    if kept is None or kept.digest != digest:
+        upload = _read(file.name, content)
+        kept = None if upload is None else Batch(file.name, digest, upload, Job.of(upload))
+        st.session_state["batch"] = kept
+    return kept
+
+
+def _forget() -> None:
+    st.session_state["batch"] = None
+
+
+def _read(name: str, content: bytes) -> Upload | None:
+    """Read an upload; None until the planner has said how its dates are meant, or if unusable."""
+    with state.guarded():
+        try:
+            return read_upload(name, content)
+        except AmbiguousDates as error:
+            chosen = st.radio(
+                "The dates in this file can be read in more than one way. How are they written?",
+                error.formats,
+                index=None,
+                key=f"format-{hashlib.sha256(content).hexdigest()}",
+                captions=[_FORMAT_WORDS.get(one, "") for one in error.formats],
+            )
+        return None if chosen is None else read_upload(name, content, chosen)
+    return None
+
+
+_FORMAT_WORDS = {
+    "MM/DD/YYYY": "month first: 08/01/2015 is 1 August",
+    "MM/DD/YY": "month first: 08/01/15 is 1 August",
+    "DD/MM/YYYY": "day first: 08/01/2015 is 8 January",
+    "DD/MM/YY": "day first: 08/01/15 is 8 January",
+}
+
+
+def _check(batch: Batch) -> None:
+    upload = batch.upload
+    faults = [*upload.faults, *batch.job.faults]
+    good = int(batch.job.usable.sum())
+    bad = upload.frame.height - good
+    st.write(f"**{batch.name}**: {upload.frame.height:,} rows, {good:,} can be forecast.")
+    for note in upload.notes:
+        st.info(note, icon=":material/info:")
+    if not faults:
+        return
+    st.warning(
+        f"{bad:,} {'row has' if bad == 1 else 'rows have'} faults and will stay without a "
+        "forecast; the others are not affected. Correct the file and upload it again, or go on "
+        "without them.",
+        icon=":material/rule:",
+    )
+    table = batch_tables.faults_table(faults)
+    st.dataframe(table.head(SHOWN_FAULTS), hide_index=True, width="stretch", height="content")
+    if table.height > SHOWN_FAULTS:
+        st.caption(f"The first {SHOWN_FAULTS:,} of {table.height:,}; all are in the download.")
+
+
+def _predict(batch: Batch) -> None:
+    job = batch.job
+    if job.finished:
+        return
+    st.subheader("3 · Forecast")
+    place = st.empty()
+    if batch.running:
+        _run(batch, place)
+    total = len(job.lines)
+    go = f"Go on ({job.done:,} of {total:,} are done)" if job.done else f"Forecast {total:,} rows"
+    place.button(go, type="primary", icon=":material/play_arrow:", on_click=_start, args=(batch,))
+
+
+def _start(batch: Batch) -> None:
+    batch.running = True
+
+
+def _run(batch: Batch, place: DeltaGenerator) -> None:
+    """Work the batch off under a progress bar; what is done stays done if the service goes away."""
+    batch.running = False
+    total = len(batch.job.lines)
+    with state.guarded():
+        bar = place.progress(0.0, "Asking the service …")
+        for done in batch.job.run(state.client()):
+            bar.progress(done / total, f"{done:,} of {total:,} rows")
+        st.rerun()

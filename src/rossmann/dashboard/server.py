@@ -1,0 +1,36 @@
+"""How to start the dashboard: a command line and an environment, for whoever starts processes."""
+
+import os
+import sys
+from pathlib import Path
+
+from rossmann.settings import Settings
+
+
+def server_command(settings: Settings) -> list[str]:
+    """The command that serves the dashboard on ``host`` and ``dashboard_port``.
+
+    Theme and telemetry are set in ``.streamlit/config.toml`` beside the script.
+    """
+    script = Path(__file__).with_name("app.py")
+    return [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(script),
+        f"--server.address={settings.host}",
+        f"--server.port={settings.dashboard_port}",
+        "--server.headless=true",
+        "--browser.gatherUsageStats=false",
+    ]
+
+
+def server_environment(settings: Settings) -> dict[str, str]:
+    """The environment for that command: ours, and the address of the service that it talks to."""
+    return {**os.environ, "ROSSMANN_API_URL": settings.service_url}
+
+
+def health_url(settings: Settings) -> str:
+    """Where the dashboard answers 200 once it is ready."""
+    return f"{settings.dashboard_url}/_stcore/health"

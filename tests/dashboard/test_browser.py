@@ -1,0 +1,240 @@
+"""The dashboard in a real browser, before the real service with a small real model."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+
+from rossmann.dashboard.server import health_url, server_command, server_environment
+from rossmann.data.make_dataset import make_dataset
+from rossmann.models.model_cache import new_copy, remember_production
+from rossmann.models.train import Trained
+from rossmann.serving.client import Client
+from rossmann.settings import Settings, load_settings
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+PATIENCE = 60_000
+"""Milliseconds that a page may take on a busy machine."""
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """One of our services; ends only what it started."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], ready: str, log: Path):
+        self.command, self.environment, self.ready, self.log = command, environment, ready, log
+        self.running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.running = subprocess.Popen(
+                self.command, env=self.environment, stdout=output, stderr=output
+            )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.running.poll() is None:
+            try:
+                if httpx.get(self.ready, timeout=5, trust_env=False).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        raise AssertionError(f"{self.command} did not start:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        if self.running is not None and self.running.poll() is None:
+            self.running.send_signal(signal.SIGTERM)
+            try:
+                self.running.wait(30)
+            except subprocess.TimeoutExpired:
+                self.running.kill()
+                self.running.wait(30)
+
+
+@pytest.fixture(scope="module")
+def settings(
+    chain_settings: Settings, trained: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """A data folder of our own: the small chain's tables, and a copy of its Production version."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    for name in ("demo", "processed"):
+        (folder / name).symlink_to(chain_settings.data_dir / name)
+    made = load_settings(
+        data_dir=folder,
+        api_port=free_port(),
+        mlflow_port=free_port(),
+        dashboard_port=free_port(),
+        threads=1,
+    )
+    with new_copy(made.model_cache_dir, 1, "run") as copy:
+        for file in trained.folder.iterdir():
+            if file.is_file():
+                shutil.copy(file, copy / file.name)
+    remember_production(made.model_cache_dir, 1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def api(settings: Settings) -> Iterator[Process]:
+    environment = {
+        **os.environ,
+        "ROSSMANN_DATA_DIR": str(settings.data_dir),
+        "ROSSMANN_API_PORT": str(settings.api_port),
+        "ROSSMANN_MLFLOW_PORT": str(settings.mlflow_port),
+        "ROSSMANN_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "rossmann.cli", "serve"]
+    ready = f"{settings.service_url}/health"
+    process = Process(command, environment, ready, settings.data_dir / "api.log")
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def dashboard(settings: Settings) -> Iterator[str]:
+    command, environment = server_command(settings), server_environment(settings)
+    log = settings.data_dir / "dashboard.log"
+    process = Process(command, environment, health_url(settings), log)
+    process.start()
+    yield settings.dashboard_url
+    process.stop()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, api: Process, dashboard: str) -> Iterator[Any]:
+    if api.running is None or api.running.poll() is not None:
+        api.start()
+    opened = browser.new_page(viewport={"width": 1280, "height": 900}, base_url=dashboard)
+    opened.set_default_timeout(PATIENCE)
+    yield opened
+    opened.close()
+
+
+def metric(page: Any, label: str) -> str:
+    box = page.get_by_test_id("stMetric").filter(has_text=label)
+    text: str = box.get_by_test_id("stMetricValue").inner_text()
+    return text
+
+
+def switch(page: Any, label: str) -> None:
+    """Flip a toggle, once those of the day before have gone."""
+    page.get_by_test_id("stApp").and_(
+        page.locator('[data-test-script-state="notRunning"]')
+    ).wait_for()
+    page.get_by_test_id("stCheckbox").filter(has_text=label).click()
+
+
+def test_home_says_what_runs_and_leads_to_the_pages(page: Any) -> None:
+    page.goto("/")
+    page.get_by_role("heading", name="What will this store sell?").wait_for()
+    assert metric(page, "Production version") == "1"
+    page.get_by_test_id("stSidebar").get_by_text("Demo data").wait_for()
+    # MLflow does not run here: the service answers from its copy, and the page says so.
+    page.get_by_text("The model registry is away").wait_for()
+    page.get_by_test_id("stMain").get_by_role("link", name="Single prediction").click()
+    page.get_by_role("heading", name="One store, one day").wait_for()
+
+
+def test_a_single_forecast_is_the_services_own(page: Any, settings: Settings) -> None:
+    info = make_dataset(settings)
+    day = info.last_day + timedelta(days=4)
+    with Client(settings.service_url) as client:
+        store = client.stores()[0].store
+        planned = client.plan(store, day.isoformat(), 1).rows[0]
+        row = planned.model_dump(mode="json", exclude={"scheduled"}) | {"Open": 1}
+        expected = {
+            promo: f"{client.predict([row | {'Promo': promo}]).predictions[0]:,.0f}"
+            for promo in (0, 1)
+        }
+    page.goto("/single")
+    box = page.get_by_role("textbox", name="Date")
+    box.fill(day.strftime("%d.%m.%Y"))
+    box.press("Enter")
+    page.get_by_text(f"{day:%A} {day.day} {day:%B %Y}", exact=False).first.wait_for()
+    label = f"Forecast, {day:%a} {day.day} {day:%b}"
+    page.get_by_test_id("stMetric").filter(has_text=label).wait_for()
+    if not planned.Open:
+        switch(page, "Open")
+    value = page.get_by_test_id("stMetric").filter(has_text=label).get_by_test_id("stMetricValue")
+    value.filter(has_text=expected[planned.Promo]).wait_for()
+    switch(page, "Promotion")
+    value.filter(has_text=expected[1 - planned.Promo]).wait_for()
+    assert page.locator("canvas, svg.marks").count() >= 1
+
+
+def test_a_batch_goes_up_and_its_forecasts_come_down(
+    page: Any, settings: Settings, tmp_path: Path
+) -> None:
+    upload = settings.demo_raw_dir / "test.csv"
+    sent = pl.read_csv(upload, schema_overrides={"StateHoliday": pl.String})
+    page.goto("/batch")
+    page.locator("input[type=file]").set_input_files(upload)
+    page.get_by_role("button", name=re.compile("^.*Forecast .* rows")).click()
+    page.get_by_test_id("stMetric").filter(has_text="Total forecast").wait_for()
+    got = {}
+    for name, suffix in (("CSV", "csv"), ("Excel", "xlsx")):
+        with page.expect_download() as download:
+            page.get_by_test_id("stDownloadButton").filter(has_text=f"Download {name}").click()
+        got[suffix] = tmp_path / f"forecast.{suffix}"
+        download.value.save_as(got[suffix])
+        assert download.value.suggested_filename == f"test-forecast.{suffix}"
+    csv = pl.read_csv(got["csv"], schema_overrides={"StateHoliday": pl.String})
+    assert csv["Id"].to_list() == sent["Id"].to_list()
+    sheet = pl.read_excel(got["xlsx"], sheet_name="Forecasts")
+    assert sheet["Forecast"].to_list() == pytest.approx(csv["Forecast"].to_list())
+    with Client(settings.service_url) as client:
+        rows = sent.select(
+            "Store", "DayOfWeek", "Date", pl.col("Open").fill_null(1), "Promo", "StateHoliday",
+            "SchoolHoliday",
+        )  # fmt: skip
+        expected = client.predict(rows.to_dicts()).predictions
+    filled = sent["Open"].is_not_null()
+    told = pl.Series(expected).filter(filled).to_list()
+    assert csv["Forecast"].filter(filled).to_list() == pytest.approx(told, rel=1e-6)
+
+
+def test_the_service_goes_away_and_comes_back(page: Any, api: Process) -> None:
+    page.goto("/")
+    page.get_by_test_id("stMetric").filter(has_text="Production version").wait_for()
+    api.stop()
+    page.get_by_text("The prediction service does not answer.").first.wait_for()
+    page.get_by_text("bash scripts/launch_dashboard.sh").first.wait_for()
+    page.goto("/single")
+    page.get_by_text("The prediction service does not answer.").first.wait_for()
+    assert page.get_by_text("Traceback").count() == 0
+    api.start()
+    # Nobody touches the page: it finds the service by itself.
+    page.get_by_test_id("stMetric").filter(has_text="80 % range").wait_for()
+    page.goto("/")
+    page.get_by_test_id("stMetric").filter(has_text="Production version").wait_for()
+    assert page.get_by_text("The prediction service does not answer.").count() == 0

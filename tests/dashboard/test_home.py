@@ -1,0 +1,71 @@
+"""Home: what runs, which versions, which data; and what it says when the service is away."""
+
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from rossmann.dashboard import state
+
+HOME = "from rossmann.dashboard.pages import run\nrun()"
+
+
+@pytest.fixture(autouse=True)
+def _look_afresh() -> None:
+    state.forget()
+
+
+def open_home() -> AppTest:
+    page = AppTest.from_string(HOME, default_timeout=30).run()
+    assert not page.exception
+    return page
+
+
+def texts(page: AppTest) -> str:
+    return "\n".join(str(element.value) for element in [*page.markdown, *page.caption])
+
+
+def test_versions_and_data_are_told(service: Any) -> None:
+    page = open_home()
+    assert {m.label: m.value for m in page.metric} == {
+        "Production version": "3",
+        "Staging version": "4",
+    }
+    assert "31 Jul 2015" in texts(page)
+    assert "17 Sep 2015" in texts(page)
+    assert not page.error and not page.warning
+
+
+@pytest.mark.parametrize(("dataset", "label"), [("demo", "Demo data"), ("rossmann", "Real data")])
+def test_which_data_it_is_stands_in_the_sidebar(service: Any, dataset: str, label: str) -> None:
+    service.dataset = dataset
+    assert label in "\n".join(m.value for m in open_home().sidebar.markdown)
+
+
+def test_a_service_that_is_away_is_told_with_what_to_do(service: Any) -> None:
+    service.stop()
+    page = open_home()
+    assert "scripts/launch_dashboard.sh" in page.error[0].value
+    assert not page.metric
+
+
+def test_it_recovers_when_the_service_is_back(service: Any) -> None:
+    service.stop()
+    page = open_home()
+    service.start()
+    state.forget()
+    page.run()
+    assert not page.error
+    assert page.metric[0].value == "3"
+
+
+def test_a_registry_that_is_away_is_told(service: Any) -> None:
+    service.status, service.reason = "degraded", "the registry is away: no answer"
+    page = open_home()
+    assert "scripts/start_mlflow.sh" in page.warning[0].value
+    assert page.metric[0].value == "3"
+
+
+def test_another_trouble_is_told_as_the_service_words_it(service: Any) -> None:
+    service.status, service.reason = "degraded", "version 5 cannot be had"
+    assert "version 5 cannot be had" in open_home().warning[0].value

@@ -1,0 +1,44 @@
+"""The door: a command that works from anywhere, and pages that stay light to import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rossmann.dashboard import server
+from rossmann.settings import load_settings
+
+
+def test_the_command_names_host_port_and_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSSMANN_DASHBOARD_PORT", "18765")
+    command = server.server_command(load_settings())
+    assert command[0] == sys.executable
+    assert Path(command[command.index("run") + 1]).is_file()
+    assert "--server.port=18765" in command
+    assert "--server.address=127.0.0.1" in command
+
+
+def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSSMANN_API_PORT", "18766")
+    environment = server.server_environment(load_settings())
+    assert environment["ROSSMANN_API_URL"] == "http://127.0.0.1:18766"
+
+
+def test_both_scripts_have_the_theme_beside_them() -> None:
+    root = Path(__file__).parents[2]
+    for folder in (root / "deployment" / "streamlit", Path(server.__file__).parent):
+        config = (folder / ".streamlit" / "config.toml").read_text()
+        assert "gatherUsageStats = false" in config
+        assert 'showErrorDetails = "none"' in config
+
+
+def test_pages_import_neither_mlflow_nor_boosters() -> None:
+    code = (
+        "import sys, rossmann.dashboard.pages\n"
+        "heavy = {'mlflow', 'lightgbm', 'xgboost', 'catboost', 'numba', 'fastapi', 'sklearn'}\n"
+        "found = heavy & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(found)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
