@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from rossmann.errors import RossmannError
+from rossmann.launcher.interrupts import Interrupted
 from rossmann.launcher.runfiles import RunFolder
 from rossmann.launcher.screen import Screen
 from rossmann.launcher.services import Service
@@ -25,8 +26,8 @@ def main() -> int:
     except RossmannError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        return getattr(error, "exit_code", 130)
+    except Interrupted as error:
+        return error.exit_code
     return 0
 
 

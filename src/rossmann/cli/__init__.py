@@ -12,6 +12,7 @@ import typer
 
 from rossmann.cli import data, models, predict, services, training
 from rossmann.errors import RossmannError
+from rossmann.launcher.interrupts import Interrupted
 
 app = typer.Typer(
     name="rossmann",
@@ -29,6 +30,9 @@ models.add_verbs(app)
 predict.add_verbs(app)
 services.add_verbs(app)
 
+_SIGNALS = 128
+_CTRL_C = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. The one place where errors become words on stderr.
@@ -44,10 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except typer.TyperException as error:
         return _complain(_usage(error), 2)
-    except typer.Abort:
-        return _complain("stopped", 130)
-    except KeyboardInterrupt as error:
-        return _complain("stopped", getattr(error, "exit_code", 130))
+    except Interrupted as error:
+        return _complain("stopped", error.exit_code)
     except BrokenPipeError:
         # Who read our output has gone; nothing is left to say, not even by the interpreter.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
         return _complain(f"fault of the program: {what}. Show where with: ROSSMANN_TRACE=1", 1)
+    if code == _CTRL_C:
+        return _complain("stopped", _CTRL_C)
     return code if isinstance(code, int) else 0
 
 
@@ -71,5 +75,5 @@ def _usage(error: typer.TyperException) -> str:
 
 def _complain(text: str, code: int) -> int:
     sys.stdout.flush()
-    sys.stderr.write(f"error: {text}\n" if code != 130 else f"{text}\n")
+    sys.stderr.write(f"error: {text}\n" if code < _SIGNALS else f"{text}\n")
     return code

@@ -8,8 +8,11 @@ from types import FrameType, TracebackType
 _ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the launcher to stop."""
+class Interrupted(BaseException):
+    """A signal asked the launcher to stop.
+
+    Like ``KeyboardInterrupt``, nothing may catch it in passing; unlike it, it knows its signal.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
