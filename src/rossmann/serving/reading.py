@@ -3,7 +3,7 @@
 The second pass is what lets an answer list every fault of every row.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -26,8 +26,8 @@ class FormFaults(RequestError):
         self.dates: dict[int, str] = {}
 
 
-_REQUEST = TypeAdapter(PredictRequest)
-_ROW = TypeAdapter(Row)
+_REQUEST: Final = TypeAdapter(PredictRequest)
+_ROW: Final = TypeAdapter(Row)
 
 
 def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
@@ -126,27 +126,44 @@ def _row_faults(inputs: list[Any], found: FormFaults) -> None:
 
 
 def _wording(name: str, detail: ErrorDetails, known: tuple[str, ...]) -> str:
-    kind, got = detail["type"], shown(detail.get("input"))
+    kind = detail["type"]
+    words = _WORDS.get(kind)
+    if words is None:
+        return f"{name}: {detail['msg']}"
+    if kind == "missing":  # the commonest, and it has nothing more to say
+        return words.format(name=name)
     limits = detail.get("ctx", {})
-    if kind in {"greater_than_equal", "less_than_equal"}:
-        return f"{name} must be {_RANGES.get(name, detail['msg'])} (got {got})"
-    text = {
-        "missing": f"{name} is missing",
-        "extra_forbidden": f"{name} is not a field; there are: {', '.join(known)}",
-        "int_type": f"{name} must be a whole number (got {got})",
-        "string_type": f"{name} must be text (got {got})",
-        "literal_error": f"{name} must be one of {', '.join(STATE_HOLIDAYS)} as text (got {got})",
-        "dict_type": f"{name} must be an object with {', '.join(ROW_FIELDS)}",
-        "list_type": f"{name} must be a list (got {got})",
-        "float_type": f"{name} must be a number (got {got})",
-        "finite_number": f"{name} must be a finite number",
-        "greater_than": f"{name} must be more than {limits.get('gt')} (got {got})",
-        "less_than": f"{name} must be less than {limits.get('lt')} (got {got})",
-    }
-    return text.get(kind, f"{name}: {detail['msg']}")
+    return words.format(
+        name=name,
+        got=shown(detail.get("input")),
+        known=", ".join(known),
+        range=_RANGES.get(name, detail["msg"]),
+        limit=limits.get("gt", limits.get("lt")),
+    )
 
 
-_RANGES = {"DayOfWeek": "1 to 7"} | dict.fromkeys(("Open", "Promo", "SchoolHoliday"), "0 or 1")
+_RANGES: Final = {
+    "DayOfWeek": "1 to 7",
+    "Open": "0 or 1",
+    "Promo": "0 or 1",
+    "SchoolHoliday": "0 or 1",
+}
+_WORDS: Final = {
+    "missing": "{name} is missing",
+    "extra_forbidden": "{name} is not a field; there are: {known}",
+    "int_type": "{name} must be a whole number (got {got})",
+    "float_type": "{name} must be a number (got {got})",
+    "finite_number": "{name} must be a finite number",
+    "string_type": "{name} must be text (got {got})",
+    "list_type": "{name} must be a list (got {got})",
+    "dict_type": "{name} must be an object with " + ", ".join(ROW_FIELDS),
+    "literal_error": "{name} must be one of " + ", ".join(STATE_HOLIDAYS) + ", as text (got {got})",
+    "greater_than_equal": "{name} must be {range} (got {got})",
+    "less_than_equal": "{name} must be {range} (got {got})",
+    "greater_than": "{name} must be more than {limit} (got {got})",
+    "less_than": "{name} must be less than {limit} (got {got})",
+}
+"""Our words for each kind of fault."""
 
 
 def shown(value: object) -> str:

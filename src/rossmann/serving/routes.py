@@ -57,6 +57,8 @@ def add_routes(
         response_model=None,
         responses={200: {"model": PredictAnswer}},
         summary="Forecast the sales of each row, in the order sent",
+        description="One bad row fails the request; the answer lists every fault of every row.",
+        operation_id="predict",
         tags=["forecast"],
     )
     app.include_router(_state_routes(app.version, service, metrics))
