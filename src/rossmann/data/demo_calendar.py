@@ -31,6 +31,8 @@ _AUTUMN_START: Final = {
     "TH": 21, "HH": 3, "NI": 7,
 }  # fmt: skip
 _ONE_AUTUMN_WEEK: Final = ("BY", "BW", "ST")
+_CATHOLIC_PLACES: Final = ("BY", "SN")
+"""Where the real table has holidays that only some of a state's places keep."""
 _WEEKEND_STATES: Final = ("BE", "HH")
 """Where the flag runs through weekends too; elsewhere it is on school days only."""
 
@@ -43,20 +45,29 @@ def dates_between(first: date, days: int) -> Dates:
 def promotion_days(rng: np.random.Generator, dates: Dates) -> FlagArray:
     """1 where the chain runs its promotion: Monday to Friday, mostly every other week; (days,).
 
-    A third week's pause spans New Year, and now and then two promotion weeks follow each other.
+    The pause over New Year is a week longer; now and then two promotion weeks follow each other.
     """
     first, last = dates[0].astype(date), dates[-1].astype(date)
-    monday = date(first.year, 1, 5) + timedelta(days=-date(first.year, 1, 5).weekday() % 7)
+    monday = _first_monday(first.year)
     weeks = []
     while monday <= last:
         weeks.append(monday)
-        monday += timedelta(weeks=1 if rng.random() < 0.15 else 2)
-        if (monday.month, monday.day) > (12, 20) or (monday.month, monday.day) < (1, 4):
-            turn = date(monday.year + (monday.month == 12), 1, 4)
-            monday = turn + timedelta(days=-turn.weekday() % 7)
+        if (monday.month, monday.day) >= (12, 14):
+            monday = _first_monday(monday.year + 1)
+        else:
+            # The week before Christmas always has one.
+            step = timedelta(weeks=1 if rng.random() < 0.15 else 2)
+            late = (monday + step).month == 12 and (monday + step).day > 20
+            monday += timedelta(weeks=1) if late else step
     starts = np.array(weeks, "datetime64[D]")
     run = (starts[:, None] + np.arange(5)).ravel()
     return np.isin(dates, run).astype(np.uint8)
+
+
+def _first_monday(year: int) -> date:
+    """The Monday of the year's first promotion: after New Year's week."""
+    day = date(year, 1, 4)
+    return day + timedelta(days=-day.weekday() % 7)
 
 
 def state_holidays(dates: Dates) -> FlagArray:
@@ -66,9 +77,8 @@ def state_holidays(dates: Dates) -> FlagArray:
     feast = [easter(year) + timedelta(days=d) for year in years for d in (-2, 1)]
     christmas = [date(year, 12, day) for year in years for day in (25, 26)]
     for row, state in zip(codes, STATES, strict=True):
-        days = holidays.country_holidays(
-            "DE", subdiv=state, years=years, categories=("public", "catholic")
-        )
+        kinds = ("public", "catholic") if state in _CATHOLIC_PLACES else ("public",)
+        days = holidays.country_holidays("DE", subdiv=state, years=years, categories=kinds)
         row[np.isin(dates, _array(list(days)))] = 1
         row[np.isin(dates, _array(feast))] = 2
         row[np.isin(dates, _array(christmas))] = 3

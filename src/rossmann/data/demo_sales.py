@@ -28,7 +28,7 @@ _DECEMBER: Final = ((325, 0.0), (335, 0.18), (349, 0.25), (352, 0.40), (355, 0.5
 """Day of a common year and what Christmas adds: a ramp to 23 December."""
 _AFTER_RAMP: Final = {
     (12, 24): -0.22, (12, 27): 0.12, (12, 28): 0.05, (12, 29): 0.10, (12, 30): 0.18,
-    (12, 31): -0.42,
+    (12, 31): -0.68,
 }  # fmt: skip
 
 
