@@ -71,7 +71,9 @@ def test_a_doubtful_column_is_asked_about(service: Any) -> None:
 
 def test_the_other_answer_gives_the_other_days(service: Any) -> None:
     page = open_page(plan("%m/%d/%Y", 5))
-    page.radio[0].set_value("DD/MM/YYYY").run()
+    page.radio[0].set_value("MM/DD/YYYY").run()
+    # The question stays, so that a wrong answer can be taken back, even after the forecast.
+    go(page).radio[0].set_value("DD/MM/YYYY").run()
     go(page)
     assert {row["Date"][5:] for row in service.asked[-1]["inputs"]} <= {
         f"{month:02}-08" for month in range(1, 13)

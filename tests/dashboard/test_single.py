@@ -82,7 +82,7 @@ def test_a_closed_day_is_zero_and_explained(service: Any) -> None:
 def test_a_day_without_a_schedule_is_told(service: Any) -> None:
     page = open_page(store=3)
     assert any("No schedule" in caption.value for caption in page.caption)
-    assert "Days without a schedule." in [warning.value for warning in page.warning]
+    assert "Days without a schedule." in page.warning[0].value
 
 
 def test_a_doubtful_date_is_asked_about(service: Any) -> None:
@@ -118,6 +118,7 @@ def test_a_day_in_the_past_is_forecast_from_the_day_before(service: Any) -> None
     page = open_page("2015-06-10")
     assert "9 Jun 2015" in page.caption[-1].value
     assert service.asked[-1]["as_of"] == "2015-06-09"
+    assert "Really sold" in numbers(page)
 
 
 def test_days_around_that_lie_too_far_are_left_out(service: Any) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
+import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -32,10 +33,10 @@ Other columns (such as Id) are kept and come back with the forecasts.
 
 @dataclass
 class Batch:
-    """An upload that was read, and how far its forecasts are."""
+    """An upload that was read (``key``: its digest and date format), and how far it is."""
 
     name: str
-    digest: str
+    key: str
     upload: Upload
     job: Job
     running: bool = False
@@ -47,6 +48,8 @@ def show() -> None:
     _template()
     batch = _take_upload()
     if batch is None:
+        st.caption("What the template looks like:")
+        st.dataframe(pl.read_csv(template_csv().encode()), hide_index=True, width="stretch")
         return
     _check(batch)
     if len(batch.job.lines):
@@ -86,11 +89,18 @@ def _take_upload() -> Batch | None:
     if file is None:
         return kept
     content = file.getvalue()
-    digest = hashlib.sha256(content).hexdigest()
-    if kept is None or kept.digest != digest:
-        upload = _read(file.name, content)
-        kept = None if upload is None else Batch(file.name, digest, upload, Job.of(upload))
-        st.session_state["batch"] = kept
+    key = hashlib.sha256(content).hexdigest()
+    doubt = f"formats-{key}"
+    if doubt not in st.session_state and (kept is None or kept.key != key):
+        kept = _open(file.name, content, key)
+    if doubt in st.session_state:
+        chosen = _ask_format(key, st.session_state[doubt])
+        answered = f"{key}-{chosen}"
+        if chosen is None:
+            kept = None
+        elif kept is None or kept.key != answered:
+            kept = _open(file.name, content, answered, chosen)
+    st.session_state["batch"] = kept
     return kept
 
 
@@ -98,21 +108,26 @@ def _forget() -> None:
     st.session_state["batch"] = None
 
 
-def _read(name: str, content: bytes) -> Upload | None:
-    """Read an upload; None until the planner has said how its dates are meant, or if unusable."""
+def _open(name: str, content: bytes, key: str, date_format: str | None = None) -> Batch | None:
+    """Read an upload; None where it is unusable, or where its dates have to be asked about."""
     with state.guarded():
         try:
-            return read_upload(name, content)
+            upload = read_upload(name, content, date_format)
         except AmbiguousDates as error:
-            chosen = st.radio(
-                "The dates in this file can be read in more than one way. How are they written?",
-                error.formats,
-                index=None,
-                key=f"format-{hashlib.sha256(content).hexdigest()}",
-                captions=[_FORMAT_WORDS.get(one, "") for one in error.formats],
-            )
-        return None if chosen is None else read_upload(name, content, chosen)
+            st.session_state[f"formats-{key}"] = error.formats
+        else:
+            return Batch(name, key, upload, Job.of(upload))
     return None
+
+
+def _ask_format(key: str, formats: list[str]) -> str | None:
+    return st.radio(
+        "The dates in this file can be read in more than one way. How are they written?",
+        formats,
+        index=None,
+        key=f"format-{key}",
+        captions=[_FORMAT_WORDS.get(one, "") for one in formats],
+    )
 
 
 _FORMAT_WORDS = {
@@ -140,7 +155,15 @@ def _check(batch: Batch) -> None:
         icon=":material/rule:",
     )
     table = batch_tables.faults_table(faults)
-    st.dataframe(table.head(SHOWN_FAULTS), hide_index=True, width="stretch", height="content")
+    st.dataframe(
+        table.head(SHOWN_FAULTS),
+        hide_index=True,
+        width="stretch",
+        column_config={
+            "Row": st.column_config.NumberColumn(width=80),
+            "Column": st.column_config.TextColumn(width=140),
+        },
+    )
     if table.height > SHOWN_FAULTS:
         st.caption(f"The first {SHOWN_FAULTS:,} of {table.height:,}; all are in the download.")
 

@@ -16,6 +16,7 @@ def show(name: str, upload: Upload, job: Job) -> None:
     """Numbers, warnings, three views, and two files to take away."""
     table = batch_tables.result_table(upload, job)
     stores, days = batch_tables.by_store(job), batch_tables.by_day(job)
+    st.subheader("3 · Take the forecasts")
     _numbers(stores, days)
     for text, count in job.warnings.items():
         st.warning(f"{count:,} rows: {text}.", icon=":material/info:")
@@ -32,8 +33,9 @@ def show(name: str, upload: Upload, job: Job) -> None:
 
 def _numbers(stores: pl.DataFrame, days: pl.DataFrame) -> None:
     total, chain, length = st.columns(3)
-    total.metric("Total forecast", f"{stores['Total forecast'].sum():,.0f}", border=True)
-    chain.metric("Stores", f"{stores.height:,}", border=True)
+    sum_of_all = f"{stores['Total forecast'].sum():,.0f}"
+    total.metric("Total forecast", sum_of_all, border=True, height="stretch")
+    chain.metric("Stores", f"{stores.height:,}", border=True, height="stretch")
     first, last = days["day"].min(), days["day"].max()
     assert isinstance(first, date) and isinstance(last, date)
     length.metric(

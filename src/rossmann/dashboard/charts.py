@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -51,9 +52,11 @@ def store_chart(days: Sequence[Day], ends: date | None) -> alt.LayerChart | alt.
             alt.Tooltip("note:N", title="Note"),
         ],
     )
-    layers: list[alt.Chart] = [_bars(base), _ranges(base), _number(base)]
+    layers = [_bars(base), _ranges(base)]
     if ends is not None:
         layers.append(_border(ends))
+    # Twice: a white rim keeps the number readable before bars and ranges.
+    layers += [_number(base, stroke="white", strokeWidth=5), _number(base, color="#7c2d12")]
     return alt.layer(*layers).properties(height=330)
 
 
@@ -98,11 +101,11 @@ def _ranges(base: alt.Chart) -> alt.Chart:
     return ranges
 
 
-def _number(base: alt.Chart) -> alt.Chart:
+def _number(base: alt.Chart, **style: Any) -> alt.Chart:
     number: alt.Chart = (
         base.transform_filter(alt.datum.kind == CHOSEN)
         .transform_calculate(top="isValid(datum.high) ? datum.high : datum.sales")
-        .mark_text(dy=-10, fontSize=14, fontWeight="bold", color="#7c2d12")
+        .mark_text(dy=-10, fontSize=14, fontWeight="bold", **style)
         .encode(y="top:Q", text=alt.Text("sales:Q", format=",.0f"))
     )
     return number

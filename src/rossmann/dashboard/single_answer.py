@@ -41,24 +41,27 @@ def show(question: Question) -> None:
     service = state.client()
     other = {**question.row, "Promo": 1 - question.row["Promo"]}
     answer = service.predict([question.row, other], intervals=(LEVEL,))
+    known = date.fromisoformat(answer.as_of)
     past = service.history(question.planned.Store, 7 * WEEKS, answer.as_of).days
     _numbers(question, answer, past)
     _words(question, answer)
-    st.altair_chart(
-        charts.store_chart(_days(question, answer, past), date.fromisoformat(answer.as_of)),
-        width="stretch",
-    )
+    bars = _forecasts(question, answer)
+    # A far day is drawn without the past, which would lie months to the left of it.
+    near = bars[0].day == known + timedelta(days=1)
+    if near:
+        bars = [*(_sold(day) for day in past), *bars]
+    st.altair_chart(charts.store_chart(bars, known if near else None), width="stretch")
     st.caption(
         f"Model version {answer.model_version} ({answer.model_stage}), knowing sales up to "
-        f"{dates.short(date.fromisoformat(answer.as_of))}. Thin lines: four days in five end "
-        "inside them. Pale bars: no promotion."
+        f"{dates.short(known)}. Thin lines: four days in five end inside them. "
+        "Pale bars: no promotion."
     )
 
 
 def _numbers(question: Question, answer: PredictAnswer, past: list[PastDay]) -> None:
     here, band = answer.predictions[0], answer.intervals[0]
     like = [p for p in past if p.Date.weekday() == question.day.weekday() and p.Open and p.Sales]
-    first, second, third = st.columns(3)
+    first, second, third = st.columns([4, 5, 4])
     label = f"Forecast, {question.day:%a} {question.day.day} {question.day:%b}"
     first.metric(label, f"{here:,.0f}", border=True, height="stretch")
     second.metric(
@@ -68,6 +71,10 @@ def _numbers(question: Question, answer: PredictAnswer, past: list[PastDay]) -> 
         border=True,
         height="stretch",
     )
+    really = _really_sold(question)
+    if really is not None:
+        _compare(third, "Really sold", really, here, "The forecast does not know this number.")
+        return
     # Without a like day to learn from, the other case would be a guess: promotions skip weekends.
     if question.open and any(p.Promo != question.row["Promo"] for p in like):
         name = "Without promotion" if question.row["Promo"] else "With promotion"
@@ -76,6 +83,15 @@ def _numbers(question: Question, answer: PredictAnswer, past: list[PastDay]) -> 
         usual = sum(p.Sales or 0.0 for p in like) / len(like)
         note = f"Mean of the store's {question.day:%A}s of the last {WEEKS} weeks."
         _compare(third, f"Recent {question.day:%A}s", usual, here, note)
+
+
+def _really_sold(question: Question) -> float | None:
+    """What was sold, where the day has passed already."""
+    last = state.info().data.panel.last_day
+    if last is None or question.day > last:
+        return None
+    day = question.day.isoformat()
+    return state.client().history(question.planned.Store, 1, day).days[0].Sales
 
 
 def _compare(place: DeltaGenerator, name: str, other: float, here: float, note: str) -> None:
@@ -100,8 +116,9 @@ def _words(question: Question, answer: PredictAnswer) -> None:
         )
     elif not question.planned.Open:
         st.info("As planned, this store is closed on this day.", icon=":material/door_front:")
-    for notice in answer.warnings:
-        st.warning(_sentence(notice.msg), icon=":material/info:")
+    if answer.warnings:
+        text = "\n\n".join(_sentence(notice.msg) for notice in answer.warnings)
+        st.warning(text, icon=":material/info:")
 
 
 def _why_closed(question: Question) -> str:
@@ -114,20 +131,13 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def _days(question: Question, answer: PredictAnswer, past: list[PastDay]) -> list[Day]:
-    """The store's past as known, and forecasts from there to a week after the chosen day."""
-    bars = [
-        Day(
-            day.Date,
-            charts.SOLD,
-            day.Sales,
-            None,
-            None,
-            "" if day.Open else "closed",
-            bool(day.Promo),
-        )
-        for day in past
-    ]
+def _sold(day: PastDay) -> Day:
+    note = "" if day.Open else "closed"
+    return Day(day.Date, charts.SOLD, day.Sales, None, None, note, bool(day.Promo))
+
+
+def _forecasts(question: Question, answer: PredictAnswer) -> list[Day]:
+    """Forecasts from the day after what is known, or some weeks before, to a week after."""
     known = date.fromisoformat(answer.as_of)
     start = max(known + timedelta(days=1), question.day - timedelta(days=7 * WEEKS))
     count = (question.day - start).days + 1 + AROUND
@@ -136,7 +146,7 @@ def _days(question: Question, answer: PredictAnswer, past: list[PastDay]) -> lis
     rows = [question.row, *(_as_row(row) for row in around)]
     told = state.client().predict(rows, as_of=answer.as_of, intervals=(LEVEL,))
     days = [question.day, *(row.Date for row in around)]
-    bars += [_bar(rows[i], day, i == 0, told, i) for i, day in enumerate(days)]
+    bars = [_bar(rows[i], day, i == 0, told, i) for i, day in enumerate(days)]
     return sorted(bars, key=lambda bar: bar.day)
 
 
