@@ -1,15 +1,15 @@
 """Around every request: its id, its headers, and what Prometheus counts."""
 
+import os
 import re
 import time
 from typing import Final
-from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 _BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -47,6 +47,8 @@ class Watch:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        # A look-up by labels costs more than the count itself.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Give the request an id, pass it on, and count what came of it."""
@@ -62,9 +64,8 @@ class Watch:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                headers = [(b"x-request-id", request_id.encode()), _NO_SNIFF]
+                message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
         try:
@@ -77,8 +78,13 @@ class Watch:
         # A path that no route knows is the caller's text: it must not become a label.
         name = getattr(route, "path", "unknown")
         method = scope["method"] if route is not None else "any"
-        self._metrics.requests.labels(name, method, str(code)).inc()
-        self._metrics.seconds.labels(name).observe(seconds)
+        key = (name, method, code)
+        child = self._children.get(key)
+        if child is None:
+            counts = self._metrics.requests.labels(name, method, str(code))
+            child = self._children[key] = (counts, self._metrics.seconds.labels(name))
+        child[0].inc()
+        child[1].observe(seconds)
 
 
 def _request_id(scope: Scope) -> str:
@@ -87,4 +93,4 @@ def _request_id(scope: Scope) -> str:
             text: str = value.decode("latin-1")
             if _SANE_ID.match(text):
                 return text
-    return uuid4().hex
+    return os.urandom(16).hex()
