@@ -128,17 +128,20 @@ def history_rules(stores: Sequence[int]) -> tuple[Rule, ...]:
 
 def store_rules() -> tuple[Rule, ...]:
     """Rules for ``store.csv``."""
-    distance = pl.col("CompetitionDistance")
-    months = pl.col("PromoInterval").str.split(",")
-    known = months.list.eval(pl.element().str.strip_chars().is_in(list(MONTHS))).list.all()
-    since = ("CompetitionOpenSinceMonth", "CompetitionOpenSinceYear")
-    promo2 = ("Promo2", "Promo2SinceWeek", "Promo2SinceYear", "PromoInterval")
-    lacking = pl.any_horizontal(pl.col(f"text:{c}").is_null() for c in promo2[1:])
     return (
         _whole("Store", 1, _MOST),
         Rule("Store_unique", "a store has one row", pl.col("Store").is_duplicated(), ()),
         _one_of("StoreType", STORE_TYPES),
         _one_of("Assortment", ASSORTMENTS),
+        *_competition_rules(),
+        *_promo2_rules(),
+    )
+
+
+def _competition_rules() -> tuple[Rule, ...]:
+    distance = pl.col("CompetitionDistance")
+    since = ("CompetitionOpenSinceMonth", "CompetitionOpenSinceYear")
+    return (
         Rule(
             "CompetitionDistance_metres",
             "CompetitionDistance is a number of metres of 0 or more, or empty",
@@ -154,6 +157,15 @@ def store_rules() -> tuple[Rule, ...]:
             pl.col(f"text:{since[0]}").is_null() != pl.col(f"text:{since[1]}").is_null(),
             since,
         ),
+    )
+
+
+def _promo2_rules() -> tuple[Rule, ...]:
+    columns = ("Promo2", "Promo2SinceWeek", "Promo2SinceYear", "PromoInterval")
+    lacking = pl.any_horizontal(pl.col(f"text:{c}").is_null() for c in columns[1:])
+    months = pl.col("PromoInterval").str.split(",")
+    known = months.list.eval(pl.element().str.strip_chars().is_in(list(MONTHS))).list.all()
+    return (
         _flag("Promo2"),
         _whole("Promo2SinceWeek", 1, 53, optional=True),
         _whole("Promo2SinceYear", 1990, 2099, optional=True),
@@ -161,7 +173,7 @@ def store_rules() -> tuple[Rule, ...]:
             "Promo2_told",
             "a store with Promo2 has Promo2SinceWeek, Promo2SinceYear and PromoInterval",
             (pl.col("Promo2") == 1) & lacking,
-            promo2,
+            columns,
         ),
         Rule(
             "PromoInterval_months",
