@@ -1,5 +1,6 @@
 """Home: what runs, which versions, which data; and what it says when the service is away."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,13 @@ def open_home() -> AppTest:
 
 def texts(page: AppTest) -> str:
     return "\n".join(str(element.value) for element in [*page.markdown, *page.caption])
+
+
+def test_the_door_opens_the_same_page(service: Any) -> None:
+    door = Path(__file__).parents[2] / "deployment" / "streamlit" / "Home.py"
+    page = AppTest.from_file(str(door), default_timeout=30).run()
+    assert page.title[0].value == open_home().title[0].value
+    assert not page.exception
 
 
 def test_versions_and_data_are_told(service: Any) -> None:

@@ -31,6 +31,7 @@ def test_both_scripts_have_the_theme_beside_them() -> None:
         config = (folder / ".streamlit" / "config.toml").read_text()
         assert "gatherUsageStats = false" in config
         assert 'showErrorDetails = "none"' in config
+        assert 'address = "127.0.0.1"' in config
 
 
 def test_pages_import_neither_mlflow_nor_boosters() -> None:
