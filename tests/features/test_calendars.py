@@ -34,6 +34,8 @@ def test_public_holidays_differ_by_state() -> None:
     def kind(state: str, when: date) -> int:
         return int(kinds[calendars.GERMAN_STATES.index(state), (when - first).days])
 
+    assert kind("BY", date(2014, 8, 15)) == 1  # Assumption, in catholic towns
+    assert kind("SN", date(2014, 6, 19)) == 1  # Corpus Christi, likewise
     assert kind("BY", date(2014, 1, 6)) == 1  # Epiphany, not kept in Berlin
     assert kind("BE", date(2014, 1, 6)) == 0
     assert kind("BE", date(2014, 4, 18)) == kind("BY", date(2014, 4, 21)) == 2

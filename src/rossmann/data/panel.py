@@ -18,7 +18,7 @@ from rossmann.features.build_features import Arrays, build_matrix
 from rossmann.features.calendars import to_day
 from rossmann.schema import FEATURES, DayArray, Matrix, Rows
 
-_FORMAT: Final = "panel-1"
+_FORMAT: Final = "panel-2"
 """Raise it when an array's meaning changes: old folders are then built anew."""
 
 

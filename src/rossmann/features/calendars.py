@@ -20,6 +20,9 @@ WEEKDAY, DAY_OF_MONTH, DAY_OF_YEAR, DAYS_LEFT, EASTER, CHRISTMAS, MONTH, MONTH_I
 RAMP, HARMONICS, TREND = 0, 1, 7
 
 _EPOCH: Final = date(1970, 1, 1)
+_KEPT: Final = ("public", "catholic")
+"""Kinds of holiday in the ``holidays`` package that the real tables flag: with the second, which
+holds days kept in a state's catholic towns alone, each store agrees with its state on all days."""
 
 
 def to_date(day: int) -> date:
@@ -93,7 +96,7 @@ def public_holidays(days: DayArray) -> npt.NDArray[np.uint8]:
     out = np.zeros((len(GERMAN_STATES), len(days)), np.uint8)
     near_easter = np.isin(_days_from_easter(days, np.array([d.year for d in dates])), (-2, 0, 1))
     for i, state in enumerate(GERMAN_STATES):
-        kept = holidays.country_holidays("DE", subdiv=state, years=years)
+        kept = holidays.country_holidays("DE", subdiv=state, years=years, categories=_KEPT)
         for j, when in enumerate(dates):
             if when in kept:
                 christmas = when.month == 12 and when.day in (25, 26)
