@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     """Prediction log; empty: an SQLite file in the data folder."""
     api_keys: str = ""
     """SHA-256 of keys, as ``role:hex`` with commas between; empty: open to all."""
+    api_key: str = ""
+    """The key that this program's own clients (dashboard, launcher) send; a secret."""
     host: str = "127.0.0.1"
     api_port: Port = 8000
     mlflow_port: Port = 5000
@@ -187,6 +189,8 @@ class Settings(BaseSettings):
         shown = self.model_dump(mode="json")
         if self.api_keys:
             shown["api_keys"] = f"{len(self.api_keys.split(','))} keys (hidden)"
+        if self.api_key:
+            shown["api_key"] = "(hidden)"
         for name in ("database_url", "mlflow_tracking_uri", "api_url"):
             shown[name] = _without_password(shown[name])
         return shown

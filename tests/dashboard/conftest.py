@@ -46,7 +46,7 @@ class SmallService:
         self.asked: list[dict[str, Any]] = []
         self.dataset = "demo"
         self.stores: Sequence[int] = (1, 2, 3)
-        self.status, self.reason = "healthy", ""
+        self.status, self.reason, self.registry = "healthy", "", "reachable"
         self.answers_left: int | None = None
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
@@ -125,6 +125,7 @@ class SmallService:
         return messages.Health(
             status=self.status,
             reason=self.reason,
+            registry=self.registry,
             model_loaded=True,
             model_version=3,
             model_stage="Production",

@@ -68,7 +68,8 @@ def test_it_recovers_when_the_service_is_back(service: Any) -> None:
 
 
 def test_a_registry_that_is_away_is_told(service: Any) -> None:
-    service.status, service.reason = "degraded", "the registry is away: no answer"
+    service.status, service.registry = "degraded", "away"
+    service.reason = "the registry is away: no answer"
     page = open_home()
     assert "scripts/start_mlflow.sh" in page.warning[0].value
     assert page.metric[0].value == "3"

@@ -176,7 +176,7 @@ def test_follows_the_registry_and_outlives_it(
     process = start(mlflow_tracking_uri=away, api_port=port)
     told = wait_for(url, process, lambda health: True)
     assert (told["status"], told["model_version"]) == ("degraded", second)
-    assert "the registry is away" in told["reason"]
+    assert told["registry"] == "away" and "the registry is away" in told["reason"]
     with Client(url) as client:
         assert client.predict(rows).predictions == before.predictions
     process.send_signal(signal.SIGINT)

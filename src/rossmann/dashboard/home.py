@@ -56,7 +56,7 @@ def _cards(seen: Look) -> None:
         _card(places[0], "Prediction service", "Away", "red", seen.url)
         _card(places[1], "Model registry (MLflow)", "Not known", "gray", settings.tracking_uri)
     else:
-        away = "registry is away" in health.reason
+        away = health.registry == "away"
         well = health.status == "healthy" or away
         _card(places[0], "Prediction service", "Running", "green", seen.url)
         _card(

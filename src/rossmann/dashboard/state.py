@@ -40,7 +40,7 @@ Colour = Literal["green", "orange", "red", "gray"]
 
 @st.cache_resource(show_spinner=False)
 def _client(url: str) -> Client:
-    return Client(url)
+    return Client(url, load_settings().api_key)
 
 
 def client() -> Client:

@@ -112,6 +112,7 @@ class Health(BaseModel):
 
     status: Literal["healthy", "degraded"]
     reason: str
+    registry: Literal["reachable", "away"] = "reachable"
     model_loaded: bool
     model_version: int | None
     model_stage: str | None

@@ -90,6 +90,7 @@ def _state_routes(version: str, service: Service, metrics: Metrics) -> APIRouter
         return Health(
             status="degraded" if reason else "healthy",
             reason=reason,
+            registry="away" if service.versions.registry_away else "reachable",
             model_loaded=now is not None,
             model_version=None if now is None else now.version,
             model_stage=None if now is None else Stage.PRODUCTION,

@@ -84,6 +84,11 @@ class Versions:
         return "; ".join(filter(None, (self._away, self._behind)))
 
     @property
+    def registry_away(self) -> bool:
+        """Whether the registry did not answer when it was last asked."""
+        return bool(self._away)
+
+    @property
     def loaded(self) -> list[int]:
         """Numbers of the versions in memory."""
         return sorted(version for version, _ in list(self._loaded))
