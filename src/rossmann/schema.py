@@ -97,7 +97,8 @@ def _group(group: str, *pairs: tuple[str, str]) -> tuple[Feature, ...]:
 
 # O is the origin, D the row's date; "same kind" means same weekday and same promotion as the row.
 # History is on the scale of log sales, and all levels are less ``kfb`` (the offset), so that a
-# tree sees deviations from what the filter already knows.
+# tree sees deviations from what the filter already knows. What looks at promotions or school
+# holidays around D is NaN where no plan says them.
 CATALOGUE: Final[tuple[Feature, ...]] = (
     *_group(
         "calendar",
@@ -111,9 +112,9 @@ CATALOGUE: Final[tuple[Feature, ...]] = (
     *_group(
         "promo",
         ("promo", "1 where the store runs a promotion on D"),
-        ("days_since_promo", "days since the last promotion day before D, at most 14"),
-        ("days_to_promo", "days until the next promotion day after D, at most 14"),
-        ("promo_days_left", "promotion days in a row from D on, at most 7"),
+        ("days_since_promo", "days since the last promotion day before D, at most 14, if planned"),
+        ("days_to_promo", "days until the next promotion day after D, at most 14, if planned"),
+        ("promo_days_left", "promotion days in a row from D on, at most 7, if planned"),
         ("promo2_phase", "months into the Promo2 round (0 to 2), -1 where it does not run"),
     ),
     *_group(
@@ -125,9 +126,12 @@ CATALOGUE: Final[tuple[Feature, ...]] = (
     ),
     *_group(
         "school",
-        ("days_since_school_holiday", "days since the last one, 0 on one, at most 60"),
-        ("days_to_school_holiday", "days until the next one after D, at most 60"),
-        ("school_holidays_this_week", "school holidays from Monday to Sunday of D's week"),
+        ("days_since_school_holiday", "days since the last one, 0 on one, at most 60, if planned"),
+        ("days_to_school_holiday", "days until the next one after D, at most 60, if planned"),
+        (
+            "school_holidays_this_week",
+            "school holidays, Monday to Sunday of D's week, if planned",
+        ),
     ),
     *_group(
         "opening",

@@ -1,5 +1,7 @@
 """Rule 1: nothing after the origin is seen. Corrupting the future changes no bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel import Panel, panel_from
 from rossmann.features.calendars import to_date
-from rossmann.schema import Rows
+from rossmann.schema import CATALOGUE, FEATURES, Rows
 from rossmann.settings import Settings
 
 Tables = dict[str, pl.DataFrame]
@@ -74,6 +76,31 @@ def test_sales_up_to_the_origin_do_change_it(tables: Tables, panel: Panel) -> No
     rows = rows_after(honest, origin, 48)
     changed = honest.matrix(rows, origin) != corrupted.matrix(rows, origin)
     assert changed[:, -13:].any()
+
+
+def test_a_plan_taken_to_end_is_as_none(tables: Tables, panel: Panel) -> None:
+    """Training rows whose plan ends at the origin are what serving builds without a schedule."""
+    origin = panel.last_day - 80
+    whole = panel_from(panel.info, tables)
+    until = pl.col("Date") <= to_date(origin)
+    past = {
+        **tables,
+        "history": tables["history"].filter(until),
+        "schedule": tables["schedule"].clear(),
+    }
+    info = replace(panel.info, last_day=to_date(origin), schedule_end=None)
+    bare = panel_from(info, past)
+    rows = rows_after(whole, origin, 48)
+    taken, none = whole.matrix(rows, origin, planned_to=origin), bare.matrix(rows, origin)
+    # no rule knows closures to come, and fewer holidays tell fewer states apart
+    opening = [i for i, f in enumerate(CATALOGUE) if f.group == "opening" or f.name == "region"]
+    assert np.array_equal(
+        np.delete(taken, opening, axis=1), np.delete(none, opening, axis=1), equal_nan=True
+    )
+    planned = whole.matrix(rows, origin)
+    at = FEATURES.index("days_to_promo")
+    assert np.isnan(none[:, at]).all()
+    assert not np.isnan(planned[:, at]).any()
 
 
 def test_training_examples_see_only_their_own_past(tables: Tables, panel: Panel) -> None:

@@ -46,7 +46,9 @@ def test_features_that_must_be_known_are_known(data: st.DataObject, panel: Panel
     assert not np.isinf(matrix).any()
     history = FEATURES[FEATURES.index("mean_weekday_91") : FEATURES.index("kfa")]
     errors = ("last_year_error", "last_year_error_chain")
-    may_lack = {"months_since_competition", *history, *errors}
+    plan = FEATURES[FEATURES.index("days_since_promo") : FEATURES.index("promo2_phase")]
+    school = FEATURES[FEATURES.index("days_since_school_holiday") :][:3]
+    may_lack = {"months_since_competition", *history, *errors, *plan, *school}
     for i, name in enumerate(FEATURES):
         if name not in may_lack:
             assert not np.isnan(matrix[:, i]).any(), name

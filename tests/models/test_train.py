@@ -10,7 +10,7 @@ from rossmann.data.panel import Panel
 from rossmann.errors import SettingsError
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.members import ratio_of
-from rossmann.models.train import Trained, draw_examples, train
+from rossmann.models.train import Trained, draw_examples, draw_plan_ends, train
 from rossmann.schema import FEATURES, MAX_HORIZON, OFFSET, feature_fingerprint
 from rossmann.settings import Settings
 
@@ -28,20 +28,31 @@ def test_origins_are_uniform_and_early_rows_are_left_out(panel: Panel) -> None:
 def test_training_examples_are_what_serving_builds(panel: Panel) -> None:
     """Rule 3: the matrix that members learn from is the one that a request gets, bit for bit."""
     examples = draw_examples(panel, 31, seed=1)
+    origins = examples.day - examples.matrix[:, FEATURES.index("horizon")].astype(np.int64)
+    plan_ends = draw_plan_ends(examples.day, origins, seed=1)
     rows, sold = panel.past_rows()
-    at = {(int(s), int(d)): i for i, (s, d) in enumerate(zip(rows.store, rows.day, strict=True))}
-    assert len(at) == len(rows)
+    kept = np.nonzero(np.isin(rows.day, examples.day))[0]
     for i in np.random.default_rng(0).integers(0, len(examples.sold), 50):
-        day = int(examples.day[i])
-        origin = day - int(examples.matrix[i, FEATURES.index("horizon")])
-        store = next(
-            s for s in panel.store_numbers
-            if (int(s), day) in at and sold[at[int(s), day]] == examples.sold[i]
-            and panel.matrix(rows.take(np.array([at[int(s), day]])), origin)[0, OFFSET]
-            == examples.matrix[i, OFFSET]
-        )  # fmt: skip
-        served = panel.matrix(panel.usual_rows(int(store), np.array([day])), origin)
-        assert served[0].tobytes() == examples.matrix[i].tobytes()
+        same = kept[(rows.day[kept] == examples.day[i]) & (sold[kept] == examples.sold[i])]
+        found = {
+            panel.matrix(
+                panel.usual_rows(int(rows.store[j]), examples.day[i : i + 1]),
+                int(origins[i]),
+                planned_to=int(plan_ends[i]),
+            )[0].tobytes()
+            for j in same
+        }
+        assert examples.matrix[i].tobytes() in found
+
+
+def test_some_rows_learn_without_a_schedule(panel: Panel) -> None:
+    examples = draw_examples(panel, 31, seed=1)
+    unknown = np.isnan(examples.matrix[:, FEATURES.index("days_to_promo")]).mean()
+    assert 0.2 < unknown < 0.4
+    origins = examples.day - 5
+    ends = draw_plan_ends(examples.day, origins, seed=2)
+    assert 0.17 < (ends == origins).mean() < 0.23
+    assert (ends >= origins).all()
 
 
 def test_the_same_seed_gives_the_same_version(

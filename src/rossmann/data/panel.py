@@ -18,7 +18,7 @@ from rossmann.features.build_features import Arrays, build_matrix
 from rossmann.features.calendars import to_day
 from rossmann.schema import FEATURES, DayArray, Matrix, Rows
 
-_FORMAT: Final = "panel-2"
+_FORMAT: Final = "panel-3"
 """Raise it when an array's meaning changes: old folders are then built anew."""
 
 
@@ -51,8 +51,15 @@ class Panel:
         at = np.minimum(at, len(self.store_numbers) - 1)
         return np.asarray(np.where(self.store_numbers[at] == stores, at, -1), np.int64)
 
-    def matrix(self, rows: Rows, origin: int | npt.NDArray[np.integer]) -> Matrix:
+    def matrix(
+        self,
+        rows: Rows,
+        origin: int | npt.NDArray[np.integer],
+        planned_to: int | npt.NDArray[np.integer] | None = None,
+    ) -> Matrix:
         """The features of ``rows`` (n,) as of ``origin`` (one, or one per row): (n, 46) float32.
+
+        ``planned_to`` (one, or one per row): as if the schedule ended on that day.
 
         Raises ``ValueError`` where a store is unknown, or a day or its origin is out of reach
         (first day <= origin < day <= a year after history, and origin in history): callers check
@@ -63,12 +70,15 @@ class Panel:
         fits = (places >= 0) & (origins >= self.first_day) & (origins <= self.last_day)
         if not (fits & (origins < rows.day) & (rows.day <= self.furthest_day)).all():
             raise ValueError("rows hold a store, a day or an origin that the panel does not have")
+        limit = self.first_day + len(self.arrays.table) if planned_to is None else planned_to
+        planned = np.broadcast_to(np.asarray(limit, np.int64), rows.day.shape)
         out = np.empty((len(rows), len(FEATURES)), np.float32)
         build_matrix(
             self.arrays,
             places,
             rows.day.astype(np.int64) - self.first_day,
             origins - self.first_day,
+            planned - self.first_day,
             rows.promo,
             rows.state_holiday,
             rows.school_holiday,

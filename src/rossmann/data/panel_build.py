@@ -169,10 +169,13 @@ def _plan(
     gaps = ~known
     holiday = kinds[regions].T
     everyone = np.zeros(len(numbers), np.int64)
+    promo, promo_said = _majority(cube[:, :, plan.PROMO], known, everyone)
+    school, school_said = _majority(cube[:, :, plan.SCHOOL], known, regions)
+    cube[:, :, plan.SAID] = known | (promo_said & school_said)
     for column, filler in (
         (plan.HOLIDAY, holiday),
-        (plan.PROMO, _majority(cube[:, :, plan.PROMO], known, everyone)),
-        (plan.SCHOOL, _majority(cube[:, :, plan.SCHOOL], known, regions)),
+        (plan.PROMO, promo),
+        (plan.SCHOOL, school),
         (plan.OPEN, _usual_opening(cube, known, axis, days, holiday > 0)),
     ):
         cube[:, :, column] = np.where(gaps, filler, cube[:, :, column])
@@ -181,12 +184,12 @@ def _plan(
 
 def _majority(
     flag: npt.NDArray[np.uint8], known: npt.NDArray[np.bool_], group: npt.NDArray[np.int64]
-) -> npt.NDArray[np.uint8]:
-    """What most stores of the same group have on each day; 0 where no plan says."""
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """What most stores of the same group have on each day, and whether any plan says."""
     member = np.eye(int(group.max(initial=0)) + 1, dtype=np.float32)[group]
     ayes = (flag * known).astype(np.float32) @ member
     votes = known.astype(np.float32) @ member
-    return (2 * ayes > votes).astype(np.uint8)[:, group]
+    return (2 * ayes > votes).astype(np.uint8)[:, group], (votes > 0)[:, group]
 
 
 def _usual_opening(

@@ -3,6 +3,10 @@
 Training gives every row an origin of its own, serving gives all rows the same: both call
 ``build_matrix``. What a row carries itself (promotion, holidays) goes before the plan; what lies
 around it comes from the plan. No row sees another.
+
+Opening hours and public holidays of days without a plan are as good as known. Promotions and
+school holidays are not: what would look at them is NaN there. Members learn what that means from
+training rows whose plan is taken to end early (``planned_to``).
 """
 
 from typing import Final, NamedTuple
@@ -44,7 +48,7 @@ _LAST_YEAR: Final = state_space.LAST_YEAR
 def _plan_features(
     a: Arrays, s: int, d: int, promo: int, holiday: int, school: int, out: npt.NDArray[np.float32]
 ) -> None:
-    """Columns up to the opening group: the calendar, and the plan around the day."""
+    """Columns up to the store group that are known for any day: all but ``_schedule_features``."""
     table, before, here, after = a.table[d], a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
     out[0] = table[calendars.WEEKDAY]
     out[1] = table[calendars.DAY_OF_MONTH]
@@ -53,10 +57,6 @@ def _plan_features(
     out[4] = table[calendars.EASTER]
     out[5] = table[calendars.CHRISTMAS]
     out[6] = promo
-    # the day itself is left out where it has a column: what lies around it says more then
-    out[7] = min(before[plan.PROMO_SINCE] + 1, plan.PROMO_CAP)
-    out[8] = min(after[plan.PROMO_UNTIL] + 1, plan.PROMO_CAP)
-    out[9] = min(after[plan.PROMO_RUN] + 1, plan.RUN_CAP) if promo else 0
     out[10] = promo2_phase(
         table[calendars.MONTH],
         int(a.stores[s, store_table.PROMO2_MONTHS]),
@@ -67,9 +67,6 @@ def _plan_features(
     out[12] = min(before[plan.HOLIDAY_SINCE] + 1, plan.HOLIDAY_CAP)
     out[13] = min(after[plan.HOLIDAY_UNTIL] + 1, plan.HOLIDAY_CAP)
     out[14] = here[plan.HOLIDAY_NEXT_7]
-    out[15] = 0 if school else min(before[plan.SCHOOL_SINCE] + 1, plan.SCHOOL_CAP)
-    out[16] = min(after[plan.SCHOOL_UNTIL] + 1, plan.SCHOOL_CAP)
-    out[17] = here[plan.SCHOOL_WEEK] - int(here[plan.SCHOOL]) + school
     out[18] = before[plan.CLOSED_BACK]
     out[19] = after[plan.CLOSED_AHEAD]
     out[20] = min(before[plan.SINCE_LONG_CLOSURE] + 1, plan.LONG_CLOSURE_CAP)
@@ -80,6 +77,55 @@ def _plan_features(
     )
     out[24] = a.stores[s, store_table.ASSORTMENT]
     out[25] = a.stores[s, store_table.REGION]
+
+
+@njit(cache=True, nogil=True)
+def _is_known_between(a: Arrays, s: int, d: int, o: int, planned_to: int) -> bool:
+    """Whether a plan says all days between the origin and the row's day."""
+    if d - 1 <= o:
+        return True
+    said = int(a.cube[d - 1, s, plan.SAID_BACK])
+    return planned_to >= d - 1 and said >= min(d - 1 - o, plan.SAID_CAP)
+
+
+@njit(cache=True, nogil=True)
+def _if_seen(distance: int, cap: int, ahead: int) -> float:
+    """A count of days ahead: NaN where the plan ends before what is counted to, or the cap."""
+    if min(distance, cap) <= ahead:
+        return min(distance, cap)
+    return np.nan
+
+
+@njit(cache=True, nogil=True)
+def _schedule_features(
+    a: Arrays,
+    s: int,
+    d: int,
+    promo: int,
+    school: int,
+    between: bool,
+    planned_to: int,
+    out: npt.NDArray[np.float32],
+) -> None:
+    """The columns that look at promotions and school holidays of the days around.
+
+    The day itself is left out where it has a column: what lies around it says more then.
+    """
+    before, here, after = a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
+    ahead = min(int(after[plan.SAID_AHEAD]), max(planned_to - d, 0))
+    out[7] = min(before[plan.PROMO_SINCE] + 1, plan.PROMO_CAP) if between else np.nan
+    out[8] = _if_seen(after[plan.PROMO_UNTIL] + 1, plan.PROMO_CAP, ahead)
+    # a run of r days from D on shows itself on the day after its last, r days ahead
+    out[9] = _if_seen(after[plan.PROMO_RUN] + 1, plan.RUN_CAP, ahead) if promo else 0.0
+    if school:
+        out[15] = 0.0
+    else:
+        out[15] = min(before[plan.SCHOOL_SINCE] + 1, plan.SCHOOL_CAP) if between else np.nan
+    out[16] = _if_seen(after[plan.SCHOOL_UNTIL] + 1, plan.SCHOOL_CAP, ahead)
+    if between and ahead >= 7 - a.table[d, calendars.WEEKDAY]:
+        out[17] = here[plan.SCHOOL_WEEK] - int(here[plan.SCHOOL]) + school
+    else:
+        out[17] = np.nan
 
 
 @njit(cache=True, nogil=True)
@@ -143,6 +189,7 @@ def build_matrix(
     store: npt.NDArray[np.int64],
     day: npt.NDArray[np.int64],
     origin: npt.NDArray[np.int64],
+    planned_to: npt.NDArray[np.int64],
     promo: npt.NDArray[np.uint8],
     state_holiday: npt.NDArray[np.uint8],
     school_holiday: npt.NDArray[np.uint8],
@@ -151,14 +198,17 @@ def build_matrix(
     """Fill ``out`` (n, 46), in the order of ``schema.FEATURES``.
 
     ``store`` holds places in the store table; ``day`` and ``origin`` count from the first day of
-    history, with 0 <= origin < day and day at least one short of the plan's end.
+    history, with 0 <= origin < day and day at least one short of the plan's end. ``planned_to``:
+    the last day whose promotion and school holiday may be taken from the plan.
     """
     for i in range(len(day)):
         s, d, o, row = store[i], day[i], origin[i], out[i]
         p, kept, school = promo[i], state_holiday[i], school_holiday[i]
+        between = _is_known_between(a, s, d, o, planned_to[i])
         _plan_features(a, s, d, p, kept, school, row)
+        _schedule_features(a, s, d, p, school, between, planned_to[i], row)
         row[26] = d - o
-        mask = state_space.design_mask(a.table, a.cube, d, s, p, kept, school)
+        mask = state_space.design_mask(a.table, a.cube, d, s, p, kept, school, between)
         state, terms = a.states[o, s], a.terms[d]
         base, season = state_space.N_BASE, state_space.N_BASE + state_space.N_HARMONICS
         kfb = np.float32(state_space.predict_state(state, state_space.KFB, base, mask, terms))

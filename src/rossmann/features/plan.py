@@ -17,7 +17,11 @@ PROMO_SINCE, PROMO_UNTIL, PROMO_RUN, PROMO_LAST_WEEK = range(5, 9)
 HOLIDAY_SINCE, HOLIDAY_UNTIL, HOLIDAY_NEXT_7, HOLIDAY_WEEK = range(9, 13)
 SCHOOL_SINCE, SCHOOL_UNTIL, SCHOOL_WEEK = range(13, 16)
 CLOSED_BACK, CLOSED_AHEAD, SINCE_LONG_CLOSURE, OPEN_14 = range(16, 20)
-N_PLAN: Final = 20
+SAID, SAID_BACK, SAID_AHEAD = range(20, 23)
+"""A plan says the day's promotion and school holiday, and for how many days in a row it does."""
+N_PLAN: Final = 23
+
+SAID_CAP: Final = 255
 
 PROMO_CAP: Final = 14
 RUN_CAP: Final = 7
@@ -125,6 +129,12 @@ def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high:
         cube[:, s, SCHOOL_UNTIL] = one
         _week_sums(flag, first_weekday, one, two)
         cube[:, s, SCHOOL_WEEK] = one
+
+        flag[:] = cube[:, s, SAID]
+        _run(flag, SAID_CAP, 1, one)
+        cube[:, s, SAID_BACK] = one
+        _run(flag, SAID_CAP, -1, one)
+        cube[:, s, SAID_AHEAD] = one
 
         flag[:] = 1 - cube[:, s, OPEN]
         _run(flag, CLOSED_CAP, 1, one)

@@ -112,10 +112,12 @@ def design_mask(
     promo: int,
     holiday: int,
     school: int,
+    week_known: bool = True,
 ) -> int:
     """The switched components of day ``t`` and store ``s`` as bits, with the day's own flags.
 
-    ``t`` must be neither the first nor the last day of the cube.
+    ``t`` must be neither the first nor the last day of the cube. ``week_known``: the promotions
+    of the week before are known.
     """
     mask = _calendar_mask(table, t)
     weekday = table[t, WEEKDAY]
@@ -127,7 +129,7 @@ def design_mask(
             mask |= 1 << PROMO_FRIDAY
         elif weekday == 2:
             mask |= 1 << PROMO_TUESDAY
-    elif cube[t, s, PROMO_LAST_WEEK]:
+    elif week_known and cube[t, s, PROMO_LAST_WEEK]:
         mask |= 1 << AFTER_PROMO_WEEK
     if school:
         mask |= 1 << SCHOOL_DAY

@@ -7,6 +7,7 @@ from rossmann.models.backtest import WindowScore
 
 NAMES: Final = {
     "ensemble": "Ensemble",
+    "without_schedule": "Ensemble, without a schedule",
     "lightgbm": "LightGBM",
     "xgboost": "XGBoost",
     "catboost": "CatBoost",

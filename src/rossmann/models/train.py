@@ -14,6 +14,7 @@ import numpy.typing as npt
 import rossmann
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel import Panel, build_panel, open_panel
+from rossmann.features import plan
 from rossmann.models.backtest import Window, WindowScore, baselines, open_windows, score
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.intervals import calibrate
@@ -23,6 +24,9 @@ from rossmann.schema import FEATURES, MAX_HORIZON, FloatArray, Matrix, feature_f
 from rossmann.settings import Profile, Settings
 
 Report = Callable[[str], None]
+PLAN_AT_ORIGIN: Final = 0.2
+PLAN_ENDS_SOON: Final = 0.2
+"""Shares of training rows whose schedule ends early."""
 _LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
 
 
@@ -62,7 +66,23 @@ def draw_examples(panel: Panel, history_days: int, seed: int) -> Examples:
     origin = rows.day - horizon
     kept = np.nonzero(origin - panel.first_day + 1 >= history_days)[0]
     part = rows.take(kept)
-    return Examples(panel.matrix(part, origin[kept]), sold[kept], part.day)
+    matrix = panel.matrix(part, origin[kept], draw_plan_ends(part.day, origin[kept], seed))
+    return Examples(matrix, sold[kept], part.day)
+
+
+def draw_plan_ends(
+    day: npt.NDArray[np.integer], origin: npt.NDArray[np.integer], seed: int
+) -> npt.NDArray[np.int64]:
+    """How far each row's schedule is taken to reach: members must learn to do without one.
+
+    Most rows keep all of it; for one in five it ends at the origin, for one in five it ends
+    somewhere in the 60 days from the row's own on.
+    """
+    rng = np.random.default_rng([seed, 1])
+    kind = rng.random(len(day))
+    soon = day + rng.integers(0, plan.SCHOOL_CAP + 1, len(day))
+    ends = np.where(kind < PLAN_AT_ORIGIN, origin, soon)
+    return np.where(kind < PLAN_AT_ORIGIN + PLAN_ENDS_SOON, ends, np.iinfo(np.int32).max)
 
 
 def fit_members(
@@ -112,6 +132,9 @@ def _forecast(
     offset = np.exp(window.matrix[:, FEATURES.index("kfb")].astype(np.float64))
     return {
         "ensemble": ensemble.blend(factors, window.matrix),
+        "without_schedule": ensemble.predict(
+            panel.matrix(window.rows, window.origin, planned_to=window.origin), threads
+        ),
         **{name: offset * factor for name, factor in factors.items()},
         **baselines(panel, window),
     }

@@ -192,8 +192,8 @@ class Forecaster:
             found.append(warned("short_history", msg, np.flatnonzero(short)))
         if unplanned.any():
             msg = (
-                "days without a schedule: the days around them are filled by rule "
-                "(usual opening, public holidays, no promotion)"
+                "days without a schedule: the promotions and school holidays around them are "
+                "taken as not known, opening as usual; with a schedule the forecast is better"
             )
             found.append(warned("no_schedule", msg, np.flatnonzero(unplanned)))
         return tuple(found)
