@@ -1,1 +1,0 @@
-"""What was answered, and how it compares with what happened."""
