@@ -14,13 +14,14 @@ import typer
 
 import rossmann.settings
 from rossmann.cli import app, main
+from rossmann.data.demo import write_demo
 from rossmann.errors import RossmannError
 from rossmann.settings import Settings
 
 VERBS = (
-    "data get", "data demo", "data check", "data status", "features", "train", "backtest",
-    "models list", "models show", "validate", "promote", "rollback", "predict", "serve", "mlflow",
-    "dashboard", "up", "down", "status", "settings",
+    "data get", "data demo", "data check", "data ingest", "data status", "features", "train",
+    "backtest", "models list", "models show", "validate", "promote", "rollback", "predict", "serve",
+    "mlflow", "dashboard", "up", "down", "status", "settings",
 )  # fmt: skip
 HEAVY = ("mlflow", "polars", "numba", "lightgbm", "fastapi", "streamlit", "pydantic_settings")
 
@@ -164,6 +165,39 @@ def test_tables_are_checked_and_told(
     assert "of 40 stores" in told
     assert main(["features"]) == 0
     assert "is ready" in capsys.readouterr().out
+
+
+def test_ingested_days_are_told_with_what_to_do_next(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("ROSSMANN_DEMO", "1")
+    write_demo(nowhere / "demo" / "raw", seed=1, stores=3, days=40, schedule_days=5)
+    new = nowhere / "new.csv"
+    row = "1,6,2015-08-01,500,50,1,0,0,0"
+    names = "Store,DayOfWeek,Date,Sales,Customers,Open,Promo,StateHoliday,SchoolHoliday"
+    new.write_text(f"{names}\n{row}\n2{row[1:]}\n")
+    assert main(["data", "ingest", str(new)]) == 0
+    told = capsys.readouterr().out
+    assert "2 added, 0 corrected, 0 unchanged" in told
+    assert "2 of them were planned" in told
+    assert "last day of sales: 2015-08-01 (before: 2015-07-31)" in told
+    assert "next: rossmann features" in told
+    assert main(["features"]) == 0
+    capsys.readouterr()
+    assert main(["data", "status"]) == 0
+    told = capsys.readouterr().out
+    assert "0001-sales-" in told
+    assert "from new.csv" in told
+    assert "2015-07-31" not in told
+    assert "2015-08-02 to 2015-08-05: all stores" in told
+    assert "2015-08-06 to 2015-09-18: none" in told
+    assert main(["data", "ingest", str(new)]) == 0
+    assert "nothing is new" in capsys.readouterr().out
+    new.write_text(f"{names}\n{row}\n9{row[1:]}\n")
+    assert main(["data", "ingest", str(new)]) == 1
+    refused = capsys.readouterr().err
+    assert refused.startswith("error: 1 rule is broken: Store_known in new.csv (1)")
+    assert "line 3: Store=9" in refused
 
 
 @pytest.mark.parametrize(

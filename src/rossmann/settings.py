@@ -94,7 +94,15 @@ class Settings(BaseSettings):
     history_days: Annotated[int, Field(ge=1)] = 31
     windows: tuple[Annotated[int, Field(ge=1)], ...] = (48, 365)
     window_days: Annotated[int, Field(ge=1, le=48)] = 48
-    gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.0005
+    gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.001
+    gate_chance: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    gate_days: Annotated[int, Field(ge=1, le=48)] = 7
+    gate_coverage: Annotated[float, Field(ge=0, le=1)] = 0.1
+    gate_bias: Annotated[float, Field(ge=0, le=1)] = 0.05
+    gate_promotion: Annotated[float, Field(ge=0)] = 0.01
+    gate_record: Annotated[float, Field(gt=0)] = 3
+    gate_rows_per_second: Annotated[float, Field(gt=0)] = 2_000
+    gate_size_mb: Annotated[float, Field(gt=0)] = 200
     profiles: dict[ProfileName, Profile] = Field(default_factory=dict)
 
     @classmethod
@@ -131,6 +139,11 @@ class Settings(BaseSettings):
     def demo_raw_dir(self) -> Path:
         """Where the demo chain's tables are written."""
         return self.data_dir / "demo" / "raw"
+
+    @property
+    def ingested_dir(self) -> Path:
+        """Days that were ingested over the raw tables, a folder for each chain."""
+        return self.data_dir / "ingested"
 
     @property
     def processed_dir(self) -> Path:

@@ -1,11 +1,14 @@
 """Verbs on the tables: ``rossmann data ...``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rossmann.cli.terminal import progress, say
+
+if TYPE_CHECKING:
+    from rossmann.data.ingest import Planned
 
 app = typer.Typer(help="The sales tables: get, make, check them.", no_args_is_help=True)
 
@@ -31,11 +34,16 @@ def demo(
     Example: rossmann data demo --seed 7
     """
     from rossmann.data.demo import write_demo
+    from rossmann.data.pieces import find_pieces
+    from rossmann.schema import Dataset
     from rossmann.settings import load_settings
 
     settings = load_settings()
     write_demo(settings.demo_raw_dir, settings.seed if seed is None else seed)
     say(f"demo tables written to {settings.demo_raw_dir}")
+    ingested = settings.ingested_dir / Dataset.DEMO
+    if find_pieces(ingested):
+        say(f"what was ingested in {ingested} lies over them: delete it if it was for another seed")
 
 
 @app.command("check")
@@ -56,30 +64,76 @@ def check() -> None:
     )
 
 
+@app.command("ingest")
+def ingest(
+    file: Annotated[Path, typer.Argument(help="CSV (also .gz), Parquet or Excel")],
+) -> None:
+    """Add new sales days, or a schedule, over the raw tables; a day given again is corrected.
+
+    A file with train.csv's columns holds sales days, one with test.csv's (no Sales and Customers)
+    a schedule. A file that breaks a rule is refused as a whole. Example: rossmann data ingest
+    august.csv
+    """
+    from rossmann.data.ingest import ingest as take
+    from rossmann.settings import load_settings
+
+    done = take(load_settings(), file)
+    what = "sales days" if done.kind == "sales" else "planned days"
+    counts = f"{done.added:,} added, {done.corrected:,} corrected, {done.unchanged:,} unchanged"
+    say(f"{file.name}: {what}: {counts}")
+    if done.planned:
+        say(f"{done.planned:,} of them were planned until now: the plan became history")
+    if done.passed:
+        say(f"{done.passed:,} planned days were left out: their sales are known already")
+    was = "" if done.last_day == done.last_day_before else f" (before: {done.last_day_before})"
+    say(f"last day of sales: {done.last_day}{was}")
+    say(f"last planned day: {done.planned_to or 'none after it'}")
+    if done.piece is None:
+        say("nothing is new: the data version stays as it is")
+        return
+    say(f"kept in {done.piece.path}")
+    say("next: rossmann features, then start the service again; to learn from it: rossmann retrain")
+
+
 @app.command("status")
 def status() -> None:
-    """Say which tables are in use, and what was made from them.
+    """Say which tables are in use, what was ingested, what was made, and what is not planned.
 
     Example: rossmann data status
     """
     from rossmann.data.files import find_raw
+    from rossmann.data.ingest import planned_days
     from rossmann.data.make_dataset import current_dataset
+    from rossmann.data.pieces import read_source
     from rossmann.errors import MissingData
     from rossmann.settings import load_settings
 
     settings = load_settings()
-    for name, path in find_raw(settings).paths().items():
+    raw = find_raw(settings)
+    for name, path in raw.paths().items():
         say(f"{name:<10}  {path}  {_size(path)}")
+    for piece in raw.pieces:
+        say(f"{'ingested':<10}  {piece.path}  {_size(piece.path)}, from {read_source(piece)}")
     try:
         info = current_dataset(settings)
     except MissingData as error:
         say(str(error))
         return
-    planned = f", planned to {info.schedule_end}" if info.schedule_end else ", nothing planned"
     say(f"{'dataset':<10}  {info.dataset}, version {info.version}, in {info.folder}")
     say(f"{'rows':<10}  {info.rows:,} of {info.stores:,} stores")
+    planned = f", planned to {info.schedule_end}" if info.schedule_end else ", nothing planned"
     say(f"{'days':<10}  {info.first_day} to {info.last_day}{planned}")
+    for span in planned_days(info):
+        say(f"{'schedule':<10}  {_planned(span, info.stores)}")
+
+
+def _planned(span: "Planned", stores: int) -> str:
+    days = f"{span.first} to {span.last}" if span.last > span.first else str(span.first)
+    if span.stores == stores:
+        return f"{days}: all stores"
+    return f"{days}: {span.stores:,} of {stores:,} stores" if span.stores else f"{days}: none"
 
 
 def _size(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.1f} MB"
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size / 1e3:.1f} kB"

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import polars as pl
 
 from rossmann.data import checks
 from rossmann.data.files import RawTables, read_text
+from rossmann.data.pieces import Piece, overlay, read_piece
 from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES
+
+SUMS: Final = ("Sales", "Customers")
+"""What a day of history has and a planned one has not."""
 
 Report = Callable[[str], None]
 
@@ -17,8 +22,9 @@ class Tables:
     """Clean frames, sorted by store and day.
 
     ``history``: Store, Date, Sales, Customers, Open, Promo, StateHoliday, SchoolHoliday.
-    ``schedule``: the same without Sales and Customers, only days after the history's last; may be
-    empty. ``stores``: one row a store. Categories are their place in ``schema``'s lists.
+    ``schedule``: the same without Sales and Customers, only days whose sales the history does not
+    have; may be empty. ``stores``: one row a store. Categories are their place in ``schema``'s
+    lists.
     """
 
     history: pl.DataFrame
@@ -27,11 +33,19 @@ class Tables:
 
 
 def read_tables(raw: RawTables, report: Report = lambda line: None) -> Tables:
-    """Read, check and clean the raw tables.
+    """Read, check and clean the raw tables with what was ingested over them.
 
     ``report`` gets a line for each thing that was filled or left out by rule. Raises
     ``BrokenRule`` that lists every broken rule of every table, with its count and first rows.
     """
+    said = read_said(raw)
+    if raw.pieces:
+        report(f"laid {len(raw.pieces):,} ingested pieces over them")
+    return Tables(said.history, _schedule(said.schedule, said.history, report), said.stores)
+
+
+def read_said(raw: RawTables) -> Tables:
+    """The same as it is said: planned days may have sales too, and leave Open empty."""
     stores = checks.typed(raw.store.name, read_text(raw.store), checks.STORE_COLUMNS)
     found = checks.breaches(raw.store.name, stores, checks.store_rules())
     numbers = stores["Store"].drop_nulls().unique().to_list()
@@ -42,12 +56,30 @@ def read_tables(raw: RawTables, report: Report = lambda line: None) -> Tables:
         test = checks.typed(raw.test.name, read_text(raw.test), checks.PLAN_COLUMNS)
         found += checks.breaches(raw.test.name, test, checks.plan_rules(numbers))
     checks.refuse(found)
-    history = _days(train, ("Sales", "Customers"))
-    plan = history.drop("Sales", "Customers").clear() if test is None else _days(test, ())
-    return Tables(history, _schedule(plan, history, report), _stores(stores))
+    history = clean_days(train, SUMS)
+    plan = history.drop(SUMS).clear() if test is None else clean_days(test)
+    for piece in raw.pieces:
+        days = _piece_days(piece, numbers)
+        if piece.kind == "sales":
+            history = overlay(history, days)
+        else:
+            plan = overlay(plan, days)
+    return Tables(history, plan, _stores(stores))
 
 
-def _days(frame: pl.DataFrame, sums: Sequence[str]) -> pl.DataFrame:
+def _piece_days(piece: Piece, stores: Sequence[int]) -> pl.DataFrame:
+    days = read_piece(piece)
+    strange = days.filter(~pl.col("Store").is_in(stores))
+    if strange.height:
+        # The store table is another one than when the piece was ingested.
+        first = tuple(f"Store={store}" for store in strange["Store"].unique().sort().head(3))
+        says = "Store is in the store table"
+        checks.refuse([checks.Breach(str(piece.path), "Store_known", says, strange.height, first)])
+    return days
+
+
+def clean_days(frame: pl.DataFrame, sums: Sequence[str] = ()) -> pl.DataFrame:
+    """Checked days (as ``checks.typed`` makes them) in the types of ``Tables``; with ``sums``."""
     flags = [pl.col(name).cast(pl.UInt8) for name in ("Open", "Promo")]
     columns = [
         pl.col("Store").cast(pl.Int32),
@@ -65,7 +97,7 @@ def _code(column: str, values: Sequence[str]) -> pl.Expr:
 
 
 def _schedule(plan: pl.DataFrame, history: pl.DataFrame, report: Report) -> pl.DataFrame:
-    ahead = plan.filter(pl.col("Date") > history.select(pl.col("Date").max()).item())
+    ahead = plan.join(history, on=["Store", "Date"], how="anti", maintain_order="left")
     if ahead.height < plan.height:
         report(f"left out {plan.height - ahead.height:,} planned rows of days that have sales")
     empty = ahead["Open"].null_count()

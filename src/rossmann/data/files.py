@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 
 import polars as pl
 
+from rossmann.data.pieces import Piece, find_pieces
 from rossmann.errors import BrokenRule, MissingData
 from rossmann.schema import Dataset
 from rossmann.settings import Settings
@@ -21,12 +22,16 @@ _CHUNK: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RawTables:
-    """Paths of one chain's raw tables; each is a CSV file, plain or gzipped."""
+    """Paths of one chain's raw tables, each a CSV file, plain or gzipped; and what lies over them.
+
+    ``pieces``: ingested days, later ones on top.
+    """
 
     dataset: Dataset
     train: Path
     store: Path
     test: Path | None
+    pieces: tuple[Piece, ...] = ()
 
     def paths(self) -> dict[str, Path]:
         """The tables that are there, by their plain name (``train.csv``), in a fixed order."""
@@ -42,7 +47,7 @@ def find_raw(settings: Settings) -> RawTables:
     real = None if settings.demo else _tables_in(settings.raw_dir, Dataset.REAL)
     found = real or _tables_in(settings.demo_raw_dir, Dataset.DEMO)
     if found:
-        return found
+        return replace(found, pieces=find_pieces(settings.ingested_dir / found.dataset))
     wanted = "" if settings.demo else f"put train.csv and store.csv into {settings.raw_dir}, or "
     raise MissingData(f"there are no sales tables yet: {wanted}run: rossmann data demo")
 
@@ -103,7 +108,7 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def table_digests(tables: RawTables, record: Path) -> dict[str, str]:
-    """Content digest of each table by name; unchanged files are looked up in ``record``.
+    """Content digest of each table and piece by name; unchanged files are as in ``record``.
 
     A file is taken as unchanged where path, size and time of change are as recorded, so that a
     service starts without reading forty megabytes.
@@ -117,7 +122,7 @@ def table_digests(tables: RawTables, record: Path) -> dict[str, str]:
         known[mark] = digests[name]
     if known != _read_record(record):
         _write_record(record, known)
-    return digests
+    return digests | {f"ingested/{piece.path.name}": piece.digest for piece in tables.pieces}
 
 
 def _read_record(record: Path) -> dict[str, str]:

@@ -32,9 +32,9 @@ Report = Callable[[str], None]
 class DatasetInfo:
     """One data version: where it lies and what it spans.
 
-    ``version``: 12 hex digits, from the raw tables' content. ``rows``: of history. ``stores``: in
-    the store table. ``schedule_end``: last planned day, None without a schedule. ``files``:
-    SHA-256 of each raw table's content.
+    ``version``: 12 hex digits, from the content of raw tables and ingested pieces. ``rows``: of
+    history. ``stores``: in the store table. ``schedule_end``: last planned day, None without a
+    schedule after the history's last day. ``files``: digest of each raw table and piece.
     """
 
     dataset: Dataset
@@ -137,7 +137,7 @@ def _write(tables: Tables, raw: RawTables, digests: dict[str, str], folder: Path
         stores=tables.stores.height,
         first_day=first,
         last_day=last,
-        schedule_end=tables.schedule.select(pl.max("Date")).item(),
+        schedule_end=tables.schedule.filter(pl.col("Date") > last).select(pl.max("Date")).item(),
         files=digests,
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
