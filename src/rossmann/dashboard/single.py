@@ -117,8 +117,10 @@ def _ask_plan(planned: PlannedRow) -> Question:
             st.caption(":material/event_available: Filled in from the store's schedule.")
         else:
             st.caption(
-                ":material/event_note: No schedule for this day. Filled in with the store's usual "
-                "opening, public holidays by calendar and no promotion: please check."
+                ":material/event_note: No schedule for this day. To start from: the store's usual "
+                "opening, public holidays by calendar, and no promotion unless other stores plan "
+                "one; set what you know. Promotions and school holidays of the days around, where "
+                "no schedule tells them, count as not known."
             )
     row = {
         "Store": planned.Store,
