@@ -84,9 +84,10 @@ def measure(settings: Settings, profile: str | None) -> Measures:
             found[f"RMSPE {name}, {back} d before the end"] = rmspe(window.sold, forecast)
     if profile:
         examples = draw_examples(panel, least, settings.seed)
-        scores, _ = backtest(settings, panel, examples, settings.profile(profile), print)
-        for back, score in zip(sorted(ends, reverse=True), scores, strict=True):
-            found[f"RMSPE ensemble ({profile}), {back} d before the end"] = score.rmspe["ensemble"]
+        outcomes = backtest(settings, panel, examples, settings.profile(profile), print)
+        for back, outcome in zip(sorted(ends, reverse=True), outcomes, strict=True):
+            best = rmspe(outcome.window.sold, outcome.forecasts["ensemble"])
+            found[f"RMSPE ensemble ({profile}), {back} d before the end"] = best
     return found
 
 

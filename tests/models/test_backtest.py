@@ -1,13 +1,27 @@
 """Baselines against plain readings of their definitions; windows hold what they say."""
 
+from datetime import date
+
 import numpy as np
 import pytest
 
 from rossmann.data.panel import Panel
 from rossmann.errors import DataError
 from rossmann.features import plan
-from rossmann.models.backtest import baselines, open_windows, score
+from rossmann.models.backtest import (
+    Outcome,
+    Window,
+    baselines,
+    ends_of,
+    forecast_window,
+    open_windows,
+    rolling_ends,
+    score,
+)
+from rossmann.models.ensemble import Ensemble
 from rossmann.models.metrics import bias, mae, mape, rmspe
+from rossmann.models.train import Trained
+from rossmann.serving.forecaster import Forecaster
 
 
 def test_windows_follow_their_origins(panel: Panel) -> None:
@@ -54,7 +68,49 @@ def test_measures() -> None:
 
 def test_a_score_tells_all_forecasters(panel: Panel) -> None:
     (window,) = open_windows(panel, (48,), 48, 31)
-    found = score(window, {"ensemble": window.sold, **baselines(panel, window)})
+    found = score(Outcome(window, {"ensemble": window.sold, **baselines(panel, window)}))
     assert found.rmspe["ensemble"] == 0.0
     assert found.rmspe["kalman"] > 0.0
     assert found.as_dict()["origin"] == window.origin_date.isoformat()
+
+
+@pytest.fixture(scope="module")
+def ensemble(trained: Trained) -> Ensemble:
+    return Ensemble.load(trained.folder)
+
+
+@pytest.mark.parametrize(("back", "days"), [(48, 48), (100, 7), (365, 1)])
+def test_a_backtest_is_what_the_service_answers(
+    panel: Panel, ensemble: Ensemble, back: int, days: int
+) -> None:
+    """Bit for bit, in any order, alone or together: rows take one way to sales."""
+    (window,) = open_windows(panel, (back,), days, 31)
+    found = forecast_window(panel, window, ensemble, 1)["ensemble"]
+    order = np.random.default_rng(back).permutation(len(window.rows))
+    served = Forecaster(panel, ensemble).forecast(window.rows.take(order), as_of=window.origin)
+    assert (served.sales == found[order]).all()
+
+
+def test_without_a_schedule_no_plan_after_the_origin_is_seen(
+    panel: Panel, ensemble: Ensemble
+) -> None:
+    (window,) = open_windows(panel, (48,), 48, 31)
+    found = forecast_window(panel, window, ensemble, 1)
+    bare = panel.matrix(window.rows, window.origin, planned_to=window.origin)
+    assert (found["without_schedule"] == ensemble.predict(bare)).all()
+    assert (found["without_schedule"] != found["ensemble"]).any()
+
+
+def test_rolling_windows_lie_one_after_the_other(panel: Panel) -> None:
+    windows: list[Window] = open_windows(panel, rolling_ends(5, 20), 20, 31)
+    assert [w.origin for w in windows] == [panel.last_day - 20 * k for k in (5, 4, 3, 2, 1)]
+    days = np.concatenate([np.unique(w.rows.day) for w in windows])
+    assert (np.diff(days) > 0).all()
+
+
+def test_origins_are_dates_of_history(panel: Panel) -> None:
+    last = panel.info.last_day
+    assert ends_of(panel, [date.fromordinal(last.toordinal() - 60)]) == (60,)
+    for outside in (last, date(2000, 1, 1)):
+        with pytest.raises(DataError, match="an origin must be from"):
+            ends_of(panel, [outside])

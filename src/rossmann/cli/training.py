@@ -1,6 +1,9 @@
 """Verbs that compute: features, train, backtest."""
 
-from typing import TYPE_CHECKING, Annotated
+import time
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,22 +59,56 @@ def train(profile: ProfileOption = "full") -> None:
     say(f"registered as version {version.version}; next: rossmann validate {version.version}")
 
 
-def backtest(profile: ProfileOption = "full") -> None:
-    """Forecast past windows as of their origins and print the errors; registers nothing.
+def backtest(
+    profile: ProfileOption = "full",
+    origins: Annotated[
+        str, typer.Option(help="days to forecast from, with commas: 2014-06-13,2015-04-26")
+    ] = "",
+    windows: Annotated[
+        int, typer.Option(min=0, max=100, help="that many windows, back from the end of history")
+    ] = 0,
+    horizon: Annotated[
+        int, typer.Option(min=0, max=48, help="days of a window; 0 takes window_days")
+    ] = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="folder of the report")
+    ] = None,
+) -> None:
+    """Forecast past windows as of their origins and report the errors; registers nothing.
 
-    Example: rossmann backtest --profile quick
+    Without --origins or --windows: those of the parameters file. Every window takes a fit.
+
+    Example: rossmann backtest --profile quick --windows 3 --horizon 42 -o report
     """
     from rossmann.data.panel import open_panel
+    from rossmann.models import backtest_slices, report_html
+    from rossmann.models.backtest import ends_of, rolling_ends, score
+    from rossmann.models.train import about, draw_examples
     from rossmann.models.train import backtest as run
-    from rossmann.models.train import draw_examples
     from rossmann.settings import load_settings
 
     settings = load_settings()
     chosen = settings.profile(profile)
+    named = _days(origins)
+    if named and windows:
+        raise typer.BadParameter("give --origins or --windows, not both")
     panel = open_panel(_prepared(settings))
+    ends = ends_of(panel, named) or rolling_ends(windows, horizon or settings.window_days)
     examples = draw_examples(panel, settings.history_days, settings.seed)
-    scores, _ = run(settings, panel, examples, chosen, progress)
-    _show_windows(scores)
+    outcomes = run(settings, panel, examples, chosen, progress, ends, horizon)
+    report = backtest_slices.summarize(panel, outcomes, about(profile, panel))
+    folder = output or settings.data_dir / "backtests" / time.strftime("%Y%m%dT%H%M%S")
+    report_html.write(folder, report)
+    _show_windows([score(outcome) for outcome in outcomes])
+    _show_coverage(report["coverage"])
+    say(f"report: {folder / 'report.html'} (and report.json)")
+
+
+def _days(text: str) -> list[date]:
+    try:
+        return [date.fromisoformat(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(f"--origins takes days as YYYY-MM-DD: {error}") from error
 
 
 def _prepared(settings: "Settings") -> "DatasetInfo":
@@ -87,4 +124,14 @@ def _show_windows(scores: "list[WindowScore]") -> None:
     from rossmann.models.report import table_rows
 
     header, *rows = table_rows(scores)
+    show_table(header, rows)
+
+
+def _show_coverage(coverage: dict[str, Any] | None) -> None:
+    from rossmann.models.coverage import coverage_rows
+
+    if coverage is None:
+        say("coverage: one window alone has no other to be calibrated on")
+        return
+    header, *rows = coverage_rows(coverage)
     show_table(header, rows)

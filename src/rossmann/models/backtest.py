@@ -12,6 +12,7 @@ from rossmann.data.panel import Panel
 from rossmann.errors import DataError
 from rossmann.features import plan
 from rossmann.features.calendars import to_date
+from rossmann.models.ensemble import Ensemble
 from rossmann.models.metrics import bias, mae, mape, rmspe
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, Rows
 
@@ -49,6 +50,28 @@ class WindowScore:
         return {**asdict(self), "origin": self.origin.isoformat()}
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A window and what each forecaster said of it: arrays (n,) by the forecaster's name."""
+
+    window: Window
+    forecasts: dict[str, FloatArray]
+
+
+def rolling_ends(count: int, days: int) -> tuple[int, ...]:
+    """Origins as days before the last day of history: ``count`` windows, one after the other."""
+    return tuple(days * (i + 1) for i in range(count))
+
+
+def ends_of(panel: Panel, origins: Sequence[date]) -> tuple[int, ...]:
+    """Origins as days before the last day of history; raises ``DataError`` for one not in it."""
+    first, last = to_date(panel.first_day), to_date(panel.last_day)
+    for origin in origins:
+        if not first <= origin < last:
+            raise DataError(f"an origin must be from {first} to the day before {last}: {origin}")
+    return tuple((last - origin).days for origin in dict.fromkeys(origins))
+
+
 def open_windows(panel: Panel, ends: Sequence[int], days: int, history_days: int) -> list[Window]:
     """The windows whose origins lie ``ends`` days before the last day of history, oldest first.
 
@@ -69,6 +92,25 @@ def open_windows(panel: Panel, ends: Sequence[int], days: int, history_days: int
         part = rows.take(mine)
         windows.append(Window(origin, days, part, sold[mine], panel.matrix(part, origin)))
     return windows
+
+
+def forecast_window(
+    panel: Panel, window: Window, ensemble: Ensemble, threads: int
+) -> dict[str, FloatArray]:
+    """What the ensemble, its members and the methods to beat say of the window's rows, (n,) each.
+
+    The way from rows to sales is the one that serves: the panel's matrix as of the origin, then
+    the ensemble.
+    """
+    factors = ensemble.factors(window.matrix, threads)
+    offset = np.exp(window.matrix[:, OFFSET].astype(np.float64))
+    unplanned = panel.matrix(window.rows, window.origin, planned_to=window.origin)
+    return {
+        "ensemble": ensemble.blend(factors, window.matrix),
+        "without_schedule": ensemble.predict(unplanned, threads),
+        **{name: offset * factor for name, factor in factors.items()},
+        **baselines(panel, window),
+    }
 
 
 def baselines(panel: Panel, window: Window) -> dict[str, FloatArray]:
@@ -101,15 +143,14 @@ def _last_same_kind(panel: Panel, window: Window) -> FloatArray:
     return out
 
 
-def score(window: Window, forecasts: dict[str, FloatArray], main: str = "ensemble") -> WindowScore:
-    """RMSPE of every forecast (n,), and the other measures of the main one."""
-    sold = window.sold
-    best = forecasts[main]
+def score(outcome: Outcome, main: str = "ensemble") -> WindowScore:
+    """RMSPE of every forecaster, and the other measures of the main one."""
+    sold, best = outcome.window.sold, outcome.forecasts[main]
     return WindowScore(
-        origin=window.origin_date,
-        days=window.days,
+        origin=outcome.window.origin_date,
+        days=outcome.window.days,
         rows=len(sold),
-        rmspe={name: rmspe(sold, forecast) for name, forecast in forecasts.items()},
+        rmspe={name: rmspe(sold, forecast) for name, forecast in outcome.forecasts.items()},
         ensemble={
             "mape": mape(sold, best),
             "mae": mae(sold, best),

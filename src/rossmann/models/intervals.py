@@ -20,11 +20,9 @@ _GROUPS: Final = 3
 
 def calibrate(matrix: Matrix, sales: FloatArray, forecast: FloatArray) -> dict[str, Any]:
     """The table: quantiles of |log residual| by tercile (3, levels), from rows not learned from."""
-    volatility = _volatility(matrix)
-    known = volatility[np.isfinite(volatility)]
-    cuts = np.quantile(known, [1 / 3, 2 / 3]) if len(known) else np.array([0.1, 0.2])
+    cuts = volatility_cuts(matrix)
     residual = np.abs(np.log(sales) - np.log(forecast))
-    group = np.searchsorted(cuts, volatility)
+    group = terciles(matrix, cuts)
     widths = []
     for g in range(_GROUPS):
         mine = residual[group == g]
@@ -42,7 +40,7 @@ def bounds(
 
     Raises ``ValueError`` for a level outside.
     """
-    group = np.searchsorted(np.array(table["cuts"]), _volatility(matrix))
+    group = terciles(matrix, np.array(table["cuts"]))
     out = []
     for level in levels:
         if not LEVELS[0] <= level <= LEVELS[-1]:
@@ -52,7 +50,14 @@ def bounds(
     return out
 
 
-def _volatility(matrix: Matrix) -> npt.NDArray[np.float32]:
-    """The row's volatility; a store too new to have one counts as volatile."""
+def volatility_cuts(matrix: Matrix) -> FloatArray:
+    """Where the terciles of volatility part, (2,)."""
+    known = matrix[:, _VOLATILITY]
+    known = known[np.isfinite(known)]
+    return np.quantile(known, [1 / 3, 2 / 3]) if len(known) else np.array([0.1, 0.2])
+
+
+def terciles(matrix: Matrix, cuts: FloatArray) -> npt.NDArray[np.int64]:
+    """Each row's tercile (n,), 0 to 2; a store too new to have a volatility counts as volatile."""
     sd = matrix[:, _VOLATILITY]
-    return np.where(np.isnan(sd), np.float32(np.inf), sd)
+    return np.searchsorted(cuts, np.where(np.isnan(sd), np.float32(np.inf), sd))

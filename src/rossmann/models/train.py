@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +15,20 @@ import rossmann
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel import Panel, build_panel, open_panel
 from rossmann.features import plan
-from rossmann.models.backtest import Window, WindowScore, baselines, open_windows, score
+from rossmann.models import report_html
+from rossmann.models.backtest import (
+    Outcome,
+    WindowScore,
+    forecast_window,
+    open_windows,
+    score,
+)
+from rossmann.models.backtest_slices import summarize
+from rossmann.models.coverage import calibrate_windows, measure_coverage
 from rossmann.models.ensemble import Ensemble
-from rossmann.models.intervals import calibrate
+from rossmann.models.evidence import collect, write_evidence
 from rossmann.models.members import MEMBERS, Member, seeds
+from rossmann.models.metrics import rmspe
 from rossmann.models.report import write_report
 from rossmann.schema import FEATURES, MAX_HORIZON, FloatArray, Matrix, feature_fingerprint
 from rossmann.settings import Profile, Settings
@@ -104,40 +114,33 @@ def fit_members(
 
 
 def backtest(
-    settings: Settings, panel: Panel, examples: Examples, profile: Profile, report: Report
-) -> tuple[list[WindowScore], dict[str, Any]]:
-    """Fit as of each window's origin and forecast it; returns scores and the interval table."""
-    scores, matrices, sold, forecasts = [], [], [], []
-    windows = open_windows(panel, settings.windows, settings.window_days, settings.history_days)
+    settings: Settings,
+    panel: Panel,
+    examples: Examples,
+    profile: Profile,
+    report: Report,
+    ends: Sequence[int] = (),
+    days: int = 0,
+) -> list[Outcome]:
+    """Fit as of each window's origin and forecast it, oldest first.
+
+    ``ends``: the origins as days before the last day of history, ``days``: the windows' length;
+    empty and 0 take the settings'.
+    """
+    outcomes = []
+    windows = open_windows(
+        panel, ends or settings.windows, days or settings.window_days, settings.history_days
+    )
     for window in windows:
         report(f"backtest from {window.origin_date}, {window.days} days")
         members = fit_members(
             examples.until(window.origin), profile, settings.seed, settings.thread_count, report
         )
         ensemble = Ensemble(members, {"weights": profile.weights})
-        found = _forecast(panel, window, ensemble, settings.thread_count)
-        scores.append(score(window, found))
-        report(f"  RMSPE {scores[-1].rmspe['ensemble']:.4f}")
-        matrices.append(window.matrix)
-        sold.append(window.sold)
-        forecasts.append(found["ensemble"])
-    table = calibrate(np.concatenate(matrices), np.concatenate(sold), np.concatenate(forecasts))
-    return scores, table
-
-
-def _forecast(
-    panel: Panel, window: Window, ensemble: Ensemble, threads: int
-) -> dict[str, FloatArray]:
-    factors = ensemble.factors(window.matrix, threads)
-    offset = np.exp(window.matrix[:, FEATURES.index("kfb")].astype(np.float64))
-    return {
-        "ensemble": ensemble.blend(factors, window.matrix),
-        "without_schedule": ensemble.predict(
-            panel.matrix(window.rows, window.origin, planned_to=window.origin), threads
-        ),
-        **{name: offset * factor for name, factor in factors.items()},
-        **baselines(panel, window),
-    }
+        found = forecast_window(panel, window, ensemble, settings.thread_count)
+        outcomes.append(Outcome(window, found))
+        report(f"  RMSPE {rmspe(window.sold, found['ensemble']):.4f}")
+    return outcomes
 
 
 def train(settings: Settings, profile: str = "full", report: Report = lambda line: None) -> Trained:
@@ -152,40 +155,29 @@ def train(settings: Settings, profile: str = "full", report: Report = lambda lin
     panel = open_panel(info)
     report(f"features: 46 for every open day of {info.stores:,} stores")
     examples = draw_examples(panel, settings.history_days, settings.seed)
-    scores, table = backtest(settings, panel, examples, chosen, report)
+    outcomes = backtest(settings, panel, examples, chosen, report)
+    scores = [score(outcome) for outcome in outcomes]
+    table = calibrate_windows(outcomes)
     report("final fit on all of history")
     members = fit_members(examples, chosen, settings.seed, settings.thread_count, report)
-    card = make_card(settings, profile, panel, len(examples.sold), scores, table)
+    card = make_card(settings, profile, panel, len(examples.sold), outcomes, table)
     ensemble = Ensemble(members, card)
     folder = settings.data_dir / "trained" / time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     ensemble.save(folder)
+    write_evidence(folder, collect(outcomes))
     (folder / "windows.json").write_text(
         json.dumps([s.as_dict() for s in scores], indent=1), "utf-8"
     )
     write_report(folder, card, scores)
+    report_html.write(folder, summarize(panel, outcomes, about(profile, panel)))
     return Trained(folder, ensemble.card, scores)
 
 
-def make_card(
-    settings: Settings,
-    profile: str,
-    panel: Panel,
-    rows: int,
-    scores: list[WindowScore],
-    intervals: dict[str, Any],
-) -> dict[str, Any]:
-    """What a version is and comes from, as JSON."""
+def about(profile: str, panel: Panel) -> dict[str, Any]:
+    """What a fit was made with and from: the profile and the data, as JSON."""
     info = panel.info
-    chosen = settings.profile(profile)
     return {
-        "model": "rossmann-ensemble",
-        "release": rossmann.__version__,
         "profile": profile,
-        "params": {**chosen.model_dump(), "seed": settings.seed, "horizon": MAX_HORIZON,
-                   "history_days": settings.history_days, "training_rows": rows},
-        "weights": chosen.weights,
-        "features": list(FEATURES),
-        "fingerprint": feature_fingerprint(),
         "data": {
             "dataset": info.dataset.value,
             "version": info.version,
@@ -195,8 +187,33 @@ def make_card(
             "last_day": info.last_day.isoformat(),
             "files": info.files,
         },
+    }
+
+
+def make_card(
+    settings: Settings,
+    profile: str,
+    panel: Panel,
+    rows: int,
+    outcomes: list[Outcome],
+    intervals: dict[str, Any],
+) -> dict[str, Any]:
+    """What a version is and comes from, as JSON."""
+    chosen = settings.profile(profile)
+    return {
+        "model": "rossmann-ensemble",
+        "release": rossmann.__version__,
+        "params": {**chosen.model_dump(), "seed": settings.seed, "horizon": MAX_HORIZON,
+                   "history_days": settings.history_days, "training_rows": rows},
+        "weights": chosen.weights,
+        "features": list(FEATURES),
+        "fingerprint": feature_fingerprint(),
+        **about(profile, panel),
         "intervals": intervals,
-        "metrics": {"windows": [s.as_dict() for s in scores]},
+        "metrics": {
+            "windows": [score(outcome).as_dict() for outcome in outcomes],
+            "coverage": measure_coverage(outcomes),
+        },
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip

@@ -1,0 +1,109 @@
+"""Whether intervals keep their promise: each window is judged by a table made of the others.
+
+A table that is judged on the rows which made it always looks right. So a window's bands come from
+the residuals of the other windows; with one window only there is nothing honest to say.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from rossmann.models.backtest import Outcome
+from rossmann.models.intervals import bounds, calibrate, terciles, volatility_cuts
+from rossmann.schema import FloatArray
+
+SHOWN: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Levels whose coverage is measured."""
+MAIN: Final = (0.8, 0.95)
+TERCILES: Final = ("steady", "medium", "volatile")
+
+Band = tuple[FloatArray, FloatArray]
+
+
+def key(level: float) -> str:
+    """A level as JSON and tables name it: 0.80."""
+    return f"{level:.2f}"
+
+
+def calibrate_windows(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The interval table from the ensemble's residuals on all ``outcomes``."""
+    return calibrate(
+        np.concatenate([o.window.matrix for o in outcomes]),
+        np.concatenate([o.window.sold for o in outcomes]),
+        np.concatenate([o.forecasts["ensemble"] for o in outcomes]),
+    )
+
+
+def cross_bands(
+    outcomes: Sequence[Outcome], levels: Sequence[float] = SHOWN
+) -> dict[float, Band] | None:
+    """Bounds of each level for the rows of all windows in a row, (n,) each.
+
+    A window's bands are calibrated on the other windows; None where there is only one.
+    """
+    if len(outcomes) < 2:
+        return None
+    parts = []
+    for i, outcome in enumerate(outcomes):
+        table = calibrate_windows([o for j, o in enumerate(outcomes) if j != i])
+        forecast = outcome.forecasts["ensemble"]
+        parts.append(bounds(table, outcome.window.matrix, forecast, levels))
+    joined = {}
+    for place, level in enumerate(levels):
+        lower = np.concatenate([part[place][0] for part in parts])
+        upper = np.concatenate([part[place][1] for part in parts])
+        joined[level] = (lower, upper)
+    return joined
+
+
+def is_inside(sold: FloatArray, band: Band) -> FloatArray:
+    """1.0 where the band holds what was sold, else 0.0; (n,)."""
+    lower, upper = band
+    return ((lower <= sold) & (sold <= upper)).astype(np.float64)
+
+
+def measure_coverage(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    """Coverage and mean width (as a share of the forecast) of each level, as JSON.
+
+    By level: ``coverage`` and ``width`` over all rows, ``windows`` (coverage by origin) and
+    ``volatility`` (coverage by tercile). None where one window alone was forecast.
+    """
+    bands = cross_bands(outcomes)
+    if bands is None:
+        return None
+    matrix = np.concatenate([o.window.matrix for o in outcomes])
+    sold = np.concatenate([o.window.sold for o in outcomes])
+    forecast = np.concatenate([o.forecasts["ensemble"] for o in outcomes])
+    group = terciles(matrix, volatility_cuts(matrix))
+    edges = np.cumsum([len(o.window.sold) for o in outcomes])[:-1]
+    levels = {}
+    for level, band in bands.items():
+        inside = is_inside(sold, band)
+        by_window = zip(outcomes, np.split(inside, edges), strict=True)
+        levels[key(level)] = {
+            "coverage": float(inside.mean()),
+            "width": float(np.mean((band[1] - band[0]) / forecast)),
+            "windows": {o.window.origin_date.isoformat(): float(x.mean()) for o, x in by_window},
+            "volatility": {
+                name: float(inside[group == g].mean()) if (group == g).any() else None
+                for g, name in enumerate(TERCILES)
+            },
+        }
+    return {"method": "each window by a table of the others", "levels": levels}
+
+
+def coverage_rows(found: dict[str, Any]) -> list[list[str]]:
+    """A header, then a row for each level that people ask for: what its band really held."""
+    rows = [["band", "covers", *(f"{name} stores" for name in TERCILES), "mean width"]]
+    for level in MAIN:
+        one = found["levels"][key(level)]
+        by_tercile = [_percent(one["volatility"][name]) for name in TERCILES]
+        rows.append(
+            [f"{level:.0%}", _percent(one["coverage"]), *by_tercile, _percent(one["width"])]
+        )
+    return rows
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

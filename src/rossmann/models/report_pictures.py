@@ -1,0 +1,145 @@
+"""Pictures of a backtest as SVG texts, drawn from the report's JSON."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from rossmann.models.report import NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN: Final = ("ensemble", "without_schedule", "kalman", "median", "seasonal_naive")
+"""Forecasters that slices compare."""
+COLOURS: Final = {
+    "ensemble": "#c3002f",
+    "without_schedule": "#e8879b",
+    "kalman": "#33658a",
+    "median": "#86a8c4",
+    "seasonal_naive": "#9a9a9a",
+}
+_SOLD: Final = "#333333"
+
+
+def pictures(report: Mapping[str, Any]) -> dict[str, str]:
+    """SVG texts by name: windows, chain, each slice and, where measured, coverage."""
+    drawn = {"windows": _windows(report["windows"]), "chain": _chain(report["days"])}
+    for name, groups in report["slices"].items():
+        drawn[name] = _groups(groups)
+    if report["coverage"]:
+        drawn["coverage"] = _coverage(report["coverage"]["levels"])
+    return drawn
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure  # a figure of its own: no backend, no global state
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _svg(figure: "Figure") -> str:
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    # text stays text, and the same report gives the same file
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rossmann"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _windows(windows: Sequence[Mapping[str, Any]]) -> str:
+    """RMSPE by forecaster, a bar for each window."""
+    keys = [k for k in NAMES if all(w["rmspe"].get(k) is not None for w in windows)]
+    figure = _figure(9, 1 + 0.22 * len(keys) * max(len(windows), 2))
+    axes = figure.subplots()
+    height = 0.8 / len(windows)
+    for i, window in enumerate(windows):
+        at = [k + i * height for k in range(len(keys))]
+        values = [window["rmspe"][k] for k in keys]
+        bars = axes.barh(at, values, height, label=f"from {window['origin']}")
+        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
+    axes.set_yticks([k + 0.4 - height / 2 for k in range(len(keys))], [NAMES[k] for k in keys])
+    axes.invert_yaxis()
+    axes.set_xlabel("RMSPE (lower is better)")
+    axes.legend(loc="lower right", fontsize=8)
+    _plain(axes)
+    return _svg(figure)
+
+
+def _chain(days: Sequence[Mapping[str, Any]]) -> str:
+    """What the chain sold each day and what was forecast, a picture for each window."""
+    origins = list(dict.fromkeys(day["origin"] for day in days))
+    figure = _figure(9, 2.4 * len(origins))
+    for place, origin in enumerate(origins):
+        axes = figure.add_subplot(len(origins), 1, place + 1)
+        mine = [day for day in days if day["origin"] == origin]
+        when = np.array([day["date"] for day in mine], "datetime64[D]")
+        axes.plot(when, [d["sold"] / 1e6 for d in mine], color=_SOLD, lw=1.4, label="sold")
+        axes.plot(
+            when, [d["forecast"] / 1e6 for d in mine], color=COLOURS["ensemble"], lw=1.4, ls="--",
+            label="forecast",
+        )  # fmt: skip
+        axes.set_title(f"from {origin}", loc="left", fontsize=10)
+        axes.set_ylabel("chain, millions a day")
+        axes.set_ylim(bottom=0)
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=8, loc="lower left", ncols=2)
+        _plain(axes)
+    return _svg(figure)
+
+
+def _groups(groups: Sequence[Mapping[str, Any]]) -> str:
+    """RMSPE of the forecasters in each group, and the ensemble's bias."""
+    figure = _figure(9, 3.2)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1.4))
+    keys = [k for k in SHOWN if all(g["forecasters"].get(k) is not None for g in groups)]
+    width = 0.84 / max(len(keys), 1)
+    for i, name in enumerate(keys):
+        at = [g + (i - (len(keys) - 1) / 2) * width for g in range(len(groups))]
+        left.bar(
+            at, [g["forecasters"][name] for g in groups], width, color=COLOURS[name],
+            label=NAMES[name],
+        )  # fmt: skip
+    right.bar(range(len(groups)), [100 * g["bias"] for g in groups], 0.6, color=COLOURS["ensemble"])
+    right.axhline(0, color=_SOLD, lw=0.8)
+    left.set_ylabel("RMSPE")
+    right.set_ylabel("bias of the ensemble, %")
+    turned = sum(len(g["label"]) for g in groups) > 40
+    for axes in (left, right):
+        labels = [str(g["label"]) for g in groups]
+        axes.set_xticks(range(len(groups)), labels, fontsize=8, rotation=90 if turned else 0)
+        _plain(axes)
+    if not turned:
+        right.tick_params(axis="x", rotation=30)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", fontsize=8, ncols=5)
+    return _svg(figure)
+
+
+def _coverage(levels: Mapping[str, Mapping[str, Any]]) -> str:
+    """What bands of each level really held, over all rows and by tercile of volatility."""
+    figure = _figure(5, 4.2)
+    axes = figure.subplots()
+    asked = [100 * float(level) for level in levels]
+    axes.plot(asked, asked, color="#bbbbbb", lw=1, label="as promised")
+    found = [100 * one["coverage"] for one in levels.values()]
+    axes.plot(asked, found, color=COLOURS["ensemble"], marker="o", ms=4, label="all stores")
+    for name, style in zip(("steady", "medium", "volatile"), (":", "--", "-."), strict=True):
+        values = [one["volatility"][name] for one in levels.values()]
+        if all(v is not None for v in values):
+            axes.plot(
+                asked, [100 * v for v in values], color=COLOURS["kalman"], lw=1, ls=style,
+                label=f"{name} stores",
+            )  # fmt: skip
+    axes.set_xlabel("level of the band, %")
+    axes.set_ylabel("days whose sales lay in it, %")
+    axes.legend(fontsize=8)
+    _plain(axes)
+    return _svg(figure)
