@@ -25,7 +25,6 @@ from rossmann.serving.api import create_app
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.runtime import Service
 from rossmann.serving.server import bind, server_config
-from rossmann.serving.stores import StoreBook, read_facts
 from rossmann.serving.versions import Versions
 from rossmann.settings import Settings, load_settings
 
@@ -180,8 +179,7 @@ def make_app(service: Service, serving_settings: Settings) -> Callable[..., Fast
 
     def make(**changes: Any) -> FastAPI:
         settings = serving_settings.model_copy(update=changes)
-        book = StoreBook(service.panel, read_facts(service.panel.info.folder))
-        return create_app(settings, service, book)
+        return create_app(settings, service)
 
     return make
 

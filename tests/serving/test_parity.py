@@ -19,7 +19,6 @@ from rossmann.serving.api import create_app
 from rossmann.serving.client import Client
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.runtime import Service, warm
-from rossmann.serving.stores import StoreBook, read_facts
 from rossmann.serving.versions import Versions
 from rossmann.settings import Settings
 
@@ -49,8 +48,7 @@ def client(
 
     versions = Versions(registry, tmp_path / "cache", make)
     versions.start()
-    book = StoreBook(panel, read_facts(panel.info.folder))
-    app = create_app(serving_settings, Service(panel, versions, registry, lambda _: None), book)
+    app = create_app(serving_settings, Service(panel, versions, registry, lambda _: None))
     with live(app) as url, Client(url) as client:
         yield client
 

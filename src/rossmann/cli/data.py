@@ -92,7 +92,8 @@ def ingest(
         say("nothing is new: the data version stays as it is")
         return
     say(f"kept in {done.piece.path}")
-    say("next: rossmann features, then start the service again; to learn from it: rossmann retrain")
+    say("next: rossmann features; a service that runs then takes the days over by itself")
+    say("to learn from them too: rossmann retrain")
 
 
 @app.command("status")

@@ -19,7 +19,7 @@ from rossmann.serving.predict import Predictor
 from rossmann.serving.routes import add_routes
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Keys
-from rossmann.serving.stores import StoreBook
+from rossmann.serving.stores import Books
 from rossmann.serving.watch import Metrics, Watch
 from rossmann.settings import Settings
 
@@ -47,15 +47,16 @@ _PLACES: Final[dict[str, tuple[str | int, ...]]] = {
 }
 
 
-def create_app(settings: Settings, service: Service, book: StoreBook) -> FastAPI:
+def create_app(settings: Settings, service: Service) -> FastAPI:
     """The application over a service that is ready to answer."""
     keys = Keys.parse(settings.api_keys)
     metrics = Metrics()
+    books = Books(lambda: service.panel)
     predictor = Predictor(settings, service, keys, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.versions.follow(settings.reload_seconds)
+        service.versions.follow(settings.reload_seconds, service.refresh)
         yield
         service.versions.close()
         predictor.close()
@@ -67,7 +68,7 @@ def create_app(settings: Settings, service: Service, book: StoreBook) -> FastAPI
         lifespan=lifespan,
         redoc_url=None,
     )
-    add_routes(app, settings, service, book, keys, predictor, metrics)
+    add_routes(app, settings, service, books, keys, predictor, metrics)
     describe(app, service.panel)
     app.add_exception_handler(RossmannError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_invalid)

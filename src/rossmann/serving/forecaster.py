@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rossmann.errors import DamagedModel, Fault, RequestError
 from rossmann.schema import MAX_HORIZON, FloatArray, Rows
 from rossmann.serving.columns import furthest, iso
-from rossmann.serving.ports import EnsembleLike, PanelLike
+from rossmann.serving.ports import EnsembleLike, StorePanel
 
 FIRST: Final = 10
 """Rows that a warning names; its count tells how many there are."""
@@ -57,7 +57,7 @@ class Forecaster:
 
     def __init__(
         self,
-        panel: PanelLike,
+        panel: StorePanel,
         ensemble: EnsembleLike,
         threads: int = 1,
         short_history: int = 31,
@@ -66,6 +66,10 @@ class Forecaster:
         self.ensemble = ensemble
         self._threads = threads
         self._short_history = short_history
+
+    def over(self, panel: StorePanel) -> "Forecaster":
+        """The same version over another panel."""
+        return Forecaster(panel, self.ensemble, self._threads, self._short_history)
 
     def forecast(
         self, rows: Rows, as_of: int | None = None, levels: Sequence[float] = ()

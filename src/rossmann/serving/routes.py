@@ -29,7 +29,7 @@ from rossmann.serving.ports import VersionLike
 from rossmann.serving.predict import Predictor
 from rossmann.serving.runtime import Service, model_data, panel_data
 from rossmann.serving.security import Keys, Role
-from rossmann.serving.stores import StoreBook
+from rossmann.serving.stores import Books
 from rossmann.serving.watch import Metrics
 from rossmann.settings import Settings
 
@@ -44,7 +44,7 @@ def add_routes(
     app: FastAPI,
     settings: Settings,
     service: Service,
-    book: StoreBook,
+    books: Books,
     keys: Keys,
     predictor: Predictor,
     metrics: Metrics,
@@ -63,7 +63,7 @@ def add_routes(
     )
     app.include_router(_state_routes(app.version, service, metrics))
     app.include_router(_model_routes(service, keys))
-    app.include_router(_store_routes(book, keys))
+    app.include_router(_store_routes(books, keys))
 
 
 def _state_routes(version: str, service: Service, metrics: Metrics) -> APIRouter:
@@ -172,25 +172,25 @@ def _model_routes(service: Service, keys: Keys) -> APIRouter:
     return router
 
 
-def _store_routes(book: StoreBook, keys: Keys) -> APIRouter:
+def _store_routes(books: Books, keys: Keys) -> APIRouter:
     viewer = Depends(needs(keys, Role.VIEWER))
     router = APIRouter(prefix="/stores", tags=["stores"], dependencies=[viewer])
 
     @router.get("", summary="Every store, with what it sold lately")
     def stores() -> list[StoreSummary]:
-        return book.all()
+        return books.now().all()
 
     @router.get("/{store}", summary="One store")
     def store(store: int) -> StoreSummary:
-        return book.one(store)
+        return books.now().one(store)
 
     @router.get("/{store}/history", summary="A store's past days")
     def history(store: int, days: Days = 90, until: Day = None) -> StoreHistory:
-        return book.history(store, days, until)
+        return books.now().history(store, days, until)
 
     @router.get("/{store}/plan", summary="A store's plan: openings, promotions, holidays")
     def plan(store: int, days: Days = 48, start: Day = None) -> StorePlan:
-        return book.plan(store, start, days)
+        return books.now().plan(store, start, days)
 
     return router
 

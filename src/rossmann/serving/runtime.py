@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from rossmann.serving.ports import RegistryLike, StorePanel
 from rossmann.serving.versions import Versions
 from rossmann.settings import Settings
 
+if TYPE_CHECKING:
+    from rossmann.serving.data_watch import DataWatch
+
 _LABELS: Final[dict[str, str]] = {
     Dataset.REAL: "the real Rossmann tables",
     Dataset.DEMO: "demo data (a synthetic chain)",
@@ -26,15 +29,23 @@ _LABELS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What answers: the panel, the versions over it, and the registry that they come from.
+    """What answers: the versions over a panel, and the registry that they come from.
 
-    ``gate`` raises ``GateFailed`` for a version that may not become Production.
+    ``gate`` raises ``GateFailed`` for a version that may not become Production. ``refresh`` takes
+    over a new data version, if there is one.
     """
 
-    panel: StorePanel
+    opened: StorePanel
     versions: Versions
     registry: RegistryLike
     gate: Callable[[int], None]
+    refresh: Callable[[], None] = lambda: None
+
+    @property
+    def panel(self) -> StorePanel:
+        """The panel that Production answers from, so that both change in the same moment."""
+        now = self.versions.production
+        return self.opened if now is None else now.forecaster.panel
 
     @property
     def reason(self) -> str:
@@ -64,11 +75,13 @@ def open_service(settings: Settings) -> Service:
         registry, settings.model_cache_dir, lambda folder: _load(folder, panel(), settings)
     )
     versions.start()
+    watch = _watch(settings, versions, panel())
     return Service(
         panel(),
         versions,
         registry,
         lambda version: validate(registry, version, settings).require(),
+        watch.look,
     )
 
 
@@ -82,6 +95,12 @@ def _open_panel(settings: Settings) -> StorePanel:
     from rossmann.data.panel import open_panel
 
     return open_panel(current_dataset(settings))
+
+
+def _watch(settings: Settings, versions: Versions, panel: StorePanel) -> "DataWatch":
+    from rossmann.serving.data_watch import DataWatch
+
+    return DataWatch(settings, versions, panel, lambda f, p: _load(f, p, settings), warm)
 
 
 def _load(folder: Path, panel: StorePanel, settings: Settings) -> Forecaster:

@@ -64,10 +64,8 @@ def build_app(settings: Settings) -> "FastAPI":
 
     service = open_service(settings)
     from rossmann.serving.api import create_app
-    from rossmann.serving.stores import StoreBook, read_facts
 
-    book = StoreBook(service.panel, read_facts(service.panel.info.folder))
-    return create_app(settings, service, book)
+    return create_app(settings, service)
 
 
 def worker_app() -> "FastAPI":

@@ -1,6 +1,6 @@
 """What there is to tell about stores: a summary, their past days and their plan."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +139,22 @@ class StoreBook:
         faults = store_faults(self._panel, {0: number})
         if faults:
             raise RequestError([Fault(("path", "store"), faults[0].msg, faults[0].type)])
+
+
+class Books:
+    """The book of the panel in service: another one when the panel has changed."""
+
+    def __init__(self, panel: Callable[[], StorePanel]) -> None:
+        self._panel = panel
+        self._now: tuple[StorePanel, StoreBook] | None = None
+
+    def now(self) -> StoreBook:
+        """The book to answer one request from."""
+        panel, made = self._panel(), self._now
+        if made is None or made[0] is not panel:
+            # Two threads may both make it: the same content.
+            made = self._now = (panel, StoreBook(panel, read_facts(panel.info.folder)))
+        return made[1]
 
 
 def _day(name: str, text: str, low: int, high: int) -> int:

@@ -7,7 +7,7 @@ every few seconds; a version that was promoted is loaded and warmed while the ol
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -216,17 +216,36 @@ class Versions:
         real = wanted == Stage.STAGING or self._seen.number(wanted) is not None
         return real and time.monotonic() - self._looked > _LOOK_AGAIN
 
-    def follow(self, seconds: float) -> None:
-        """Poll every ``seconds`` in a background thread until ``close``."""
+    def renew(
+        self, make: Callable[[Path], Forecaster], change: Callable[[Forecaster], Forecaster]
+    ) -> None:
+        """Put ``change`` of every version in memory in its place; from now on load with ``make``.
+
+        The old ones answer until all are changed, and finish what they began. What ``change``
+        raises leaves everything as it was.
+        """
+        # No version may be loaded meanwhile: it would keep what the others leave behind.
+        with self._polling, self._lock:
+            loaded = {
+                key: replace(served, forecaster=change(served.forecaster))
+                for key, served in self._loaded.items()
+            }
+            now = self._production
+            production = next((loaded[k] for k, s in self._loaded.items() if s is now), now)
+            self._make, self._loaded, self._production = make, loaded, production
+
+    def follow(self, seconds: float, also: Callable[[], None] = lambda: None) -> None:
+        """Poll, and call ``also``, every ``seconds`` in a background thread until ``close``."""
         self._thread = threading.Thread(
-            target=self._run, args=(seconds,), name="versions", daemon=True
+            target=self._run, args=(seconds, also), name="versions", daemon=True
         )
         self._thread.start()
 
-    def _run(self, seconds: float) -> None:
+    def _run(self, seconds: float, also: Callable[[], None]) -> None:
         while not self._stop.wait(seconds):
             try:
                 self.poll()
+                also()
             except Exception:  # the last resort of this thread: it must outlive any surprise
                 self._logger.exception("a poll failed")
 
