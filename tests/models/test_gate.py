@@ -2,183 +2,269 @@
 
 import json
 import math
-import time
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rossmann.errors import GateFailed, UnknownVersion
-from rossmann.models.gate import Verdict, judge, validate
-from rossmann.models.registry import ModelVersion, Registry
-from rossmann.schema import Stage
-from rossmann.settings import load_settings
+from rossmann.data.panel import Panel
+from rossmann.errors import DamagedModel, GateFailed, UnknownVersion
+from rossmann.models.ensemble import Ensemble
+from rossmann.models.evidence import EVIDENCE_FILE, Evidence, WindowRows, read_evidence
+from rossmann.models.gate import evidence_of, measured, validate
+from rossmann.models.gate_compare import against_naive, against_serving
+from rossmann.models.gate_table import Line, Verdict, at_least, at_most
+from rossmann.models.packaging import register
+from rossmann.models.probes import probe
+from rossmann.models.registry import Registry
+from rossmann.models.train import Trained
+from rossmann.schema import FloatArray, Matrix
+from rossmann.settings import Settings, load_settings
 
-TOLERANCE = 0.0005
-SCORES = st.floats(0.01, 0.5)
-
-
-def window(ensemble: Any, naive: Any = 0.17, origin: str = "2015-04-26", days: int = 48) -> dict:
-    return {
-        "origin": origin,
-        "days": days,
-        "rows": 40000,
-        "rmspe": {"ensemble": ensemble, "seasonal_naive": naive},
-    }
+LIMITS = load_settings(data_dir="nowhere")
+NAME = "gate-test"
 
 
-def made(version: int, *windows: dict, data: str = "abc", dataset: str = "demo") -> ModelVersion:
-    tags = {
-        "windows": json.dumps(list(windows)),
-        "data.version": data,
-        "data.dataset": dataset,
-    }
-    return ModelVersion(version, Stage.NONE, "run", datetime.now(UTC), tags)
+def window(
+    sd: float, seed: int = 1, first_day: int = 16_000, naive: float = 0.2, stores: int = 50
+) -> WindowRows:
+    """Forecasts that err by about ``sd``, of sales that do not depend on the seed."""
+    store, day = np.repeat(np.arange(stores), 48), np.tile(first_day + np.arange(48), stores)
+    sold = 4000.0 + 37 * (store % 11) + day % 7 * 100
+    rng = np.random.default_rng([seed, first_day])
+    forecast = sold * np.exp(rng.normal(0, sd, len(sold)))
+    other = sold * np.exp(rng.normal(0, naive, len(sold)))
+    return WindowRows(f"day {first_day}", 48, store, day, sold, forecast, other)
 
 
-def checks(verdict: Verdict) -> list[tuple[str, bool]]:
-    return [(line.check, line.passed) for line in verdict.lines]
+def evidence(*windows: WindowRows) -> Evidence:
+    return Evidence(windows, {w.origin: {"0.80": 0.79, "0.95": 0.96} for w in windows})
 
 
-@given(ensemble=SCORES, naive=SCORES)
-def test_the_first_version_must_beat_the_naive(ensemble: float, naive: float) -> None:
-    assert judge(made(1, window(ensemble, naive)), None, TOLERANCE).passed == (ensemble < naive)
+def never(rows: WindowRows) -> FloatArray:
+    raise AssertionError("nothing to score")
 
 
-@given(scores=st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=4))
-def test_it_must_do_so_on_every_window(scores: list[tuple[float, float]]) -> None:
-    windows = [window(e, n, f"2015-04-{i + 10}") for i, (e, n) in enumerate(scores)]
-    verdict = judge(made(1, *windows), None, TOLERANCE)
-    assert [line.passed for line in verdict.lines] == [e < n for e, n in scores]
-    assert verdict.passed == all(e < n for e, n in scores)
+def beside(mine: Evidence, other: Evidence | None, last_day: int | None = 16_047) -> list[Line]:
+    return against_serving(mine, other, "version 1", last_day, never, LIMITS)
 
 
-@given(mine=SCORES, theirs=SCORES)
-def test_a_later_version_is_no_worse_than_the_serving_one(mine: float, theirs: float) -> None:
-    verdict = judge(made(2, window(mine, 0.6)), made(1, window(theirs, 0.6)), TOLERANCE)
-    assert verdict.against == 1
-    assert verdict.passed == (mine <= theirs + TOLERANCE)
+def verdicts(lines: list[Line]) -> list[bool]:
+    return [line.passed for line in lines]
 
 
-@given(mine=SCORES, theirs=SCORES, slack=st.floats(0, 0.01))
-def test_a_better_score_never_fails_where_a_worse_one_passes(
-    mine: float, theirs: float, slack: float
-) -> None:
-    serving = made(1, window(theirs, 0.3))
-    worse = judge(made(2, window(mine, 0.3)), serving, TOLERANCE).passed
-    better = judge(made(2, window(max(mine - slack, 0.001), 0.3)), serving, TOLERANCE).passed
-    assert better >= worse
+def test_the_naive_must_be_beaten_by_more_than_luck() -> None:
+    assert against_naive(window(0.10), LIMITS).passed
+    assert not against_naive(window(0.30), LIMITS).passed
+    by_luck = window(0.2, seed=5)
+    assert not against_naive(replace(by_luck, naive=by_luck.forecast.copy()), LIMITS).passed
+
+
+def test_noise_does_not_promote() -> None:
+    """Versions as good as the one that serves pass about as rarely as the limit says."""
+    serving = evidence(window(0.1, seed=0), window(0.1, seed=0, first_day=15_000))
+    passed = 0
+    for seed in range(1, 41):
+        lines = beside(evidence(window(0.1, seed), window(0.1, seed, first_day=15_000)), serving)
+        passed += lines[-1].passed
+    assert passed <= 8
+
+
+def test_the_same_forecasts_again_are_not_better() -> None:
+    mine = evidence(window(0.1))
+    *windows, all_windows = beside(mine, mine)
+    assert verdicts(windows) == [True]
+    assert not all_windows.passed
+    assert "p = 1.0000" in all_windows.note
+
+
+def test_a_better_version_passes_and_a_worse_one_does_not() -> None:
+    good, bad = evidence(window(0.1)), evidence(window(0.12, seed=2))
+    assert all(verdicts(beside(good, bad)))
+    assert not any(verdicts(beside(bad, good)))
+
+
+def test_a_gain_on_one_window_does_not_pay_for_a_loss_on_another() -> None:
+    serving = evidence(window(0.2), window(0.1, first_day=15_000))
+    candidate = evidence(window(0.1, 2), window(0.11, 2, first_day=15_000))
+    assert verdicts(beside(candidate, serving)) == [True, False, True]
+
+
+def test_days_that_were_corrected_are_left_out() -> None:
+    serving, candidate = window(0.12, seed=2), window(0.1)
+    sold = candidate.sold.copy()
+    sold[:300] *= 1.5  # both were right about what the tables said then
+    lines = beside(evidence(replace(candidate, sold=sold)), evidence(serving))
+    assert all(verdicts(lines))
+    assert lines[0].value == pytest.approx(0.1, abs=0.01)
+
+
+def test_another_chain_under_the_same_name_is_not_compared() -> None:
+    candidate = window(0.15)
+    other = replace(window(0.1), sold=window(0.1).sold * 1.01)
+    (line,) = beside(evidence(candidate), evidence(other))
+    assert line.passed
+    assert "another chain" in line.note
+
+
+def test_on_newer_data_the_serving_version_forecasts_what_it_did_not_see() -> None:
+    serving = evidence(window(0.1, first_day=15_980))
+    for error, passed in ((0.15, True), (0.1, True), (0.05, False)):
+        asked: list[WindowRows] = []
+
+        def score(rows: WindowRows, error: float = error, asked: list = asked) -> FloatArray:
+            asked.append(rows)
+            return rows.sold * (1 + error)
+
+        candidate = window(0.0)
+        candidate = replace(candidate, forecast=candidate.sold * 1.1)
+        (line,) = against_serving(evidence(candidate), serving, "version 1", 16_027, score, LIMITS)
+        assert line.passed is passed
+        assert asked[0].day.min() == 16_028
+        assert len(asked[0].sold) == 20 * 50
 
 
 @pytest.mark.parametrize(
-    ("candidate", "why"),
-    [
-        (made(2, window(0.15), data="new"), "data.version new, not abc"),
-        (made(2, window(0.15), dataset="rossmann"), "data.dataset rossmann, not demo"),
-        (made(2, window(0.15, origin="2014-06-13")), "no window in common"),
-        (made(2, window(0.15, days=42)), "no window in common"),
-    ],
+    ("last_day", "why"), [(16_043, "4 days"), (99_999, "0 days"), (None, "not known")]
 )
-def test_what_cannot_be_compared_is_said_and_held_to_the_baseline(
-    candidate: ModelVersion, why: str
-) -> None:
-    serving = made(1, window(0.10))
-    verdict = judge(candidate, serving, TOLERANCE)
-    assert verdict.passed  # though 0.15 is worse than 0.10
-    assert "not comparable" in verdict.table()
-    assert why in verdict.table()
-    bad = ModelVersion(
-        2, Stage.NONE, "run", candidate.created,
-        {**candidate.tags, "windows": candidate.tags["windows"].replace("0.15", "0.18")},
-    )  # fmt: skip
-    assert not judge(bad, serving, TOLERANCE).passed
+def test_too_few_unseen_days_do_not_pass(last_day: int | None, why: str) -> None:
+    for serving in (None, evidence(window(0.1, first_day=15_980))):
+        (line,) = beside(evidence(window(0.01)), serving, last_day)
+        assert not line.passed
+        assert why in line.note
 
 
-def test_only_shared_windows_are_compared() -> None:
-    candidate = made(2, window(0.10), window(0.16, origin="2014-06-13"))
-    verdict = judge(candidate, made(1, window(0.10)), TOLERANCE)
-    assert checks(verdict) == [
-        ("2015-04-26: below seasonal naive", True),
-        ("2014-06-13: below seasonal naive", True),
-        ("2015-04-26: no worse than version 1", True),
-    ]
+def test_coverage_and_bias_have_limits() -> None:
+    fine = evidence(window(0.1))
+    assert all(verdicts(measured(fine, LIMITS)))
+    narrow = Evidence(fine.windows, {fine.windows[0].origin: {"0.80": 0.6, "0.95": 0.9}})
+    assert verdicts(measured(narrow, LIMITS)) == [False, True, True]
+    assert verdicts(measured(Evidence(fine.windows, {}), LIMITS)) == [False, False, True]
+    high = replace(fine.windows[0], forecast=fine.windows[0].forecast * 1.1)
+    assert verdicts(measured(evidence(high), LIMITS)) == [True, True, False]
 
 
-NO_MEASURE = [None, math.nan, math.inf, -math.inf, -0.1, 0, "0.09", True, [0.09]]
-
-
-@pytest.mark.parametrize("value", NO_MEASURE)
-def test_what_is_no_measure_fails(value: object) -> None:
-    assert not judge(made(1, window(value)), None, TOLERANCE).passed
-    assert not judge(made(1, window(0.09, value)), None, TOLERANCE).passed
-    both = judge(made(2, window(0.09)), made(1, window(value)), TOLERANCE)
-    assert checks(both)[-1] == ("2015-04-26: no worse than version 1", False)
-    assert not both.passed
-
-
-@pytest.mark.parametrize(
-    "text", [None, "", "[]", "{}", "null", "7", "[7]", "[null]", '[{"days": 48}]', "nonsense"]
-)
-def test_windows_that_are_missing_or_unreadable_fail(text: str | None) -> None:
-    version = made(1)
-    tags = {k: v for k, v in version.tags.items() if k != "windows"}
-    tags |= {} if text is None else {"windows": text}
-    verdict = judge(ModelVersion(1, Stage.NONE, "", version.created, tags), None, TOLERANCE)
-    assert not verdict.passed
-    assert "FAILED" in verdict.table()
-
-
-def test_a_window_without_scores_fails() -> None:
-    bare = {"origin": "2015-04-26", "days": 48}
-    assert not judge(made(1, window(0.1, origin="2014-06-13"), bare), None, TOLERANCE).passed
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_what_is_no_number_fails(value: float | None) -> None:
+    assert not at_most("x", value, 1).passed
+    assert not at_least("x", value, -1).passed
+    bad = window(0.1)
+    bad.forecast[3] = math.nan if value is None else value
+    assert not against_naive(bad, LIMITS).passed
+    assert not any(verdicts(beside(evidence(bad), evidence(window(0.2)))))
 
 
 def test_no_checks_are_no_pass() -> None:
     assert not Verdict(1, None, []).passed
 
 
-def test_the_error_holds_the_table() -> None:
-    verdict = judge(made(3, window(0.2, 0.17)), None, TOLERANCE)
+def test_the_table_gives_each_line_its_numbers_and_verdict() -> None:
+    verdict = Verdict(3, 1, [at_most("error", 0.0912, 0.1), at_least("rows", 1234, 2000, "slow")])
+    first, second = verdict.table().splitlines()[1:]
+    assert first.split() == ["error", "0.0912", "0.1000", "passed"]
+    assert second.split() == ["rows", "1,234", "2,000", "FAILED", "(slow)"]
     with pytest.raises(GateFailed, match="version 3") as told:
         verdict.require()
     assert verdict.table() in str(told.value)
-    judge(made(3, window(0.1, 0.17)), None, TOLERANCE).require()
 
 
-def test_the_table_gives_each_line_its_numbers_and_verdict() -> None:
-    table = judge(made(2, window(0.0912)), made(1, window(0.0901)), TOLERANCE).table().splitlines()
-    assert table[0].split() == ["check", "value", "limit", "verdict"]
-    assert table[1].split()[-3:] == ["0.0912", "0.1700", "passed"]
-    assert table[2].split()[-3:] == ["0.0912", "0.0906", "FAILED"]
+@pytest.fixture(scope="module")
+def gate_settings(
+    chain_settings: Settings, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    # A demo chain of 40 stores and a few small trees: less is to be expected of the bands.
+    changed = {"mlflow_tracking_uri": mlflow_server, "gate_coverage": 0.2}
+    return chain_settings.model_copy(update=changed)
 
 
-def register(uri: str, name: str, version: ModelVersion) -> None:
-    """A version with tags and no files: the gate reads nothing else."""
-    with httpx.Client(base_url=f"{uri}/api/2.0/mlflow", timeout=30, trust_env=False) as client:
-        client.post("/registered-models/create", json={"name": name})
-        tags = [{"key": k, "value": v} for k, v in version.tags.items()]
-        fields = {"name": name, "source": "s3://none/model", "tags": tags}
-        client.post("/model-versions/create", json=fields).raise_for_status()
+@pytest.fixture(scope="module")
+def registry(gate_settings: Settings, trained: Trained) -> Iterator[Registry]:
+    """Version 1: the small but real one."""
+    register(trained, gate_settings, NAME)
+    with Registry(gate_settings.tracking_uri, NAME) as registry:
+        yield registry
 
 
-def test_the_verdict_stays_on_the_version(mlflow_server: str) -> None:
-    name = f"gate-{time.time_ns()}"
-    settings = load_settings(mlflow_tracking_uri=mlflow_server, gate_tolerance=TOLERANCE)
-    for version in (made(1, window(0.10)), made(2, window(0.12)), made(3, window(0.09))):
-        register(mlflow_server, name, version)
-    with Registry(mlflow_server, name) as registry:
-        assert validate(registry, 1, settings).passed
-        registry.promote(1, "first", "me")
-        assert validate(registry, "1", settings).against is None  # not against itself
-        assert not validate(registry, 2, settings).passed
-        assert validate(registry, 3, settings).passed
-        tags = {v.version: v.tags for v in registry.versions()}
-        assert [tags[n]["gate.passed"] for n in (1, 2, 3)] == ["true", "false", "true"]
-        assert tags[2]["gate.against"] == "1"
-        lines = json.loads(tags[2]["gate.table"])
-        assert [line["passed"] for line in lines] == [True, False]
-        with pytest.raises(UnknownVersion):
-            validate(registry, 9, settings)
+def test_a_real_version_passes_and_the_verdict_stays_on_it(
+    registry: Registry, gate_settings: Settings
+) -> None:
+    verdict = validate(registry, 1, gate_settings)
+    assert verdict.passed, verdict.table()
+    assert len(verdict.lines) == 2 + 6 + 4
+    tags = registry.find(1).tags
+    assert tags["gate.passed"] == "true"
+    assert [line["check"] for line in json.loads(tags["gate.table"])] == [
+        line.check for line in verdict.lines
+    ]
+    with pytest.raises(UnknownVersion):
+        validate(registry, 9, gate_settings)
+
+
+def test_the_same_version_again_is_refused(
+    registry: Registry, gate_settings: Settings, trained: Trained
+) -> None:
+    registry.promote(1, "first", "me")
+    assert validate(registry, 1, gate_settings).against is None  # not against itself
+    again = register(trained, gate_settings, NAME).version
+    verdict = validate(registry, again, gate_settings)
+    assert verdict.against == 1
+    assert [line.check for line in verdict.lines if not line.passed] == [
+        "all windows: better than version 1"
+    ]
+    assert registry.find(again).tags["gate.passed"] == "false"
+
+
+def test_the_data_must_be_at_hand(
+    registry: Registry, gate_settings: Settings, tmp_path: Path
+) -> None:
+    elsewhere = gate_settings.model_copy(update={"data_dir": tmp_path})
+    failed = [line for line in validate(registry, 1, elsewhere).lines if not line.passed]
+    assert [line.check for line in failed] == ["sanity probes"]
+
+
+def test_limits_of_the_probes_are_kept(registry: Registry, gate_settings: Settings) -> None:
+    strict = {"gate_rows_per_second": 1e12, "gate_size_mb": 1e-6, "gate_record": 0.01}
+    hard = gate_settings.model_copy(update={**strict, "gate_promotion": 9})
+    assert verdicts(validate(registry, 1, hard).lines[-4:]) == [False] * 4
+
+
+def test_evidence_that_is_missing_or_changed_fails(
+    registry: Registry, gate_settings: Settings, trained: Trained
+) -> None:
+    version = registry.find(1)
+    assert len(evidence_of(registry, version).windows) == 2
+    bare = replace(version, tags={k: v for k, v in version.tags.items() if "evidence" not in k})
+    with pytest.raises(DamagedModel, match="no record"):
+        evidence_of(registry, bare)
+    changed = register(trained, gate_settings, NAME)
+    with httpx.Client(base_url=gate_settings.tracking_uri, timeout=30, trust_env=False) as client:
+        run = client.get("/api/2.0/mlflow/runs/get", params={"run_id": changed.run_id}).json()
+        root = run["run"]["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
+        url = f"/api/2.0/mlflow-artifacts/artifacts/{root}/{EVIDENCE_FILE}"
+        client.put(url, content=b"better figures").raise_for_status()
+    lines = validate(registry, changed.version, gate_settings).lines
+    assert not lines[0].passed
+    assert "was changed" in lines[0].note
+
+
+def test_a_version_that_ignores_promotions_is_found(trained: Trained, panel: Panel) -> None:
+    class Blind(Ensemble):
+        def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+            return np.full(len(matrix), 1e6)
+
+    sound = Ensemble.load(trained.folder)
+    found = probe(panel, sound, trained.folder, 1)
+    assert found.promotion > 0.05
+    assert 0 < found.record < 3
+    blind = probe(panel, Blind(sound.members, sound.card), trained.folder, 1)
+    assert blind.promotion < 0.01
+    assert blind.record > 3
+
+
+def test_the_record_is_read_back_as_logged(registry: Registry, trained: Trained) -> None:
+    logged = evidence_of(registry, registry.find(1))
+    local = read_evidence(trained.folder / EVIDENCE_FILE)
+    assert np.array_equal(logged.windows[0].forecast, local.windows[0].forecast)

@@ -98,12 +98,19 @@ class Panel:
 
     def usual_rows(self, store: int, days: npt.NDArray[np.integer]) -> Rows:
         """The plan of a store for ``days`` (n,), filled by rule where there is none."""
-        place = int(self.locate(np.array([store]))[0])
-        if place < 0:
-            raise ValueError(f"store {store} is not in the panel")
-        flags = self.arrays.cube[days - self.first_day, place]
+        return self.plan_of(np.full(len(days), store, np.int32), days)
+
+    def plan_of(self, stores: npt.NDArray[np.integer], days: npt.NDArray[np.integer]) -> Rows:
+        """The plan for pairs of a store and a day (n,), filled by rule where there is none.
+
+        Raises ``ValueError`` for a store that is not in the panel.
+        """
+        places = self.locate(stores)
+        if (places < 0).any():
+            raise ValueError(f"store {stores[places < 0][0]} is not in the panel")
+        flags = self.arrays.cube[days - self.first_day, places]
         return Rows(
-            np.full(len(days), store, np.int32),
+            stores.astype(np.int32),
             days.astype(np.int32),
             flags[:, plan.OPEN].copy(),
             flags[:, plan.PROMO].copy(),

@@ -4,77 +4,59 @@ It fails closed: what is missing, or is no number, has not passed.
 """
 
 import json
-import math
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rossmann.errors import GateFailed, UnknownVersion
+from rossmann.errors import DamagedModel, DataError, UnknownVersion
+from rossmann.features.calendars import to_day
+from rossmann.models.evidence import EVIDENCE_FILE, Evidence, WindowRows, read_evidence
+from rossmann.models.gate_compare import against_naive, against_serving
+from rossmann.models.gate_table import Line, Verdict, at_least, at_most, refused
+from rossmann.models.model_cache import sha256
 from rossmann.models.registry import ModelVersion, Registry
-from rossmann.schema import Stage
+from rossmann.schema import FloatArray, Stage
 from rossmann.settings import Settings
+
+if TYPE_CHECKING:
+    from rossmann.data.panel import Panel
+
+__all__ = ["Line", "Verdict", "validate"]
 
 WINDOWS_TAG = "windows"
 """Version tag with the backtest windows as JSON: origin, days, rows, RMSPE by model."""
+EVIDENCE_TAG = "digest.evidence"
+"""Version tag with the SHA-256 of the run's ``evidence.npz``."""
 PASSED_TAG = "gate.passed"
 TABLE_TAG = "gate.table"
-_MODEL = "ensemble"
-_BASELINE = "seasonal_naive"
-Windows = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One check: the value found, the limit that it is held against, and whether it passed."""
+@dataclass(frozen=True)
+class _Desk:
+    """What judging needs at hand."""
 
-    check: str
-    value: float | None
-    limit: float | None
-    passed: bool
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """All checks of one version; ``against``: the serving version, if it was compared."""
-
-    version: int
-    against: int | None
-    lines: list[Line]
-
-    @property
-    def passed(self) -> bool:
-        """True where there were checks and every one passed."""
-        return bool(self.lines) and all(line.passed for line in self.lines)
-
-    def table(self) -> str:
-        """The lines as text in columns, with the verdict of each."""
-        head = ("check", "value", "limit", "verdict")
-        rows = [head, *(_cells(line) for line in self.lines)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
-
-    def require(self) -> None:
-        """Raise ``GateFailed``, with the table, unless the version passed."""
-        if not self.passed:
-            raise GateFailed(f"version {self.version} did not pass the gate:\n{self.table()}")
+    registry: Registry
+    settings: Settings
+    panel: "Callable[[str], Panel]"
 
 
 def validate(registry: Registry, version: int | str, settings: Settings) -> Verdict:
     """Judge a version, and store the verdict on it (tags ``gate.passed``, ``gate.table``).
 
-    It must beat the seasonal naive forecast on every window and, where another version serves that
-    was measured on the same windows of the same data, be no worse than that one.
-    Raises ``UnknownVersion`` or ``ServiceError``.
+    It must beat seasonal naive on every window and, where another version of the same chain
+    serves, that one too, by a paired test; its bands must hold what they promise, and it must be
+    unbiased, fast, small and sane. Raises ``UnknownVersion`` or ``ServiceError``.
     """
     candidate = registry.find(int(version))
     serving = _serving(registry)
     if serving is not None and serving.version == candidate.version:
         serving = None
-    verdict = judge(candidate, serving, settings.gate_tolerance)
+    desk = _Desk(registry, settings, lambda chain: _open_panel(settings, chain))
+    lines = [*_by_evidence(desk, candidate, serving), *_by_probes(desk, candidate)]
+    verdict = Verdict(candidate.version, None if serving is None else serving.version, lines)
     registry.set_tags(
         candidate.version,
         {
@@ -87,20 +69,16 @@ def validate(registry: Registry, version: int | str, settings: Settings) -> Verd
     return verdict
 
 
-def judge(candidate: ModelVersion, serving: ModelVersion | None, tolerance: float) -> Verdict:
-    """The checks themselves; ``tolerance``: RMSPE that counts as noise against ``serving``."""
-    windows = _windows(candidate.tags)
-    if not windows:
-        return Verdict(candidate.version, None, [Line("backtest windows", None, None, False)])
-    lines = [
-        _line(f"{origin}: below seasonal naive", _score(w, _MODEL), _score(w, _BASELINE), True)
-        for origin, w in windows.items()
-    ]
-    if serving is None:
-        return Verdict(candidate.version, None, lines)
-    return Verdict(
-        candidate.version, serving.version, lines + _compare(candidate, serving, tolerance)
-    )
+def evidence_of(registry: Registry, version: ModelVersion) -> Evidence:
+    """What the version's backtest said of each row; raises ``DamagedModel`` where it has none."""
+    digest = version.tags.get(EVIDENCE_TAG)
+    if not digest:
+        raise DamagedModel(f"version {version.version} has no record of its backtest's rows")
+    with tempfile.TemporaryDirectory(prefix="rossmann-") as folder:
+        path = registry.run_file(version, EVIDENCE_FILE, Path(folder))
+        if sha256(path) != digest:
+            raise DamagedModel(f"the record of version {version.version}'s backtest was changed")
+        return read_evidence(path)
 
 
 def _serving(registry: Registry) -> ModelVersion | None:
@@ -110,61 +88,105 @@ def _serving(registry: Registry) -> ModelVersion | None:
         return None
 
 
-def _compare(candidate: ModelVersion, serving: ModelVersion, tolerance: float) -> list[Line]:
-    name = f"version {serving.version}"
-    for tag in ("data.dataset", "data.version"):
-        has, other = candidate.tags.get(tag), serving.tags.get(tag)
-        if has is None or has != other:
-            note = f"not comparable: {tag} {has}, not {other}"
-            return [Line(f"against {name}", None, None, True, note)]
-    mine, theirs = _windows(candidate.tags), _windows(serving.tags)
-    shared = [o for o in mine if o in theirs and mine[o].get("days") == theirs[o].get("days")]
-    if not shared:
-        return [Line(f"against {name}", None, None, True, "not comparable: no window in common")]
-    return [
-        _line(
-            f"{origin}: no worse than {name}",
-            _score(mine[origin], _MODEL),
-            _plus(_score(theirs[origin], _MODEL), tolerance),
-            False,
+def _by_evidence(desk: _Desk, candidate: ModelVersion, serving: ModelVersion | None) -> list[Line]:
+    try:
+        evidence = evidence_of(desk.registry, candidate)
+    except DamagedModel as error:
+        return [refused("backtest windows", str(error))]
+    if not evidence.windows:
+        return [refused("backtest windows", "there are none")]
+    lines = [against_naive(window, desk.settings) for window in evidence.windows]
+    if serving is not None:
+        lines += _beside(desk, candidate, evidence, serving)
+    return [*lines, *measured(evidence, desk.settings)]
+
+
+def measured(evidence: Evidence, settings: Settings) -> list[Line]:
+    """The lines on coverage and bias of each window."""
+    lines = []
+    for window in evidence.windows:
+        covered = evidence.coverage.get(window.origin, {})
+        for level in (0.80, 0.95):
+            found = covered.get(f"{level:.2f}")
+            off = None if found is None else abs(found - level)
+            note = "needs two windows or more" if found is None else f"covers {found:.1%}"
+            check = f"{window.origin}: the {level:.0%} band is off by"
+            lines.append(at_most(check, off, settings.gate_coverage, note))
+        bias = window.bias
+        note = f"forecasts {'above' if bias > 0 else 'below'} sales"
+        lines.append(
+            at_most(f"{window.origin}: bias of the total", abs(bias), settings.gate_bias, note)
         )
-        for origin in shared
+    return lines
+
+
+def _beside(
+    desk: _Desk, candidate: ModelVersion, evidence: Evidence, serving: ModelVersion
+) -> list[Line]:
+    name = f"version {serving.version}"
+    mine, other = (v.tags.get("data.dataset") for v in (candidate, serving))
+    if mine is None or other is None:
+        return [refused(f"against {name}", "which chain it was made from is not known")]
+    if mine != other:
+        note = f"another chain: {mine}, not {other}"
+        return [Line(f"against {name}", None, None, True, note)]
+    try:
+        theirs = evidence_of(desk.registry, serving)
+    except DamagedModel:
+        theirs = None
+    try:
+        last_day = to_day(date.fromisoformat(serving.tags["data.last_day"]))
+    except (KeyError, ValueError):
+        last_day = None
+
+    def score(rows: WindowRows) -> FloatArray:
+        return _score(desk, serving, mine, rows)
+
+    try:
+        return against_serving(evidence, theirs, name, last_day, score, desk.settings)
+    except (DamagedModel, DataError) as error:
+        return [refused(f"against {name}", str(error))]
+
+
+def _score(desk: _Desk, serving: ModelVersion, chain: str, window: WindowRows) -> FloatArray:
+    """What the version that serves says of a window's rows, as of its origin."""
+    from rossmann.models.ensemble import Ensemble
+
+    panel = desk.panel(chain)
+    if (panel.locate(window.store) < 0).any():
+        raise DataError("the tables at hand lack stores of the backtest")
+    ensemble = Ensemble.load(desk.registry.fetch(serving.version, desk.settings.model_cache_dir))
+    origin = to_day(date.fromisoformat(window.origin))
+    rows = panel.plan_of(window.store, window.day)
+    return ensemble.predict(panel.matrix(rows, origin), desk.settings.thread_count)
+
+
+def _by_probes(desk: _Desk, candidate: ModelVersion) -> list[Line]:
+    from rossmann.models.ensemble import Ensemble
+    from rossmann.models.probes import probe
+
+    settings = desk.settings
+    try:
+        panel = desk.panel(candidate.tags.get("data.dataset", ""))
+        folder = desk.registry.fetch(candidate.version, settings.model_cache_dir)
+        found = probe(panel, Ensemble.load(folder), folder, settings.thread_count)
+    except (DamagedModel, DataError) as error:
+        return [refused("sanity probes", str(error))]
+    return [
+        at_least(
+            "a promotion raises the chain's sales by", found.promotion, settings.gate_promotion
+        ),
+        at_most("highest forecast over its store's record", found.record, settings.gate_record),
+        at_least("rows per second", found.speed, settings.gate_rows_per_second),
+        at_most("megabytes", found.size, settings.gate_size_mb),
     ]
 
 
-def _line(check: str, value: float | None, limit: float | None, strictly: bool) -> Line:
-    if value is None or limit is None:
-        return Line(check, value, limit, False, "no measure")
-    return Line(check, value, limit, value < limit if strictly else value <= limit)
+def _open_panel(settings: Settings, chain: str) -> "Panel":
+    from rossmann.data.make_dataset import current_dataset
+    from rossmann.data.panel import open_panel
 
-
-def _plus(score: float | None, tolerance: float) -> float | None:
-    return None if score is None else score + tolerance
-
-
-def _windows(tags: Mapping[str, str]) -> Windows:
-    """Windows by origin; empty where they are missing or unreadable."""
-    try:
-        listed = json.loads(tags.get(WINDOWS_TAG, ""))
-        return {str(w["origin"]): dict(w) for w in listed}
-    except (ValueError, TypeError, KeyError):
-        return {}
-
-
-def _score(window: Mapping[str, Any], name: str) -> float | None:
-    """RMSPE of a model, or None where it is missing or no positive finite number."""
-    scores = window.get("rmspe")
-    value = scores.get(name) if isinstance(scores, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and value > 0 else None
-
-
-def _cells(line: Line) -> tuple[str, str, str, str]:
-    verdict = "passed" if line.passed else "FAILED"
-    return (
-        line.check,
-        "-" if line.value is None else f"{line.value:.4f}",
-        "-" if line.limit is None else f"{line.limit:.4f}",
-        f"{verdict} ({line.note})" if line.note else verdict,
-    )
+    info = current_dataset(settings)
+    if info.dataset.value != chain:
+        raise DataError(f"made from {chain or 'unknown'} tables; those at hand are {info.dataset}")
+    return open_panel(info)

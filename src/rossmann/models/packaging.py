@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import rossmann
 from rossmann.errors import ServiceError
 from rossmann.models import model_cache, model_card
-from rossmann.models.gate import WINDOWS_TAG
+from rossmann.models.evidence import EVIDENCE_FILE
+from rossmann.models.gate import EVIDENCE_TAG, WINDOWS_TAG
 from rossmann.models.model_signature import example, requirements, signature
 from rossmann.models.model_versions import CARD_DIGEST_TAG, STAGE_TAG, ModelVersion
 from rossmann.models.registry import ARTIFACT_FOLDER, Registry
@@ -183,6 +184,9 @@ def _create_version(
         CARD_DIGEST_TAG: model_cache.sha256(parts.ensemble / model_cache.CARD_FILE),
         STAGE_TAG: Stage.NONE.value,
     }
+    evidence = trained.folder / EVIDENCE_FILE
+    if evidence.is_file():
+        tags[EVIDENCE_TAG] = model_cache.sha256(evidence)
     version = client.create_model_version(
         name,
         source=source,

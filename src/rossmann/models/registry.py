@@ -106,6 +106,23 @@ class Registry:
             model_cache.verify(folder, found.tags.get(CARD_DIGEST_TAG))
         return cache / str(found.version)
 
+    def run_file(self, version: ModelVersion, name: str, folder: Path) -> Path:
+        """Download the file ``name`` that the version's run logged, into ``folder``.
+
+        Raises ``ServiceError`` where there is none.
+        """
+        answer = (
+            self._rest.call("GET", "runs/get", run_id=version.run_id) if version.run_id else None
+        )
+        if answer is None:
+            raise ServiceError(f"MLflow has no run of version {version.version} of {self.name}")
+        place = urlparse(str(answer["run"]["info"]["artifact_uri"]))
+        if place.scheme == "mlflow-artifacts":
+            self._rest.download(f"{place.path.strip('/')}/{name}", folder / name)
+        else:
+            _download_elsewhere(f"{place.geturl().rstrip('/')}/{name}", self._rest.address, folder)
+        return folder / name
+
     def to_staging(self, version: int | str) -> ModelVersion:
         """Make ``version`` the one in Staging; a Production version stays where it is, refused."""
         target = self.find(int(version))
@@ -230,22 +247,22 @@ class Registry:
             raise ServiceError(f"MLflow names no place for version {version} of {self.name}")
         place = urlparse(str(answer["artifact_uri"]))
         if place.scheme != "mlflow-artifacts":
-            _download_elsewhere(place.geturl(), self._rest.address, folder)
+            source = f"{place.geturl().rstrip('/')}/{ARTIFACT_FOLDER}"
+            _download_elsewhere(source, self._rest.address, folder)
             return
         root = str(PurePosixPath(place.path.lstrip("/")) / ARTIFACT_FOLDER)
         for name in self._rest.artifact_names(root):
             self._rest.download(f"{root}/{name}", folder / name)
 
 
-def _download_elsewhere(uri: str, tracking_uri: str, folder: Path) -> None:
+def _download_elsewhere(source: str, tracking_uri: str, folder: Path) -> None:
     """From a store that the server does not stand in front of: MLflow's client knows them all."""
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
-    source = f"{uri.rstrip('/')}/{ARTIFACT_FOLDER}"
     try:
         local = mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri)
     except (MlflowException, OSError) as error:
         raise ServiceError(f"{source} cannot be read: {error}") from error
-    for file in Path(local).iterdir():
+    for file in Path(local).iterdir() if Path(local).is_dir() else [Path(local)]:
         (folder / file.name).write_bytes(file.read_bytes())

@@ -1,0 +1,112 @@
+"""The candidate beside the version that serves, on days that neither saw.
+
+Where both backtests forecast the same days from the same origins, their forecasts are paired:
+neither's members saw those days. On newer data the origins differ; then the serving version itself
+forecasts the days of the candidate's windows that came after it was trained.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from rossmann.models import paired
+from rossmann.models.evidence import Evidence, WindowRows
+from rossmann.models.gate_table import Line, at_most, refused
+from rossmann.schema import FloatArray
+from rossmann.settings import Settings
+
+Score = Callable[[WindowRows], FloatArray]
+"""Forecasts (n,) of the serving version for a window's rows, as of the window's origin."""
+
+
+def against_naive(window: WindowRows, settings: Settings) -> Line:
+    """Better than seasonal naive, store by store."""
+    check = f"{window.origin}: better than seasonal naive"
+    if not len(window.sold):
+        return refused(check, "no row")
+    found = paired.compare(window.store, window.day, window.sold, window.forecast, window.naive)
+    return _better(check, found, settings)
+
+
+def against_serving(
+    candidate: Evidence, serving: Evidence | None, name: str, last_day: int | None,
+    score: Score, settings: Settings,
+) -> list[Line]:  # fmt: skip
+    """The lines; ``last_day``: the last day of the serving version's data, None if unknown."""
+    pairs = _same_windows(candidate, serving)
+    if sum(len(other) for *_, other in pairs) < sum(len(w.sold) for w, *_ in pairs) / 2:
+        note = "another chain: what was sold on the same days differs"
+        return [Line(f"against {name}", None, None, True, note)]
+    if pairs:
+        return _on_shared(pairs, name, settings)
+    if last_day is None:
+        return [refused(f"against {name}", "its last day of data is not known")]
+    return [_on_newer(candidate, name, last_day, score, settings)]
+
+
+Pair = tuple[WindowRows, WindowRows, FloatArray]
+"""The candidate's window, its rows that both versions forecast, and the other's forecasts."""
+
+
+def _same_windows(candidate: Evidence, serving: Evidence | None) -> list[Pair]:
+    others = {} if serving is None else {(w.origin, w.days): w for w in serving.windows}
+    found = []
+    for window in candidate.windows:
+        other = others.get((window.origin, window.days))
+        if other is None:
+            continue
+        at, there = np.intersect1d(_key(window), _key(other), return_indices=True)[1:]
+        # What was corrected in the tables since is no measure of either.
+        same = window.sold[at] == other.sold[there]
+        found.append((window, window.take(at[same]), other.forecast[there[same]]))
+    return found
+
+
+def _key(window: WindowRows) -> npt.NDArray[np.int64]:
+    return window.store.astype(np.int64) * 1_000_000 + window.day
+
+
+def _on_shared(pairs: list[Pair], name: str, settings: Settings) -> list[Line]:
+    """No window clearly worse, and all of them together better than chance would make it."""
+    lines = []
+    pairs = [pair for pair in pairs if len(pair[2])]
+    for _, rows, other in pairs:
+        found = paired.compare(rows.store, rows.day, rows.sold, rows.forecast, other)
+        limit = found.other + settings.gate_tolerance
+        lines.append(at_most(f"{rows.origin}: no worse than {name}", found.mine, limit))
+    all_found = paired.compare(
+        np.concatenate([rows.store for _, rows, _ in pairs]),
+        np.concatenate([rows.day for _, rows, _ in pairs]),
+        np.concatenate([rows.sold for _, rows, _ in pairs]),
+        np.concatenate([rows.forecast for _, rows, _ in pairs]),
+        np.concatenate([other for *_, other in pairs]),
+    )
+    return [*lines, _better(f"all windows: better than {name}", all_found, settings)]
+
+
+def _on_newer(
+    candidate: Evidence, name: str, last_day: int, score: Score, settings: Settings
+) -> Line:
+    """On newer data no worse is enough: that a version knows the latest days is worth something."""
+    check = f"days that {name} did not see: no worse"
+    newest = candidate.windows[-1]
+    rows = newest.take(np.nonzero(newest.day > last_day)[0])
+    days = len(np.unique(rows.day))
+    if days < settings.gate_days:
+        why = f"{days} days are newer than its data, {settings.gate_days} are needed"
+        return refused(check, why)
+    found = paired.compare(rows.store, rows.day, rows.sold, rows.forecast, score(rows))
+    note = f"{days} days; {_chance(found)}"
+    return at_most(check, found.mine, found.other + settings.gate_tolerance, note)
+
+
+def _better(check: str, found: paired.Paired, settings: Settings) -> Line:
+    """A lower error, and by store so steadily lower that it is not luck."""
+    passed = found.mine < found.other and found.p <= settings.gate_chance
+    return Line(check, found.mine, found.other, passed, _chance(found))
+
+
+def _chance(found: paired.Paired) -> str:
+    share = f"better in {found.better:.0%} of {found.stores} stores"
+    return f"{share}, by chance p = {found.p:.4f}"

@@ -1,0 +1,80 @@
+"""What a gate says: a line for each check, and the verdict of them all."""
+
+import math
+from dataclasses import dataclass
+
+from rossmann.errors import GateFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One check: the value found, the limit that it is held against, and whether it passed."""
+
+    check: str
+    value: float | None
+    limit: float | None
+    passed: bool
+    note: str = ""
+
+
+def at_most(check: str, value: float | None, limit: float, note: str = "") -> Line:
+    """Passed where ``value`` is a number and no more than ``limit``."""
+    if value is None or not math.isfinite(value):
+        return Line(check, None, limit, False, note or "no measure")
+    return Line(check, value, limit, value <= limit, note)
+
+
+def at_least(check: str, value: float | None, limit: float, note: str = "") -> Line:
+    """Passed where ``value`` is a number and no less than ``limit``."""
+    if value is None or not math.isfinite(value):
+        return Line(check, None, limit, False, note or "no measure")
+    return Line(check, value, limit, value >= limit, note)
+
+
+def refused(check: str, why: str) -> Line:
+    """A check that could not be made: what is not measured has not passed."""
+    return Line(check, None, None, False, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All checks of one version; ``against``: the version that served when it was judged."""
+
+    version: int
+    against: int | None
+    lines: list[Line]
+
+    @property
+    def passed(self) -> bool:
+        """True where there were checks and every one passed."""
+        return bool(self.lines) and all(line.passed for line in self.lines)
+
+    def table(self) -> str:
+        """The lines as text in columns, with the verdict of each."""
+        head = ("check", "value", "limit", "verdict")
+        rows = [head, *(_cells(line) for line in self.lines)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+    def require(self) -> None:
+        """Raise ``GateFailed``, with the table, unless the version passed."""
+        if not self.passed:
+            raise GateFailed(f"version {self.version} did not pass the gate:\n{self.table()}")
+
+
+def _cells(line: Line) -> tuple[str, str, str, str]:
+    verdict = "passed" if line.passed else "FAILED"
+    return (
+        line.check,
+        _number(line.value),
+        _number(line.limit),
+        f"{verdict} ({line.note})" if line.note else verdict,
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
