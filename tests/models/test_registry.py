@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rossmann.errors import DamagedModel, ModelError, ServiceError, UnknownVersion
@@ -199,6 +199,7 @@ def test_rollback_without_a_past(shop: Shop, registry: Registry) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(moves=st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=8))
+@example(moves=[1, 2, 1, 0, 0])
 def test_rollback_undoes_promotions_like_a_stack(mlflow_server: str, moves: list[int]) -> None:
     shop = Shop(mlflow_server, f"stack-{time.time_ns()}")
     for _ in range(3):

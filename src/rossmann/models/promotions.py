@@ -68,7 +68,9 @@ def rollback(
 
     Versions that were deleted since (not in ``there``) are passed over.
     """
-    below = [v for v in (before.below if before else ()) if v in there and v != left]
+    below = [v for v in (before.below if before else ()) if v in there]
+    while below and below[0] == left:  # what lay between is gone
+        below.pop(0)
     if not below:
         return None
     return _begin("rollback", below[0], left, who, why, below[1:])
