@@ -107,6 +107,13 @@ def test_sales_days_turn_plan_into_history(settings: Settings) -> None:
     assert [name for name in info.files if name.startswith("ingested/0001-sales-")]
 
 
+def test_days_that_are_leapt_over_are_counted(settings: Settings) -> None:
+    assert put(settings, NEW).gap == 0
+    done = put(settings, [sold_row(1, NEXT + timedelta(days=offset)) for offset in (0, 5, 7)])
+    assert (done.gap, done.last_day) == (3, NEXT + timedelta(days=7))
+    assert put(settings, [plan_row(1, NEXT + timedelta(days=9))]).gap == 0
+
+
 def test_a_store_that_reports_late_keeps_its_plan(settings: Settings) -> None:
     put(settings, [row for row in NEW if row["Store"] != 2])
     schedule = frames(make_dataset(settings))[1]

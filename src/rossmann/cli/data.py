@@ -87,6 +87,8 @@ def ingest(
         say(f"{done.passed:,} planned days were left out: their sales are known already")
     was = "" if done.last_day == done.last_day_before else f" (before: {done.last_day_before})"
     say(f"last day of sales: {done.last_day}{was}")
+    if done.gap:
+        say(f"days between without sales of any store: {done.gap:,}; they stay unknown")
     say(f"last planned day: {done.planned_to or 'none after it'}")
     if done.piece is None:
         say("nothing is new: the data version stays as it is")

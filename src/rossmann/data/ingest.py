@@ -27,7 +27,8 @@ class Ingested:
 
     ``planned``: sales that came for days that were planned until then. ``passed``: planned days
     that have sales already, and were left out. ``last_day`` (of sales) and ``planned_to`` (None
-    where no day after it is): after the ingest; ``last_day_before``: before it.
+    where no day after it is): after the ingest; ``last_day_before``: before it. ``gap``: days
+    between the two of which no store's sales are known.
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class Ingested:
     passed: int
     last_day_before: date
     last_day: date
+    gap: int
     planned_to: date | None
     piece: Piece | None
 
@@ -74,6 +76,7 @@ def ingest(settings: Settings, path: Path) -> Ingested:
         piece = add_piece(folder, kind, changed, path.name) if changed.height else None
     before = said.history.select(pl.max("Date")).item()
     last = max([before, *_latest(changed)]) if kind == "sales" else before
+    new_days = changed.filter(pl.col("Date") > before)["Date"].n_unique()
     plans = (said.schedule, fresh) if kind == "schedule" else (said.schedule,)
     ahead = [day for plan in plans for day in _latest(plan) if day > last]
     return Ingested(
@@ -85,6 +88,7 @@ def ingest(settings: Settings, path: Path) -> Ingested:
         passed=days.height - fresh.height,
         last_day_before=before,
         last_day=last,
+        gap=(last - before).days - new_days if kind == "sales" else 0,
         planned_to=max(ahead, default=None),
         piece=piece,
     )
