@@ -92,10 +92,10 @@ def test_the_command_is_installed() -> None:
 def test_settings_are_printed_without_secrets(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ROSSMANN_DATABASE_URL", "postgresql://me:secret@db/log")
+    monkeypatch.setenv("ROSSMANN_MLFLOW_TRACKING_URI", "http://me:secret@registry:5000")
     assert main(["settings"]) == 0
     shown = capsys.readouterr().out
-    assert json.loads(shown)["database_url"] == "postgresql://***@db/log"
+    assert json.loads(shown)["mlflow_tracking_uri"] == "http://***@registry:5000"
     assert "secret" not in shown
 
 

@@ -73,8 +73,6 @@ class Settings(BaseSettings):
     """Empty: the server on ``host`` and ``mlflow_port``."""
     api_url: str = ""
     """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
-    database_url: str = ""
-    """Prediction log; empty: an SQLite file in the data folder."""
     api_keys: str = ""
     """SHA-256 of keys, as ``role:hex`` with commas between; empty: open to all."""
     api_key: str = ""
@@ -88,7 +86,6 @@ class Settings(BaseSettings):
     reload_seconds: Annotated[float, Field(gt=0)] = 5
     max_rows: Annotated[int, Field(ge=1)] = 100_000
     max_body_mb: Annotated[int, Field(ge=1)] = 64
-    rate_limit: Annotated[int, Field(ge=0)] = 0
 
     seed: int = 20150801
     history_days: Annotated[int, Field(ge=1)] = 31
@@ -204,7 +201,7 @@ class Settings(BaseSettings):
             shown["api_keys"] = f"{len(self.api_keys.split(','))} keys (hidden)"
         if self.api_key:
             shown["api_key"] = "(hidden)"
-        for name in ("database_url", "mlflow_tracking_uri", "api_url"):
+        for name in ("mlflow_tracking_uri", "api_url"):
             shown[name] = _without_password(shown[name])
         return shown
 
