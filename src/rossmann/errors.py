@@ -16,6 +16,7 @@
         ``NoModel``        no model can be had
         ``DamagedModel``   an artifact that cannot be trusted
         ``GateFailed``     a candidate that may not be promoted
+        ``LostRace``       somebody else moved Production at the same time
     ``ServiceError``       a service that is away, or answers with an error
     ``PortTaken``          a port that something else holds
 
@@ -106,6 +107,10 @@ class DamagedModel(ModelError):
 
 class GateFailed(ModelError):
     """A candidate that does not pass the gate; the message holds the table."""
+
+
+class LostRace(ModelError):
+    """Somebody else moved Production meanwhile; nothing was changed."""
 
 
 class ServiceError(RossmannError):

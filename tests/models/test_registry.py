@@ -246,7 +246,7 @@ def cut_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MlflowRest, "call", call)
 
 
-@pytest.mark.parametrize("calls", range(6))
+@pytest.mark.parametrize("calls", range(9))
 @pytest.mark.parametrize("action", ["promote", "rollback"])
 def test_a_kill_at_any_point_leaves_one_version_that_serves(
     shop: Shop, registry: Registry, action: str, calls: int

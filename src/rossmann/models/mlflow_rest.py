@@ -23,6 +23,10 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 START_HINT = "start it with: bash scripts/start_mlflow.sh"
 
 
+class NameTaken(ServiceError):
+    """There is something of that name already."""
+
+
 class MlflowRest:
     """One server; safe to share between threads."""
 
@@ -74,11 +78,23 @@ class MlflowRest:
         missing_alias = code == "INVALID_PARAMETER_VALUE" and path == "registered-models/alias"
         if code == "RESOURCE_DOES_NOT_EXIST" or (method == "GET" and missing_alias):
             return None
+        kind = NameTaken if code == "RESOURCE_ALREADY_EXISTS" else ServiceError
         reason = str(body.get("message", code)).strip().splitlines()
-        raise ServiceError(
+        raise kind(
             f"MLflow at {self.address} answered {response.status_code} to {method} {path}:"
             f" {reason[0] if reason else 'no reason given'}"
         )
+
+    def create(self, path: str, **fields: Any) -> bool:
+        """Create what ``fields`` name; False where there is one of that name already.
+
+        Raises ``ServiceError`` as ``call`` does.
+        """
+        try:
+            self.call("POST", path, **fields)
+        except NameTaken:
+            return False
+        return True
 
     def artifact_names(self, folder: str) -> list[str]:
         """Names of the files right in ``folder``, a path below the server's artifact root."""

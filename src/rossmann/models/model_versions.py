@@ -43,6 +43,13 @@ def step_of(version: ModelVersion | None) -> Promotion | None:
     return None if version is None else Promotion.read(version.tags.get(PROMOTION_TAG))
 
 
+def state_of(serving: ModelVersion | None) -> str:
+    """Names what is Production since when, so that two reads tell whether it was moved between."""
+    step = step_of(serving)
+    number = "none" if serving is None else str(serving.version)
+    return f"{number}.{'first' if step is None else step.id}"
+
+
 def read_version(raw: Json, aliases: Mapping[str, int]) -> ModelVersion:
     """A version as MLflow tells it; its number comes as text over REST."""
     number, tags = int(raw["version"]), pairs(raw.get("tags"))

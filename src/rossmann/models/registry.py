@@ -8,10 +8,11 @@ version, or two, would be Production.
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from types import TracebackType
 from urllib.parse import urlparse
 
-from rossmann.errors import ModelError, ServiceError, UnknownVersion
+from rossmann.errors import LostRace, ModelError, ServiceError, UnknownVersion
 from rossmann.models import model_cache, promotions
 from rossmann.models.mlflow_rest import Json, MlflowRest
 from rossmann.models.model_cache import last_production, local_copy, remember_production
@@ -27,8 +28,10 @@ from rossmann.models.model_versions import (
     nothing_found,
     pairs,
     read_version,
+    state_of,
     step_of,
 )
+from rossmann.models.promotion_claims import Claims
 from rossmann.models.promotions import Promotion
 from rossmann.schema import MODEL_NAME, Stage
 
@@ -49,6 +52,8 @@ class Registry:
     def __init__(self, tracking_uri: str, name: str = MODEL_NAME, timeout: float = 5.0) -> None:
         self.name = name
         self._rest = MlflowRest(tracking_uri, timeout)
+        self._claims = Claims(self._rest, name)
+        self._moving = Lock()
 
     def __enter__(self) -> "Registry":
         return self
@@ -139,22 +144,23 @@ class Registry:
         """Make ``version`` Production in one step; the one that leaves is Archived and remembered.
 
         Whether a version *may* be promoted is the gate's business. Promoting the version that
-        serves already changes nothing.
+        serves already changes nothing. Raises ``LostRace`` where somebody else moves Production
+        at the same time: one wins, the other's call changes nothing.
         """
-        target = self.find(int(version))
         serving = self._production()
+        target = self.find(int(version))
         if serving is None or serving.version != target.version:
-            self._tidy()  # what an earlier move left undone must be written before the next
             left = None if serving is None else serving.version
             step = promotions.promotion(target.version, left, step_of(serving), who, reason)
-            self._make_step(step)
+            self._make_step(step, serving)
         self._tidy()
         return self.find(target.version)
 
     def rollback(self, reason: str, who: str) -> ModelVersion:
         """Back to the version that served before; each further call goes one more back.
 
-        Raises ``UnknownVersion`` when nothing serves, or nothing served before.
+        Raises ``UnknownVersion`` when nothing serves, or nothing served before, and ``LostRace``
+        as ``promote`` does.
         """
         serving = self._production()
         if serving is None:
@@ -165,8 +171,7 @@ class Registry:
             raise UnknownVersion(
                 f"nothing served before version {serving.version}; promote another version instead"
             )
-        self._tidy()
-        self._make_step(step)
+        self._make_step(step, serving)
         self._tidy()
         return self.find(step.version)
 
@@ -185,9 +190,17 @@ class Registry:
             fields = {"name": self.name, "version": str(version), "key": key, "value": value}
             self._rest.call("POST", "model-versions/set-tag", **fields)
 
-    def _make_step(self, step: Promotion) -> None:
-        self.set_tags(step.version, {PROMOTION_TAG: step.text()})
-        self._move(PRODUCTION, step.version)
+    def _make_step(self, step: Promotion, seen: ModelVersion | None) -> None:
+        """Move Production from the state that the caller saw, if nobody else does."""
+        with self._moving, self._claims.hold(state_of(seen)) as claim:
+            serving = self._production()
+            if state_of(serving) != state_of(seen):
+                raise LostRace(_overtaken(serving))
+            self._tidy()  # what an earlier move left undone must be written before the next
+            claim.check()
+            self.set_tags(step.version, {PROMOTION_TAG: step.text()})
+            claim.check()
+            self._move(PRODUCTION, step.version)
 
     def _move(self, alias: str, version: int) -> None:
         fields = {"name": self.name, "alias": alias, "version": str(version)}
@@ -253,6 +266,17 @@ class Registry:
         root = str(PurePosixPath(place.path.lstrip("/")) / ARTIFACT_FOLDER)
         for name in self._rest.artifact_names(root):
             self._rest.download(f"{root}/{name}", folder / name)
+
+
+def _overtaken(serving: ModelVersion | None) -> str:
+    """Message for one who came second."""
+    step = step_of(serving)
+    if serving is None or step is None:
+        return "Production was moved meanwhile by somebody else; look before you retry"
+    return (
+        f"version {serving.version} became Production meanwhile ({step.action} by"
+        f" {step.who or 'somebody'}, {step.at}): look before you retry"
+    )
 
 
 def _download_elsewhere(source: str, tracking_uri: str, folder: Path) -> None:
