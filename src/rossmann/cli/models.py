@@ -41,17 +41,47 @@ def list_versions() -> None:
 
 @app.command("show")
 def show(version: VersionArgument = "Production") -> None:
-    """Show one version with its lineage and its windows.
+    """Show one version: what it was made from, its windows, its verdict and its promotions.
 
     Example: rossmann models show 3
     """
     with _registry() as registry:
         found = registry.find(version)
+        steps = [s for s in registry.history() if found.version in {s.version, s.left}]
     say(f"version {found.version}, {found.stage}, made {found.created:%F %T} UTC")
     say(f"run {found.run_id}")
-    width = max((len(name) for name in found.tags), default=0)
-    for name, value in sorted(found.tags.items()):
+    shown = {k: v for k, v in found.tags.items() if k not in {"gate.table", "promotion"}}
+    width = max((len(name) for name in shown), default=0)
+    for name, value in sorted(shown.items()):
         say(f"  {name:<{width}}  {value if len(value) <= 200 else value[:197] + '...'}")
+    say("promotions, the latest first:" if steps else "never promoted")
+    for step in steps:
+        left = "" if step.left is None else f" in place of {step.left}"
+        why = f": {step.why}" if step.why else ""
+        say(f"  {step.at[:19]}  {step.action} {step.version}{left}, by {step.who}{why}")
+
+
+@app.command("compare")
+def compare(first: VersionArgument, second: VersionArgument) -> None:
+    """Set two versions side by side: what they were made from, and which errs less.
+
+    Example: rossmann models compare 3 Production
+    """
+    from rossmann.models.comparison import compare_versions
+
+    with _registry() as registry:
+        one, two = registry.find(first), registry.find(second)
+        found = compare_versions(registry, one, two)
+    names = (f"version {one.version}", f"version {two.version}")
+    show_table(("made from", *names), [[n, a[:60], b[:60]] for n, a, b in found.lineage])
+    if found.note:
+        say(f"not compared: {found.note}")
+        return
+    rows = [
+        [o, f"{t.mine:.4f}", f"{t.other:.4f}", f"{t.better:.0%}", f"{t.p:.4f}"]
+        for o, t in found.windows
+    ]
+    show_table(("RMSPE from", *names, "stores better", "by chance"), rows)
 
 
 def validate(version: VersionArgument) -> None:

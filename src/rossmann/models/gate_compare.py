@@ -34,7 +34,7 @@ def against_serving(
     score: Score, settings: Settings,
 ) -> list[Line]:  # fmt: skip
     """The lines; ``last_day``: the last day of the serving version's data, None if unknown."""
-    pairs = _same_windows(candidate, serving)
+    pairs = same_windows(candidate, serving)
     if sum(len(other) for *_, other in pairs) < sum(len(w.sold) for w, *_ in pairs) / 2:
         note = "another chain: what was sold on the same days differs"
         return [Line(f"against {name}", None, None, True, note)]
@@ -49,7 +49,8 @@ Pair = tuple[WindowRows, WindowRows, FloatArray]
 """The candidate's window, its rows that both versions forecast, and the other's forecasts."""
 
 
-def _same_windows(candidate: Evidence, serving: Evidence | None) -> list[Pair]:
+def same_windows(candidate: Evidence, serving: Evidence | None) -> list[Pair]:
+    """The windows that both have, each with the rows where both know the same sales."""
     others = {} if serving is None else {(w.origin, w.days): w for w in serving.windows}
     found = []
     for window in candidate.windows:
