@@ -95,7 +95,7 @@ def ingest(
         return
     say(f"kept in {done.piece.path}")
     say("next: rossmann features; a service that runs then takes the days over by itself")
-    say("to learn from them too: rossmann retrain")
+    say("to learn from them too: rossmann train")
 
 
 @app.command("status")
