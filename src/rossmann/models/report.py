@@ -1,9 +1,13 @@
 """Pictures and tables of a backtest, for people."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rossmann.models.backtest import WindowScore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMES: Final = {
     "ensemble": "Ensemble",
@@ -53,20 +57,26 @@ def write_report(folder: Path, card: dict[str, Any], scores: list[WindowScore]) 
 
 
 def _bars(path: Path, scores: list[WindowScore]) -> None:
-    """RMSPE by forecaster, a bar for each window."""
+    """The picture of ``draw_windows`` as a file."""
     from matplotlib.figure import Figure  # a figure of its own: no backend, no global state
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    draw_windows(figure, [s.as_dict() for s in scores])
+    figure.savefig(path, dpi=120)
+
+
+def draw_windows(figure: "Figure", windows: Sequence[Mapping[str, Any]]) -> None:
+    """RMSPE by forecaster, a bar for each window (as ``WindowScore.as_dict`` gives them)."""
     axes = figure.subplots()
-    keys = [key for key in NAMES if all(key in s.rmspe for s in scores)]
-    height = 0.8 / len(scores)
-    for i, s in enumerate(scores):
+    keys = [k for k in NAMES if all(w["rmspe"].get(k) is not None for w in windows)]
+    height = 0.8 / len(windows)
+    for i, window in enumerate(windows):
         at = [k + i * height for k in range(len(keys))]
-        bars = axes.barh(at, [s.rmspe[key] for key in keys], height, label=f"from {s.origin}")
+        values = [window["rmspe"][k] for k in keys]
+        bars = axes.barh(at, values, height, label=f"from {window['origin']}")
         axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     axes.set_yticks([k + 0.4 - height / 2 for k in range(len(keys))], [NAMES[k] for k in keys])
     axes.invert_yaxis()
     axes.set_xlabel("RMSPE (lower is better)")
-    axes.legend(loc="lower right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.legend(loc="outside upper right", fontsize=8, ncols=4)

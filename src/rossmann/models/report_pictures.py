@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rossmann.models.report import NAMES
+from rossmann.models.report import NAMES, draw_windows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,21 +56,8 @@ def _svg(figure: "Figure") -> str:
 
 
 def _windows(windows: Sequence[Mapping[str, Any]]) -> str:
-    """RMSPE by forecaster, a bar for each window."""
-    keys = [k for k in NAMES if all(w["rmspe"].get(k) is not None for w in windows)]
-    figure = _figure(9, 1 + 0.22 * len(keys) * max(len(windows), 2))
-    axes = figure.subplots()
-    height = 0.8 / len(windows)
-    for i, window in enumerate(windows):
-        at = [k + i * height for k in range(len(keys))]
-        values = [window["rmspe"][k] for k in keys]
-        bars = axes.barh(at, values, height, label=f"from {window['origin']}")
-        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
-    axes.set_yticks([k + 0.4 - height / 2 for k in range(len(keys))], [NAMES[k] for k in keys])
-    axes.invert_yaxis()
-    axes.set_xlabel("RMSPE (lower is better)")
-    axes.legend(loc="lower right", fontsize=8)
-    _plain(axes)
+    figure = _figure(9, 1.3 + 0.22 * len(NAMES) * max(len(windows), 2))
+    draw_windows(figure, windows)
     return _svg(figure)
 
 
