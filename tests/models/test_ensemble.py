@@ -9,9 +9,9 @@ import pytest
 
 from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel
-from rossmann.models.ensemble import Ensemble
+from rossmann.models.ensemble import KNOWN_DAYS, UNTRIED_DAYS, Ensemble, trust
 from rossmann.models.train import Trained
-from rossmann.schema import OFFSET, Matrix
+from rossmann.schema import FEATURES, OFFSET, Matrix
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,22 @@ def test_the_blend_is_the_weighted_geometric_mean(ensemble: Ensemble, matrix: Ma
     weights = ensemble.card["weights"]
     logs = sum(weights[name] * np.log(factor) for name, factor in factors.items())
     assert ensemble.predict(matrix) == pytest.approx(np.exp(matrix[:, OFFSET] + logs), rel=1e-6)
+
+
+def test_members_are_heard_as_a_store_becomes_known(ensemble: Ensemble, matrix: Matrix) -> None:
+    """The same row with more and more days behind it moves from the filter to the members."""
+    assert (trust(matrix) == 1.0).all()
+    days = FEATURES.index("open_days_365")
+    young = np.repeat(matrix[:1], 4, axis=0)
+    young[:, days] = (np.nan, 0, UNTRIED_DAYS, (UNTRIED_DAYS + KNOWN_DAYS) / 2)
+    assert trust(young).tolist() == [0.0, 0.0, 0.0, 0.5]
+    offset = np.exp(young[:, OFFSET].astype(np.float64))
+    found = ensemble.predict(young)
+    assert found[:3] == pytest.approx(offset[:3], rel=1e-12)
+    (logs,) = np.log(ensemble.predict(young[3:]) / offset[3:])
+    factors = ensemble.factors(young[3:])
+    weights = ensemble.card["weights"]
+    assert logs == pytest.approx(0.5 * sum(weights[n] * np.log(f[0]) for n, f in factors.items()))
 
 
 def test_no_rows_no_forecasts(ensemble: Ensemble, matrix: Matrix) -> None:

@@ -14,6 +14,12 @@ from rossmann.models.members import MEMBERS, Member
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, feature_fingerprint
 
 CARD: Final = "ensemble.json"
+_OPEN_DAYS: Final = FEATURES.index("open_days_365")
+UNTRIED_DAYS: Final = 25
+KNOWN_DAYS: Final = 50
+"""Days with sales in a store's last year: up to the first the members are not heard, from the
+second on in full. They never learned from stores so new, and trees guess wildly there: measured
+on the real tables with 7 days of history, RMSPE .47 against .20 of the filter alone."""
 
 
 class Ensemble:
@@ -41,10 +47,10 @@ class Ensemble:
 
     def blend(self, factors: dict[str, FloatArray], matrix: Matrix) -> FloatArray:
         """The forecast from the members' factors."""
-        total = matrix[:, OFFSET].astype(np.float64)
+        change = np.zeros(len(matrix))
         for name, factor in factors.items():
-            total = total + self._weights[name] * np.log(factor)
-        return np.asarray(np.exp(total))
+            change += self._weights[name] * np.log(factor)
+        return np.asarray(np.exp(matrix[:, OFFSET].astype(np.float64) + trust(matrix) * change))
 
     def bounds(
         self, matrix: Matrix, sales: FloatArray, levels: Sequence[float]
@@ -86,6 +92,12 @@ class Ensemble:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise DamagedModel(f"the version in {folder} does not load: {error}") from error
         return cls(members, card)
+
+
+def trust(matrix: Matrix) -> FloatArray:
+    """How far the members are heard in each row (n,), 0 to 1, by the store's days with sales."""
+    days = np.nan_to_num(matrix[:, _OPEN_DAYS].astype(np.float64))
+    return np.clip((days - UNTRIED_DAYS) / (KNOWN_DAYS - UNTRIED_DAYS), 0.0, 1.0)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
