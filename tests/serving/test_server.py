@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rossmann.errors import PortTaken, SettingsError
+from rossmann.errors import GateFailed, PortTaken, SettingsError
 from rossmann.models.packaging import register
 from rossmann.models.registry import Registry
 from rossmann.models.train import Trained
@@ -166,7 +166,9 @@ def test_follows_the_registry_and_outlives_it(
         assert client.predict(rows).predictions == before.predictions
         assert client.rollback("back").version == first
         assert client.health().model_version == first
-        assert client.promote(second, "forth").stage == "Production"
+        with pytest.raises(GateFailed, match=f"better than version {first}"):
+            client.promote(second, "forth")  # it is the same model: no better
+        assert client.promote(second, "forth", force=True).stage == "Production"
         assert client.predict(rows, stage=first).model_version == first
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
