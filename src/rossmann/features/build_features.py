@@ -37,7 +37,6 @@ class Arrays(NamedTuple):
     chain: npt.NDArray[np.float32]  # (days, CHAIN_COLUMNS)
 
 
-_FEATURE_COUNT: Final = len(FEATURES)
 _FIRST_HISTORY: Final = FEATURES.index("mean_weekday_91")
 _FIRST_STATE: Final = FEATURES.index("kfa")
 _KFB: Final = OFFSET
