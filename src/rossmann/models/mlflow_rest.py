@@ -23,7 +23,11 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 START_HINT = "start it with: bash scripts/start_mlflow.sh"
 
 
-class NameTaken(ServiceError):
+class Refused(ServiceError):
+    """The server is there and says no."""
+
+
+class NameTaken(Refused):
     """There is something of that name already."""
 
 
@@ -65,7 +69,8 @@ class MlflowRest:
     def call(self, method: Method, path: str, **fields: Any) -> Json | None:
         """Call ``/api/2.0/mlflow/<path>``; None where MLflow says that there is no such thing.
 
-        Raises ``ServiceError`` when the server is away, refuses, or answers with no JSON.
+        Raises ``ServiceError`` when the server is away or answers with no JSON, and its kind
+        ``Refused`` when the server says no.
         """
         if method == "GET":
             response = self._send(method, f"{_API}/{path}", params=fields)
@@ -78,7 +83,7 @@ class MlflowRest:
         missing_alias = code == "INVALID_PARAMETER_VALUE" and path == "registered-models/alias"
         if code == "RESOURCE_DOES_NOT_EXIST" or (method == "GET" and missing_alias):
             return None
-        kind = NameTaken if code == "RESOURCE_ALREADY_EXISTS" else ServiceError
+        kind = NameTaken if code == "RESOURCE_ALREADY_EXISTS" else Refused
         reason = str(body.get("message", code)).strip().splitlines()
         raise kind(
             f"MLflow at {self.address} answered {response.status_code} to {method} {path}:"
@@ -95,6 +100,17 @@ class MlflowRest:
         except NameTaken:
             return False
         return True
+
+    def set_tag(self, kind: str, **fields: str) -> None:
+        """Set a tag of a ``registered-models`` or ``model-versions``, whoever else does it now.
+
+        MLflow looks for the tag and then inserts it: where another process was between, its
+        database refuses the second. Asked again, it finds the tag and sets it.
+        """
+        try:
+            self.call("POST", f"{kind}/set-tag", **fields)
+        except Refused:
+            self.call("POST", f"{kind}/set-tag", **fields)
 
     def artifact_names(self, folder: str) -> list[str]:
         """Names of the files right in ``folder``, a path below the server's artifact root."""

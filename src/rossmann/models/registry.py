@@ -188,7 +188,7 @@ class Registry:
         """Write tags on a version, one after the other."""
         for key, value in tags.items():
             fields = {"name": self.name, "version": str(version), "key": key, "value": value}
-            self._rest.call("POST", "model-versions/set-tag", **fields)
+            self._rest.set_tag("model-versions", **fields)
 
     def _make_step(self, step: Promotion, seen: ModelVersion | None) -> None:
         """Move Production from the state that the caller saw, if nobody else does."""
@@ -224,9 +224,7 @@ class Registry:
     def _keep_in_history(self, step: Promotion, known: Mapping[str, str]) -> None:
         key = f"{_HISTORY_PREFIX}{step.id}"
         if key not in known:
-            self._rest.call(
-                "POST", "registered-models/set-tag", name=self.name, key=key, value=step.text()
-            )
+            self._rest.set_tag("registered-models", name=self.name, key=key, value=step.text())
 
     def _model(self) -> Json | None:
         answer = self._rest.call("GET", "registered-models/get", name=self.name)
