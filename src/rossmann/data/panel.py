@@ -16,10 +16,14 @@ from rossmann.errors import MissingData
 from rossmann.features import plan
 from rossmann.features.build_features import Arrays, build_matrix
 from rossmann.features.calendars import to_day
+from rossmann.features.offset_parts import N_PARTS, offset_parts
 from rossmann.schema import FEATURES, DayArray, Matrix, Rows
 
 _FORMAT: Final = "panel-3"
 """Raise it when an array's meaning changes: old folders are then built anew."""
+_Days = npt.NDArray[np.int64]
+_Flags = npt.NDArray[np.uint8]
+_Asked = tuple[_Days, _Days, _Days, _Days, _Flags, _Flags, _Flags]
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,28 @@ class Panel:
         (first day <= origin < day <= a year after history, and origin in history): callers check
         rows first and say so in words.
         """
+        out = np.empty((len(rows), len(FEATURES)), np.float32)
+        build_matrix(self.arrays, *self._asked(rows, origin, planned_to), out)
+        return out
+
+    def offset_parts(
+        self, rows: Rows, origin: int | npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.float64]:
+        """What the base filter's forecast of each row is the sum of: (n, offset_parts.N_PARTS).
+
+        Takes what ``matrix`` takes, and raises what it raises.
+        """
+        out = np.empty((len(rows), N_PARTS))
+        offset_parts(self.arrays, *self._asked(rows, origin, None), out)
+        return out
+
+    def _asked(
+        self,
+        rows: Rows,
+        origin: int | npt.NDArray[np.integer],
+        planned_to: int | npt.NDArray[np.integer] | None,
+    ) -> _Asked:
+        """Rows as the kernels take them: places, days from the first of history, flags."""
         places = self.locate(rows.store)
         origins = np.broadcast_to(np.asarray(origin, np.int64), rows.day.shape)
         fits = (places >= 0) & (origins >= self.first_day) & (origins <= self.last_day)
@@ -72,9 +98,7 @@ class Panel:
             raise ValueError("rows hold a store, a day or an origin that the panel does not have")
         limit = self.first_day + len(self.arrays.table) if planned_to is None else planned_to
         planned = np.broadcast_to(np.asarray(limit, np.int64), rows.day.shape)
-        out = np.empty((len(rows), len(FEATURES)), np.float32)
-        build_matrix(
-            self.arrays,
+        return (
             places,
             rows.day.astype(np.int64) - self.first_day,
             origins - self.first_day,
@@ -82,9 +106,7 @@ class Panel:
             rows.promo,
             rows.state_holiday,
             rows.school_holiday,
-            out,
         )
-        return out
 
     def scheduled(
         self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer]

@@ -79,7 +79,7 @@ def _plan_features(
 
 
 @njit(cache=True, nogil=True)
-def _is_known_between(a: Arrays, s: int, d: int, o: int, planned_to: int) -> bool:
+def is_known_between(a: Arrays, s: int, d: int, o: int, planned_to: int) -> bool:
     """Whether a plan says all days between the origin and the row's day."""
     if d - 1 <= o:
         return True
@@ -203,7 +203,7 @@ def build_matrix(
     for i in range(len(day)):
         s, d, o, row = store[i], day[i], origin[i], out[i]
         p, kept, school = promo[i], state_holiday[i], school_holiday[i]
-        between = _is_known_between(a, s, d, o, planned_to[i])
+        between = is_known_between(a, s, d, o, planned_to[i])
         _plan_features(a, s, d, p, kept, school, row)
         _schedule_features(a, s, d, p, school, between, planned_to[i], row)
         row[26] = d - o
