@@ -12,6 +12,7 @@ import polars as pl
 
 from rossmann.data.make_dataset import DatasetInfo, Report
 from rossmann.data.panel_build import AHEAD, Built, build_arrays
+from rossmann.data.panel_shelf import InFiles, InMemory
 from rossmann.errors import MissingData
 from rossmann.features import plan
 from rossmann.features.build_features import Arrays, build_matrix
@@ -174,14 +175,14 @@ def build_panel(info: DatasetInfo, threads: int, report: Report = lambda line: N
         return
     names = ("history", "schedule", "stores")
     tables = {name: pl.read_parquet(info.folder / f"{name}.parquet") for name in names}
-    built = build_arrays(tables, info.first_day, info.last_day, threads, report)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=info.folder))
     try:
-        report("writing the arrays")
-        for name, array in _named(built).items():
-            np.save(draft / f"{name}.npy", array)
+        shelf = InFiles(draft)
+        built = build_arrays(tables, info.first_day, info.last_day, threads, report, shelf)
         numbers = tables["stores"]["Store"].to_numpy().astype(np.int32)
-        np.save(draft / "store_numbers.npy", numbers)
+        small = {name: getattr(built.arrays, name) for name in ("table", "terms", "stores")}
+        for name, array in {**small, "store_numbers": numbers}.items():
+            np.save(draft / f"{name}.npy", array)
         draft.chmod(0o755)
         draft.rename(folder)
     except OSError:
@@ -210,9 +211,7 @@ def open_panel(info: DatasetInfo) -> Panel:
 
 def panel_from(info: DatasetInfo, tables: dict[str, pl.DataFrame], threads: int = 1) -> Panel:
     """A panel in memory from clean tables, for tests and small chains."""
-    built = build_arrays(tables, info.first_day, info.last_day, threads, lambda line: None)
+    built = build_arrays(
+        tables, info.first_day, info.last_day, threads, lambda line: None, InMemory()
+    )
     return Panel(info, built, tables["stores"]["Store"].to_numpy().astype(np.int32))
-
-
-def _named(built: Built) -> dict[str, npt.NDArray[np.generic]]:
-    return {**built.arrays._asdict(), "sales": built.sales, "seen": built.seen}
