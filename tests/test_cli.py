@@ -20,10 +20,19 @@ from rossmann.settings import Settings
 
 VERBS = (
     "data get", "data demo", "data check", "data ingest", "data status", "features", "train",
-    "backtest", "models list", "models show", "models compare", "validate", "promote", "rollback",
+    "tune", "backtest", "models list", "models show", "models compare", "validate", "promote", "rollback",
     "predict", "serve", "mlflow", "dashboard", "up", "down", "status", "settings",
 )  # fmt: skip
-HEAVY = ("mlflow", "polars", "numba", "lightgbm", "fastapi", "streamlit", "pydantic_settings")
+HEAVY = (
+    "mlflow",
+    "optuna",
+    "polars",
+    "numba",
+    "lightgbm",
+    "fastapi",
+    "streamlit",
+    "pydantic_settings",
+)
 
 Capture = pytest.CaptureFixture[str]
 

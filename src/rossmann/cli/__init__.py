@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from rossmann.cli import data, models, predict, services, training
+from rossmann.cli import data, models, predict, services, training, tune
 from rossmann.errors import RossmannError
 from rossmann.launcher.interrupts import Interrupted
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 training.add_verbs(app)
+tune.add_verbs(app)
 models.add_verbs(app)
 predict.add_verbs(app)
 services.add_verbs(app)

@@ -33,7 +33,7 @@ def features() -> None:
     """
     from rossmann.settings import load_settings
 
-    info = _prepared(load_settings())
+    info = prepared(load_settings())
     say(f"data version {info.version} ({info.dataset}) is ready in {info.folder}")
 
 
@@ -52,7 +52,7 @@ def train(profile: ProfileOption = "full") -> None:
     # A fit takes minutes: that there is nowhere to register it must be said before.
     with Registry(settings.tracking_uri) as registry:
         registry.ping()
-    _prepared(settings)
+    prepared(settings)
     trained = fit(settings, profile, progress)
     _show_windows(trained.windows)
     version = register(trained, settings)
@@ -89,10 +89,10 @@ def backtest(
 
     settings = load_settings()
     chosen = settings.profile(profile)
-    named = _days(origins)
+    named = named_days(origins)
     if named and windows:
         raise typer.BadParameter("give --origins or --windows, not both")
-    panel = open_panel(_prepared(settings))
+    panel = open_panel(prepared(settings))
     ends = ends_of(panel, named) or rolling_ends(windows, horizon or settings.window_days)
     examples = draw_examples(panel, settings.history_days, settings.seed)
     outcomes = run(settings, panel, examples, chosen, progress, ends, horizon)
@@ -104,14 +104,16 @@ def backtest(
     say(f"report: {folder / 'report.html'} (and report.json)")
 
 
-def _days(text: str) -> list[date]:
+def named_days(text: str) -> list[date]:
+    """Days that an option names, with commas between."""
     try:
         return [date.fromisoformat(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise typer.BadParameter(f"--origins takes days as YYYY-MM-DD: {error}") from error
 
 
-def _prepared(settings: "Settings") -> "DatasetInfo":
+def prepared(settings: "Settings") -> "DatasetInfo":
+    """The dataset with its arrays, made where they are missing."""
     from rossmann.data.make_dataset import make_dataset
     from rossmann.data.panel import build_panel
 
