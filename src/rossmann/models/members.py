@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from rossmann.models.contributions import log_split
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix
 
 Params = Mapping[str, float | int]
@@ -33,6 +34,12 @@ class Member(Protocol):
 
     def factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """Sales over ``exp(kfb)`` for each row of (n, 46): (n,), positive."""
+
+    def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
+        """What each feature adds to the factor's log: (n, 47), last what all rows start from.
+
+        Shapley values of the trees; a row's sum is the log of its ``factor`` but for rounding.
+        """
 
     def save(self, path: Path) -> None:
         """Write it in the library's own format."""
@@ -109,6 +116,11 @@ class LightGbm:
         raw = self._booster.predict(matrix, raw_score=True, num_threads=threads)
         return np.asarray(np.exp(raw), np.float64)
 
+    def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
+        """See ``Member``."""
+        parts = self._booster.predict(matrix, pred_contrib=True, num_threads=threads)
+        return np.asarray(parts, np.float64)
+
     def save(self, path: Path) -> None:
         """See ``Member``."""
         self._booster.save_model(path)
@@ -178,6 +190,13 @@ class XGBoost:
         raw = booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
         return np.exp(np.asarray(raw, np.float64))
 
+    def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
+        """See ``Member``."""
+        import xgboost
+
+        data = xgboost.DMatrix(matrix, feature_names=_NAMES, nthread=threads)
+        return np.asarray(self._with_threads(threads).predict(data, pred_contribs=True), np.float64)
+
     def save(self, path: Path) -> None:
         """See ``Member``."""
         self._booster.save_model(path)
@@ -240,6 +259,14 @@ class CatBoost:
         """See ``Member``."""
         out = self._booster.predict(matrix, thread_count=threads)
         return np.maximum(np.asarray(out, np.float64), MIN_FACTOR)
+
+    def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
+        """See ``Member``."""
+        import catboost
+
+        pool = catboost.Pool(matrix, feature_names=_NAMES, thread_count=threads)
+        parts = self._booster.get_feature_importance(pool, type="ShapValues", thread_count=threads)
+        return log_split(np.asarray(parts, np.float64), MIN_FACTOR)
 
     def save(self, path: Path) -> None:
         """See ``Member``."""
