@@ -22,8 +22,9 @@ from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel import build_panel, open_panel
 from rossmann.errors import MissingData
 from rossmann.models.backtest import baselines, open_windows
+from rossmann.models.examples import draw_examples
 from rossmann.models.metrics import rmspe
-from rossmann.models.train import backtest, draw_examples
+from rossmann.models.train import backtest
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 

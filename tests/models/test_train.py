@@ -9,8 +9,9 @@ import pytest
 from rossmann.data.panel import Panel
 from rossmann.errors import SettingsError
 from rossmann.models.ensemble import Ensemble
+from rossmann.models.examples import draw_examples, draw_plan_ends
 from rossmann.models.members import ratio_of
-from rossmann.models.train import Trained, draw_examples, draw_plan_ends, train
+from rossmann.models.train import Trained, train
 from rossmann.schema import FEATURES, MAX_HORIZON, OFFSET, feature_fingerprint
 from rossmann.settings import Settings
 
@@ -53,6 +54,21 @@ def test_some_rows_learn_without_a_schedule(panel: Panel) -> None:
     ends = draw_plan_ends(examples.day, origins, seed=2)
     assert 0.17 < (ends == origins).mean() < 0.23
     assert (ends >= origins).all()
+
+
+def test_a_sample_is_the_same_rows_whether_the_whole_is_built_or_not(panel: Panel) -> None:
+    """A chain too large for one matrix has only its sample's built, bit for bit the same."""
+    lazy, whole = (draw_examples(panel, 31, seed=1) for _ in range(2))
+    chosen = np.sort(np.random.default_rng(2).choice(len(whole.sold), 500, replace=False))
+    whole.prepare(0)
+    lazy.prepare(len(lazy.sold) // 10)
+    for one, two in (
+        (lazy.take(chosen), whole.take(chosen)),
+        (lazy.until(panel.last_day - 300), whole.until(panel.last_day - 300)),
+    ):
+        assert one.matrix.tobytes() == two.matrix.tobytes()
+        assert (one.sold == two.sold).all()
+        assert (one.day == two.day).all()
 
 
 def test_the_same_seed_gives_the_same_version(

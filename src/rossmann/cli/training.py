@@ -83,7 +83,8 @@ def backtest(
     from rossmann.data.panel import open_panel
     from rossmann.models import backtest_slices, report_html
     from rossmann.models.backtest import ends_of, rolling_ends, score
-    from rossmann.models.train import about, draw_examples
+    from rossmann.models.examples import draw_examples
+    from rossmann.models.train import about
     from rossmann.models.train import backtest as run
     from rossmann.settings import load_settings
 

@@ -152,19 +152,14 @@ class Panel:
 
     def past_rows(self) -> tuple[Rows, npt.NDArray[np.float64]]:
         """All open days with sales, by date and store, and what they sold (n,)."""
-        t, s = np.nonzero((self._sales > 0).T)
-        flags = self.arrays.cube[t, s]
+        cube = self.arrays.cube
+        t, s = np.nonzero((self._sales > 0).T & (cube[: self._sales.shape[1], :, plan.OPEN] > 0))
         rows = Rows(
             self.store_numbers[s],
             (t + self.first_day).astype(np.int32),
-            flags[:, plan.OPEN].copy(),
-            flags[:, plan.PROMO].copy(),
-            flags[:, plan.HOLIDAY].copy(),
-            flags[:, plan.SCHOOL].copy(),
+            *(cube[t, s, flag] for flag in (plan.OPEN, plan.PROMO, plan.HOLIDAY, plan.SCHOOL)),
         )
-        sold = self._sales[s, t].astype(np.float64)
-        opened = rows.open > 0
-        return rows.take(np.nonzero(opened)[0]), sold[opened]
+        return rows, self._sales[s, t].astype(np.float64)
 
 
 def build_panel(info: DatasetInfo, threads: int, report: Report = lambda line: None) -> None:

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 import rossmann
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel import Panel, build_panel, open_panel
-from rossmann.features import plan
 from rossmann.models import report_html
 from rossmann.models.backtest import (
     Outcome,
@@ -27,16 +25,14 @@ from rossmann.models.backtest_slices import summarize
 from rossmann.models.coverage import calibrate_windows, measure_coverage
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.evidence import collect, write_evidence
+from rossmann.models.examples import Examples, draw_examples
 from rossmann.models.members import MEMBERS, Member, seeds
 from rossmann.models.metrics import rmspe
 from rossmann.models.report import write_report
-from rossmann.schema import FEATURES, MAX_HORIZON, FloatArray, Matrix, feature_fingerprint
+from rossmann.schema import FEATURES, MAX_HORIZON, feature_fingerprint
 from rossmann.settings import Profile, Settings
 
 Report = Callable[[str], None]
-PLAN_AT_ORIGIN: Final = 0.2
-PLAN_ENDS_SOON: Final = 0.2
-"""Shares of training rows whose schedule ends early."""
 _LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
 
 
@@ -47,52 +43,6 @@ class Trained:
     folder: Path
     card: dict[str, Any]
     windows: list[WindowScore]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What members learn from: the matrix (n, 46), sales (n,) and day of each row."""
-
-    matrix: Matrix
-    sold: FloatArray
-    day: npt.NDArray[np.int32]
-
-    def until(self, origin: int) -> "Examples":
-        """Those whose sales were known at ``origin``."""
-        return self.take(np.nonzero(self.day <= origin)[0])
-
-    def take(self, index: npt.NDArray[np.integer]) -> "Examples":
-        """The rows at ``index``."""
-        return Examples(self.matrix[index], self.sold[index], self.day[index])
-
-
-def draw_examples(panel: Panel, history_days: int, seed: int) -> Examples:
-    """Every open day with sales, each as of an origin drawn uniformly 1 to 48 days before it.
-
-    Rows whose origin has fewer than ``history_days`` days of history are left out.
-    """
-    rows, sold = panel.past_rows()
-    horizon = np.random.default_rng(seed).integers(1, MAX_HORIZON + 1, len(rows))
-    origin = rows.day - horizon
-    kept = np.nonzero(origin - panel.first_day + 1 >= history_days)[0]
-    part = rows.take(kept)
-    matrix = panel.matrix(part, origin[kept], draw_plan_ends(part.day, origin[kept], seed))
-    return Examples(matrix, sold[kept], part.day)
-
-
-def draw_plan_ends(
-    day: npt.NDArray[np.integer], origin: npt.NDArray[np.integer], seed: int
-) -> npt.NDArray[np.int64]:
-    """How far each row's schedule is taken to reach: members must learn to do without one.
-
-    Most rows keep all of it; for one in five it ends at the origin, for one in five it ends
-    somewhere in the 60 days from the row's own on.
-    """
-    rng = np.random.default_rng([seed, 1])
-    kind = rng.random(len(day))
-    soon = day + rng.integers(0, plan.SCHOOL_CAP + 1, len(day))
-    ends = np.where(kind < PLAN_AT_ORIGIN, origin, soon)
-    return np.where(kind < PLAN_AT_ORIGIN + PLAN_ENDS_SOON, ends, np.iinfo(np.int32).max)
 
 
 def fit_members(
@@ -128,6 +78,7 @@ def backtest(
     empty and 0 take the settings'.
     """
     outcomes = []
+    examples.prepare(profile.rows)
     windows = open_windows(
         panel, ends or settings.windows, days or settings.window_days, settings.history_days
     )

@@ -19,8 +19,9 @@ from optuna.trial import Trial, TrialState
 from rossmann.data.panel import Panel
 from rossmann.errors import SettingsError
 from rossmann.features.calendars import to_date
+from rossmann.models.examples import Examples, draw_examples
 from rossmann.models.metrics import rmspe
-from rossmann.models.train import Examples, backtest, draw_examples
+from rossmann.models.train import backtest
 from rossmann.models.tune_space import SPACE, Number, Params, distributions, rounded
 from rossmann.models.tune_study import (
     PARAMS,

@@ -16,9 +16,10 @@ from rossmann.data.panel import Panel
 from rossmann.errors import DataError
 from rossmann.models.backtest import Outcome
 from rossmann.models.ensemble import Ensemble
+from rossmann.models.examples import draw_examples
 from rossmann.models.members import Member
 from rossmann.models.metrics import rmspe
-from rossmann.models.train import backtest, draw_examples
+from rossmann.models.train import backtest
 from rossmann.models.tune import LEAST_GAIN
 from rossmann.schema import OFFSET, FloatArray, Matrix
 from rossmann.settings import Settings
