@@ -82,7 +82,7 @@ def with_numbers(text: str, changes: Mapping[Place, Number]) -> str:
     wanted = _unshared(yaml.safe_load(text))
     for place, number in changes.items():
         _at(wanted, place[:-1])[place[-1]] = number
-    if yaml.safe_load(done) != wanted:
+    if _parsed(done) != wanted:
         values = ", ".join(f"{'.'.join(p)}: {spelled(n)}" for p, n in changes.items())
         raise SettingsError(f"the parameters file must be changed by hand: {values}")
     return done
@@ -125,6 +125,14 @@ def write_text(path: Path, text: str) -> None:
         if draft:
             Path(draft).unlink(missing_ok=True)
         raise SettingsError(f"{path} cannot be written: {error}") from error
+
+
+def _parsed(text: str) -> Any:
+    """The document, or the error that stands for no document."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        return error
 
 
 def _unshared(value: Any) -> Any:
