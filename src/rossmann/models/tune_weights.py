@@ -7,8 +7,7 @@ other windows would have chosen.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from rossmann.models.members import Member
 from rossmann.models.metrics import rmspe
 from rossmann.models.train import backtest
 from rossmann.models.tune import LEAST_GAIN
-from rossmann.schema import OFFSET, FloatArray, Matrix
+from rossmann.schema import OFFSET, FloatArray
 from rossmann.settings import Settings
 
 Weights = dict[str, float]
@@ -57,18 +56,6 @@ class TunedWeights:
     def worth_it(self) -> bool:
         """Whether that is more than noise."""
         return self.best != self.present and self.gain >= LEAST_GAIN
-
-
-class Unfitted:
-    """Stands for a member whose factors are known already."""
-
-    def factor(self, matrix: Matrix, threads: int) -> FloatArray:
-        """Never asked for."""
-        raise NotImplementedError
-
-    def save(self, path: Path) -> None:
-        """Never asked for."""
-        raise NotImplementedError
 
 
 def tune_weights(
@@ -144,7 +131,8 @@ def _error(outcome: Outcome, weights: Weights) -> float:
     matrix = outcome.window.matrix
     offset = np.exp(matrix[:, OFFSET].astype(np.float64))
     factors = {name: outcome.forecasts[name] / offset for name in weights}
-    members: dict[str, Member] = dict.fromkeys(weights, Unfitted())
+    # No member is asked again: its factors are known.
+    members: dict[str, Member] = dict.fromkeys(weights, cast("Member", None))
     return rmspe(
         outcome.window.sold, Ensemble(members, {"weights": weights}).blend(factors, matrix)
     )
