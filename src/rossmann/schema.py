@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,10 @@ MONTH_NAMES: Final = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sept", "Oct", "Nov", "Dec",
 )  # fmt: skip
 """As ``PromoInterval`` spells them (the raw table says Sept)."""
+
+Objective = Literal["accuracy", "unbiased"]
+"""What a forecast is made for: a small percentage error of each day, or totals without bias."""
+OBJECTIVES: Final[tuple[Objective, ...]] = ("accuracy", "unbiased")
 
 DayArray = npt.NDArray[np.int32]
 FlagArray = npt.NDArray[np.uint8]

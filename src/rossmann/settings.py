@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from rossmann.errors import SettingsError
+from rossmann.schema import Objective
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 ProfileName = Literal["full", "quick"]
@@ -86,6 +87,8 @@ class Settings(BaseSettings):
     reload_seconds: Annotated[float, Field(gt=0)] = 5
     max_rows: Annotated[int, Field(ge=1)] = 100_000
     max_body_mb: Annotated[int, Field(ge=1)] = 64
+    explain_max_rows: Annotated[int, Field(ge=1)] = 500
+    objective: Objective = "accuracy"
 
     seed: int = 20150801
     history_days: Annotated[int, Field(ge=1)] = 31

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from rossmann.errors import DamagedModel
 from rossmann.features import state_space as parts_of
@@ -102,6 +103,11 @@ class Split:
         """The same with one more factor."""
         return Split(self.baseline, {**self.factors, name: factor})
 
+    def closing(self, closed: npt.NDArray[np.bool_]) -> "Split":
+        """The same where the rows ``closed`` (n,) sell nothing, for that reason alone."""
+        kept = {name: np.where(closed, 1.0, factor) for name, factor in self.factors.items()}
+        return Split(self.baseline, {**kept, CLOSED: np.where(closed, 0.0, 1.0)})
+
     def product(self) -> FloatArray:
         """The forecasts, multiplied back, (n,)."""
         out = self.baseline.copy()
@@ -114,8 +120,14 @@ class Split:
 
         A factor's share of the difference is its share of the log (LMDI).
         """
-        mean = log_mean(self.product(), self.baseline)
-        return {name: mean * np.log(factor) for name, factor in self.factors.items()}
+        sales = self.product()
+        closed = sales == 0
+        mean = log_mean(np.where(closed, self.baseline, sales), self.baseline)
+        amounts = {}
+        for name, factor in self.factors.items():
+            shut = factor == 0
+            amounts[name] = np.where(shut, -self.baseline, mean * np.log(np.where(shut, 1, factor)))
+        return amounts
 
 
 def split(

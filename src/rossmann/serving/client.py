@@ -19,8 +19,10 @@ from rossmann.errors import (
     TooLarge,
     UnknownVersion,
 )
+from rossmann.schema import Objective
 from rossmann.serving.messages import (
     ErrorAnswer,
+    ExplainAnswer,
     Health,
     Loaded,
     ModelInfo,
@@ -90,14 +92,23 @@ class Client:
         stage: str | int = "Production",
         as_of: str | None = None,
         intervals: Sequence[float] = (),
+        objective: Objective | None = None,
     ) -> PredictAnswer:
         """Forecast each of ``rows`` (the seven fields), in their order."""
-        body: dict[str, Any] = {"inputs": [dict(row) for row in rows], "model_stage": stage}
-        if as_of is not None:
-            body["as_of"] = as_of
-        if intervals:
-            body["intervals"] = list(intervals)
+        body = _body(rows, stage, as_of, intervals, objective)
         return _read(self._send("POST", "/predict", json=body), PredictAnswer)
+
+    def explain(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        stage: str | int = "Production",
+        as_of: str | None = None,
+        intervals: Sequence[float] = (),
+        objective: Objective | None = None,
+    ) -> ExplainAnswer:
+        """Forecast each of ``rows``, with what drove it; takes some 20 ms a row."""
+        body = _body(rows, stage, as_of, intervals, objective)
+        return _read(self._send("POST", "/explain", json=body), ExplainAnswer)
 
     def stores(self) -> list[StoreSummary]:
         """Every store, by number."""
@@ -156,6 +167,24 @@ class Client:
         if response.status_code >= 400:
             raise _error_of(response)
         return response
+
+
+def _body(
+    rows: Sequence[Mapping[str, Any]],
+    stage: str | int,
+    as_of: str | None,
+    intervals: Sequence[float],
+    objective: Objective | None,
+) -> dict[str, Any]:
+    """The body of a request; what is not asked for is left to the service."""
+    body: dict[str, Any] = {"inputs": [dict(row) for row in rows], "model_stage": stage}
+    if as_of is not None:
+        body["as_of"] = as_of
+    if intervals:
+        body["intervals"] = list(intervals)
+    if objective is not None:
+        body["objective"] = objective
+    return body
 
 
 def _read(response: httpx.Response, shape: type[Answer]) -> Answer:

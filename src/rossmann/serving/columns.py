@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import Fault, RequestError
-from rossmann.schema import ROW_FIELDS, STATE_HOLIDAYS, DayArray, Rows
+from rossmann.schema import ROW_FIELDS, STATE_HOLIDAYS, DayArray, Objective, Rows
 from rossmann.serving.messages import PredictRequest, Row
 from rossmann.serving.ports import Calendar
 from rossmann.serving.reading import FormFaults, parse_predict, shown
@@ -27,6 +27,7 @@ class Inputs:
     model_stage: str | int
     as_of: int | None
     levels: tuple[float, ...]
+    objective: Objective | None
     weekday_off: npt.NDArray[np.int64]
 
 
@@ -84,7 +85,8 @@ def to_inputs(request: PredictRequest, panel: Calendar) -> Inputs:
     # 1970-01-01 was a Thursday.
     off = np.flatnonzero(given != (day + 3) % 7 + 1)
     levels = tuple(dict.fromkeys(request.intervals or ()))
-    return Inputs(_to_rows(inputs, store, day), request.model_stage, as_of, levels, off)
+    asked = (request.model_stage, as_of, levels, request.objective)
+    return Inputs(_to_rows(inputs, store, day), *asked, off)
 
 
 def _to_rows(inputs: Sequence[Row], store: DayArray, day: DayArray) -> Rows:

@@ -1,4 +1,4 @@
-"""The one place where rows become forecasts: origin, model, closed is zero, warnings."""
+"""The one place where rows become forecasts: origin, model, objective, closed is zero, warnings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import DamagedModel, Fault, RequestError
-from rossmann.schema import MAX_HORIZON, FloatArray, Rows
+from rossmann.models import drivers
+from rossmann.models.objective import CORRECTION, correction
+from rossmann.schema import MAX_HORIZON, FloatArray, Matrix, Objective, Rows
 from rossmann.serving.columns import furthest, iso
 from rossmann.serving.ports import EnsembleLike, StorePanel
 
@@ -16,6 +18,8 @@ FIRST: Final = 10
 """Rows that a warning names; its count tells how many there are."""
 MANY: Final = 2_000
 """From this many rows on, more threads are worth their start."""
+MANY_TO_EXPLAIN: Final = 8
+"""The same for drivers, which take some hundred times as long a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,17 @@ class Forecast:
     as_of: int
     bands: tuple[Band, ...]
     warnings: tuple[Warned, ...]
+    objective: Objective = "accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A forecast and what drove each of its rows; a closed row is driven by that alone."""
+
+    forecast: Forecast
+    baseline: FloatArray
+    factors: dict[str, FloatArray]
+    sales: dict[str, FloatArray]
 
 
 def warned(kind: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> Warned:
@@ -72,17 +87,57 @@ class Forecaster:
         return Forecaster(panel, self.ensemble, self._threads, self._short_history)
 
     def forecast(
-        self, rows: Rows, as_of: int | None = None, levels: Sequence[float] = ()
+        self,
+        rows: Rows,
+        as_of: int | None = None,
+        levels: Sequence[float] = (),
+        objective: Objective = "accuracy",
     ) -> Forecast:
         """Forecast each row; ``as_of`` is a day since 1970-01-01, ``levels`` lie between 0 and 1.
 
-        Raises ``RequestError`` for stores and days that have no honest answer, ``DamagedModel``
-        where the model gives something that is no number.
+        The bands are those of a day's sales, whatever the ``objective``. Raises ``RequestError``
+        for stores and days that have no honest answer, ``DamagedModel`` where the model gives
+        something that is no number.
         """
         positions = self.panel.locate(rows.store)
-        origin = self._origin(rows, positions, as_of, self._level_faults(levels))
-        sales, bands = self._score(rows, origin, levels)
-        return Forecast(sales, origin, bands, self._warnings(rows, positions, origin))
+        faults = self._level_faults(levels) + self._objective_faults(objective)
+        origin = self._origin(rows, positions, as_of, faults)
+        sales, bands = self._score(rows, origin, levels, objective)
+        return Forecast(sales, origin, bands, self._warnings(rows, positions, origin), objective)
+
+    def explain(
+        self,
+        rows: Rows,
+        as_of: int | None = None,
+        levels: Sequence[float] = (),
+        objective: Objective = "accuracy",
+    ) -> Explained:
+        """Forecast each row, and split it into what drove it; the parts multiply to the forecast.
+
+        Takes what ``forecast`` takes, and raises what it raises.
+        """
+        told = self.forecast(rows, as_of, levels, objective)
+        matrix = self.panel.matrix(rows, told.as_of)
+        parts = self.panel.offset_parts(rows, told.as_of)
+        threads = self._threads if len(rows) >= MANY_TO_EXPLAIN else 1
+        sales = self.ensemble.predict(matrix, threads=threads)
+        found = drivers.split(self.ensemble, matrix, parts, sales, threads)
+        if objective == "unbiased":
+            found = found.times(drivers.TOTALS, self._correction(matrix))
+        found = found.closing(rows.open == 0)
+        return Explained(told, found.baseline, found.factors, found.amounts())
+
+    def _correction(self, matrix: Matrix) -> FloatArray:
+        return correction(self.ensemble.card[CORRECTION], matrix)
+
+    def _objective_faults(self, objective: Objective) -> list[Fault]:
+        if objective == "accuracy" or CORRECTION in self.ensemble.card:
+            return []
+        msg = (
+            "this version was made before there were unbiased totals: ask for objective accuracy,"
+            " or train a new version with: rossmann train"
+        )
+        return [Fault(("objective",), msg, "no_correction")]
 
     def _level_faults(self, levels: Sequence[float]) -> list[Fault]:
         if not levels:
@@ -152,7 +207,7 @@ class Forecaster:
         return faults
 
     def _score(
-        self, rows: Rows, origin: int, levels: Sequence[float]
+        self, rows: Rows, origin: int, levels: Sequence[float], objective: Objective
     ) -> tuple[FloatArray, tuple[Band, ...]]:
         count = len(rows)
         open_rows = np.flatnonzero(rows.open)
@@ -167,6 +222,8 @@ class Forecaster:
         if not np.isfinite(predicted).all():
             raise DamagedModel("the model gave something that is no number: load another version")
         sales[open_rows] = predicted
+        if objective == "unbiased":
+            sales[open_rows] *= self._correction(matrix)
         if levels:
             limits = self.ensemble.bounds(matrix, predicted, levels)
             for band, (lower, upper) in zip(bands, limits, strict=True):

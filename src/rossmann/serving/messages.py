@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 from typing_extensions import TypedDict
 
+from rossmann.schema import Objective
+
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # Not Literal[0, 1]: that takes true and 1.0 as well.
@@ -41,6 +43,10 @@ class PredictOptions(BaseModel):
     intervals: Annotated[
         list[Level] | None, Field(description="levels between 0 and 1", max_length=10)
     ] = None
+    objective: Annotated[
+        Objective | None,
+        Field(description="accuracy of each day, or unbiased totals; without it, the setting's"),
+    ] = None
 
 
 class PredictRequest(PredictOptions):
@@ -74,9 +80,34 @@ class PredictAnswer(BaseModel):
     model_stage: str
     count: int
     as_of: str
+    objective: Objective = "accuracy"
     intervals: list[Interval]
     warnings: list[Notice]
     request_id: str
+
+
+class Driver(BaseModel):
+    """One thing that drove a forecast: a factor, the same in per cent, and what it adds."""
+
+    name: str
+    label: str
+    factor: float
+    percent: float
+    sales: float
+
+
+class Explanation(BaseModel):
+    """A row's forecast: ``baseline`` times every factor, or ``baseline`` plus every ``sales``."""
+
+    forecast: float
+    baseline: float
+    drivers: list[Driver]
+
+
+class ExplainAnswer(PredictAnswer):
+    """``explanations[i]`` tells what drove ``predictions[i]``."""
+
+    explanations: list[Explanation]
 
 
 class FaultMessage(BaseModel):

@@ -31,7 +31,7 @@ def example_request(panel: StorePanel) -> dict[str, Any]:
 
 
 def describe(app: FastAPI, panel: StorePanel) -> None:
-    """Give ``app`` an OpenAPI text with the body of ``/predict``, its faults and an example."""
+    """Give ``app`` an OpenAPI text with the bodies of forecasts, their faults and an example."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -57,10 +57,13 @@ def _text(app: FastAPI, panel: StorePanel) -> dict[str, Any]:
         "schema": {"$ref": "#/components/schemas/PredictRequest"},
         "example": example_request(panel),
     }
-    predict = text["paths"]["/predict"]["post"]
-    predict["requestBody"] = {"required": True, "content": {"application/json": body}}
-    for path in text["paths"].values():
-        for call in path.values():
+    for path in ("/predict", "/explain"):
+        text["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": body},
+        }
+    for calls in text["paths"].values():
+        for call in calls.values():
             call["responses"].pop("422", None)
             call["responses"]["4XX"] = {
                 "description": "Refused, with every fault and its place",

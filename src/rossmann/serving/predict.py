@@ -1,12 +1,15 @@
-"""``POST /predict``: the one route that must be fast.
+"""``POST /predict``, the one route that must be fast, and ``POST /explain``, which cannot be.
 
 A body is read on the event loop and answered in a thread, however small it is: with the full
 ensemble one row costs about a millisecond, and other requests must not wait for it. The boosters
-let go of the interpreter while they work.
+let go of the interpreter while they work. Explanations take seconds: they have threads of their
+own, so that forecasts do not queue behind them.
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from pydantic_core import to_json
@@ -14,8 +17,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from rossmann.errors import Fault, TooLarge
+from rossmann.schema import Objective, Rows
 from rossmann.serving.columns import Inputs, iso, read_inputs
-from rossmann.serving.forecaster import Warned, warned
+from rossmann.serving.explain import explanations
+from rossmann.serving.forecaster import Forecast, Warned, warned
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Keys, Role
 from rossmann.serving.versions import Picked
@@ -34,9 +39,21 @@ class Predictor:
         self._metrics = metrics
         # A large one uses several threads itself, and much memory: few at a time.
         self._pool = ThreadPoolExecutor(max(2, settings.thread_count), thread_name_prefix="predict")
+        self._slow = ThreadPoolExecutor(2, thread_name_prefix="explain")
+        self._most_explained = min(settings.explain_max_rows, settings.max_rows)
+        self._objective: Objective = settings.objective
 
     async def handle(self, request: Request) -> Response:
-        """Read, answer off the event loop, and send."""
+        """Read a request for forecasts, answer it off the event loop, and send."""
+        return await self._handle(request, self._pool, self.answer)
+
+    async def handle_explain(self, request: Request) -> Response:
+        """The same for forecasts with what drove them."""
+        return await self._handle(request, self._slow, self.answer_explain)
+
+    async def _handle(
+        self, request: Request, pool: ThreadPoolExecutor, answer: Callable[[bytes, str], bytes]
+    ) -> Response:
         self._keys.check(request.headers, Role.VIEWER)
         try:
             body = await read_body(request, self._max_bytes)
@@ -44,48 +61,61 @@ class Predictor:
             return Response(status_code=400)
         request_id = request.state.request_id
         loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(self._pool, self.answer, body, request_id)
-        return Response(answer, media_type="application/json")
+        content = await loop.run_in_executor(pool, answer, body, request_id)
+        return Response(content, media_type="application/json")
 
     def answer(self, body: bytes, request_id: str) -> bytes:
         """The answer to a body, as JSON; may take seconds; raises the product's errors."""
         inputs = read_inputs(body, self._service.panel, self._max_rows)
         # Picked once: the whole request is one version's.
         picked = self._service.versions.load(inputs.model_stage)
-        return self._write(inputs, picked, request_id)
+        forecast = picked.served.forecaster.forecast(*self._asked(inputs))
+        return to_json(self._told(inputs, picked, forecast, request_id))
 
-    def _write(self, inputs: Inputs, picked: Picked, request_id: str) -> bytes:
-        forecast = picked.served.forecaster.forecast(inputs.rows, inputs.as_of, inputs.levels)
+    def answer_explain(self, body: bytes, request_id: str) -> bytes:
+        """The same with what drove each row."""
+        inputs = read_inputs(body, self._service.panel, self._most_explained)
+        picked = self._service.versions.load(inputs.model_stage)
+        found = picked.served.forecaster.explain(*self._asked(inputs))
+        told = self._told(inputs, picked, found.forecast, request_id)
+        return to_json({**told, "explanations": explanations(found)})
+
+    def _asked(self, inputs: Inputs) -> tuple[Rows, int | None, tuple[float, ...], Objective]:
+        objective = inputs.objective or self._objective
+        return inputs.rows, inputs.as_of, inputs.levels, objective
+
+    def _told(
+        self, inputs: Inputs, picked: Picked, forecast: Forecast, request_id: str
+    ) -> dict[str, Any]:
         warnings = [*_weekdays(inputs), *forecast.warnings]
         self._metrics.rows.inc(len(inputs.rows))
         for warning in warnings:
             self._metrics.warnings.labels(warning.type).inc(warning.count)
-        return to_json(
-            {
-                "predictions": forecast.sales.tolist(),
-                "model_version": picked.served.version,
-                "model_stage": picked.stage,
-                "count": len(inputs.rows),
-                "as_of": iso(forecast.as_of),
-                "intervals": [
-                    {
-                        "level": band.level,
-                        "lower": band.lower.tolist(),
-                        "upper": band.upper.tolist(),
-                    }
-                    for band in forecast.bands
-                ],
-                "warnings": [
-                    {"type": w.type, "msg": w.msg, "count": w.count, "rows": w.rows}
-                    for w in warnings
-                ],
-                "request_id": request_id,
-            }
-        )
+        return {
+            "predictions": forecast.sales.tolist(),
+            "model_version": picked.served.version,
+            "model_stage": picked.stage,
+            "count": len(inputs.rows),
+            "as_of": iso(forecast.as_of),
+            "objective": forecast.objective,
+            "intervals": [
+                {
+                    "level": band.level,
+                    "lower": band.lower.tolist(),
+                    "upper": band.upper.tolist(),
+                }
+                for band in forecast.bands
+            ],
+            "warnings": [
+                {"type": w.type, "msg": w.msg, "count": w.count, "rows": w.rows} for w in warnings
+            ],
+            "request_id": request_id,
+        }
 
     def close(self) -> None:
         """End the threads when their work is done."""
         self._pool.shutdown()
+        self._slow.shutdown()
 
 
 def _weekdays(inputs: Inputs) -> list[Warned]:

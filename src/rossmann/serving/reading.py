@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from rossmann.errors import Fault, NotUtf8, RequestError, TooLarge
-from rossmann.schema import ROW_FIELDS, STATE_HOLIDAYS
+from rossmann.schema import OBJECTIVES, ROW_FIELDS, STATE_HOLIDAYS
 from rossmann.serving.messages import PredictOptions, PredictRequest, Row
 
 
@@ -139,6 +139,7 @@ def _wording(name: str, detail: ErrorDetails, known: tuple[str, ...]) -> str:
         known=", ".join(known),
         range=_RANGES.get(name, detail["msg"]),
         limit=limits.get("gt", limits.get("lt")),
+        choices=_CHOICES.get(name, detail["msg"]),
     )
 
 
@@ -147,6 +148,10 @@ _RANGES: Final = {
     "Open": "0 or 1",
     "Promo": "0 or 1",
     "SchoolHoliday": "0 or 1",
+}
+_CHOICES: Final = {
+    "StateHoliday": ", ".join(STATE_HOLIDAYS) + ", as text",
+    "objective": ", ".join(OBJECTIVES),
 }
 _WORDS: Final = {
     "missing": "{name} is missing",
@@ -157,7 +162,7 @@ _WORDS: Final = {
     "string_type": "{name} must be text (got {got})",
     "list_type": "{name} must be a list (got {got})",
     "dict_type": "{name} must be an object with " + ", ".join(ROW_FIELDS),
-    "literal_error": "{name} must be one of " + ", ".join(STATE_HOLIDAYS) + ", as text (got {got})",
+    "literal_error": "{name} must be one of {choices} (got {got})",
     "greater_than_equal": "{name} must be {range} (got {got})",
     "less_than_equal": "{name} must be {range} (got {got})",
     "greater_than": "{name} must be more than {limit} (got {got})",
