@@ -120,6 +120,8 @@ def warm(forecaster: Forecaster, panel: StorePanel) -> None:
     try:
         for some in (rows, rows.take(slice(0, 1))):
             forecaster.forecast(some, levels=levels[:1])
+        # the kernel that drivers need: to compile it takes seconds, in which nothing else runs
+        panel.offset_parts(rows, panel.last_day)
     except RossmannError as error:
         raise DamagedModel(f"the version does not answer a usual request: {error}") from error
 
