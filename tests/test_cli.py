@@ -20,8 +20,9 @@ from rossmann.settings import Settings
 
 VERBS = (
     "data get", "data demo", "data check", "data ingest", "data status", "features", "train",
-    "backtest", "models list", "models show", "models compare", "validate", "promote", "rollback",
-    "tune", "predict", "serve", "mlflow", "dashboard", "up", "down", "status", "settings",
+    "backtest", "retrain", "models list", "models show", "models compare", "validate", "promote",
+    "rollback", "tune", "predict", "serve", "mlflow", "dashboard", "up", "down", "status",
+    "settings",
 )  # fmt: skip
 HEAVY = (
     "mlflow",

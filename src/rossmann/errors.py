@@ -19,17 +19,23 @@
         ``LostRace``       somebody else moved Production at the same time
     ``ServiceError``       a service that is away, or answers with an error
     ``PortTaken``          a port that something else holds
+    ``AnotherRuns``        work that only one process may do, and another one does
 
 A message says what is wrong, where, and what to do about it. Doors turn it into one line on
 stderr, an HTTP answer or a box on a page; nobody shows a stack trace.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 class RossmannError(Exception):
-    """Base of all errors that carry a message for users."""
+    """Base of all errors that carry a message for users.
+
+    ``exit_code``: what a command that it ends answers with.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class SettingsError(RossmannError):
@@ -119,3 +125,9 @@ class ServiceError(RossmannError):
 
 class PortTaken(ServiceError):
     """A port is held by something that is not ours."""
+
+
+class AnotherRuns(RossmannError):
+    """Another process does this work now; nothing was changed."""
+
+    exit_code = 12

@@ -18,7 +18,7 @@ import pytest
 
 import rossmann
 from rossmann.errors import DamagedModel, ServiceError
-from rossmann.models import model_card, packaging
+from rossmann.models import lineage, model_card, packaging
 from rossmann.models.backtest import WindowScore
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.members import MEMBERS
@@ -57,6 +57,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     ]
     card = {
         "profile": "quick",
+        "code": lineage.code_version(),
+        "environment": lineage.environment(),
         "weights": {"lightgbm": 0.34, "xgboost": 0.33, "catboost": 0.33},
         "features": list(FEATURES),
         "fingerprint": feature_fingerprint(),
@@ -68,6 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             "stores": 3,
             "first_day": "2013-01-01",
             "last_day": "2015-06-13",
+            "files": {"train.csv": "ab" * 32, "store.csv": "cd" * 32},
         },
     }
     folder = tmp_path_factory.mktemp("trained")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from rossmann.errors import LostRace
-from rossmann.models import promotion_claims
+from rossmann.models import owner, promotion_claims
 from rossmann.models.registry import Registry
 
 API = "/api/2.0/mlflow"
@@ -138,7 +138,7 @@ def test_a_claim_of_another_machine_lapses(race: Race, monkeypatch: pytest.Monke
     killed = race.promote(2, BEFORE_THE_MOVE)
     killed.send_signal(signal.SIGKILL)
     killed.wait(30)
-    monkeypatch.setattr(promotion_claims.socket, "gethostname", lambda: "elsewhere")
+    monkeypatch.setattr(owner.socket, "gethostname", lambda: "elsewhere")
     with pytest.raises(LostRace, match="at this moment"):
         race.registry.promote(3, "too early", "me")
     assert race.serving() == 1

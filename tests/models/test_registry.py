@@ -108,7 +108,7 @@ def test_more_versions_than_a_page(
 ) -> None:
     for _ in range(3):
         shop.add()
-    monkeypatch.setattr("rossmann.models.registry._PAGE", 2)
+    monkeypatch.setattr("rossmann.models.shelf._PAGE", 2)
     assert [v.version for v in registry.versions()] == [3, 2, 1]
 
 

@@ -20,6 +20,7 @@ from rossmann.models.mlflow_server import server_command, server_environment
 from rossmann.models.packaging import register
 from rossmann.models.registry import Registry
 from rossmann.models.train import Trained
+from rossmann.serving.gate_probe import answer
 from rossmann.settings import Settings, load_settings
 
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -102,10 +103,10 @@ def test_a_version_is_registered_judged_promoted_and_rolled_back(
     for _ in range(2):
         register(trained, settings, "whole")
     with Registry(server, "whole") as registry:
-        verdict = validate(registry, 1, settings)
+        verdict = validate(registry, 1, settings, answer)
         assert verdict.passed, verdict.table()
         registry.promote(1, "first", "anna")
-        again = validate(registry, 2, settings)
+        again = validate(registry, 2, settings, answer)
         assert not again.passed
         assert again.against == 1
         registry.promote(2, "in spite of it", "ben")

@@ -107,7 +107,9 @@ class ShelfRegistry:
             (folder / "ensemble.json").write_text(json.dumps(card))
         return cache / str(version)
 
-    def promote(self, version: int, reason: str, who: str) -> Listed:
+    def promote(
+        self, version: int, reason: str, who: str, expected: int | str | None = "any"
+    ) -> Listed:
         if version not in self.shelf:
             raise UnknownVersion(f"there is no version {version}")
         for number, found in self.shelf.items():
@@ -128,9 +130,10 @@ class ShelfRegistry:
         return found
 
 
-def refuse_thirteen(version: int) -> None:
+def refuse_thirteen(version: int) -> int | None:
     if version == 13:
         raise GateFailed("version 13 did not pass the gate")
+    return None
 
 
 def plain_maker(panel: Panel) -> Callable[[Path], Forecaster]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from rossmann.cli import data, models, predict, services, training, tune
+from rossmann.cli import data, models, predict, retrain, services, training, tune
 from rossmann.errors import RossmannError
 from rossmann.launcher.interrupts import Interrupted
 
@@ -27,6 +27,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 training.add_verbs(app)
 tune.add_verbs(app)
+retrain.add_verbs(app)
 models.add_verbs(app)
 predict.add_verbs(app)
 services.add_verbs(app)
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. The one place where errors become words on stderr.
 
     0 is success, 1 an error that the line explains, 2 a command line that makes no sense, and
-    128 + the signal's number when a signal ended it.
+    128 + the signal's number when a signal ended it. ``retrain`` has more: see its help.
     """
     # The boosters' threads wait by spinning. On a machine that does other work too, their default
     # makes a fit several times as long; this bound costs nothing on an idle one. It is read when
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who read our output has gone; nothing is left to say, not even by the interpreter.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (RossmannError, OSError) as error:
+    except RossmannError as error:
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
         return _complain(str(error), 1)
     except Exception as error:  # noqa: BLE001 - the door: nobody shows a stack trace
         if os.environ.get("ROSSMANN_TRACE") == "1":

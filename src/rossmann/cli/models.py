@@ -8,6 +8,7 @@ import typer
 from rossmann.cli.terminal import say, show_table
 
 if TYPE_CHECKING:
+    from rossmann.models.gate_table import Verdict
     from rossmann.models.registry import ModelVersion, Registry
     from rossmann.settings import Settings
 
@@ -89,11 +90,15 @@ def validate(version: VersionArgument) -> None:
 
     Example: rossmann validate 3
     """
+    from rossmann.errors import GateFailed
     from rossmann.settings import load_settings
 
     settings = load_settings()
     with _registry(settings) as registry:
-        _through_the_gate(registry, registry.find(version), settings)
+        verdict = _judge(registry, registry.find(version), settings)
+    if not verdict.passed:
+        raise GateFailed(_refusal(verdict))
+    say(f"version {verdict.version} may be promoted: rossmann promote {verdict.version}")
 
 
 def promote(
@@ -103,6 +108,8 @@ def promote(
 ) -> None:
     """Make a version the one in Production, if the gate lets it pass.
 
+    Refused where another version became Production since the gate compared the two.
+
     Example: rossmann promote 3 --reason "new quarter"
     """
     from rossmann.errors import GateFailed
@@ -111,13 +118,12 @@ def promote(
     settings = load_settings()
     with _registry(settings) as registry:
         found = registry.find(version)
-        try:
-            _through_the_gate(registry, found, settings)
-        except GateFailed:
-            if not force:
-                raise
+        verdict = _judge(registry, found, settings)
+        if not verdict.passed and not force:
+            raise GateFailed(_refusal(verdict))
+        if not verdict.passed:
             say("the gate says no; promoted all the same, as asked")
-        done = registry.promote(found.version, reason, getpass.getuser())
+        done = registry.promote(found.version, reason, getpass.getuser(), expected=verdict.against)
     say(f"version {done.version} is {done.stage}")
 
 
@@ -131,15 +137,17 @@ def rollback(reason: ReasonOption = "") -> None:
     say(f"version {done.version} is {done.stage} again")
 
 
-def _through_the_gate(registry: "Registry", found: "ModelVersion", settings: "Settings") -> None:
-    from rossmann.errors import GateFailed
+def _judge(registry: "Registry", found: "ModelVersion", settings: "Settings") -> "Verdict":
     from rossmann.models.gate import validate as judge
+    from rossmann.serving.gate_probe import answer
 
-    verdict = judge(registry, found.version, settings)
+    verdict = judge(registry, found.version, settings, answer)
     say(verdict.table())
-    if not verdict.passed:
-        raise GateFailed(f"version {found.version} may not be promoted: see the table")
-    say(f"version {found.version} may be promoted: rossmann promote {found.version}")
+    return verdict
+
+
+def _refusal(verdict: "Verdict") -> str:
+    return f"version {verdict.version} may not be promoted: see the table"
 
 
 def _registry(settings: "Settings | None" = None) -> "Registry":

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -13,6 +12,7 @@ from typing import Any, Final
 import polars as pl
 
 from rossmann.data.clean import Tables, read_tables
+from rossmann.data.drafts import draft_folder
 from rossmann.data.files import RawTables, find_raw, table_digests
 from rossmann.errors import MissingData
 from rossmann.schema import Dataset
@@ -140,17 +140,12 @@ def _write(tables: Tables, raw: RawTables, digests: dict[str, str], folder: Path
         schedule_end=tables.schedule.filter(pl.col("Date") > last).select(pl.max("Date")).item(),
         files=digests,
     )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
-    try:
+    with draft_folder(folder.parent) as draft:
         frames = (tables.history, tables.schedule, tables.stores)
         for name, frame in zip(_FILES, frames, strict=True):
             frame.write_parquet(draft / name)
         (draft / _INFO).write_text(_as_json(info), "utf-8")
-        draft.chmod(0o755)
         _put(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return info
 
 

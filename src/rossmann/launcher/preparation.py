@@ -94,6 +94,7 @@ def _first_model(settings: Settings, registry: Registry, screen: Screen) -> None
     from rossmann.models.gate import validate
     from rossmann.models.packaging import register
     from rossmann.models.train import train
+    from rossmann.serving.gate_probe import answer
 
     screen.say(f"Model: there is none in Production for this data; {MODEL_NAME} is trained now")
     with screen.step("trained (profile quick)"):
@@ -101,10 +102,10 @@ def _first_model(settings: Settings, registry: Registry, screen: Screen) -> None
     with screen.step("registered with its lineage"):
         version = register(trained, settings)
     with screen.step(f"version {version.version} through the gate"):
-        verdict = validate(registry, version.version, settings)
+        verdict = validate(registry, version.version, settings, answer)
         for line in verdict.table().splitlines():
             screen.detail(line)
     if not verdict.passed:
         raise GateFailed(f"version {version.version} is not good enough:\n{verdict.table()}")
     with screen.step(f"version {version.version} promoted to Production"):
-        registry.promote(version.version, _REASON, who="launcher")
+        registry.promote(version.version, _REASON, "launcher", expected=verdict.against)

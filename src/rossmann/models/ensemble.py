@@ -1,7 +1,5 @@
 """The blend: members, weights and intervals, saved and loaded as one folder."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,9 +9,10 @@ import numpy as np
 from rossmann.errors import DamagedModel
 from rossmann.models.intervals import bounds
 from rossmann.models.members import MEMBERS, Member
+from rossmann.models.model_files import read_card, verify, write_card
+from rossmann.models.releases import check_releases, load_errors, releases_of
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, feature_fingerprint
 
-CARD: Final = "ensemble.json"
 _OPEN_DAYS: Final = FEATURES.index("open_days_365")
 UNTRIED_DAYS: Final = 25
 KNOWN_DAYS: Final = 50
@@ -72,35 +71,35 @@ class Ensemble:
     def save(self, folder: Path) -> None:
         """Write the members in their own formats, and the card with a digest of each file."""
         folder.mkdir(parents=True, exist_ok=True)
-        files = {}
         for name, member in self.members.items():
-            path = folder / MEMBERS[name].file
-            member.save(path)
-            files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.card = {**self.card, "files": files}
-        text = json.dumps(self.card, indent=1, sort_keys=True)
-        (folder / CARD).write_text(text + "\n", "utf-8")
+            member.save(folder / MEMBERS[name].file)
+        made_by = {**self.card.get("libraries", {}), **releases_of(self.members)}
+        files = [MEMBERS[name].file for name in self.members]
+        self.card = write_card(folder, {**self.card, "libraries": made_by}, files)
 
     @classmethod
     def load(cls, folder: Path) -> "Ensemble":
         """Read what ``save`` wrote.
 
         Raises ``DamagedModel`` where a file is missing or changed, or where the version was made
-        for other features than the code's.
+        for other features than the code's, or by a release of a booster that this one cannot read.
         """
+        verify(folder)
         card = read_card(folder)
-        check_files(folder, card)
+        if not isinstance(card.get("weights"), dict) or not set(card["weights"]) <= set(MEMBERS):
+            raise DamagedModel(f"the card in {folder} names no weights of members that there are")
         if card.get("fingerprint") != feature_fingerprint():
             raise DamagedModel(
                 f"the version in {folder} was made for other features ({card.get('fingerprint')}) "
                 f"than this release computes ({feature_fingerprint()}): train a new one with "
                 "`rossmann train`, or run the release that made it"
             )
+        check_releases(card, folder)
         try:
             members: dict[str, Member] = {
                 name: MEMBERS[name].load(folder / MEMBERS[name].file) for name in card["weights"]
             }
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except load_errors() as error:
             raise DamagedModel(f"the version in {folder} does not load: {error}") from error
         return cls(members, card)
 
@@ -109,24 +108,3 @@ def trust(matrix: Matrix) -> FloatArray:
     """How far the members are heard in each row (n,), 0 to 1, by the store's days with sales."""
     days = np.nan_to_num(matrix[:, _OPEN_DAYS].astype(np.float64))
     return np.clip((days - UNTRIED_DAYS) / (KNOWN_DAYS - UNTRIED_DAYS), 0.0, 1.0)
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a saved version; raises ``DamagedModel`` where there is none to read."""
-    try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedModel(f"{folder / CARD} cannot be read: {error}") from error
-    if not isinstance(card, dict) or not {"weights", "files"} <= set(card):
-        raise DamagedModel(f"{folder / CARD} is no card of a version")
-    return card
-
-
-def check_files(folder: Path, card: dict[str, Any]) -> None:
-    """Compare each file with its digest; raises ``DamagedModel`` naming the first that differs."""
-    for name, digest in card["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedModel(f"{path} is missing: fetch or register the version again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise DamagedModel(f"{path} is damaged: fetch or register the version again")

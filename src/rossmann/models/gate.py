@@ -16,13 +16,14 @@ from rossmann.features.calendars import to_day
 from rossmann.models.evidence import EVIDENCE_FILE, Evidence, WindowRows, read_evidence
 from rossmann.models.gate_compare import against_naive, against_serving
 from rossmann.models.gate_table import Line, Verdict, at_least, at_most, refused
-from rossmann.models.model_cache import sha256
+from rossmann.models.model_files import sha256
 from rossmann.models.registry import ModelVersion, Registry
-from rossmann.schema import FloatArray, Stage
+from rossmann.schema import Dataset, FloatArray, Stage
 from rossmann.settings import Settings
 
 if TYPE_CHECKING:
     from rossmann.data.panel import Panel
+    from rossmann.models.probes import Answer, Probed
 
 __all__ = ["Line", "Verdict", "validate"]
 
@@ -31,7 +32,10 @@ WINDOWS_TAG = "windows"
 EVIDENCE_TAG = "digest.evidence"
 """Version tag with the SHA-256 of the run's ``evidence.npz``."""
 PASSED_TAG = "gate.passed"
+"""``true`` or ``false``; ``unfinished`` while a version is judged."""
 TABLE_TAG = "gate.table"
+_APART = 1e-6
+"""Two ways to one forecast may differ by this share of it."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,29 @@ class _Desk:
     registry: Registry
     settings: Settings
     panel: "Callable[[str], Panel]"
+    answer: "Answer | None"
 
 
-def validate(registry: Registry, version: int | str, settings: Settings) -> Verdict:
+def validate(
+    registry: Registry, version: int | str, settings: Settings, answer: "Answer | None" = None
+) -> Verdict:
     """Judge a version, and store the verdict on it (tags ``gate.passed``, ``gate.table``).
 
     It must beat seasonal naive on every window and, where another version of the same chain
     serves, that one too, by a paired test; its bands must hold what they promise, and it must be
-    unbiased, fast, small and sane. Raises ``UnknownVersion`` or ``ServiceError``.
+    unbiased, fast, small and sane. ``answer``: the way that serves, from rows to sales; without
+    it nobody knows whether a closed day is zero, and the version does not pass.
+
+    Hand ``Verdict.against`` to ``Registry.promote``, so that a verdict about another version than
+    the one that serves by then promotes nothing. Raises ``UnknownVersion`` or ``ServiceError``.
     """
     candidate = registry.find(int(version))
     serving = _serving(registry)
     if serving is not None and serving.version == candidate.version:
         serving = None
-    desk = _Desk(registry, settings, lambda chain: _open_panel(settings, chain))
+    # An earlier verdict must not stand for this one if it is cut short.
+    registry.set_tags(candidate.version, {PASSED_TAG: "unfinished"})
+    desk = _Desk(registry, settings, lambda chain: _open_panel(settings, chain), answer)
     lines = [*_by_evidence(desk, candidate, serving), *_by_probes(desk, candidate)]
     verdict = Verdict(candidate.version, None if serving is None else serving.version, lines)
     registry.set_tags(
@@ -128,8 +141,7 @@ def _beside(
     if mine is None or other is None:
         return [refused(f"against {name}", "which chain it was made from is not known")]
     if mine != other:
-        note = f"another chain: {mine}, not {other}"
-        return [Line(f"against {name}", None, None, True, note)]
+        return [_another_chain(name, mine, other, desk.settings)]
     try:
         theirs = evidence_of(desk.registry, serving)
     except DamagedModel:
@@ -143,9 +155,23 @@ def _beside(
         return _score(desk, serving, mine, rows)
 
     try:
-        return against_serving(evidence, theirs, name, last_day, score, desk.settings)
+        return against_serving(
+            evidence, theirs, name, last_day, score, desk.settings, mine == Dataset.DEMO.value
+        )
     except (DamagedModel, DataError) as error:
         return [refused(f"against {name}", str(error))]
+
+
+def _another_chain(name: str, mine: str, other: str, settings: Settings) -> Line:
+    """Nothing to compare with: fine where the real chain follows the demo, or demo was asked for.
+
+    Real tables that are gone for a night (a disk that is not mounted) leave the demo chain's: a
+    version made from these must not replace the real one by itself.
+    """
+    check, note = f"against {name}", f"another chain: {mine}, not {other}"
+    if mine == Dataset.REAL.value or settings.demo:
+        return Line(check, None, None, True, note)
+    return refused(check, f"{note}; if that is meant, set ROSSMANN_DEMO=1")
 
 
 def _score(desk: _Desk, serving: ModelVersion, chain: str, window: WindowRows) -> FloatArray:
@@ -155,8 +181,10 @@ def _score(desk: _Desk, serving: ModelVersion, chain: str, window: WindowRows) -
     panel = desk.panel(chain)
     if (panel.locate(window.store) < 0).any():
         raise DataError("the tables at hand lack stores of the backtest")
-    ensemble = Ensemble.load(desk.registry.fetch(serving.version, desk.settings.model_cache_dir))
     origin = to_day(date.fromisoformat(window.origin))
+    if not panel.first_day <= origin <= panel.last_day or window.day.max() > panel.furthest_day:
+        raise DataError("the tables at hand do not reach the days of the backtest")
+    ensemble = Ensemble.load(desk.registry.fetch(serving.version, desk.settings.model_cache_dir))
     rows = panel.plan_of(window.store, window.day)
     return ensemble.predict(panel.matrix(rows, origin), desk.settings.thread_count)
 
@@ -169,16 +197,27 @@ def _by_probes(desk: _Desk, candidate: ModelVersion) -> list[Line]:
     try:
         panel = desk.panel(candidate.tags.get("data.dataset", ""))
         folder = desk.registry.fetch(candidate.version, settings.model_cache_dir)
-        found = probe(panel, Ensemble.load(folder), folder, settings.thread_count)
+        found = probe(panel, Ensemble.load(folder), folder, settings.thread_count, desk.answer)
     except (DamagedModel, DataError) as error:
         return [refused("sanity probes", str(error))]
     return [
+        *_of_service(found),
         at_least(
             "a promotion raises the chain's sales by", found.promotion, settings.gate_promotion
         ),
         at_most("highest forecast over its store's record", found.record, settings.gate_record),
+        at_least("lowest forecast of an open day", found.lowest, 0.0),
         at_least("rows per second", found.speed, settings.gate_rows_per_second),
         at_most("megabytes", found.size, settings.gate_size_mb),
+    ]
+
+
+def _of_service(found: "Probed") -> list[Line]:
+    if found.served is None:
+        return [refused("a closed day is zero", "the way that serves was not at hand")]
+    return [
+        at_most("a closed day is zero: highest", found.served.closed, 0.0),
+        at_most("service and model differ by", found.served.apart, _APART),
     ]
 
 

@@ -31,13 +31,19 @@ def against_naive(window: WindowRows, settings: Settings) -> Line:
 
 def against_serving(
     candidate: Evidence, serving: Evidence | None, name: str, last_day: int | None,
-    score: Score, settings: Settings,
+    score: Score, settings: Settings, replaceable: bool = False,
 ) -> list[Line]:  # fmt: skip
-    """The lines; ``last_day``: the last day of the serving version's data, None if unknown."""
+    """The lines; ``last_day``: the last day of the serving version's data, None if unknown.
+
+    ``replaceable``: another chain of the same name may take over without a comparison, as one
+    demo chain after another does.
+    """
     pairs = same_windows(candidate, serving)
     if sum(len(other) for *_, other in pairs) < sum(len(w.sold) for w, *_ in pairs) / 2:
         note = "another chain: what was sold on the same days differs"
-        return [Line(f"against {name}", None, None, True, note)]
+        if replaceable:
+            return [Line(f"against {name}", None, None, True, note)]
+        return [refused(f"against {name}", f"{note}; promote with --force if that is meant")]
     if pairs:
         return _on_shared(pairs, name, settings)
     if last_day is None:
@@ -104,6 +110,8 @@ def _on_newer(
 
 def _better(check: str, found: paired.Paired, settings: Settings) -> Line:
     """A lower error, and by store so steadily lower that it is not luck."""
+    if not np.isfinite([found.mine, found.other, found.p]).all():
+        return refused(check, "a forecast is no number")
     passed = found.mine < found.other and found.p <= settings.gate_chance
     return Line(check, found.mine, found.other, passed, _chance(found))
 

@@ -5,7 +5,6 @@ digest of ``ensemble.json``, which in turn holds the digests of the others).
 ``<cache>/production.json`` tells which version was Production last.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,65 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from rossmann.errors import DamagedModel
+from rossmann.models.model_files import CARD_FILE, sha256, verify
 
-CARD_FILE = "ensemble.json"
 _SEAL = "copy.json"
 _PRODUCTION = "production.json"
 _UNFINISHED = ".tmp"
 _STALE_SECONDS = 3600
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The ensemble's card; raises ``DamagedModel`` where it is missing or no JSON object."""
-    try:
-        card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedModel(f"{folder / CARD_FILE} cannot be read: {error}") from error
-    if not isinstance(card, dict):
-        raise DamagedModel(f"{folder / CARD_FILE} is no JSON object")
-    return card
-
-
-def member_files(folder: Path) -> dict[str, str]:
-    """The files that belong to the ensemble beside its card, with the digests that it names."""
-    files = read_card(folder).get("files")
-    if not isinstance(files, dict) or not files:
-        raise DamagedModel(f"{folder / CARD_FILE} names no files")
-    for name in files:
-        if Path(name).name != name or name.startswith("."):
-            raise DamagedModel(f"{folder / CARD_FILE} names {name!r}, which is no plain file name")
-    return {str(name): str(digest) for name, digest in files.items()}
-
-
-def verify(folder: Path, card_digest: str | None = None) -> None:
-    """Check every file against its digest; raises ``DamagedModel`` naming the file that differs.
-
-    ``card_digest``: SHA-256 of ``ensemble.json`` as the registry knows it; None where unknown.
-    """
-    if card_digest and (folder / CARD_FILE).is_file():
-        _check(folder / CARD_FILE, card_digest)
-    for name, digest in member_files(folder).items():
-        _check(folder / name, digest)
-
-
-def _check(path: Path, digest: str) -> None:
-    if not path.is_file():
-        raise DamagedModel(f"{path} is missing; the version cannot be used")
-    found = sha256(path)
-    if found != digest:
-        raise DamagedModel(
-            f"{path} is damaged: its digest is {found[:12]}…, not {digest[:12]}…;"
-            " train again, or promote another version"
-        )
 
 
 def local_copy(cache: Path, version: int, run_id: str | None = None) -> Path | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from rossmann.models.mlflow_rest import Json
 from rossmann.models.promotions import Promotion
@@ -14,6 +14,8 @@ PROMOTION_TAG = "promotion"
 CARD_DIGEST_TAG = "digest.card"
 PRODUCTION = "production"
 STAGING = "staging"
+Expected = int | None | Literal["any"]
+"""The version that must serve for a promotion to go on; None: none may, ``any``: whichever does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +90,24 @@ def nothing_found(name: str, wanted: str, versions: list[ModelVersion]) -> str:
     there = ", ".join(f"{v.version} ({v.stage.value})" for v in versions[:20])
     what = f"version {wanted}" if wanted.isdecimal() else f"version in {wanted}"
     return f"{name} has no {what}; there are: {there}"
+
+
+def stale_verdict(version: int, expected: Expected, serving: ModelVersion | None) -> str:
+    """Message for a promotion whose verdict is about another version than the one that serves."""
+    before = "while no version served" if expected is None else f"against version {expected}"
+    now = "none serves" if serving is None else f"version {serving.version} serves"
+    return (
+        f"version {version} was judged {before}, but now {now}: nothing was changed;"
+        f" judge it again (rossmann validate {version})"
+    )
+
+
+def overtaken(serving: ModelVersion | None) -> str:
+    """Message for one who came second."""
+    step = step_of(serving)
+    if serving is None or step is None:
+        return "Production was moved meanwhile by somebody else; look before you retry"
+    return (
+        f"version {serving.version} became Production meanwhile ({step.action} by"
+        f" {step.who or 'somebody'}, {step.at}): look before you retry"
+    )

@@ -1,48 +1,37 @@
 """Writing a trained version to the registry: run, files, pyfunc, card, lineage.
 
-MLflow takes seconds to import and is imported where it is needed, in here only.
+MLflow takes seconds to import and is imported where it is needed.
 """
 
-import hashlib
 import json
-import logging
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rossmann
-from rossmann.errors import ServiceError
-from rossmann.models import model_cache, model_card
+from rossmann.models import model_card, model_files
+from rossmann.models.artifacts import ARTIFACT_FOLDER
 from rossmann.models.evidence import EVIDENCE_FILE
 from rossmann.models.gate import EVIDENCE_TAG, WINDOWS_TAG
+from rossmann.models.lineage import lineage_tags
+from rossmann.models.mlflow_client import EXPERIMENT, card_digest, link, quiet_mlflow, refusal
 from rossmann.models.model_signature import example, requirements, signature
 from rossmann.models.model_versions import CARD_DIGEST_TAG, STAGE_TAG, ModelVersion
-from rossmann.models.registry import ARTIFACT_FOLDER, Registry
+from rossmann.models.registry import Registry
 from rossmann.schema import MODEL_NAME, Stage
 from rossmann.settings import Settings
 
 if TYPE_CHECKING:
     from rossmann.models.train import Trained
 
-EXPERIMENT = "rossmann"
 _ABOVE = ("monitoring", "serving", "dashboard", "launcher", "launcher.py", "cli", "cli.py")
 """Layers that a model may not import, so that its copy of the code does without them."""
 _DESCRIPTION_LENGTH = 5000
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    # MLflow's own defaults retry for minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 
 @dataclass(frozen=True)
@@ -65,39 +54,21 @@ def register(
     Raises ``ServiceError`` when MLflow is away or refuses, ``DamagedModel`` when the trained
     folder is not whole.
     """
-    model_cache.verify(trained.folder)
+    model_files.verify(trained.folder)
     with Registry(settings.tracking_uri, name) as registry:
         registry.ping()
         report(f"registering with MLflow at {settings.tracking_uri}")
-        with tempfile.TemporaryDirectory(prefix="rossmann-") as folder, _quiet_mlflow():
+        with tempfile.TemporaryDirectory(prefix="rossmann-") as folder, quiet_mlflow():
             parts = _lay_out(trained, Path(folder), name)
             number = _log(trained, parts, settings.tracking_uri, name)
         report(f"registered {name} version {number}")
         return registry.find(number)
 
 
-@contextmanager
-def _quiet_mlflow() -> Iterator[None]:
-    """MLflow's settings in the environment, where nobody set them, and no chatter in its log."""
-    added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
-    logger = logging.getLogger("mlflow")
-    os.environ.update(added)
-    import mlflow  # noqa: F401 - it sets its log level when it is imported
-
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for key in added:
-            del os.environ[key]
-
-
 def _lay_out(trained: "Trained", folder: Path, name: str) -> _Parts:
     parts = _Parts(folder / Path(ARTIFACT_FOLDER).name, folder / "rossmann", folder / "card.md")
     parts.ensemble.mkdir()
-    for file in (model_cache.CARD_FILE, *model_cache.member_files(trained.folder)):
+    for file in (model_files.CARD_FILE, *model_files.member_files(trained.folder)):
         shutil.copy2(trained.folder / file, parts.ensemble / file)
     package = Path(rossmann.__file__).parent
     shutil.copytree(package, parts.code, ignore=_without_layers_above(package))
@@ -123,15 +94,14 @@ def _log(trained: "Trained", parts: _Parts, tracking_uri: str, name: str) -> int
     try:
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_experiment(EXPERIMENT)
-        with mlflow.start_run(run_name=f"{trained.card.get('profile', 'train')}") as run:
+        name_of_run = str(trained.card.get("profile", "train"))
+        digest = {CARD_DIGEST_TAG: card_digest(trained)}
+        with mlflow.start_run(run_name=name_of_run, tags=digest) as run:
             _log_run(trained, parts)
             source, model_id = _log_model(parts)
         return _create_version(trained, parts, name, source, model_id, run.info.run_id)
     except MlflowException as error:
-        reason = str(error.message).strip().splitlines()[0]
-        raise ServiceError(
-            f"MLflow at {tracking_uri} did not take the version: {reason}"
-        ) from error
+        raise refusal(tracking_uri, error) from error
     finally:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: as if never set
 
@@ -141,12 +111,12 @@ def _log_run(trained: "Trained", parts: _Parts) -> None:
 
     mlflow.log_params(_flat(trained.card.get("params", {})))
     mlflow.log_metrics(_metrics(_windows(trained)))
-    mlflow.set_tags(lineage(trained.card))
+    mlflow.set_tags(lineage_tags(trained.card))
     mlflow.log_artifact(str(parts.card_text))
     for file in sorted(trained.folder.iterdir()):
         if file.is_dir():
             mlflow.log_artifacts(str(file), file.name)
-        elif not (parts.ensemble / file.name).exists():
+        elif not (parts.ensemble / file.name).exists() and not file.name.startswith("."):
             mlflow.log_artifact(str(file))
 
 
@@ -178,15 +148,15 @@ def _create_version(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = {
-        **lineage(trained.card),
+        **lineage_tags(trained.card),
         **{f"rmspe.{w['origin']}": f"{w['rmspe']['ensemble']:.5f}" for w in _windows(trained)},
         WINDOWS_TAG: json.dumps(_windows(trained)),
-        CARD_DIGEST_TAG: model_cache.sha256(parts.ensemble / model_cache.CARD_FILE),
+        CARD_DIGEST_TAG: card_digest(trained),
         STAGE_TAG: Stage.NONE.value,
     }
     evidence = trained.folder / EVIDENCE_FILE
     if evidence.is_file():
-        tags[EVIDENCE_TAG] = model_cache.sha256(evidence)
+        tags[EVIDENCE_TAG] = model_files.sha256(evidence)
     version = client.create_model_version(
         name,
         source=source,
@@ -195,41 +165,8 @@ def _create_version(
         description=parts.card_text.read_text(encoding="utf-8")[:_DESCRIPTION_LENGTH],
         model_id=model_id,
     )
-    # MLflow's pages find the version from the model by this tag.
-    link = json.dumps([{"name": name, "version": version.version}])
-    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
+    link(client, model_id, name, version.version)
     return int(version.version)
-
-
-def lineage(card: Mapping[str, Any]) -> dict[str, str]:
-    """What a version was made from, as tags: data, features, profile, code."""
-    data = card.get("data", {})
-    named = {
-        "data.dataset": data.get("dataset"),
-        "data.version": data.get("version"),
-        "data.rows": data.get("rows"),
-        "data.stores": data.get("stores"),
-        "data.first_day": data.get("first_day"),
-        "data.last_day": data.get("last_day"),
-        "data.raw": json.dumps(data.get("files", {}), sort_keys=True),
-        "params": json.dumps(card.get("params", {}), sort_keys=True),
-        "libraries": json.dumps(card.get("libraries", {}), sort_keys=True),
-        "features.fingerprint": card.get("fingerprint"),
-        "profile": card.get("profile"),
-        "trained": card.get("trained"),
-        "code.release": rossmann.__version__,
-        "code.digest": code_digest(),
-    }
-    return {key: str(value) for key, value in named.items() if value is not None}
-
-
-def code_digest() -> str:
-    """Digest of the package's source, the same for a checkout and an installed wheel."""
-    package = Path(rossmann.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _windows(trained: "Trained") -> list[dict[str, Any]]:

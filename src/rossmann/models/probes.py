@@ -4,6 +4,7 @@ They go the way of every forecast: rows of the plan, the panel's matrix, the ens
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,26 +15,48 @@ from rossmann.data.panel import Panel
 from rossmann.models.ensemble import Ensemble
 from rossmann.schema import MAX_HORIZON, FloatArray, Matrix, Rows
 
-_ROWS: Final = 20_000
-"""About how many rows the probes forecast: a second or two of any version."""
+_ROWS: Final = 60_000
+"""About how many rows the probes forecast: all days of a thousand stores, in seconds."""
 _BATCH: Final = 2_000
 _REPEATS: Final = 3
 _NO_OPENING: Final = 1e-9
 
 
+Answer = Callable[[Panel, Ensemble, Rows], FloatArray]
+"""The way that serves: sales (n,) of rows, open or closed, as of the end of the panel's history.
+
+It lies above the models, so a door hands it in.
+"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """``closed``: the highest forecast of a closed day. ``apart``: the largest share by which the
+    service's forecast of an open day differs from the model's.
+    """
+
+    closed: float
+    apart: float
+
+
 @dataclass(frozen=True)
 class Probed:
     """``promotion``: by what share a promotion raises the chain's sales. ``record``: the highest
-    forecast over its store's best day. ``speed``: rows per second. ``size``: megabytes on disk.
+    forecast over its store's best day. ``lowest``: the lowest forecast of an open day. ``speed``:
+    rows per second. ``size``: megabytes on disk. ``served``: None where no service was asked.
     """
 
     promotion: float
     record: float
+    lowest: float
     speed: float
     size: float
+    served: Served | None
 
 
-def probe(panel: Panel, ensemble: Ensemble, folder: Path, threads: int) -> Probed:
+def probe(
+    panel: Panel, ensemble: Ensemble, folder: Path, threads: int, answer: Answer | None = None
+) -> Probed:
     """Ask ``ensemble`` (saved in ``folder``) about the days after the panel's history."""
     rows = _coming_days(panel)
     matrix = panel.matrix(rows, panel.last_day)
@@ -41,9 +64,26 @@ def probe(panel: Panel, ensemble: Ensemble, folder: Path, threads: int) -> Probe
     return Probed(
         promotion=_promotion(panel, ensemble, rows, threads),
         record=_record(panel, rows, sales),
+        lowest=float(sales.min()) if len(sales) else float("nan"),
         speed=_speed(ensemble, matrix, threads),
         size=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+        served=None if answer is None else _serve(panel, ensemble, rows, sales, answer),
     )
+
+
+def _serve(
+    panel: Panel, ensemble: Ensemble, rows: Rows, sales: FloatArray, answer: Answer
+) -> Served:
+    """Ask the service with every other row closed, so that its places show, too."""
+    if len(rows) < 2:
+        return Served(float("nan"), float("nan"))
+    flags = np.arange(len(rows), dtype=np.uint8) % 2
+    asked = Rows(rows.store, rows.day, flags, rows.promo, rows.state_holiday, rows.school_holiday)
+    found = answer(panel, ensemble, asked)
+    if found.shape != sales.shape:
+        return Served(float("nan"), float("nan"))
+    apart = np.abs(found / np.maximum(sales, _NO_OPENING) - 1.0)
+    return Served(float(np.max(np.abs(found[flags == 0]))), float(np.max(apart[flags == 1])))
 
 
 def _coming_days(panel: Panel) -> Rows:

@@ -10,70 +10,19 @@ gone; elsewhere a claim lapses after ``LEASE_SECONDS``. Then the next claim has 
 again won by one alone. An owner that was held up for half a lease gives up before it moves.
 """
 
-import json
-import os
-import socket
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 from rossmann.errors import LostRace, RossmannError, ServiceError
 from rossmann.models.mlflow_rest import Json, MlflowRest
+from rossmann.models.owner import Owner
 
 LEASE_SECONDS: Final = 120.0
 _MARK: Final = ".claim."
 _OWNER_TAG: Final = "owner"
 _PAGE: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A registry object in a process, and since when that process runs (kernel ticks)."""
-
-    nonce: str
-    host: str
-    process: int
-    started: str
-
-    @classmethod
-    def here(cls) -> "Owner":
-        """A new one in this process."""
-        process = os.getpid()
-        return cls(uuid.uuid4().hex, _host(), process, _started(process))
-
-    @classmethod
-    def read(cls, text: str) -> "Owner | None":
-        """From a tag; None where it holds something else."""
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError):
-            return None
-
-    def is_gone(self) -> bool:
-        """Whether the process is known to have ended; False where nobody here can know."""
-        if self.host != _host() or not self.started:
-            return False
-        return _started(self.process) != self.started
-
-
-def _host() -> str:
-    """This machine and its table of processes: containers may share a machine's name."""
-    try:
-        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _started(process: int) -> str:
-    """The process's start time; empty where there is no such process, or no ``/proc``."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 class Claim:
@@ -124,7 +73,7 @@ class Claims:
         return f"{self._prefix}{state}.{number}"
 
     def _create(self, name: str) -> bool:
-        tags = [{"key": _OWNER_TAG, "value": json.dumps(asdict(self._owner))}]
+        tags = [{"key": _OWNER_TAG, "value": self._owner.text()}]
         what = "Somebody moves Production now; removed when that is done."
         fields = {"name": name, "tags": tags, "description": what}
         return self._rest.create("registered-models/create", **fields)
@@ -139,7 +88,7 @@ class Claims:
             return
         age = time.time() - int(model.get("creation_timestamp", 0)) / 1000
         if age < LEASE_SECONDS:
-            who = f"process {owner.process} on {owner.host}" if owner else "somebody"
+            who = str(owner) if owner else "somebody"
             raise LostRace(f"{who} moves Production at this moment; look before you retry")
 
     def _sweep(self, state: str) -> None:

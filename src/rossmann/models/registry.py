@@ -7,14 +7,13 @@ version, or two, would be Production.
 """
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from urllib.parse import urlparse
 
 from rossmann.errors import LostRace, ModelError, ServiceError, UnknownVersion
-from rossmann.models import model_cache, promotions
-from rossmann.models.mlflow_rest import Json, MlflowRest
+from rossmann.models import artifacts, model_cache, model_files, promotions
+from rossmann.models.mlflow_rest import MlflowRest
 from rossmann.models.model_cache import last_production, local_copy, remember_production
 from rossmann.models.model_versions import (
     CARD_DIGEST_TAG,
@@ -22,25 +21,32 @@ from rossmann.models.model_versions import (
     PROMOTION_TAG,
     STAGE_TAG,
     STAGING,
+    Expected,
     ModelVersion,
     aliases_of,
     answers_to,
     nothing_found,
+    overtaken,
     pairs,
-    read_version,
+    stale_verdict,
     state_of,
     step_of,
 )
 from rossmann.models.promotion_claims import Claims
 from rossmann.models.promotions import Promotion
+from rossmann.models.shelf import Shelf
 from rossmann.schema import MODEL_NAME, Stage
 
-__all__ = ["ModelVersion", "Registry", "last_production", "local_copy", "remember_production"]
+__all__ = [
+    "Expected",
+    "ModelVersion",
+    "Registry",
+    "last_production",
+    "local_copy",
+    "remember_production",
+]
 
-ARTIFACT_FOLDER = "artifacts/ensemble"
-"""Where a version keeps the ensemble's files."""
 _HISTORY_PREFIX = "history."
-_PAGE = 1000
 
 
 class Registry:
@@ -52,6 +58,7 @@ class Registry:
     def __init__(self, tracking_uri: str, name: str = MODEL_NAME, timeout: float = 5.0) -> None:
         self.name = name
         self._rest = MlflowRest(tracking_uri, timeout)
+        self._shelf = Shelf(self._rest, name)
         self._claims = Claims(self._rest, name)
         self._moving = Lock()
 
@@ -76,8 +83,8 @@ class Registry:
 
     def versions(self) -> list[ModelVersion]:
         """All versions, newest first; empty when the model is not registered."""
-        model = self._model()
-        return [] if model is None else self._versions(model)
+        model = self._shelf.model()
+        return [] if model is None else self._shelf.versions(model)
 
     def find(self, stage_or_version: str | int) -> ModelVersion:
         """The version of that number, or the one in Production or Staging.
@@ -87,7 +94,7 @@ class Registry:
         wanted = str(stage_or_version).strip()
         if wanted.lower() == PRODUCTION:
             # The service polls this one: a single request.
-            found = self._production()
+            found = self._shelf.production()
             if found is not None:
                 return found
         versions = self.versions()
@@ -107,8 +114,8 @@ class Registry:
         if ready is not None:
             return ready
         with model_cache.new_copy(cache, found.version, found.run_id) as folder:
-            self._download(found.version, folder)
-            model_cache.verify(folder, found.tags.get(CARD_DIGEST_TAG))
+            artifacts.version_files(self._rest, self.name, found.version, folder)
+            model_files.verify(folder, found.tags.get(CARD_DIGEST_TAG))
         return cache / str(found.version)
 
     def run_file(self, version: ModelVersion, name: str, folder: Path) -> Path:
@@ -116,17 +123,9 @@ class Registry:
 
         Raises ``ServiceError`` where there is none.
         """
-        answer = (
-            self._rest.call("GET", "runs/get", run_id=version.run_id) if version.run_id else None
-        )
-        if answer is None:
-            raise ServiceError(f"MLflow has no run of version {version.version} of {self.name}")
-        place = urlparse(str(answer["run"]["info"]["artifact_uri"]))
-        if place.scheme == "mlflow-artifacts":
-            self._rest.download(f"{place.path.strip('/')}/{name}", folder / name)
-        else:
-            _download_elsewhere(f"{place.geturl().rstrip('/')}/{name}", self._rest.address, folder)
-        return folder / name
+        if not version.run_id:
+            raise ServiceError(f"version {version.version} of {self.name} names no run")
+        return artifacts.run_file(self._rest, version.run_id, name, folder)
 
     def to_staging(self, version: int | str) -> ModelVersion:
         """Make ``version`` the one in Staging; a Production version stays where it is, refused."""
@@ -140,16 +139,22 @@ class Registry:
         self._tidy()
         return self.find(target.version)
 
-    def promote(self, version: int | str, reason: str, who: str) -> ModelVersion:
+    def promote(
+        self, version: int | str, reason: str, who: str, expected: Expected = "any"
+    ) -> ModelVersion:
         """Make ``version`` Production in one step; the one that leaves is Archived and remembered.
 
-        Whether a version *may* be promoted is the gate's business. Promoting the version that
-        serves already changes nothing. Raises ``LostRace`` where somebody else moves Production
-        at the same time: one wins, the other's call changes nothing.
+        Whether a version *may* be promoted is the gate's business; ``expected`` is the version
+        that the gate compared it with (``Verdict.against``, None where nothing served). Promoting
+        the version that serves already changes nothing. Raises ``LostRace`` where another version
+        than ``expected`` serves, or somebody else moves Production at the same time: one wins,
+        the other's call changes nothing.
         """
-        serving = self._production()
+        serving = self._shelf.production()
         target = self.find(int(version))
         if serving is None or serving.version != target.version:
+            if expected not in {"any", None if serving is None else serving.version}:
+                raise LostRace(stale_verdict(target.version, expected, serving))
             left = None if serving is None else serving.version
             step = promotions.promotion(target.version, left, step_of(serving), who, reason)
             self._make_step(step, serving)
@@ -162,7 +167,7 @@ class Registry:
         Raises ``UnknownVersion`` when nothing serves, or nothing served before, and ``LostRace``
         as ``promote`` does.
         """
-        serving = self._production()
+        serving = self._shelf.production()
         if serving is None:
             raise UnknownVersion(f"no version of {self.name} is Production: nothing to roll back")
         there = {v.version: v for v in self.versions()}
@@ -179,7 +184,7 @@ class Registry:
         """Every promotion and rollback that happened, the latest first."""
         steps = [
             step
-            for key, text in pairs((self._model() or {}).get("tags")).items()
+            for key, text in pairs((self._shelf.model() or {}).get("tags")).items()
             if key.startswith(_HISTORY_PREFIX) and (step := Promotion.read(text)) is not None
         ]
         return sorted(steps, key=lambda step: step.id, reverse=True)
@@ -193,9 +198,9 @@ class Registry:
     def _make_step(self, step: Promotion, seen: ModelVersion | None) -> None:
         """Move Production from the state that the caller saw, if nobody else does."""
         with self._moving, self._claims.hold(state_of(seen)) as claim:
-            serving = self._production()
+            serving = self._shelf.production()
             if state_of(serving) != state_of(seen):
-                raise LostRace(_overtaken(serving))
+                raise LostRace(overtaken(serving))
             self._tidy()  # what an earlier move left undone must be written before the next
             claim.check()
             self.set_tags(step.version, {PROMOTION_TAG: step.text()})
@@ -208,13 +213,13 @@ class Registry:
 
     def _tidy(self) -> None:
         """Bring everything in line with the aliases; may be cut short, and be called again."""
-        model = self._model()
+        model = self._shelf.model()
         if model is None:
             return
         aliases = aliases_of(model)
         if STAGING in aliases and aliases[STAGING] == aliases.get(PRODUCTION):
             self._rest.call("DELETE", "registered-models/alias", name=self.name, alias=STAGING)
-        for version in self._versions(model):
+        for version in self._shelf.versions(model):
             if version.tags.get(STAGE_TAG) != version.stage.value:
                 self.set_tags(version.version, {STAGE_TAG: version.stage.value})
             step = step_of(version)
@@ -225,66 +230,3 @@ class Registry:
         key = f"{_HISTORY_PREFIX}{step.id}"
         if key not in known:
             self._rest.set_tag("registered-models", name=self.name, key=key, value=step.text())
-
-    def _model(self) -> Json | None:
-        answer = self._rest.call("GET", "registered-models/get", name=self.name)
-        return None if answer is None else dict(answer.get("registered_model", {}))
-
-    def _versions(self, model: Json) -> list[ModelVersion]:
-        aliases = aliases_of(model)
-        found: list[ModelVersion] = []
-        token: dict[str, str] = {}
-        while True:
-            quoted = self.name.replace("'", "\\'")
-            fields = {"filter": f"name='{quoted}'", "max_results": _PAGE, **token}
-            answer = self._rest.call("GET", "model-versions/search", **fields) or {}
-            found += [read_version(raw, aliases) for raw in answer.get("model_versions", [])]
-            if not answer.get("next_page_token"):
-                return sorted(found, key=lambda v: v.version, reverse=True)
-            token = {"page_token": str(answer["next_page_token"])}
-
-    def _production(self) -> ModelVersion | None:
-        fields = {"name": self.name, "alias": PRODUCTION}
-        answer = self._rest.call("GET", "registered-models/alias", **fields)
-        if answer is None:
-            return None
-        raw = answer["model_version"]
-        return read_version(raw, {PRODUCTION: int(raw["version"])})
-
-    def _download(self, version: int, folder: Path) -> None:
-        fields = {"name": self.name, "version": str(version)}
-        answer = self._rest.call("GET", "model-versions/get-download-uri", **fields)
-        if answer is None:
-            raise ServiceError(f"MLflow names no place for version {version} of {self.name}")
-        place = urlparse(str(answer["artifact_uri"]))
-        if place.scheme != "mlflow-artifacts":
-            source = f"{place.geturl().rstrip('/')}/{ARTIFACT_FOLDER}"
-            _download_elsewhere(source, self._rest.address, folder)
-            return
-        root = str(PurePosixPath(place.path.lstrip("/")) / ARTIFACT_FOLDER)
-        for name in self._rest.artifact_names(root):
-            self._rest.download(f"{root}/{name}", folder / name)
-
-
-def _overtaken(serving: ModelVersion | None) -> str:
-    """Message for one who came second."""
-    step = step_of(serving)
-    if serving is None or step is None:
-        return "Production was moved meanwhile by somebody else; look before you retry"
-    return (
-        f"version {serving.version} became Production meanwhile ({step.action} by"
-        f" {step.who or 'somebody'}, {step.at}): look before you retry"
-    )
-
-
-def _download_elsewhere(source: str, tracking_uri: str, folder: Path) -> None:
-    """From a store that the server does not stand in front of: MLflow's client knows them all."""
-    import mlflow.artifacts
-    from mlflow.exceptions import MlflowException
-
-    try:
-        local = mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri)
-    except (MlflowException, OSError) as error:
-        raise ServiceError(f"{source} cannot be read: {error}") from error
-    for file in Path(local).iterdir() if Path(local).is_dir() else [Path(local)]:
-        (folder / file.name).write_bytes(file.read_bytes())

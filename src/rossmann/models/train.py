@@ -1,16 +1,13 @@
 """Training: fit the members by the measured scheme, backtest, blend, save."""
 
-import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-import rossmann
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel import Panel, build_panel, open_panel
 from rossmann.models import report_html
@@ -26,14 +23,15 @@ from rossmann.models.coverage import calibrate_windows, measure_coverage
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.evidence import collect, write_evidence
 from rossmann.models.examples import Examples, draw_examples
+from rossmann.models.lineage import described
 from rossmann.models.members import MEMBERS, Member, seeds
 from rossmann.models.metrics import rmspe
 from rossmann.models.report import write_report
+from rossmann.models.trained_folders import new_folder, trained_dir, write_windows
 from rossmann.schema import FEATURES, MAX_HORIZON, feature_fingerprint
 from rossmann.settings import Profile, Settings
 
 Report = Callable[[str], None]
-_LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
 
 
 @dataclass(frozen=True)
@@ -113,15 +111,13 @@ def train(settings: Settings, profile: str = "full", report: Report = lambda lin
     members = fit_members(examples, chosen, settings.seed, settings.thread_count, report)
     card = make_card(settings, profile, panel, len(examples.sold), outcomes, table)
     ensemble = Ensemble(members, card)
-    folder = settings.data_dir / "trained" / time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    ensemble.save(folder)
-    write_evidence(folder, collect(outcomes))
-    (folder / "windows.json").write_text(
-        json.dumps([s.as_dict() for s in scores], indent=1), "utf-8"
-    )
-    write_report(folder, card, scores)
-    report_html.write(folder, summarize(panel, outcomes, about(profile, panel)))
-    return Trained(folder, ensemble.card, scores)
+    with new_folder(trained_dir(settings)) as place:
+        ensemble.save(place.draft)
+        write_evidence(place.draft, collect(outcomes))
+        write_windows(place.draft, scores)
+        write_report(place.draft, card, scores)
+        report_html.write(place.draft, summarize(panel, outcomes, about(profile, panel)))
+    return Trained(place.folder, ensemble.card, scores)
 
 
 def about(profile: str, panel: Panel) -> dict[str, Any]:
@@ -153,7 +149,7 @@ def make_card(
     chosen = settings.profile(profile)
     return {
         "model": "rossmann-ensemble",
-        "release": rossmann.__version__,
+        **described(settings, profile, panel.info.version),
         "params": {**chosen.model_dump(), "seed": settings.seed, "horizon": MAX_HORIZON,
                    "history_days": settings.history_days, "training_rows": rows,
                    "threads": settings.thread_count},
@@ -166,6 +162,5 @@ def make_card(
             "windows": [score(outcome).as_dict() for outcome in outcomes],
             "coverage": measure_coverage(outcomes),
         },
-        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip

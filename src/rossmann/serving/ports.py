@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rossmann.models.model_versions import Expected
 from rossmann.schema import DayArray, FlagArray, FloatArray, Matrix, Rows, Stage
 
 
@@ -112,5 +113,7 @@ class RegistryLike(Protocol):
 
     def versions(self) -> Sequence[VersionLike]: ...
     def fetch(self, version: int, cache: Path) -> Path: ...
-    def promote(self, version: int, reason: str, who: str) -> VersionLike: ...
+    def promote(
+        self, version: int, reason: str, who: str, expected: Expected = "any"
+    ) -> VersionLike: ...
     def rollback(self, reason: str, who: str) -> VersionLike: ...

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from rossmann.models.model_versions import Expected
 from rossmann.schema import FEATURES, MODEL_NAME, Stage
 from rossmann.serving.messages import (
     ExplainAnswer,
@@ -171,9 +172,8 @@ def _model_routes(service: Service, keys: Keys) -> APIRouter:
         order: PromoteOrder | None = None,
     ) -> ModelVersionInfo:
         order = order or PromoteOrder()
-        if not order.force:
-            service.gate(version)
-        found = registry.promote(version, order.reason, who)
+        expected: Expected = "any" if order.force else service.gate(version)
+        found = registry.promote(version, order.reason, who, expected)
         versions.poll()
         return version_info(found)
 

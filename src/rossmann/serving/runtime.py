@@ -31,14 +31,14 @@ _LABELS: Final[dict[str, str]] = {
 class Service:
     """What answers: the versions over a panel, and the registry that they come from.
 
-    ``gate`` raises ``GateFailed`` for a version that may not become Production. ``refresh`` takes
-    over a new data version, if there is one.
+    ``gate`` raises ``GateFailed`` for a version that may not become Production, and gives the
+    version that it was compared with. ``refresh`` takes over a new data version, if there is one.
     """
 
     opened: StorePanel
     versions: Versions
     registry: RegistryLike
-    gate: Callable[[int], None]
+    gate: Callable[[int], int | None]
     refresh: Callable[[], None] = lambda: None
 
     @property
@@ -80,9 +80,18 @@ def open_service(settings: Settings) -> Service:
         panel(),
         versions,
         registry,
-        lambda version: validate(registry, version, settings).require(),
+        lambda version: _judge(registry, version, settings),
         watch.look,
     )
+
+
+def _judge(registry: Registry, version: int, settings: Settings) -> int | None:
+    """The version that the gate compared it with; raises ``GateFailed`` where it says no."""
+    from rossmann.serving.gate_probe import answer
+
+    verdict = validate(registry, version, settings, answer)
+    verdict.require()
+    return verdict.against
 
 
 def open_registry(settings: Settings) -> Registry:
