@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     history_days: Annotated[int, Field(ge=1)] = 31
     windows: tuple[Annotated[int, Field(ge=1)], ...] = (48, 365)
     window_days: Annotated[int, Field(ge=1, le=48)] = 48
+    later_windows: Annotated[int, Field(ge=0, le=7)] = 2
     gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.001
     gate_chance: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     gate_days: Annotated[int, Field(ge=1, le=48)] = 7

@@ -96,12 +96,15 @@ def backtest(
     panel = open_panel(prepared(settings))
     ends = ends_of(panel, named) or rolling_ends(windows, horizon or settings.window_days)
     examples = draw_examples(panel, settings.history_days, settings.seed)
-    outcomes = run(settings, panel, examples, chosen, progress, ends, horizon)
+    later = 0 if ends else settings.later_windows
+    outcomes = run(settings, panel, examples, chosen, progress, ends, horizon, later)
     report = backtest_slices.summarize(panel, outcomes, about(profile, panel))
     folder = output or settings.data_dir / "backtests" / time.strftime("%Y%m%dT%H%M%S")
     report_html.write(folder, report)
     _show_windows([score(outcome) for outcome in outcomes])
     _show_coverage(report["coverage"])
+    if report["totals"]:
+        _show_totals(report["totals"])
     say(f"report: {folder / 'report.html'} (and report.json)")
 
 
@@ -137,4 +140,11 @@ def _show_coverage(coverage: dict[str, Any] | None) -> None:
         say("coverage: one window alone has no other to be calibrated on")
         return
     header, *rows = coverage_rows(coverage)
+    show_table(header, rows)
+
+
+def _show_totals(totals: dict[str, Any]) -> None:
+    from rossmann.models.coverage import totals_rows
+
+    header, *rows = totals_rows(totals)
     show_table(header, rows)

@@ -52,10 +52,15 @@ class WindowScore:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A window and what each forecaster said of it: arrays (n,) by the forecaster's name."""
+    """A window and what each forecaster said of it: arrays (n,) by the forecaster's name.
+
+    ``later``: the windows after this one that the same fit forecast too, from origins of their
+    own; only the ensemble's forecasts, and only what totals are learned from.
+    """
 
     window: Window
     forecasts: dict[str, FloatArray]
+    later: tuple["Outcome", ...] = ()
 
 
 def rolling_ends(count: int, days: int) -> tuple[int, ...]:
@@ -92,6 +97,17 @@ def open_windows(panel: Panel, ends: Sequence[int], days: int, history_days: int
         part = rows.take(mine)
         windows.append(Window(origin, days, part, sold[mine], panel.matrix(part, origin)))
     return windows
+
+
+def later_windows(
+    panel: Panel, windows: Sequence[Window], window: Window, count: int, history_days: int
+) -> list[Window]:
+    """Up to ``count`` windows right after ``window``, none of which reaches a newer one's days."""
+    newer = [w.origin for w in windows if w.origin > window.origin]
+    end = min([panel.last_day, *newer])
+    origins = [window.origin + window.days * (i + 1) for i in range(count)]
+    ends = [panel.last_day - o for o in origins if o + window.days <= end]
+    return open_windows(panel, ends, window.days, history_days)
 
 
 def forecast_window(

@@ -25,6 +25,7 @@ from rossmann.models.coverage import (
 )
 from rossmann.models.intervals import terciles, volatility_cuts
 from rossmann.models.metrics import bias, mae, mape, rmspe
+from rossmann.models.totals_past import cross_totals, store_types
 from rossmann.schema import STORE_TYPES, DayArray, FloatArray
 
 WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -69,6 +70,7 @@ def summarize(
             name: _measures(pool.sold, forecast) for name, forecast in pool.forecasts.items()
         },
         "coverage": measure_coverage(outcomes),
+        "totals": cross_totals(panel, outcomes),
         "slices": slices,
         "days": _days(pool),
         "worst_days": _worst_days(pool),
@@ -110,12 +112,6 @@ def _groupings(panel: Panel, pool: Pool) -> dict[str, tuple[Group, Sequence[str]
         "store_type": (store_types(panel)[panel.locate(pool.store)], STORE_TYPES),
         "volatility": (pool.tercile, TERCILES),
     }
-
-
-def store_types(panel: Panel) -> Group:
-    """Each store's type, (stores,): place in ``schema.STORE_TYPES``."""
-    table = pl.read_parquet(panel.info.folder / "stores.parquet", columns=["StoreType"])
-    return table["StoreType"].to_numpy().astype(np.int64)
 
 
 def _measures(sold: FloatArray, forecast: FloatArray) -> dict[str, float]:

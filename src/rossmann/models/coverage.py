@@ -16,7 +16,20 @@ from rossmann.schema import FloatArray
 SHOWN: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Levels whose coverage is measured."""
 MAIN: Final = (0.8, 0.95)
+UNPLANNED: Final = "without_schedule"
+"""The forecaster that tells how much wider bands are where there is no schedule."""
 TERCILES: Final = ("steady", "medium", "volatile")
+
+TOTALS: Final = {
+    "store_week": "a store's week",
+    "store": "a store's window",
+    "type_week": "a store type's week",
+    "type": "a store type's window",
+    "chain_day": "the chain's day",
+    "chain_week": "the chain's week",
+    "chain": "the chain's window",
+}
+"""Kinds of totals, in words."""
 
 Band = tuple[FloatArray, FloatArray]
 
@@ -28,10 +41,12 @@ def key(level: float) -> str:
 
 def calibrate_windows(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The interval table from the ensemble's residuals on all ``outcomes``."""
+    planless = [o.forecasts[UNPLANNED] for o in outcomes if UNPLANNED in o.forecasts]
     return calibrate(
         np.concatenate([o.window.matrix for o in outcomes]),
         np.concatenate([o.window.sold for o in outcomes]),
         np.concatenate([o.forecasts["ensemble"] for o in outcomes]),
+        np.concatenate(planless) if len(planless) == len(outcomes) else None,
     )
 
 
@@ -101,6 +116,24 @@ def coverage_rows(found: dict[str, Any]) -> list[list[str]]:
         by_tercile = [_percent(one["volatility"][name]) for name in TERCILES]
         rows.append(
             [f"{level:.0%}", _percent(one["coverage"]), *by_tercile, _percent(one["width"])]
+        )
+    return rows
+
+
+def totals_rows(found: dict[str, Any]) -> list[list[str]]:
+    """A header, then a row for each kind of total: what its bands held, and how wide they are."""
+    shown = [key(level) for level in MAIN]
+    rows = [["total", "totals", *(f"{100 * float(k):.0f} % band covers" for k in shown),
+             *(f"{k} width" for k in ("mean", "if added up,", "if independent,"))]]  # fmt: skip
+    for name, one in found["kinds"].items():
+        first = one["levels"][shown[0]]
+        rows.append(
+            [
+                TOTALS[name],
+                f"{one['totals']:,}",
+                *(_percent(one["levels"][k]["coverage"]) for k in shown),
+                *(_percent(first[k]) for k in ("width", "added", "independent")),
+            ]
         )
     return rows
 

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from rossmann.models.coverage import coverage_rows
+from rossmann.models.coverage import coverage_rows, totals_rows
 from rossmann.models.report import NAMES
 from rossmann.models.report_pictures import pictures
 
@@ -55,6 +55,7 @@ def render(report: Mapping[str, Any]) -> str:
             drawn["chain"],
         ),
         _intervals(report, drawn),
+        _totals(report, drawn),
         *(
             _section(title, note, drawn[name], _slice_table(report["slices"][name]))
             for name, (title, note) in _SLICES.items()
@@ -117,6 +118,21 @@ def _intervals(report: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
         " uses the misses of all windows."
     )
     return _section(title, note, drawn["coverage"], _table(head, rows))
+
+
+def _totals(report: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
+    title = "How honest the bands of totals are"
+    if not report.get("totals"):
+        return _section(title, "A band is judged on a window that did not make it.")
+    head, *rows = totals_rows(report["totals"])
+    note = (
+        f"Totals in {report['totals']['windows']} windows, each by tables made of the others."
+        " Misses of different stores and days go together: bounds added up are far too wide, and"
+        " taking the rows as independent gives bands far too narrow. Widths are shares of the"
+        " forecast, for the lower of the two levels. Totals of one window are few: take their"
+        " coverage as a hint."
+    )
+    return _section(title, note, drawn["totals"], _table(head, rows))
 
 
 def _slice_table(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from rossmann.models.coverage import TOTALS
 from rossmann.models.report import NAMES, draw_windows
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
         drawn[name] = _groups(groups)
     if report["coverage"]:
         drawn["coverage"] = _coverage(report["coverage"]["levels"])
+    if report.get("totals"):
+        drawn["totals"] = _totals(report["totals"]["kinds"])
     return drawn
 
 
@@ -129,4 +132,37 @@ def _coverage(levels: Mapping[str, Mapping[str, Any]]) -> str:
     axes.set_ylabel("days whose sales lay in it, %")
     axes.legend(fontsize=8)
     _plain(axes)
+    return _svg(figure)
+
+
+def _totals(kinds: Mapping[str, Mapping[str, Any]]) -> str:
+    """What bands of each kind of total held, and their width beside what not to do."""
+    figure = _figure(9, 3.4)
+    left, right = figure.subplots(1, 2, sharey=True)
+    place = np.arange(len(kinds))
+    levels = list(next(iter(kinds.values()))["levels"])
+    for level, marker in zip(levels, ("o", "s"), strict=True):
+        asked = 100 * float(level)
+        left.axvline(asked, color="#bbbbbb", lw=1)
+        found = [100 * one["levels"][level]["coverage"] for one in kinds.values()]
+        left.plot(
+            found, place, marker, color=COLOURS["ensemble"], ms=5, label=f"{asked:.0f} % band",
+            mfc="none" if marker == "s" else None,
+        )  # fmt: skip
+    styles = (
+        ("added", "bounds added up", COLOURS["kalman"], "|"),
+        ("width", "as given", COLOURS["ensemble"], "o"),
+        ("independent", "rows as independent", COLOURS["seasonal_naive"], "|"),
+    )
+    for name, label, colour, marker in styles:
+        widths = [100 * one["levels"][levels[0]][name] for one in kinds.values()]
+        right.plot(widths, place, marker, color=colour, ms=6, mew=2, label=label)
+    left.set_yticks(place, [TOTALS[name] for name in kinds], fontsize=8)
+    left.invert_yaxis()
+    left.set_xlabel("totals that lay in their band, %")
+    right.set_xlabel(f"width of the {100 * float(levels[0]):.0f} % band, % of the forecast")
+    right.set_xlim(left=0)
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+        _plain(axes)
     return _svg(figure)

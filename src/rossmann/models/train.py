@@ -15,6 +15,7 @@ from rossmann.models.backtest import (
     Outcome,
     WindowScore,
     forecast_window,
+    later_windows,
     open_windows,
     score,
 )
@@ -27,6 +28,7 @@ from rossmann.models.lineage import described
 from rossmann.models.members import MEMBERS, Member, seeds
 from rossmann.models.metrics import rmspe
 from rossmann.models.report import write_report
+from rossmann.models.totals_past import calibrate_totals
 from rossmann.models.trained_folders import new_folder, trained_dir, write_windows
 from rossmann.schema import FEATURES, MAX_HORIZON, feature_fingerprint
 from rossmann.settings import Profile, Settings
@@ -69,11 +71,13 @@ def backtest(
     report: Report,
     ends: Sequence[int] = (),
     days: int = 0,
+    later: int = 0,
 ) -> list[Outcome]:
     """Fit as of each window's origin and forecast it, oldest first.
 
     ``ends``: the origins as days before the last day of history, ``days``: the windows' length;
-    empty and 0 take the settings'.
+    empty and 0 take the settings'. ``later``: windows that each fit forecasts after its own, as
+    far as no newer fit saw them.
     """
     outcomes = []
     examples.prepare(profile.rows)
@@ -87,7 +91,17 @@ def backtest(
         )
         ensemble = Ensemble(members, {"weights": profile.weights})
         found = forecast_window(panel, window, ensemble, settings.thread_count)
-        outcomes.append(Outcome(window, found))
+        after = later_windows(panel, windows, window, later, settings.history_days)
+        outcomes.append(
+            Outcome(
+                window,
+                found,
+                tuple(
+                    Outcome(w, {"ensemble": ensemble.predict(w.matrix, settings.thread_count)})
+                    for w in after
+                ),
+            )
+        )
         report(f"  RMSPE {rmspe(window.sold, found['ensemble']):.4f}")
     return outcomes
 
@@ -104,12 +118,13 @@ def train(settings: Settings, profile: str = "full", report: Report = lambda lin
     panel = open_panel(info)
     report(f"features: 46 for every open day of {info.stores:,} stores")
     examples = draw_examples(panel, settings.history_days, settings.seed)
-    outcomes = backtest(settings, panel, examples, chosen, report)
+    outcomes = backtest(settings, panel, examples, chosen, report, later=settings.later_windows)
     scores = [score(outcome) for outcome in outcomes]
     table = calibrate_windows(outcomes)
     report("final fit on all of history")
     members = fit_members(examples, chosen, settings.seed, settings.thread_count, report)
     card = make_card(settings, profile, panel, len(examples.sold), outcomes, table)
+    card["totals"] = calibrate_totals(panel, outcomes, table)
     ensemble = Ensemble(members, card)
     with new_folder(trained_dir(settings)) as place:
         ensemble.save(place.draft)
