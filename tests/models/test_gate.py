@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from rossmann.data.panel import Panel
-from rossmann.errors import DamagedModel, GateFailed, UnknownVersion
+from rossmann.errors import DamagedModel, DataError, GateFailed, ServiceError, UnknownVersion
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.evidence import EVIDENCE_FILE, Evidence, WindowRows, read_evidence
-from rossmann.models.gate import evidence_of, measured, validate
+from rossmann.models.gate import _beside, _Desk, _score, evidence_of, measured, validate
 from rossmann.models.gate_compare import against_naive, against_serving
 from rossmann.models.gate_table import Line, Verdict, at_least, at_most
 from rossmann.models.packaging import register
 from rossmann.models.probes import probe
-from rossmann.models.registry import Registry
+from rossmann.models.registry import ModelVersion, Registry
 from rossmann.models.train import Trained
-from rossmann.schema import FloatArray, Matrix
+from rossmann.schema import Dataset, FloatArray, Matrix, Rows
 from rossmann.serving.gate_probe import answer
 from rossmann.settings import Settings, load_settings
 
@@ -221,6 +221,89 @@ def test_the_same_version_again_is_refused(
     assert verdict.against == 1
     assert failed(verdict) == ["all windows: better than version 1"]
     assert registry.find(again).tags["gate.passed"] == "false"
+
+
+def changed_tags(registry: Registry, version: int, **tags: object) -> ModelVersion:
+    found = registry.find(version)
+    return replace(
+        found, tags={**found.tags, **{k.replace("_", "."): str(v) for k, v in tags.items()}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "demo", "passed"),
+    [
+        (Dataset.REAL.value, "demo", False, True),  # the real chain follows the demo
+        ("demo", Dataset.REAL.value, True, True),  # asked for
+        ("demo", Dataset.REAL.value, False, False),  # the real tables are gone for a night
+    ],
+)
+def test_a_version_of_the_demo_chain_replaces_the_real_one_only_if_asked(
+    registry: Registry, gate_settings: Settings, mine: str, other: str, demo: bool, passed: bool
+) -> None:
+    settings = gate_settings.model_copy(update={"demo": demo})
+    desk = _Desk(registry, settings, lambda chain: pytest.fail("nothing to open"), answer)
+    candidate = changed_tags(registry, 1, data_dataset=mine)
+    serving = replace(changed_tags(registry, 1, data_dataset=other), version=7)
+    (line,) = _beside(desk, candidate, evidence(), serving)
+    assert line.check == "against version 7"
+    assert line.passed is passed
+    assert ("ROSSMANN_DEMO" in line.note) is not passed
+
+
+def test_tables_that_do_not_reach_the_windows_are_told(
+    registry: Registry, gate_settings: Settings, panel: Panel
+) -> None:
+    """The serving version must forecast newer days than the tables at hand hold."""
+    desk = _Desk(registry, gate_settings, lambda chain: panel, answer)
+    later = replace(window(0.1, stores=3), origin="2031-01-01")
+    later.store[:] = panel.store_numbers[0]
+    with pytest.raises(DataError, match="do not reach"):
+        _score(desk, registry.find(1), "demo", later)
+
+
+def test_without_the_way_that_serves_nothing_passes(
+    registry: Registry, gate_settings: Settings
+) -> None:
+    verdict = validate(registry, 1, gate_settings)
+    assert failed(verdict) == ["a closed day is zero"]
+    assert registry.find(1).tags["gate.passed"] == "false"
+
+
+def test_a_service_that_sells_on_closed_days_is_found(trained: Trained, panel: Panel) -> None:
+    sound = Ensemble.load(trained.folder)
+
+    def open_always(panel: Panel, ensemble: Ensemble, rows: Rows) -> FloatArray:
+        return ensemble.predict(panel.matrix(rows, panel.last_day))
+
+    def another(panel: Panel, ensemble: Ensemble, rows: Rows) -> FloatArray:
+        return answer(panel, ensemble, rows) * 1.001
+
+    def one_short(panel: Panel, ensemble: Ensemble, rows: Rows) -> FloatArray:
+        return answer(panel, ensemble, rows)[1:]
+
+    found = {way: probe(panel, sound, trained.folder, 1, way).served
+             for way in (answer, open_always, another, one_short)}  # fmt: skip
+    assert found[answer].closed == 0
+    assert found[answer].apart < 1e-9
+    assert found[open_always].closed > 100
+    assert found[another].closed == 0
+    assert found[another].apart == pytest.approx(0.001, rel=1e-3)
+    assert math.isnan(found[one_short].closed)
+
+
+def test_a_judgement_that_is_cut_short_leaves_no_old_verdict(
+    registry: Registry, gate_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.set_tags(1, {"gate.passed": "true"})
+
+    def away(*arguments: object) -> None:
+        raise ServiceError("gone")
+
+    monkeypatch.setattr("rossmann.models.gate.evidence_of", away)
+    with pytest.raises(ServiceError):
+        validate(registry, 1, gate_settings, answer)
+    assert registry.find(1).tags["gate.passed"] == "unfinished"
 
 
 def test_the_data_must_be_at_hand(

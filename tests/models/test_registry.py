@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rossmann.errors import DamagedModel, ModelError, ServiceError, UnknownVersion
+from rossmann.errors import DamagedModel, LostRace, ModelError, ServiceError, UnknownVersion
 from rossmann.models.mlflow_rest import MlflowRest
 from rossmann.models.model_cache import local_copy
 from rossmann.models.promotions import Promotion
@@ -166,6 +166,31 @@ def test_promoting_what_is_not_there(shop: Shop, registry: Registry) -> None:
     shop.add()
     with pytest.raises(UnknownVersion):
         registry.promote(7, "typo", "me")
+    assert shop.alias("production") is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "works"), [(1, True), (2, False), (None, False), ("any", True)]
+)
+def test_a_verdict_on_another_version_than_the_one_that_serves_promotes_nothing(
+    shop: Shop, registry: Registry, expected: int | None, works: bool
+) -> None:
+    for _ in range(3):
+        shop.add()
+    registry.promote(1, "first", "me", expected=None)
+    if works:
+        assert registry.promote(3, "why", "me", expected).version == 3
+        return
+    with pytest.raises(LostRace, match=r"version 1 serves.*rossmann validate 3"):
+        registry.promote(3, "why", "me", expected)
+    assert stages(registry) == {3: "None", 2: "None", 1: "Production"}
+    assert len(registry.history()) == 1
+
+
+def test_a_verdict_on_one_that_serves_no_more(shop: Shop, registry: Registry) -> None:
+    shop.add()
+    with pytest.raises(LostRace, match="now none serves"):
+        registry.promote(1, "why", "me", expected=7)
     assert shop.alias("production") is None
 
 

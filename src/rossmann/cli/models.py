@@ -26,35 +26,54 @@ def add_verbs(above: typer.Typer) -> None:
 
 
 @app.command("list")
-def list_versions() -> None:
-    """List every version, newest first.
+def list_versions(
+    data: Annotated[
+        str, typer.Option(help="made from this data version, or one that begins so")
+    ] = "",
+    code: Annotated[str, typer.Option(help="made by this release, commit or source digest")] = "",
+    file: Annotated[
+        str, typer.Option(help="made from a raw table with this SHA-256, or one that begins so")
+    ] = "",
+) -> None:
+    """List every version, newest first, or those that come from some data, code or table.
 
-    Example: rossmann models list
+    Example: rossmann models list --file 3f2a91
     """
+    from rossmann.models.lineage import made_from
+
     with _registry() as registry:
         versions = registry.versions()
     if not versions:
         say("no version is registered yet; make one with: rossmann train")
         return
-    header = ("version", "stage", "made", "profile", "data", "data version")
-    show_table(header, [_line(version) for version in versions])
+    found = made_from(versions, data, code, file)
+    if not found:
+        say(f"none of the {len(versions)} versions was made from that")
+        return
+    header = ("version", "stage", "made", "profile", "data", "data version", "code")
+    show_table(header, [_line(version) for version in found])
 
 
 @app.command("show")
 def show(version: VersionArgument = "Production") -> None:
-    """Show one version: what it was made from, its windows, its verdict and its promotions.
+    """Show one version: what it was made from, its verdict line by line, and its promotions.
 
     Example: rossmann models show 3
     """
+    from rossmann.models.gate_table import table_of
+    from rossmann.models.lineage import flat_tags
+
     with _registry() as registry:
         found = registry.find(version)
         steps = [s for s in registry.history() if found.version in {s.version, s.left}]
     say(f"version {found.version}, {found.stage}, made {found.created:%F %T} UTC")
     say(f"run {found.run_id}")
-    shown = {k: v for k, v in found.tags.items() if k not in {"gate.table", "promotion"}}
+    shown = flat_tags(found.tags)
     width = max((len(name) for name in shown), default=0)
-    for name, value in sorted(shown.items()):
-        say(f"  {name:<{width}}  {value if len(value) <= 200 else value[:197] + '...'}")
+    for name, value in shown.items():
+        say(f"  {name:<{width}}  {value}")
+    for line in table_of(found.tags.get("gate.table", "")):
+        say(f"  {line}")
     say("promotions, the latest first:" if steps else "never promoted")
     for step in steps:
         left = "" if step.left is None else f" in place of {step.left}"
@@ -166,4 +185,5 @@ def _line(version: "ModelVersion") -> list[str]:
         tags.get("profile", "?"),
         tags.get("data.dataset", "?"),
         tags.get("data.version", "?"),
+        tags.get("code.commit", tags.get("code.digest", "?"))[:12],
     ]

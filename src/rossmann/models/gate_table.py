@@ -1,5 +1,6 @@
 """What a gate says: a line for each check, and the verdict of them all."""
 
+import json
 import math
 from dataclasses import dataclass
 
@@ -51,17 +52,29 @@ class Verdict:
 
     def table(self) -> str:
         """The lines as text in columns, with the verdict of each."""
-        head = ("check", "value", "limit", "verdict")
-        rows = [head, *(_cells(line) for line in self.lines)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return "\n".join(_columns(self.lines))
 
     def require(self) -> None:
         """Raise ``GateFailed``, with the table, unless the version passed."""
         if not self.passed:
             raise GateFailed(f"version {self.version} did not pass the gate:\n{self.table()}")
+
+
+def table_of(tag: str) -> list[str]:
+    """The table of a stored verdict, line by line; empty where there is none to read."""
+    try:
+        return _columns([Line(**fields) for fields in json.loads(tag)])
+    except (ValueError, TypeError):
+        return []
+
+
+def _columns(lines: list[Line]) -> list[str]:
+    head = ("check", "value", "limit", "verdict")
+    rows = [head, *(_cells(line) for line in lines)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _cells(line: Line) -> tuple[str, str, str, str]:

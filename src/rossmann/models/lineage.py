@@ -25,6 +25,7 @@ _ELSEWHERE: Final = (
     *("workers", "threads", "reload_seconds", "max_rows", "max_body_mb", "profiles"),
 )
 RECIPE_TAG: Final = "recipe"
+_FOR_PROGRAMS: Final = ("gate.table", "promotion", "windows")
 _CODE_TAGS: Final = ("code.release", "code.commit", "code.digest")
 
 
@@ -158,6 +159,25 @@ def made_from(
         and (not code or any(version.tags.get(t, "").startswith(code) for t in _CODE_TAGS))
         and (not file or any(d.startswith(file.lower()) for d in raw_files(version).values()))
     ]
+
+
+def flat_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags for people, by name: those that hold JSON opened, so that nothing is cut off."""
+    flat: dict[str, str] = {}
+    for key, text in tags.items():
+        if key not in _FOR_PROGRAMS:
+            flat.update(_opened(key, text))
+    return dict(sorted(flat.items()))
+
+
+def _opened(key: str, text: str) -> dict[str, str]:
+    try:
+        value = json.loads(text) if text.startswith("{") else None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        return {key: text}
+    return {f"{key}.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
 
 
 def raw_files(version: ModelVersion) -> dict[str, str]:

@@ -7,6 +7,8 @@ from rossmann.models.backtest import WindowScore
 from rossmann.models.report import NAMES, markdown, table_rows
 from rossmann.schema import Dataset
 
+_FILES = 6
+"""Tables that are named one by one."""
 _CHAINS = {
     Dataset.REAL.value: "the Rossmann chain (real tables)",
     Dataset.DEMO.value: "the demo chain (synthetic tables)",
@@ -24,6 +26,7 @@ def render(card: Mapping[str, Any], scores: list[WindowScore], name: str) -> str
         " models that saw nothing after it. Lower is better.\n\n"
         + (markdown(table_rows(scores)) if scores else "No window was evaluated."),
         _members(card),
+        _origin(card),
         _limits(card),
         _loading(name),
     ]
@@ -56,6 +59,27 @@ def _members(card: Mapping[str, Any]) -> str:
         f"- {len(card.get('features', []))} features, fingerprint `{card.get('fingerprint')}`.\n"
         f"- Libraries: {versions}."
     )
+
+
+def _origin(card: Mapping[str, Any]) -> str:
+    code, environment = card.get("code", {}), card.get("environment", {})
+    files = card.get("data", {}).get("files", {})
+    parameters = {k: v for k, v in card.get("params", {}).items() if k != "members"}
+    lines = [
+        f"- Table `{name}`: SHA-256 `{digest}`" for name, digest in list(files.items())[:_FILES]
+    ]
+    if len(files) > _FILES:
+        lines.append(f"- and {len(files) - _FILES} more, in the tag `data.raw`")
+    lines += [f"- Code {name}: `{value}`" for name, value in code.items()]
+    lines.append("- Parameters: " + ", ".join(f"{k} {_short(v)}" for k, v in parameters.items()))
+    lines.append("- Environment: " + ", ".join(f"{k} {v}" for k, v in environment.items()))
+    return "## Comes from\n" + "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{k} {v}" for k, v in value.items()) + ")"
+    return str(value)
 
 
 def _limits(card: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from rossmann.models.evidence import EVIDENCE_FILE
 from rossmann.models.gate import EVIDENCE_TAG, WINDOWS_TAG
 from rossmann.models.lineage import lineage_tags
 from rossmann.models.mlflow_client import EXPERIMENT, card_digest, link, quiet_mlflow, refusal
+from rossmann.models.model_page import PAGE_FILE, render_page
 from rossmann.models.model_signature import example, requirements, signature
 from rossmann.models.model_versions import CARD_DIGEST_TAG, STAGE_TAG, ModelVersion
 from rossmann.models.registry import Registry
@@ -41,6 +42,7 @@ class _Parts:
     ensemble: Path
     code: Path
     card_text: Path
+    card_page: Path
 
 
 def register(
@@ -66,15 +68,20 @@ def register(
 
 
 def _lay_out(trained: "Trained", folder: Path, name: str) -> _Parts:
-    parts = _Parts(folder / Path(ARTIFACT_FOLDER).name, folder / "rossmann", folder / "card.md")
+    parts = _Parts(
+        folder / Path(ARTIFACT_FOLDER).name,
+        folder / "rossmann",
+        folder / "card.md",
+        folder / PAGE_FILE,
+    )
     parts.ensemble.mkdir()
     for file in (model_files.CARD_FILE, *model_files.member_files(trained.folder)):
         shutil.copy2(trained.folder / file, parts.ensemble / file)
     package = Path(rossmann.__file__).parent
     shutil.copytree(package, parts.code, ignore=_without_layers_above(package))
-    parts.card_text.write_text(
-        model_card.render(trained.card, trained.windows, name), encoding="utf-8"
-    )
+    card = model_card.render(trained.card, trained.windows, name)
+    parts.card_text.write_text(card, encoding="utf-8")
+    parts.card_page.write_text(render_page(card, name, trained.folder), encoding="utf-8")
     return parts
 
 
@@ -113,6 +120,7 @@ def _log_run(trained: "Trained", parts: _Parts) -> None:
     mlflow.log_metrics(_metrics(_windows(trained)))
     mlflow.set_tags(lineage_tags(trained.card))
     mlflow.log_artifact(str(parts.card_text))
+    mlflow.log_artifact(str(parts.card_page))
     for file in sorted(trained.folder.iterdir()):
         if file.is_dir():
             mlflow.log_artifacts(str(file), file.name)
