@@ -60,7 +60,7 @@ def check_writable(path: Path, environment: Mapping[str, str]) -> None:
 
 def numbers_at(text: str, places: Mapping[Place, Number]) -> dict[Place, Any]:
     """What the text holds at each place, ``None`` where nothing is."""
-    document = yaml.safe_load(text)
+    document = _parsed(text)
     return {place: _at(document, place) for place in places}
 
 

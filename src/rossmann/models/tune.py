@@ -193,8 +193,19 @@ def _run_trials(
         trial = next_trial(study, space, present, seed)
         first = trial.user_attrs.get(PRESENT, False)
         params = present if first else {**present, **rounded(trial.params)}
-        report(f"{search.member}: trial {place + 1} of {search.trials}: {told(params, present)}")
+        left = _left(study, search.trials - place)
+        report(f"{search.member}: trial {place + 1} of {search.trials}{left}")
+        report(f"  {told(params, present)}")
         _run(study, trial, yard, params, seed, report)
+
+
+def _left(study: optuna.Study, trials: int) -> str:
+    """How long the trials to come may take, by the mean of those that have finished."""
+    seconds = [trial.user_attrs[SECONDS] for trial in finished(study)]
+    if not seconds:
+        return ""
+    minutes = trials * sum(seconds) / len(seconds) / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
 
 
 def _run(
