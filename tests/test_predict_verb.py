@@ -93,3 +93,20 @@ def test_drivers_are_columns_that_multiply_to_the_forecast(
 def test_an_unknown_objective(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(table), "-o", "out.csv", "--objective", "best"]) == 2
     assert "accuracy, unbiased" in capsys.readouterr().err
+
+
+def test_either_objective(table: Path, ensemble: Ensemble) -> None:
+    plain, raised = run(table), run(table, "--objective", "unbiased", "--explain")
+    without, with_promo = ensemble.card["unbiased"]["factors"]
+    factor = np.where(plain["Promo"] > 0, with_promo, without)
+    assert raised["Forecast"].to_numpy() == pytest.approx(plain["Forecast"] * factor, rel=1e-9)
+    opened = raised.filter(pl.col("Open") == 1)
+    assert (1 + opened["Driver_totals"] / 100).to_numpy() == pytest.approx(
+        factor[plain["Open"] == 1], rel=1e-9
+    )
+
+
+def test_the_setting_names_the_objective(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = run(table, "--objective", "unbiased")
+    monkeypatch.setenv("ROSSMANN_OBJECTIVE", "unbiased")
+    assert run(table)["Forecast"].equals(raised["Forecast"])

@@ -1,5 +1,7 @@
 """``POST /explain``: what ``/predict`` says, and what drove it."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -192,3 +194,11 @@ def test_the_example_of_the_openapi_text_works(api: TestClient) -> None:
     explained(api, body["example"])
     shape = call["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
     assert shape.rsplit("/", 1)[1] in text["components"]["schemas"]
+
+
+def test_a_service_that_may_not_start_imports_nothing_slow() -> None:
+    code = "import sys, rossmann.serving.runtime; print('numba' in sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert told.stdout.strip() == "False"

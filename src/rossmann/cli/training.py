@@ -102,6 +102,7 @@ def backtest(
     folder = output or settings.data_dir / "backtests" / time.strftime("%Y%m%dT%H%M%S")
     report_html.write(folder, report)
     _show_windows([score(outcome) for outcome in outcomes])
+    _show_bias(report["totals_bias"])
     _show_coverage(report["coverage"])
     if report["totals"]:
         _show_totals(report["totals"])
@@ -131,6 +132,13 @@ def _show_windows(scores: "list[WindowScore]") -> None:
 
     header, *rows = table_rows(scores)
     show_table(header, rows)
+
+
+def _show_bias(found: dict[str, Any]) -> None:
+    from rossmann.models.objective import bias_rows
+
+    header, *rows = bias_rows(found)
+    show_table([f"bias of totals: {header[0]}", *header[1:]], rows)
 
 
 def _show_coverage(coverage: dict[str, Any] | None) -> None:

@@ -25,6 +25,7 @@ from rossmann.models.coverage import (
 )
 from rossmann.models.intervals import terciles, volatility_cuts
 from rossmann.models.metrics import bias, mae, mape, rmspe
+from rossmann.models.objective import measure_bias
 from rossmann.models.totals_past import cross_totals, store_types
 from rossmann.schema import STORE_TYPES, DayArray, FloatArray
 
@@ -71,6 +72,7 @@ def summarize(
         },
         "coverage": measure_coverage(outcomes),
         "totals": cross_totals(panel, outcomes),
+        "totals_bias": measure_bias(outcomes),
         "slices": slices,
         "days": _days(pool),
         "worst_days": _worst_days(pool),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rossmann.models.coverage import coverage_rows, totals_rows
+from rossmann.models.objective import bias_rows
 from rossmann.models.report import NAMES
 from rossmann.models.report_pictures import pictures
 
@@ -54,6 +55,7 @@ def render(report: Mapping[str, Any]) -> str:
             "All stores together: what was sold and what had been forecast on the origin.",
             drawn["chain"],
         ),
+        _bias(report),
         _intervals(report, drawn),
         _totals(report, drawn),
         *(
@@ -104,6 +106,17 @@ def _overview(report: Mapping[str, Any], picture: str) -> str:
         " school holidays around each day were taken as not known."
     )
     return _section("All forecasters", note, picture, table)
+
+
+def _bias(report: Mapping[str, Any]) -> str:
+    head, *rows = bias_rows(report["totals_bias"])
+    note = (
+        "Total forecast over total sold, less 1, for either objective. A small error of each day"
+        " (accuracy) takes forecasts below the mean; unbiased totals are corrected for that, each"
+        " window by what the others showed. A single window still misses by what nobody could"
+        " know: the chain as a whole does better or worse than usual."
+    )
+    return _section("Bias of totals", note, _table(head, rows))
 
 
 def _intervals(report: Mapping[str, Any], drawn: Mapping[str, str]) -> str:

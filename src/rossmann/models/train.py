@@ -27,6 +27,7 @@ from rossmann.models.examples import Examples, draw_examples
 from rossmann.models.lineage import described
 from rossmann.models.members import MEMBERS, Member, seeds
 from rossmann.models.metrics import rmspe
+from rossmann.models.objective import CORRECTION, calibrate_bias, measure_bias
 from rossmann.models.report import write_report
 from rossmann.models.totals_past import calibrate_totals
 from rossmann.models.trained_folders import new_folder, trained_dir, write_windows
@@ -173,9 +174,11 @@ def make_card(
         "fingerprint": feature_fingerprint(),
         **about(profile, panel),
         "intervals": intervals,
+        CORRECTION: calibrate_bias(outcomes),
         "metrics": {
             "windows": [score(outcome).as_dict() for outcome in outcomes],
             "coverage": measure_coverage(outcomes),
+            "totals_bias": measure_bias(outcomes),
         },
         "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import DamagedModel, Fault, RequestError
-from rossmann.models import drivers
 from rossmann.models.objective import CORRECTION, correction
 from rossmann.schema import MAX_HORIZON, FloatArray, Matrix, Objective, Rows
 from rossmann.serving.columns import furthest, iso
@@ -116,14 +115,17 @@ class Forecaster:
 
         Takes what ``forecast`` takes, and raises what it raises.
         """
+        # Not above: it takes seconds to import, and a service that may not start says so at once.
+        from rossmann.models.drivers import TOTALS, split
+
         told = self.forecast(rows, as_of, levels, objective)
         matrix = self.panel.matrix(rows, told.as_of)
         parts = self.panel.offset_parts(rows, told.as_of)
         threads = self._threads if len(rows) >= MANY_TO_EXPLAIN else 1
         sales = self.ensemble.predict(matrix, threads=threads)
-        found = drivers.split(self.ensemble, matrix, parts, sales, threads)
+        found = split(self.ensemble, matrix, parts, sales, threads)
         if objective == "unbiased":
-            found = found.times(drivers.TOTALS, self._correction(matrix))
+            found = found.times(TOTALS, self._correction(matrix))
         found = found.closing(rows.open == 0)
         return Explained(told, found.baseline, found.factors, found.amounts())
 
