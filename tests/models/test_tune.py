@@ -21,7 +21,7 @@ from rossmann.models.params_file import with_numbers
 from rossmann.models.train import backtest
 from rossmann.models.tune import LEAST_GAIN, Search, TrialLine, Tuned, tune
 from rossmann.models.tune_space import SPACE, Range, distributions, rounded
-from rossmann.models.tune_study import BEHIND, finished, next_trial, open_study
+from rossmann.models.tune_study import BEHIND, STARTUP, finished, next_trial, open_study
 from rossmann.settings import Profile, Settings, load_settings, project_root
 
 TRIALS = 6
@@ -167,6 +167,30 @@ def test_a_trial_that_was_left_running_is_proposed_again(tmp_path: Path) -> None
     with open_study(tmp_path, "one", fresh=False) as study:
         states = [trial.state for trial in study.trials]
         assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+
+
+def proposals_of(folder: Path, trials: int, kills: int, seed: int = 7) -> list[dict[str, float]]:
+    """What a search proposes that is left and taken up again ``kills`` times in each trial."""
+    present = {"learning_rate": 0.1, "num_leaves": 31, "lambda_l2": 5}
+    space = distributions("lightgbm", present)
+    found: list[dict[str, float]] = []
+    while len(found) < trials:
+        for _ in range(kills):
+            with open_study(folder, "one", fresh=False) as study:
+                next_trial(study, space, present, seed).report(0.2, 0)
+        with open_study(folder, "one", fresh=False) as study:
+            trial = next_trial(study, space, present, seed)
+            found.append(trial.params)
+            study.tell(trial, abs(trial.params["learning_rate"] - 0.06))
+    return found
+
+
+def test_no_interruption_changes_what_the_sampler_proposes(tmp_path: Path) -> None:
+    trials = STARTUP + 5  # the sampler is led by earlier trials only after the first few
+    whole = proposals_of(tmp_path / "whole", trials, kills=0)
+    assert len({str(params) for params in whole}) == trials
+    assert proposals_of(tmp_path / "killed", trials, kills=2) == whole
+    assert proposals_of(tmp_path / "other", 3, kills=0, seed=8)[1:] != whole[1:3]
 
 
 def test_a_first_trial_that_was_left_running_has_the_present_parameters_again(
