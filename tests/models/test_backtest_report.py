@@ -92,8 +92,9 @@ def test_the_page_stands_alone(report: Report, tmp_path: Path) -> None:
     report_html.write(tmp_path / "new", report)
     page = (tmp_path / "new" / "report.html").read_text()
     assert not re.search(r"<script|<link|<img|src=|@import|href=\"http", page)
-    assert page.count("<svg") == len(pictures(report)) == 8
+    assert page.count("<svg") == len(pictures(report)) == 9
     assert "Seasonal naive" in page
+    assert "a store&#x27;s week" in page
     assert "Ensemble, without a schedule" in page
     whole = report["forecasters"]["ensemble"]
     assert f"{whole['rmspe']:.4f}" in page
@@ -111,6 +112,7 @@ def test_pictures_are_well_formed_and_repeatable(report: Report) -> None:
 def test_one_window_is_reported_without_coverage(panel: Panel, outcomes: list[Outcome]) -> None:
     report = summarize(panel, outcomes[:1], about("quick", panel))
     assert report["coverage"] is None
+    assert report["totals"] is None
     page = report_html.render(report)
     assert "that takes two windows or more" in page
     assert "In 80 % band" not in page

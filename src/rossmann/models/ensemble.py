@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from rossmann.errors import DamagedModel
-from rossmann.models.intervals import bounds
+from rossmann.models.intervals import bounds, check
 from rossmann.models.members import MEMBERS, Member
 from rossmann.models.model_files import read_card, verify, write_card
 from rossmann.models.releases import check_releases, load_errors, releases_of
@@ -95,6 +95,8 @@ class Ensemble:
                 "`rossmann train`, or run the release that made it"
             )
         check_releases(card, folder)
+        if "intervals" in card:
+            check(card["intervals"])
         try:
             members: dict[str, Member] = {
                 name: MEMBERS[name].load(folder / MEMBERS[name].file) for name in card["weights"]
