@@ -12,6 +12,7 @@ from rossmann.cli import main, predict
 from rossmann.data.panel import Panel
 from rossmann.models.drivers import LABELS
 from rossmann.models.ensemble import Ensemble
+from rossmann.models.totals_forecast import BY
 from rossmann.models.train import Trained
 from rossmann.serving.forecaster import Forecaster
 
@@ -110,3 +111,22 @@ def test_the_setting_names_the_objective(table: Path, monkeypatch: pytest.Monkey
     raised = run(table, "--objective", "unbiased")
     monkeypatch.setenv("ROSSMANN_OBJECTIVE", "unbiased")
     assert run(table)["Forecast"].equals(raised["Forecast"])
+
+
+def test_totals_are_a_table_of_their_own(table: Path) -> None:
+    totals = table.with_name("totals.csv")
+    rows = run(table, "--totals", str(totals), "--interval", "0.9")
+    found = pl.read_csv(totals)
+    assert set(found["Total"]) == set(BY)
+    for by in ("store", "store_week", "store_type", "store_type_week", "chain", "chain_week"):
+        mine = found.filter(pl.col("Total") == by)
+        assert mine["Forecast"].sum() == pytest.approx(rows["Forecast"].sum())
+        assert mine["Rows"].sum() == len(rows)
+        assert (mine["Low90"] <= mine["Forecast"]).all()
+        assert (mine["Forecast"] <= mine["High90"]).all()
+    chain = found.filter(pl.col("Total") == "chain").row(0, named=True)
+    assert chain["Store"] is None
+    assert chain["First"] == rows["Date"].min()
+    added = (rows["High90"] - rows["Low90"]).to_numpy().sum()
+    assert chain["High90"] - chain["Low90"] < added
+    assert main(["predict", str(table), "-o", str(totals), "--totals", "totals.txt"]) != 0

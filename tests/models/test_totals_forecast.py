@@ -66,7 +66,7 @@ def test_a_larger_total_is_surer_than_its_parts(
 
 
 def test_unbiased_totals_lie_in_their_bands(panel: Panel, ensemble: Ensemble, rows: Rows) -> None:
-    card = {**ensemble.card, "unbiased": {"factor": 1.5}}
+    card = {**ensemble.card, "unbiased": {"factors": [1.5, 1.5]}}
     raised = Ensemble(ensemble.members, card)
     (plain,) = forecast_totals(panel, raised, rows, panel.last_day, ["chain"], [0.8])
     (asked,) = forecast_totals(panel, raised, rows, panel.last_day, ["chain"], [0.8], "unbiased")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rossmann.cli.predict_totals import totals_table
 from rossmann.cli.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="add what drove each forecast, in per cent of sales")
     ] = False,
+    totals: Annotated[
+        Path | None,
+        typer.Option(help="also write totals by store, store type and chain, with their bands"),
+    ] = None,
     skip_faulty: Annotated[
         bool, typer.Option("--skip-faulty", help="forecast the good rows of a file with faults")
     ] = False,
@@ -51,7 +56,7 @@ def predict(
     """Forecast every row of a file; the rows come back in their order with their forecast.
 
     With --explain, Baseline times every (1 + Driver_... / 100) is the forecast; it takes some
-    20 ms a row.
+    20 ms a row. Bands of totals are not sums of the rows' bands: misses go together, in part.
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """
@@ -59,8 +64,9 @@ def predict(
     from rossmann.errors import BrokenRule
     from rossmann.settings import load_settings
 
-    if output.suffix.lower() not in FORMATS:
-        raise typer.BadParameter(f"{output} must end in one of {', '.join(FORMATS)}")
+    for path in (output, totals):
+        if path is not None and path.suffix.lower() not in FORMATS:
+            raise typer.BadParameter(f"{path} must end in one of {', '.join(FORMATS)}")
     settings = load_settings()
     upload = read_upload(file.name, file.read_bytes(), date_format)
     for note in upload.notes:
@@ -76,6 +82,10 @@ def predict(
         progress(f"{warning.msg} ({warning.count} rows)")
     drivers = _drivers(forecaster, upload, forecast) if explain else {}
     _write(_table(upload, forecast, drivers), output)
+    if totals is not None:
+        found = totals_table(forecaster, upload.rows, forecast, interval or [])
+        _write(found, totals)
+        say(f"{len(found):,} totals written to {totals}")
     kind = "unbiased totals" if forecast.objective == "unbiased" else "accuracy of each day"
     say(f"{len(forecast.sales):,} forecasts ({kind}) written to {output}")
 

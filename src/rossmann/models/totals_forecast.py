@@ -2,25 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel
-from rossmann.models.ensemble import Ensemble
 from rossmann.models.intervals import row_scale
 from rossmann.models.objective import CORRECTION, correction
 from rossmann.models.totals import Group, Lines, bands, group_by, sum_by
-from rossmann.models.totals_past import store_types
-from rossmann.schema import FloatArray, Objective, Rows
+from rossmann.models.totals_past import Shelf, store_types
+from rossmann.schema import FloatArray, Matrix, Objective, Rows
 
 TOTALS: Final = "totals"
 """Where a version's card holds the table."""
 BY: Final = ("store_week", "store", "store_type_week", "store_type", "chain_week", "chain")
 """Totals that can be asked for; a week is Monday to Sunday."""
 _ALL: Final = -1
+
+
+class Model(Protocol):
+    """What totals need of a version."""
+
+    @property
+    def card(self) -> dict[str, Any]: ...  # noqa: D102 -- documented where it is defined
+    def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class Totals:
 
 
 def forecast_totals(
-    panel: Panel,
-    ensemble: Ensemble,
+    panel: Shelf,
+    ensemble: Model,
     rows: Rows,
     origin: int,
     by: Sequence[str],
@@ -88,7 +94,7 @@ def forecast_totals(
 
 
 def _lines(
-    panel: Panel, ensemble: Ensemble, rows: Rows, origin: int, objective: Objective, threads: int
+    panel: Shelf, ensemble: Model, rows: Rows, origin: int, objective: Objective, threads: int
 ) -> tuple[Lines, FloatArray]:
     """The rows as totals see them, and the forecasts that are added up (n,)."""
     opened = np.nonzero(rows.open)[0]

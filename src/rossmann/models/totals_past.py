@@ -1,7 +1,8 @@
 """From backtest windows to what totals are learned from and judged on."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,26 @@ from rossmann.models.coverage import MAIN, calibrate_windows
 from rossmann.models.intervals import row_scale
 from rossmann.models.totals import Lines
 from rossmann.models.totals_learn import Past, learn_totals, measure_totals
-from rossmann.schema import FloatArray, Matrix, Rows
+from rossmann.schema import DayArray, FloatArray, Matrix, Rows
 
 
-def store_types(panel: Panel) -> npt.NDArray[np.int64]:
+class Files(Protocol):
+    """Where the clean tables lie."""
+
+    @property
+    def folder(self) -> Path: ...  # noqa: D102 -- documented where it is defined
+
+
+class Shelf(Protocol):
+    """What totals need of a panel."""
+
+    @property
+    def info(self) -> Files: ...  # noqa: D102 -- documented where it is defined
+    def locate(self, stores: DayArray) -> npt.NDArray[np.int64]: ...  # noqa: D102
+    def matrix(self, rows: Rows, origin: int) -> Matrix: ...  # noqa: D102
+
+
+def store_types(panel: Shelf) -> npt.NDArray[np.int64]:
     """Each store's type, (stores,): place in ``schema.STORE_TYPES``."""
     table = pl.read_parquet(panel.info.folder / "stores.parquet", columns=["StoreType"])
     return table["StoreType"].to_numpy().astype(np.int64)
