@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -58,7 +60,18 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     It is shared: a test that promotes takes a model name of its own.
     """
-    folder = tmp_path_factory.mktemp("mlflow")
+    with _running_mlflow(tmp_path_factory.mktemp("mlflow"), {}) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def running_mlflow() -> Callable[[Path, dict[str, str]], AbstractContextManager[str]]:
+    """Starts a server in a folder, with more in its environment; gives its tracking URI."""
+    return _running_mlflow
+
+
+@contextmanager
+def _running_mlflow(folder: Path, more: dict[str, str]) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,7 +80,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("wb") as output:
         server = subprocess.Popen(
             server_command(settings),
-            env={**os.environ, **server_environment(settings)},
+            env={**os.environ, **server_environment(settings), **more},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -181,10 +181,10 @@ def test_the_table_gives_each_line_its_numbers_and_verdict() -> None:
 
 @pytest.fixture(scope="module")
 def gate_settings(
-    chain_settings: Settings, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
+    chain_settings: Settings, each_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     # A demo chain of 40 stores and a few small trees: less is to be expected of the bands.
-    changed = {"mlflow_tracking_uri": mlflow_server, "gate_coverage": 0.2}
+    changed = {"mlflow_tracking_uri": each_server, "gate_coverage": 0.2}
     return chain_settings.model_copy(update=changed)
 
 

@@ -1,7 +1,10 @@
 """A registered version is whole: it loads and answers anywhere, and says where it comes from."""
 
+import base64
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +25,7 @@ from rossmann.models import lineage, model_card, packaging
 from rossmann.models.backtest import WindowScore
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.members import MEMBERS
+from rossmann.models.model_page import render_page
 from rossmann.models.model_signature import example, requirements
 from rossmann.models.registry import ModelVersion, Registry
 from rossmann.models.train import Trained
@@ -302,7 +306,7 @@ def test_the_run_holds_params_metrics_and_pictures(
     experiment = client.get_experiment(run.info.experiment_id)
     assert experiment.name == "rossmann"
     names = {f.path for f in client.list_artifacts(version.run_id)}
-    assert {"card.md", "report.md", "pictures"} <= names
+    assert {"card.md", "card.html", "report.md", "pictures"} <= names
     assert "lightgbm.txt" not in names
 
 
@@ -312,6 +316,51 @@ def test_the_card_reads_well_in_mlflow(version: ModelVersion, trained: Trained) 
     for words in ("demo chain", "abc123def456", "0.1050", "0.0940", "0.1730", "LightGBM 34 %",
                   f"models:/{NAME}@production", feature_fingerprint()):  # fmt: skip
         assert words in card
+
+
+def test_the_card_is_a_page_with_its_pictures(
+    version: ModelVersion, registry: Registry, trained: Trained, tmp_path: Path
+) -> None:
+    page = registry.run_file(version, "card.html", tmp_path).read_text()
+    for words in ("<h1>packaging-test</h1>", "<table>", "0.1050", "ab" * 32, "python 3."):
+        assert words in page
+    picture = base64.b64encode((trained.folder / "pictures" / "windows.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{picture}"' in page
+    assert not re.search(r"(src|href)=.(https?:|/)", page)  # one file: nothing is fetched
+
+
+def test_the_page_takes_the_pictures_of_the_report(tmp_path: Path) -> None:
+    parts = [f'<h2>Part {n}</h2><p>said</p><svg id="{n}"></svg><br>' for n in range(5)]
+    (tmp_path / "report.html").write_text("<h1>Backtest</h1><p>no picture</p>" + "".join(parts))
+    page = render_page("# Card", "name", tmp_path)
+    assert re.findall(r'<h2>(.*?)</h2><svg id="(\d)">', page) == [
+        ("Part 0", "0"), ("Part 1", "1"), ("Part 2", "2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.browser
+def test_mlflow_shows_the_page(
+    version: ModelVersion, packaging_settings: Settings, tmp_path: Path
+) -> None:
+    """In MLflow's own pages, the run's artifact is a page with its picture, not a text."""
+    from mlflow import MlflowClient
+
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    experiment = MlflowClient(packaging_settings.tracking_uri).get_run(version.run_id)
+    place = f"experiments/{experiment.info.experiment_id}/runs/{version.run_id}/artifacts/card.html"
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"{packaging_settings.tracking_uri}/#/{place}")
+        inside = page.frame_locator("iframe")
+        inside.get_by_role("heading", name=NAME).wait_for(timeout=120_000)
+        assert inside.locator("img").count() == 1
+        assert inside.get_by_role("heading", name="Comes from").is_visible()
+        browser.close()
 
 
 def test_a_card_without_anything_still_renders() -> None:

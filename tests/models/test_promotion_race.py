@@ -86,8 +86,8 @@ class Race:
 
 
 @pytest.fixture
-def race(mlflow_server: str, tmp_path: Path) -> Iterator[Race]:
-    race = Race(mlflow_server, tmp_path)
+def race(each_server: str, tmp_path: Path) -> Iterator[Race]:
+    race = Race(each_server, tmp_path)
     yield race
     for process in race.started:
         if process.poll() is None:

@@ -72,8 +72,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(mlflow_server: str, request: pytest.FixtureRequest) -> Shop:
-    return Shop(mlflow_server, f"{request.node.name}-{time.time_ns()}"[:200].replace("/", "_"))
+def shop(each_server: str, request: pytest.FixtureRequest) -> Shop:
+    return Shop(each_server, f"{request.node.name}-{time.time_ns()}"[:200].replace("/", "_"))
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def stages(registry: Registry) -> dict[int, str]:
     return {v.version: v.stage.value for v in registry.versions()}
 
 
-def test_no_versions_of_a_model_that_is_not_registered(mlflow_server: str) -> None:
-    with Registry(mlflow_server, "never registered") as registry:
+def test_no_versions_of_a_model_that_is_not_registered(each_server: str) -> None:
+    with Registry(each_server, "never registered") as registry:
         registry.ping()
         assert registry.versions() == []
         assert registry.history() == []
@@ -219,14 +219,14 @@ def test_rollback_without_a_past(shop: Shop, registry: Registry) -> None:
 
 
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(moves=st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=8))
 @example(moves=[1, 2, 1, 0, 0])
-def test_rollback_undoes_promotions_like_a_stack(mlflow_server: str, moves: list[int]) -> None:
-    shop = Shop(mlflow_server, f"stack-{time.time_ns()}")
+def test_rollback_undoes_promotions_like_a_stack(each_server: str, moves: list[int]) -> None:
+    shop = Shop(each_server, f"stack-{time.time_ns()}")
     for _ in range(3):
         shop.add()
     served: list[int] = []
@@ -341,12 +341,12 @@ def test_fetch_replaces_a_damaged_copy(shop: Shop, registry: Registry, tmp_path:
 
 
 def test_fetch_replaces_a_copy_of_another_registry(
-    mlflow_server: str, shop: Shop, registry: Registry, tmp_path: Path
+    each_server: str, shop: Shop, registry: Registry, tmp_path: Path
 ) -> None:
-    other = Shop(mlflow_server, f"{shop.name}-other")
+    other = Shop(each_server, f"{shop.name}-other")
     other.add(b"of the other")
     shop.add(b"of this")
-    with Registry(mlflow_server, other.name) as before:
+    with Registry(each_server, other.name) as before:
         before.fetch(1, tmp_path)
     assert (registry.fetch(1, tmp_path) / "member.txt").read_bytes() == b"of this"
 

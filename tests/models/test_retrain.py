@@ -16,6 +16,7 @@ import pytest
 from rossmann.cli import main
 from rossmann.data.demo import write_demo
 from rossmann.errors import AnotherRuns, BrokenRule, LostRace, ServiceError
+from rossmann.launcher.interrupts import Interrupted
 from rossmann.models import retrain as module
 from rossmann.models.gate_table import Line, Verdict
 from rossmann.models.registry import Registry
@@ -86,8 +87,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, tables: Path, mlflow_server: str) -> Iterator[Site]:
-    site = Site(tmp_path / "data", tables, mlflow_server)
+def site(tmp_path: Path, tables: Path, each_server: str) -> Iterator[Site]:
+    site = Site(tmp_path / "data", tables, each_server)
     yield site
     site.registry.close()
 
@@ -203,9 +204,9 @@ def test_two_at_once_one_is_told_who_runs(site: Site, zygote: Zygote, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def staged(tmp_path_factory: pytest.TempPathFactory, tables: Path, mlflow_server: str) -> Site:
+def staged(tmp_path_factory: pytest.TempPathFactory, tables: Path, each_server: str) -> Site:
     """A site whose first version is in Production and whose tables are known."""
-    site = Site(tmp_path_factory.mktemp("staged") / "data", tables, mlflow_server)
+    site = Site(tmp_path_factory.mktemp("staged") / "data", tables, each_server)
     assert site.run() is Outcome.STAGED
     assert site.stages() == {1: "Staging"}
     return site
@@ -294,6 +295,20 @@ def test_a_fault_of_the_program_is_kept_too(site: Site, monkeypatch: pytest.Monk
         site.run()
     told = site.reports()[-1]
     assert (told["exit_code"], told["outcome"], told["error"]) == (1, "broken", "KeyError: 'oven'")
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (Interrupted(15), 143)])
+def test_a_signal_is_kept_as_a_stop(
+    site: Site, stop: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(module, "make_dataset", stopped)
+    with pytest.raises(type(stop)):
+        site.run()
+    told = site.reports()[-1]
+    assert (told["exit_code"], told["outcome"], told["error"]) == (code, "stopped", None)
 
 
 @pytest.mark.parametrize(
