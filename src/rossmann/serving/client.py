@@ -106,7 +106,7 @@ class Client:
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
     ) -> ExplainAnswer:
-        """Forecast each of ``rows``, with what drove it; takes some 20 ms a row."""
+        """Forecast each of ``rows``, with what drove it; takes some 25 ms a row."""
         body = _body(rows, stage, as_of, intervals, objective)
         return _read(self._send("POST", "/explain", json=body), ExplainAnswer)
 

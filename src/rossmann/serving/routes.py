@@ -71,7 +71,7 @@ def add_routes(
         responses={200: {"model": ExplainAnswer}},
         summary="Forecast each row, with what drove it",
         description="Takes what /predict takes. A row's baseline times its drivers' factors is its"
-        " forecast. It takes some 20 ms a row, so a request may hold fewer rows.",
+        " forecast. It takes some 25 ms a row, so a request may hold fewer rows.",
         operation_id="explain",
         tags=["forecast"],
     )
