@@ -9,18 +9,19 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel import Panel
-from rossmann.errors import RequestError, TooLarge
+from rossmann.errors import RequestError, ServiceError, TooLarge
 from rossmann.models.drivers import LABELS
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.train import Trained
 from rossmann.serving.api import create_app
-from rossmann.serving.client import Client
+from rossmann.serving.client import PATIENCE, Client
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.messages import ErrorAnswer, ExplainAnswer, Explanation
 from rossmann.serving.runtime import Service
@@ -202,3 +203,18 @@ def test_a_service_that_may_not_start_imports_nothing_slow() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert told.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("told", "waits"), [(5.0, PATIENCE), (600.0, 600.0)])
+def test_the_client_waits_longer_for_drivers(row: MakeRow, told: float, waits: float) -> None:
+    seen: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.extensions["timeout"]["read"])
+        raise httpx.ReadTimeout("slow")
+
+    with Client("http://here", timeout=told, transport=httpx.MockTransport(answer)) as client:
+        for call in (client.explain, client.predict):
+            with pytest.raises(ServiceError, match="in time"):
+                call([row()])
+    assert seen == [waits, told]

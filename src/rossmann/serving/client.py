@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -37,6 +37,9 @@ Answer = TypeVar("Answer", bound=BaseModel)
 _STORES = TypeAdapter(list[StoreSummary])
 _VERSIONS = TypeAdapter(list[ModelVersionInfo])
 
+PATIENCE: Final = 120.0
+"""Seconds that an answer with drivers may take: a full request has some hundred rows."""
+
 
 class Client:
     """One service; safe to share between threads.
@@ -54,6 +57,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._patient = httpx.Timeout(max(timeout, PATIENCE), connect=min(timeout, 5.0))
         self._http = httpx.Client(
             base_url=self.base_url,
             headers={"X-API-Key": api_key} if api_key else {},
@@ -106,9 +110,13 @@ class Client:
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
     ) -> ExplainAnswer:
-        """Forecast each of ``rows``, with what drove it; takes some 25 ms a row."""
+        """Forecast each of ``rows``, with what drove it; takes some 25 ms a row.
+
+        So it waits for ``PATIENCE`` seconds, or longer where the client was told to.
+        """
         body = _body(rows, stage, as_of, intervals, objective)
-        return _read(self._send("POST", "/explain", json=body), ExplainAnswer)
+        answer = self._send("POST", "/explain", json=body, timeout=self._patient)
+        return _read(answer, ExplainAnswer)
 
     def stores(self) -> list[StoreSummary]:
         """Every store, by number."""
