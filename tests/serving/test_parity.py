@@ -11,8 +11,10 @@ import pytest
 from fastapi import FastAPI
 
 from rossmann.data.panel import Panel
+from rossmann.errors import RequestError
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.metrics import rmspe
+from rossmann.models.totals_forecast import BY, forecast_totals
 from rossmann.models.train import Trained
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, Rows
 from rossmann.serving.api import create_app
@@ -119,3 +121,30 @@ def test_bounds_equal_the_offline_ones(client: Client, panel: Panel, ensemble: E
     for band, (lower, upper) in zip(told.intervals, offline, strict=True):
         assert np.allclose(band.lower, lower, rtol=1e-6)
         assert np.allclose(band.upper, upper, rtol=1e-6)
+
+
+def test_totals_equal_the_offline_ones(client: Client, panel: Panel, ensemble: Ensemble) -> None:
+    rows, _ = window(panel)
+    origin = panel.last_day - WINDOW
+    as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
+    told = client.predict(records(rows), as_of=as_of, intervals=[0.8], totals=BY)
+    offline = forecast_totals(panel, ensemble, rows, origin, BY, [0.8])
+    assert [one.by for one in told.totals] == list(BY)
+    for got, one in zip(told.totals, offline, strict=True):
+        assert np.allclose(got.sales, one.sales, rtol=1e-6)
+        assert np.allclose(got.intervals[0].lower, one.bands[0][0], rtol=1e-6)
+        assert np.allclose(got.intervals[0].upper, one.bands[0][1], rtol=1e-6)
+        assert sum(got.rows) == len(rows)
+        assert got.store == [None if s < 0 else s for s in one.store]
+    chain = told.totals[-1]
+    assert (chain.store, chain.store_type) == ([None], [None])
+    assert sum(told.predictions) == pytest.approx(chain.sales[0])
+
+
+def test_a_day_that_comes_twice_has_no_total(client: Client, panel: Panel) -> None:
+    rows, _ = window(panel)
+    sent = records(rows.take(np.array([0, 1, 0])))
+    assert len(client.predict(sent).predictions) == 3
+    with pytest.raises(RequestError, match="may come once") as refused:
+        client.predict(sent, totals=["chain"])
+    assert refused.value.faults[0].loc == ("inputs", 2)

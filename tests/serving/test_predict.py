@@ -241,3 +241,11 @@ def test_request_id_is_kept_when_it_is_sane(api: TestClient, row: MakeRow) -> No
     for odd in ("a b", "x" * 65, "<script>"):
         made = api.post("/predict", json=body, headers={"X-Request-ID": odd})
         assert made.json()["request_id"] != odd
+
+
+def test_totals_that_there_are_not(api: TestClient, row: MakeRow) -> None:
+    told = faults(api.post("/predict", json={"inputs": [row()], "totals": ["store", "region"]}))
+    assert "store_type_week" in told["totals", 1]
+    told = faults(api.post("/predict", json={"inputs": [row()], "totals": ["chain"]}))
+    assert "rossmann train" in told[("totals",)]  # this version's card has no table for them
+    assert api.post("/predict", json={"inputs": [row()], "totals": []}).status_code == 200

@@ -97,9 +97,12 @@ class Client:
         as_of: str | None = None,
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
+        totals: Sequence[str] = (),
     ) -> PredictAnswer:
-        """Forecast each of ``rows`` (the seven fields), in their order."""
+        """Forecast each of ``rows`` (the seven fields), in their order, and sums of them."""
         body = _body(rows, stage, as_of, intervals, objective)
+        if totals:
+            body["totals"] = list(totals)
         return _read(self._send("POST", "/predict", json=body), PredictAnswer)
 
     def explain(

@@ -29,6 +29,7 @@ class Inputs:
     levels: tuple[float, ...]
     objective: Objective | None
     weekday_off: npt.NDArray[np.int64]
+    totals: tuple[str, ...] = ()
 
 
 def iso(day: int) -> str:
@@ -86,7 +87,8 @@ def to_inputs(request: PredictRequest, panel: Calendar) -> Inputs:
     off = np.flatnonzero(given != (day + 3) % 7 + 1)
     levels = tuple(dict.fromkeys(request.intervals or ()))
     asked = (request.model_stage, as_of, levels, request.objective)
-    return Inputs(_to_rows(inputs, store, day), *asked, off)
+    totals = tuple(dict.fromkeys(request.totals or ()))
+    return Inputs(_to_rows(inputs, store, day), *asked, off, totals)
 
 
 def _to_rows(inputs: Sequence[Row], store: DayArray, day: DayArray) -> Rows:

@@ -29,6 +29,9 @@ class Row(TypedDict):
     SchoolHoliday: Flag
 
 
+TotalsBy = Literal["store_week", "store", "store_type_week", "store_type", "chain_week", "chain"]
+
+
 class PredictOptions(BaseModel):
     """What a forecast is asked for besides its rows."""
 
@@ -46,6 +49,10 @@ class PredictOptions(BaseModel):
     objective: Annotated[
         Objective | None,
         Field(description="accuracy of each day, or unbiased totals; without it, the setting's"),
+    ] = None
+    totals: Annotated[
+        list[TotalsBy] | None,
+        Field(description="sums of the rows; weeks are Monday to Sunday", max_length=6),
     ] = None
 
 
@@ -72,6 +79,23 @@ class Notice(BaseModel):
     rows: list[int]
 
 
+class TotalsAnswer(BaseModel):
+    """Sums of the rows by one of ``totals``, a place in each list for each sum.
+
+    ``store`` and ``store_type`` are null where a sum is not of one; ``first`` and ``last`` are the
+    days that it spans. Bounds hold the sum itself: they are no sums of the rows' bounds.
+    """
+
+    by: TotalsBy
+    store: list[int | None]
+    store_type: list[str | None]
+    first: list[str]
+    last: list[str]
+    rows: list[int]
+    sales: list[float]
+    intervals: list[Interval]
+
+
 class PredictAnswer(BaseModel):
     """``predictions[i]`` answers ``inputs[i]``."""
 
@@ -82,6 +106,7 @@ class PredictAnswer(BaseModel):
     as_of: str
     objective: Objective = "accuracy"
     intervals: list[Interval]
+    totals: list[TotalsAnswer] = []
     warnings: list[Notice]
     request_id: str
 

@@ -23,6 +23,7 @@ from rossmann.serving.explain import explanations
 from rossmann.serving.forecaster import Forecast, Warned, warned
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Keys, Role
+from rossmann.serving.totals import told_totals
 from rossmann.serving.versions import Picked
 from rossmann.serving.watch import Metrics
 from rossmann.settings import Settings
@@ -87,6 +88,8 @@ class Predictor:
     def _told(
         self, inputs: Inputs, picked: Picked, forecast: Forecast, request_id: str
     ) -> dict[str, Any]:
+        asked = (picked.served.forecaster, inputs.rows, forecast, inputs.totals)
+        totals = told_totals(*asked) if inputs.totals else []
         warnings = [*_weekdays(inputs), *forecast.warnings]
         self._metrics.rows.inc(len(inputs.rows))
         for warning in warnings:
@@ -106,6 +109,7 @@ class Predictor:
                 }
                 for band in forecast.bands
             ],
+            "totals": totals,
             "warnings": [
                 {"type": w.type, "msg": w.msg, "count": w.count, "rows": w.rows} for w in warnings
             ],
