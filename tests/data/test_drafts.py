@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rossmann.data.drafts import draft_folder, sweep
+from rossmann.data.drafts import PREFIX, draft_folder, sweep
 
 HOLD = """
 import sys, time
@@ -36,6 +36,15 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError), draft_folder(tmp_path) as draft:
         (draft / "half").touch()
         raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_without_a_lock_is_swept_when_it_is_old(tmp_path: Path) -> None:
+    draft = tmp_path / f"{PREFIX}old"
+    draft.mkdir()
+    assert sweep(tmp_path, older_than=3600) == []
+    os.utime(draft, (1, 1))
+    assert sweep(tmp_path, older_than=3600) == [draft]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import rossmann
+from rossmann.cli import main
 from rossmann.errors import DamagedModel, ServiceError
 from rossmann.models import lineage, model_card, packaging
 from rossmann.models.backtest import WindowScore
@@ -336,6 +337,29 @@ def test_the_page_takes_the_pictures_of_the_report(tmp_path: Path) -> None:
     assert re.findall(r'<h2>(.*?)</h2><svg id="(\d)">', page) == [
         ("Part 0", "0"), ("Part 1", "1"), ("Part 2", "2"),
     ]  # fmt: skip
+
+
+def test_from_a_version_to_its_tables_and_back(
+    version: ModelVersion, packaging_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def opened(settings: Settings | None = None) -> Registry:
+        return Registry(packaging_settings.tracking_uri, NAME)
+
+    monkeypatch.setattr("rossmann.cli.models._registry", opened)
+    assert main(["models", "show", str(version.version)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"data.raw.train.csv {'ab' * 32}" in shown
+    assert f"code.digest {version.tags['code.digest']}" in shown
+    for asked in (
+        ["--file", "abab"],
+        ["--data", "abc123"],
+        ["--code", version.tags["code.digest"]],
+    ):
+        assert main(["models", "list", *asked]) == 0
+        assert "abc123def456" in capsys.readouterr().out
+    assert main(["models", "list", "--file", "ffff"]) == 0
+    assert "was made from that" in capsys.readouterr().out
 
 
 @pytest.mark.browser

@@ -81,6 +81,7 @@ class ShelfRegistry:
         self.left: list[int] = []
         self.away = False
         self.calls = 0
+        self.expected: int | str | None = None
 
     @staticmethod
     def _stage(number: int, production: int | None, staging: int | None) -> Stage:
@@ -112,6 +113,7 @@ class ShelfRegistry:
     ) -> Listed:
         if version not in self.shelf:
             raise UnknownVersion(f"there is no version {version}")
+        self.expected = expected
         for number, found in self.shelf.items():
             if found.stage is Stage.PRODUCTION and number != version:
                 self.shelf[number] = replace(found, stage=Stage.ARCHIVED)
@@ -133,7 +135,7 @@ class ShelfRegistry:
 def refuse_thirteen(version: int) -> int | None:
     if version == 13:
         raise GateFailed("version 13 did not pass the gate")
-    return None
+    return 1  # what it was compared with
 
 
 def plain_maker(panel: Panel) -> Callable[[Path], Forecaster]:

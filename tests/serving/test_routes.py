@@ -97,6 +97,9 @@ def test_the_gate_decides_unless_forced(api: TestClient, registry: Any) -> None:
     assert api.get("/health").json()["model_version"] == 1
     answer = api.post("/models/13/promote", json={"force": True})
     assert answer.json()["stage"] == "Production"
+    assert registry.expected == "any"
+    api.post("/models/3/promote")
+    assert registry.expected == 1  # the version that the gate compared it with, or nothing moves
 
 
 def test_registry_away_is_503(api: TestClient, registry: Any) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,11 +34,16 @@ def draft_folder(parent: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def sweep(parent: Path) -> list[Path]:
-    """Remove the drafts in ``parent`` that no process writes any more; returns them."""
+def sweep(parent: Path, older_than: float = 0.0) -> list[Path]:
+    """Remove the drafts in ``parent`` that no process writes any more; returns them.
+
+    ``older_than``: seconds since the last file was put into one; for drafts without a lock.
+    """
     swept = []
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # written by another process, or gone already
+            if time.time() - folder.stat().st_mtime < older_than:
+                continue
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from rossmann.data.drafts import sweep
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel import build_panel
 from rossmann.errors import AnotherRuns, RossmannError
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from rossmann.models.probes import Answer
 
 _CTRL_C: Final = 130
+_STALE_SECONDS: Final = 3600.0
+"""Arrays that nobody has added a file to for so long are of a build that was killed."""
 REASON: Final = "retrained; the gate let it pass"
 
 
@@ -107,6 +110,7 @@ def _run(settings: Settings, order: Order, journal: Journal) -> Done:
         about = {"dataset": info.dataset.value, "version": info.version, "rows": info.rows}
         journal.note(data={**about, "last_day": info.last_day.isoformat()}, recipe=wanted)
         with journal.step("features"):
+            sweep(info.folder, _STALE_SECONDS)
             build_panel(info, settings.thread_count, order.tell)
         found = _latest(registry, order.profile, wanted)
         if found is not None and _is_open(found, order):
