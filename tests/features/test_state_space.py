@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rossmann.data.panel import Panel
-from rossmann.features import kalman, state_space
+from rossmann.features import kalman, newcomers, state_space
 from rossmann.schema import FEATURES
 
 
@@ -24,7 +24,7 @@ def test_a_filter_is_the_textbook_filter(panel: Panel, which: int) -> None:
     y = panel.arrays.log_sales[s].astype(np.float64)
     chain = kalman.chain_levels(panel.arrays.log_sales)
     mean = np.zeros(size)
-    mean[state_space.PROMOTION] = kalman.PROMO_PRIOR_MEAN
+    mean[state_space.PROMOTION] = newcomers.PROMO_PRIOR_MEAN
     cov = np.diag(state_space.prior_variances()[:size])
     noise = np.diag(state_space.process_variances(level, weekday)[:size])
     seen = 0
@@ -60,17 +60,23 @@ def test_forecast_is_state_times_design(panel: Panel) -> None:
         assert matrix[i, FEATURES.index("kfd")] == pytest.approx(kfd - kfb, abs=1e-4)
 
 
-def test_last_years_error_is_that_of_its_own_origin(panel: Panel) -> None:
+@pytest.mark.parametrize("reach", [7, 14])
+def test_what_the_filter_misses_a_year_ago(panel: Panel, reach: int) -> None:
     origin = panel.last_day - 5
-    for ahead in (1, 20, 48):
-        day = origin + ahead
-        rows = panel.usual_rows(int(panel.store_numbers[5]), np.array([day]))
-        found = panel.matrix(rows, origin)[0, FEATURES.index("last_year_error")]
-        then = origin - 364 - panel.first_day
-        state = panel.arrays.states[then, 5].astype(np.float64)[: state_space.N_BASE]
+    state = panel.arrays.states[origin - panel.first_day, 5].astype(np.float64)
+    base = state[: state_space.N_BASE]
+
+    def missed(low: int, high: int) -> float:
         errors = []
-        for t in range(day - 364 - 7 - panel.first_day, day - 364 + 8 - panel.first_day):
+        for t in range(low - panel.first_day, high + 1 - panel.first_day):
             y = panel.arrays.log_sales[5, t]
             if t >= 1 and not np.isnan(y):
-                errors.append(y - design(panel, 5, t, state_space.N_BASE) @ state)
-        assert found == pytest.approx(np.mean(errors), abs=1e-4)
+                errors.append(y - design(panel, 5, t, state_space.N_BASE) @ base)
+        return float(np.mean(errors))
+
+    for ahead in (1, 20, 48):
+        past = origin + ahead - 364
+        rows = panel.usual_rows(int(panel.store_numbers[5]), np.array([origin + ahead]))
+        found = panel.matrix(rows, origin)[0, FEATURES.index(f"last_year_miss_{reach}")]
+        level = missed(origin - 364 - 55, origin - 364)
+        assert found == pytest.approx(missed(past - reach, past + reach) - level, abs=1e-4)

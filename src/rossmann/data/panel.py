@@ -20,11 +20,16 @@ from rossmann.features.calendars import to_day
 from rossmann.features.offset_parts import N_PARTS, offset_parts
 from rossmann.schema import FEATURES, DayArray, Matrix, Rows
 
-_FORMAT: Final = "panel-3"
+_FORMAT: Final = "panel-4"
 """Raise it when an array's meaning changes: old folders are then built anew."""
 _Days = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.uint8]
 _Asked = tuple[_Days, _Days, _Days, _Days, _Flags, _Flags, _Flags]
+
+RECENT: Final = 90
+"""Days that show whether a store has been trading."""
+LONG_AWAY: Final = 30
+"""Days without sales in a row that are more than a holiday."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,27 @@ class Panel:
     def history_days(self, places: npt.NDArray[np.int64], origin: int) -> npt.NDArray[np.int64]:
         """Days with known sales up to ``origin``, for each place (n,)."""
         return np.asarray(self._seen[places, origin - self.first_day], np.int64)
+
+    def idle_days(
+        self, places: npt.NDArray[np.int64], origin: int, fewest: int
+    ) -> npt.NDArray[np.int64]:
+        """Days that a store had no sales in a row, up to ``origin`` or shortly before; (n,).
+
+        0 where a store sold on at least ``fewest`` of the last ``RECENT`` days, never before
+        them, or was away for less than ``LONG_AWAY`` days.
+        """
+        t = origin - self.first_day
+        out = np.zeros(len(places), np.int64)
+        if t < RECENT:
+            return out
+        before = self._seen[places, t - RECENT]
+        quiet = (before > 0) & (self._seen[places, t] - before < fewest)
+        for place in np.unique(places[quiet]):
+            sold = np.flatnonzero(~np.isnan(self.arrays.log_sales[place, : t + 1]))
+            again = np.append(sold[1:], t + 1)
+            away = (again - sold - 1)[again > t - RECENT].max()
+            out[quiet & (places == place)] = away if away >= LONG_AWAY else 0
+        return out
 
     def usual_rows(self, store: int, days: npt.NDArray[np.integer]) -> Rows:
         """The plan of a store for ``days`` (n,), filled by rule where there is none."""

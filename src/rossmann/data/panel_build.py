@@ -4,7 +4,7 @@ Stores go through the kernels in blocks: each block's record is made in a small 
 put in its place, so that a chain of any size needs little memory beside the arrays themselves.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.data.panel_plan import fill_plan, places_of, store_table
+from rossmann.data.panel_blocks import Blocks, Past
+from rossmann.data.panel_plan import fill_plan, kinds_of, places_of, store_table
 from rossmann.data.panel_shelf import Shelf
+from rossmann.data.panel_states import fill_states
 from rossmann.features import calendars, history, kalman, plan, state_space
 from rossmann.features.build_features import Arrays
 from rossmann.schema import DayArray
@@ -24,9 +26,6 @@ AHEAD: Final = 366
 """Days after the end of history for which a forecast may be asked."""
 _MARGIN: Final = plan.SCHOOL_CAP + 2
 """Days beyond those that counts look at."""
-_BLOCK: Final = 64
-"""Most stores (or days) that one call of a kernel takes."""
-
 Report = Callable[[str], None]
 
 
@@ -37,19 +36,6 @@ class Built:
     arrays: Arrays
     sales: npt.NDArray[np.int32]  # (stores, days), -1 where not known
     seen: npt.NDArray[np.int16]  # (stores, days), days with sales up to each
-
-
-@dataclass(frozen=True)
-class _Past:
-    """What the past is computed from, and the blocks that it is computed in."""
-
-    run: "_Blocks"
-    shelf: Shelf
-    log_sales: npt.NDArray[np.float32]
-    log_customers: npt.NDArray[np.float32]
-    cube: npt.NDArray[np.uint8]
-    masks: npt.NDArray[np.uint32]
-    terms: npt.NDArray[np.float64]
 
 
 def build_arrays(
@@ -76,47 +62,28 @@ def build_arrays(
     log_customers = _positive_log(customers, np.empty(sales.shape, np.float32))
     log_customers[np.isnan(log_sales)] = np.nan
     del customers
+    seen = shelf.array("seen", sales.shape, np.int16)
+    np.cumsum(~np.isnan(log_sales), axis=1, dtype=np.int16, out=seen)
+    kinds = kinds_of(tables["stores"])
     with ThreadPoolExecutor(threads) as pool:
-        run = _Blocks(pool, len(numbers), threads, shelf.rest)
+        run = Blocks(pool, len(numbers), threads, shelf.rest)
         report("counting the days around each day")
         run(lambda lo, hi: plan.fill_counts(cube, int(table[0, 0]) - 1, lo, hi))
         masks = shelf.array("masks", (len(numbers), len(axis)), np.uint32)
         run(lambda lo, hi: state_space.fill_masks(table, cube, lo, hi, masks))
-        past = _Past(run, shelf, log_sales, log_customers, cube, masks, terms)
+        past = Past(run, shelf, log_sales, log_customers, cube, masks, terms)
         report("averaging each store's past")
         weekly, trailing, centred = _averages(past)
         report("filtering each store's sales")
-        states = _states(past)
+        states = fill_states(past, seen, kinds)
         report("measuring what the filters got wrong a year ago")
         chain = _chain(past, states)
     known = (table, terms, cube, masks, stores)
     arrays = Arrays(*known, log_sales, weekly, trailing, centred, states, chain)
-    seen = shelf.array("seen", sales.shape, np.int16)
-    np.cumsum(~np.isnan(log_sales), axis=1, dtype=np.int16, out=seen)
     return Built(arrays, sales, seen)
 
 
-class _Blocks:
-    """Runs a kernel over ranges of stores (or days) on a pool; the kernels release the GIL."""
-
-    def __init__(
-        self, pool: ThreadPoolExecutor, size: int, threads: int, rest: Callable[[], None]
-    ) -> None:
-        self.pool, self.size, self.threads, self.rest = pool, size, threads, rest
-
-    def __call__(self, kernel: Callable[[int, int], None], size: int | None = None) -> None:
-        bounds = self._bounds(self.size if size is None else size)
-        for done in [self.pool.submit(kernel, lo, hi) for lo, hi in bounds]:
-            done.result()
-            self.rest()
-
-    def _bounds(self, size: int) -> Iterator[tuple[int, int]]:
-        step = min(max(size // (4 * self.threads), 1), _BLOCK)
-        for low in range(0, size, step):
-            yield low, min(low + step, size)
-
-
-def _averages(past: _Past) -> tuple[npt.NDArray[np.float32], ...]:
+def _averages(past: Past) -> tuple[npt.NDArray[np.float32], ...]:
     """The statistics of the past, by weekday, trailing and centred."""
     stores, days = past.log_sales.shape
     kinds = (
@@ -139,29 +106,7 @@ def _averages(past: _Past) -> tuple[npt.NDArray[np.float32], ...]:
     return tuple(kept)
 
 
-def _states(past: _Past) -> npt.NDArray[np.float32]:
-    """The filters' states."""
-    stores, days = past.log_sales.shape
-    kept = past.shelf.array("states", (days, stores, state_space.N_STATES), np.float32)
-    chain_level = kalman.chain_levels(past.log_sales)
-    prior = state_space.prior_variances()
-
-    def fill(low: int, high: int) -> None:
-        mine = slice(low, high)
-        block = np.empty((days, high - low, state_space.N_STATES), np.float32)
-        y, masks = past.log_sales[mine], past.masks[mine]
-        for at, size, level, weekday in state_space.FILTERS:
-            noise = state_space.process_variances(level, weekday)
-            kalman.run_filter(
-                y, masks, past.terms, chain_level, prior, noise, size, at, 0, high - low, block
-            )
-        kept[:, mine] = block
-
-    past.run(fill)
-    return kept
-
-
-def _chain(past: _Past, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _chain(past: Past, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The chain's errors by origin and horizon."""
     days = len(states)
     chain = past.shelf.array("chain", (days, state_space.CHAIN_COLUMNS), np.float32)

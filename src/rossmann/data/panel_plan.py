@@ -5,7 +5,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rossmann.features import calendars, competition, plan
-from rossmann.schema import DayArray
+from rossmann.schema import ASSORTMENTS, DayArray
 
 
 def places_of(
@@ -88,6 +88,12 @@ def _usual_opening(
         where = holiday if slot == 7 else ~holiday & (weekday == slot)[:, None]
         out[where & usual[None, :]] = 1
     return out
+
+
+def kinds_of(frame: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """Each store's kind (stores,): its type and assortment."""
+    kinds = frame["StoreType"].to_numpy().astype(np.int64) * len(ASSORTMENTS)
+    return np.asarray(kinds + frame["Assortment"].to_numpy())
 
 
 def store_table(

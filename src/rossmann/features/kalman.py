@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from rossmann.features.calendars import HARMONICS, RAMP
+from rossmann.features.newcomers import PROMO_PRIOR_MEAN
 from rossmann.features.state_space import (
     CHAIN_COLUMNS,
     CHAIN_SMOOTH,
@@ -29,7 +30,6 @@ from rossmann.schema import FloatArray
 OBSERVATION_VARIANCE: Final = 0.011
 CLIP_SD: Final = 3.0
 CLIP_AFTER: Final = 15
-PROMO_PRIOR_MEAN: Final = 0.25
 CHAIN_DAYS: Final = 90
 _LEADS: Final = ERROR_HORIZON + 2 * CHAIN_SMOOTH
 
@@ -90,6 +90,38 @@ def _update(
 
 
 @njit(cache=True, nogil=True)
+def _follow(
+    log_sales: npt.NDArray[np.float32],
+    masks: npt.NDArray[np.uint32],
+    terms: npt.NDArray[np.float64],
+    first: int,
+    mean: npt.NDArray[np.float64],
+    cov: npt.NDArray[np.float64],
+    process: npt.NDArray[np.float64],
+    kept: States,
+) -> None:
+    """Filter one store from day ``first`` on and keep each day's ``mean`` in ``kept``.
+
+    ``log_sales`` and ``masks`` are (days,), ``kept`` is (days, size).
+    """
+    size = len(mean)
+    cov_x = np.empty(size)
+    places = np.empty(size, np.int64)
+    values = np.empty(size)
+    seen = 0
+    for t in range(first, len(log_sales)):
+        for k in range(size):
+            cov[k, k] += process[k]
+        y = float(log_sales[t])
+        if not np.isnan(y):
+            n = _design(masks[t], terms[t], size, places, values)
+            _update(y, seen, places[:n], values[:n], mean, cov, cov_x)
+            seen += 1
+        for k in range(size):
+            kept[t, k] = mean[k]
+
+
+@njit(cache=True, nogil=True)
 def run_filter(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],
@@ -109,30 +141,57 @@ def run_filter(
     chain's mean as of each day, from which a store without history starts; ``states`` is
     (days, stores, N_STATES).
     """
+    days = log_sales.shape[1]
     mean = np.empty(size)
     cov = np.empty((size, size))
-    cov_x = np.empty(size)
-    places = np.empty(size, np.int64)
-    values = np.empty(size)
     for s in range(low, high):
+        kept = states[:, s, at : at + size]
         mean[:] = 0.0
         mean[PROMOTION] = PROMO_PRIOR_MEAN
         cov[:] = 0.0
         for k in range(size):
             cov[k, k] = prior[k]
-        seen = 0
-        for t in range(log_sales.shape[1]):
+        t = 0
+        while t < days and np.isnan(log_sales[s, t]):
             for k in range(size):
                 cov[k, k] += process[k]
-            if seen == 0:
-                mean[LEVEL] = chain_level[t]
-            y = float(log_sales[s, t])
-            if not np.isnan(y):
-                n = _design(masks[s, t], terms[t], size, places, values)
-                _update(y, seen, places[:n], values[:n], mean, cov, cov_x)
-                seen += 1
+            mean[LEVEL] = chain_level[t]
             for k in range(size):
-                states[t, s, at + k] = mean[k]
+                kept[t, k] = mean[k]
+            t += 1
+        if t < days:
+            mean[LEVEL] = chain_level[t]
+            _follow(log_sales[s], masks[s], terms, t, mean, cov, process, kept)
+
+
+@njit(cache=True, nogil=True)
+def run_newcomers(
+    log_sales: npt.NDArray[np.float32],
+    masks: npt.NDArray[np.uint32],
+    terms: npt.NDArray[np.float64],
+    first: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int64],
+    means: FloatArray,
+    cov: FloatArray,
+    process: npt.NDArray[np.float64],
+    at: int,
+    states: States,
+) -> None:
+    """Filter stores that joined later, from what the chain's stores are like.
+
+    ``first`` (stores,) is each one's first day with sales; until then its state is the mean of
+    its ``kind`` in ``means`` (days, kinds, N_STATES), and ``cov`` (stores, size, size) is its
+    prior. Arrays are those of these stores alone; otherwise as ``run_filter``.
+    """
+    size = cov.shape[1]
+    for s in range(log_sales.shape[0]):
+        kept = states[:, s, at : at + size]
+        for t in range(first[s]):
+            for k in range(size):
+                kept[t, k] = means[t, kind[s], at + k]
+        if first[s] < log_sales.shape[1]:
+            mean = means[first[s], kind[s], at : at + size].copy()
+            _follow(log_sales[s], masks[s], terms, first[s], mean, cov[s], process, kept)
 
 
 def chain_levels(log_sales: npt.NDArray[np.float32]) -> FloatArray:
