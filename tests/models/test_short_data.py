@@ -120,24 +120,85 @@ def test_a_store_that_reopened_keeps_its_level(
     assert np.abs(np.log(found.sales / whole.sales)).max() < 1.0
 
 
-@pytest.fixture(scope="module")
-def five(chain_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A chain of five stores, made ready."""
+@pytest.mark.parametrize(
+    ("first", "last", "away"),
+    [
+        (187, 0, 187),  # the origin lies at the end of half a year without sales
+        (100, 0, 100),  # and in its middle
+        (187, 5, 182),  # and shortly after
+        (187, 20, 167),
+        (187, 60, 0),  # and so long after that the store has shown itself again
+        (12, 0, 0),  # a holiday is no reason to warn
+    ],
+)
+def test_a_store_that_was_away_is_named(
+    panel: Panel, ensemble: Ensemble, tables: Tables, window: Window,
+    first: int, last: int, away: int,
+) -> None:  # fmt: skip
+    gone = forget(panel, tables, window.origin, first, last)
+    found = answer(gone, ensemble, window)
+    ratio = found.sales / window.sold
+    assert ratio.min() > 0.2
+    assert ratio.max() < 5
+    told = [w for w in found.warnings if w.type == "reopened"]
+    mine = gone.locate(window.rows.store)
+    days = gone.idle_days(mine, window.origin, 31)
+    if away:
+        (one,) = told
+        assert one.count == len(window.rows)
+        # Sundays around the gap have no sales either; one store has a gap of its own before
+        assert away - 3 <= days.min()
+        assert np.median(days) <= away + 3
+        assert f"up to {days.max()} days" in one.msg
+    else:
+        assert not told
+
+
+def test_a_store_known_by_its_metadata_alone_is_served(
+    panel: Panel, ensemble: Ensemble, tables: Tables
+) -> None:
+    """In the store table, with no row in history or schedule."""
+    new = int(panel.store_numbers[0])
+    others = {
+        name: frame if name == "stores" else frame.filter(pl.col("Store") != new)
+        for name, frame in tables.items()
+    }
+    chain = panel_from(panel.info, others, 2)
+    rows = chain.usual_rows(new, np.arange(panel.last_day + 1, panel.last_day + 49))
+    found = Forecaster(chain, ensemble).forecast(rows, levels=[0.8])
+    opened = rows.open > 0
+    level = float(np.median(panel.past_rows()[1]))
+    assert opened.sum() > 30
+    assert (found.sales[~opened] == 0).all()
+    assert 0.3 * level < found.sales[opened].min()
+    assert found.sales[opened].max() < 4 * level
+    kinds = {w.type: w.count for w in found.warnings}
+    assert kinds["short_history"] == len(rows)
+    assert "reopened" not in kinds
+
+
+@pytest.fixture(scope="module", params=[5, 1])
+def few(
+    request: pytest.FixtureRequest,
+    chain_settings: Settings,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """A chain of a few stores, made ready."""
     settings = load_settings(
-        data_dir=tmp_path_factory.mktemp("five"),
+        data_dir=tmp_path_factory.mktemp("few"),
         threads=1,
         profiles={n: p.model_dump() for n, p in chain_settings.profiles.items()},
     )
-    write_demo(settings.demo_raw_dir, seed=3, stores=5, days=620)
+    write_demo(settings.demo_raw_dir, seed=3, stores=request.param, days=620)
     build_panel(make_dataset(settings), threads=1)
     return settings
 
 
-def test_five_stores_are_a_chain(five: Settings) -> None:
-    made = train(five, "quick")
+def test_few_stores_are_a_chain(few: Settings) -> None:
+    made = train(few, "quick")
     for score in made.windows:
         assert score.rmspe["ensemble"] < score.rmspe["seasonal_naive"]
-    panel = open_panel(make_dataset(five))
+    panel = open_panel(make_dataset(few))
     (window,) = open_windows(panel, (48,), 48, 31)
     found = answer(panel, Ensemble.load(made.folder), window)
     ratio = found.sales / window.sold

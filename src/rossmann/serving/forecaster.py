@@ -2,33 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import DamagedModel, Fault, RequestError
 from rossmann.models.objective import CORRECTION, correction
-from rossmann.schema import MAX_HORIZON, FloatArray, Matrix, Objective, Rows
+from rossmann.schema import FloatArray, Matrix, Objective, Rows
 from rossmann.serving.columns import furthest, iso
+from rossmann.serving.doubts import Warned, doubts
 from rossmann.serving.ports import EnsembleLike, StorePanel
 
-FIRST: Final = 10
-"""Rows that a warning names; its count tells how many there are."""
 MANY: Final = 2_000
 """From this many rows on, more threads are worth their start."""
 MANY_TO_EXPLAIN: Final = 8
 """The same for drivers, which take some hundred times as long a row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """A warning: its kind, its text, how many rows it touches, and the first of them."""
-
-    type: str
-    msg: str
-    count: int
-    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +48,6 @@ class Explained:
     baseline: FloatArray
     factors: dict[str, FloatArray]
     sales: dict[str, FloatArray]
-
-
-def warned(kind: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> Warned:
-    """A warning about ``rows`` (their numbers)."""
-    return Warned(kind, msg, len(rows), tuple(int(row) for row in rows[:FIRST]))
 
 
 class Forecaster:
@@ -102,7 +86,8 @@ class Forecaster:
         faults = self._level_faults(levels) + self._objective_faults(objective)
         origin = self._origin(rows, positions, as_of, faults)
         sales, bands = self._score(rows, origin, levels, objective)
-        return Forecast(sales, origin, bands, self._warnings(rows, positions, origin), objective)
+        found = doubts(self.panel, rows, positions, origin, self._short_history)
+        return Forecast(sales, origin, bands, found, objective)
 
     def explain(
         self,
@@ -232,31 +217,3 @@ class Forecaster:
                 band.lower[open_rows] = np.maximum(lower, 0.0)
                 band.upper[open_rows] = upper
         return sales, bands
-
-    def _warnings(
-        self, rows: Rows, positions: npt.NDArray[np.int64], origin: int
-    ) -> tuple[Warned, ...]:
-        far = rows.day - origin > MAX_HORIZON
-        known = self.panel.history_days(positions, origin)
-        short = known < self._short_history
-        unplanned = ~self.panel.scheduled(positions, rows.day)
-        found = []
-        if far.any():
-            msg = (
-                f"days more than {MAX_HORIZON} after {iso(origin)} lie beyond what the model "
-                "is trained for: take them as rough"
-            )
-            found.append(warned("horizon", msg, np.flatnonzero(far)))
-        if short.any():
-            msg = (
-                f"stores with less than {self._short_history} days of sales up to {iso(origin)} "
-                "are forecast from what stores have in common"
-            )
-            found.append(warned("short_history", msg, np.flatnonzero(short)))
-        if unplanned.any():
-            msg = (
-                "days without a schedule: the promotions and school holidays around them are "
-                "taken as not known, opening as usual; with a schedule the forecast is better"
-            )
-            found.append(warned("no_schedule", msg, np.flatnonzero(unplanned)))
-        return tuple(found)

@@ -36,6 +36,9 @@ class PanelLike(Calendar, Protocol):
     def history_days(
         self, positions: npt.NDArray[np.int64], origin: int
     ) -> npt.NDArray[np.integer[Any]]: ...
+    def idle_days(
+        self, positions: npt.NDArray[np.int64], origin: int, fewest: int
+    ) -> npt.NDArray[np.int64]: ...
 
 
 class EnsembleLike(Protocol):

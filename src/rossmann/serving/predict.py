@@ -19,8 +19,9 @@ from starlette.responses import Response
 from rossmann.errors import Fault, TooLarge
 from rossmann.schema import Objective, Rows
 from rossmann.serving.columns import Inputs, iso, read_inputs
+from rossmann.serving.doubts import Warned, warned
 from rossmann.serving.explain import explanations
-from rossmann.serving.forecaster import Forecast, Warned, warned
+from rossmann.serving.forecaster import Forecast
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Keys, Role
 from rossmann.serving.totals import told_totals

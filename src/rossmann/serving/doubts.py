@@ -1,0 +1,65 @@
+"""What a forecast should be taken with care for: warnings, one of a kind, each naming its rows."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from rossmann.schema import MAX_HORIZON, Rows
+from rossmann.serving.columns import iso
+from rossmann.serving.ports import PanelLike
+
+FIRST: Final = 10
+"""Rows that a warning names; its count tells how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning: its kind, its text, how many rows it touches, and the first of them."""
+
+    type: str
+    msg: str
+    count: int
+    rows: tuple[int, ...]
+
+
+def warned(kind: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> Warned:
+    """A warning about ``rows`` (their numbers)."""
+    return Warned(kind, msg, len(rows), tuple(int(row) for row in rows[:FIRST]))
+
+
+def doubts(
+    panel: PanelLike, rows: Rows, positions: npt.NDArray[np.int64], origin: int, short_history: int
+) -> tuple[Warned, ...]:
+    """Days far ahead or unplanned, stores with fewer than ``short_history`` sales, or long idle."""
+    far = rows.day - origin > MAX_HORIZON
+    short = panel.history_days(positions, origin) < short_history
+    idle = panel.idle_days(positions, origin, short_history)
+    unplanned = ~panel.scheduled(positions, rows.day)
+    found = []
+    if far.any():
+        msg = (
+            f"days more than {MAX_HORIZON} after {iso(origin)} lie beyond what the model "
+            "is trained for: take them as rough"
+        )
+        found.append(warned("horizon", msg, np.flatnonzero(far)))
+    if short.any():
+        msg = (
+            f"stores with less than {short_history} days of sales up to {iso(origin)} "
+            "are forecast from what stores have in common"
+        )
+        found.append(warned("short_history", msg, np.flatnonzero(short)))
+    if idle.any():
+        msg = (
+            f"stores that had no sales for up to {idle.max()} days, until {iso(origin)} or shortly "
+            "before, are forecast from what they sold before that"
+        )
+        found.append(warned("reopened", msg, np.flatnonzero(idle)))
+    if unplanned.any():
+        msg = (
+            "days without a schedule: the promotions and school holidays around them are "
+            "taken as not known, opening as usual; with a schedule the forecast is better"
+        )
+        found.append(warned("no_schedule", msg, np.flatnonzero(unplanned)))
+    return tuple(found)
