@@ -41,7 +41,7 @@ def tune(
     ] = "",
     checks: Annotated[
         int, typer.Option(min=1, max=20, help="fresh seeds on which the best must win")
-    ] = 2,
+    ] = 4,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="forget an earlier run, or go on with it")
     ] = False,

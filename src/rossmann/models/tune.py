@@ -58,7 +58,7 @@ class Search:
     trials: int = 20
     minutes: float = 0.0
     ends: tuple[int, ...] = ()
-    checks: int = 2
+    checks: int = 4
     fresh: bool = False
 
 
