@@ -167,6 +167,7 @@ CATALOGUE: Final[tuple[Feature, ...]] = (
         ("open_days_365", "days with sales, 365 days to O"),
         ("log_sales_per_customer_365", "mean log of sales per customer, 365 days to O"),
         ("log_customers_same_364", "mean log of customers, same kind, 52 weeks to O"),
+        ("last_year_day", "D-364"),
         ("last_year_same", "mean of the same kind, D-364 give or take 3 weeks"),
         ("last_year_change", "mean of D-364 give or take a week, less that of 56 days to O-364"),
     ),
@@ -175,17 +176,8 @@ CATALOGUE: Final[tuple[Feature, ...]] = (
         ("kfa", "forecast of the filter whose level moves fast"),
         ("kfc", "forecast of the filter with yearly harmonics"),
         ("kfd", "forecast of the filter with harmonics and trend"),
-        (
-            "last_year_miss_7",
-            "what the base filter, as of O, misses on D-364 give or take a week, less what it"
-            " misses on the 56 days to O-364",
-        ),
-        ("last_year_miss_14", "the same, give or take two weeks"),
-        (
-            "last_year_error_chain",
-            "median error by date over the chain of kfb, made at O-364 for D-364 give or take 3"
-            " days",
-        ),
+        ("last_year_error", "mean error of kfb, made at O-364 for D-364 give or take a week"),
+        ("last_year_error_chain", "the same over the chain: median by date, give or take 3 days"),
         ("kfb", "log-sales forecast of the base filter: the offset of every member"),
     ),
 )

@@ -63,6 +63,7 @@ def test_means_of_the_same_kind(panel: Panel, case, name, days, kind, how) -> No
 def test_last_year(panel: Panel, case) -> None:
     rows, _, matrix = case
     found = column(matrix, "last_year_same", plus_offset=True)
+    on_day = column(matrix, "last_year_day", plus_offset=True)
     for i in range(len(rows)):
         past = int(rows.day[i]) - 364
         values = same_kind(panel, rows, i, past - 21, past + 21, kind=True)
@@ -71,6 +72,11 @@ def test_last_year(panel: Panel, case) -> None:
             if len(values) == 0
             else found[i] == pytest.approx(values.mean(), abs=2e-5)
         )
+        s = int(panel.locate(rows.store[i : i + 1])[0])
+        want = (
+            panel.arrays.log_sales[s, past - panel.first_day] if past >= panel.first_day else np.nan
+        )
+        assert on_day[i] == pytest.approx(float(want), abs=2e-5, nan_ok=True)
 
 
 def test_windows_that_reach_past_the_origin_are_unknown(panel: Panel) -> None:
@@ -83,5 +89,4 @@ def test_windows_that_reach_past_the_origin_are_unknown(panel: Panel) -> None:
     same = matrix[:, FEATURES.index("last_year_same")]
     horizon = days - origin
     assert np.isnan(same[horizon > 364 - 21]).all()
-    for name, reach in (("last_year_miss_7", 14), ("last_year_miss_14", 14)):
-        assert np.isnan(matrix[horizon > 364 - reach, FEATURES.index(name)]).all()
+    assert np.isnan(matrix[horizon > 364, FEATURES.index("last_year_day")]).all()

@@ -45,7 +45,7 @@ def test_features_that_must_be_known_are_known(data: st.DataObject, panel: Panel
     matrix = panel.matrix(rows, origin)
     assert not np.isinf(matrix).any()
     history = FEATURES[FEATURES.index("mean_weekday_91") : FEATURES.index("kfa")]
-    errors = ("last_year_miss_7", "last_year_miss_14", "last_year_error_chain")
+    errors = ("last_year_error", "last_year_error_chain")
     plan = FEATURES[FEATURES.index("days_since_promo") : FEATURES.index("promo2_phase")]
     school = FEATURES[FEATURES.index("days_since_school_holiday") :][:3]
     may_lack = {"months_since_competition", *history, *errors, *plan, *school}

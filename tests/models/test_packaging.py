@@ -205,7 +205,7 @@ def test_mlflow_serves_the_same_numbers(
         url = f"http://127.0.0.1:{port}"
         wait_for(f"{url}/ping", server, log)
         unknown = rows(3, seed=5)
-        unknown[:, FEATURES.index("last_year_same")] = np.nan
+        unknown[:, FEATURES.index("last_year_day")] = np.nan
         for matrix in (rows(64, seed=4), unknown, unknown[:1]):
             np.testing.assert_allclose(
                 ask(url, matrix), expected(trained, matrix), rtol=1e-9, err_msg=log.read_text()

@@ -131,9 +131,9 @@ def _schedule_features(
 def _history_features(
     a: Arrays, s: int, d: int, o: int, promo: int, kfb: float, out: npt.NDArray[np.float32]
 ) -> None:
-    """The twelve as-of statistics, levels less ``kfb``."""
+    """The thirteen as-of statistics, levels less ``kfb``."""
     h = _FIRST_HISTORY
-    out[h : h + 12] = np.nan
+    out[h : h + 13] = np.nan
     anchor = o - (o - d) % 7  # the last day up to the origin with the row's weekday
     at = promo * history.N_KIND
     if anchor >= 0:
@@ -150,53 +150,36 @@ def _history_features(
     out[h + 7] = trailing[history.OPEN_365]
     out[h + 8] = trailing[history.PER_CUSTOMER_365]
     past = d - _LAST_YEAR
+    if 0 <= past <= o:
+        out[h + 10] = a.log_sales[s, past] - kfb
     # a centred window may not reach past the origin
     if past >= 0 and past + history.CENTRED_REACH <= o:
         centred = a.centred[past, s]
-        out[h + 10] = centred[history.SAME_21 + promo] - kfb
+        out[h + 11] = centred[history.SAME_21 + promo] - kfb
         if o >= _LAST_YEAR:
-            out[h + 11] = centred[history.MEAN_7] - a.trailing[o - _LAST_YEAR, s, history.MEAN_56]
+            out[h + 12] = centred[history.MEAN_7] - a.trailing[o - _LAST_YEAR, s, history.MEAN_56]
 
 
 @njit(cache=True, nogil=True)
-def _misses(a: Arrays, s: int, o: int, low: int, high: int) -> tuple[int, float]:
-    """How many of the days ``low`` to ``high`` had sales, and the sum of what ``kfb`` misses there.
-
-    The filter's state is that of the origin: today's knowledge of weekdays and promotions tells
-    better what was odd about a day a year ago than what was known then.
-    """
-    n, total = 0, 0.0
-    for t in range(max(low, 1), high + 1):
-        if not np.isnan(a.log_sales[s, t]):
-            n += 1
-            total += a.log_sales[s, t] - state_space.predict_state(
-                a.states[o, s], state_space.KFB, state_space.N_BASE, a.masks[s, t], a.terms[t]
-            )
-    return n, total
-
-
-@njit(cache=True, nogil=True)
-def _last_year_misses(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.float32]) -> None:
-    """What was odd about these weeks a year ago: of this store (two widths), and of the chain."""
+def _last_year_errors(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.float32]) -> None:
+    """What kfb got wrong a year ago at the same horizon: this store, and the chain."""
     at = _FIRST_STATE + 3
-    out[at : at + 3] = np.nan
+    out[at] = out[at + 1] = np.nan
     past = d - _LAST_YEAR
     lead = min(d - o, state_space.ERROR_HORIZON)
-    if past - lead >= 0 and past + 7 <= o:
-        out[at + 2] = a.chain[past - lead, lead - 1]
-    before, level = _misses(a, s, o, o - _LAST_YEAR - state_space.LEVEL_DAYS + 1, o - _LAST_YEAR)
-    # a centred window may not reach past the origin
-    if before < state_space.LEVEL_LEAST or past + 14 > o:
+    origin = past - lead
+    if origin < 0 or past + 7 > o:
         return
-    level /= before
-    n, near = _misses(a, s, o, past - 7, past + 7)
+    n, total = 0, 0.0
+    for t in range(past - 7, past + 8):
+        if t >= 1 and not np.isnan(a.log_sales[s, t]):
+            n += 1
+            total += a.log_sales[s, t] - state_space.predict_state(
+                a.states[origin, s], state_space.KFB, state_space.N_BASE, a.masks[s, t], a.terms[t]
+            )
     if n:
-        out[at] = near / n - level
-    n_left, left = _misses(a, s, o, past - 14, past - 8)
-    n_right, right = _misses(a, s, o, past + 8, past + 14)
-    n += n_left + n_right
-    if n:
-        out[at + 1] = (near + left + right) / n - level
+        out[at] = total / n
+    out[at + 1] = a.chain[origin, lead - 1]
 
 
 @njit(cache=True, nogil=True)
@@ -236,4 +219,4 @@ def build_matrix(
         row[_FIRST_STATE + 2] = kfd - kfb
         row[_KFB] = kfb
         _history_features(a, s, d, o, p, float(kfb), row)
-        _last_year_misses(a, s, d, o, row)
+        _last_year_errors(a, s, d, o, row)

@@ -48,10 +48,6 @@ N_STATES: Final = KFD + N_FULL
 SLOW: Final = 1e-8
 
 LAST_YEAR: Final = 364
-LEVEL_DAYS: Final = 56
-"""Days up to a year before the origin that tell how high the store's sales were then."""
-LEVEL_LEAST: Final = 10
-"""Days with sales among those, without which nothing can be said of last year."""
 ERROR_HORIZON: Final = 48
 CHAIN_SMOOTH: Final = 3
 CHAIN_COLUMNS: Final = ERROR_HORIZON

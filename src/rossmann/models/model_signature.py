@@ -21,10 +21,9 @@ _EXAMPLE: Final = {
     **{"months_since_competition": 58, "region": 5, "horizon": 8, "mean_weekday_91": -0.11},
     **{"mean_promo_28": 0.03, "mean_same_182": -0.01, "mean_same_364": -0.02},
     **{"median_same_364": -0.03, "sd_same_364": 0.12, "count_same_364": 24, "open_days_365": 300},
-    **{"log_sales_per_customer_365": 2.2, "log_customers_same_364": 6.6},
+    **{"log_sales_per_customer_365": 2.2, "log_customers_same_364": 6.6, "last_year_day": -0.05},
     **{"last_year_same": -0.04, "last_year_change": 0.02, "kfa": 0.01, "kfc": -0.01},
-    **{"kfd": -0.02, "last_year_miss_7": 0.01, "last_year_miss_14": 0.01},
-    **{"last_year_error_chain": 0.01, "kfb": 8.8},
+    **{"kfd": -0.02, "last_year_error": 0.01, "last_year_error_chain": 0.01, "kfb": 8.8},
 }
 
 
