@@ -60,23 +60,17 @@ def test_forecast_is_state_times_design(panel: Panel) -> None:
         assert matrix[i, FEATURES.index("kfd")] == pytest.approx(kfd - kfb, abs=1e-4)
 
 
-@pytest.mark.parametrize("reach", [7, 14])
-def test_what_the_filter_misses_a_year_ago(panel: Panel, reach: int) -> None:
+def test_last_years_error_is_that_of_its_own_origin(panel: Panel) -> None:
     origin = panel.last_day - 5
-    state = panel.arrays.states[origin - panel.first_day, 5].astype(np.float64)
-    base = state[: state_space.N_BASE]
-
-    def missed(low: int, high: int) -> float:
+    for ahead in (1, 20, 48):
+        day = origin + ahead
+        rows = panel.usual_rows(int(panel.store_numbers[5]), np.array([day]))
+        found = panel.matrix(rows, origin)[0, FEATURES.index("last_year_error")]
+        then = origin - 364 - panel.first_day
+        state = panel.arrays.states[then, 5].astype(np.float64)[: state_space.N_BASE]
         errors = []
-        for t in range(low - panel.first_day, high + 1 - panel.first_day):
+        for t in range(day - 364 - 7 - panel.first_day, day - 364 + 8 - panel.first_day):
             y = panel.arrays.log_sales[5, t]
             if t >= 1 and not np.isnan(y):
-                errors.append(y - design(panel, 5, t, state_space.N_BASE) @ base)
-        return float(np.mean(errors))
-
-    for ahead in (1, 20, 48):
-        past = origin + ahead - 364
-        rows = panel.usual_rows(int(panel.store_numbers[5]), np.array([origin + ahead]))
-        found = panel.matrix(rows, origin)[0, FEATURES.index(f"last_year_miss_{reach}")]
-        level = missed(origin - 364 - 55, origin - 364)
-        assert found == pytest.approx(missed(past - reach, past + reach) - level, abs=1e-4)
+                errors.append(y - design(panel, 5, t, state_space.N_BASE) @ state)
+        assert found == pytest.approx(np.mean(errors), abs=1e-4)
