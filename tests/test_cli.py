@@ -177,6 +177,16 @@ def test_tables_are_checked_and_told(
     assert "is ready" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("nowhere")
+def test_a_demo_chain_of_any_size(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("ROSSMANN_DEMO", "1")
+    assert main(["data", "demo", "--stores", "4", "--days", "70"]) == 0
+    assert main(["data", "check"]) == 0
+    told = capsys.readouterr().out
+    assert ", 4 stores, " in told
+    assert main(["data", "demo", "--stores", "0"]) == 2
+
+
 def test_ingested_days_are_told_with_what_to_do_next(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

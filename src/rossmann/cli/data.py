@@ -28,10 +28,12 @@ def get() -> None:
 @app.command("demo")
 def demo(
     seed: Annotated[int | None, typer.Option(help="another seed makes another chain")] = None,
+    stores: Annotated[int, typer.Option(min=1, max=100_000, help="stores of the chain")] = 1115,
+    days: Annotated[int, typer.Option(min=1, max=5_000, help="days of history")] = 942,
 ) -> None:
     """Write the demo chain: synthetic tables in the form of the real ones.
 
-    Example: rossmann data demo --seed 7
+    Example: rossmann data demo --seed 7 --stores 200
     """
     from rossmann.data.demo import write_demo
     from rossmann.data.pieces import find_pieces
@@ -39,7 +41,7 @@ def demo(
     from rossmann.settings import load_settings
 
     settings = load_settings()
-    write_demo(settings.demo_raw_dir, settings.seed if seed is None else seed)
+    write_demo(settings.demo_raw_dir, settings.seed if seed is None else seed, stores, days)
     say(f"demo tables written to {settings.demo_raw_dir}")
     ingested = settings.ingested_dir / Dataset.DEMO
     if find_pieces(ingested):

@@ -33,6 +33,11 @@ class Examples:
         self._matrix = matrix
 
     @property
+    def rows(self) -> Rows:
+        """The seven fields of each row."""
+        return self._rows
+
+    @property
     def day(self) -> npt.NDArray[np.int32]:
         """The day of each row (n,)."""
         return self._rows.day
