@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from typer.testing import CliRunner, Result
 
 from rossmann.cli import app
@@ -18,6 +19,7 @@ def on_the_chain(chain_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(chain_settings.data_dir))
     monkeypatch.setenv("ROSSMANN_DEMO", "true")
     monkeypatch.setenv("ROSSMANN_THREADS", "1")
+    monkeypatch.setenv("ROSSMANN_MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     profiles = {name: one.model_dump() for name, one in chain_settings.profiles.items()}
     monkeypatch.setenv("ROSSMANN_PROFILES", json.dumps(profiles))
 
@@ -39,6 +41,30 @@ def test_windows_roll_back_from_the_end(panel: Panel, tmp_path: Path) -> None:
     assert "80%" in answer.output
     assert str(tmp_path / "report.html") in answer.output
     assert (tmp_path / "report.html").is_file()
+    assert "not logged: MLflow at http://127.0.0.1:9 does not answer" in answer.output
+
+
+@pytest.mark.usefixtures("on_the_chain")
+def test_the_report_is_logged_to_mlflow(
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROSSMANN_MLFLOW_TRACKING_URI", mlflow_server)
+    answer = run("--windows", "2", "--horizon", "7", "-o", str(tmp_path))
+    assert answer.exit_code == 0, answer.output
+    (line,) = [line for line in answer.output.splitlines() if line.startswith("logged: ")]
+    assert line.startswith(f"logged: {mlflow_server}/#/experiments/")
+    client = MlflowClient(mlflow_server, mlflow_server)
+    logged = client.get_run(line.rpartition("/")[2])
+    assert {file.path for file in client.list_artifacts(logged.info.run_id)} == {
+        "report.html",
+        "report.json",
+    }
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert logged.info.status == "FINISHED"
+    assert logged.data.tags["data.version"] == report["data"]["version"]
+    for window in report["windows"]:
+        found = logged.data.metrics[f"rmspe/{window['origin']}/ensemble"]
+        assert found == pytest.approx(window["rmspe"]["ensemble"])
 
 
 @pytest.mark.usefixtures("on_the_chain")

@@ -76,13 +76,16 @@ def backtest(
 ) -> None:
     """Forecast past windows as of their origins and report the errors; registers nothing.
 
-    Without --origins or --windows: those of the parameters file. Every window takes a fit.
+    The report is a page and its figures as JSON; both are logged to MLflow where it runs. Without
+    --origins or --windows: those of the parameters file. Every window takes a fit.
 
     Example: rossmann backtest --profile quick --windows 3 --horizon 42 -o report
     """
     from rossmann.data.panel import open_panel
+    from rossmann.errors import ServiceError
     from rossmann.models import backtest_slices, report_html
     from rossmann.models.backtest import ends_of, rolling_ends, score
+    from rossmann.models.backtest_log import log_backtest
     from rossmann.models.examples import draw_examples
     from rossmann.models.train import about
     from rossmann.models.train import backtest as run
@@ -107,6 +110,10 @@ def backtest(
     if report["totals"]:
         _show_totals(report["totals"])
     say(f"report: {folder / 'report.html'} (and report.json)")
+    try:
+        say(f"logged: {log_backtest(settings, folder, report)}")
+    except ServiceError as error:  # the report is there: an MLflow that is away takes nothing away
+        say(f"not logged: {error}")
 
 
 def named_days(text: str) -> list[date]:

@@ -68,7 +68,7 @@ def open_client(settings: Settings) -> "Iterator[MlflowClient]":
 def refusal(tracking_uri: str, error: "MlflowException") -> ServiceError:
     """What MLflow said, in one line."""
     reason = str(error.message).strip().splitlines()[0]
-    return ServiceError(f"MLflow at {tracking_uri} did not take the version: {reason}")
+    return ServiceError(f"MLflow at {tracking_uri} refused: {reason}")
 
 
 def card_digest(trained: "Trained") -> str:

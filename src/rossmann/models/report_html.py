@@ -33,14 +33,16 @@ _SLICES: Final = {
         " scattered over the year before the origin.",
     ),
 }
+PAGE_FILE: Final = "report.html"
+DATA_FILE: Final = "report.json"
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
     """Write ``report.json`` and ``report.html`` into a folder, made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False)
-    (folder / "report.json").write_text(text + "\n", "utf-8")
-    (folder / "report.html").write_text(render(report), "utf-8")
+    (folder / DATA_FILE).write_text(text + "\n", "utf-8")
+    (folder / PAGE_FILE).write_text(render(report), "utf-8")
 
 
 def render(report: Mapping[str, Any]) -> str:
