@@ -40,7 +40,7 @@ def planned(store: int, day: date) -> dict[str, Any]:
 
 
 class SmallService:
-    """Starts and stops on one port; ``asked`` holds the bodies of ``POST /predict`` in order."""
+    """Starts and stops on one port; ``asked`` and ``explained`` hold what was posted."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -48,6 +48,8 @@ class SmallService:
         self.stores: Sequence[int] = (1, 2, 3)
         self.status, self.reason, self.registry = "healthy", "", "reachable"
         self.answers_left: int | None = None
+        self.explained: list[dict[str, Any]] = []
+        self.explain_fails: int | None = None
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
         self.start()
@@ -67,7 +69,8 @@ class SmallService:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                self._send(*service.predict(json.loads(body)))
+                answer = service.explain if self.path == "/explain" else service.predict
+                self._send(*answer(json.loads(body)))
 
             def _send(self, code: int, answer: Any) -> None:
                 body = json.dumps(answer, default=str).encode()
@@ -172,6 +175,23 @@ class SmallService:
         ]
         return {"store": store, "until": until, "days": past}
 
+    def explain(self, body: dict[str, Any]) -> tuple[int, Any]:
+        """A plain day sells 1000 x Store; the rest is told as weekday, promotion and two more."""
+        self.explained.append(body)
+        if self.explain_fails is not None:
+            return self.explain_fails, {"detail": [], "request_id": "x"}
+        row = body["inputs"][0]
+        plain, sales, promo = 1000.0 * row["Store"], sales_of(row), 500.0 * row["Promo"]
+        parts = {"weekday": sales - plain - promo, "promotion": promo, "month": 2.0, "store": -2.0}
+        told = [
+            {"name": n, "label": n, "factor": 1 + s / plain, "percent": 100 * s / plain, "sales": s}
+            for n, s in parts.items()
+        ]
+        split = {"forecast": sales, "baseline": plain, "drivers": told}
+        code, answer = self.predict(body)
+        self.asked.remove(body)
+        return code, {**answer, "explanations": [split]}
+
     def predict(self, body: dict[str, Any]) -> tuple[int, Any]:
         if self.answers_left is not None:
             if self.answers_left == 0:
@@ -197,6 +217,7 @@ class SmallService:
             "model_stage": "Production",
             "count": len(rows),
             "as_of": origin,
+            "objective": body.get("objective", "accuracy"),
             "intervals": bands,
             "warnings": list(_warnings(rows)),
             "request_id": "x",

@@ -34,6 +34,11 @@ def toggles(page: AppTest) -> dict[str, bool]:
     return {toggle.label: toggle.value for toggle in page.toggle}
 
 
+def version_line(page: AppTest) -> str:
+    [line] = [one.value for one in page.caption if "version 3" in one.value]
+    return str(line)
+
+
 def test_it_starts_with_the_first_unknown_day_as_planned(service: Any) -> None:
     page = open_page()
     assert page.text_input(key="day").value == "2015-08-01"
@@ -53,8 +58,7 @@ def test_the_weekday_is_worked_out(service: Any) -> None:
 
 
 def test_version_and_as_of_are_told(service: Any) -> None:
-    caption = open_page().caption[-1].value
-    assert "version 3" in caption and "31 Jul 2015" in caption
+    assert "31 Jul 2015" in version_line(open_page())
 
 
 def test_a_change_of_plan_changes_the_forecast(service: Any) -> None:
@@ -116,7 +120,7 @@ def test_the_picture_holds_two_months_and_the_days_around(service: Any) -> None:
 
 def test_a_day_in_the_past_is_forecast_from_the_day_before(service: Any) -> None:
     page = open_page("2015-06-10")
-    assert "9 Jun 2015" in page.caption[-1].value
+    assert "9 Jun 2015" in version_line(page)
     assert service.asked[-1]["as_of"] == "2015-06-09"
     assert "Really sold" in numbers(page)
 
@@ -145,3 +149,35 @@ def test_a_service_that_is_away_is_told_without_a_stack_trace(service: Any) -> N
     page = open_page()
     assert "does not answer" in page.error[0].value
     assert "Traceback" not in page.error[0].value
+
+
+def test_drivers_are_those_of_the_forecast_that_is_shown(service: Any) -> None:
+    page = open_page()
+    [asked] = service.explained[-1:]
+    assert asked["inputs"] == service.asked[0]["inputs"][:1]
+    assert (asked["model_stage"], asked["as_of"]) == (3, "2015-07-31")
+    assert any("Plain day x drivers = forecast" in one.value for one in page.caption)
+
+
+def test_a_closed_day_has_no_drivers_and_says_so(service: Any) -> None:
+    page = open_page("2015-08-02")
+    assert all(asked["inputs"][0]["Open"] for asked in service.explained)
+    assert "closed" in page.caption[-1].value
+
+
+@pytest.mark.parametrize("code", [404, 413, 500, 503])
+def test_a_service_without_drivers_costs_one_calm_line(service: Any, code: int) -> None:
+    service.explain_fails = code
+    page = open_page()
+    assert numbers(page)["Forecast, Sat 1 Aug"] == "1,560"
+    assert "the forecast stands" in page.caption[-1].value
+    assert not page.error and not page.warning
+
+
+def test_the_objective_is_asked_for_everywhere_and_told(service: Any) -> None:
+    page = open_page()
+    assert "smallest error" in version_line(page)
+    service.asked.clear()
+    page.selectbox(key="objective").set_value("unbiased").run()
+    assert {one["objective"] for one in [*service.asked, service.explained[-1]]} == {"unbiased"}
+    assert "totals without bias" in version_line(page)

@@ -13,6 +13,10 @@ FORECAST = "Forecast"
 CHOSEN = "The day you asked for"
 _COLOURS = {SOLD: "#64748b", FORECAST: "#fb923c", CHOSEN: "#c2410c"}
 _BAR = "#0f766e"
+PLAIN = "A plain day"
+MORE = "Sells more"
+LESS = "Sells less"
+_STEPS = {PLAIN: "#64748b", MORE: _BAR, LESS: "#fb923c", CHOSEN: "#c2410c"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,56 @@ def store_chart(days: Sequence[Day], ends: date | None) -> alt.LayerChart | alt.
     # Twice: a white rim keeps the number readable before bars and ranges.
     layers += [_number(base, stroke="white", strokeWidth=5), _number(base, color="#7c2d12")]
     return alt.layer(*layers).properties(height=330)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One bar on the way from the plain day to the forecast; ``percent`` is a driver's alone."""
+
+    label: str
+    kind: str
+    start: float
+    end: float
+    percent: float | None
+
+    @property
+    def words(self) -> str:
+        """What is written beside the bar: a whole, or a driver's per cent and sales."""
+        if self.percent is None:
+            return f"{self.end:,.0f}"
+        return f"{self.percent:+.1f} %  ({self.end - self.start:+,.0f})"
+
+
+def driver_chart(steps: Sequence[Step]) -> alt.LayerChart | alt.FacetChart:
+    """A waterfall of sales, top to bottom: each bar begins where the one above it ended."""
+    frame = pl.DataFrame(
+        [asdict(step) | {"words": step.words, "right": max(step.start, step.end)} for step in steps]
+    )
+    base = alt.Chart(frame).encode(
+        y=alt.Y(
+            "label:N",
+            title=None,
+            sort=None,
+            axis=alt.Axis(labelLimit=230, labelFontSize=13, ticks=False, domain=False),
+        ),
+        tooltip=[alt.Tooltip("label:N", title="What"), alt.Tooltip("words:N", title="Sales")],
+    )
+    widest = max(max(step.start, step.end) for step in steps)
+    # Room on the right for the numbers of the longest bar.
+    room = alt.Scale(domain=[0, 1.45 * widest], nice=False)
+    bars = base.mark_bar(cornerRadius=2, height=18).encode(
+        x=alt.X("start:Q", axis=None, scale=room),
+        x2="end:Q",
+        color=alt.Color(
+            "kind:N",
+            scale=alt.Scale(domain=list(_STEPS), range=list(_STEPS.values())),
+            legend=None,
+        ),
+    )
+    words = base.mark_text(align="left", dx=6, fontSize=13).encode(
+        x=alt.X("right:Q", axis=None, scale=room), text="words:N"
+    )
+    return alt.layer(bars, words).properties(height=28 * len(steps))
 
 
 def _span(day: str = "day") -> list[pl.Expr]:

@@ -7,13 +7,18 @@ from typing import Any, Final
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from rossmann.dashboard import charts, dates, state
+from rossmann.dashboard import charts, dates, drivers, state
 from rossmann.dashboard.charts import Day
+from rossmann.schema import Objective
 from rossmann.serving.messages import PastDay, PlannedRow, PredictAnswer
 
 LEVEL: Final = 0.8
 WEEKS: Final = 8
 _DASH: Final = "\N{EN DASH}"
+OBJECTIVES: Final[dict[Objective, str]] = {
+    "accuracy": "Smallest error of each day",
+    "unbiased": "Totals without bias",
+}
 AROUND: Final = 7
 """Days on either side of the chosen one that are forecast as well."""
 
@@ -24,6 +29,7 @@ class Question:
 
     row: dict[str, Any]
     planned: PlannedRow
+    objective: Objective
 
     @property
     def day(self) -> date:
@@ -40,7 +46,9 @@ def show(question: Question) -> None:
     """Ask the service and draw its answer."""
     service = state.client()
     other = {**question.row, "Promo": 1 - question.row["Promo"]}
-    answer = service.predict([question.row, other], intervals=(LEVEL,))
+    answer = service.predict(
+        [question.row, other], intervals=(LEVEL,), objective=question.objective
+    )
     known = date.fromisoformat(answer.as_of)
     past = service.history(question.planned.Store, 7 * WEEKS, answer.as_of).days
     _numbers(question, answer, past)
@@ -53,9 +61,11 @@ def show(question: Question) -> None:
     st.altair_chart(charts.store_chart(bars, known if near else None), width="stretch")
     st.caption(
         f"Model version {answer.model_version} ({answer.model_stage}), knowing sales up to "
-        f"{dates.short(known)}. Thin lines: four days in five end inside them. "
+        f"{dates.short(known)}. Made for: {OBJECTIVES[answer.objective].lower()}. Thin lines: "
+        "four days in five end inside them. "
         "Pale bars: no promotion."
     )
+    drivers.show(question.row, answer.model_version, answer.as_of, answer.objective)
 
 
 def _numbers(question: Question, answer: PredictAnswer, past: list[PastDay]) -> None:
@@ -144,7 +154,9 @@ def _forecasts(question: Question, answer: PredictAnswer) -> list[Day]:
     plan = state.client().plan(question.planned.Store, start.isoformat(), count).rows
     around = [row for row in plan if question.day != row.Date]
     rows = [question.row, *(_as_row(row) for row in around)]
-    told = state.client().predict(rows, as_of=answer.as_of, intervals=(LEVEL,))
+    told = state.client().predict(
+        rows, as_of=answer.as_of, intervals=(LEVEL,), objective=question.objective
+    )
     days = [question.day, *(row.Date for row in around)]
     bars = [_bar(rows[i], day, i == 0, told, i) for i, day in enumerate(days)]
     return sorted(bars, key=lambda bar: bar.day)
