@@ -48,4 +48,4 @@ def test_colours_tell_more_from_less() -> None:
 def test_every_step_is_drawn_with_its_numbers() -> None:
     picture = charts.driver_chart(drivers.steps(told(5.0, -4.0))).to_dict()
     [rows] = picture["datasets"].values()
-    assert [row["words"] for row in rows] == ["1,000", "+5.0 %  (+50)", "-4.0 %  (-42)", "1,008"]
+    assert [row["words"] for row in rows] == ["1,000", "+5.0 % (+50)", "-4.0 % (-42)", "1,008"]

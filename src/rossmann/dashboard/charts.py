@@ -79,7 +79,7 @@ class Step:
         """What is written beside the bar: a whole, or a driver's per cent and sales."""
         if self.percent is None:
             return f"{self.end:,.0f}"
-        return f"{self.percent:+.1f} %  ({self.end - self.start:+,.0f})"
+        return f"{self.percent:+.1f} % ({self.end - self.start:+,.0f})"
 
 
 def driver_chart(steps: Sequence[Step]) -> alt.LayerChart | alt.FacetChart:
@@ -92,13 +92,13 @@ def driver_chart(steps: Sequence[Step]) -> alt.LayerChart | alt.FacetChart:
             "label:N",
             title=None,
             sort=None,
-            axis=alt.Axis(labelLimit=230, labelFontSize=13, ticks=False, domain=False),
+            axis=alt.Axis(labelLimit=230, labelFontSize=12, ticks=False, domain=False),
         ),
         tooltip=[alt.Tooltip("label:N", title="What"), alt.Tooltip("words:N", title="Sales")],
     )
     widest = max(max(step.start, step.end) for step in steps)
     # Room on the right for the numbers of the longest bar.
-    room = alt.Scale(domain=[0, 1.45 * widest], nice=False)
+    room = alt.Scale(domain=[0, 1.75 * widest], nice=False)
     bars = base.mark_bar(cornerRadius=2, height=18).encode(
         x=alt.X("start:Q", axis=None, scale=room),
         x2="end:Q",
@@ -108,7 +108,7 @@ def driver_chart(steps: Sequence[Step]) -> alt.LayerChart | alt.FacetChart:
             legend=None,
         ),
     )
-    words = base.mark_text(align="left", dx=6, fontSize=13).encode(
+    words = base.mark_text(align="left", dx=6, fontSize=12, color="#334155").encode(
         x=alt.X("right:Q", axis=None, scale=room), text="words:N"
     )
     return alt.layer(bars, words).properties(height=28 * len(steps))
