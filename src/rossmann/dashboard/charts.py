@@ -98,7 +98,7 @@ def driver_chart(steps: Sequence[Step]) -> alt.LayerChart | alt.FacetChart:
     )
     widest = max(max(step.start, step.end) for step in steps)
     # Room on the right for the numbers of the longest bar.
-    room = alt.Scale(domain=[0, 1.75 * widest], nice=False)
+    room = alt.Scale(domain=[0, 2.0 * widest], nice=False)
     bars = base.mark_bar(cornerRadius=2, height=18).encode(
         x=alt.X("start:Q", axis=None, scale=room),
         x2="end:Q",
