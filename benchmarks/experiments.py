@@ -59,11 +59,14 @@ VARIANTS: Final = (
     Variant("xgboost, depth 10", "xgboost", {"max_depth": 10}),
     Variant("xgboost, rate .08, 300 rounds", "xgboost", {"eta": 0.08, "rounds": 300}),
     Variant("lightgbm without last_year_error", without=("last_year_error",)),
-    Variant("lightgbm without last_year_error_chain", without=("last_year_error_chain",)),
-    Variant("lightgbm without region", without=("region",)),
-    Variant("lightgbm without day_of_year", without=("day_of_year",)),
-    Variant("lightgbm without horizon", without=("horizon",)),
-    Variant("lightgbm without kfa, kfc, kfd", without=("kfa", "kfc", "kfd")),
+    Variant(
+        "catboost, rate .05, 1,000 rounds", "catboost", {"learning_rate": 0.05, "rounds": 1000}
+    ),
+    Variant(
+        "catboost, depth 8, rate .07, 700 rounds",
+        "catboost",
+        {"depth": 8, "learning_rate": 0.07, "rounds": 700},
+    ),
 )
 
 
