@@ -1,4 +1,4 @@
-"""The registry's servers: MLflow on SQLite and, where it is installed, on PostgreSQL."""
+"""Chains of few stores; the registry's servers: MLflow on SQLite and, where it is, PostgreSQL."""
 
 import importlib.util
 import os
@@ -10,6 +10,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+
+from rossmann.data.demo import write_demo
+from rossmann.data.make_dataset import make_dataset
+from rossmann.data.panel import build_panel
+from rossmann.models.train import Trained, train
+from rossmann.settings import Settings, load_settings
 
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 BIN = FOUND[-1].parent if FOUND else Path("none")
@@ -71,3 +77,26 @@ def postgres_server(
 def each_server(request: pytest.FixtureRequest) -> str:
     """Tracking URI of each server in turn; a module takes it as its ``mlflow_server``."""
     return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="session", params=[5, 1])
+def few(
+    request: pytest.FixtureRequest,
+    chain_settings: Settings,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """A chain of a few stores, made ready. Read only."""
+    settings = load_settings(
+        data_dir=tmp_path_factory.mktemp("few"),
+        threads=1,
+        profiles={n: p.model_dump() for n, p in chain_settings.profiles.items()},
+    )
+    write_demo(settings.demo_raw_dir, seed=3, stores=request.param, days=620)
+    build_panel(make_dataset(settings), threads=1)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def few_trained(few: Settings) -> Trained:
+    """A version of the chain of a few stores."""
+    return train(few, "quick")

@@ -14,8 +14,9 @@ from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel, DataError, GateFailed, ServiceError, UnknownVersion
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.evidence import EVIDENCE_FILE, Evidence, WindowRows, read_evidence
-from rossmann.models.gate import _beside, _Desk, _score, evidence_of, measured, validate
+from rossmann.models.gate import _beside, _Desk, _score, evidence_of, validate
 from rossmann.models.gate_compare import against_naive, against_serving
+from rossmann.models.gate_measures import measured
 from rossmann.models.gate_table import Line, Verdict, at_least, at_most
 from rossmann.models.packaging import register
 from rossmann.models.probes import probe
@@ -62,10 +63,10 @@ def verdicts(lines: list[Line]) -> list[bool]:
 
 
 def test_the_naive_must_be_beaten_by_more_than_luck() -> None:
-    assert against_naive(window(0.10), LIMITS).passed
-    assert not against_naive(window(0.30), LIMITS).passed
     by_luck = window(0.2, seed=5)
-    assert not against_naive(replace(by_luck, naive=by_luck.forecast.copy()), LIMITS).passed
+    same = replace(by_luck, naive=by_luck.forecast.copy())
+    lines = against_naive([window(0.10), window(0.30), same], LIMITS)
+    assert verdicts(lines) == [True, False, False]
 
 
 def test_noise_does_not_promote() -> None:
@@ -161,7 +162,7 @@ def test_what_is_no_number_fails(value: float | None) -> None:
     assert not at_least("x", value, -1).passed
     bad = window(0.1)
     bad.forecast[3] = math.nan if value is None else value
-    assert not against_naive(bad, LIMITS).passed
+    assert verdicts(against_naive([bad], LIMITS)) == [False]
     assert not any(verdicts(beside(evidence(bad), evidence(window(0.2)))))
 
 

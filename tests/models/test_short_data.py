@@ -6,16 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rossmann.data.demo import write_demo
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel import Panel, build_panel, open_panel, panel_from
+from rossmann.data.panel import Panel, open_panel, panel_from
 from rossmann.features.calendars import to_date
 from rossmann.models.backtest import Window, open_windows
 from rossmann.models.ensemble import Ensemble
-from rossmann.models.train import Trained, train
+from rossmann.models.train import Trained
 from rossmann.schema import FEATURES, FloatArray
 from rossmann.serving.forecaster import Forecast, Forecaster
-from rossmann.settings import Settings, load_settings
+from rossmann.settings import Settings
 
 Tables = dict[str, pl.DataFrame]
 STORES = 8
@@ -177,30 +176,12 @@ def test_a_store_known_by_its_metadata_alone_is_served(
     assert "reopened" not in kinds
 
 
-@pytest.fixture(scope="module", params=[5, 1])
-def few(
-    request: pytest.FixtureRequest,
-    chain_settings: Settings,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Settings:
-    """A chain of a few stores, made ready."""
-    settings = load_settings(
-        data_dir=tmp_path_factory.mktemp("few"),
-        threads=1,
-        profiles={n: p.model_dump() for n, p in chain_settings.profiles.items()},
-    )
-    write_demo(settings.demo_raw_dir, seed=3, stores=request.param, days=620)
-    build_panel(make_dataset(settings), threads=1)
-    return settings
-
-
-def test_few_stores_are_a_chain(few: Settings) -> None:
-    made = train(few, "quick")
-    for score in made.windows:
+def test_few_stores_are_a_chain(few: Settings, few_trained: Trained) -> None:
+    for score in few_trained.windows:
         assert score.rmspe["ensemble"] < score.rmspe["seasonal_naive"]
     panel = open_panel(make_dataset(few))
     (window,) = open_windows(panel, (48,), 48, 31)
-    found = answer(panel, Ensemble.load(made.folder), window)
+    found = answer(panel, Ensemble.load(few_trained.folder), window)
     ratio = found.sales / window.sold
     assert ratio.min() > 0.3
     assert ratio.max() < 3

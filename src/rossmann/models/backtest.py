@@ -93,7 +93,10 @@ def open_windows(panel: Panel, ends: Sequence[int], days: int, history_days: int
             )
         mine = np.nonzero((rows.day > origin) & (rows.day <= origin + days))[0]
         if not len(mine):
-            raise DataError(f"no sales are known in the {days} days after {to_date(origin)}")
+            raise DataError(
+                f"no sales are known in the {days} days after {to_date(origin)}. Choose other days:"
+                " `windows` in the parameters file, or `rossmann backtest --origins`"
+            )
         part = rows.take(mine)
         windows.append(Window(origin, days, part, sold[mine], panel.matrix(part, origin)))
     return windows

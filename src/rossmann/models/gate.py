@@ -15,6 +15,7 @@ from rossmann.errors import DamagedModel, DataError, UnknownVersion
 from rossmann.features.calendars import to_day
 from rossmann.models.evidence import EVIDENCE_FILE, Evidence, WindowRows, read_evidence
 from rossmann.models.gate_compare import against_naive, against_serving
+from rossmann.models.gate_measures import measured
 from rossmann.models.gate_table import Line, Verdict, at_least, at_most, refused
 from rossmann.models.model_files import sha256
 from rossmann.models.registry import ModelVersion, Registry
@@ -108,29 +109,10 @@ def _by_evidence(desk: _Desk, candidate: ModelVersion, serving: ModelVersion | N
         return [refused("backtest windows", str(error))]
     if not evidence.windows:
         return [refused("backtest windows", "there are none")]
-    lines = [against_naive(window, desk.settings) for window in evidence.windows]
+    lines = against_naive(evidence.windows, desk.settings)
     if serving is not None:
         lines += _beside(desk, candidate, evidence, serving)
     return [*lines, *measured(evidence, desk.settings)]
-
-
-def measured(evidence: Evidence, settings: Settings) -> list[Line]:
-    """The lines on coverage and bias of each window."""
-    lines = []
-    for window in evidence.windows:
-        covered = evidence.coverage.get(window.origin, {})
-        for level in (0.80, 0.95):
-            found = covered.get(f"{level:.2f}")
-            off = None if found is None else abs(found - level)
-            note = "needs two windows or more" if found is None else f"covers {found:.1%}"
-            check = f"{window.origin}: the {level:.0%} band is off by"
-            lines.append(at_most(check, off, settings.gate_coverage, note))
-        bias = window.bias
-        note = f"forecasts {'above' if bias > 0 else 'below'} sales"
-        lines.append(
-            at_most(f"{window.origin}: bias of the total", abs(bias), settings.gate_bias, note)
-        )
-    return lines
 
 
 def _beside(

@@ -5,7 +5,7 @@ neither's members saw those days. On newer data the origins differ; then the ser
 forecasts the days of the candidate's windows that came after it was trained.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,40 @@ Score = Callable[[WindowRows], FloatArray]
 """Forecasts (n,) of the serving version for a window's rows, as of the window's origin."""
 
 
-def against_naive(window: WindowRows, settings: Settings) -> Line:
-    """Better than seasonal naive, store by store."""
+def against_naive(windows: Sequence[WindowRows], settings: Settings) -> list[Line]:
+    """Better than seasonal naive on every window.
+
+    Six weeks of a few stores seldom tell a better forecast from a luckier one. There no window may
+    be worse beyond chance, and all of them together must be better.
+    """
+    stores = np.unique(np.concatenate([window.store for window in windows]))
+    if len(stores) >= paired.FEW_STORES or not all(len(window.sold) for window in windows):
+        return [_against_naive(window, settings) for window in windows]
+    rows = [(w.store, w.day, w.sold, w.forecast, w.naive) for w in windows]
+    found = paired.compare(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+    return [
+        *(_not_worse(window, settings) for window in windows),
+        _better("all windows: better than seasonal naive", found, settings),
+    ]
+
+
+def _against_naive(window: WindowRows, settings: Settings) -> Line:
     check = f"{window.origin}: better than seasonal naive"
     if not len(window.sold):
         return refused(check, "no row")
     found = paired.compare(window.store, window.day, window.sold, window.forecast, window.naive)
     return _better(check, found, settings)
+
+
+def _not_worse(window: WindowRows, settings: Settings) -> Line:
+    """A higher error than seasonal naive's passes where it may be bad luck."""
+    check = f"{window.origin}: not clearly worse than seasonal naive"
+    found = paired.compare(window.store, window.day, window.sold, window.naive, window.forecast)
+    if not np.isfinite([found.mine, found.other, found.p]).all():
+        return refused(check, "a forecast is no number")
+    passed = found.other <= found.mine or found.p > settings.gate_chance
+    note = f"{_whom(found)}, worse by chance p = {found.p:.4f}"
+    return Line(check, found.other, found.mine, passed, note)
 
 
 def against_serving(
@@ -113,9 +140,22 @@ def _better(check: str, found: paired.Paired, settings: Settings) -> Line:
     if not np.isfinite([found.mine, found.other, found.p]).all():
         return refused(check, "a forecast is no number")
     passed = found.mine < found.other and found.p <= settings.gate_chance
-    return Line(check, found.mine, found.other, passed, _chance(found))
+    note = _chance(found)
+    if 0.5**found.units > settings.gate_chance:
+        note += ": too few to tell luck from skill"
+    return Line(check, found.mine, found.other, passed, note)
 
 
 def _chance(found: paired.Paired) -> str:
-    share = f"better in {found.better:.0%} of {found.stores} stores"
-    return f"{share}, by chance p = {found.p:.4f}"
+    return f"{_whom(found)}, by chance p = {found.p:.4f}"
+
+
+def _whom(found: paired.Paired) -> str:
+    """Whom the test asked: many stores, or the weeks of a few."""
+    if found.stores >= paired.FEW_STORES:
+        return f"better in {found.better:.0%} of {found.stores:,} stores"
+    stores, weeks = (
+        f"{count} {what}{'s' if count > 1 else ''}"
+        for count, what in ((found.stores, "store"), (found.units, "week"))
+    )
+    return f"tested on {weeks} of {stores}"

@@ -35,6 +35,8 @@ known store's days (variance 16); seven days with sales take most of that away (
 _WIDENED_AT: Final = 0.8
 _OUTLIER: Final = 0.995
 _RIDGE: Final = 1e-3
+_RIDGE_ROWS: Final = 1_000
+"""As many rows the ridge counts at least: from a handful, five slopes would be fit to noise."""
 _STEPS: Final = 20
 _SUNDAY: Final = 7
 _TINY: Final = 1e-12
@@ -167,7 +169,7 @@ def _fit_scale(terms: FloatArray, residual: FloatArray) -> FloatArray:
     rows = len(residual)
     out = np.zeros(terms.shape[1])
     out[0] = np.log(max(float(residual.mean()), _TINY))
-    held = _RIDGE * rows * np.diag([0.0, *[1.0] * (len(out) - 1)])
+    held = _RIDGE * max(rows, _RIDGE_ROWS) * np.diag([0.0, *[1.0] * (len(out) - 1)])
     information = terms.T @ terms + held
     for _ in range(_STEPS):
         mean = np.exp(terms @ out)

@@ -16,7 +16,7 @@ from rossmann.schema import FloatArray
 
 FLIPS: Final = 4_000
 _AT_ONCE: Final = 400
-_FEW_STORES: Final = 12
+FEW_STORES: Final = 12
 """With fewer, no split of the signs is rare: then each store's weeks are flipped one by one."""
 _SEED: Final = 20150801
 
@@ -26,7 +26,8 @@ class Paired:
     """RMSPE of both on the same rows, and how often chance alone makes the first look as good.
 
     ``p``: one-sided, between 1 / (flips + 1) and 1; ``better``: share of stores where the first
-    errs less.
+    errs less; ``units``: how many signs were flipped, of stores or, where these are few, of their
+    weeks.
     """
 
     mine: float
@@ -34,6 +35,7 @@ class Paired:
     p: float
     better: float
     stores: int
+    units: int
 
 
 def compare(
@@ -53,7 +55,7 @@ def compare(
     difference = mine_squared - other_squared
     by_store = _add_up(store.astype(np.int64), difference)
     units = by_store
-    if len(by_store) < _FEW_STORES:
+    if len(by_store) < FEW_STORES:
         units = _add_up(store.astype(np.int64) * 10_000 + day.astype(np.int64) // 7, difference)
     return Paired(
         float(np.sqrt(mine_squared.mean())),
@@ -61,6 +63,7 @@ def compare(
         _flip(units),
         float(np.mean(by_store < 0)),
         len(by_store),
+        len(units),
     )
 
 

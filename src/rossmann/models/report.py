@@ -40,6 +40,11 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def stores_of(data: Mapping[str, Any]) -> str:
+    """How many stores, in words."""
+    return "1 store" if data["stores"] == 1 else f"{data['stores']:,} stores"
+
+
 def write_report(folder: Path, card: dict[str, Any], scores: list[WindowScore]) -> None:
     """Write ``pictures/windows.png`` and ``report.md`` beside the ensemble."""
     pictures = folder / "pictures"
@@ -49,7 +54,7 @@ def write_report(folder: Path, card: dict[str, Any], scores: list[WindowScore]) 
     text = (
         f"# Backtest of profile {card['profile']}\n\n"
         f"Data: {data['dataset']}, version {data['version']}, {data['rows']:,} rows of "
-        f"{data['stores']:,} stores, {data['first_day']} to {data['last_day']}.\n\n"
+        f"{stores_of(data)}, {data['first_day']} to {data['last_day']}.\n\n"
         "Every window is forecast from its origin, by members that saw no day after it.\n\n"
         + markdown(table_rows(scores))
     )

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from rossmann.models.coverage import coverage_rows, totals_rows
 from rossmann.models.objective import bias_rows
-from rossmann.models.report import NAMES
+from rossmann.models.paired import FEW_STORES
+from rossmann.models.report import NAMES, stores_of
 from rossmann.models.report_pictures import pictures
 
 _STYLE: Final = """
@@ -34,6 +35,10 @@ _SLICES: Final = {
         " scattered over the year before the origin.",
     ),
 }
+_FEW: Final = (
+    "<p><strong>Few stores:</strong> the luck of each one moves every figure below. Take coverage,"
+    " bias and the differences between groups as hints, the more so in a short window.</p>"
+)
 PAGE_FILE: Final = "report.html"
 DATA_FILE: Final = "report.json"
 
@@ -82,12 +87,13 @@ def _intro(report: Mapping[str, Any]) -> str:
     count = len(report["windows"])
     return (
         f"<p>Data: {escape(data['dataset'])}, version {escape(data['version'])}, "
-        f"{data['rows']:,} rows of {data['stores']:,} stores, {data['first_day']} to "
+        f"{data['rows']:,} rows of {stores_of(data)}, {data['first_day']} to "
         f"{data['last_day']}. {count} window{'s' if count > 1 else ''}, {report['rows']:,} open "
         "days with sales.</p><p>Each window was forecast on its origin, by models that had seen no "
         "day after it, the same way as the service forecasts. The typical error is "
         f"<strong>{_percent(best)}</strong> of a day's sales (RMSPE), against {_percent(naive)} "
         "for repeating the last day of the same weekday and promotion.</p>"
+        + (_FEW if data["stores"] < FEW_STORES else "")
     )
 
 

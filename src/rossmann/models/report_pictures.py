@@ -67,18 +67,19 @@ def _windows(windows: Sequence[Mapping[str, Any]]) -> str:
 def _chain(days: Sequence[Mapping[str, Any]]) -> str:
     """What the chain sold each day and what was forecast, a picture for each window."""
     origins = list(dict.fromkeys(day["origin"] for day in days))
+    unit, name = (1e6, "millions") if max(d["sold"] for d in days) >= 1e6 else (1e3, "thousands")
     figure = _figure(9, 2.4 * len(origins))
     for place, origin in enumerate(origins):
         axes = figure.add_subplot(len(origins), 1, place + 1)
         mine = [day for day in days if day["origin"] == origin]
         when = np.array([day["date"] for day in mine], "datetime64[D]")
-        axes.plot(when, [d["sold"] / 1e6 for d in mine], color=_SOLD, lw=1.4, label="sold")
+        axes.plot(when, [d["sold"] / unit for d in mine], color=_SOLD, lw=1.4, label="sold")
         axes.plot(
-            when, [d["forecast"] / 1e6 for d in mine], color=COLOURS["ensemble"], lw=1.4, ls="--",
+            when, [d["forecast"] / unit for d in mine], color=COLOURS["ensemble"], lw=1.4, ls="--",
             label="forecast",
         )  # fmt: skip
         axes.set_title(f"from {origin}", loc="left", fontsize=10)
-        axes.set_ylabel("chain, millions a day")
+        axes.set_ylabel(f"chain, {name} a day")
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=8, loc="lower left", ncols=2)
