@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from rossmann.dashboard import state
+from rossmann.dashboard import batch_job, state
 
 BATCH = "from rossmann.dashboard import batch, state\nwith state.guarded():\n    batch.show()\n"
 HEADER = "Store,Date,Open,Promo,StateHoliday,SchoolHoliday\n"
@@ -126,7 +126,54 @@ def test_an_outage_is_told_and_the_batch_goes_on(service: Any) -> None:
 
 def test_the_version_and_what_it_knew_are_told(service: Any) -> None:
     page = go(open_page(plan("%Y-%m-%d", 4)))
-    assert page.caption[-1].value == "Model version 3, knowing sales up to Fri 31 Jul 2015."
+    assert page.caption[-1].value == (
+        "Model version 3, knowing sales up to Fri 31 Jul 2015. "
+        "Made for: smallest error of each day."
+    )
+
+
+def test_totals_without_bias_are_asked_for_in_every_chunk(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_job, "CHUNK", 7)
+    page = open_page(plan("%Y-%m-%d", 10))
+    page.selectbox(key="batch-objective").set_value("unbiased").run()
+    go(page)
+    priced = [one for one in service.asked if one.get("intervals")]
+    assert len(priced) == 3
+    assert {one["objective"] for one in priced} == {"unbiased"}
+    assert "Made for: totals without bias." in page.caption[-1].value
+    assert numbers(page)["Days"] == "10"
+
+
+def test_another_choice_takes_the_forecasts_back_and_asks_anew(service: Any) -> None:
+    page = go(open_page(plan("%Y-%m-%d", 4) + "99,2015-08-03,1,0,0,0\n"))
+    assert service.asked[-1]["objective"] == "accuracy"
+    page.selectbox(key="batch-objective").set_value("unbiased").run()
+    assert not page.metric and not page.exception
+    assert service.asked[-1]["objective"] == "accuracy"
+    go(page)
+    assert service.asked[-1]["objective"] == "unbiased"
+    assert numbers(page)["Days"] == "4"
+    assert page.dataframe[0].value["Row"].tolist() == [9]
+
+
+def test_the_choice_holds_for_the_next_file(service: Any) -> None:
+    page = open_page(plan("%Y-%m-%d", 4))
+    page.selectbox(key="batch-objective").set_value("unbiased").run()
+    page.file_uploader[0].set_value(("o.csv", plan("%Y-%m-%d", 6).encode(), "text/csv")).run()
+    go(page)
+    assert service.asked[-1]["objective"] == "unbiased"
+    assert page.selectbox(key="batch-objective").value == "unbiased"
+
+
+def test_the_settings_say_what_is_chosen_first(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROSSMANN_OBJECTIVE", "unbiased")
+    page = go(open_page(plan("%Y-%m-%d", 4)))
+    assert page.selectbox(key="batch-objective").value == "unbiased"
+    assert service.asked[-1]["objective"] == "unbiased"
 
 
 def test_another_file_replaces_the_first(service: Any) -> None:

@@ -7,7 +7,7 @@ import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from rossmann.dashboard import batch_result, batch_tables, state
+from rossmann.dashboard import batch_result, batch_tables, objectives, state
 from rossmann.dashboard.batch_job import Job
 from rossmann.data.prepare_predictions import (
     AmbiguousDates,
@@ -17,6 +17,7 @@ from rossmann.data.prepare_predictions import (
 )
 
 SHOWN_FAULTS = 1_000
+_OBJECTIVE = "batch-objective"
 _FIELDS = """
 | column | what to write |
 |---|---|
@@ -116,7 +117,7 @@ def _open(name: str, content: bytes, key: str, date_format: str | None = None) -
         except AmbiguousDates as error:
             st.session_state[f"formats-{key}"] = error.formats
         else:
-            return Batch(name, key, upload, Job.of(upload))
+            return Batch(name, key, upload, Job.of(upload, objectives.chosen(_OBJECTIVE)))
     return None
 
 
@@ -170,15 +171,26 @@ def _check(batch: Batch) -> None:
 
 def _predict(batch: Batch) -> None:
     job = batch.job
+    st.subheader("3 · Forecast")
+    left, right = st.columns([1, 1], vertical_alignment="bottom")
+    with left:
+        objectives.ask(_OBJECTIVE, _begin_again, (batch,))
     if job.finished:
         return
-    st.subheader("3 · Forecast")
-    place = st.empty()
+    place = right.empty()
     if batch.running:
         _run(batch, place)
     total = len(job.lines)
     go = f"Go on ({job.done:,} of {total:,} are done)" if job.done else f"Forecast {total:,} rows"
-    place.button(go, type="primary", icon=":material/play_arrow:", on_click=_start, args=(batch,))
+    place.button(
+        go, type="primary", icon=":material/play_arrow:", on_click=_start, args=(batch,),
+        width="stretch",
+    )  # fmt: skip
+
+
+def _begin_again(batch: Batch) -> None:
+    """All rows of a batch are made for the same: another choice asks for them anew."""
+    batch.job = Job.of(batch.upload, objectives.chosen(_OBJECTIVE))
 
 
 def _start(batch: Batch) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rossmann.data.prepare_predictions import Upload
 from rossmann.errors import Fault, RequestError
-from rossmann.schema import STATE_HOLIDAYS, FloatArray, Rows
+from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, Rows
 from rossmann.serving.client import Client
 
 CHUNK: Final = 5_000
@@ -60,6 +60,7 @@ class Job:
     sales: FloatArray
     low: FloatArray
     high: FloatArray
+    objective: Objective = "accuracy"
     as_of: str | None = None
     version: int | None = None
     done: int = 0
@@ -67,11 +68,12 @@ class Job:
     warnings: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, upload: Upload) -> "Job":
-        """A job for the good rows of an upload."""
+    def of(cls, upload: Upload, objective: Objective = "accuracy") -> "Job":
+        """A job for the good rows of an upload, all made for the same."""
         lines = np.asarray(upload.index, dtype=np.int64)
         sales, low, high = np.full((3, upload.frame.height), np.nan)
-        return cls(upload.rows, lines, np.ones(len(lines), dtype=bool), sales, low, high)
+        usable = np.ones(len(lines), dtype=bool)
+        return cls(upload.rows, lines, usable, sales, low, high, objective)
 
     @property
     def finished(self) -> bool:
@@ -119,6 +121,7 @@ class Job:
                     stage="Production" if self.version is None else self.version,
                     as_of=self.as_of,
                     intervals=(LEVEL,),
+                    objective=self.objective,
                 )
             except RequestError as error:
                 self._refuse(error, places)

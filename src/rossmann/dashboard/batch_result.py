@@ -7,7 +7,7 @@ import polars as pl
 import streamlit as st
 from streamlit.elements.lib.column_types import ColumnConfig
 
-from rossmann.dashboard import batch_tables, charts, dates
+from rossmann.dashboard import batch_tables, charts, dates, objectives
 from rossmann.dashboard.batch_job import Job
 from rossmann.data.prepare_predictions import Upload
 
@@ -16,7 +16,7 @@ def show(name: str, upload: Upload, job: Job) -> None:
     """Numbers, warnings, three views, and two files to take away."""
     table = batch_tables.result_table(upload, job)
     stores, days = batch_tables.by_store(job), batch_tables.by_day(job)
-    st.subheader("3 · Take the forecasts")
+    st.subheader("4 · Take the forecasts")
     _numbers(stores, days)
     for text, count in job.warnings.items():
         st.warning(f"{count:,} rows: {text}.", icon=":material/info:")
@@ -77,4 +77,8 @@ def _files(name: str, table: pl.DataFrame, stores: pl.DataFrame, made: str) -> N
 def made_by(job: Job) -> str:
     """Which model made the forecasts, and what it knew."""
     known = dates.short(date.fromisoformat(job.as_of)) if job.as_of else "an unknown day"
-    return f"Model version {job.version}, knowing sales up to {known}."
+    return f"Model version {job.version}, knowing sales up to {known}. {_made_for(job)}"
+
+
+def _made_for(job: Job) -> str:
+    return f"Made for: {objectives.WORDS[job.objective].lower()}."

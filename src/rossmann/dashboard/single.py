@@ -4,11 +4,10 @@ from datetime import date, timedelta
 
 import streamlit as st
 
-from rossmann.dashboard import dates, single_answer, state
+from rossmann.dashboard import dates, objectives, single_answer, state
 from rossmann.dashboard.single_answer import Question
-from rossmann.schema import OBJECTIVES, STATE_HOLIDAYS, Objective
+from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.messages import PlannedRow, StoreSummary
-from rossmann.settings import load_settings
 
 HOLIDAY_NAMES = dict(
     zip(STATE_HOLIDAYS, ("None", "Public holiday", "Easter", "Christmas"), strict=True)
@@ -132,17 +131,4 @@ def _ask_plan(planned: PlannedRow) -> Question:
         "StateHoliday": holiday,
         "SchoolHoliday": int(school),
     }
-    return Question(row, planned, _ask_objective())
-
-
-def _ask_objective() -> Objective:
-    chosen: Objective = st.selectbox(
-        "Made for",
-        OBJECTIVES,
-        index=OBJECTIVES.index(load_settings().objective),
-        format_func=single_answer.OBJECTIVES.__getitem__,
-        key="objective",
-        persist_state="session",
-        help="Totals without bias: for orders and money of many days, which small errors undercut.",
-    )
-    return chosen
+    return Question(row, planned, objectives.ask("objective"))

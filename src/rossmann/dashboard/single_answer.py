@@ -7,7 +7,7 @@ from typing import Any, Final
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from rossmann.dashboard import charts, dates, drivers, state
+from rossmann.dashboard import charts, dates, drivers, objectives, state
 from rossmann.dashboard.charts import Day
 from rossmann.schema import Objective
 from rossmann.serving.messages import PastDay, PlannedRow, PredictAnswer
@@ -15,10 +15,6 @@ from rossmann.serving.messages import PastDay, PlannedRow, PredictAnswer
 LEVEL: Final = 0.8
 WEEKS: Final = 8
 _DASH: Final = "\N{EN DASH}"
-OBJECTIVES: Final[dict[Objective, str]] = {
-    "accuracy": "Smallest error of each day",
-    "unbiased": "Totals without bias",
-}
 AROUND: Final = 7
 """Days on either side of the chosen one that are forecast as well."""
 
@@ -61,9 +57,8 @@ def show(question: Question) -> None:
     st.altair_chart(charts.store_chart(bars, known if near else None), width="stretch")
     st.caption(
         f"Model version {answer.model_version} ({answer.model_stage}), knowing sales up to "
-        f"{dates.short(known)}. Made for: {OBJECTIVES[answer.objective].lower()}. Thin lines: "
-        "four days in five end inside them. "
-        "Pale bars: no promotion."
+        f"{dates.short(known)}. Made for: {objectives.WORDS[answer.objective].lower()}. "
+        "Thin lines: four days in five end inside them. Pale bars: no promotion."
     )
     drivers.show(question.row, answer.model_version, answer.as_of, answer.objective)
 
