@@ -17,6 +17,7 @@ import httpx
 import polars as pl
 import pytest
 
+from rossmann.dashboard import drivers
 from rossmann.dashboard.server import health_url, server_command, server_environment
 from rossmann.data.make_dataset import make_dataset
 from rossmann.models.model_cache import new_copy, remember_production
@@ -190,6 +191,60 @@ def test_a_single_forecast_is_the_services_own(page: Any, settings: Settings) ->
     switch(page, "Promotion")
     value.filter(has_text=expected[1 - planned.Promo]).wait_for()
     assert page.locator("canvas, svg.marks").count() >= 1
+
+
+def ask_for_an_open_day(page: Any, settings: Settings) -> tuple[dict[str, Any], Any]:
+    """Ask for the first store's next open day; gives the row, and the box with its forecast."""
+    start = make_dataset(settings).last_day + timedelta(days=1)
+    with Client(settings.service_url) as client:
+        store = client.stores()[0].store
+        week = client.plan(store, start.isoformat(), 7).rows
+    planned = next(row for row in week if row.Open)
+    page.goto("/single")
+    box = page.get_by_role("textbox", name="Date")
+    box.fill(planned.Date.isoformat())
+    box.press("Enter")
+    label = f"Forecast, {planned.Date:%a} {planned.Date.day} {planned.Date:%b}"
+    forecast = page.get_by_test_id("stMetric").filter(has_text=label)
+    forecast.wait_for()
+    return planned.model_dump(mode="json", exclude={"scheduled"}), forecast
+
+
+def test_what_drives_a_forecast_is_drawn_and_told(page: Any, settings: Settings) -> None:
+    row, forecast = ask_for_an_open_day(page, settings)
+    with Client(settings.service_url) as client:
+        (split,) = client.explain([row]).explanations
+    page.get_by_text("What drives this forecast").wait_for()
+    page.get_by_text("Plain day x drivers = forecast.").wait_for()
+    chart = page.locator("svg.marks").filter(has_text="A plain day")
+    steps = drivers.steps(split)
+    assert len(steps) > 3
+    for step in steps:
+        chart.get_by_text(step.label, exact=True).first.wait_for()
+        chart.get_by_text(step.words, exact=True).first.wait_for()
+    assert steps[-1].words == forecast.get_by_test_id("stMetricValue").inner_text()
+    # A closed day has nothing that drives it, and the page says so instead.
+    switch(page, "Open")
+    page.get_by_text("The store is closed on this day: nothing drives its sales").wait_for()
+    chart.wait_for(state="detached")
+
+
+@pytest.mark.parametrize("width", [1280, 1024, 800, 400])
+def test_no_number_is_cut_on_a_narrow_page(page: Any, settings: Settings, width: int) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    ask_for_an_open_day(page, settings)
+    page.get_by_text("Plain day x drivers = forecast.").wait_for()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.get_by_test_id("stMetric").first.wait_for()
+    texts = page.get_by_test_id("stMetric").locator("*")
+    cut = texts.evaluate_all(
+        "all => all.filter(e => e.scrollWidth > e.clientWidth + 1 && "
+        "getComputedStyle(e).textOverflow === 'ellipsis').map(e => e.innerText)"
+    )
+    assert cut == []
+    boxes = [box.bounding_box() for box in page.get_by_test_id("stMetric").all()]
+    assert len(boxes) == 3
+    assert all(box["x"] + box["width"] <= width for box in boxes)
 
 
 def test_a_batch_goes_up_and_its_forecasts_come_down(

@@ -15,6 +15,8 @@ from rossmann.serving.messages import PastDay, PlannedRow, PredictAnswer
 LEVEL: Final = 0.8
 WEEKS: Final = 8
 _DASH: Final = "\N{EN DASH}"
+_BOX: Final = 118
+"""Pixels of a number's box: a label, the number, and how far it lies from the forecast."""
 AROUND: Final = 7
 """Days on either side of the chosen one that are forecast as well."""
 
@@ -66,28 +68,29 @@ def show(question: Question) -> None:
 def _numbers(question: Question, answer: PredictAnswer, past: list[PastDay]) -> None:
     here, band = answer.predictions[0], answer.intervals[0]
     like = [p for p in past if p.Date.weekday() == question.day.weekday() and p.Open and p.Sales]
-    first, second, third = st.columns([4, 5, 4])
+    # Side by side where there is room, else below each other: no number is cut.
+    boxes = st.container(horizontal=True)
     label = f"Forecast, {question.day:%a} {question.day.day} {question.day:%b}"
-    first.metric(label, f"{here:,.0f}", border=True, height="stretch")
-    second.metric(
+    boxes.metric(label, f"{here:,.0f}", border=True, height=_BOX)
+    boxes.metric(
         "80 % range",
         _DASH.join(f"{bound[0]:,.0f}" for bound in (band.lower, band.upper)) if here else "0",
         help="Four days in five end inside this range.",
         border=True,
-        height="stretch",
+        height=_BOX,
     )
     really = _really_sold(question)
     if really is not None:
-        _compare(third, "Really sold", really, here, "The forecast does not know this number.")
+        _compare(boxes, "Really sold", really, here, "The forecast does not know this number.")
         return
     # Without a like day to learn from, the other case would be a guess: promotions skip weekends.
     if question.open and any(p.Promo != question.row["Promo"] for p in like):
         name = "Without promotion" if question.row["Promo"] else "With promotion"
-        _compare(third, name, answer.predictions[1], here, "")
+        _compare(boxes, name, answer.predictions[1], here, "")
     elif like:
         usual = sum(p.Sales or 0.0 for p in like) / len(like)
         note = f"Mean of the store's {question.day:%A}s of the last {WEEKS} weeks."
-        _compare(third, f"Recent {question.day:%A}s", usual, here, note)
+        _compare(boxes, f"Recent {question.day:%A}s", usual, here, note)
 
 
 def _really_sold(question: Question) -> float | None:
@@ -108,7 +111,7 @@ def _compare(place: DeltaGenerator, name: str, other: float, here: float, note: 
         delta_color="off",
         help=note or None,
         border=True,
-        height="stretch",
+        height=_BOX,
     )
 
 
