@@ -19,7 +19,9 @@ from fastapi.testclient import TestClient
 
 from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel, GateFailed, ServiceError, UnknownVersion
+from rossmann.models.ensemble import Ensemble
 from rossmann.models.model_cache import new_copy
+from rossmann.models.train import Trained
 from rossmann.schema import FloatArray, Matrix, Stage
 from rossmann.serving.api import create_app
 from rossmann.serving.forecaster import Forecaster
@@ -164,6 +166,18 @@ def serving_settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def make_forecaster(panel: Panel) -> Callable[[Path], Forecaster]:
     return plain_maker(panel)
+
+
+@pytest.fixture
+def ensemble(trained: Trained) -> Ensemble:
+    """The trained version, read back."""
+    return Ensemble.load(trained.folder)
+
+
+@pytest.fixture
+def make_trained(panel: Panel, ensemble: Ensemble) -> Callable[[Path], Forecaster]:
+    """Instead of a plain model the trained version; a module takes it as ``make_forecaster``."""
+    return lambda _: Forecaster(panel, ensemble, threads=2)
 
 
 @pytest.fixture

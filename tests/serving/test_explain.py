@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from math import prod
@@ -18,42 +18,18 @@ from fastapi.testclient import TestClient
 from rossmann.data.panel import Panel
 from rossmann.errors import RequestError, ServiceError, TooLarge
 from rossmann.models.drivers import LABELS
-from rossmann.models.ensemble import Ensemble
-from rossmann.models.train import Trained
-from rossmann.serving.api import create_app
 from rossmann.serving.client import PATIENCE, Client
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.messages import ErrorAnswer, ExplainAnswer, Explanation
-from rossmann.serving.runtime import Service
-from rossmann.serving.versions import Versions
-from rossmann.settings import Settings
 
 MakeRow = Callable[..., dict[str, Any]]
 MakeApp = Callable[..., FastAPI]
+MakeForecaster = Callable[[Path], Forecaster]
 
 
 @pytest.fixture
-def app(panel: Panel, trained: Trained, registry: Any, serving_settings: Settings) -> MakeApp:
-    """Builds a service of the trained version; keyword arguments change settings."""
-    ensemble = Ensemble.load(trained.folder)
-
-    def load(_: Path) -> Forecaster:
-        return Forecaster(panel, ensemble, threads=2)
-
-    versions = Versions(registry, serving_settings.model_cache_dir, load)
-    versions.start()
-    service = Service(panel, versions, registry, lambda _: None)
-
-    def make(**changes: Any) -> FastAPI:
-        return create_app(serving_settings.model_copy(update=changes), service)
-
-    return make
-
-
-@pytest.fixture
-def api(app: MakeApp) -> Iterator[TestClient]:
-    with TestClient(app(), raise_server_exceptions=False) as client:
-        yield client
+def make_forecaster(make_trained: MakeForecaster) -> MakeForecaster:
+    return make_trained
 
 
 def explained(api: TestClient, body: Any) -> ExplainAnswer:
@@ -150,8 +126,8 @@ def test_unknown_versions_and_other_bodies(api: TestClient, row: MakeRow) -> Non
     assert api.get("/explain").status_code == 405
 
 
-def test_more_rows_than_are_explained_at_once(app: MakeApp, row: MakeRow) -> None:
-    with TestClient(app(explain_max_rows=3)) as api:
+def test_more_rows_than_are_explained_at_once(make_app: MakeApp, row: MakeRow) -> None:
+    with TestClient(make_app(explain_max_rows=3)) as api:
         assert len(explained(api, {"inputs": [row()] * 3}).explanations) == 3
         answer = api.post("/explain", json={"inputs": [row()] * 4})
         assert answer.status_code == 413
@@ -160,8 +136,8 @@ def test_more_rows_than_are_explained_at_once(app: MakeApp, row: MakeRow) -> Non
         assert api.post("/predict", json={"inputs": [row()] * 4}).status_code == 200
 
 
-def test_needs_a_key_where_predict_does(app: MakeApp, row: MakeRow) -> None:
-    with TestClient(app(api_keys="viewer:" + "0" * 64)) as api:
+def test_needs_a_key_where_predict_does(make_app: MakeApp, row: MakeRow) -> None:
+    with TestClient(make_app(api_keys="viewer:" + "0" * 64)) as api:
         assert api.post("/explain", json={"inputs": [row()]}).status_code == 401
 
 
@@ -175,9 +151,9 @@ def test_as_of_stage_and_warnings(api: TestClient, row: MakeRow, panel: Panel) -
 
 
 def test_the_client_explains(
-    app: MakeApp, row: MakeRow, live: Callable[[FastAPI], AbstractContextManager[str]]
+    make_app: MakeApp, row: MakeRow, live: Callable[[FastAPI], AbstractContextManager[str]]
 ) -> None:
-    with live(app(explain_max_rows=2)) as url, Client(url) as client:
+    with live(make_app(explain_max_rows=2)) as url, Client(url) as client:
         told = client.explain([row()], stage="Staging", intervals=[0.8])
         assert told.model_version == 2 and told.intervals[0].level == 0.8
         assert told.explanations[0].forecast == told.predictions[0]

@@ -1,6 +1,6 @@
 """Either objective by every door: one version, two answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,45 +13,18 @@ from fastapi.testclient import TestClient
 from rossmann.data.panel import Panel
 from rossmann.errors import RequestError
 from rossmann.models.ensemble import Ensemble
-from rossmann.models.train import Trained
-from rossmann.serving.api import create_app
 from rossmann.serving.client import Client
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.messages import ErrorAnswer, ExplainAnswer
-from rossmann.serving.runtime import Service
-from rossmann.serving.versions import Versions
-from rossmann.settings import Settings
 
 MakeRow = Callable[..., dict[str, Any]]
 MakeApp = Callable[..., FastAPI]
+MakeForecaster = Callable[[Path], Forecaster]
 
 
 @pytest.fixture
-def ensemble(trained: Trained) -> Ensemble:
-    return Ensemble.load(trained.folder)
-
-
-@pytest.fixture
-def app(panel: Panel, ensemble: Ensemble, registry: Any, serving_settings: Settings) -> MakeApp:
-    """Builds a service of the trained version; keyword arguments change settings."""
-
-    def load(_: Path) -> Forecaster:
-        return Forecaster(panel, ensemble)
-
-    versions = Versions(registry, serving_settings.model_cache_dir, load)
-    versions.start()
-    service = Service(panel, versions, registry, lambda _: None)
-
-    def make(**changes: Any) -> FastAPI:
-        return create_app(serving_settings.model_copy(update=changes), service)
-
-    return make
-
-
-@pytest.fixture
-def api(app: MakeApp) -> Iterator[TestClient]:
-    with TestClient(app(), raise_server_exceptions=False) as client:
-        yield client
+def make_forecaster(make_trained: MakeForecaster) -> MakeForecaster:
+    return make_trained
 
 
 def ask(api: TestClient, row: MakeRow, **options: Any) -> dict[str, Any]:
@@ -78,8 +51,8 @@ def test_unbiased_is_the_accurate_forecast_times_its_factor(
     assert raised["intervals"] == plain["intervals"]
 
 
-def test_the_setting_decides_where_the_request_does_not(app: MakeApp, row: MakeRow) -> None:
-    with TestClient(app(objective="unbiased")) as api:
+def test_the_setting_decides_where_the_request_does_not(make_app: MakeApp, row: MakeRow) -> None:
+    with TestClient(make_app(objective="unbiased")) as api:
         assert ask(api, row)["objective"] == "unbiased"
         assert ask(api, row, objective=None)["objective"] == "unbiased"
         assert ask(api, row, objective="accuracy")["objective"] == "accuracy"
@@ -124,9 +97,9 @@ def test_a_version_without_a_correction_says_so(
 
 
 def test_the_client_asks_for_either(
-    app: MakeApp, row: MakeRow, live: Callable[[FastAPI], AbstractContextManager[str]]
+    make_app: MakeApp, row: MakeRow, live: Callable[[FastAPI], AbstractContextManager[str]]
 ) -> None:
-    with live(app()) as url, Client(url) as client:
+    with live(make_app()) as url, Client(url) as client:
         assert client.predict([row()]).objective == "accuracy"
         told = client.predict([row()], objective="unbiased")
         assert told.objective == "unbiased"

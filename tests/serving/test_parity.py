@@ -15,7 +15,6 @@ from rossmann.errors import RequestError
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.metrics import rmspe
 from rossmann.models.totals_forecast import BY, forecast_totals
-from rossmann.models.train import Trained
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, Rows
 from rossmann.serving.api import create_app
 from rossmann.serving.client import Client
@@ -25,11 +24,6 @@ from rossmann.serving.versions import Versions
 from rossmann.settings import Settings
 
 WINDOW = 48
-
-
-@pytest.fixture
-def ensemble(trained: Trained) -> Ensemble:
-    return Ensemble.load(trained.folder)
 
 
 @pytest.fixture
