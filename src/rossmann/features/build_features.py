@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from rossmann.features import calendars, history, plan, state_space
 from rossmann.features import competition as store_table
+from rossmann.features.compiled import kernel
 from rossmann.features.promo import promo2_phase
 from rossmann.schema import FEATURES, OFFSET, Matrix
 
@@ -43,7 +43,7 @@ _KFB: Final = OFFSET
 _LAST_YEAR: Final = state_space.LAST_YEAR
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _plan_features(
     a: Arrays, s: int, d: int, promo: int, holiday: int, school: int, out: npt.NDArray[np.float32]
 ) -> None:
@@ -78,7 +78,7 @@ def _plan_features(
     out[25] = a.stores[s, store_table.REGION]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def is_known_between(a: Arrays, s: int, d: int, o: int, planned_to: int) -> bool:
     """Whether a plan says all days between the origin and the row's day."""
     if d - 1 <= o:
@@ -87,7 +87,7 @@ def is_known_between(a: Arrays, s: int, d: int, o: int, planned_to: int) -> bool
     return planned_to >= d - 1 and said >= min(d - 1 - o, plan.SAID_CAP)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _if_seen(distance: int, cap: int, ahead: int) -> float:
     """A count of days ahead: NaN where the plan ends before what is counted to, or the cap."""
     if min(distance, cap) <= ahead:
@@ -95,7 +95,7 @@ def _if_seen(distance: int, cap: int, ahead: int) -> float:
     return np.nan
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _schedule_features(
     a: Arrays,
     s: int,
@@ -127,7 +127,7 @@ def _schedule_features(
         out[17] = np.nan
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _history_features(
     a: Arrays, s: int, d: int, o: int, promo: int, kfb: float, out: npt.NDArray[np.float32]
 ) -> None:
@@ -160,7 +160,7 @@ def _history_features(
             out[h + 12] = centred[history.MEAN_7] - a.trailing[o - _LAST_YEAR, s, history.MEAN_56]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _last_year_errors(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.float32]) -> None:
     """What kfb got wrong a year ago at the same horizon: this store, and the chain."""
     at = _FIRST_STATE + 3
@@ -182,7 +182,7 @@ def _last_year_errors(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.flo
     out[at + 1] = a.chain[origin, lead - 1]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def build_matrix(
     a: Arrays,
     store: npt.NDArray[np.int64],

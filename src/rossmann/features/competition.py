@@ -3,8 +3,8 @@
 from typing import Final
 
 import numpy as np
-from numba import njit
 
+from rossmann.features.compiled import kernel
 from rossmann.schema import FloatArray
 
 # Columns of the store table (stores, N_STORE), float64.
@@ -21,7 +21,7 @@ def log_distance(metres: FloatArray) -> FloatArray:
     return np.asarray(np.log(np.where(np.isnan(metres), NO_COMPETITOR_M, metres) + 1.0))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def months_since(month_index: int, opened: float) -> float:
     """Months since the competitor opened, kept within -24 to 120; NaN where that is not known."""
     if np.isnan(opened):

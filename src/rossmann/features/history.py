@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from rossmann.features.compiled import kernel
 
 # By weekday of the day: columns of (days, stores, N_WEEKLY). Those from MEAN_26 on exist twice,
 # without and with promotion: column + promo * N_KIND.
@@ -34,7 +35,7 @@ CENTRED_REACH: Final = 21
 Record = npt.NDArray[np.float32]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _median(values: npt.NDArray[np.float64], n: int) -> float:
     """Median of the first ``n``; sorts them in place (insertion: n is at most 52)."""
     for i in range(1, n):
@@ -49,7 +50,7 @@ def _median(values: npt.NDArray[np.float64], n: int) -> float:
     return float(0.5 * (values[n // 2 - 1] + values[n // 2]))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _same_kind(
     y: npt.NDArray[np.float64],
     customers: npt.NDArray[np.float64],
@@ -91,7 +92,7 @@ def _same_kind(
     out[at + MEDIAN_52] = _median(buffer, n)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mean(y: npt.NDArray[np.float64], low: int, high: int) -> float:
     """Mean of the known values from ``low`` to ``high``, both included; NaN where there is none."""
     n, total = 0, 0.0
@@ -102,7 +103,7 @@ def _mean(y: npt.NDArray[np.float64], low: int, high: int) -> float:
     return total / n if n else np.nan
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _trailing(
     y: npt.NDArray[np.float64],
     customers: npt.NDArray[np.float64],
@@ -130,7 +131,7 @@ def _trailing(
     out[MEAN_56] = _mean(y, t - 55, t)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _centred(y: npt.NDArray[np.float64], promo: npt.NDArray[np.uint8], t: int, out: Record) -> None:
     """Statistics of the days around ``t``."""
     out[MEAN_7] = _mean(y, t - 7, t + 7)
@@ -143,7 +144,7 @@ def _centred(y: npt.NDArray[np.float64], promo: npt.NDArray[np.uint8], t: int, o
         out[SAME_21 + kind] = total / n if n else np.nan
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_history(
     log_sales: npt.NDArray[np.float32],
     log_customers: npt.NDArray[np.float32],

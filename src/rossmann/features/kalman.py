@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from rossmann.features.calendars import HARMONICS, RAMP
+from rossmann.features.compiled import kernel
 from rossmann.features.newcomers import PROMO_PRIOR_MEAN
 from rossmann.features.state_space import (
     CHAIN_COLUMNS,
@@ -34,7 +34,7 @@ CHAIN_DAYS: Final = 90
 _LEADS: Final = ERROR_HORIZON + 2 * CHAIN_SMOOTH
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _design(
     mask: int,
     terms: npt.NDArray[np.float64],
@@ -57,7 +57,7 @@ def _design(
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _update(
     y: float,
     seen: int,
@@ -89,7 +89,7 @@ def _update(
             cov[k, j] -= gain * cov_x[j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _follow(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],
@@ -121,7 +121,7 @@ def _follow(
             kept[t, k] = mean[k]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run_filter(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],
@@ -164,7 +164,7 @@ def run_filter(
             _follow(log_sales[s], masks[s], terms, t, mean, cov, process, kept)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run_newcomers(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],
@@ -207,7 +207,7 @@ def chain_levels(log_sales: npt.NDArray[np.float32]) -> FloatArray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_chain_errors(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from rossmann.features.compiled import kernel
 from rossmann.features.state_space import FILTERS, LEVEL, N_STATES, PROMOTION, States
 from rossmann.schema import FloatArray
 
@@ -45,7 +45,7 @@ def first_established(log_sales: npt.NDArray[np.float32]) -> int:
     return int(found[0]) if len(found) else log_sales.shape[1]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_means(
     states: States,
     seen: npt.NDArray[np.int16],
@@ -84,7 +84,7 @@ def fill_means(
                 means[t, g, k] = chain[k] + lean
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def prior_covariance(
     state: npt.NDArray[np.float32],
     seen: npt.NDArray[np.int16],

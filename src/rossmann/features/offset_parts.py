@@ -4,10 +4,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from rossmann.features.build_features import Arrays, is_known_between
 from rossmann.features.calendars import RAMP
+from rossmann.features.compiled import kernel
 from rossmann.features.state_space import (
     DECEMBER,
     FIRST_WEEKDAY,
@@ -23,7 +23,7 @@ N_PARTS: Final = N_BASE + 1
 _MONDAY_TO_SATURDAY: Final = 6
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def offset_parts(
     a: Arrays,
     store: npt.NDArray[np.int64],

@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from rossmann.features.compiled import kernel
 
 # Columns of the plan cube (days, stores, N_PLAN), uint8.
 OPEN, PROMO, HOLIDAY, SCHOOL, KNOWN = range(5)
@@ -33,7 +34,7 @@ LONG_CLOSURE_CAP: Final = 200
 OPEN_WINDOW: Final = 14
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _since(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.uint8]) -> None:
     """Days since (``step`` 1) or until (-1) the nearest flagged day, itself included."""
     n = len(flag)
@@ -44,7 +45,7 @@ def _since(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np
         out[t] = run
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _run(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.uint8]) -> None:
     """Length of the run of flagged days that ends (1) or begins (-1) on each day."""
     n = len(flag)
@@ -55,7 +56,7 @@ def _run(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.u
         out[t] = run
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _week_sums(
     flag: npt.NDArray[np.uint8],
     first_weekday: int,
@@ -78,7 +79,7 @@ def _week_sums(
         start, before = start + 7, total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _closures(
     closed: npt.NDArray[np.uint8], since_long: npt.NDArray[np.uint8], opened: npt.NDArray[np.uint8]
 ) -> None:
@@ -94,7 +95,7 @@ def _closures(
         opened[t] = count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high: int) -> None:
     """Fill the running counts of stores ``low`` to ``high`` from the cube's flags, in place."""
     days = cube.shape[0]

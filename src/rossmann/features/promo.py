@@ -1,9 +1,9 @@
 """Promo2: the mailings that a store sends in rounds of months."""
 
-from numba import njit
+from rossmann.features.compiled import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def promo2_phase(month: int, months_mask: int, day: int, since: float) -> int:
     """Months since the round's last sending month, -1 where Promo2 does not run on that day."""
     if months_mask == 0 or not day >= since:

@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from rossmann.features.calendars import (
     DAY_OF_MONTH,
@@ -20,6 +19,7 @@ from rossmann.features.calendars import (
     TREND,
     WEEKDAY,
 )
+from rossmann.features.compiled import kernel
 from rossmann.features.plan import (
     CLOSED_BACK,
     HOLIDAY,
@@ -89,7 +89,7 @@ FILTERS: Final = (
 )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _calendar_mask(table: npt.NDArray[np.int16], t: int) -> int:
     """The components that the date alone switches on."""
     mask = 1 | (1 << int(table[t, WEEKDAY]))
@@ -103,7 +103,7 @@ def _calendar_mask(table: npt.NDArray[np.int16], t: int) -> int:
     return mask
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def design_mask(
     table: npt.NDArray[np.int16],
     cube: npt.NDArray[np.uint8],
@@ -145,7 +145,7 @@ def design_mask(
     return mask
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_masks(
     table: npt.NDArray[np.int16],
     cube: npt.NDArray[np.uint8],
@@ -161,7 +161,7 @@ def fill_masks(
             )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def predict_state(
     state: States, at: int, size: int, mask: int, terms: npt.NDArray[np.float64]
 ) -> float:
