@@ -278,6 +278,17 @@ def test_a_batch_goes_up_and_its_forecasts_come_down(
     assert csv["Forecast"].filter(filled).to_list() == pytest.approx(told, rel=1e-6)
 
 
+def test_the_page_of_docs_works_on_a_closed_network(page: Any, settings: Settings) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{settings.service_url}/docs")
+    page.locator(".opblock-summary-path").filter(has_text="/predict").first.wait_for()
+    page.get_by_role("heading", name="Rossmann Forecasting").wait_for()
+    own = (settings.service_url, "data:", "blob:")
+    assert len(asked) > 3
+    assert [url for url in asked if not url.startswith(own)] == []
+
+
 def test_the_service_goes_away_and_comes_back(page: Any, api: Process) -> None:
     page.goto("/")
     page.get_by_test_id("stMetric").filter(has_text="Production version").wait_for()

@@ -1,6 +1,7 @@
 """Every call but the forecast: shapes, codes and who may."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -194,6 +195,17 @@ def _refs(node: Any) -> list[str]:
         own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
         return own + [ref for value in node.values() for ref in _refs(value)]
     return [ref for value in node for ref in _refs(value)] if isinstance(node, list) else []
+
+
+def test_the_page_of_docs_fetches_nothing_from_elsewhere(api: TestClient) -> None:
+    page = api.get("/docs")
+    assert page.status_code == 200
+    assert "//" not in re.sub(r"<!--.*?-->", "", page.text)  # neither https:// nor //host
+    needed = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    kinds = {api.get(path).headers["content-type"].partition(";")[0] for path in needed}
+    assert kinds == {"text/javascript", "text/css", "image/png"}
+    assert all(api.get(path).status_code == 200 for path in needed)
+    assert api.get("/openapi.json").json()["paths"].keys() >= {"/predict", "/explain"}
 
 
 def test_keys_and_roles(make_app: App, row: Any) -> None:

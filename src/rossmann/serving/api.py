@@ -6,6 +6,7 @@ from typing import Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -61,12 +62,14 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         service.versions.close()
         predictor.close()
 
-    app = FastAPI(
+    # FastAPI's own page at /docs fetches its script from a CDN: blank on a closed network.
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url="/docs/assets",
         title="Rossmann Forecasting",
         version=package_version(),
         description="Daily sales of each store for the next six weeks.",
         lifespan=lifespan,
-        redoc_url=None,
     )
     add_routes(app, settings, service, books, keys, predictor, metrics)
     describe(app, service.panel)
