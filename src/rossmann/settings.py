@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     max_body_mb: Annotated[int, Field(ge=1)] = 64
     explain_max_rows: Annotated[int, Field(ge=1)] = 500
     objective: Objective = "accuracy"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
 
     seed: int = 20150801
     history_days: Annotated[int, Field(ge=1)] = 31

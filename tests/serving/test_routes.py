@@ -173,10 +173,10 @@ def test_metrics_count_and_hold_no_text_of_callers(api: TestClient, row: Any) ->
     api.get("/no/such/path")
     api.get("/stores/4444")
     text = api.get("/metrics").text
-    assert "rossmann_rows_total 3.0" in text
-    assert 'rossmann_warnings_total{kind="horizon"} 2.0' in text
-    assert "rossmann_model_version 1.0" in text
-    assert 'rossmann_requests_total{code="200",method="POST",route="/predict"} 1.0' in text
+    assert 'rossmann_rows_total{door="predict"} 3.0' in text
+    assert 'rossmann_warnings_total{type="horizon"} 2.0' in text
+    assert 'rossmann_model_version{stage="Production"} 1.0' in text
+    assert 'rossmann_http_requests_total{code="200",method="POST",route="/predict"} 1.0' in text
     assert "no/such" not in text and "4444" not in text
 
 

@@ -1,5 +1,6 @@
 """The application: routes, and the one table from our errors to HTTP codes."""
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -15,13 +16,17 @@ from starlette.responses import Response
 from rossmann import errors
 from rossmann.errors import Fault, RequestError, RossmannError
 from rossmann.logs import get_logger
+from rossmann.serving import tracing
+from rossmann.serving.gauges import Gauges
+from rossmann.serving.metrics import Metrics
 from rossmann.serving.openapi import describe
 from rossmann.serving.predict import Predictor
+from rossmann.serving.request_log import request_log
 from rossmann.serving.routes import add_routes
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Keys
 from rossmann.serving.stores import Books
-from rossmann.serving.watch import Metrics, Watch
+from rossmann.serving.watch import Watch
 from rossmann.settings import Settings
 
 CODES: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
@@ -51,14 +56,17 @@ _PLACES: Final[dict[str, tuple[str | int, ...]]] = {
 def create_app(settings: Settings, service: Service) -> FastAPI:
     """The application over a service that is ready to answer."""
     keys = Keys.parse(settings.api_keys)
-    metrics = Metrics()
+    metrics = Metrics(package_version())
+    gauges = Gauges(metrics, service)
+    traced = tracing.wanted(os.environ)
     books = Books(lambda: service.panel)
     predictor = Predictor(settings, service, keys, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.versions.follow(settings.reload_seconds, service.refresh)
-        yield
+        async with gauges.keeping():
+            yield
         service.versions.close()
         predictor.close()
 
@@ -70,14 +78,17 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         version=package_version(),
         description="Daily sales of each store for the next six weeks.",
         lifespan=lifespan,
+        telemetry=tracing.telemetry(traced),
     )
-    add_routes(app, settings, service, books, keys, predictor, metrics)
+    add_routes(app, settings, service, books, keys, predictor, gauges)
     describe(app, service.panel)
     app.add_exception_handler(RossmannError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
-    app.add_middleware(Watch, metrics=metrics)
+    tell = request_log(settings.log_level, settings.log_format, traced)
+    # The last one added is outermost: what the others refuse is counted and told too.
+    app.add_middleware(Watch, metrics=metrics, tell=tell)
     return app
 
 

@@ -22,11 +22,13 @@ from rossmann.serving.columns import Inputs, iso, read_inputs
 from rossmann.serving.doubts import Warned, warned
 from rossmann.serving.explain import explanations
 from rossmann.serving.forecaster import Forecast
+from rossmann.serving.metrics import Metrics
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Keys, Role
 from rossmann.serving.totals import told_totals
+from rossmann.serving.tracing import carried, span
 from rossmann.serving.versions import Picked
-from rossmann.serving.watch import Metrics
+from rossmann.serving.watch import Line, line_of
 from rossmann.settings import Settings
 
 
@@ -54,33 +56,43 @@ class Predictor:
         return await self._handle(request, self._slow, self.answer_explain)
 
     async def _handle(
-        self, request: Request, pool: ThreadPoolExecutor, answer: Callable[[bytes, str], bytes]
+        self, request: Request, pool: ThreadPoolExecutor, answer: Callable[[bytes, Line], bytes]
     ) -> Response:
-        self._keys.check(request.headers, Role.VIEWER)
+        line = line_of(request)
+        line.caller = self._keys.check(request.headers, Role.VIEWER)
         try:
             body = await read_body(request, self._max_bytes)
         except ClientDisconnect:
             return Response(status_code=400)
-        request_id = request.state.request_id
         loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(pool, answer, body, request_id)
+        content = await loop.run_in_executor(pool, carried(answer), body, line)
         return Response(content, media_type="application/json")
 
-    def answer(self, body: bytes, request_id: str) -> bytes:
+    def answer(self, body: bytes, line: Line) -> bytes:
         """The answer to a body, as JSON; may take seconds; raises the product's errors."""
-        inputs = read_inputs(body, self._service.panel, self._max_rows)
+        inputs, picked = self._read(body, self._max_rows, line)
+        with span("forecast"):
+            forecast = picked.served.forecaster.forecast(*self._asked(inputs))
+        self._metrics.forecast("predict", len(inputs.rows))
+        with span("write"):
+            return to_json(self._told(inputs, picked, forecast, line.request_id))
+
+    def answer_explain(self, body: bytes, line: Line) -> bytes:
+        """The same with what drove each row."""
+        inputs, picked = self._read(body, self._most_explained, line)
+        with span("explain"):
+            found = picked.served.forecaster.explain(*self._asked(inputs))
+        self._metrics.forecast("explain", len(inputs.rows))
+        told = self._told(inputs, picked, found.forecast, line.request_id)
+        return to_json({**told, "explanations": explanations(found)})
+
+    def _read(self, body: bytes, most: int, line: Line) -> tuple[Inputs, Picked]:
+        with span("read"):
+            inputs = read_inputs(body, self._service.panel, most)
         # Picked once: the whole request is one version's.
         picked = self._service.versions.load(inputs.model_stage)
-        forecast = picked.served.forecaster.forecast(*self._asked(inputs))
-        return to_json(self._told(inputs, picked, forecast, request_id))
-
-    def answer_explain(self, body: bytes, request_id: str) -> bytes:
-        """The same with what drove each row."""
-        inputs = read_inputs(body, self._service.panel, self._most_explained)
-        picked = self._service.versions.load(inputs.model_stage)
-        found = picked.served.forecaster.explain(*self._asked(inputs))
-        told = self._told(inputs, picked, found.forecast, request_id)
-        return to_json({**told, "explanations": explanations(found)})
+        line.rows, line.model_version = len(inputs.rows), picked.served.version
+        return inputs, picked
 
     def _asked(self, inputs: Inputs) -> tuple[Rows, int | None, tuple[float, ...], Objective]:
         objective = inputs.objective or self._objective
@@ -92,9 +104,8 @@ class Predictor:
         asked = (picked.served.forecaster, inputs.rows, forecast, inputs.totals)
         totals = told_totals(*asked) if inputs.totals else []
         warnings = [*_weekdays(inputs), *forecast.warnings]
-        self._metrics.rows.inc(len(inputs.rows))
         for warning in warnings:
-            self._metrics.warnings.labels(warning.type).inc(warning.count)
+            self._metrics.warned(warning.type, warning.count)
         return {
             "predictions": forecast.sales.tolist(),
             "model_version": picked.served.version,

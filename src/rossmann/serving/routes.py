@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from rossmann.models.model_versions import Expected
 from rossmann.schema import FEATURES, MODEL_NAME, Stage
+from rossmann.serving.gauges import Gauges
 from rossmann.serving.messages import (
     ExplainAnswer,
     Health,
@@ -32,7 +33,7 @@ from rossmann.serving.predict import Predictor
 from rossmann.serving.runtime import Service, model_data, panel_data
 from rossmann.serving.security import Keys, Role
 from rossmann.serving.stores import Books
-from rossmann.serving.watch import Metrics
+from rossmann.serving.watch import line_of
 from rossmann.settings import Settings
 
 _SMALL: Final = 16_384
@@ -49,7 +50,7 @@ def add_routes(
     books: Books,
     keys: Keys,
     predictor: Predictor,
-    metrics: Metrics,
+    gauges: Gauges,
 ) -> None:
     """Put every route on ``app``, the busiest first."""
     app.add_api_route(
@@ -75,12 +76,12 @@ def add_routes(
         operation_id="explain",
         tags=["forecast"],
     )
-    app.include_router(_state_routes(app.version, service, metrics))
+    app.include_router(_state_routes(app.version, service, gauges))
     app.include_router(_model_routes(service, keys))
     app.include_router(_store_routes(books, keys))
 
 
-def _state_routes(version: str, service: Service, metrics: Metrics) -> APIRouter:
+def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
     router = APIRouter(tags=["state"])
     begun = time.monotonic()
 
@@ -127,10 +128,7 @@ def _state_routes(version: str, service: Service, metrics: Metrics) -> APIRouter
 
     @router.get("/metrics", summary="For Prometheus", response_class=Response)
     def prometheus() -> Response:
-        now = service.versions.production
-        metrics.version.set(now.version if now else 0)
-        metrics.degraded.set(1 if service.reason else 0)
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(gauges.page(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
@@ -213,7 +211,8 @@ def needs(keys: Keys, role: Role) -> Callable[[Request], Awaitable[str]]:
     """A dependency that lets only callers of that role pass, and tells who calls."""
 
     async def check(request: Request) -> str:
-        return keys.check(request.headers, role)
+        who = line_of(request).caller = keys.check(request.headers, role)
+        return who
 
     return check
 

@@ -1,12 +1,14 @@
 """Start rules: a service without a model does not start, and says why within seconds."""
 
 import errno
+import os
 import socket
 import sys
 from typing import TYPE_CHECKING
 
 from rossmann.errors import PortTaken, RossmannError, ServiceError, SettingsError
-from rossmann.logs import configure_logs, get_logger
+from rossmann.logs import configure_libraries, configure_logs, get_logger
+from rossmann.serving.metrics_folder import VARIABLE, metrics_folder
 from rossmann.serving.security import Keys
 from rossmann.settings import Settings, load_settings
 
@@ -31,7 +33,7 @@ def run(settings: Settings) -> None:
     Raises ``NoModel`` where no version can be had, ``PortTaken``, ``SettingsError``,
     ``MissingData``.
     """
-    configure_logs()
+    _configure_logs(settings)
     logger = get_logger("server")
     if Keys.parse(settings.api_keys).open:
         logger.warning("open to all: anyone who reaches the port may call, set ROSSMANN_API_KEYS")
@@ -70,8 +72,14 @@ def build_app(settings: Settings) -> "FastAPI":
 
 def worker_app() -> "FastAPI":
     """The application of one worker of several."""
-    configure_logs()
-    return build_app(load_settings())
+    settings = load_settings()
+    _configure_logs(settings)
+    return build_app(settings)
+
+
+def _configure_logs(settings: Settings) -> None:
+    configure_logs(settings.log_level, settings.log_format)
+    configure_libraries(settings.log_level, settings.log_format)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -129,4 +137,6 @@ def _run_many(workers: int, listener: socket.socket) -> None:
     from uvicorn.supervisors import Multiprocess
 
     config = server_config("rossmann.serving.server:worker_app", workers)
-    Multiprocess(config, sockets=[listener]).run()
+    with metrics_folder() as folder:
+        os.environ[VARIABLE] = str(folder)  # workers inherit it
+        Multiprocess(config, sockets=[listener]).run()

@@ -66,6 +66,10 @@ class Versions:
         self._behind = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self.taken_over = 0
+        """How often another Production version came into service, since the start."""
+        self.refused = 0
+        """How often one could not be had; each further try counts again."""
         self._logger = get_logger("versions")
 
     @property
@@ -141,9 +145,11 @@ class Versions:
                 self._production = self._obtain(version, seen.runs[version])
             except (ModelError, ServiceError) as error:
                 self._behind = f"version {version} is Production but cannot be had: {error}"
+                self.refused += 1
                 self._logger.warning("new version refused", version=version, reason=str(error))
                 return
             self._loaded.pop((version, ""), None)
+            self.taken_over += 1
             remember_production(self._folder, version)
             self._logger.info("in service", version=version)
         self._behind = ""

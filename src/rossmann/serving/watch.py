@@ -1,54 +1,59 @@
-"""Around every request: its id, its headers, and what Prometheus counts."""
+"""Around every request: its id, its headers, its line in the log, and what Prometheus counts."""
 
 import os
 import re
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rossmann.serving.metrics import Metrics
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
-_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_LINE: Final = "line"
 
 
-class Metrics:
-    """What is counted; one of these for each application, so that none is shared by accident."""
+@dataclass(slots=True)
+class Line:
+    """What is told of one request; whoever answers it fills in what only they know."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "rossmann_requests",
-            "Requests answered",
-            ("route", "method", "code"),
-            registry=self.registry,
-        )
-        self.seconds = Histogram(
-            "rossmann_request_seconds",
-            "Time to answer",
-            ("route",),
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
-        self.rows = Counter("rossmann_rows", "Rows forecast", registry=self.registry)
-        self.warnings = Counter(
-            "rossmann_warnings", "Rows with a warning", ("kind",), registry=self.registry
-        )
-        self.version = Gauge("rossmann_model_version", "Version in service", registry=self.registry)
-        self.degraded = Gauge(
-            "rossmann_degraded", "1 while something is amiss", registry=self.registry
-        )
+    request_id: str
+    method: str
+    path: str
+    route: str | None = None
+    code: int = 500
+    seconds: float = 0.0
+    bytes: int = 0
+    """Of the answer's body."""
+    rows: int = 0
+    model_version: int = 0
+    caller: str = ""
+    """The name of a key, never the key."""
+
+
+def line_of(request: Request) -> Line:
+    """The line of the request that is being answered, to fill in."""
+    line: Line = request.scope["state"][_LINE]
+    return line
 
 
 class Watch:
-    """Middleware in plain ASGI: the framework's own kind costs more than the whole request."""
+    """Middleware in plain ASGI: the framework's own kind costs more than the whole request.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    It belongs outside all others, so that what they refuse is counted and told too. ``tell``
+    writes a request's line.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, tell: Callable[[Line], None] | None = None
+    ) -> None:
         self._app = app
         self._metrics = metrics
-        # A look-up by labels costs more than the count itself.
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._tell = tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Give the request an id, pass it on, and count what came of it."""
@@ -56,35 +61,34 @@ class Watch:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        begun = time.perf_counter()
-        code = 500
+        line = Line(request_id, scope["method"], scope["path"])
+        state = scope.setdefault("state", {})
+        state["request_id"], state[_LINE] = request_id, line
 
         async def note(message: Message) -> None:
-            nonlocal code
             if message["type"] == "http.response.start":
-                code = message["status"]
+                line.code = message["status"]
                 headers = [(b"x-request-id", request_id.encode()), _NO_SNIFF]
                 message["headers"] = [*message.get("headers", ()), *headers]
+            else:
+                line.bytes += len(message.get("body", b""))
             await send(message)
 
+        self._metrics.in_flight += 1
+        begun = time.perf_counter()
         try:
             await self._app(scope, receive, note)
         finally:
-            self._count(scope, code, time.perf_counter() - begun)
+            line.seconds = time.perf_counter() - begun
+            self._metrics.in_flight -= 1
+            self._end(scope, line)
 
-    def _count(self, scope: Scope, code: int, seconds: float) -> None:
-        route = scope.get("route")
+    def _end(self, scope: Scope, line: Line) -> None:
         # A path that no route knows is the caller's text: it must not become a label.
-        name = getattr(route, "path", "unknown")
-        method = scope["method"] if route is not None else "any"
-        key = (name, method, code)
-        child = self._children.get(key)
-        if child is None:
-            counts = self._metrics.requests.labels(name, method, str(code))
-            child = self._children[key] = (counts, self._metrics.seconds.labels(name))
-        child[0].inc()
-        child[1].observe(seconds)
+        line.route = getattr(scope.get("route"), "path", None)
+        self._metrics.answered(line.route, line.method, line.code, line.seconds)
+        if self._tell is not None:
+            self._tell(line)
 
 
 def _request_id(scope: Scope) -> str:
