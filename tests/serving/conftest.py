@@ -2,6 +2,12 @@
 
 import hashlib
 import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import uvicorn
@@ -20,7 +27,7 @@ from fastapi.testclient import TestClient
 from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel, GateFailed, ServiceError, UnknownVersion
 from rossmann.models.ensemble import Ensemble
-from rossmann.models.model_cache import new_copy
+from rossmann.models.model_cache import new_copy, remember_production
 from rossmann.models.train import Trained
 from rossmann.schema import FloatArray, Matrix, Stage
 from rossmann.serving.api import create_app
@@ -229,6 +236,78 @@ def run_live(app: FastAPI) -> Iterator[str]:
 @pytest.fixture
 def live() -> Callable[[FastAPI], AbstractContextManager[str]]:
     return run_live
+
+
+@dataclass(frozen=True)
+class RunningDoor:
+    """The service as processes of its own: where it answers, and what it said on stderr."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def stop(self) -> str:
+        """End it as an orchestrator does; gives all that it said."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        return self.log.read_text()
+
+
+@pytest.fixture
+def run_door(
+    chain_settings: Settings, trained: Trained, tmp_path: Path
+) -> Iterator[Callable[..., RunningDoor]]:
+    """Starts the service from a local copy of the trained version, without a registry.
+
+    Settings are keyword arguments; ``environment`` adds other variables.
+    """
+    for name in ("demo", "processed"):
+        (tmp_path / name).symlink_to(chain_settings.data_dir / name)
+    with new_copy(tmp_path / "models", 1, "run-1") as copy:
+        shutil.copytree(trained.folder, copy, dirs_exist_ok=True)
+    remember_production(tmp_path / "models", 1)
+    started: list[RunningDoor] = []
+
+    def run(environment: dict[str, str] | None = None, **values: Any) -> RunningDoor:
+        with socket.socket() as probe, socket.socket() as nobody:
+            probe.bind(("127.0.0.1", 0))
+            nobody.bind(("127.0.0.1", 0))
+            port, away = probe.getsockname()[1], nobody.getsockname()[1]
+        told = {"data_dir": tmp_path, "api_port": port, "threads": 1, **values}
+        told.setdefault("mlflow_tracking_uri", f"http://127.0.0.1:{away}")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("ROSSMANN_", "OTEL_"))}
+        named = {f"ROSSMANN_{name.upper()}": str(value) for name, value in told.items()}
+        log = tmp_path / f"door-{len(started)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rossmann.cli", "serve"],
+                env={**clean, **named, **(environment or {})},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        door = RunningDoor(process, f"http://127.0.0.1:{port}", log)
+        started.append(door)
+        _wait_until_ready(door)
+        return door
+
+    yield run
+    for door in started:
+        if door.process.poll() is None:
+            door.process.terminate()
+        door.process.wait(60)
+
+
+def _wait_until_ready(door: RunningDoor) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert door.process.poll() is None, door.log.read_text()
+        try:
+            if httpx.get(f"{door.url}/health/ready", timeout=5, trust_env=False).is_success:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.05)
+    raise AssertionError(f"{door.url} was never ready:\n{door.log.read_text()}")
 
 
 @pytest.fixture

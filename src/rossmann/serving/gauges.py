@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -70,7 +70,8 @@ class Gauges:
             self._read_model()
             self._read_process()
             if self._log is not None:
-                self._read_log(self._log())
+                with suppress(OSError):  # its disk is away: the rest is told all the same
+                    self._read_log(self._log())
 
     def page(self) -> bytes:
         """What ``GET /metrics`` tells, as of now."""

@@ -1,0 +1,117 @@
+"""Numbers of several workers: each tells the sum of all, and a death takes nothing back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from rossmann.serving.metrics_folder import VARIABLE, metrics_folder, shared_folder
+
+PREDICT = {"route": "/predict", "method": "POST", "code": "200"}
+
+
+def told(url: str) -> dict[str, float]:
+    """The page of whichever worker takes a new connection."""
+    text = httpx.get(f"{url}/metrics", timeout=30, trust_env=False).text
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(found: dict[str, float], name: str, **labels: str) -> float:
+    return found.get(f"rossmann_{name}{sorted(labels.items())}", 0.0)
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Children of the service that answer: a child that only tracks resources says so."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def play(url: str, rows: list[Any], requests: int) -> None:
+    for _ in range(requests):
+        # A connection each, so that both workers get some.
+        answer = httpx.post(f"{url}/predict", json={"inputs": rows}, timeout=30, trust_env=False)
+        assert answer.status_code == 200
+
+
+def test_two_workers_tell_the_sum_and_outlive_one(run_door: Any, row: Any) -> None:
+    door = run_door(workers=2, log_format="json")
+    wait_until(lambda: value(told(door.url), "workers") == 2)
+    play(door.url, [row(), row(2)], 60)
+    for _ in range(12):  # whichever worker answers
+        found = told(door.url)
+        assert value(found, "http_requests_total", **PREDICT) == 60
+        assert value(found, "http_request_seconds_count", route="/predict") == 60
+        assert value(found, "rows_total", door="predict") == 120
+        assert value(found, "model_version", stage="Production") == 1
+    victim = workers_of(door.process)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in workers_of(door.process) and len(workers_of(door.process)) > 1)
+    wait_until(lambda: value(told(door.url), "workers") == 2)
+    after = told(door.url)
+    for name, before in found.items():
+        if "_total[" in name or "_count[" in name or "_bucket[" in name:
+            assert after[name] >= before, name
+    assert value(after, "worker_starts_total") == 3
+    play(door.url, [row()], 30)
+    for _ in range(12):
+        assert value(told(door.url), "http_requests_total", **PREDICT) == 90
+    said = door.stop()
+    assert "Traceback" not in said
+    assert said.count('"route":"/predict"') == 90
+
+
+def test_the_folder_goes_with_the_service(tmp_path: Path) -> None:
+    with metrics_folder(tmp_path) as folder:
+        assert folder.is_dir() and folder.parent == tmp_path
+        with metrics_folder(tmp_path) as other:  # of a second service on this machine
+            assert folder.is_dir() and other != folder
+        assert not other.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_killed_service_is_removed_by_the_next(tmp_path: Path) -> None:
+    hold = (
+        "import sys, time; from pathlib import Path\n"
+        "from rossmann.serving.metrics_folder import metrics_folder\n"
+        f"with metrics_folder(Path({str(tmp_path)!r})) as folder:\n"
+        "    print(folder, flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    left = Path(process.stdout.readline().strip())
+    with metrics_folder(tmp_path):
+        assert left.is_dir()  # it lives: its numbers are its own
+    process.kill()
+    process.communicate()
+    assert left.is_dir()
+    with metrics_folder(tmp_path):
+        assert not left.exists()
+
+
+@pytest.mark.parametrize("environment", [{}, {VARIABLE: ""}])
+def test_one_worker_needs_no_folder(environment: dict[str, str]) -> None:
+    assert shared_folder(environment) is None
+    assert shared_folder({VARIABLE: "here"}) == Path("here")
