@@ -18,6 +18,7 @@
         ``GateFailed``     a candidate that may not be promoted
         ``LostRace``       somebody else moved Production at the same time
     ``ServiceError``       a service that is away, or answers with an error
+        ``OverRate``       a caller who calls too often
     ``PortTaken``          a port that something else holds
     ``AnotherRuns``        work that only one process may do, and another one does
 
@@ -121,6 +122,14 @@ class LostRace(ModelError):
 
 class ServiceError(RossmannError):
     """A service is away or answers with an error."""
+
+
+class OverRate(ServiceError):
+    """A caller who calls too often; ``seconds``: how long to wait before the next call."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        self.seconds = seconds
+        super().__init__(message)
 
 
 class PortTaken(ServiceError):

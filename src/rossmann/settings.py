@@ -6,12 +6,15 @@ working directory.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
@@ -75,9 +78,32 @@ class Settings(BaseSettings):
     api_url: str = ""
     """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
     api_keys: str = ""
-    """SHA-256 of keys, as ``role:hex`` with commas between; empty: open to all."""
+    """SHA-256 of keys, as ``right:hex:name`` with commas between; see ``rossmann keys``."""
+    api_keys_file: Path | None = None
+    """More of them, one a line, read again when it changes; else ``keys.txt`` in the data folder.
+
+    Without a key in either, and without a provider of tokens, the service is open to all.
+    """
     api_key: str = ""
     """The key that this program's own clients (dashboard, launcher) send; a secret."""
+    oidc_issuer: str = ""
+    """Provider of tokens (OpenID Connect), as its discovery document spells it; empty: none."""
+    oidc_audience: str = ""
+    """For whom a token must be made."""
+    oidc_rights_claim: str = "scope"
+    """Where a token says ``predict`` or ``operate``; dots lead into objects."""
+    stores_for_anyone: bool = True
+    """Whether ``GET /stores...``, which shows sales, needs no key."""
+    rate_limit: str = ""
+    """Calls of one key, or of one address without a key, such as ``20/second, 600/minute``."""
+    rate_limit_store: str = ""
+    """Redis by URL, where several machines share the count; empty: workers of this one do."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Sites whose pages may call, as ``https://host`` with commas between; empty: none."""
+    trusted_proxies: str = ""
+    """Addresses of the proxies whose ``X-Forwarded-For`` is believed, with commas between."""
+    tls_in_front: bool = False
+    """A proxy in front speaks TLS: browsers are told to use nothing else."""
     host: str = "127.0.0.1"
     api_port: Port = 8000
     mlflow_port: Port = 5000
@@ -121,10 +147,37 @@ class Settings(BaseSettings):
         yaml = YamlConfigSettingsSource(settings_cls, yaml_file=params_file())
         return init_settings, env_settings, yaml
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "api_keys_file")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value if value.is_absolute() else (project_root() / value).resolve()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is None or value.is_absolute():
+            return value
+        return (project_root() / value).resolve()
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, re.split(r"[\s,]+", value))) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s*@]+", origin):
+                raise ValueError(f"{origin[:60]} must be such as https://host or https://host:8443")
+        return value
+
+    @model_validator(mode="after")
+    def _provider_fits(self) -> "Settings":
+        if not self.oidc_issuer:
+            return self
+        address = urlsplit(self.oidc_issuer)
+        here = address.hostname in {"localhost", "127.0.0.1", "::1"}
+        if address.scheme != "https" and not (address.scheme == "http" and here):
+            raise ValueError("oidc_issuer must be https, or http on this machine")
+        if not self.oidc_audience:
+            raise ValueError("oidc_audience must name this service, as tokens made for it do")
+        return self
 
     @model_validator(mode="after")
     def _ports_differ(self) -> "Settings":
@@ -169,6 +222,11 @@ class Settings(BaseSettings):
         return self.data_dir / "logs"
 
     @property
+    def keys_file(self) -> Path:
+        """Digests of API keys; it need not be there."""
+        return self.api_keys_file or self.data_dir / "keys.txt"
+
+    @property
     def run_dir(self) -> Path:
         """What the launcher remembers of the services that it started."""
         return self.data_dir / "run"
@@ -207,7 +265,7 @@ class Settings(BaseSettings):
             shown["api_keys"] = f"{len(self.api_keys.split(','))} keys (hidden)"
         if self.api_key:
             shown["api_key"] = "(hidden)"
-        for name in ("mlflow_tracking_uri", "api_url"):
+        for name in ("mlflow_tracking_uri", "api_url", "rate_limit_store"):
             shown[name] = _without_password(shown[name])
         return shown
 

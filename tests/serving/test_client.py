@@ -75,7 +75,7 @@ def test_a_body_too_long_is_refused_and_the_next_call_works(
 
 def test_keys(live: Live, make_app: App, row: Any) -> None:
     digest = hashlib.sha256(b"see").hexdigest()
-    with live(make_app(api_keys=f"viewer:{digest}")) as url:
+    with live(make_app(api_keys=f"predict:{digest}")) as url:
         with Client(url) as client, pytest.raises(NoKey):
             client.predict([row()])
         with Client(url, api_key="see") as client:

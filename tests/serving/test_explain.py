@@ -137,7 +137,7 @@ def test_more_rows_than_are_explained_at_once(make_app: MakeApp, row: MakeRow) -
 
 
 def test_needs_a_key_where_predict_does(make_app: MakeApp, row: MakeRow) -> None:
-    with TestClient(make_app(api_keys="viewer:" + "0" * 64)) as api:
+    with TestClient(make_app(api_keys="predict:" + "0" * 64)) as api:
         assert api.post("/explain", json={"inputs": [row()]}).status_code == 401
 
 

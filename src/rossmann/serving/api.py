@@ -24,7 +24,8 @@ from rossmann.serving.predict import Predictor
 from rossmann.serving.request_log import request_log
 from rossmann.serving.routes import add_routes
 from rossmann.serving.runtime import Service
-from rossmann.serving.security import Keys
+from rossmann.serving.security import Guard
+from rossmann.serving.security_headers import PLAIN, add_headers
 from rossmann.serving.stores import Books
 from rossmann.serving.watch import Watch
 from rossmann.settings import Settings
@@ -40,6 +41,7 @@ CODES: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
     (errors.DamagedModel, 503, "damaged_model"),
     (errors.GateFailed, 409, "gate_failed"),
     (errors.ModelError, 409, "model_refused"),
+    (errors.OverRate, 429, "over_rate"),
     (errors.ServiceError, 503, "away"),
     (errors.DataError, 503, "no_data"),
 )
@@ -55,12 +57,12 @@ _PLACES: Final[dict[str, tuple[str | int, ...]]] = {
 
 def create_app(settings: Settings, service: Service) -> FastAPI:
     """The application over a service that is ready to answer."""
-    keys = Keys.parse(settings.api_keys)
+    guard = Guard.from_settings(settings)
     metrics = Metrics(package_version())
     gauges = Gauges(metrics, service)
     traced = tracing.wanted(os.environ)
     books = Books(lambda: service.panel)
-    predictor = Predictor(settings, service, keys, metrics)
+    predictor = Predictor(settings, service, guard, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,6 +71,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
             yield
         service.versions.close()
         predictor.close()
+        await guard.close()
 
     # FastAPI's own page at /docs fetches its script from a CDN: blank on a closed network.
     app = FastAPIOffline(
@@ -80,13 +83,14 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         lifespan=lifespan,
         telemetry=tracing.telemetry(traced),
     )
-    add_routes(app, settings, service, books, keys, predictor, gauges)
+    add_routes(app, settings, service, books, guard, predictor, gauges)
     describe(app, service.panel)
     app.add_exception_handler(RossmannError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
     tell = request_log(settings.log_level, settings.log_format, traced)
+    add_headers(app, settings)
     # The last one added is outermost: what the others refuse is counted and told too.
     app.add_middleware(Watch, metrics=metrics, tell=tell)
     return app
@@ -114,7 +118,10 @@ def _on_ours(request: Request, error: Exception) -> Response:
         faults = [Fault(_PLACES.get(word, ()), str(error), word)]
     if code >= 500:
         get_logger("api").warning("cannot answer", path=request.url.path, reason=str(error))
-    return _answer(request, code, faults, _HEADERS.get(code))
+    headers = _HEADERS.get(code)
+    if isinstance(error, errors.OverRate):
+        headers = {"Retry-After": str(error.seconds)}
+    return _answer(request, code, faults, headers)
 
 
 def _on_invalid(request: Request, error: Exception) -> Response:
@@ -142,7 +149,8 @@ def _on_http(request: Request, error: Exception) -> Response:
 def _on_surprise(request: Request, error: Exception) -> Response:
     """A fault of ours: the log has all of it, the caller its number."""
     get_logger("api").error("unexpected error", path=request.url.path, exc_info=error)
-    return _answer(request, 500, [Fault((), "internal error: the log has more", "internal")])
+    fault = Fault((), "internal error: the log has more", "internal")
+    return _answer(request, 500, [fault], PLAIN)  # it is made outside of what dresses the others
 
 
 def package_version() -> str:

@@ -24,7 +24,8 @@ from rossmann.serving.explain import explanations
 from rossmann.serving.forecaster import Forecast
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.runtime import Service
-from rossmann.serving.security import Keys, Role
+from rossmann.serving.security import Guard
+from rossmann.serving.security_keys import Right
 from rossmann.serving.totals import told_totals
 from rossmann.serving.tracing import carried, span
 from rossmann.serving.versions import Picked
@@ -35,11 +36,13 @@ from rossmann.settings import Settings
 class Predictor:
     """Answers bodies; ``close`` ends its threads."""
 
-    def __init__(self, settings: Settings, service: Service, keys: Keys, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, service: Service, guard: Guard, metrics: Metrics
+    ) -> None:
         self._max_rows = settings.max_rows
         self._max_bytes = settings.max_body_mb * 2**20
         self._service = service
-        self._keys = keys
+        self._guard = guard
         self._metrics = metrics
         # A large one uses several threads itself, and much memory: few at a time.
         self._pool = ThreadPoolExecutor(max(2, settings.thread_count), thread_name_prefix="predict")
@@ -59,7 +62,7 @@ class Predictor:
         self, request: Request, pool: ThreadPoolExecutor, answer: Callable[[bytes, Line], bytes]
     ) -> Response:
         line = line_of(request)
-        line.caller = self._keys.check(request.headers, Role.VIEWER)
+        await self._guard.admit(request, Right.PREDICT)
         try:
             body = await read_body(request, self._max_bytes)
         except ClientDisconnect:

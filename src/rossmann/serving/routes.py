@@ -31,9 +31,9 @@ from rossmann.serving.messages import (
 from rossmann.serving.ports import VersionLike
 from rossmann.serving.predict import Predictor
 from rossmann.serving.runtime import Service, model_data, panel_data
-from rossmann.serving.security import Keys, Role
+from rossmann.serving.security import Guard
+from rossmann.serving.security_keys import Right
 from rossmann.serving.stores import Books
-from rossmann.serving.watch import line_of
 from rossmann.settings import Settings
 
 _SMALL: Final = 16_384
@@ -48,7 +48,7 @@ def add_routes(
     settings: Settings,
     service: Service,
     books: Books,
-    keys: Keys,
+    guard: Guard,
     predictor: Predictor,
     gauges: Gauges,
 ) -> None:
@@ -77,8 +77,8 @@ def add_routes(
         tags=["forecast"],
     )
     app.include_router(_state_routes(app.version, service, gauges))
-    app.include_router(_model_routes(service, keys))
-    app.include_router(_store_routes(books, keys))
+    app.include_router(_model_routes(service, guard))
+    app.include_router(_store_routes(books, guard))
 
 
 def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
@@ -133,9 +133,10 @@ def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
     return router
 
 
-def _model_routes(service: Service, keys: Keys) -> APIRouter:
+def _model_routes(service: Service, guard: Guard) -> APIRouter:
     router = APIRouter(tags=["models"], max_body_size=_SMALL)
-    viewer, operator = Depends(needs(keys, Role.VIEWER)), Depends(needs(keys, Role.OPERATOR))
+    viewer = Depends(needs(guard, Right.PREDICT))
+    operator = Depends(needs(guard, Right.OPERATE))
     Operator = Annotated[str, operator]  # noqa: N806 -- a type
     versions, registry = service.versions, service.registry
 
@@ -184,9 +185,9 @@ def _model_routes(service: Service, keys: Keys) -> APIRouter:
     return router
 
 
-def _store_routes(books: Books, keys: Keys) -> APIRouter:
-    viewer = Depends(needs(keys, Role.VIEWER))
-    router = APIRouter(prefix="/stores", tags=["stores"], dependencies=[viewer])
+def _store_routes(books: Books, guard: Guard) -> APIRouter:
+    caller = Depends(needs(guard, guard.stores_right))
+    router = APIRouter(prefix="/stores", tags=["stores"], dependencies=[caller])
 
     @router.get("", summary="Every store, with what it sold lately")
     def stores() -> list[StoreSummary]:
@@ -207,12 +208,11 @@ def _store_routes(books: Books, keys: Keys) -> APIRouter:
     return router
 
 
-def needs(keys: Keys, role: Role) -> Callable[[Request], Awaitable[str]]:
-    """A dependency that lets only callers of that role pass, and tells who calls."""
+def needs(guard: Guard, right: Right) -> Callable[[Request], Awaitable[str]]:
+    """A dependency that lets only callers with that right pass, and tells who calls."""
 
     async def check(request: Request) -> str:
-        who = line_of(request).caller = keys.check(request.headers, role)
-        return who
+        return (await guard.admit(request, right)).who
 
     return check
 

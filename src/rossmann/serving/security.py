@@ -1,81 +1,213 @@
-"""Who may call what: keys are kept as digests, and carry one of two roles."""
+"""The door: who calls, what they may, how often. Every call that is not for anyone passes it.
 
-import hashlib
-from enum import IntEnum
-from typing import Final
+A key comes as ``X-API-Key`` or as a bearer; a bearer may also be a token of the provider that the
+settings name. Without keys and provider the service is open to all.
+"""
 
-from starlette.datastructures import Headers
+import ipaddress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from rossmann.errors import NoKey, NoRight, SettingsError
+from starlette.requests import Request
+from starlette.types import Scope
 
-_DIGEST: Final = 64
-"""Hex digits of a SHA-256."""
+from rossmann.errors import NoKey, NoRight
+from rossmann.serving.rate_store import Limiter, limits_of
+from rossmann.serving.security_keys import KeyBook, Right, digest_of
+from rossmann.serving.watch import line_of
+from rossmann.settings import Settings
+
+if TYPE_CHECKING:
+    from rossmann.serving.security_tokens import Tokens
+
+RATE: Final = "rate"
+"""Under which a request's state holds where its caller stands."""
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Role(IntEnum):
-    """What a key allows; each role may do all that the one before may."""
+class Caller(NamedTuple):
+    """Who calls: ``who`` for records (never a secret), ``id`` for counting, and the right."""
 
-    VIEWER = 1
-    OPERATOR = 2
+    who: str
+    id: str
+    right: Right
 
 
-class Keys:
-    """The keys that are known, by digest; without any, the service is open to all."""
+class _Sent(NamedTuple):
+    """What the headers of a request say; empty where one is missing."""
 
-    def __init__(self, roles: dict[str, Role]) -> None:
-        self._roles = roles
+    key: str = ""
+    bearer: str = ""
+    origin: str = ""
+    host: str = ""
+
+
+class Guard:
+    """Lets callers in, or raises ``NoKey``, ``NoRight``, ``OverRate``, ``ServiceError``."""
+
+    def __init__(
+        self,
+        keys: KeyBook,
+        limiter: Limiter,
+        tokens: "Tokens | None" = None,
+        origins: tuple[str, ...] = (),
+        stores_for_anyone: bool = True,
+    ) -> None:
+        self._keys = keys
+        self._limiter = limiter
+        self._tokens = tokens
+        self._origins = frozenset(origins)
+        self.stores_right = Right.ANYONE if stores_for_anyone else Right.PREDICT
 
     @classmethod
-    def parse(cls, text: str) -> "Keys":
-        """From ``role:sha256hex`` with commas between; raises ``SettingsError`` on all else."""
-        roles: dict[str, Role] = {}
-        for number, part in enumerate(filter(None, map(str.strip, text.split(","))), 1):
-            name, _, digest = part.partition(":")
-            role = {"viewer": Role.VIEWER, "operator": Role.OPERATOR}.get(name.strip())
-            digest = digest.strip().lower()
-            if role is None or len(digest) != _DIGEST or not set(digest) <= set("0123456789abcdef"):
-                # Not the value itself: somebody may have put a key there.
-                raise SettingsError(
-                    f"ROSSMANN_API_KEYS: entry {number} must be viewer:<sha256> or "
-                    "operator:<sha256>, with the digest as 64 hex digits"
-                )
-            roles[digest] = role
-        return cls(roles)
+    def from_settings(cls, settings: Settings) -> "Guard":
+        """Raises ``SettingsError`` for keys, limits or addresses that cannot be."""
+        return cls(
+            open_keys(settings),
+            Limiter.from_settings(settings),
+            _tokens(settings),
+            settings.cors_origins,
+            settings.stores_for_anyone,
+        )
 
     @property
     def open(self) -> bool:
-        """Whether no key is set."""
-        return not self._roles
+        """Whether nobody needs a key."""
+        return self._tokens is None and not self._keys.closed
 
-    def check(self, headers: Headers, needed: Role) -> str:
-        """Who calls, in a word for the records; raises ``NoKey`` or ``NoRight``."""
-        if needed > Role.VIEWER:
-            _refuse_other_sites(headers)
+    async def admit(self, request: Request, needed: Right) -> Caller:
+        """Who calls, if they may.
+
+        Raises ``NoKey``, ``NoRight``, ``OverRate``; ``ServiceError`` for a token that cannot be
+        judged while its provider is away.
+        """
+        scope = request.scope
+        self._keys.refresh()
+        sent = _sent(scope)
+        try:
+            caller = await self._known(scope, sent, needed)
+        except NoKey:
+            # Whoever tries keys is counted too.
+            await self._count(scope, _address(scope))
+            raise
+        await self._count(scope, caller.id)
+        line_of(request).caller = caller.who
+        if caller.right < needed:
+            raise NoRight(f"this needs the right to {needed.word}; the {caller.who} has not got it")
+        if needed is Right.OPERATE:
+            self._refuse_other_sites(sent)
+        return caller
+
+    async def _known(self, scope: Scope, sent: _Sent, needed: Right) -> Caller:
         if self.open:
-            return "anyone"
-        key = _given(headers)
+            return Caller("anyone", _address(scope), Right.OPERATE)
+        key = sent.key or sent.bearer
         if not key:
+            if needed is Right.ANYONE:
+                return Caller("anyone", _address(scope), Right.ANYONE)
             raise NoKey("a key is needed: send it as X-API-Key or as Authorization: Bearer")
-        # A look-up by digest tells nothing about a key by the time that it takes.
-        digest = hashlib.sha256(key.encode("latin-1")).hexdigest()
-        role = self._roles.get(digest)
-        if role is None:
-            raise NoKey("this key is not known")
-        if role < needed:
-            raise NoRight(f"this needs an {needed.name.lower()}'s key")
-        return f"{role.name.lower()} {digest[:8]}"
+        digest = digest_of(key)
+        entry = self._keys.find(digest)
+        if entry is not None:
+            return Caller(entry.who, f"k:{digest[:32]}", entry.right)
+        if self._tokens is not None and sent.bearer.count(".") == 2 and not sent.key:
+            bearer = await self._tokens.judge(sent.bearer)
+            return Caller(bearer.who, bearer.id, bearer.right)
+        raise NoKey("this key is not known")
+
+    async def _count(self, scope: Scope, who: str) -> None:
+        if not self._limiter.on:
+            return
+        allowed, standing = await self._limiter.take(who)
+        scope.setdefault("state", {})[RATE] = standing
+        if not allowed:
+            raise standing.refusal()
+
+    def _refuse_other_sites(self, sent: _Sent) -> None:
+        """A page of another site, open in an operator's browser, must not order anything here."""
+        if not sent.origin or sent.origin in self._origins:
+            return
+        if sent.origin.partition("://")[2] != sent.host:
+            raise NoRight("orders from pages of another site are refused")
+        if self.open and not _is_address(sent.host):
+            # A site can make its own name point to this machine, and its pages our own.
+            raise NoRight(
+                "orders from a page need a key, or its origin in ROSSMANN_CORS_ORIGINS, where the "
+                "service is not called by its address"
+            )
+
+    async def close(self) -> None:
+        """Let go of connections and files."""
+        await self._limiter.close()
+        if self._tokens is not None:
+            await self._tokens.close()
 
 
-def _given(headers: Headers) -> str:
-    key = headers.get("x-api-key", "")
-    if key:
-        return key
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+def open_keys(settings: Settings) -> KeyBook:
+    """The keys that the settings name; raises ``SettingsError``."""
+    return KeyBook.open_book(
+        settings.api_keys, settings.keys_file, required=settings.api_keys_file is not None
+    )
 
 
-def _refuse_other_sites(headers: Headers) -> None:
-    """A page of another site, open in an operator's browser, must not order anything here."""
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != headers.get("host", ""):
-        raise NoRight("orders from pages of another site are refused")
+def _tokens(settings: Settings) -> "Tokens | None":
+    if not settings.oidc_issuer:
+        return None
+    from rossmann.serving.security_tokens import Tokens
+
+    return Tokens(settings)
+
+
+def access(settings: Settings) -> tuple[bool, dict[str, Any]]:
+    """Whether the service is open to all, and who is let in, for the log.
+
+    Raises ``SettingsError`` for keys, limits or addresses that cannot be.
+    """
+    keys, limits = open_keys(settings), limits_of(settings)
+    told = {
+        **{f"{r.word}_keys": keys.count(r) for r in (Right.PREDICT, Right.OPERATE)},
+        "tokens_of": settings.oidc_issuer or "nobody",
+        "rate_limit": ", ".join(map(str, limits)) or "none",
+    }
+    return not keys.closed and not settings.oidc_issuer, told
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    return host in _LOOPBACK or host.startswith("127.")
+
+
+def _sent(scope: Scope) -> _Sent:
+    key = bearer = origin = host = ""
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            key = value.decode("latin-1").strip()
+        elif name == b"authorization":
+            scheme, _, rest = value.decode("latin-1").partition(" ")
+            bearer = rest.strip() if scheme.lower() == "bearer" else ""
+        elif name == b"origin":
+            origin = value.decode("latin-1")
+        elif name == b"host":
+            host = value.decode("latin-1")
+    return _Sent(key, bearer, origin, host)
+
+
+def _address(scope: Scope) -> str:
+    """Where a call comes from; an IPv6 network counts as one, it belongs to one customer."""
+    client = scope.get("client")
+    host = client[0] if client else "local"
+    if ":" in host:
+        try:
+            network = ipaddress.IPv6Network((host.partition("%")[0], 64), strict=False)
+        except ValueError:
+            return f"a:{host}"
+        return f"a:{network.network_address}"
+    return f"a:{host}"
+
+
+def _is_address(host: str) -> bool:
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return name == "localhost"
+    return True

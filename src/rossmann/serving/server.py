@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rossmann.errors import PortTaken, RossmannError, ServiceError, SettingsError
 from rossmann.logs import configure_libraries, configure_logs, get_logger
 from rossmann.serving.metrics_folder import VARIABLE, metrics_folder
-from rossmann.serving.security import Keys
 from rossmann.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -35,21 +34,38 @@ def run(settings: Settings) -> None:
     """
     _configure_logs(settings)
     logger = get_logger("server")
-    if Keys.parse(settings.api_keys).open:
-        logger.warning("open to all: anyone who reaches the port may call, set ROSSMANN_API_KEYS")
+    tell_access(settings)
     with bind(settings.host, settings.api_port) as listener:
         url = f"http://{settings.host}:{settings.api_port}"
         try:
             if settings.workers == 1:
                 app = build_app(settings)
                 logger.info("serving", url=url)
-                _run_one(server_config(app), listener)
+                _run_one(server_config(app, trusted_proxies=settings.trusted_proxies), listener)
             else:
                 check_model(settings)
                 logger.info("serving", url=url, workers=settings.workers)
-                _run_many(settings.workers, listener)
+                _run_many(settings, listener)
         except KeyboardInterrupt:
             logger.info("stopped")
+
+
+def tell_access(settings: Settings) -> None:
+    """Log who is let in; raises ``SettingsError`` where keys or limits cannot be."""
+    from rossmann.serving.security import access, is_loopback
+
+    logger = get_logger("security")
+    is_open, told = access(settings)
+    if not is_open:
+        logger.info("callers need a key", **told)
+    elif is_loopback(settings.host):
+        logger.info("open to all on this machine; make keys with: rossmann keys new", **told)
+    else:
+        logger.warning(
+            "open to all: anyone who reaches the port may call; make keys with: rossmann keys new",
+            host=settings.host,
+            **told,
+        )
 
 
 def check_model(settings: Settings) -> None:
@@ -104,7 +120,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server_config(app: "FastAPI | str", workers: int = 1) -> "uvicorn.Config":
+def server_config(
+    app: "FastAPI | str", workers: int = 1, trusted_proxies: str = ""
+) -> "uvicorn.Config":
     """How the service is served; ``app`` may name a function that makes one per worker."""
     import uvicorn
 
@@ -118,6 +136,9 @@ def server_config(app: "FastAPI | str", workers: int = 1) -> "uvicorn.Config":
         log_config=None,
         access_log=False,
         server_header=False,
+        # Else a client could say that it is another one.
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=trusted_proxies,
         # Longer than clients keep idle connections, so that none is closed under a request.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=20,
@@ -133,10 +154,12 @@ def _run_one(config: "uvicorn.Config", listener: socket.socket) -> None:
         raise ServiceError("the service did not start: its log says why")
 
 
-def _run_many(workers: int, listener: socket.socket) -> None:
+def _run_many(settings: Settings, listener: socket.socket) -> None:
     from uvicorn.supervisors import Multiprocess
 
-    config = server_config("rossmann.serving.server:worker_app", workers)
+    config = server_config(
+        "rossmann.serving.server:worker_app", settings.workers, settings.trusted_proxies
+    )
     with metrics_folder() as folder:
         os.environ[VARIABLE] = str(folder)  # workers inherit it
         Multiprocess(config, sockets=[listener]).run()

@@ -1,0 +1,134 @@
+"""Counters of calls that all workers of a machine share: a small file in memory, and a lock.
+
+No service, no start-up order: whoever comes first makes the file. Times are of the clock that
+nobody can set (it counts from the machine's start), so a clock that is moved changes nothing.
+"""
+
+import fcntl
+import hashlib
+import math
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from rossmann.logs import get_logger
+from rossmann.serving.rates import Limit, Standing
+
+_SLOT: Final = struct.Struct("<16sqII")
+"""Who and which limit (a digest), the window's number, calls in the one before and in this one."""
+_WAYS: Final = 8
+"""Slots in which a caller may be found."""
+_SETS: Final = 4096
+_SET_BYTES: Final = _SLOT.size * _WAYS
+_BYTES: Final = _SET_BYTES * _SETS
+_REMEMBERED: Final = 10_000
+_TRIES: Final = 200
+
+
+class RateFile:
+    """Counts calls; ``path`` None counts for this process alone."""
+
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        path: Path | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = tuple(limits)
+        self._clock = clock
+        self._file = -1
+        self._map = self._open(path)
+        self._homes: dict[str, list[tuple[bytes, int]]] = {}
+
+    def take(self, who: str) -> tuple[bool, Standing]:
+        """Count a call where every limit allows it: whether they do, and the tightest."""
+        now = self._clock()
+        homes = self._homes.get(who) or self._settle(who)
+        self._lock()
+        try:
+            found = [
+                self._find(own, first, limit, now)
+                for limit, (own, first) in zip(self._limits, homes, strict=True)
+            ]
+            refused = [standing for _, standing in found if not standing.allows]
+            if refused:
+                return False, max(refused, key=lambda standing: standing.wait)
+            for (place, standing), (own, _) in zip(found, homes, strict=True):
+                window = int(now // standing.limit.period)
+                _SLOT.pack_into(self._map, place, own, window, standing.before, standing.now + 1)
+        finally:
+            self._unlock()
+        counted = [standing._replace(now=standing.now + 1) for _, standing in found]
+        return True, min(counted, key=lambda standing: standing.left)
+
+    def close(self) -> None:
+        """Let go of the file; it stays for the other workers."""
+        self._map.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _settle(self, who: str) -> list[tuple[bytes, int]]:
+        """For each limit, the caller's name in the file and the first place to look for it."""
+        if len(self._homes) >= _REMEMBERED:
+            self._homes.clear()
+        homes = []
+        for limit in self._limits:
+            own = hashlib.blake2b(f"{limit} {who}".encode(), digest_size=16).digest()
+            homes.append((own, int.from_bytes(own[:4], "little") % _SETS * _SET_BYTES))
+        self._homes[who] = homes
+        return homes
+
+    def _find(self, own: bytes, first: int, limit: Limit, now: float) -> tuple[int, Standing]:
+        """The caller's slot, or the one to take, and where the caller stands."""
+        window, passed = divmod(now / limit.period, 1)
+        oldest, taken = math.inf, first
+        for place in range(first, first + _SET_BYTES, _SLOT.size):
+            key, then, before, count = _SLOT.unpack_from(self._map, place)
+            if key == own:
+                if then == window:
+                    return place, Standing(limit, passed, before, count)
+                # A window that is to come was written before the machine was started anew.
+                before = count if then == window - 1 else 0
+                return place, Standing(limit, passed, before, 0)
+            # Windows are of different lengths: what counts is when they began.
+            age = then * limit.period if count else -1
+            if age < oldest:
+                oldest, taken = age, place
+        return taken, Standing(limit, passed, 0, 0)
+
+    def _open(self, path: Path | None) -> mmap.mmap:
+        if path is None:
+            return mmap.mmap(-1, _BYTES)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Room is taken now: to write where a full disk has none would end the process.
+            os.posix_fallocate(self._file, 0, _BYTES)
+            return mmap.mmap(self._file, _BYTES)
+        except OSError as error:
+            get_logger("security").warning(
+                "each worker counts calls alone", path=str(path), reason=error.strerror
+            )
+            self._file = -1
+            return mmap.mmap(-1, _BYTES)
+
+    def _lock(self) -> None:
+        """Wait for the others, but never for one that was stopped: a miscount harms nobody."""
+        if self._file < 0:
+            return
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.sched_yield()
+            else:
+                return
+
+    def _unlock(self) -> None:
+        if self._file >= 0:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
