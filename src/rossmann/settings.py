@@ -115,6 +115,13 @@ class Settings(BaseSettings):
     max_body_mb: Annotated[int, Field(ge=1)] = 64
     explain_max_rows: Annotated[int, Field(ge=1)] = 500
     objective: Objective = "accuracy"
+    prediction_log: bool = True
+    """Keep every answered row."""
+    database_url: str = ""
+    """Where answered rows are kept: ``sqlite:///`` or ``postgresql://``; empty: in ``data_dir``."""
+    log_flush_seconds: Annotated[float, Field(gt=0, le=60)] = 1
+    log_keep_days: Annotated[int, Field(ge=0)] = 400
+    log_spool_mb: Annotated[int, Field(ge=1)] = 512
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
 
@@ -179,6 +186,14 @@ class Settings(BaseSettings):
             raise ValueError("oidc_audience must name this service, as tokens made for it do")
         return self
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        # The message does not repeat the value: there may be a password in it.
+        if value and not value.startswith(("sqlite:///", "postgres://", "postgresql")):
+            raise ValueError("must begin with sqlite:/// or postgresql://")
+        return value
+
     @model_validator(mode="after")
     def _ports_differ(self) -> "Settings":
         ports = (self.api_port, self.mlflow_port, self.dashboard_port)
@@ -232,6 +247,21 @@ class Settings(BaseSettings):
         return self.data_dir / "run"
 
     @property
+    def log_dir(self) -> Path:
+        """The prediction log: its database, unless another is named, and its spool."""
+        return self.data_dir / "prediction_log"
+
+    @property
+    def log_spool_dir(self) -> Path:
+        """Answered rows on their way to the database; must be on a disk of this machine."""
+        return self.log_dir / "spool"
+
+    @property
+    def log_url(self) -> str:
+        """The prediction log's database."""
+        return self.database_url or f"sqlite:///{self.log_dir / 'log.db'}"
+
+    @property
     def tracking_uri(self) -> str:
         """The MLflow server's address."""
         return self.mlflow_tracking_uri or f"http://{self.host}:{self.mlflow_port}"
@@ -265,12 +295,13 @@ class Settings(BaseSettings):
             shown["api_keys"] = f"{len(self.api_keys.split(','))} keys (hidden)"
         if self.api_key:
             shown["api_key"] = "(hidden)"
-        for name in ("mlflow_tracking_uri", "api_url", "rate_limit_store"):
+        for name in ("mlflow_tracking_uri", "api_url", "rate_limit_store", "database_url"):
             shown[name] = _without_password(shown[name])
         return shown
 
 
 def _without_password(url: str) -> str:
+    url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
     head, at, tail = url.rpartition("@")
     scheme, colon, _ = head.partition("://")
     return f"{scheme}{colon}***@{tail}" if at else url

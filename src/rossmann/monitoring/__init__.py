@@ -1,0 +1,1 @@
+"""What was answered, kept for later: the prediction log."""

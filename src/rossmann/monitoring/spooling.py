@@ -1,0 +1,87 @@
+"""The first step behind an answer: entries become files of the spool."""
+
+import time
+from typing import Final
+
+from rossmann.logs import get_logger
+from rossmann.monitoring.batches import Batch, join, make_batch
+from rossmann.monitoring.entries import Entry
+from rossmann.monitoring.intake import Intake
+from rossmann.monitoring.spool import Spool
+from rossmann.monitoring.trouble import Trouble
+
+FILE_ROWS: Final = 50_000
+"""A file holds about so many rows at most: it is written to the database in one go."""
+_PAUSE: Final = 0.001
+
+
+class Spooler:
+    """Takes what waits in the intake to the spool; one thread calls it."""
+
+    def __init__(self, intake: Intake, spool: Spool) -> None:
+        self.trouble = Trouble("prediction log: rows wait in memory")
+        self.kept = 0
+        self._intake = intake
+        self._spool = spool
+        self._held: Batch | None = None
+        self._next = 1
+        self._dropped = 0
+        self._told = 0
+
+    def step(self) -> bool:
+        """Write all that waits; False where it cannot be written now, and stays in memory."""
+        self._tell_dropped()
+        while True:
+            if self._held is None:
+                self._held = self._collect()
+            if self._held is None:
+                return True
+            if self._spool.full:
+                limit = f"{self._spool.most_bytes / 1e6:,.0f} MB"
+                self.trouble.began(f"the spool is full ({limit}): the database takes nothing")
+                return False
+            try:
+                self._spool.write(self._held)
+            except OSError as error:
+                self.trouble.began(f"cannot write the spool: {error}")
+                return False
+            self.trouble.ended()
+            self.kept += len(self._held)
+            self._intake.settle(len(self._held))
+            self._held = None
+
+    def _collect(self) -> Batch | None:
+        parts: list[Batch] = []
+        rows = 0
+        while rows < FILE_ROWS:
+            entries = self._intake.take(FILE_ROWS - rows)
+            if not entries:
+                break
+            parts += self._convert(entries)
+            rows = sum(len(part) for part in parts)
+            time.sleep(_PAUSE)  # a turn for the threads that answer
+        return join(parts) if parts else None
+
+    def _convert(self, entries: list[Entry]) -> list[Batch]:
+        """Entries as batches; one that cannot be a line of the log costs no other."""
+        try:
+            batch = make_batch(entries, self._next)
+        except Exception as error:  # noqa: BLE001 - the log outlives any entry
+            if len(entries) > 1:
+                return [part for entry in entries for part in self._convert([entry])]
+            get_logger("prediction_log").error("dropped an entry", reason=repr(error)[:500])
+            self._intake.settle(0, dropped=len(entries[0].rows))
+            return []
+        self._next += len(entries)
+        return [batch]
+
+    def _tell_dropped(self) -> None:
+        """Once when rows begin to be refused, and once, with their number, when that is over."""
+        now = self._intake.dropped
+        log = get_logger("prediction_log")
+        if now > self._dropped and self._dropped == self._told:
+            log.error("rows are dropped from now on: memory is full", why=self.trouble.text)
+        elif now == self._dropped > self._told and not self.trouble.text:
+            log.error("rows were dropped, which is over", rows=now - self._told)
+            self._told = now
+        self._dropped = now
