@@ -109,7 +109,7 @@ def test_the_age_of_history_counts_days(service: Service) -> None:
     last = service.panel.info.last_day
     for days in (0, 1, 40):
         day: date = last + timedelta(days=days)
-        gauges = Gauges(metrics, service, today=lambda day=day: day)  # type: ignore[misc]
+        gauges = Gauges(metrics, service, today=lambda day=day: day)
         told = parsed(gauges.page().decode())
         assert value(told, "history_age_days") == days
 
