@@ -109,7 +109,7 @@ CATALOGUE: Final[tuple[Feature, ...]] = (
         ("day_of_week", "1 (Monday) to 7"),
         ("day_of_month", "1 to 31"),
         ("day_of_year", "1 to 366"),
-        ("days_left_in_month", "0 on the last day"),
+        ("working_days_left_in_month", "0 from the last working day on: when wages come"),
         ("days_from_easter", "D less the nearest Easter Sunday, -60 to 90"),
         ("days_to_christmas", "days until 25 December, at most 60"),
     ),
@@ -124,9 +124,9 @@ CATALOGUE: Final[tuple[Feature, ...]] = (
     *_group(
         "holiday",
         ("state_holiday", "0 none, 1 public, 2 Easter, 3 Christmas"),
-        ("days_since_holiday", "days since the last state holiday before D, at most 30"),
-        ("days_to_holiday", "days until the next state holiday after D, at most 30"),
-        ("holidays_next_week", "state holidays on D+1 to D+7"),
+        ("days_since_holiday", "days since a state holiday last shut the store, at most 30"),
+        ("days_to_holiday", "days until a state holiday next shuts the store, at most 30"),
+        ("holidays_next_week", "state holidays that shut the store on D+1 to D+7"),
     ),
     *_group(
         "school",

@@ -3,21 +3,27 @@
 import calendar
 from datetime import date, timedelta
 
+import holidays
 import numpy as np
 from dateutil.easter import easter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.features import calendars
 
 
+@settings(deadline=None)  # the first day asked for reads the calendar
 @given(st.dates(date(2000, 1, 1), date(2060, 12, 31)))
 def test_a_date_says_what_the_calendar_says(when: date) -> None:
     row = calendars.date_table(np.array([calendars.to_day(when)], np.int32))[0]
     assert row[calendars.WEEKDAY] == when.isoweekday()
     assert row[calendars.DAY_OF_MONTH] == when.day
     assert row[calendars.DAY_OF_YEAR] == when.timetuple().tm_yday
-    assert row[calendars.DAYS_LEFT] == calendar.monthrange(when.year, when.month)[1] - when.day
+    free = holidays.country_holidays("DE", years=when.year)
+    last = calendar.monthrange(when.year, when.month)[1]
+    later = [when.replace(day=day) for day in range(when.day + 1, last + 1)]
+    working = [day for day in later if day.isoweekday() <= 5 and day not in free]
+    assert row[calendars.WORKING_DAYS_LEFT] == len(working)
     assert row[calendars.MONTH] == when.month
     away = [(when - easter(year)).days for year in (when.year - 1, when.year, when.year + 1)]
     assert row[calendars.EASTER] == min(90, max(-60, min(away, key=abs)))

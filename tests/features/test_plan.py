@@ -26,8 +26,9 @@ def test_counts_are_what_they_say(draw: st.DataObject, weekday: int) -> None:
     days = draw.draw(st.integers(15, 120))
     cube = cube_of(draw, days)
     plan.fill_counts(cube, weekday, 0, 2)
-    promo, holiday = cube[:, 1, plan.PROMO], cube[:, 1, plan.HOLIDAY]
-    school, closed = cube[:, 1, plan.SCHOOL], 1 - cube[:, 1, plan.OPEN]
+    promo, closed = cube[:, 1, plan.PROMO], 1 - cube[:, 1, plan.OPEN]
+    holiday = (cube[:, 1, plan.HOLIDAY] > 0) & (closed > 0)
+    school = cube[:, 1, plan.SCHOOL]
     week = (np.arange(days) + weekday) // 7
     for t in range(days):
         here = cube[t, 1]

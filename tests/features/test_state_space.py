@@ -1,10 +1,12 @@
 """The compiled filters against the textbook's equations, written with matrices."""
 
+from datetime import date, timedelta
+
 import numpy as np
 import pytest
 
 from rossmann.data.panel import Panel
-from rossmann.features import kalman, newcomers, state_space
+from rossmann.features import calendars, kalman, newcomers, plan, state_space
 from rossmann.schema import FEATURES
 
 
@@ -74,3 +76,67 @@ def test_last_years_error_is_that_of_its_own_origin(panel: Panel) -> None:
             if t >= 1 and not np.isnan(y):
                 errors.append(y - design(panel, 5, t, state_space.N_BASE) @ state)
         assert found == pytest.approx(np.mean(errors), abs=1e-4)
+
+
+SPECIAL = {
+    # a Friday, then Sunday the 31st: wages come on the Friday
+    "2014-08-28": {state_space.BEFORE_MONTH_END},
+    "2014-08-29": {state_space.MONTH_END},
+    "2014-08-30": {state_space.MONTH_END},
+    "2015-04-04": {state_space.EASTER_WEEK},
+    "2015-04-07": set(),
+    "2015-05-09": {state_space.MOTHERS_DAY},
+    "2015-05-16": set(),
+    "2014-12-19": set(),
+    "2014-12-22": {state_space.BEFORE_CHRISTMAS},
+    "2014-12-24": {state_space.CHRISTMAS_EVE},
+    "2014-12-27": {state_space.AFTER_CHRISTMAS},
+    "2014-12-30": {
+        state_space.AFTER_CHRISTMAS,
+        state_space.YEAR_END,
+        state_space.BEFORE_MONTH_END,
+    },
+    "2014-12-31": {state_space.NEW_YEARS_EVE, state_space.MONTH_END},
+}
+
+
+def switched(when: date, cube: np.ndarray, holiday: int = 0) -> set[int]:
+    """The components of the middle day of a cube, ``when``, but for weekday, level and the like."""
+    middle = len(cube) // 2
+    days = np.arange(-middle, len(cube) - middle) + calendars.to_day(when)
+    table = calendars.date_table(days.astype(np.int32))
+    plan.fill_counts(cube, int(table[0, calendars.WEEKDAY]) - 1, 0, 1)
+    mask = state_space.design_mask(table, cube, middle, 0, 0, holiday, 0)
+    usual = {0, *range(1, 8), state_space.MONTH_START, state_space.MID_MONTH}
+    return {k for k in range(state_space.N_MASK) if (mask >> k) & 1} - usual
+
+
+def open_days() -> np.ndarray:
+    cube = np.zeros((31, 1, plan.N_PLAN), np.uint8)
+    cube[:, 0, plan.OPEN] = 1
+    return cube
+
+
+@pytest.mark.parametrize(("when", "expected"), SPECIAL.items())
+def test_a_special_day_has_its_component(when: str, expected: set[int]) -> None:
+    assert switched(date.fromisoformat(when), open_days()) == expected
+
+
+def test_days_around_a_holiday_are_special_where_it_shuts_the_store() -> None:
+    holiday = date(2015, 6, 4)
+    for shut in (True, False):
+        for away, component in ((-1, state_space.BEFORE_HOLIDAY), (1, state_space.AFTER_HOLIDAY)):
+            cube = open_days()
+            cube[15 - away, 0, plan.HOLIDAY] = 1
+            cube[15 - away, 0, plan.OPEN] = 0 if shut else 1
+            around = {component, state_space.HOLIDAY_IN_WEEK} if shut else set()
+            assert switched(holiday + timedelta(away), cube) == around
+    cube = open_days()
+    cube[15, 0, plan.HOLIDAY] = 1
+    assert switched(holiday, cube, holiday=1) == {state_space.OPEN_HOLIDAY}
+
+
+def test_the_eve_of_christmas_is_no_eve_of_any_holiday() -> None:
+    cube = open_days()
+    cube[16, 0, plan.HOLIDAY], cube[16, 0, plan.OPEN] = 3, 0
+    assert state_space.BEFORE_HOLIDAY not in switched(date(2014, 12, 24), cube)

@@ -20,7 +20,7 @@ from rossmann.features.calendars import to_day
 from rossmann.features.offset_parts import N_PARTS, offset_parts
 from rossmann.schema import FEATURES, DayArray, Matrix, Rows
 
-_FORMAT: Final = "panel-4"
+_FORMAT: Final = "panel-5"
 """Raise it when an array's meaning changes: old folders are then built anew."""
 _Days = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.uint8]

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rossmann.compiled import kernel
 from rossmann.features import calendars, history, plan, state_space
 from rossmann.features import competition as store_table
-from rossmann.features.compiled import kernel
 from rossmann.features.promo import promo2_phase
 from rossmann.schema import FEATURES, OFFSET, Matrix
 
@@ -52,7 +52,7 @@ def _plan_features(
     out[0] = table[calendars.WEEKDAY]
     out[1] = table[calendars.DAY_OF_MONTH]
     out[2] = table[calendars.DAY_OF_YEAR]
-    out[3] = table[calendars.DAYS_LEFT]
+    out[3] = table[calendars.WORKING_DAYS_LEFT]
     out[4] = table[calendars.EASTER]
     out[5] = table[calendars.CHRISTMAS]
     out[6] = promo

@@ -15,7 +15,8 @@ GERMAN_STATES: Final = (
 """ISO 3166-2 codes; a region is a place in this list."""
 
 # Columns of ``date_table``.
-WEEKDAY, DAY_OF_MONTH, DAY_OF_YEAR, DAYS_LEFT, EASTER, CHRISTMAS, MONTH, MONTH_INDEX = range(8)
+WEEKDAY, DAY_OF_MONTH, DAY_OF_YEAR, WORKING_DAYS_LEFT = range(4)
+EASTER, CHRISTMAS, MONTH, MONTH_INDEX = range(4, 8)
 # Columns of ``date_terms``.
 RAMP, HARMONICS, TREND = 0, 1, 7
 
@@ -45,8 +46,7 @@ def date_table(days: DayArray) -> npt.NDArray[np.int16]:
     out[:, WEEKDAY] = (days + 3) % 7 + 1  # 1970-01-01 was a Thursday
     out[:, DAY_OF_MONTH] = (stamps - months.astype("datetime64[D]")).astype(np.int64) + 1
     out[:, DAY_OF_YEAR] = (stamps - years.astype("datetime64[D]")).astype(np.int64) + 1
-    month_ends = (months + 1).astype("datetime64[D]")
-    out[:, DAYS_LEFT] = (month_ends - stamps).astype(np.int64) - 1
+    out[:, WORKING_DAYS_LEFT] = _working_days_left(stamps)
     out[:, EASTER] = _days_from_easter(days, years.astype(np.int64) + 1970)
     christmas = years.astype("datetime64[M]") + 11
     away = (christmas.astype("datetime64[D]") - stamps).astype(np.int64) + 24
@@ -54,6 +54,23 @@ def date_table(days: DayArray) -> npt.NDArray[np.int16]:
     out[:, MONTH] = month_index % 12 + 1
     out[:, MONTH_INDEX] = month_index
     return out
+
+
+def _working_days_left(stamps: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int64]:
+    """Mondays to Fridays, but for holidays of all Germany, after each day and in its month.
+
+    Wages come on the last of them: where a month ends on a weekend, that is when people shop.
+    """
+    import holidays
+
+    months = stamps.astype("datetime64[M]")
+    first = months.min().astype("datetime64[D]")
+    axis = np.arange(first, (months.max() + 1).astype("datetime64[D]"))
+    years = range(int(axis[0].astype(object).year), int(axis[-1].astype(object).year) + 1)
+    free = np.array(sorted(holidays.country_holidays("DE", years=years)), "datetime64[D]")
+    worked = np.concatenate([[0], np.cumsum(np.is_busday(axis, holidays=free))])
+    ends = ((months + 1).astype("datetime64[D]") - first).astype(np.int64)
+    return np.asarray(worked[ends] - worked[(stamps - first).astype(np.int64) + 1], np.int64)
 
 
 def _days_from_easter(days: DayArray, years: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from rossmann.features.compiled import kernel
+from rossmann.compiled import kernel
 from rossmann.schema import FloatArray
 
 # Columns of the store table (stores, N_STORE), float64.

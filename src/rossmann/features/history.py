@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.features.compiled import kernel
+from rossmann.compiled import kernel
 
 # By weekday of the day: columns of (days, stores, N_WEEKLY). Those from MEAN_26 on exist twice,
 # without and with promotion: column + promo * N_KIND.

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from rossmann.compiled import kernel
 from rossmann.features.calendars import HARMONICS, RAMP
-from rossmann.features.compiled import kernel
 from rossmann.features.newcomers import PROMO_PRIOR_MEAN
 from rossmann.features.state_space import (
     CHAIN_COLUMNS,

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.features.compiled import kernel
+from rossmann.compiled import kernel
 from rossmann.features.state_space import FILTERS, LEVEL, N_STATES, PROMOTION, States
 from rossmann.schema import FloatArray
 

@@ -5,9 +5,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from rossmann.compiled import kernel
 from rossmann.features.build_features import Arrays, is_known_between
 from rossmann.features.calendars import RAMP
-from rossmann.features.compiled import kernel
 from rossmann.features.state_space import (
     DECEMBER,
     FIRST_WEEKDAY,

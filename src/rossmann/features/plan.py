@@ -3,6 +3,10 @@
 Every count exists for every store and day, so that a row needs only look at the day before, the
 day itself and the day after. A row's own flags are put in at request time (``build_features``),
 which is why the counts below never need to be recomputed for it.
+
+A state holiday counts where it shuts the store. Some stores are open on all of them, and one
+state's stores on one that the raw tables flag by mistake (Corpus Christi in Saxony): around such
+a day nobody shops for two.
 """
 
 from typing import Final
@@ -10,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.features.compiled import kernel
+from rossmann.compiled import kernel
 
 # Columns of the plan cube (days, stores, N_PLAN), uint8.
 OPEN, PROMO, HOLIDAY, SCHOOL, KNOWN = range(5)
@@ -96,6 +100,12 @@ def _closures(
 
 
 @kernel
+def is_shut_for_holiday(cube: npt.NDArray[np.uint8], t: int, s: int) -> bool:
+    """Whether a state holiday shuts store ``s`` on day ``t``."""
+    return bool(cube[t, s, HOLIDAY] > 0 and cube[t, s, OPEN] == 0)
+
+
+@kernel
 def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high: int) -> None:
     """Fill the running counts of stores ``low`` to ``high`` from the cube's flags, in place."""
     days = cube.shape[0]
@@ -113,7 +123,8 @@ def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high:
         _week_sums(flag, first_weekday, one, two)
         cube[:, s, PROMO_LAST_WEEK] = two
 
-        flag[:] = cube[:, s, HOLIDAY] > 0
+        for t in range(days):
+            flag[t] = is_shut_for_holiday(cube, t, s)
         _since(flag, HOLIDAY_CAP, 1, one)
         cube[:, s, HOLIDAY_SINCE] = one
         _since(flag, HOLIDAY_CAP, -1, one)

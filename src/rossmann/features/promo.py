@@ -1,6 +1,6 @@
 """Promo2: the mailings that a store sends in rounds of months."""
 
-from rossmann.features.compiled import kernel
+from rossmann.compiled import kernel
 
 
 @kernel

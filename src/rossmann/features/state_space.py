@@ -11,15 +11,17 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from rossmann.compiled import kernel
 from rossmann.features.calendars import (
     DAY_OF_MONTH,
-    DAYS_LEFT,
+    EASTER,
     HARMONICS,
+    MONTH,
     RAMP,
     TREND,
     WEEKDAY,
+    WORKING_DAYS_LEFT,
 )
-from rossmann.features.compiled import kernel
 from rossmann.features.plan import (
     CLOSED_BACK,
     HOLIDAY,
@@ -27,6 +29,7 @@ from rossmann.features.plan import (
     PROMO,
     PROMO_LAST_WEEK,
     SCHOOL,
+    is_shut_for_holiday,
 )
 from rossmann.schema import FloatArray
 
@@ -35,9 +38,11 @@ from rossmann.schema import FloatArray
 LEVEL, FIRST_WEEKDAY, PROMOTION, PROMO_MONDAY, PROMO_FRIDAY, PROMO_TUESDAY = 0, 1, 8, 9, 10, 11
 SCHOOL_DAY, MONTH_START, MONTH_END, MID_MONTH, BEFORE_HOLIDAY, AFTER_HOLIDAY = range(12, 18)
 HOLIDAY_IN_WEEK, AFTER_PROMO_WEEK, REOPENED = range(18, 21)
-N_MASK: Final = 21
-DECEMBER: Final = 21
-N_BASE: Final = 22
+BEFORE_MONTH_END, OPEN_HOLIDAY, EASTER_WEEK, MOTHERS_DAY = range(21, 25)
+BEFORE_CHRISTMAS, CHRISTMAS_EVE, AFTER_CHRISTMAS, YEAR_END, NEW_YEARS_EVE = range(25, 30)
+N_MASK: Final = 30
+DECEMBER: Final = 30
+N_BASE: Final = 31
 N_HARMONICS: Final = 6
 N_FULL: Final = N_BASE + N_HARMONICS + 1
 
@@ -66,6 +71,10 @@ def prior_variances() -> FloatArray:
     out[SCHOOL_DAY], out[MONTH_START], out[MONTH_END], out[MID_MONTH] = 0.004, 0.004, 0.006, 0.003
     out[BEFORE_HOLIDAY], out[AFTER_HOLIDAY], out[HOLIDAY_IN_WEEK] = 0.02, 0.02, 0.01
     out[AFTER_PROMO_WEEK], out[REOPENED], out[DECEMBER] = 0.003, 0.02, 0.03
+    out[BEFORE_MONTH_END], out[OPEN_HOLIDAY] = 0.006, 0.05
+    out[EASTER_WEEK], out[MOTHERS_DAY], out[BEFORE_CHRISTMAS] = 0.01, 0.01, 0.02
+    out[CHRISTMAS_EVE] = out[NEW_YEARS_EVE] = 0.05  # shops shut at two
+    out[AFTER_CHRISTMAS], out[YEAR_END] = 0.03, 0.02
     for k in (1, 2, 3):
         out[N_BASE + 2 * k - 2 : N_BASE + 2 * k] = 0.003 / k
     out[N_FULL - 1] = 0.01
@@ -98,8 +107,32 @@ def _calendar_mask(table: npt.NDArray[np.int16], t: int) -> int:
         mask |= 1 << MONTH_START
     elif 14 <= day <= 17:
         mask |= 1 << MID_MONTH
-    if table[t, DAYS_LEFT] < 2:
+    if table[t, WORKING_DAYS_LEFT] == 0:
         mask |= 1 << MONTH_END
+    elif table[t, WORKING_DAYS_LEFT] == 1:
+        mask |= 1 << BEFORE_MONTH_END
+    if -6 <= table[t, EASTER] < 0:
+        mask |= 1 << EASTER_WEEK
+    if table[t, MONTH] == 5 and table[t, WEEKDAY] == 6 and 7 <= day <= 13:
+        mask |= 1 << MOTHERS_DAY  # the second Sunday in May: people buy the day before
+    return mask
+
+
+@kernel
+def _year_end_mask(table: npt.NDArray[np.int16], t: int) -> int:
+    """The components of the last days of the year."""
+    day = int(table[t, DAY_OF_MONTH])
+    if table[t, MONTH] != 12 or day < 20:
+        return 0
+    if day <= 23:
+        return 1 << BEFORE_CHRISTMAS
+    if day == 24:
+        return 1 << CHRISTMAS_EVE
+    if day == 31:
+        return 1 << NEW_YEARS_EVE
+    mask = 1 << AFTER_CHRISTMAS if day >= 27 else 0
+    if day >= 29:
+        mask |= 1 << YEAR_END
     return mask
 
 
@@ -119,7 +152,7 @@ def design_mask(
     ``t`` must be neither the first nor the last day of the cube. ``week_known``: the promotions
     of the week before are known.
     """
-    mask = _calendar_mask(table, t)
+    mask = _calendar_mask(table, t) | _year_end_mask(table, t)
     weekday = table[t, WEEKDAY]
     if promo:
         mask |= 1 << PROMOTION
@@ -133,12 +166,14 @@ def design_mask(
         mask |= 1 << AFTER_PROMO_WEEK
     if school:
         mask |= 1 << SCHOOL_DAY
-    if cube[t + 1, s, HOLIDAY]:
+    eve = mask & (1 << CHRISTMAS_EVE | 1 << NEW_YEARS_EVE)
+    if is_shut_for_holiday(cube, t + 1, s) and not eve:
         mask |= 1 << BEFORE_HOLIDAY
-    if cube[t - 1, s, HOLIDAY]:
+    if is_shut_for_holiday(cube, t - 1, s):
         mask |= 1 << AFTER_HOLIDAY
-    kept = cube[t, s, HOLIDAY_WEEK] - (cube[t, s, HOLIDAY] > 0) + (holiday > 0)
-    if kept:
+    if holiday:
+        mask |= 1 << OPEN_HOLIDAY
+    if cube[t, s, HOLIDAY_WEEK] - is_shut_for_holiday(cube, t, s):
         mask |= 1 << HOLIDAY_IN_WEEK
     if cube[t - 1, s, CLOSED_BACK] >= 4:
         mask |= 1 << REOPENED

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rossmann.features import compiled
+from rossmann import compiled
 
 ASK = """
 import sys

@@ -3,11 +3,12 @@
 Numba keeps a compiled function beside its file and renews it when that file changes. A constant
 or a kernel that comes from another file is compiled in as well, and a change there it does not
 see: after an update that touches one file of this package, the others would go on computing with
-what they knew. So the cache lies in a folder named by a digest of the whole package.
+what they knew. So the cache lies in a folder named by a digest of all files of the package that
+the function is in, and of the schema, the only other file that kernels take constants from.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,7 +23,7 @@ def kernel(function: F) -> F:
     options = vars(config)
     named = options["CACHE_DIR"]
     # numba asks for the folder while it decorates, and not again
-    options["CACHE_DIR"] = named or str(_folder())
+    options["CACHE_DIR"] = named or str(_folder(Path(function.__code__.co_filename).parent))
     try:
         return cast(F, njit(cache=True, nogil=True)(function))
     finally:
@@ -30,15 +31,15 @@ def kernel(function: F) -> F:
 
 
 @cache
-def _folder() -> Path:
-    here = Path(__file__).parent
-    return here / "__pycache__" / f"kernels-{sources_digest(here)}"
+def _folder(package: Path) -> Path:
+    files = [*package.parent.glob("schema.py"), *sorted(package.glob("*.py"))]
+    return package / "__pycache__" / f"kernels-{sources_digest(files)}"
 
 
-def sources_digest(folder: Path) -> str:
-    """Digest of the names and contents of all Python files in ``folder``."""
+def sources_digest(files: Iterable[Path]) -> str:
+    """Digest of the names and contents of ``files``."""
     told = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
+    for path in files:
         content = path.read_bytes()
         told.update(f"{path.name} {len(content)}\n".encode())
         told.update(content)
