@@ -261,8 +261,11 @@ def test_nothing_is_pickled_and_needs_are_pinned(
     assert "pyfunc.py" in names
     assert {n for n in names if n.startswith("artifacts/")} == {
         f"artifacts/ensemble/{n}"
-        for n in ("ensemble.json", "lightgbm.txt", "xgboost.ubj", "catboost.cbm")
+        for n in ("ensemble.json", *(name for m in MEMBERS.values() for name in m.files()))
     }
+    for trees in folder.glob("artifacts/ensemble/*.npz"):
+        with np.load(trees, allow_pickle=False) as arrays:
+            assert all(arrays[name].dtype.kind in "fiu" for name in arrays.files)
     assert "code/rossmann/models/ensemble.py" in names
     assert not [n for n in names if n.startswith(("code/rossmann/serving", "code/rossmann/cli"))]
     needs = (folder / "requirements.txt").read_text().split()

@@ -10,7 +10,8 @@ from rossmann.data.panel import Panel
 from rossmann.errors import SettingsError
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.examples import draw_examples, draw_plan_ends
-from rossmann.models.members import ratio_of
+from rossmann.models.member import ratio_of
+from rossmann.models.members import MEMBERS
 from rossmann.models.train import Trained, train
 from rossmann.schema import FEATURES, MAX_HORIZON, OFFSET, feature_fingerprint
 from rossmann.settings import Settings
@@ -96,7 +97,7 @@ def test_the_card_says_where_it_comes_from(trained: Trained, panel: Panel) -> No
     assert card["data"]["version"] == panel.info.version
     assert card["data"]["dataset"] == "demo"
     assert card["features"] == list(FEATURES)
-    assert set(card["files"]) == {"lightgbm.txt", "xgboost.ubj", "catboost.cbm"}
+    assert set(card["files"]) == {name for m in MEMBERS.values() for name in m.files()}
     assert card["params"]["training_rows"] > 1000
     assert len(card["metrics"]["windows"]) == 2
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from rossmann.errors import DamagedModel
 from rossmann.models.intervals import bounds, check
-from rossmann.models.members import MEMBERS, Member
+from rossmann.models.member import Member
+from rossmann.models.members import MEMBERS
 from rossmann.models.model_files import read_card, verify, write_card
-from rossmann.models.releases import check_releases, load_errors, releases_of
+from rossmann.models.releases import check_releases, releases_of
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, feature_fingerprint
 
 _OPEN_DAYS: Final = FEATURES.index("open_days_365")
@@ -71,10 +72,10 @@ class Ensemble:
     def save(self, folder: Path) -> None:
         """Write the members in their own formats, and the card with a digest of each file."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name, member in self.members.items():
-            member.save(folder / MEMBERS[name].file)
+        for member in self.members.values():
+            member.save(folder)
         made_by = {**self.card.get("libraries", {}), **releases_of(self.members)}
-        files = [MEMBERS[name].file for name in self.members]
+        files = [name for member in self.members.values() for name in member.files()]
         self.card = write_card(folder, {**self.card, "libraries": made_by}, files)
 
     @classmethod
@@ -99,9 +100,9 @@ class Ensemble:
             check(card["intervals"])
         try:
             members: dict[str, Member] = {
-                name: MEMBERS[name].load(folder / MEMBERS[name].file) for name in card["weights"]
+                name: MEMBERS[name].load(folder) for name in card["weights"]
             }
-        except load_errors() as error:
+        except (OSError, ValueError) as error:
             raise DamagedModel(f"the version in {folder} does not load: {error}") from error
         return cls(members, card)
 

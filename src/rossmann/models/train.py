@@ -25,7 +25,8 @@ from rossmann.models.ensemble import Ensemble
 from rossmann.models.evidence import collect, write_evidence
 from rossmann.models.examples import Examples, draw_examples
 from rossmann.models.lineage import described
-from rossmann.models.members import MEMBERS, Member, seeds
+from rossmann.models.member import Member
+from rossmann.models.members import MEMBERS, seeds
 from rossmann.models.metrics import rmspe
 from rossmann.models.objective import CORRECTION, calibrate_bias, measure_bias
 from rossmann.models.report import write_report

@@ -16,7 +16,7 @@ from rossmann.errors import DataError
 from rossmann.models.backtest import Outcome
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.examples import draw_examples
-from rossmann.models.members import Member
+from rossmann.models.member import Member
 from rossmann.models.metrics import rmspe
 from rossmann.models.train import backtest
 from rossmann.models.tune import LEAST_GAIN
