@@ -1,6 +1,8 @@
 """Parts that tests of several folders share."""
 
+import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +20,10 @@ from rossmann.data.panel import Panel, build_panel, open_panel
 from rossmann.models.mlflow_server import server_command, server_environment
 from rossmann.models.train import Trained, train
 from rossmann.settings import Settings, load_settings
+
+FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+BIN = FOUND[-1].parent if FOUND else Path("none")
+RUNUSER = shutil.which("runuser")
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +113,42 @@ def _wait_until_healthy(uri: str, server: subprocess.Popen[bytes]) -> None:
         except httpx.HTTPError:
             time.sleep(0.2)
     raise TimeoutError("the MLflow server did not become healthy")
+
+
+def _lacking() -> str:
+    """Why there can be no PostgreSQL here; empty where there can."""
+    if not FOUND:
+        return "PostgreSQL's programs are not installed"
+    if importlib.util.find_spec("psycopg2") is None:
+        return "psycopg2 is not installed"
+    return "PostgreSQL does not run as root" if os.getuid() == 0 and RUNUSER is None else ""
+
+
+def _as_a_user(*command: str) -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return [str(RUNUSER), "-u", "nobody", "--", *command] if os.getuid() == 0 else list(command)
+
+
+def _quietly(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[str]:
+    """Address of an empty PostgreSQL database, in a folder that its user may enter."""
+    if _lacking():
+        pytest.skip(_lacking())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = Path(subprocess.check_output(_as_a_user("mktemp", "-d"), text=True).strip())
+    data = folder / "data"
+    options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off"
+    control = [str(BIN / "pg_ctl"), "-D", str(data), "-w"]
+    _quietly(_as_a_user(str(BIN / "initdb"), "-D", str(data), "-A", "trust", "-U", "mlflow"))
+    _quietly(_as_a_user(*control, "-l", str(folder / "log"), "-o", options, "start"))
+    try:
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        _quietly(_as_a_user(*control, "-m", "immediate", "stop"))
+        shutil.rmtree(folder, ignore_errors=True)

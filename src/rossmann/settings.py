@@ -296,11 +296,12 @@ class Settings(BaseSettings):
         if self.api_key:
             shown["api_key"] = "(hidden)"
         for name in ("mlflow_tracking_uri", "api_url", "rate_limit_store", "database_url"):
-            shown[name] = _without_password(shown[name])
+            shown[name] = without_password(shown[name])
         return shown
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
     url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
     head, at, tail = url.rpartition("@")
     scheme, colon, _ = head.partition("://")

@@ -1,10 +1,5 @@
 """Chains of few stores; the registry's servers: MLflow on SQLite and, where it is, PostgreSQL."""
 
-import importlib.util
-import os
-import shutil
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -24,13 +24,13 @@ _POSTGRES: Final = {
 }
 
 
-def open_engine(url: str) -> sa.Engine:
+def open_engine(url: str, busy_seconds: float = BUSY_SECONDS) -> sa.Engine:
     """An engine for that URL; touches no database. Raises ``SettingsError`` for a bad URL."""
     try:
         parsed = sa.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url))
         name = parsed.get_backend_name()
         if name == "sqlite" and parsed.database:
-            return _open_sqlite(parsed)
+            return _open_sqlite(parsed, busy_seconds)
         if name == "postgresql" and parsed.get_driver_name() == "psycopg2":
             given = {key: value for key, value in _POSTGRES.items() if key not in parsed.query}
             return sa.create_engine(
@@ -43,10 +43,10 @@ def open_engine(url: str) -> sa.Engine:
     )
 
 
-def _open_sqlite(url: sa.URL) -> sa.Engine:
+def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
     path = Path(str(url.database))
     engine = sa.create_engine(
-        url, connect_args={"timeout": BUSY_SECONDS}, pool_size=1, hide_parameters=True
+        url, connect_args={"timeout": busy_seconds}, pool_size=1, hide_parameters=True
     )
     place: list[tuple[int, int]] = []
 
