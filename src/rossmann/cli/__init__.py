@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from rossmann.cli import data, models, predict, retrain, services, training, tune
+from rossmann.cli import data, keys, log, models, predict, retrain, services, training, tune
 from rossmann.errors import RossmannError
 from rossmann.launcher.interrupts import Interrupted
 
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
+app.add_typer(log.app, name="log")
 training.add_verbs(app)
 tune.add_verbs(app)
 retrain.add_verbs(app)

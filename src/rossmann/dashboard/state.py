@@ -16,6 +16,7 @@ from rossmann.errors import (
     AccessError,
     DataError,
     NoModel,
+    OverRate,
     RequestError,
     RossmannError,
     ServiceError,
@@ -131,6 +132,7 @@ def guarded() -> Iterator[None]:
 
 def _title(error: RossmannError) -> str:
     titles = {
+        OverRate: "The service was called too often.",
         ServiceError: "The prediction service does not answer.",
         NoModel: "No model is in Production yet.",
         AccessError: "The service does not let the dashboard in.",
@@ -141,6 +143,8 @@ def _title(error: RossmannError) -> str:
 
 
 def _advice(error: RossmannError) -> str:
+    if isinstance(error, OverRate):
+        return ""
     if isinstance(error, ServiceError):
         return HOW_TO_START
     if isinstance(error, NoModel):

@@ -17,6 +17,7 @@ from rossmann import errors
 from rossmann.errors import Fault, RequestError, RossmannError
 from rossmann.logs import get_logger
 from rossmann.serving import tracing
+from rossmann.serving.assets import close_assets
 from rossmann.serving.gauges import Gauges
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.openapi import describe
@@ -90,6 +91,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
     tell = request_log(settings.log_level, settings.log_format, traced)
+    close_assets(app)
     add_headers(app, settings)
     # The last one added is outermost: what the others refuse is counted and told too.
     app.add_middleware(Watch, metrics=metrics, tell=tell)

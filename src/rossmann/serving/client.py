@@ -13,6 +13,7 @@ from rossmann.errors import (
     NoKey,
     NoModel,
     NoRight,
+    OverRate,
     RequestError,
     RossmannError,
     ServiceError,
@@ -46,7 +47,8 @@ class Client:
 
     Every call raises ``ServiceError`` where the service is away or fails, ``RequestError`` (with
     ``faults``) where it refuses what it was sent, ``NoKey`` or ``NoRight`` where the caller may
-    not, ``UnknownVersion`` for a version that there is not, and ``NoModel`` where none answers.
+    not, ``OverRate`` (with ``seconds`` to wait) where it is called too often, ``UnknownVersion``
+    for a version that there is not, and ``NoModel`` where none answers.
     """
 
     def __init__(
@@ -237,6 +239,9 @@ def _error_of(response: httpx.Response) -> RossmannError:
             return NoRight(text)
         case 404:
             return UnknownVersion(text)
+        case 429:
+            waits = response.headers.get("retry-after", "")
+            return OverRate(text, int(waits) if waits.isdecimal() else 1)
         case 503:
             return NoModel(text) if faults and faults[0].type == "no_model" else ServiceError(text)
         case _:
