@@ -116,7 +116,12 @@ def test_the_age_of_history_counts_days(service: Service) -> None:
 
 def test_the_state_of_the_prediction_log(service: Service) -> None:
     state = SimpleNamespace(
-        queue_rows=3, spool_rows=40, spool_bytes=5000, written_rows=10, dropped_rows=0
+        queue_rows=3,
+        spool_rows=40,
+        spool_bytes=5000,
+        written_rows=10,
+        dropped_rows=0,
+        refused_rows=1,
     )
     gauges = Gauges(Metrics(), service)
     assert value(parsed(gauges.page().decode()), "prediction_log_written_total") == 0
@@ -124,13 +129,14 @@ def test_the_state_of_the_prediction_log(service: Service) -> None:
 
     def told() -> list[float]:
         found = parsed(gauges.page().decode())
-        names = ("queue_rows", "spool_rows", "spool_bytes", "written_total", "dropped_total")
-        return [value(found, f"prediction_log_{name}") for name in names]
+        gauges_of_it = ("queue_rows", "spool_rows", "spool_bytes")
+        totals = ("written_total", "dropped_total", "refused_total")
+        return [value(found, f"prediction_log_{name}") for name in (*gauges_of_it, *totals)]
 
-    assert told() == [3, 40, 5000, 10, 0]
-    assert told() == [3, 40, 5000, 10, 0]  # totals are moved to, not added again
+    assert told() == [3, 40, 5000, 10, 0, 1]
+    assert told() == [3, 40, 5000, 10, 0, 1]  # totals are moved to, not added again
     state.queue_rows, state.written_rows, state.dropped_rows = 0, 53, 2
-    assert told() == [0, 40, 5000, 53, 2]
+    assert told() == [0, 40, 5000, 53, 2, 1]
 
 
 def test_a_log_that_cannot_tell_its_state_leaves_the_rest(service: Service) -> None:

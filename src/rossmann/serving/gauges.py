@@ -38,6 +38,8 @@ class LogState(Protocol):
     def written_rows(self) -> int: ...  # noqa: D102
     @property
     def dropped_rows(self) -> int: ...  # noqa: D102
+    @property
+    def refused_rows(self) -> int: ...  # noqa: D102
 
 
 class Gauges:
@@ -59,6 +61,7 @@ class Gauges:
         self._refused = _Total(metrics.refused)
         self._written = _Total(metrics.log_written)
         self._dropped = _Total(metrics.log_dropped)
+        self._set_aside = _Total(metrics.log_refused)
 
     def watch_log(self, state: Callable[[], LogState]) -> None:
         """From now on tell the prediction log's state too; ``state`` must not wait."""
@@ -122,6 +125,7 @@ class Gauges:
         metrics.log_spool_bytes.set(state.spool_bytes)
         self._written.reach(state.written_rows)
         self._dropped.reach(state.dropped_rows)
+        self._set_aside.reach(state.refused_rows)
 
 
 class _Total:

@@ -6,6 +6,7 @@ any worker tells the sum of all: see ``metrics_folder``.
 
 import os
 import platform
+import time
 from typing import Final, Literal
 
 from prometheus_client import (
@@ -89,6 +90,10 @@ class Metrics:
         self.workers.set(1)
         self.worker_starts = self._counter("worker_starts", "Processes begun")
         self.worker_starts.inc()
+        newest = self._gauge(
+            "newest_start_time_seconds", "When the newest worker began (Unix time)", "livemax"
+        )
+        newest.set(time.time())
         self.memory = self._gauge(
             "process_resident_memory_bytes", "Memory of all workers", "livesum"
         )
@@ -107,7 +112,12 @@ class Metrics:
             "prediction_log_spool_bytes", "Bytes of these rows", "livesum"
         )
         self.log_written = self._counter("prediction_log_written", "Rows in the database")
-        self.log_dropped = self._counter("prediction_log_dropped", "Rows that were lost")
+        self.log_dropped = self._counter(
+            "prediction_log_dropped", "Rows that were lost: memory and spool were full"
+        )
+        self.log_refused = self._counter(
+            "prediction_log_refused", "Rows set aside: the database does not take them"
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"rossmann_{name}", text, labels, registry=self.registry)
