@@ -1,6 +1,7 @@
 """Keys: made, kept as digests, listed, revoked; a file that is read again as it changes."""
 
 import hashlib
+import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ from fastapi.testclient import TestClient
 
 from rossmann.cli import main
 from rossmann.errors import SettingsError
+from rossmann.logs import configure_logs
 from rossmann.serving import security_keys
 from rossmann.serving.security import access
 from rossmann.serving.security_keyfile import add_entry, revoke
 from rossmann.serving.security_keys import KeyBook, Right, digest_of, make_key, parse_setting
+from rossmann.serving.server import tell_access
 from rossmann.settings import Settings, load_settings
 
 App = Callable[..., FastAPI]
@@ -167,6 +170,21 @@ def test_what_is_said_at_start(tmp_path: Path) -> None:
         "predict_keys": 2, "operate_keys": 1, "tokens_of": "nobody",
         "rate_limit": "9/minute, 2/second",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "level"),
+    [("127.0.0.1", "", "info"), ("0.0.0.0", "", "warning"), ("0.0.0.0", "a" * 64, "info")],
+)
+def test_an_open_door_to_other_machines_is_warned_of(
+    host: str, keys: str, level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs("info", "json")
+    settings = load_settings(data_dir=tmp_path, host=host, api_keys=keys and f"predict:{keys}")
+    tell_access(settings)
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert told["level"] == level and ("open to all" in told["event"]) == (not keys)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ class Provider:
     def __init__(self) -> None:
         self.keys: dict[str, Any] = {}
         self.away = False
+        self.hangs = threading.Event()
         self.asked = 0
         self.issuer = ""
         self.told_issuer: str | None = None
@@ -72,6 +73,8 @@ def signing() -> Provider:
 def provider(signing: Provider, monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            while signing.hangs.is_set():
+                time.sleep(0.01)
             body = json.dumps(signing.document(self.path)).encode()
             self.send_response(500 if signing.away else 200)
             self.send_header("Content-Length", str(len(body)))
@@ -88,6 +91,7 @@ def provider(signing: Provider, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pro
         thread.start()
         signing.issuer = f"http://127.0.0.1:{server.server_address[1]}/realm"
         yield signing
+        signing.hangs.clear()
         server.shutdown()
         thread.join()
 
@@ -221,6 +225,16 @@ def test_while_the_provider_is_away_known_keys_go_on_working(
     provider.away = False
     monkeypatch.setattr(security_tokens, "_STALE", 3600.0)
     assert ask(client, provider.token())[0] == 200
+
+
+def test_a_provider_that_hangs_keeps_nobody_waiting(
+    client: TestClient, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(security_tokens, "_ENOUGH", 0.2)
+    provider.hangs.set()
+    assert ask(client, provider.token())[0] == 503
+    assert client.get("/health").status_code == 200
+    provider.hangs.clear()
 
 
 def test_a_key_that_the_provider_drops_is_dropped(

@@ -35,9 +35,16 @@ _STALE: Final = 86_400.0
 _COOL: Final = 20.0
 """Seconds between two fetches, however many unknown keys are named."""
 _PATIENCE: Final = 3.0
+"""Seconds that each step of a fetch may take."""
+_ENOUGH: Final = 10.0
+"""Seconds that a fetch may take in all, for those who wait for it."""
 _MOST_BYTES: Final = 262_144
 _LONGEST: Final = 8_192
 _REMEMBERED: Final = 4_096
+_FETCH_ERRORS: Final = (
+    *(httpx.HTTPError, httpx.InvalidURL, jwt.PyJWTError),
+    *(ValueError, TimeoutError),
+)
 _NAMES: Final = {
     **{right.word: right for right in (Right.PREDICT, Right.OPERATE)},
     **{f"rossmann:{right.word}": right for right in (Right.PREDICT, Right.OPERATE)},
@@ -142,11 +149,14 @@ class Tokens:
             if time.monotonic() - self._tried < _COOL:
                 return
             try:
-                keys = await asyncio.to_thread(fetch_keys, self._issuer)
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError, jwt.PyJWTError) as error:
+                fetching = asyncio.to_thread(fetch_keys, self._issuer)
+                keys = await asyncio.wait_for(fetching, _ENOUGH)
+            except _FETCH_ERRORS as error:
                 self._failed = True
                 get_logger("security").warning(
-                    "keys of tokens not fetched", issuer=self._issuer, reason=str(error)
+                    "keys of tokens not fetched",
+                    issuer=self._issuer,
+                    reason=str(error) or "too slow",
                 )
             else:
                 self._failed = False
