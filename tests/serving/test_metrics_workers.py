@@ -1,5 +1,6 @@
 """Numbers of several workers: each tells the sum of all, and a death takes nothing back."""
 
+import json
 import os
 import signal
 import subprocess
@@ -81,6 +82,8 @@ def test_two_workers_tell_the_sum_and_outlive_one(run_door: Any, row: Any) -> No
     said = door.stop()
     assert "Traceback" not in said
     assert said.count('"route":"/predict"') == 90
+    parts = {json.loads(line).get("part") for line in said.splitlines()}  # each line is JSON
+    assert parts >= {None, "server"}
 
 
 def test_the_folder_goes_with_the_service(tmp_path: Path) -> None:

@@ -85,6 +85,33 @@ def test_one_line_a_request(make_app: Callable[..., FastAPI], row: Any, lines: L
     assert (nowhere["route"], nowhere["path"], nowhere["code"]) == (None, "/nowhere", 404)
 
 
+def test_a_fault_of_ours_can_be_found_by_its_number(
+    make_app: Callable[..., FastAPI],
+    service: Any,
+    own_logging: None,
+    row: Any,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("odd")
+
+    configure_logs("info", "json")
+    monkeypatch.setattr(type(service.versions), "pick", broken)
+    app = make_app(log_format="json")
+    with TestClient(app, raise_server_exceptions=False) as api:
+        lines()
+        answer = api.post("/predict", json={"inputs": [row()]})
+    number = answer.headers["X-Request-ID"]
+    assert answer.status_code == 500 and answer.json()["request_id"] == number
+    found = [said for said in lines() if said["request_id"] == number]
+    assert [(said["event"], said["level"]) for said in found] == [
+        ("request", "error"),
+        ("unexpected error", "error"),
+    ]
+    assert "ZeroDivisionError: odd" in found[1]["exception"]
+
+
 def test_no_line_holds_a_key(
     make_app: Callable[..., FastAPI], row: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

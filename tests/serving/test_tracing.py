@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -121,6 +122,18 @@ def test_the_usual_variables(environment: dict[str, str], on: bool) -> None:
 def test_what_cannot_be_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match="OTEL_"):
         wanted({ENDPOINT: HERE, name: value})
+
+
+def test_the_service_refuses_to_start_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rossmann.cli", "serve"],
+        env={**os.environ, ENDPOINT: HERE, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf" in done.stderr
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,11 +102,12 @@ def _answer(
     request: Request, code: int, faults: Sequence[Fault], headers: dict[str, str] | None = None
 ) -> Response:
     # Faults go in as they are: there may be some for each of 100,000 rows.
-    content = {
-        "detail": faults,
-        "request_id": request.scope.get("state", {}).get("request_id", ""),
-    }
+    content = {"detail": faults, "request_id": _request_id(request)}
     return Response(to_json(content), code, headers, "application/json")
+
+
+def _request_id(request: Request) -> str:
+    return str(request.scope.get("state", {}).get("request_id", ""))
 
 
 def _on_ours(request: Request, error: Exception) -> Response:
@@ -119,7 +120,9 @@ def _on_ours(request: Request, error: Exception) -> Response:
     else:
         faults = [Fault(_PLACES.get(word, ()), str(error), word)]
     if code >= 500:
-        get_logger("api").warning("cannot answer", path=request.url.path, reason=str(error))
+        get_logger("api").warning(
+            "cannot answer", request_id=_request_id(request), reason=str(error)
+        )
     headers = _HEADERS.get(code)
     if isinstance(error, errors.OverRate):
         headers = {"Retry-After": str(error.seconds)}
@@ -150,9 +153,11 @@ def _on_http(request: Request, error: Exception) -> Response:
 
 def _on_surprise(request: Request, error: Exception) -> Response:
     """A fault of ours: the log has all of it, the caller its number."""
-    get_logger("api").error("unexpected error", path=request.url.path, exc_info=error)
+    request_id = _request_id(request)
+    get_logger("api").error("unexpected error", request_id=request_id, exc_info=error)
     fault = Fault((), "internal error: the log has more", "internal")
-    return _answer(request, 500, [fault], PLAIN)  # it is made outside of what dresses the others
+    # It is made outside of what dresses the others.
+    return _answer(request, 500, [fault], {**PLAIN, "X-Request-ID": request_id})
 
 
 def package_version() -> str:

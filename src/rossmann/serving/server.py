@@ -35,10 +35,12 @@ def run(settings: Settings) -> None:
     _configure_logs(settings)
     logger = get_logger("server")
     tell_access(settings)
+    check_tracing()
     with bind(settings.host, settings.api_port) as listener:
         url = f"http://{settings.host}:{settings.api_port}"
         try:
             if settings.workers == 1:
+                os.environ.pop(VARIABLE, None)  # another program's: alone, no folder is needed
                 app = build_app(settings)
                 logger.info("serving", url=url)
                 _run_one(server_config(app, trusted_proxies=settings.trusted_proxies), listener)
@@ -66,6 +68,14 @@ def tell_access(settings: Settings) -> None:
             host=settings.host,
             **told,
         )
+
+
+def check_tracing() -> None:
+    """Raise ``SettingsError`` where the environment asks for traces that cannot be had."""
+    if any(name.startswith("OTEL_") for name in os.environ):
+        from rossmann.serving.tracing import wanted
+
+        wanted(os.environ)
 
 
 def check_model(settings: Settings) -> None:
