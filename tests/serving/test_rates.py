@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import anyio
 import httpx
@@ -101,7 +102,7 @@ def test_the_wait_is_neither_too_short_nor_too_long(
     assert here.wait <= 2 * PERIOD
     assert after(here.wait + 0.001).allows
     assert not after(max(0.0, here.wait - 0.001)).allows
-    assert here.refusal().seconds >= here.wait
+    assert here.refusal("calls").seconds >= here.wait
 
 
 def test_callers_are_counted_apart_and_refusals_not_at_all() -> None:
@@ -123,6 +124,15 @@ def test_every_limit_holds() -> None:
     assert let_in == 5
     allowed, standing = counter.take("a")
     assert not allowed and standing.limit == Limit(5, 3600)
+
+
+def test_what_was_forced_is_counted_and_what_costs_nothing_is_not() -> None:
+    counter = RateFile(parse_limits("10/day"), None, Clock())
+    assert all(counter.take("a", cost=0)[0] for _ in range(30))
+    assert counter.take("a", 9)[0] and counter.take("a", 2**40)[0]
+    allowed, standing = counter.take("a", cost=0)
+    assert not allowed and standing.left == 0
+    assert counter.take("a", 5, force=True)[0]
 
 
 def test_a_file_of_before_the_machine_was_started_counts_for_nothing(tmp_path: Path) -> None:
@@ -202,6 +212,16 @@ def test_over_the_rate_is_429_with_how_long_to_wait(make_app: App, row: Any) -> 
             assert answer.status_code == 200 and "RateLimit-Limit" not in answer.headers
 
 
+def test_rows_are_counted_when_they_are_answered(make_app: App, row: Any) -> None:
+    with TestClient(make_app(rate_limit_rows="10/day")) as client:
+        for rows, code in ((1, 200), (8, 200), (0, 422), (30, 200), (1, 429), (1, 429)):
+            answer = client.post("/predict", json={"inputs": [row()] * rows})
+            assert answer.status_code == code, answer.text
+        assert "(rows)" in answer.json()["detail"][0]["msg"] and over(answer) > 86_400
+        over(client.get("/stores"))
+        assert client.get("/health").status_code == 200
+
+
 def test_an_open_service_counts_by_address(make_app: App) -> None:
     app = make_app(rate_limit="2/day")
     clients = [
@@ -262,9 +282,11 @@ def test_machines_share_the_count_by_redis(
     url = f"unix://{tmp_path / 'redis.sock'}"
     chosen = load_settings(data_dir=tmp_path, rate_limit="100/hour, 6/day", rate_limit_store=url)
 
+    rows = chosen.model_copy(update={"rate_limit_rows": "6/day"})
+
     async def play() -> None:
         process = redis_server()
-        one, two = Limiter.from_settings(chosen), Limiter.from_settings(chosen)
+        one, two = Limiter(chosen, "calls"), Limiter(chosen, "calls")
         let_in = [(await limiter.take("a"))[0] for _ in range(4) for limiter in (one, two)]
         assert let_in == [True] * 6 + [False] * 2
         allowed, standing = await one.take("a")
@@ -272,6 +294,11 @@ def test_machines_share_the_count_by_redis(
         assert (standing.left, standing.now) == (0, 6) and 0 < standing.wait <= 2 * 86_400
         allowed, standing = await two.take("b")
         assert allowed and standing.left == 5
+        assert (await two.take("b", cost=0))[1].left == 5
+        assert await one.take("b", 9, force=True) == (True, ANY)
+        allowed, standing = await two.take("b", cost=0)
+        assert not allowed and (standing.left, standing.now) == (0, 10)
+        assert (await Limiter(rows, "rows").take("b"))[0]  # counted apart
         process.kill()
         process.wait(30)
         (tmp_path / "redis.sock").unlink()
@@ -296,7 +323,7 @@ def test_a_redis_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
         chosen = load_settings(data_dir=tmp_path, rate_limit="2/day", rate_limit_store=url)
 
         async def play() -> list[bool]:
-            limiter = Limiter.from_settings(chosen)
+            limiter = Limiter(chosen, "calls")
             begun = time.monotonic()
             found = [(await limiter.take("a"))[0] for _ in range(3)]
             assert time.monotonic() - begun < 30  # not for ever; it is asked once

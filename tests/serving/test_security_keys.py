@@ -168,7 +168,7 @@ def test_what_is_said_at_start(tmp_path: Path) -> None:
     assert not is_open
     assert told == {
         "predict_keys": 2, "operate_keys": 1, "tokens_of": "nobody",
-        "rate_limit": "9/minute, 2/second",
+        "rate_limit": "9/minute, 2/second", "rate_limit_rows": "none",
     }  # fmt: skip
 
 
@@ -194,6 +194,7 @@ def test_an_open_door_to_other_machines_is_warned_of(
         {"rate_limit": "many"},
         {"rate_limit": "0/second"},
         {"rate_limit": "1/second,1/minute,1/hour,1/day,2/day"},
+        {"rate_limit_rows": "x/minute"},
         {"rate_limit_store": "http://127.0.0.1"},
     ],
 )

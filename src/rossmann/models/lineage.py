@@ -22,7 +22,8 @@ _ENVIRONMENT: Final = (*LIBRARIES, "polars", "pandas", "scipy", "mlflow", "holid
 _GIT_SECONDS: Final = 5.0
 _ELSEWHERE: Final = (
     *("api_keys_file", "oidc_issuer", "oidc_audience", "oidc_rights_claim", "stores_for_anyone"),
-    *("rate_limit", "rate_limit_store", "cors_origins", "trusted_proxies", "tls_in_front"),
+    *("rate_limit", "rate_limit_rows", "rate_limit_store"),
+    *("cors_origins", "trusted_proxies", "tls_in_front"),
     *("log_level", "log_format"),
     *("data_dir", "demo", "mlflow_tracking_uri", "api_url", "api_keys", "api_key", "host"),
     *("workers", "threads", "reload_seconds", "max_rows", "max_body_mb", "profiles"),

@@ -92,7 +92,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _on_surprise)
     tell = request_log(settings.log_level, settings.log_format, traced)
     close_assets(app)
-    add_headers(app, settings)
+    add_headers(app, settings, guard)
     # The last one added is outermost: what the others refuse is counted and told too.
     app.add_middleware(Watch, metrics=metrics, tell=tell)
     return app

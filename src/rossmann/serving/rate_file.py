@@ -26,6 +26,7 @@ _SETS: Final = 4096
 _SET_BYTES: Final = _SLOT.size * _WAYS
 _BYTES: Final = _SET_BYTES * _SETS
 _REMEMBERED: Final = 10_000
+_MOST: Final = 2**32 - 1
 _TRIES: Final = 200
 
 
@@ -44,8 +45,11 @@ class RateFile:
         self._map = self._open(path)
         self._homes: dict[str, list[tuple[bytes, int]]] = {}
 
-    def take(self, who: str) -> tuple[bool, Standing]:
-        """Count a call where every limit allows it: whether they do, and the tightest."""
+    def take(self, who: str, cost: int = 1, force: bool = False) -> tuple[bool, Standing]:
+        """Count ``cost`` where every limit allows one more, or by ``force`` in any case.
+
+        Whether they allow it, and the standing with the tightest.
+        """
         now = self._clock()
         homes = self._homes.get(who) or self._settle(who)
         self._lock()
@@ -55,14 +59,15 @@ class RateFile:
                 for limit, (own, first) in zip(self._limits, homes, strict=True)
             ]
             refused = [standing for _, standing in found if not standing.allows]
-            if refused:
+            if refused and not force:
                 return False, max(refused, key=lambda standing: standing.wait)
             for (place, standing), (own, _) in zip(found, homes, strict=True):
                 window = int(now // standing.limit.period)
-                _SLOT.pack_into(self._map, place, own, window, standing.before, standing.now + 1)
+                count = min(standing.now + cost, _MOST)
+                _SLOT.pack_into(self._map, place, own, window, standing.before, count)
         finally:
             self._unlock()
-        counted = [standing._replace(now=standing.now + 1) for _, standing in found]
+        counted = [standing._replace(now=standing.now + cost) for _, standing in found]
         return True, min(counted, key=lambda standing: standing.left)
 
     def close(self) -> None:

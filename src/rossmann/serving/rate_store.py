@@ -6,7 +6,7 @@ and nobody is let in without any.
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from rossmann.errors import SettingsError
 from rossmann.logs import get_logger
@@ -17,6 +17,8 @@ from rossmann.settings import Settings
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+What = Literal["calls", "rows"]
+
 _SCHEMES: Final = ("redis://", "rediss://", "unix://")
 _PATIENCE: Final = 0.25
 """Seconds that Redis may take."""
@@ -26,9 +28,10 @@ _CONNECTIONS: Final = 16
 _SCRIPT: Final = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+local cost, force = tonumber(ARGV[1]), tonumber(ARGV[2])
 local found, allowed = {}, true
 for i, key in ipairs(KEYS) do
-  local count, period = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  local count, period = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
   local window = math.floor(now / period)
   local passed = now / period - window
   local kept = redis.call('HMGET', key, 'window', 'before', 'now')
@@ -43,8 +46,8 @@ end
 local told = {allowed and 1 or 0}
 for i, key in ipairs(KEYS) do
   local f = found[i]
-  if allowed then
-    redis.call('HSET', key, 'window', f[1], 'before', f[3], 'now', f[4] + 1)
+  if cost > 0 and (allowed or force == 1) then
+    redis.call('HSET', key, 'window', f[1], 'before', f[3], 'now', f[4] + cost)
     redis.call('EXPIRE', key, 2 * f[5])
   end
   told[i + 1] = {f[2], f[3], f[4]}
@@ -53,32 +56,36 @@ return told
 """
 
 
-def limits_of(settings: Settings) -> tuple[Limit, ...]:
+def limits_of(settings: Settings, what: What) -> tuple[Limit, ...]:
     """The limits that hold; raises ``SettingsError`` for limits or an address that cannot be."""
     url = settings.rate_limit_store
     if url and not url.startswith(_SCHEMES):
         raise SettingsError(f"ROSSMANN_RATE_LIMIT_STORE must begin with {', '.join(_SCHEMES)}")
+    if what == "rows":
+        return parse_limits(settings.rate_limit_rows, "ROSSMANN_RATE_LIMIT_ROWS")
     return parse_limits(settings.rate_limit)
 
 
 class RedisCounter:
     """Counts calls in one Redis; raises what its client raises."""
 
-    def __init__(self, url: str, limits: Sequence[Limit]) -> None:
+    def __init__(self, url: str, limits: Sequence[Limit], what: str) -> None:
+        self._what = what
         self._limits = tuple(limits)
         self._redis, self.errors = _connect(url)
         self._script = self._redis.register_script(_SCRIPT)
         self._numbers = [n for limit in limits for n in (limit.count, limit.period)]
 
-    async def take(self, who: str) -> tuple[bool, Standing]:
-        """Count a call where every limit allows it: whether they do, and the tightest."""
-        keys = [f"rossmann:rate:{{{who}}}:{limit}" for limit in self._limits]
-        allowed, *rows = await self._script(keys=keys, args=self._numbers)
+    async def take(self, who: str, cost: int, force: bool) -> tuple[bool, Standing]:
+        """As ``RateFile.take``."""
+        keys = [f"rossmann:{self._what}:{{{who}}}:{limit}" for limit in self._limits]
+        allowed, *rows = await self._script(keys=keys, args=[cost, int(force), *self._numbers])
+        counted = cost if allowed or force else 0
         found = [
-            Standing(limit, float(passed), int(before), int(now) + int(allowed))
+            Standing(limit, float(passed), int(before), int(now) + counted)
             for limit, (passed, before, now) in zip(self._limits, rows, strict=True)
         ]
-        if allowed:
+        if allowed or force:
             return True, min(found, key=lambda standing: standing.left)
         return False, max(found, key=lambda standing: standing.wait)
 
@@ -88,41 +95,33 @@ class RedisCounter:
 
 
 class Limiter:
-    """The one counter that the settings choose; ``on`` is false where nothing is limited."""
+    """The one counter of calls, or of rows; ``on`` is false where nothing is limited."""
 
-    def __init__(
-        self, limits: Sequence[Limit], here: RateFile | None, there: RedisCounter | None
-    ) -> None:
-        self.limits = tuple(limits)
-        self.on = bool(limits)
-        self._here = here
-        self._there = there
-        self._ask_again = 0.0
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "Limiter":
+    def __init__(self, settings: Settings, what: What) -> None:
         """Raises ``SettingsError`` for limits or an address that cannot be."""
-        limits, url = limits_of(settings), settings.rate_limit_store
-        if not limits:
-            return cls((), None, None)
+        limits, url = limits_of(settings, what), settings.rate_limit_store
+        self.what = what
+        self.on = bool(limits)
+        self._ask_again = 0.0
         # One worker shares with nobody, and needs no lock.
-        many = settings.workers > 1
-        path = settings.run_dir / f"rates-{settings.api_port}.bin" if many else None
-        return cls(limits, RateFile(limits, path), RedisCounter(url, limits) if url else None)
+        many = self.on and settings.workers > 1
+        path = settings.run_dir / f"rates-{what}-{settings.api_port}.bin" if many else None
+        self._here = RateFile(limits, path) if self.on else None
+        self._there = RedisCounter(url, limits, what) if self.on and url else None
 
-    async def take(self, who: str) -> tuple[bool, Standing]:
-        """Count a call of ``who``: whether it may come in, and the standing to tell."""
+    async def take(self, who: str, cost: int = 1, force: bool = False) -> tuple[bool, Standing]:
+        """As ``RateFile.take``, for all who share the count."""
         assert self._here is not None, "nothing is limited"
         if self._there is not None and time.monotonic() >= self._ask_again:
             try:
-                return await self._there.take(who)
+                return await self._there.take(who, cost, force)
             except self._there.errors as error:
                 self._ask_again = time.monotonic() + _PAUSE
                 # Not its text: it may hold the address with its password.
                 get_logger("security").warning(
                     "Redis does not count calls: this machine does", reason=type(error).__name__
                 )
-        return self._here.take(who)
+        return self._here.take(who, cost, force)
 
     async def close(self) -> None:
         """Let go of the file and of Redis."""

@@ -29,26 +29,24 @@ class Limit:
         return f"{self.count}/{words[self.period]}"
 
 
-def parse_limits(text: str) -> tuple[Limit, ...]:
+def parse_limits(text: str, setting: str = "ROSSMANN_RATE_LIMIT") -> tuple[Limit, ...]:
     """From such as ``20/second, 600/minute``; empty is no limit. Raises ``SettingsError``."""
     found = []
     for part in filter(None, map(str.strip, text.lower().split(","))):
         match = _LIMIT.match(part)
         if match is None or int(match[1]) == 0:
-            raise SettingsError(
-                f"ROSSMANN_RATE_LIMIT: {part[:40]!r} must be such as 20/second or 600/minute"
-            )
+            raise SettingsError(f"{setting}: {part[:40]!r} must be such as 20/second or 600/minute")
         found.append(Limit(int(match[1]), _PERIODS[match[2]]))
     if len(found) > _MOST:
-        raise SettingsError(f"ROSSMANN_RATE_LIMIT: at most {_MOST} limits")
+        raise SettingsError(f"{setting}: at most {_MOST} limits")
     return tuple(found)
 
 
 class Standing(NamedTuple):
     """Where a caller stands with one limit.
 
-    ``passed``: the share of the window that is over; ``before`` and ``now``: calls that were let in
-    in the window before and in this one.
+    ``passed``: the share of the window that is over; ``before`` and ``now``: calls (or rows) that
+    were let in in the window before and in this one.
     """
 
     limit: Limit
@@ -91,7 +89,8 @@ class Standing(NamedTuple):
             (b"ratelimit-reset", b"%d" % ends),
         ]
 
-    def refusal(self) -> OverRate:
-        """What the caller is told."""
+    def refusal(self, what: str) -> OverRate:
+        """What the caller is told; ``what`` is counted, in the plural."""
         seconds = max(1, math.ceil(self.wait))
-        return OverRate(f"over the rate of {self.limit}: try again in {seconds} s", seconds)
+        msg = f"over the rate of {self.limit} ({what}): try again in {seconds} s"
+        return OverRate(msg, seconds)

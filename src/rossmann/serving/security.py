@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RATE: Final = "rate"
 """Under which a request's state holds where its caller stands."""
+_COUNTED: Final = "counted"
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -47,13 +48,15 @@ class Guard:
     def __init__(
         self,
         keys: KeyBook,
-        limiter: Limiter,
+        calls: Limiter,
+        rows: Limiter,
         tokens: "Tokens | None" = None,
         origins: tuple[str, ...] = (),
         stores_for_anyone: bool = True,
     ) -> None:
         self._keys = keys
-        self._limiter = limiter
+        self._calls = calls
+        self._rows = rows
         self._tokens = tokens
         self._origins = frozenset(origins)
         self.stores_right = Right.ANYONE if stores_for_anyone else Right.PREDICT
@@ -63,7 +66,8 @@ class Guard:
         """Raises ``SettingsError`` for keys, limits or addresses that cannot be."""
         return cls(
             open_keys(settings),
-            Limiter.from_settings(settings),
+            Limiter(settings, "calls"),
+            Limiter(settings, "rows"),
             _tokens(settings),
             settings.cors_origins,
             settings.stores_for_anyone,
@@ -73,6 +77,11 @@ class Guard:
     def open(self) -> bool:
         """Whether nobody needs a key."""
         return self._tokens is None and not self._keys.closed
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether ``settle`` has anything to do."""
+        return self._rows.on
 
     async def admit(self, request: Request, needed: Right) -> Caller:
         """Who calls, if they may.
@@ -115,12 +124,25 @@ class Guard:
         raise NoKey("this key is not known")
 
     async def _count(self, scope: Scope, who: str) -> None:
-        if not self._limiter.on:
-            return
-        allowed, standing = await self._limiter.take(who)
-        scope.setdefault("state", {})[RATE] = standing
-        if not allowed:
-            raise standing.refusal()
+        if self._calls.on:
+            allowed, standing = await self._calls.take(who)
+            scope["state"][RATE] = standing
+            if not allowed:
+                raise standing.refusal("calls")
+        if self._rows.on:
+            # How many rows a call has is known when it is read: they count against the next one.
+            scope["state"][_COUNTED] = who
+            allowed, standing = await self._rows.take(who, cost=0)
+            if not allowed:
+                scope["state"][RATE] = standing
+                raise standing.refusal("rows")
+
+    async def settle(self, scope: Scope) -> None:
+        """After an answer: count the rows that it had."""
+        state = scope.get("state", {})
+        who = state.get(_COUNTED)
+        if who is not None and (rows := line_of(Request(scope)).rows):
+            await self._rows.take(who, rows, force=True)
 
     def _refuse_other_sites(self, sent: _Sent) -> None:
         """A page of another site, open in an operator's browser, must not order anything here."""
@@ -137,7 +159,8 @@ class Guard:
 
     async def close(self) -> None:
         """Let go of connections and files."""
-        await self._limiter.close()
+        await self._calls.close()
+        await self._rows.close()
         if self._tokens is not None:
             await self._tokens.close()
 
@@ -162,11 +185,13 @@ def access(settings: Settings) -> tuple[bool, dict[str, Any]]:
 
     Raises ``SettingsError`` for keys, limits or addresses that cannot be.
     """
-    keys, limits = open_keys(settings), limits_of(settings)
+    keys = open_keys(settings)
+    calls, rows = limits_of(settings, "calls"), limits_of(settings, "rows")
     told = {
         **{f"{r.word}_keys": keys.count(r) for r in (Right.PREDICT, Right.OPERATE)},
         "tokens_of": settings.oidc_issuer or "nobody",
-        "rate_limit": ", ".join(map(str, limits)) or "none",
+        "rate_limit": ", ".join(map(str, calls)) or "none",
+        "rate_limit_rows": ", ".join(map(str, rows)) or "none",
     }
     return not keys.closed and not settings.oidc_issuer, told
 

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rossmann.serving.security import RATE
+from rossmann.serving.security import RATE, Guard
 from rossmann.settings import Settings
 
 Pair = tuple[bytes, bytes]
@@ -39,10 +39,11 @@ _EXPOSED: Final = (
 
 
 class Armour:
-    """Adds them to what the application answers."""
+    """Adds them to what the application answers, and ends with what the door does after it."""
 
-    def __init__(self, app: ASGIApp, tls_in_front: bool) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, tls_in_front: bool) -> None:
         self._app = app
+        self._settle = guard.settle if guard.counts_rows else None
         always = (*_FOR_ALL, *((_TLS_ONLY,) if tls_in_front else ()))
         self._usual = (*always, _NOTHING, _NOT_KEPT)
         self._assets = (*always, _NOTHING)
@@ -66,7 +67,13 @@ class Armour:
                 message["headers"] = [*message.get("headers", ()), *fixed, *rate]
             await send(message)
 
-        await self._app(scope, receive, dressed)
+        if self._settle is None:
+            await self._app(scope, receive, dressed)
+            return
+        try:
+            await self._app(scope, receive, dressed)
+        finally:
+            await self._settle(scope)
 
 
 class _Page:
@@ -112,9 +119,9 @@ def _policy(page: bytes) -> bytes:
     ).encode()
 
 
-def add_headers(app: Starlette, settings: Settings) -> None:
+def add_headers(app: Starlette, settings: Settings, guard: Guard) -> None:
     """Put headers on all answers of ``app``, and let pages of the origins that are named read."""
-    app.add_middleware(Armour, tls_in_front=settings.tls_in_front)
+    app.add_middleware(Armour, guard=guard, tls_in_front=settings.tls_in_front)
     if not settings.cors_origins:
         return
     app.add_middleware(
