@@ -57,6 +57,8 @@ def test_forecast_is_state_times_design(panel: Panel) -> None:
         t = int(day) - panel.first_day
         kfb = design(panel, 3, t, state_space.N_BASE) @ state[: state_space.N_BASE]
         assert matrix[i, FEATURES.index("kfb")] == pytest.approx(kfb, abs=1e-5)
+        lift = state[state_space.KFB + state_space.PROMOTION]
+        assert matrix[i, FEATURES.index("promo_lift")] == pytest.approx(lift, abs=1e-6)
         at, size = state_space.KFD, state_space.N_FULL
         kfd = design(panel, 3, t, size) @ state[at : at + size]
         assert matrix[i, FEATURES.index("kfd")] == pytest.approx(kfd - kfb, abs=1e-4)

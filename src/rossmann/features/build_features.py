@@ -40,6 +40,7 @@ class Arrays(NamedTuple):
 _FIRST_HISTORY: Final = FEATURES.index("mean_weekday_91")
 _FIRST_STATE: Final = FEATURES.index("kfa")
 _KFB: Final = OFFSET
+_LIFT: Final = FEATURES.index("promo_lift")
 _LAST_YEAR: Final = state_space.LAST_YEAR
 
 
@@ -51,10 +52,9 @@ def _plan_features(
     table, before, here, after = a.table[d], a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
     out[0] = table[calendars.WEEKDAY]
     out[1] = table[calendars.DAY_OF_MONTH]
-    out[2] = table[calendars.DAY_OF_YEAR]
-    out[3] = table[calendars.WORKING_DAYS_LEFT]
-    out[4] = table[calendars.EASTER]
-    out[5] = table[calendars.CHRISTMAS]
+    out[2] = table[calendars.WORKING_DAYS_LEFT]
+    out[3] = table[calendars.EASTER]
+    out[4] = table[calendars.CHRISTMAS]
     out[6] = promo
     out[10] = promo2_phase(
         table[calendars.MONTH],
@@ -218,5 +218,6 @@ def build_matrix(
         row[_FIRST_STATE + 1] = kfc - kfb
         row[_FIRST_STATE + 2] = kfd - kfb
         row[_KFB] = kfb
+        row[_LIFT] = state[state_space.KFB + state_space.PROMOTION]
         _history_features(a, s, d, o, p, float(kfb), row)
         _last_year_errors(a, s, d, o, row)

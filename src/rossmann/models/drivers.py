@@ -56,7 +56,6 @@ _OF_GROUP: Final = {
 _OF_CALENDAR: Final = {
     "day_of_week": "weekday",
     "day_of_month": "month",
-    "day_of_year": "season",
     "working_days_left_in_month": "month",
     "days_from_easter": "holiday",
     "days_to_christmas": "season",

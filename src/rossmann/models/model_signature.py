@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import ModelSignature
 
-PACKAGES: Final = ("mlflow", "numpy", "pandas", "lightgbm", "xgboost-cpu", "catboost")
+PACKAGES: Final = ("mlflow", "numpy", "numba", "pandas", "lightgbm", "xgboost-cpu", "catboost")
 """What a version needs beside its own code."""
 _EXAMPLE: Final = {
     # A Friday in a promotion week, eight days ahead, of a store that sells about 6,600 a day.
-    **{"day_of_week": 5, "day_of_month": 19, "day_of_year": 170, "working_days_left_in_month": 8},
+    **{"day_of_week": 5, "day_of_month": 19, "working_days_left_in_month": 7, "promo_lift": 0.3},
     **{"days_from_easter": 75, "days_to_christmas": 60, "promo": 1, "days_to_promo": 0},
     **{"promo_days_left": 1, "promo2_phase": -1, "days_since_holiday": 15, "days_to_holiday": 30},
     **{"days_since_school_holiday": 60, "days_to_school_holiday": 34, "closed_days_after": 0},
