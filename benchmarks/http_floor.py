@@ -1,0 +1,40 @@
+"""What HTTP alone costs: the service's request and answer models with no model behind.
+
+    python benchmarks/http_floor.py PORT
+
+FastAPI reads the body into the request model, a plain list answers, FastAPI writes the answer.
+"""
+
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from rossmann.serving.messages import PredictAnswer, PredictRequest
+
+
+def make_app() -> FastAPI:
+    """An application that answers every row with the same number."""
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(request: PredictRequest) -> PredictAnswer:
+        count = len(request.inputs)
+        return PredictAnswer(
+            predictions=[5234.56] * count,
+            model_version=1,
+            model_stage="Production",
+            count=count,
+            as_of="2015-07-31",
+            intervals=[],
+            warnings=[],
+            request_id="",
+        )
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        make_app(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False
+    )

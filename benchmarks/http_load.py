@@ -1,0 +1,105 @@
+"""A client that costs little: raw HTTP/1.1 over kept connections, many of them at once."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+_END: Final = b"\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of a load: seconds of each request in the order of their ends, and of the whole."""
+
+    seconds: np.ndarray
+    whole: float
+
+    @property
+    def per_second(self) -> float:
+        """Requests in a second."""
+        return len(self.seconds) / self.whole
+
+    def percentile_ms(self, share: float) -> float:
+        """The time within which that share of the requests was answered, in milliseconds."""
+        return float(1000 * np.quantile(self.seconds, share))
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self) -> None:
+        self._got = bytearray()
+        self._done: asyncio.Future[bytes] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        head = self._got.find(_END)
+        if head < 0:
+            return
+        length = _content_length(bytes(self._got[:head]))
+        if len(self._got) >= head + 4 + length and self._done is not None:
+            whole = bytes(self._got)
+            self._got.clear()
+            done, self._done = self._done, None
+            done.set_result(whole)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(ConnectionError(f"the server hung up: {exc}"))
+
+    async def ask(self, request: bytes) -> bytes:
+        """The whole answer to a request."""
+        assert self._transport is not None
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._done
+
+
+def _content_length(head: bytes) -> int:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    raise ConnectionError(f"an answer without a length: {head[:200]!r}")
+
+
+def post(path: str, body: bytes) -> bytes:
+    """A POST of JSON as it goes over the wire."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def play(port: int, requests: list[bytes], at_once: int, seconds: float) -> Load:
+    """Play ``requests`` over and over on ``at_once`` connections for ``seconds``.
+
+    Raises ``ConnectionError`` for any answer but 200.
+    """
+    return asyncio.run(_play(port, requests, at_once, seconds))
+
+
+async def _play(port: int, requests: list[bytes], at_once: int, seconds: float) -> Load:
+    loop = asyncio.get_running_loop()
+    took: list[float] = []
+    begun = time.perf_counter()
+
+    async def one(place: int) -> None:
+        _, connection = await loop.create_connection(_Connection, "127.0.0.1", port)
+        while time.perf_counter() - begun < seconds:
+            asked = time.perf_counter()
+            answer = await connection.ask(requests[place % len(requests)])
+            took.append(time.perf_counter() - asked)
+            place += at_once
+            if not answer.startswith(b"HTTP/1.1 200"):
+                raise ConnectionError(f"not answered: {answer[:400]!r}")
+
+    await asyncio.gather(*(one(place) for place in range(at_once)))
+    return Load(np.array(took), time.perf_counter() - begun)

@@ -1,0 +1,297 @@
+"""The service beside what HTTP alone costs, and beside ``mlflow models serve``: one core each.
+
+    ROSSMANN_DATA_DIR=... python benchmarks/serving.py [--seconds 10] [--without-mlflow]
+
+Needs a data folder with a Production version (``rossmann up`` makes one). Starts on free ports:
+the registry, the floor (``http_floor.py``), the service and ``mlflow models serve`` with the same
+version; each server gets a core of its own, the client the rest. Prints times and their ratios.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from http_load import Load, play, post
+
+from rossmann.data.make_dataset import current_dataset
+from rossmann.data.panel import Panel, open_panel
+from rossmann.models.ensemble import Ensemble
+from rossmann.models.mlflow_server import server_command, server_environment
+from rossmann.models.model_cache import local_copy
+from rossmann.models.registry import Registry
+from rossmann.schema import FEATURES, STATE_HOLIDAYS, Rows, Stage
+from rossmann.settings import Settings, load_settings
+
+KAGGLE_ROWS: Final = 41_088
+_EPOCH: Final = date(1970, 1, 1)
+_PATIENCE: Final = 120.0
+_TURNS: Final = 5
+_PINNED: Final = (
+    "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(','))); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
+
+
+def main() -> None:
+    """Start all, play the same rows at each, print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--without-mlflow", action="store_true")
+    given = parser.parse_args()
+    settings = load_settings()
+    panel = open_panel(current_dataset(settings))
+    with ExitStack() as stack:
+        registry_port = stack.enter_context(_registry(settings))
+        mine = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
+        one, many = _bodies(panel)
+        floor = stack.enter_context(_floor())
+        begun = time.perf_counter()
+        service = stack.enter_context(_service(mine, workers=1))
+        started, memory = time.perf_counter() - begun, _resident_mb(service)
+        _tell("start to healthy, s", started)
+        _tell("resident memory idle, MB", memory)
+        _compare_singles(floor, service, one, given.seconds)
+        bare = _bare_seconds(mine, panel)
+        _compare_many(floor, service, many, bare)
+        if not given.without_mlflow:
+            mlflow = stack.enter_context(_mlflow_models_serve(mine))
+            _compare_mlflow(service, mlflow, one, panel, given.seconds)
+    with _registry(settings) as registry_port, _floor() as floor:
+        mine = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
+        _compare_workers(mine, one, given.seconds)
+
+
+def _compare_singles(floor: int, service: int, one: list[bytes], seconds: float) -> None:
+    for port in (floor, service):
+        play(port, one, 1, 1)
+    # in turns, so that a noisy moment hits both
+    parts = [
+        (play(floor, one, 1, seconds / 5), play(service, one, 1, seconds / 5)) for _ in "12345"
+    ]
+    low, high = _together([a for a, _ in parts]), _together([b for _, b in parts])
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        floor_ms, ours = low.percentile_ms(share), high.percentile_ms(share)
+        _tell(f"one row, {name}, ms", ours, floor_ms)
+    crowd = [
+        (play(floor, one, 32, seconds / 5), play(service, one, 32, seconds / 5)) for _ in "12345"
+    ]
+    low, high = _together([a for a, _ in crowd]), _together([b for _, b in crowd])
+    _tell("requests a second, 32 at once", high.per_second, low.per_second)
+
+
+def _in_turns(
+    floor: int, service: int, one: list[bytes], at_once: int, seconds: float
+) -> tuple[Load, Load]:
+    """The two under the same load, turn by turn, so that a noisy moment hits both."""
+    part = seconds / _TURNS
+    turns = [[play(port, one, at_once, part) for port in (floor, service)] for _ in range(_TURNS)]
+    return _together([low for low, _ in turns]), _together([high for _, high in turns])
+
+
+def _together(loads: list[Load]) -> Load:
+    return Load(np.concatenate([load.seconds for load in loads]), sum(load.whole for load in loads))
+
+
+def _compare_many(floor: int, service: int, many: bytes, bare: float) -> None:
+    times = [(_least(floor, many), _least(service, many)) for _ in range(3)]
+    low, high = min(a for a, _ in times), min(b for _, b in times)
+    _tell(f"{KAGGLE_ROWS:,} rows of JSON, ms", 1000 * high, 1000 * low)
+    _tell("  the members alone, ms", 1000 * bare)
+    _tell("  beyond the floor, over the members alone", (high - low) / bare)
+
+
+def _least(port: int, body: bytes) -> float:
+    """Seconds of one large request."""
+    return float(play(port, [body], 1, 1e-9).seconds.min())
+
+
+def _bare_seconds(settings: Settings, panel: Panel) -> float:
+    """The members' own time for the same matrix on one thread."""
+    ensemble = Ensemble.load(_folder(settings))
+    matrix = panel.matrix(_kaggle_rows(panel), panel.last_day)
+    ensemble.predict(matrix[:100])
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        ensemble.predict(matrix)
+        times.append(time.perf_counter() - begun)
+    _tell("members, microseconds a row on one core", 1e6 * min(times) / len(matrix))
+    return min(times)
+
+
+def _compare_mlflow(
+    service: int, mlflow: int, one: list[bytes], panel: Panel, seconds: float
+) -> None:
+    row = panel.matrix(_kaggle_rows(panel).take(slice(0, 1)), panel.last_day)[0]
+    frame = {"columns": list(FEATURES), "data": [[None if np.isnan(v) else float(v) for v in row]]}
+    body = post("/invocations", json.dumps({"dataframe_split": frame}).encode())
+    ours, theirs = play(service, one, 1, seconds), play(mlflow, [body], 1, seconds)
+    _tell("single rows a second, mlflow models serve", ours.per_second, theirs.per_second)
+
+
+def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> None:
+    rates = []
+    for workers in (1, 2):
+        with _service(settings, workers, cores=set(range(workers))) as port:
+            play(port, one, 32, 2)
+            rates.append(play(port, one, 32, seconds).per_second)
+    _tell("requests a second, 2 workers over 1 (client beside them)", rates[1], rates[0])
+
+
+def _tell(name: str, value: float, other: float | None = None) -> None:
+    end = "" if other is None else f"\tfloor or other {other:,.3f}\tratio {value / other:.2f}"
+    print(f"{name}\t{value:,.3f}{end}", flush=True)
+
+
+def _kaggle_rows(panel: Panel) -> Rows:
+    """As many rows as Kaggle's test.csv: all stores, day after day, open."""
+    stores = np.resize(np.repeat(panel.store_numbers, 48), KAGGLE_ROWS).astype(np.int32)
+    days = np.resize(panel.last_day + 1 + np.arange(48), KAGGLE_ROWS).astype(np.int32)
+    flags = np.ones(KAGGLE_ROWS, np.uint8)
+    return Rows(stores, days, flags, (days % 2).astype(np.uint8), 0 * flags, 0 * flags)
+
+
+def _bodies(panel: Panel) -> tuple[list[bytes], bytes]:
+    """Requests of one row each, and one of as many rows as Kaggle's test."""
+    rows = _kaggle_rows(panel)
+    told = [_told(rows, i) for i in range(len(rows))]
+    picked = np.random.default_rng(1).choice(len(told), 500, replace=False)
+    one = [post("/predict", json.dumps({"inputs": [told[i]]}).encode()) for i in picked]
+    return one, post("/predict", json.dumps({"inputs": told}).encode())
+
+
+def _told(rows: Rows, i: int) -> dict[str, Any]:
+    when = _EPOCH + timedelta(days=int(rows.day[i]))
+    return {
+        "Store": int(rows.store[i]),
+        "DayOfWeek": when.isoweekday(),
+        "Date": when.isoformat(),
+        "Open": int(rows.open[i]),
+        "Promo": int(rows.promo[i]),
+        "StateHoliday": STATE_HOLIDAYS[rows.state_holiday[i]],
+        "SchoolHoliday": int(rows.school_holiday[i]),
+    }
+
+
+def _folder(settings: Settings) -> Path:
+    registry = Registry(settings.tracking_uri)
+    found = next(v for v in registry.versions() if v.stage == Stage.PRODUCTION)
+    copy = local_copy(settings.model_cache_dir, found.version, found.run_id)
+    return copy or registry.fetch(found.version, settings.model_cache_dir)
+
+
+@contextmanager
+def _registry(settings: Settings) -> Iterator[int]:
+    port = _free_port()
+    mine = load_settings(mlflow_port=port, mlflow_tracking_uri="")
+    command, environment = server_command(mine), server_environment(mine)
+    with _running(command, environment, f"http://127.0.0.1:{port}/health", None):
+        yield port
+
+
+@contextmanager
+def _floor() -> Iterator[int]:
+    port = _free_port()
+    command = [sys.executable, str(Path(__file__).with_name("http_floor.py")), str(port)]
+    with _running(command, {}, f"http://127.0.0.1:{port}/openapi.json", {0}):
+        yield port
+
+
+@contextmanager
+def _service(settings: Settings, workers: int, cores: set[int] | None = None) -> Iterator[int]:
+    port = _free_port()
+    environment = {
+        "ROSSMANN_API_PORT": str(port),
+        "ROSSMANN_MLFLOW_PORT": str(settings.mlflow_port),
+        "ROSSMANN_MLFLOW_TRACKING_URI": "",
+        "ROSSMANN_WORKERS": str(workers),
+        "ROSSMANN_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "rossmann.cli", "serve"]
+    url = f"http://127.0.0.1:{port}/health/ready"
+    with _running(command, environment, url, cores or {0}):
+        yield port
+
+
+@contextmanager
+def _mlflow_models_serve(settings: Settings) -> Iterator[int]:
+    port = _free_port()
+    registry = Registry(settings.tracking_uri)
+    version = next(v.version for v in registry.versions() if v.stage == Stage.PRODUCTION)
+    command = [
+        *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
+        *("-m", f"models:/rossmann-ensemble/{version}", "-p", str(port)),
+    ]
+    environment = {"MLFLOW_TRACKING_URI": settings.tracking_uri}
+    with _running(command, environment, f"http://127.0.0.1:{port}/ping", {0}):
+        yield port
+
+
+@contextmanager
+def _running(
+    command: list[str], environment: dict[str, str], url: str, cores: set[int] | None
+) -> Iterator[None]:
+    if cores is not None:
+        command = [sys.executable, "-c", _PINNED, ",".join(map(str, sorted(cores))), *command]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            _await(url, process, log)
+            yield
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(30)
+
+
+def _await(url: str, process: "subprocess.Popen[bytes]", log: Any) -> None:
+    ends = time.monotonic() + _PATIENCE
+    while time.monotonic() < ends:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.02)
+    log.seek(0)
+    raise SystemExit(f"no answer from {url}:\n{log.read().decode()[-2000:]}")
+
+
+def _resident_mb(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        for line in answer.read().decode().splitlines():
+            if (
+                line.startswith("process_resident_memory_bytes")
+                or "rossmann_process_resident" in line
+            ):
+                return float(line.split()[-1]) / 1e6
+    return float("nan")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()
