@@ -53,13 +53,13 @@ class Intake:
             self.hurry.set()
         return True
 
-    def take(self, most_rows: int) -> list[Entry]:
-        """The oldest entries, at least one if there is one: few, so that this takes no time."""
+    def take(self, most_rows: int, at_least_one: bool = True) -> list[Entry]:
+        """The oldest entries of so many rows: few, so that this takes no time."""
         taken: list[Entry] = []
         rows = 0
         while self._entries and len(taken) < CHUNK:
             rows += len(self._entries[0].rows)
-            if taken and rows > most_rows:
+            if rows > most_rows and (taken or not at_least_one):
                 break
             taken.append(self._entries.popleft())
         return taken

@@ -54,7 +54,7 @@ class Spooler:
         parts: list[Batch] = []
         rows = 0
         while rows < FILE_ROWS:
-            entries = self._intake.take(FILE_ROWS - rows)
+            entries = self._intake.take(FILE_ROWS - rows, at_least_one=not parts)
             if not entries:
                 break
             parts += self._convert(entries)
