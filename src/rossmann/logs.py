@@ -5,6 +5,7 @@ Our own events and, where a process wants it, those of libraries leave through o
 
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -62,9 +63,22 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
-def now() -> str:
-    """The time of an event: UTC, ISO 8601, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+class Clock:
+    """The time of an event: UTC, ISO 8601, milliseconds. A second is worded once."""
+
+    def __init__(self) -> None:
+        # One object, replaced whole: threads may share a clock.
+        self._worded = (0, "")
+
+    def __call__(self) -> str:
+        """The time as of now."""
+        told = time.time()
+        whole = int(told)
+        second, text = self._worded
+        if second != whole:
+            text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._worded = (whole, text)
+        return f"{text}.{int((told - whole) * 1000):03d}+00:00"
 
 
 def json_line(event: Mapping[str, Any]) -> str:
@@ -80,8 +94,10 @@ class Steady:
 
     def write(self, text: str) -> None:
         """Write the text, or lose it."""
-        with suppress(OSError, ValueError):  # full, gone, or closed
+        try:  # `suppress` would take as long as the rest
             self._stream.write(text)
+        except (OSError, ValueError):  # full, gone, or closed
+            return
 
     def flush(self) -> None:
         """Send what was written, or lose it."""
@@ -98,8 +114,14 @@ def _number(level: Level) -> int:
 
 
 def _before() -> list[Processor]:
+    clock = Clock()
+
+    def add_time(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event["time"] = clock()
+        return event
+
     merge = structlog.contextvars.merge_contextvars
-    return [merge, structlog.processors.add_log_level, _add_time]
+    return [merge, structlog.processors.add_log_level, add_time]
 
 
 def _renderers(form: Format) -> list[Processor]:
@@ -111,11 +133,6 @@ def _renderers(form: Format) -> list[Processor]:
 def _render(_: WrappedLogger, __: str, event: EventDict) -> str:
     first = {name: event.pop(name) for name in _FIRST if name in event}
     return json_line({**first, **event})
-
-
-def _add_time(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    event["time"] = now()
-    return event
 
 
 def _add_part(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.logs import (
+    Clock,
     configure_libraries,
     configure_logs,
     get_logger,
@@ -227,6 +229,15 @@ def test_configured_twice_each_event_is_still_one_line(own_logging: None, lines:
     logging.getLogger("uvicorn.error").warning("once")
     get_logger("x").warning("once")
     assert [said["event"] for said in lines()] == ["once", "once"]
+
+
+def test_the_clock_tells_utc_and_never_goes_back() -> None:
+    clock = Clock()
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    told = [clock() for _ in range(2000)]
+    assert told == sorted(told) and {len(text) for text in told} == {29}
+    read = [datetime.fromisoformat(text) for text in told]
+    assert before <= read[0] and read[-1] <= datetime.now(UTC)
 
 
 def test_what_json_has_no_word_for_becomes_text() -> None:

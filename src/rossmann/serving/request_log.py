@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, TextIO
 
-from rossmann.logs import Format, Level, Steady, json_line, now, writes_json
+from rossmann.logs import Clock, Format, Level, Steady, json_line, writes_json
 from rossmann.serving.tracing import trace_id
 from rossmann.serving.watch import Line
 
@@ -26,16 +26,17 @@ def request_log(
     worded = _as_json if writes_json(form) else _as_text
     trace = trace_id if traced else str
     write = Steady(stream or sys.stderr).write
+    clock = Clock()
 
     def tell(line: Line) -> None:
-        write(worded(line, trace()))
+        write(worded(line, clock(), trace()))
 
     return tell
 
 
-def _as_json(line: Line, trace: str) -> str:
+def _as_json(line: Line, time: str, trace: str) -> str:
     told: dict[str, object] = {
-        "time": now(),
+        "time": time,
         "level": "error" if line.code >= 500 else "info",
         "event": "request",
         "request_id": line.request_id,
@@ -54,10 +55,10 @@ def _as_json(line: Line, trace: str) -> str:
     return json_line(told) + "\n"
 
 
-def _as_text(line: Line, trace: str) -> str:
+def _as_text(line: Line, time: str, trace: str) -> str:
     # Escaped: a path with a line end or a colour in it would look like a line of ours.
     path = line.path[:_LONGEST].encode("unicode_escape").decode()
-    told = f"{now()} {line.method} {path} {line.code} {line.seconds * 1000:.1f} ms"
+    told = f"{time} {line.method} {path} {line.code} {line.seconds * 1000:.1f} ms"
     more = (
         ("rows", line.rows),
         ("model_version", line.model_version),
