@@ -24,6 +24,7 @@ COLUMN_WORDS: Final = ("80", "95")
 SIDES: Final = ("lower", "upper")
 
 IntArray = npt.NDArray[np.int64]
+_TEXTS: Final = ("request_id", "door", "role", "caller", "model_stage", "objective")
 _MAGIC: Final = b"ROSSLOG1"
 _HEAD: Final = struct.Struct("<8sQQI")
 _LONGEST: Final = 200
@@ -68,46 +69,79 @@ def join(batches: Sequence[Batch]) -> Batch:
     return Batch(pl.concat([b.requests for b in batches]), pl.concat([b.rows for b in batches]))
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Some entries as plain columns: made without the frames' engine, whose threads would take
+    turns from those that answer. ``others``: bounds as JSON, or None for as many rows.
+    """
+
+    texts: dict[str, list[str]]
+    requests: dict[str, npt.NDArray[Any]]
+    rows: dict[str, npt.NDArray[Any]]
+    others: pl.Series | int
+
+
 def make_batch(entries: Sequence[Entry], first_number: int) -> Batch:
-    """Turn entries to columns; the first gets ``first_number``."""
+    """Turn entries to a batch; the first gets ``first_number``."""
+    return assemble([gather(entries, first_number)])
+
+
+def gather(entries: Sequence[Entry], first_number: int) -> Columns:
+    """Turn few entries to columns; the first gets ``first_number``."""
     counts = np.array([len(entry.rows) for entry in entries], dtype=np.int64)
     numbers = np.arange(first_number, first_number + len(entries), dtype=np.int64)
-    rows = _rows(entries, numbers, counts).with_columns(*_bounds(entries, counts))
-    real = [name for name, kind in rows.schema.items() if kind == pl.Float64]
-    return Batch(
-        _requests(entries, numbers, counts), rows.with_columns(_finite(name) for name in real)
-    )
+    rows = _rows(entries, counts)
+    rows["entry"] = np.repeat(numbers, counts)
+    limits, others = _bounds(entries, counts)
+    requests = {
+        "entry": numbers,
+        "answered_at": np.array([entry.answered_at.timestamp() for entry in entries]),
+        "model_version": np.array([entry.model_version for entry in entries], dtype=np.int32),
+        "as_of": np.array([entry.as_of for entry in entries], dtype=np.int32),
+        "latency_seconds": np.array([entry.latency_seconds for entry in entries], dtype=float),
+        "rows": counts.astype(np.int32),
+    }
+    texts = {name: [_plain(getattr(entry, name)) for entry in entries] for name in _TEXTS}
+    made = Columns(texts, requests, rows | limits, others)
+    if any(len(column) != len(rows["entry"]) for column in made.rows.values()):
+        raise DataError("an entry's columns are not of one length")
+    return made
 
 
-def _requests(entries: Sequence[Entry], numbers: IntArray, counts: IntArray) -> pl.DataFrame:
-    def texts(name: str) -> pl.Series:
-        return pl.Series([_plain(getattr(entry, name)) for entry in entries], dtype=pl.String)
-
-    moments = [entry.answered_at.timestamp() for entry in entries]
-    versions = np.array([entry.model_version for entry in entries], dtype=np.int32)
-    days = np.array([entry.as_of for entry in entries], dtype=np.int32)
-    frame = pl.DataFrame(
-        {
-            "entry": numbers,
-            "request_id": texts("request_id"),
-            "answered_at": np.rint(np.array(moments) * 1e6).astype(np.int64),
-            "door": texts("door"),
-            "role": texts("role"),
-            "caller": texts("caller"),
-            "model_version": versions,
-            "model_stage": texts("model_stage"),
-            "as_of": pl.Series(days).cast(pl.Date),
-            "objective": texts("objective"),
-            "latency_seconds": np.array([entry.latency_seconds for entry in entries], dtype=float),
-            "rows": counts.astype(np.int32),
-        }
-    )
-    return frame.with_columns(
-        pl.col("answered_at").cast(pl.Datetime("us", "UTC")), _finite("latency_seconds")
-    )
+def assemble(parts: Sequence[Columns]) -> Batch:
+    """Columns, one after the other, as a batch."""
+    texts = {
+        name: pl.Series([text for part in parts for text in part.texts[name]], dtype=pl.String)
+        for name in _TEXTS
+    }
+    asked = {n: np.concatenate([part.requests[n] for part in parts]) for n in parts[0].requests}
+    moments = pl.Series(np.rint(asked.pop("answered_at") * 1e6).astype(np.int64))
+    requests = {**texts, **{name: _series(values) for name, values in asked.items()}}
+    requests["answered_at"] = moments.cast(pl.Datetime("us", "UTC"))
+    requests["as_of"] = requests["as_of"].cast(pl.Date)
+    cells = {n: np.concatenate([part.rows[n] for part in parts]) for n in parts[0].rows}
+    rows = {name: _series(values) for name, values in cells.items()}
+    rows["date"] = rows["date"].cast(pl.Date)
+    holidays = pl.Series(STATE_HOLIDAYS, dtype=pl.String)
+    rows["state_holiday"] = holidays.gather(rows["state_holiday"])
+    rows["bounds"] = pl.concat([_texts_or_nulls(part.others) for part in parts])
+    return Batch(pl.DataFrame(requests), pl.DataFrame(rows))
 
 
-def _rows(entries: Sequence[Entry], numbers: IntArray, counts: IntArray) -> pl.DataFrame:
+def _series(values: npt.NDArray[Any]) -> pl.Series:
+    """Null where it is no number: a database may refuse NaN, and the log must not."""
+    if values.dtype == np.float64:
+        values = np.where(np.isfinite(values), values, np.nan)
+    return pl.Series(values, nan_to_null=True)
+
+
+def _texts_or_nulls(others: pl.Series | int) -> pl.Series:
+    if isinstance(others, int):
+        return pl.Series([None], dtype=pl.String).new_from_index(0, others)
+    return others
+
+
+def _rows(entries: Sequence[Entry], counts: IntArray) -> dict[str, npt.NDArray[Any]]:
     def joined(name: str, kind: type[np.generic]) -> npt.NDArray[Any]:
         return np.concatenate([getattr(entry.rows, name) for entry in entries], dtype=kind)
 
@@ -116,32 +150,31 @@ def _rows(entries: Sequence[Entry], numbers: IntArray, counts: IntArray) -> pl.D
     firsts = np.array([entry.first_row for entry in entries], dtype=np.int64)
     before = np.cumsum(counts) - counts
     place = np.arange(len(day)) + np.repeat(firsts - before, counts)
-    names = pl.Series(STATE_HOLIDAYS, dtype=pl.String)
-    return pl.DataFrame(
-        {
-            "entry": np.repeat(numbers, counts),
-            "row": place.astype(np.int32),
-            "store": joined("store", np.int32),
-            "date": pl.Series(day).cast(pl.Date),
-            "open": joined("open", np.int16),
-            "promo": joined("promo", np.int16),
-            "state_holiday": names.gather(joined("state_holiday", np.int64)),
-            "school_holiday": joined("school_holiday", np.int16),
-            "horizon": day - np.repeat(origins, counts),
-            "forecast": np.concatenate([entry.sales for entry in entries], dtype=np.float64),
-        }
-    )
+    return {
+        "row": place.astype(np.int32),
+        "store": joined("store", np.int32),
+        "date": day,
+        "open": joined("open", np.int16),
+        "promo": joined("promo", np.int16),
+        "state_holiday": joined("state_holiday", np.int64),
+        "school_holiday": joined("school_holiday", np.int16),
+        "horizon": day - np.repeat(origins, counts),
+        "forecast": np.concatenate([entry.sales for entry in entries], dtype=np.float64),
+    }
 
 
-def _bounds(entries: Sequence[Entry], counts: IntArray) -> list[pl.Series]:
-    """The columns of bounds: of levels that have their own, and the others as JSON."""
+def _bounds(
+    entries: Sequence[Entry], counts: IntArray
+) -> tuple[dict[str, FloatArray], pl.Series | int]:
+    """The columns of levels that have their own, and the others as JSON."""
     groups: dict[tuple[float, ...], list[int]] = {}
     for place, entry in enumerate(entries):
         groups.setdefault(tuple(bound[0] for bound in entry.bounds), []).append(place)
     total = int(counts.sum())
     ends = np.cumsum(counts)
     columns = {f"{side}_{word}": np.full(total, np.nan) for word in COLUMN_WORDS for side in SIDES}
-    others, others_rows = [], []
+    others: list[pl.Series | int] = []
+    places = []
     for levels, members in groups.items():
         rows = np.concatenate([np.arange(ends[m] - counts[m], ends[m]) for m in members])
         more = {}
@@ -153,30 +186,29 @@ def _bounds(entries: Sequence[Entry], counts: IntArray) -> list[pl.Series]:
             word = _column_word(level)
             if word is None:
                 more[level] = limits
-            else:
-                for side, values in zip(SIDES, limits, strict=True):
-                    columns[f"{side}_{word}"][rows] = values
-        others.append(_as_json(more, len(rows)))
-        others_rows.append(rows)
-    order = np.argsort(np.concatenate(others_rows))
-    real = [pl.Series(name, values) for name, values in columns.items()]
-    return [*real, pl.concat(others).gather(order).alias("bounds")]
+                continue
+            for side, values in zip(SIDES, limits, strict=True):
+                columns[f"{side}_{word}"][rows] = values
+        others.append(_as_json(more) if more else len(rows))
+        places.append(rows)
+    if all(isinstance(texts, int) for texts in others):
+        return columns, total
+    order = np.argsort(np.concatenate(places))
+    return columns, pl.concat([_texts_or_nulls(texts) for texts in others]).gather(order)
 
 
-def _as_json(limits: dict[float, list[FloatArray]], count: int) -> pl.Series:
-    """``{"0.9": [lower, upper]}`` for each row, or null."""
-    if not limits:
-        return pl.Series([None], dtype=pl.String).new_from_index(0, count)
+def _as_json(limits: dict[float, list[FloatArray]]) -> pl.Series:
+    """``{"0.9": [lower, upper]}`` for each row."""
     frame = pl.DataFrame(
         {
-            f"{side}_{level}": values
+            f"{side}_{level}": _series(values)
             for level, both in limits.items()
             for side, values in zip(SIDES, both, strict=True)
         }
     )
     texts = []
     for level in limits:
-        both = [_finite(f"{side}_{level}").cast(pl.String).fill_null("null") for side in SIDES]
+        both = [pl.col(f"{side}_{level}").cast(pl.String).fill_null("null") for side in SIDES]
         texts.append(pl.format(f'"{float(level)!r}": [{{}}, {{}}]', *both))
     whole = pl.concat_str(pl.lit("{"), pl.concat_str(texts, separator=", "), pl.lit("}"))
     return frame.select(whole).to_series()
@@ -187,11 +219,6 @@ def _column_word(level: float) -> str | None:
         if abs(level - int(word) / 100) < 1e-9:
             return word
     return None
-
-
-def _finite(name: str) -> pl.Expr:
-    """Null where it is no number: a database may refuse NaN, and the log must not."""
-    return pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name)
 
 
 def _plain(text: str) -> str:

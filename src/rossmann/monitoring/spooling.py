@@ -4,7 +4,7 @@ import time
 from typing import Final
 
 from rossmann.logs import get_logger
-from rossmann.monitoring.batches import Batch, join, make_batch
+from rossmann.monitoring.batches import Batch, Columns, assemble, gather
 from rossmann.monitoring.entries import Entry
 from rossmann.monitoring.intake import Intake
 from rossmann.monitoring.spool import Spool
@@ -51,21 +51,21 @@ class Spooler:
             self._held = None
 
     def _collect(self) -> Batch | None:
-        parts: list[Batch] = []
+        parts: list[Columns] = []
         rows = 0
         while rows < FILE_ROWS:
             entries = self._intake.take(FILE_ROWS - rows, at_least_one=not parts)
             if not entries:
                 break
             parts += self._convert(entries)
-            rows = sum(len(part) for part in parts)
+            rows = sum(len(part.rows["row"]) for part in parts)
             time.sleep(_PAUSE)  # a turn for the threads that answer
-        return join(parts) if parts else None
+        return assemble(parts) if parts else None
 
-    def _convert(self, entries: list[Entry]) -> list[Batch]:
-        """Entries as batches; one that cannot be a line of the log costs no other."""
+    def _convert(self, entries: list[Entry]) -> list[Columns]:
+        """Entries as columns; one that cannot be a line of the log costs no other."""
         try:
-            batch = make_batch(entries, self._next)
+            columns = gather(entries, self._next)
         except Exception as error:  # noqa: BLE001 - the log outlives any entry
             if len(entries) > 1:
                 return [part for entry in entries for part in self._convert([entry])]
@@ -73,7 +73,7 @@ class Spooler:
             self._intake.settle(0, dropped=len(entries[0].rows))
             return []
         self._next += len(entries)
-        return [batch]
+        return [columns]
 
     def _tell_dropped(self) -> None:
         """Once when rows begin to be refused, and once, with their number, when that is over."""
