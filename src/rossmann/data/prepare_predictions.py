@@ -6,7 +6,6 @@ One bad row costs no other. What is filled or decided by rule is said in ``notes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,17 @@ from rossmann.data.upload_dates import (
     settle_format,
 )
 from rossmann.data.upload_tables import read_table
+from rossmann.data.upload_values import (
+    FIELDS,
+    field_columns,
+    field_text,
+    field_value,
+    spellings,
+    usual_open,
+    wrong,
+)
 from rossmann.errors import BrokenRule, Fault
-from rossmann.schema import STATE_HOLIDAYS, Rows
+from rossmann.schema import Rows
 
 __all__ = [
     "DATE_FORMATS",
@@ -33,24 +41,6 @@ __all__ = [
     "read_upload",
     "template_csv",
 ]
-
-FIELDS: Final = ("Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
-_MOST: Final = 2**31 - 1
-_MUST: Final = {
-    "Store": f"a whole number from 1 to {_MOST}",
-    "Open": "0 or 1",
-    "Promo": "0 or 1",
-    "StateHoliday": f"one of {', '.join(STATE_HOLIDAYS)}",
-    "SchoolHoliday": "0 or 1",
-}
-_KIND: Final = {
-    "Store": "store_number",
-    "Date": "date_format",
-    "Open": "flag",
-    "Promo": "flag",
-    "StateHoliday": "state_holiday",
-    "SchoolHoliday": "flag",
-}
 
 
 @dataclass
@@ -102,50 +92,16 @@ def template_csv() -> str:
 
 
 def _six_fields(name: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """The six columns under their own names, however the file writes their case and blanks."""
-    found = {field: _spellings(frame, field) for field in FIELDS}
-    missing = [field for field, columns in found.items() if not columns]
-    if missing:
-        there = ", ".join(frame.columns) or "none"
-        raise BrokenRule(f"{name} lacks the columns {', '.join(missing)}; it has: {there}")
-    for field, columns in found.items():
-        if len(columns) > 1:
-            raise BrokenRule(f"{name} has the column {field} more than once: {', '.join(columns)}")
+    """The six columns under their own names."""
+    found = field_columns(name, frame.columns)
     if frame.is_empty():
         raise BrokenRule(f"{name} has column names but no rows")
-    # Where a column has gaps, other tools write its whole numbers as 1.0.
-    return frame.select(
-        pl.col(columns[0]).str.replace(r"^([0-9]+)\.0+$", "$1").alias(field)
-        for field, columns in found.items()
-    )
-
-
-def _spellings(frame: pl.DataFrame, field: str) -> list[str]:
-    wanted = field.casefold()
-    # A name that a CSV file holds twice comes back as this.
-    return [c for c in frame.columns if _bare(c.partition("_duplicated_")[0]) == wanted]
-
-
-def _bare(name: str) -> str:
-    return name.casefold().replace(" ", "").replace("_", "")
+    return pl.DataFrame([field_text(frame[column]).alias(field) for field, column in found.items()])
 
 
 def _values(text: pl.DataFrame, days: dict[str, date]) -> pl.DataFrame:
     """Typed columns, null where the text is no such value (or, for Open, empty)."""
-    flags = [pl.col(name).replace_strict(["0", "1"], [0, 1], default=None, return_dtype=pl.UInt8)
-             for name in ("Open", "Promo", "SchoolHoliday")]  # fmt: skip
-    store = pl.when(pl.col("Store").str.contains(r"^[0-9]{1,10}$")).then("Store").cast(pl.Int64)
-    codes = range(len(STATE_HOLIDAYS))
-    return text.select(
-        pl.when(store.is_between(1, _MOST)).then(store).cast(pl.Int32).alias("Store"),
-        pl.col("Date").replace_strict(
-            list(days), list(days.values()), default=None, return_dtype=pl.Date
-        ),
-        *flags,
-        pl.col("StateHoliday")
-        .str.to_lowercase()
-        .replace_strict(list(STATE_HOLIDAYS), list(codes), default=None, return_dtype=pl.UInt8),
-    ).select(FIELDS)
+    return text.select(field_value(field, days) for field in FIELDS)
 
 
 def _unsaid(text: pl.DataFrame) -> pl.Series:
@@ -155,9 +111,7 @@ def _unsaid(text: pl.DataFrame) -> pl.Series:
 
 
 def _usual() -> pl.Expr:
-    """Open where nothing is said: all but Sundays and holidays; from the row alone."""
-    closed = (pl.col("Date").dt.weekday() == 7) | (pl.col("StateHoliday") > 0)
-    return (~closed.fill_null(False)).cast(pl.UInt8)
+    return usual_open(pl.col("Date").dt.weekday(), pl.col("StateHoliday"))
 
 
 def _notes(frame: pl.DataFrame, text: pl.DataFrame, values: pl.DataFrame) -> Iterator[str]:
@@ -167,7 +121,7 @@ def _notes(frame: pl.DataFrame, text: pl.DataFrame, values: pl.DataFrame) -> Ite
             f"{_count(unsaid)} not say whether the store opens: "
             "taken as open, but for Sundays and state holidays"
         )
-    named = _spellings(frame, "DayOfWeek")
+    named = spellings(frame.columns, "DayOfWeek")
     if named:
         weekday = frame[named[0]].cast(pl.Int64, strict=False)
         off = int((weekday != values["Date"].dt.weekday()).sum())
@@ -181,7 +135,6 @@ def _count(rows: int) -> str:
 
 def _faults(text: pl.DataFrame, values: pl.DataFrame, date_format: str) -> list[Fault]:
     """Every value that is none, by row, then by column."""
-    must = {**_MUST, "Date": f"a day written {date_format}"}
     empty = text.select(pl.all_horizontal(pl.all().is_null())).to_series()
     found: list[tuple[int, int, Fault]] = [
         (row, 0, Fault((row + 1,), "the row is empty", "missing"))
@@ -190,9 +143,7 @@ def _faults(text: pl.DataFrame, values: pl.DataFrame, date_format: str) -> list[
     for place, field in enumerate(FIELDS):
         rows = (values[field].is_null() & ~empty).arg_true()
         for row, got in zip(rows.to_list(), _gather(text[field], rows), strict=True):
-            said = "is missing" if got is None else f"must be {must[field]} (got {got[:40]})"
-            kind = "missing" if got is None else _KIND[field]
-            found.append((row, place, Fault((row + 1, field), f"{field} {said}", kind)))
+            found.append((row, place, Fault((row + 1, field), *wrong(field, got, date_format))))
     return [fault for _, _, fault in sorted(found, key=lambda item: item[:2])]
 
 

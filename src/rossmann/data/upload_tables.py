@@ -11,7 +11,7 @@ import polars as pl
 
 from rossmann.errors import BrokenRule
 
-_SEPARATORS: Final = (",", ";", "\t")
+SEPARATORS: Final = (",", ";", "\t")
 _MIDNIGHT: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]00:00(?::00(?:\.0+)?)?$"
 _MOST_BYTES: Final = 1 << 30
 """Refuse more than a gigabyte unpacked: a small archive can hold any amount of nothing."""
@@ -30,13 +30,13 @@ def read_table(name: str, content: bytes) -> pl.DataFrame:
     if content.startswith(b"PAR1"):
         frame = _read_parquet(name, content)
     elif content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        frame = _read_workbook(name, content)
+        frame = read_workbook(name, content)
     else:
         frame = _read_csv(name, _decode(name, content))
     try:
         return _plain(frame)
     except pl.exceptions.PolarsError as error:
-        raise BrokenRule(f"{name} cannot be read as a table: {_first_line(error)}") from error
+        raise BrokenRule(f"{name} cannot be read as a table: {first_line(error)}") from error
 
 
 def _read_parquet(name: str, content: bytes) -> pl.DataFrame:
@@ -44,17 +44,18 @@ def _read_parquet(name: str, content: bytes) -> pl.DataFrame:
         return pl.read_parquet(io.BytesIO(content))
     # Some kinds of damage make the reader panic, which is no PolarsError.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise BrokenRule(f"{name} is no Parquet table: {_first_line(error)}") from error
+        raise BrokenRule(f"{name} is no Parquet table: {first_line(error)}") from error
 
 
-def _read_workbook(name: str, content: bytes) -> pl.DataFrame:
+def read_workbook(name: str, content: bytes) -> pl.DataFrame:
+    """The first sheet of a workbook, every cell as text; raises ``BrokenRule``."""
     import fastexcel
 
     try:
         # A length of 0 leaves every cell as it is written: nothing is guessed from a few rows.
         return pl.read_excel(content, infer_schema_length=0, drop_empty_rows=False)
     except (fastexcel.FastExcelError, pl.exceptions.PolarsError, ValueError) as error:
-        raise BrokenRule(f"{name} is no workbook: {_first_line(error)}") from error
+        raise BrokenRule(f"{name} is no workbook: {first_line(error)}") from error
 
 
 def _unpack(name: str, content: bytes) -> bytes:
@@ -62,7 +63,7 @@ def _unpack(name: str, content: bytes) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             plain = stream.read(_MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise BrokenRule(f"{name} is a damaged gzip file: {_first_line(error)}") from error
+        raise BrokenRule(f"{name} is a damaged gzip file: {first_line(error)}") from error
     if len(plain) > _MOST_BYTES:
         raise BrokenRule(f"{name} holds more than a gigabyte: send it in parts")
     return plain
@@ -84,7 +85,7 @@ def _read_csv(name: str, text: str) -> pl.DataFrame:
     if not text:
         raise BrokenRule(f"{name} is empty")
     header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
-    separator = max(_SEPARATORS, key=header.count)
+    separator = max(SEPARATORS, key=header.count)
     try:
         return pl.read_csv(text.encode(), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
@@ -101,27 +102,29 @@ def _why(text: str, separator: str, error: Exception) -> str:
                 return f"line {lines.line_num} has {len(line)} values, the first line {width} names"
     except csv.Error:
         pass
-    return _first_line(error)
+    return first_line(error)
+
+
+def plain(column: pl.Series) -> pl.Series:
+    """A column as text without outer blanks, null where it is empty.
+
+    Flags become 0 and 1, the midnight of a day the day. Raises polars' errors for what is no text.
+    """
+    if column.dtype == pl.Boolean:
+        column = column.cast(pl.UInt8)
+    text = column.cast(pl.String).str.strip_chars().str.replace(_MIDNIGHT, "$1")
+    return text.set(text == "", None)
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
-    """Every value as text; flags as 0 and 1, the midnight of a day as the day."""
-    columns = []
-    for column in frame.get_columns():
-        if column.dtype == pl.Boolean:
-            columns.append(column.cast(pl.UInt8).cast(pl.String))
-        else:
-            columns.append(column.cast(pl.String))
-    text = pl.all().str.strip_chars()
-    text = text.str.replace(_MIDNIGHT, "$1")
-    plain = pl.DataFrame(columns).with_columns(
-        pl.when(text.str.len_bytes() > 0).then(text).name.keep()
-    )
-    plain = plain.rename({name: name.strip() for name in plain.columns})
+    """Every value as text, without the empty rows at the end."""
+    text = pl.DataFrame([plain(column) for column in frame.get_columns()])
+    text = text.rename({name: name.strip() for name in text.columns})
     some = pl.any_horizontal(pl.all().is_not_null()).alias("some")
-    filled = plain.select(some)["some"].arg_true().to_list() if plain.width else []
-    return plain.head(filled[-1] + 1 if filled else 0)
+    filled = text.select(some)["some"].arg_true().to_list() if text.width else []
+    return text.head(filled[-1] + 1 if filled else 0)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error's text without what follows its first line."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -33,6 +33,14 @@ def doubts(
     panel: PanelLike, rows: Rows, positions: npt.NDArray[np.int64], origin: int, short_history: int
 ) -> tuple[Warned, ...]:
     """Days far ahead or unplanned, stores with fewer than ``short_history`` sales, or long idle."""
+    found = touched(panel, rows, positions, origin, short_history)
+    return tuple(warned(kind, msg, np.flatnonzero(which)) for kind, msg, which in found)
+
+
+def touched(
+    panel: PanelLike, rows: Rows, positions: npt.NDArray[np.int64], origin: int, short_history: int
+) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
+    """The same as a kind, a text, and which of the n rows it touches: (n,)."""
     far = rows.day - origin > MAX_HORIZON
     short = panel.history_days(positions, origin) < short_history
     idle = panel.idle_days(positions, origin, short_history)
@@ -43,23 +51,23 @@ def doubts(
             f"days more than {MAX_HORIZON} after {iso(origin)} lie beyond what the model "
             "is trained for: take them as rough"
         )
-        found.append(warned("horizon", msg, np.flatnonzero(far)))
+        found.append(("horizon", msg, far))
     if short.any():
         msg = (
             f"stores with less than {short_history} days of sales up to {iso(origin)} "
             "are forecast from what stores have in common"
         )
-        found.append(warned("short_history", msg, np.flatnonzero(short)))
+        found.append(("short_history", msg, short))
     if idle.any():
         msg = (
             f"stores that had no sales for up to {idle.max()} days, until {iso(origin)} or shortly "
             "before, are forecast from what they sold before that"
         )
-        found.append(warned("reopened", msg, np.flatnonzero(idle)))
+        found.append(("reopened", msg, idle > 0))
     if unplanned.any():
         msg = (
             "days without a schedule: the promotions and school holidays around them are "
             "taken as not known, opening as usual; with a schedule the forecast is better"
         )
-        found.append(warned("no_schedule", msg, np.flatnonzero(unplanned)))
-    return tuple(found)
+        found.append(("no_schedule", msg, unplanned))
+    return found

@@ -11,7 +11,7 @@ from rossmann.errors import DamagedModel, Fault, RequestError
 from rossmann.models.objective import CORRECTION, correction
 from rossmann.schema import FloatArray, Matrix, Objective, Rows
 from rossmann.serving.columns import furthest, iso
-from rossmann.serving.doubts import Warned, doubts
+from rossmann.serving.doubts import Warned, doubts, touched
 from rossmann.serving.ports import EnsembleLike, StorePanel
 
 MANY: Final = 2_000
@@ -69,6 +69,10 @@ class Forecaster:
         """The same version over another panel."""
         return Forecaster(panel, self.ensemble, self._threads, self._short_history)
 
+    def on_one_thread(self) -> "Forecaster":
+        """The same for callers that bring threads of their own."""
+        return Forecaster(self.panel, self.ensemble, 1, self._short_history)
+
     def forecast(
         self,
         rows: Rows,
@@ -82,12 +86,23 @@ class Forecaster:
         for stores and days that have no honest answer, ``DamagedModel`` where the model gives
         something that is no number.
         """
+        origin = self.settle(rows, as_of, levels, objective)
+        sales, bands = self.score(rows, origin, levels, objective)
         positions = self.panel.locate(rows.store)
-        faults = self._level_faults(levels) + self._objective_faults(objective)
-        origin = self._origin(rows, positions, as_of, faults)
-        sales, bands = self._score(rows, origin, levels, objective)
         found = doubts(self.panel, rows, positions, origin, self._short_history)
         return Forecast(sales, origin, bands, found, objective)
+
+    def settle(
+        self, rows: Rows, as_of: int | None, levels: Sequence[float], objective: Objective
+    ) -> int:
+        """The origin of a request; takes what ``forecast`` takes, and refuses what it refuses."""
+        faults = self._level_faults(levels) + self._objective_faults(objective)
+        return self._origin(rows, self.panel.locate(rows.store), as_of, faults)
+
+    def touched(self, rows: Rows, origin: int) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
+        """What to take with care: a kind, a text, and which of the n rows it touches."""
+        positions = self.panel.locate(rows.store)
+        return touched(self.panel, rows, positions, origin, self._short_history)
 
     def explain(
         self,
@@ -193,9 +208,10 @@ class Forecaster:
                 faults.append(Fault(loc, f"{field} {msg} (got {got})", kind))
         return faults
 
-    def _score(
+    def score(
         self, rows: Rows, origin: int, levels: Sequence[float], objective: Objective
     ) -> tuple[FloatArray, tuple[Band, ...]]:
+        """Sales and bands of rows that ``settle`` let pass, as of its ``origin``."""
         count = len(rows)
         open_rows = np.flatnonzero(rows.open)
         sales = np.zeros(count)

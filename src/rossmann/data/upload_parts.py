@@ -1,0 +1,175 @@
+"""Any table that a user has, in parts that fit into memory; what it is, its first bytes tell."""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rossmann.data.upload_csv import MOST_COLUMNS, CsvParts
+from rossmann.data.upload_tables import first_line, read_workbook
+from rossmann.errors import BrokenRule
+
+Kind = Literal["csv", "parquet", "xlsx"]
+PART: Final = 16_384
+"""Rows of a part of Parquet."""
+_WIDEST: Final = 4_096
+"""Bytes of text that a row may hold: a small file can unpack to any amount of it."""
+_READ: Final = 1 << 20
+_PLAIN: Final = (
+    *(pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null),
+    *(pa.types.is_date, pa.types.is_timestamp, pa.types.is_time),
+)
+
+
+class Parts(Protocol):
+    """An opened table: its kind, its columns, and its rows in parts, as often as wanted."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the file is."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names without outer blanks."""
+
+    @property
+    def separator(self) -> str:
+        """Between the values of a row, where it is text."""
+
+    def read(self, only: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in parts of any length, in order; of the columns ``only``, or of all.
+
+        Raises ``BrokenRule`` for what is no table.
+        """
+
+
+def open_parts(name: str, path: Path, work: Path, most: int) -> Parts:
+    """Open CSV (also gzipped), Parquet or the first sheet of a workbook.
+
+    ``work``: a folder for drafts. ``most``: bytes that it may hold unpacked. A workbook is read
+    whole. Raises ``BrokenRule`` for what is no table.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(b"PAR1"):
+        return _distinct(name, ParquetParts(name, path, most))
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        return _distinct(name, ParquetParts(name, _sheet(name, path, work, most), most, "xlsx"))
+    return _distinct(name, CsvParts(name, path, work, most))
+
+
+def _distinct(name: str, parts: Parts) -> Parts:
+    seen: set[str] = set()
+    for column in parts.columns:
+        if column in seen:
+            raise BrokenRule(f"{name} has the column {column[:40]} more than once")
+        seen.add(column)
+    return parts
+
+
+def _sheet(name: str, path: Path, work: Path, most: int) -> Path:
+    """A workbook's first sheet as Parquet, every cell as text."""
+    try:
+        with zipfile.ZipFile(path) as book:
+            size = sum(part.file_size for part in book.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        size = 0  # the old kind, or none: the reader will say so
+    if size > most:
+        raise BrokenRule(f"{name} holds more than {most >> 20:,} MB unpacked: send it as CSV")
+    sheet = work / "sheet"
+    read_workbook(name, path.read_bytes()).write_parquet(sheet, row_group_size=4 * PART)
+    return sheet
+
+
+class ParquetParts:
+    """A Parquet file, opened."""
+
+    separator = ","
+
+    def __init__(self, name: str, path: Path, most: int, kind: Kind = "parquet") -> None:
+        self.kind = kind
+        self._name, self._path = name, path
+        try:
+            schema = pq.read_schema(path)
+            meta = pq.read_metadata(path)
+            self._written = [str(column) for column in schema.names]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        self.columns = [column.strip() for column in self._written]
+        if len(self.columns) > MOST_COLUMNS:
+            raise BrokenRule(f"{name} has more than {MOST_COLUMNS:,} columns")
+        for field in schema:
+            if not _is_plain(field.type):
+                raise BrokenRule(
+                    f"{name}: the column {field.name[:40]} holds {field.type}: a table's values "
+                    "are numbers, texts, days, times and flags"
+                )
+        size = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))
+        if size > most:
+            raise BrokenRule(f"{name} holds more than {most >> 20:,} MB unpacked: send it in parts")
+        self._types = dict(zip(self.columns, schema.types, strict=True))
+        # As places in a list of texts: then a few bytes cannot unpack to gigabytes.
+        self._texts = [f.name for f in schema if _is_text(f.type)]
+
+    def _damaged(self, error: Exception) -> BrokenRule:
+        return BrokenRule(f"{self._name} is no Parquet table: {first_line(error)}")
+
+    def read(self, only: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in parts of at most ``PART``; texts of ``only`` come as dictionaries."""
+        wanted = self.columns if only is None else list(only)
+        named = dict(zip(self.columns, self._written, strict=True))
+        try:
+            # Without a buffer of its own it holds a whole row group, which may be the file.
+            with pq.ParquetFile(
+                self._path, read_dictionary=self._texts, pre_buffer=False, buffer_size=_READ
+            ) as file:
+                for batch in file.iter_batches(PART, columns=[named[c] for c in wanted]):
+                    yield self._checked(batch.rename_columns(wanted), only is None)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def _checked(self, batch: pa.RecordBatch, written: bool) -> pa.RecordBatch:
+        """The batch once it is known to hold real text of a bearable size."""
+        size = 0
+        columns = []
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if pa.types.is_dictionary(column.type):
+                column.validate(full=True)
+                size += _text_bytes(column)
+            if size > _WIDEST * max(len(batch), 1):
+                raise BrokenRule(f"{self._name} has rows with more than {_WIDEST} bytes of text")
+            kind = self._types[name]
+            columns.append(column.cast(kind) if written and column.type != kind else column)
+        return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def _text_bytes(column: pa.DictionaryArray) -> int:
+    if not _is_text(column.type.value_type):
+        return 0
+    lengths = pc.binary_length(column.dictionary.cast(pa.large_string()))
+    return int(pc.sum(pc.take(lengths, column.indices)).as_py() or 0)
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _is_plain(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    return any(fits(kind) for fits in _PLAIN)
+
+
+def series_of(column: pa.Array) -> pl.Series:
+    """An Arrow column for polars."""
+    found = pl.from_arrow(column)
+    assert isinstance(found, pl.Series)
+    return found
