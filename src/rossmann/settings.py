@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     Without a key in either, and without a provider of tokens, the service is open to all.
     """
     api_key: str = ""
-    """The key that this program's own clients (dashboard, launcher) send; a secret."""
+    """The key that this program's own client (the dashboard) sends; a secret."""
     oidc_issuer: str = ""
     """Provider of tokens (OpenID Connect), as its discovery document spells it; empty: none."""
     oidc_audience: str = ""

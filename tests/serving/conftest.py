@@ -217,10 +217,10 @@ def api(make_app: Callable[..., FastAPI]) -> Iterator[TestClient]:
 
 
 @contextmanager
-def run_live(app: FastAPI) -> Iterator[str]:
+def run_live(app: FastAPI, trusted_proxies: str = "") -> Iterator[str]:
     """Serve ``app`` on a free port, with the loop and parser that the service uses."""
     with bind("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(server_config(app))
+        server = uvicorn.Server(server_config(app, trusted_proxies=trusted_proxies))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -234,7 +234,7 @@ def run_live(app: FastAPI) -> Iterator[str]:
 
 
 @pytest.fixture
-def live() -> Callable[[FastAPI], AbstractContextManager[str]]:
+def live() -> Callable[..., AbstractContextManager[str]]:
     return run_live
 
 

@@ -232,8 +232,18 @@ def test_an_open_service_counts_by_address(make_app: App) -> None:
         codes = [[c.get("/model/info").status_code for _ in range(2)] for c in clients]
         # The addresses of one IPv6 network are one customer's.
         assert codes == [[200, 200], [200, 200], [200, 200], [429, 429], [200, 200]]
-        told = {"X-Forwarded-For": "198.51.100.7"}  # nobody has said that it may be believed
-        over(clients[0].get("/model/info", headers=told))
+
+
+@pytest.mark.parametrize(("trusted", "last"), [("", 429), ("192.0.2.9", 429), ("127.0.0.1", 200)])
+def test_a_caller_is_only_taken_for_another_at_a_trusted_proxys_word(
+    live: Callable[..., AbstractContextManager[str]], make_app: App, trusted: str, last: int
+) -> None:
+    with live(make_app(rate_limit="1/day"), trusted_proxies=trusted) as url:
+        codes = [
+            httpx.get(f"{url}/stores", headers={"X-Forwarded-For": told}, trust_env=False)
+            for told in ("198.51.100.1", "198.51.100.2")
+        ]
+        assert [answer.status_code for answer in codes] == [200, last]
 
 
 def test_the_client_tells_how_long_to_wait(live: Live, make_app: App) -> None:
