@@ -109,5 +109,6 @@ class Ensemble:
 
 def trust(matrix: Matrix) -> FloatArray:
     """How far the members are heard in each row (n,), 0 to 1, by the store's days with sales."""
-    days = np.nan_to_num(matrix[:, _OPEN_DAYS].astype(np.float64))
-    return np.clip((days - UNTRIED_DAYS) / (KNOWN_DAYS - UNTRIED_DAYS), 0.0, 1.0)
+    share = (matrix[:, _OPEN_DAYS].astype(np.float64) - UNTRIED_DAYS) / (KNOWN_DAYS - UNTRIED_DAYS)
+    # fmax takes the number where the other is none: no days known is no trust
+    return np.asarray(np.minimum(np.fmax(share, 0.0), 1.0))

@@ -1,5 +1,6 @@
 """The application: routes, and the one table from our errors to HTTP codes."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,9 +17,11 @@ from starlette.responses import Response
 from rossmann import errors
 from rossmann.errors import Fault, RequestError, RossmannError
 from rossmann.logs import get_logger
+from rossmann.monitoring.prediction_log import open_log
 from rossmann.serving import tracing
 from rossmann.serving.assets import close_assets
 from rossmann.serving.gauges import Gauges
+from rossmann.serving.journal import Journal
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.openapi import describe
 from rossmann.serving.predict import Predictor
@@ -63,15 +66,22 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     gauges = Gauges(metrics, service)
     traced = tracing.wanted(os.environ)
     books = Books(lambda: service.panel)
-    predictor = Predictor(settings, service, guard, metrics)
+    log = open_log(settings)
+    predictor = Predictor(settings, service, guard, metrics, Journal(log))
+    if log is not None:
+        gauges.watch_log(log.state)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.versions.follow(settings.reload_seconds, service.refresh)
+        if log is not None:
+            log.start()
         async with gauges.keeping():
             yield
         service.versions.close()
         predictor.close()
+        if log is not None:
+            await asyncio.to_thread(log.close)
         await guard.close()
 
     # FastAPI's own page at /docs fetches its script from a CDN: blank on a closed network.

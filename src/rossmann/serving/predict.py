@@ -1,15 +1,16 @@
 """``POST /predict``, the one route that must be fast, and ``POST /explain``, which cannot be.
 
-A body is read on the event loop and answered in a thread, however small it is: with the full
-ensemble one row costs about a millisecond, and other requests must not wait for it. The boosters
-let go of the interpreter while they work. Explanations take seconds: they have threads of their
-own, so that forecasts do not queue behind them.
+A few rows for a version in memory take less time than to wake a thread: they are answered on the
+event loop. All else is answered in threads: a large body, a version that must be loaded, totals.
+The kernels let go of the interpreter while they work. Explanations take seconds: they have threads
+of their own, so that forecasts do not queue behind them.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from time import perf_counter
+from typing import Any, Final
 
 import numpy as np
 from pydantic_core import to_json
@@ -17,11 +18,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from rossmann.errors import Fault, TooLarge
+from rossmann.monitoring.prediction_log import Door
 from rossmann.schema import Objective, Rows
 from rossmann.serving.columns import Inputs, iso, read_inputs
 from rossmann.serving.doubts import Warned, warned
 from rossmann.serving.explain import explanations
 from rossmann.serving.forecaster import Forecast
+from rossmann.serving.journal import Journal
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
@@ -32,18 +35,29 @@ from rossmann.serving.versions import Picked
 from rossmann.serving.watch import Line, line_of
 from rossmann.settings import Settings
 
+SMALL: Final = 4_096
+"""Bytes of a body that holds few rows: some two dozen."""
+FEW: Final = 24
+"""Rows that are answered on the event loop: in less than a millisecond."""
+
 
 class Predictor:
     """Answers bodies; ``close`` ends its threads."""
 
     def __init__(
-        self, settings: Settings, service: Service, guard: Guard, metrics: Metrics
+        self,
+        settings: Settings,
+        service: Service,
+        guard: Guard,
+        metrics: Metrics,
+        journal: Journal,
     ) -> None:
         self._max_rows = settings.max_rows
         self._max_bytes = settings.max_body_mb * 2**20
         self._service = service
         self._guard = guard
         self._metrics = metrics
+        self._journal = journal
         # A large one uses several threads itself, and much memory: few at a time.
         self._pool = ThreadPoolExecutor(max(2, settings.thread_count), thread_name_prefix="predict")
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="explain")
@@ -51,51 +65,73 @@ class Predictor:
         self._objective: Objective = settings.objective
 
     async def handle(self, request: Request) -> Response:
-        """Read a request for forecasts, answer it off the event loop, and send."""
-        return await self._handle(request, self._pool, self.answer)
+        """Read a request for forecasts, answer it, and send."""
+        line, begun = line_of(request), perf_counter()
+        body = await self._body(request)
+        if body is None:
+            return Response(status_code=400)
+        if len(body) > SMALL:
+            content = await _run(self._pool, self._read_and_answer, body, line, begun)
+        else:
+            inputs = self._read(body, self._max_rows)
+            picked = self._service.versions.pick(inputs.model_stage)
+            if picked is None or inputs.totals or len(inputs.rows) > FEW:
+                content = await _run(self._pool, self._answer, inputs, None, line, begun)
+            else:
+                content = self._answer(inputs, picked, line, begun)
+        return Response(content, media_type="application/json")
 
     async def handle_explain(self, request: Request) -> Response:
         """The same for forecasts with what drove them."""
-        return await self._handle(request, self._slow, self.answer_explain)
-
-    async def _handle(
-        self, request: Request, pool: ThreadPoolExecutor, answer: Callable[[bytes, Line], bytes]
-    ) -> Response:
-        line = line_of(request)
-        await self._guard.admit(request, Right.PREDICT)
-        try:
-            body = await read_body(request, self._max_bytes)
-        except ClientDisconnect:
+        line, begun = line_of(request), perf_counter()
+        body = await self._body(request)
+        if body is None:
             return Response(status_code=400)
-        loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(pool, carried(answer), body, line)
+        content = await _run(self._slow, self._explain, body, line, begun)
         return Response(content, media_type="application/json")
 
-    def answer(self, body: bytes, line: Line) -> bytes:
-        """The answer to a body, as JSON; may take seconds; raises the product's errors."""
-        inputs, picked = self._read(body, self._max_rows, line)
+    async def _body(self, request: Request) -> bytes | None:
+        """The body of a caller who may send it; None where they went away."""
+        await self._guard.admit(request, Right.PREDICT)
+        try:
+            return await read_body(request, self._max_bytes)
+        except ClientDisconnect:
+            return None
+
+    def _read_and_answer(self, body: bytes, line: Line, begun: float) -> bytes:
+        return self._answer(self._read(body, self._max_rows), None, line, begun)
+
+    def _answer(self, inputs: Inputs, picked: Picked | None, line: Line, begun: float) -> bytes:
+        """The answer as JSON; may take seconds without ``picked``; raises the product's errors."""
+        # Picked once: the whole request is one version's.
+        picked = picked or self._service.versions.load(inputs.model_stage)
         with span("forecast"):
             forecast = picked.served.forecaster.forecast(*self._asked(inputs))
-        self._metrics.forecast("predict", len(inputs.rows))
+        self._count("predict", inputs, picked, line)
         with span("write"):
-            return to_json(self._told(inputs, picked, forecast, line.request_id))
+            content = to_json(self._told(inputs, picked, forecast, line.request_id))
+        self._journal.note("predict", line, picked, inputs.rows, forecast, begun)
+        return content
 
-    def answer_explain(self, body: bytes, line: Line) -> bytes:
+    def _explain(self, body: bytes, line: Line, begun: float) -> bytes:
         """The same with what drove each row."""
-        inputs, picked = self._read(body, self._most_explained, line)
+        inputs = self._read(body, self._most_explained)
+        picked = self._service.versions.load(inputs.model_stage)
         with span("explain"):
             found = picked.served.forecaster.explain(*self._asked(inputs))
-        self._metrics.forecast("explain", len(inputs.rows))
+        self._count("explain", inputs, picked, line)
         told = self._told(inputs, picked, found.forecast, line.request_id)
-        return to_json({**told, "explanations": explanations(found)})
+        content = to_json({**told, "explanations": explanations(found)})
+        self._journal.note("explain", line, picked, inputs.rows, found.forecast, begun)
+        return content
 
-    def _read(self, body: bytes, most: int, line: Line) -> tuple[Inputs, Picked]:
+    def _read(self, body: bytes, most: int) -> Inputs:
         with span("read"):
-            inputs = read_inputs(body, self._service.panel, most)
-        # Picked once: the whole request is one version's.
-        picked = self._service.versions.load(inputs.model_stage)
+            return read_inputs(body, self._service.panel, most)
+
+    def _count(self, door: Door, inputs: Inputs, picked: Picked, line: Line) -> None:
         line.rows, line.model_version = len(inputs.rows), picked.served.version
-        return inputs, picked
+        self._metrics.forecast(door, line.rows)
 
     def _asked(self, inputs: Inputs) -> tuple[Rows, int | None, tuple[float, ...], Objective]:
         objective = inputs.objective or self._objective
@@ -142,6 +178,11 @@ def _weekdays(inputs: Inputs) -> list[Warned]:
         return []
     msg = "DayOfWeek contradicts Date: the Date decides"
     return [warned("day_of_week", msg, np.asarray(inputs.weekday_off))]
+
+
+async def _run(pool: ThreadPoolExecutor, answer: Callable[..., bytes], *given: object) -> bytes:
+    """``answer`` in a thread of ``pool``."""
+    return await asyncio.get_running_loop().run_in_executor(pool, carried(answer), *given)
 
 
 async def read_body(request: Request, most: int) -> bytes:
