@@ -20,14 +20,8 @@ LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
 """What the forecasts are computed with."""
 _ENVIRONMENT: Final = (*LIBRARIES, "polars", "pandas", "scipy", "mlflow", "holidays")
 _GIT_SECONDS: Final = 5.0
-_ELSEWHERE: Final = (
-    *("api_keys_file", "oidc_issuer", "oidc_audience", "oidc_rights_claim", "stores_for_anyone"),
-    *("rate_limit", "rate_limit_rows", "rate_limit_store"),
-    *("cors_origins", "trusted_proxies", "tls_in_front"),
-    *("log_level", "log_format"),
-    *("data_dir", "demo", "mlflow_tracking_uri", "api_url", "api_keys", "api_key", "host"),
-    *("workers", "threads", "reload_seconds", "max_rows", "max_body_mb", "profiles"),
-)
+_OF_TRAINING: Final = {"seed", "history_days", "windows", "window_days", "later_windows"}
+"""The settings beside the profile that decide what training makes."""
 RECIPE_TAG: Final = "recipe"
 _FOR_PROGRAMS: Final = ("gate.table", "promotion", "windows")
 _CODE_TAGS: Final = ("code.release", "code.commit", "code.digest")
@@ -111,8 +105,7 @@ def recipe(settings: Settings, profile: str, data_version: str) -> str:
 
 def _of_training(settings: Settings) -> dict[str, Any]:
     """All settings but those that services, the gate and this machine read."""
-    dumped = settings.model_dump(mode="json", exclude=set(_ELSEWHERE))
-    return {k: v for k, v in dumped.items() if not k.startswith("gate_") and "_port" not in k}
+    return settings.model_dump(mode="json", include=_OF_TRAINING)
 
 
 def described(settings: Settings, profile: str, data_version: str) -> dict[str, Any]:

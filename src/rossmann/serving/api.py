@@ -1,6 +1,7 @@
 """The application: routes, and the one table from our errors to HTTP codes."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from rossmann.logs import get_logger
 from rossmann.monitoring.prediction_log import open_log
 from rossmann.serving import tracing
 from rossmann.serving.assets import close_assets
+from rossmann.serving.file_openapi import add_file_route
+from rossmann.serving.file_route import FilePredictor
 from rossmann.serving.gauges import Gauges
 from rossmann.serving.journal import Journal
 from rossmann.serving.metrics import Metrics
@@ -46,6 +49,7 @@ CODES: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
     (errors.GateFailed, 409, "gate_failed"),
     (errors.ModelError, 409, "model_refused"),
     (errors.OverRate, 429, "over_rate"),
+    (errors.Busy, 503, "busy"),
     (errors.ServiceError, 503, "away"),
     (errors.DataError, 503, "no_data"),
 )
@@ -67,7 +71,9 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     traced = tracing.wanted(os.environ)
     books = Books(lambda: service.panel)
     log = open_log(settings)
-    predictor = Predictor(settings, service, guard, metrics, Journal(log))
+    journal = Journal(log)
+    predictor = Predictor(settings, service, guard, metrics, journal)
+    files = FilePredictor(settings, service, guard, metrics, journal)
     if log is not None:
         gauges.watch_log(log.state)
 
@@ -76,10 +82,15 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         service.versions.follow(settings.reload_seconds, service.refresh)
         if log is not None:
             log.start()
+        # What is loaded stays: a full collection that walks over it would hold up requests (some
+        # 100 ms), and each logged answer, which lives for a second, brings one nearer.
+        gc.collect()
+        gc.freeze()
         async with gauges.keeping():
             yield
         service.versions.close()
         predictor.close()
+        files.close()
         if log is not None:
             await asyncio.to_thread(log.close)
         await guard.close()
@@ -95,6 +106,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         telemetry=tracing.telemetry(traced),
     )
     add_routes(app, settings, service, books, guard, predictor, gauges)
+    add_file_route(app, files)
     describe(app, service.panel)
     app.add_exception_handler(RossmannError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -134,7 +146,7 @@ def _on_ours(request: Request, error: Exception) -> Response:
             "cannot answer", request_id=_request_id(request), reason=str(error)
         )
     headers = _HEADERS.get(code)
-    if isinstance(error, errors.OverRate):
+    if isinstance(error, errors.OverRate | errors.Busy):
         headers = {"Retry-After": str(error.seconds)}
     return _answer(request, code, faults, headers)
 
