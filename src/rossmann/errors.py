@@ -19,6 +19,7 @@
         ``LostRace``       somebody else moved Production at the same time
     ``ServiceError``       a service that is away, or answers with an error
         ``OverRate``       a caller who calls too often
+        ``Busy``           more work of a kind than is taken at once
     ``PortTaken``          a port that something else holds
     ``AnotherRuns``        work that only one process may do, and another one does
 
@@ -126,6 +127,14 @@ class ServiceError(RossmannError):
 
 class OverRate(ServiceError):
     """A caller who calls too often; ``seconds``: how long to wait before the next call."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        self.seconds = seconds
+        super().__init__(message)
+
+
+class Busy(ServiceError):
+    """More work of a kind than is taken at once; ``seconds``: when to come again."""
 
     def __init__(self, message: str, seconds: int) -> None:
         self.seconds = seconds

@@ -115,6 +115,8 @@ class Settings(BaseSettings):
     reload_seconds: Annotated[float, Field(gt=0)] = 5
     max_rows: Annotated[int, Field(ge=1)] = 100_000
     max_body_mb: Annotated[int, Field(ge=1)] = 64
+    max_file_mb: Annotated[int, Field(ge=1)] = 512
+    max_file_rows: Annotated[int, Field(ge=1)] = 10_000_000
     explain_max_rows: Annotated[int, Field(ge=1)] = 500
     objective: Objective = "accuracy"
     prediction_log: bool = True

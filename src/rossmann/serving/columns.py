@@ -139,7 +139,7 @@ def _read_days(panel: Calendar, texts: Mapping[int, str]) -> tuple[list[int], li
     # A request names few different dates: each is read once.
     for text in set(texts.values()):
         day = read_day(text)
-        fault = _day_fault(panel, text, day)
+        fault = day_fault(panel, text, day)
         if fault:
             wrong[text] = fault
         known[text] = day or 0
@@ -155,7 +155,8 @@ def _read_days(panel: Calendar, texts: Mapping[int, str]) -> tuple[list[int], li
     return [known[text] for text in texts.values()], faults
 
 
-def _day_fault(panel: Calendar, text: str, day: int | None) -> tuple[str, str] | None:
+def day_fault(panel: Calendar, text: str, day: int | None) -> tuple[str, str] | None:
+    """What is amiss with a date, and its kind; None where it can be forecast."""
     got = f"(got {shown(text)})"
     if day is None:
         return f"Date must be a real date written YYYY-MM-DD {got}", "date_format"

@@ -1,0 +1,153 @@
+"""A file from a request's body to disk, as it arrives; never more of it in memory than a block."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from rossmann.errors import Fault, RequestError, ServiceError, TooLarge
+
+_BLOCK: Final = 1 << 20
+_PATIENCE: Final = 60.0
+"""Seconds that a client may send nothing."""
+_FORM: Final = "multipart/form-data"
+
+
+class FormFile:
+    """Takes the one file out of a form, as a browser or ``curl -F file=@x`` sends it."""
+
+    def __init__(self, content_type: str) -> None:
+        _, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
+        if not boundary:
+            raise _no_form("the Content-Type of a form must name its boundary")
+        self._found: list[bytes] = []
+        self._header = b""
+        self._value = b""
+        self._takes = False
+        self._files = 0
+        calls = {
+            "on_part_begin": self._begin,
+            "on_header_field": self._on_field,
+            "on_header_value": self._on_value,
+            "on_header_end": self._on_header,
+            "on_part_data": self._on_data,
+        }
+        try:
+            self._parser = MultipartParser(boundary, calls)  # type: ignore[arg-type]
+        except FormParserError as error:
+            raise _no_form(str(error)) from error
+
+    def feed(self, data: bytes) -> bytes:
+        """What ``data`` holds of the file; raises ``RequestError`` for what is no such form."""
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise _no_form(f"the form cannot be read: {error}") from error
+        found = b"".join(self._found)
+        self._found.clear()
+        return found
+
+    def end(self) -> None:
+        """Nothing follows; raises ``RequestError`` where there was no file, or half of one."""
+        try:
+            self._parser.finalize()
+        except FormParserError as error:
+            raise _no_form(f"the form cannot be read: {error}") from error
+        if not self._files:
+            raise _no_form("the form holds no file: curl -F file=@sales.csv sends one")
+
+    def _begin(self) -> None:
+        self._takes = False
+
+    def _on_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value)
+            if b"filename" in options:
+                self._files += 1
+                self._takes = True
+                if self._files > 1:
+                    raise _no_form("the form holds more than one file: send one at a time")
+            else:
+                raise _no_form("the form holds more than a file: options belong into the query")
+        self._header = self._value = b""
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        if self._takes:
+            self._found.append(data[start:end])
+
+
+def _no_form(msg: str) -> RequestError:
+    return RequestError([Fault(("body",), msg, "form")])
+
+
+async def spool(request: Request, path: Path, most: int) -> int:
+    """Write the body, or the one file in its form, to ``path``: the bytes written.
+
+    Raises ``TooLarge`` as soon as it is known to be longer than ``most`` bytes, ``RequestError``
+    for a form without a file and for an empty file, ``ServiceError`` where the disk is full,
+    ``ClientDisconnect``.
+    """
+    told = request.headers.get("content-length", "0")
+    kind = request.headers.get("content-type", "")
+    form = FormFile(kind) if kind.lower().startswith(_FORM) else None
+    # A form's own lines come on top.
+    room = most if form is None else most + _BLOCK
+    if told.isdecimal() and (len(told) > 18 or int(told) > room):
+        raise _too_long(most)
+    size = 0
+    try:
+        with await asyncio.to_thread(path.open, "wb", buffering=0) as file:
+            async for block in _blocks(request, form.feed if form else bytes):
+                size += len(block)
+                if size > most:
+                    raise _too_long(most)
+                await asyncio.to_thread(file.write, block)
+    except OSError as error:
+        raise ServiceError(
+            f"the file cannot be kept for its forecasts: {error.strerror}"
+        ) from error
+    if form is not None:
+        form.end()
+    if not size:
+        raise RequestError([Fault(("body",), "the file is empty", "empty")])
+    return size
+
+
+async def _blocks(request: Request, taken: Callable[[bytes], bytes]) -> AsyncIterator[bytes]:
+    """The body in blocks of about a megabyte."""
+    parts: list[bytes] = []
+    size = 0
+    stream = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                part = await anext(stream, None)
+        except TimeoutError as error:
+            raise HTTPException(408, f"nothing came for {_PATIENCE:.0f} seconds") from error
+        if part is None:
+            break
+        found = taken(part)
+        parts.append(found)
+        size += len(found)
+        if size >= _BLOCK:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if size:
+        yield b"".join(parts)
+
+
+def _too_long(most: int) -> TooLarge:
+    msg = f"a file may hold at most {most // 2**20} MB: send the rows in parts"
+    return TooLarge([Fault(("body",), msg, "too_many_bytes")])
