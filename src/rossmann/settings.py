@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -21,10 +29,17 @@ from pydantic_settings import (
 )
 
 from rossmann.errors import SettingsError
-from rossmann.schema import Objective
+from rossmann.schema import Objective, Stage
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 ProfileName = Literal["full", "quick"]
+# YAML reads a bare off as false.
+ExperimentMode = Annotated[
+    Literal["off", "ab", "shadow"], BeforeValidator(lambda word: "off" if word is False else word)
+]
+VersionName = Annotated[
+    str, Field(pattern=r"^(Staging|[1-9][0-9]{0,8})$", coerce_numbers_to_str=True)
+]
 
 
 def project_root() -> Path:
@@ -126,6 +141,16 @@ class Settings(BaseSettings):
     log_flush_seconds: Annotated[float, Field(gt=0, le=60)] = 1
     log_keep_days: Annotated[int, Field(ge=0)] = 400
     log_spool_mb: Annotated[int, Field(ge=1)] = 512
+    experiment: ExperimentMode = "off"
+    """A challenger beside Production: it answers a share of the stores, or only the log sees it."""
+    experiment_challenger: VersionName = Stage.STAGING
+    """Staging, or a version's number."""
+    experiment_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the stores that ``ab`` has answered by the challenger."""
+    experiment_salt: Annotated[str, Field(max_length=100, coerce_numbers_to_str=True)] = "1"
+    """Deals the stores; another text deals them anew."""
+    experiment_days: Annotated[int, Field(ge=1)] = 28
+    """Days of answers that the two are compared on."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
 

@@ -150,6 +150,9 @@ def _rows(entries: Sequence[Entry], counts: IntArray) -> dict[str, npt.NDArray[A
     firsts = np.array([entry.first_row for entry in entries], dtype=np.int64)
     before = np.cumsum(counts) - counts
     place = np.arange(len(day)) + np.repeat(firsts - before, counts)
+    for entry, start in zip(entries, before, strict=True):
+        if entry.places is not None:
+            place[start : start + len(entry.rows)] = entry.places
     return {
         "row": place.astype(np.int32),
         "store": joined("store", np.int32),

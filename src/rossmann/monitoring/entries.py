@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from rossmann.schema import FloatArray, Objective, Rows
 
 Door = Literal["predict", "file", "explain"]
@@ -18,8 +21,9 @@ class Entry:
 
     ``answered_at``: in UTC. ``as_of``: days since 1970-01-01. ``sales``: shape (n,), in sales.
     ``bounds``: for each level its lower and upper bounds, each of shape (n,). ``first_row``: the
-    place of the first row in the request, where the request is logged in parts. The arrays are
-    kept as they are until they are written: nobody may change them after.
+    place of the first row in the request, where the request is logged in parts; ``places``: the
+    place of each row (n,), where they do not follow one another. The arrays are kept as they are
+    until they are written: nobody may change them after.
     """
 
     request_id: str
@@ -36,3 +40,4 @@ class Entry:
     bounds: Bounds
     latency_seconds: float
     first_row: int = 0
+    places: npt.NDArray[np.int64] | None = None

@@ -34,6 +34,7 @@ from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
 from rossmann.serving.security_headers import PLAIN, add_headers
 from rossmann.serving.stores import Books
+from rossmann.serving.trial import open_trial
 from rossmann.serving.watch import Watch
 from rossmann.settings import Settings
 
@@ -72,7 +73,8 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     books = Books(lambda: service.panel)
     log = open_log(settings)
     journal = Journal(log)
-    predictor = Predictor(settings, service, guard, metrics, journal)
+    trial = open_trial(settings, service.versions, journal, metrics)
+    predictor = Predictor(settings, service, guard, metrics, journal, trial)
     files = FilePredictor(settings, service, guard, metrics, journal)
     if log is not None:
         gauges.watch_log(log.state)
@@ -82,6 +84,8 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         service.versions.follow(settings.reload_seconds, service.refresh)
         if log is not None:
             log.start()
+        if trial is not None:
+            trial.start()
         # What is loaded stays: a full collection that walks over it would hold up requests (some
         # 100 ms), and each logged answer, which lives for a second, brings one nearer.
         gc.collect()
@@ -91,6 +95,8 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         service.versions.close()
         predictor.close()
         files.close()
+        if trial is not None:
+            await asyncio.to_thread(trial.close)
         if log is not None:
             await asyncio.to_thread(log.close)
         await guard.close()

@@ -3,6 +3,9 @@
 from datetime import UTC, datetime
 from time import perf_counter
 
+import numpy as np
+import numpy.typing as npt
+
 from rossmann.monitoring.prediction_log import Door, Entry, LoggedRole, PredictionLog
 from rossmann.schema import Rows
 from rossmann.serving.forecaster import Forecast
@@ -26,8 +29,12 @@ class Journal:
         begun: float,
         role: LoggedRole = "answer",
         first_row: int = 0,
+        places: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Note ``rows`` and their forecast; ``begun``: ``perf_counter`` when they came in."""
+        """Note ``rows`` and their forecast; ``begun``: ``perf_counter`` when they came in.
+
+        ``places``: where the rows stood in the request, if not one after another.
+        """
         if self._log is None:
             return
         self._log.put(
@@ -46,5 +53,6 @@ class Journal:
                 bounds=tuple((band.level, band.lower, band.upper) for band in forecast.bands),
                 latency_seconds=perf_counter() - begun,
                 first_row=first_row,
+                places=places,
             )
         )

@@ -96,12 +96,24 @@ class TotalsAnswer(BaseModel):
     intervals: list[Interval]
 
 
+class ChallengerRows(BaseModel):
+    """Rows that the challenger of an experiment answered, by their places from 0."""
+
+    model_version: int
+    rows: list[int]
+
+
 class PredictAnswer(BaseModel):
-    """``predictions[i]`` answers ``inputs[i]``."""
+    """``predictions[i]`` answers ``inputs[i]``.
+
+    ``model_version`` answered every row but those of ``challenger``, which is null unless an
+    experiment gave it some.
+    """
 
     predictions: list[float]
     model_version: int
     model_stage: str
+    challenger: ChallengerRows | None = None
     count: int
     as_of: str
     objective: Objective = "accuracy"

@@ -64,6 +64,11 @@ class Metrics:
         )
         self._rows = self._counter("rows", "Rows forecast", "door")
         self._warnings = self._counter("warnings", "Rows with a warning", "type")
+        self._experiments = self._counter(
+            "experiment_rows",
+            "Rows of an experiment, by who answered, and shadows that did not",
+            "role",
+        )
         self.forecast("predict", 0)  # told from the start: a rate needs a first value
 
     def _add_model(self) -> None:
@@ -151,6 +156,10 @@ class Metrics:
         if child is None:
             child = self._doors[door] = self._rows.labels(door)
         child.inc(rows)
+
+    def experiment(self, role: str, rows: int) -> None:
+        """Count rows: of answer, challenger or shadow, or of a shadow dropped or failed."""
+        self._experiments.labels(role).inc(rows)
 
     def warned(self, kind: str, rows: int) -> None:
         """Count rows that were answered with a warning of that type."""

@@ -19,9 +19,10 @@ from starlette.responses import Response
 
 from rossmann.errors import Fault, TooLarge
 from rossmann.monitoring.prediction_log import Door
-from rossmann.schema import Objective, Rows
+from rossmann.schema import Objective
 from rossmann.serving.columns import Inputs, iso, read_inputs
 from rossmann.serving.doubts import Warned, warned
+from rossmann.serving.experiment import Asked, Split, part_of, takes_part
 from rossmann.serving.explain import explanations
 from rossmann.serving.forecaster import Forecast
 from rossmann.serving.journal import Journal
@@ -29,8 +30,10 @@ from rossmann.serving.metrics import Metrics
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
 from rossmann.serving.security_keys import Right
+from rossmann.serving.shadow import Job
 from rossmann.serving.totals import told_totals
 from rossmann.serving.tracing import carried, span
+from rossmann.serving.trial import Trial
 from rossmann.serving.versions import Picked
 from rossmann.serving.watch import Line, line_of
 from rossmann.settings import Settings
@@ -51,6 +54,7 @@ class Predictor:
         guard: Guard,
         metrics: Metrics,
         journal: Journal,
+        trial: Trial | None = None,
     ) -> None:
         self._max_rows = settings.max_rows
         self._max_bytes = settings.max_body_mb * 2**20
@@ -58,6 +62,8 @@ class Predictor:
         self._guard = guard
         self._metrics = metrics
         self._journal = journal
+        self._experiment = None if trial is None else trial.experiment
+        self._shadow = None if trial is None else trial.shadow
         # A large one uses several threads itself, and much memory: few at a time.
         self._pool = ThreadPoolExecutor(max(2, settings.thread_count), thread_name_prefix="predict")
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="explain")
@@ -71,15 +77,12 @@ class Predictor:
         if body is None:
             return Response(status_code=400)
         if len(body) > SMALL:
-            content = await _run(self._pool, self._read_and_answer, body, line, begun)
-        else:
-            inputs = self._read(body, self._max_rows)
-            picked = self._service.versions.pick(inputs.model_stage)
-            if picked is None or inputs.totals or len(inputs.rows) > FEW:
-                content = await _run(self._pool, self._answer, inputs, None, line, begun)
-            else:
-                content = self._answer(inputs, picked, line, begun)
-        return Response(content, media_type="application/json")
+            return await _run(self._pool, self._read_and_answer, body, line, begun)
+        inputs = self._read(body, self._max_rows)
+        picked = self._service.versions.pick(inputs.model_stage)
+        if picked is None or inputs.totals or len(inputs.rows) > FEW:
+            return await _run(self._pool, self._answer, inputs, None, line, begun)
+        return self._answer(inputs, picked, line, begun)
 
     async def handle_explain(self, request: Request) -> Response:
         """The same for forecasts with what drove them."""
@@ -87,8 +90,7 @@ class Predictor:
         body = await self._body(request)
         if body is None:
             return Response(status_code=400)
-        content = await _run(self._slow, self._explain, body, line, begun)
-        return Response(content, media_type="application/json")
+        return await _run(self._slow, self._explain, body, line, begun)
 
     async def _body(self, request: Request) -> bytes | None:
         """The body of a caller who may send it; None where they went away."""
@@ -98,32 +100,78 @@ class Predictor:
         except ClientDisconnect:
             return None
 
-    def _read_and_answer(self, body: bytes, line: Line, begun: float) -> bytes:
+    def _read_and_answer(self, body: bytes, line: Line, begun: float) -> Response:
         return self._answer(self._read(body, self._max_rows), None, line, begun)
 
-    def _answer(self, inputs: Inputs, picked: Picked | None, line: Line, begun: float) -> bytes:
-        """The answer as JSON; may take seconds without ``picked``; raises the product's errors."""
-        # Picked once: the whole request is one version's.
+    def _answer(self, inputs: Inputs, picked: Picked | None, line: Line, begun: float) -> Response:
+        """May take seconds without ``picked``; raises the product's errors."""
+        # Picked once: the whole request is one version's, but for a challenger's share.
         picked = picked or self._service.versions.load(inputs.model_stage)
+        asked = self._asked(inputs)
         with span("forecast"):
-            forecast = picked.served.forecaster.forecast(*self._asked(inputs))
+            split, forecast = self._split(inputs, picked, asked), None
+            if split is not None and self._experiment is not None:
+                forecast = self._experiment.forecast(picked, split, asked)
+            if forecast is None:
+                split, forecast = None, picked.served.forecaster.forecast(*asked)
         self._count("predict", inputs, picked, line)
         with span("write"):
-            content = to_json(self._told(inputs, picked, forecast, line.request_id))
-        self._journal.note("predict", line, picked, inputs.rows, forecast, begun)
-        return content
+            content = to_json(self._told(inputs, picked, forecast, line.request_id, split))
+        return self._end("predict", line, inputs, picked, forecast, split, begun, content)
 
-    def _explain(self, body: bytes, line: Line, begun: float) -> bytes:
-        """The same with what drove each row."""
+    def _explain(self, body: bytes, line: Line, begun: float) -> Response:
+        """The same with what drove each row, by the version that answers it."""
         inputs = self._read(body, self._most_explained)
         picked = self._service.versions.load(inputs.model_stage)
+        asked = self._asked(inputs)
         with span("explain"):
-            found = picked.served.forecaster.explain(*self._asked(inputs))
+            split, both = self._split(inputs, picked, asked), None
+            if split is not None and self._experiment is not None:
+                both = self._experiment.explain(picked, split, asked)
+            if both is None:
+                found = picked.served.forecaster.explain(*asked)
+                split, both = None, (found.forecast, explanations(found))
+        forecast, drivers = both
         self._count("explain", inputs, picked, line)
-        told = self._told(inputs, picked, found.forecast, line.request_id)
-        content = to_json({**told, "explanations": explanations(found)})
-        self._journal.note("explain", line, picked, inputs.rows, found.forecast, begun)
-        return content
+        told = self._told(inputs, picked, forecast, line.request_id, split)
+        content = to_json({**told, "explanations": drivers})
+        return self._end("explain", line, inputs, picked, forecast, split, begun, content)
+
+    def _split(self, inputs: Inputs, picked: Picked, asked: Asked) -> Split | None:
+        experiment = self._experiment
+        if experiment is None or experiment.mode != "ab" or not takes_part(inputs.model_stage):
+            return None
+        return None if inputs.totals else experiment.split(picked, asked)
+
+    def _end(
+        self,
+        door: Door,
+        line: Line,
+        inputs: Inputs,
+        picked: Picked,
+        forecast: Forecast,
+        split: Split | None,
+        begun: float,
+        content: bytes,
+    ) -> Response:
+        """Log what was answered, and by whom; a challenger in the shadow comes behind it."""
+        rows, note = inputs.rows, self._journal.note
+        response = Response(content, media_type="application/json")
+        if split is not None:
+            for places, who, role in split.sides(picked):
+                if len(places):
+                    some = part_of(forecast, places)
+                    note(door, line, who, rows.take(places), some, begun, role, places=places)
+                    self._metrics.experiment(role, len(places))
+            return response
+        note(door, line, picked, rows, forecast, begun)
+        if self._experiment is not None and takes_part(inputs.model_stage):
+            self._metrics.experiment("answer", len(rows))
+            if self._shadow is not None:
+                panel, asked = picked.served.forecaster.panel, self._asked(inputs)
+                job = Job(door, line, panel, rows, forecast.as_of, asked[2], asked[3])
+                response.background = self._shadow.after(job)
+        return response
 
     def _read(self, body: bytes, most: int) -> Inputs:
         with span("read"):
@@ -133,22 +181,28 @@ class Predictor:
         line.rows, line.model_version = len(inputs.rows), picked.served.version
         self._metrics.forecast(door, line.rows)
 
-    def _asked(self, inputs: Inputs) -> tuple[Rows, int | None, tuple[float, ...], Objective]:
+    def _asked(self, inputs: Inputs) -> Asked:
         objective = inputs.objective or self._objective
         return inputs.rows, inputs.as_of, inputs.levels, objective
 
     def _told(
-        self, inputs: Inputs, picked: Picked, forecast: Forecast, request_id: str
+        self,
+        inputs: Inputs,
+        picked: Picked,
+        forecast: Forecast,
+        request_id: str,
+        split: Split | None,
     ) -> dict[str, Any]:
         asked = (picked.served.forecaster, inputs.rows, forecast, inputs.totals)
         totals = told_totals(*asked) if inputs.totals else []
-        warnings = [*_weekdays(inputs), *forecast.warnings]
+        warnings = [*_weekdays(inputs), *forecast.warnings, *self._of_one_version(inputs)]
         for warning in warnings:
             self._metrics.warned(warning.type, warning.count)
         return {
             "predictions": forecast.sales.tolist(),
             "model_version": picked.served.version,
             "model_stage": picked.stage,
+            "challenger": None if split is None else split.told(),
             "count": len(inputs.rows),
             "as_of": iso(forecast.as_of),
             "objective": forecast.objective,
@@ -167,6 +221,12 @@ class Predictor:
             "request_id": request_id,
         }
 
+    def _of_one_version(self, inputs: Inputs) -> list[Warned]:
+        if not inputs.totals or self._experiment is None or self._experiment.mode != "ab":
+            return []
+        here = takes_part(inputs.model_stage)
+        return self._experiment.of_one_version(inputs.rows) if here else []
+
     def close(self) -> None:
         """End the threads when their work is done."""
         self._pool.shutdown()
@@ -180,7 +240,9 @@ def _weekdays(inputs: Inputs) -> list[Warned]:
     return [warned("day_of_week", msg, np.asarray(inputs.weekday_off))]
 
 
-async def _run(pool: ThreadPoolExecutor, answer: Callable[..., bytes], *given: object) -> bytes:
+async def _run(
+    pool: ThreadPoolExecutor, answer: Callable[..., Response], *given: object
+) -> Response:
     """``answer`` in a thread of ``pool``."""
     return await asyncio.get_running_loop().run_in_executor(pool, carried(answer), *given)
 

@@ -64,6 +64,8 @@ class Versions:
         self._looked = 0.0
         self._away = ""
         self._behind = ""
+        self._pinned: int | None = None
+        self._besides: Callable[[], None] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.taken_over = 0
@@ -123,9 +125,19 @@ class Versions:
                 seen = self._look()
             except ServiceError as error:
                 self._away = f"the registry is away: {error}"
-                return
-            self._away = ""
-            self._follow(seen)
+            else:
+                self._away = ""
+                self._follow(seen)
+        if self._besides is not None:
+            self._besides()
+
+    def after_each_poll(self, call: Callable[[], None]) -> None:
+        """From now on ``call`` behind every poll, and once as soon as ``follow`` begins."""
+        self._besides = call
+
+    def pin(self, version: int | None) -> None:
+        """Let no other version push this one out of memory; None: none is kept so."""
+        self._pinned = version
 
     def _look(self) -> Seen:
         found = self._registry.versions()
@@ -172,7 +184,7 @@ class Versions:
         while len(self._loaded) > self._keep:
             now = self._production
             spared = {newest, (now.version, now.run_id) if now else newest}
-            candidates = [key for key in self._loaded if key not in spared]
+            candidates = [k for k in self._loaded if k not in spared and k[0] != self._pinned]
             if not candidates:
                 return
             oldest = min(candidates, key=lambda key: self._used.get(key, 0.0))
@@ -248,7 +260,9 @@ class Versions:
         self._thread.start()
 
     def _run(self, seconds: float, also: Callable[[], None]) -> None:
-        while not self._stop.wait(seconds):
+        wait = seconds if self._besides is None else 0.0
+        while not self._stop.wait(wait):
+            wait = seconds
             try:
                 self.poll()
                 also()
