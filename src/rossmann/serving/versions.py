@@ -57,6 +57,7 @@ class Versions:
         self._keep = keep
         self._lock = threading.Lock()
         self._polling = threading.Lock()
+        self._turns: dict[tuple[int, str], threading.Lock] = {}
         self._loaded: dict[tuple[int, str], Served] = {}
         self._used: dict[tuple[int, str], float] = {}
         self._production: Served | None = None
@@ -140,10 +141,12 @@ class Versions:
         self._pinned = version
 
     def _look(self) -> Seen:
-        found = self._registry.versions()
+        try:
+            found = self._registry.versions()
+        finally:
+            self._looked = time.monotonic()
         seen = Seen({v.version: v.run_id for v in found}, {v.version: v.stage for v in found})
         self._seen = seen
-        self._looked = time.monotonic()
         return seen
 
     def _follow(self, seen: Seen) -> None:
@@ -162,23 +165,45 @@ class Versions:
                 return
             self._loaded.pop((version, ""), None)
             self.taken_over += 1
-            remember_production(self._folder, version)
             self._logger.info("in service", version=version)
-        self._behind = ""
+        self._behind = self._remember(version)
+
+    def _remember(self, version: int) -> str:
+        """Note on disk what is Production; gives what is amiss, and is tried with each poll."""
+        try:
+            remember_production(self._folder, version)
+        except OSError as error:
+            return f"version {version} cannot be noted for a start without the registry: {error}"
+        return ""
 
     def _obtain(self, version: int, run_id: str) -> Served:
         """The version from memory, else from its local copy, else from the registry."""
         key = (version, run_id)
         with self._lock:
-            served = self._loaded.get(key)
-            if served is None:
-                folder = local_copy(self._folder, version, run_id)
-                folder = folder or self._registry.fetch(version, self._folder)
-                served = Served(version, run_id, self._make(folder))
-                self._loaded[key] = served
-            self._used[key] = time.monotonic()
-            self._forget(key)
+            turn = self._turns.setdefault(key, threading.Lock())
+        # A turn for each version: what hangs in one download must not keep Production waiting.
+        with turn:
+            while (served := self._loaded.get(key)) is None:
+                make = self._make
+                made = Served(version, run_id, make(self._files(version, run_id)))
+                with self._lock:
+                    # Else ``renew`` came between: this one would answer from what it left behind.
+                    if make is self._make:
+                        self._loaded[key] = made
+            with self._lock:
+                self._turns.pop(key, None)
+                self._used[key] = time.monotonic()
+                self._forget(key)
         return served
+
+    def _files(self, version: int, run_id: str) -> Path:
+        folder = local_copy(self._folder, version, run_id)
+        try:
+            return folder or self._registry.fetch(version, self._folder)
+        except OSError as error:
+            raise ServiceError(
+                f"version {version} cannot be kept in {self._folder}: {error.strerror or error}"
+            ) from error
 
     def _forget(self, newest: tuple[int, str]) -> None:
         while len(self._loaded) > self._keep:
@@ -221,18 +246,32 @@ class Versions:
             return picked
         if wanted == Stage.PRODUCTION:
             raise NoModel(NO_PRODUCTION)
-        version = self._seen.number(wanted)
-        if version not in self._seen.runs and self._worth_asking(wanted):
-            version = self._look().number(wanted)
         seen = self._seen
+        if seen.number(wanted) not in seen.runs and self._is_possible(wanted):
+            seen = self._look_again()
+        version = seen.number(wanted)
         if version is None or version not in seen.runs:
             raise UnknownVersion(seen.names(wanted))
         return Picked(self._obtain(version, seen.runs[version]), seen.stages[version])
 
-    def _worth_asking(self, wanted: str | int) -> bool:
-        """Whether the registry may know more than at the last look: not for any nonsense."""
-        real = wanted == Stage.STAGING or self._seen.number(wanted) is not None
-        return real and time.monotonic() - self._looked > _LOOK_AGAIN
+    def _is_possible(self, wanted: str | int) -> bool:
+        """Whether a registry could have it: none is asked about any nonsense."""
+        return wanted == Stage.STAGING or self._seen.number(wanted) is not None
+
+    def _look_again(self) -> Seen:
+        """What the registry says now, or said shortly before; raises ``ServiceError``.
+
+        However many ask, it is asked by one of them, and the others wait a moment at most.
+        """
+        if self._polling.acquire(timeout=_LOOK_AGAIN):
+            try:
+                if time.monotonic() - self._looked > _LOOK_AGAIN:
+                    return self._look()
+            finally:
+                self._polling.release()
+        if self._away:
+            raise ServiceError(self._away)
+        return self._seen
 
     def renew(
         self, make: Callable[[Path], Forecaster], change: Callable[[Forecaster], Forecaster]
