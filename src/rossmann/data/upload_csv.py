@@ -6,7 +6,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -40,21 +40,21 @@ class CsvParts:
         self.separator = max(SEPARATORS, key=bare.count)
         if bare.count(self.separator) >= MOST_COLUMNS:
             raise BrokenRule(f"{name} has more than {MOST_COLUMNS:,} columns")
-        self.columns = self._read(b"", None, 0).columns
+        self.columns = self._read(b"", 0).columns
 
-    def read(self, only: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows in parts of any length, in order; of the columns ``only``, or of all.
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """The rows in parts of some megabytes, in order.
 
         Raises ``BrokenRule`` for what is no table.
         """
         done = 0
         for number, block in enumerate(self._blocks()):
             rows = block[len(self._header.encode()) + 1 :] if number == 0 else block
-            frame = self._read(rows, only, done)
+            frame = self._read(rows, done)
             done += frame.height
             yield from whole_batches(frame)
 
-    def _read(self, rows: bytes, only: Sequence[str] | None, done: int) -> pl.DataFrame:
+    def _read(self, rows: bytes, done: int) -> pl.DataFrame:
         # Under the header again, every block is read as it would be in its place.
         content = self._header.encode() + b"\n" + rows
         try:
@@ -62,8 +62,7 @@ class CsvParts:
         except pl.exceptions.PolarsError as error:
             why = self._why(content, done) or first_line(error)
             raise BrokenRule(f"{self._name} is no CSV table: {why}") from error
-        frame = frame.rename(lambda column: column.strip()) if frame.width else frame
-        return frame if only is None else frame.select(only)
+        return frame.rename(lambda column: column.strip()) if frame.width else frame
 
     def _why(self, content: bytes, done: int) -> str:
         """Name the first row with too many values, which is the usual reason."""

@@ -1,7 +1,7 @@
 """Any table that a user has, in parts that fit into memory; what it is, its first bytes tell."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -20,6 +20,10 @@ PART: Final = 16_384
 _WIDEST: Final = 4_096
 """Bytes of text that a row may hold: a small file can unpack to any amount of it."""
 _READ: Final = 1 << 20
+_DAY: Final = {unit: 86_400 * 1000**power for power, unit in enumerate(("s", "ms", "us", "ns"))}
+"""How long a day is."""
+_FIRST, _LAST = -719_162, 2_932_896
+"""0001-01-01 and 9999-12-31, as days since 1970-01-01."""
 _PLAIN: Final = (
     *(pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal),
     *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null),
@@ -42,10 +46,10 @@ class Parts(Protocol):
     def separator(self) -> str:
         """Between the values of a row, where it is text."""
 
-    def read(self, only: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows in parts of any length, in order; of the columns ``only``, or of all.
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """The rows in parts of any length, in order.
 
-        Raises ``BrokenRule`` for what is no table.
+        Raises ``BrokenRule`` for what is no table; what was read to its end once will be again.
         """
 
 
@@ -98,10 +102,9 @@ class ParquetParts:
         try:
             schema = pq.read_schema(path)
             meta = pq.read_metadata(path)
-            self._written = [str(column) for column in schema.names]
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
-        self.columns = [column.strip() for column in self._written]
+        self.columns = [column.strip() for column in schema.names]
         if len(self.columns) > MOST_COLUMNS:
             raise BrokenRule(f"{name} has more than {MOST_COLUMNS:,} columns")
         for field in schema:
@@ -120,21 +123,19 @@ class ParquetParts:
     def _damaged(self, error: Exception) -> BrokenRule:
         return BrokenRule(f"{self._name} is no Parquet table: {first_line(error)}")
 
-    def read(self, only: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows in parts of at most ``PART``; texts of ``only`` come as dictionaries."""
-        wanted = self.columns if only is None else list(only)
-        named = dict(zip(self.columns, self._written, strict=True))
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """The rows in parts of at most ``PART``."""
         try:
             # Without a buffer of its own it holds a whole row group, which may be the file.
             with pq.ParquetFile(
                 self._path, read_dictionary=self._texts, pre_buffer=False, buffer_size=_READ
             ) as file:
-                for batch in file.iter_batches(PART, columns=[named[c] for c in wanted]):
-                    yield self._checked(batch.rename_columns(wanted), only is None)
+                for batch in file.iter_batches(PART):
+                    yield self._checked(batch.rename_columns(self.columns))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
 
-    def _checked(self, batch: pa.RecordBatch, written: bool) -> pa.RecordBatch:
+    def _checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch once it is known to hold real text of a bearable size."""
         size = 0
         columns = []
@@ -144,9 +145,30 @@ class ParquetParts:
                 size += _text_bytes(column)
             if size > _WIDEST * max(len(batch), 1):
                 raise BrokenRule(f"{self._name} has rows with more than {_WIDEST} bytes of text")
+            if not _in_reach(column):
+                msg = f"{self._name}: the column {name[:40]} holds days or times that there are not"
+                raise BrokenRule(msg)
             kind = self._types[name]
-            columns.append(column.cast(kind) if written and column.type != kind else column)
+            columns.append(column if column.type == kind else column.cast(kind))
         return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def _in_reach(column: pa.Array) -> bool:
+    """Whether days and times are such as can be written: of the years 1 to 9999, of one day."""
+    kind = column.type
+    if pa.types.is_date32(kind):
+        column, a_day = column.cast(pa.int32()), 1
+    elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        a_day = _DAY[getattr(kind, "unit", "ms")]
+    elif pa.types.is_time(kind):
+        column = column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64())
+        ends = pc.min_max(column).as_py()
+        return ends["min"] is None or 0 <= ends["min"] <= ends["max"] < _DAY[kind.unit]
+    else:
+        return True
+    ends = pc.min_max(column.cast(pa.int64())).as_py()
+    low, high = ends["min"], ends["max"]
+    return low is None or (_FIRST * a_day <= low and high < (_LAST + 1) * a_day)
 
 
 def _text_bytes(column: pa.DictionaryArray) -> int:

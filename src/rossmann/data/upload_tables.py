@@ -54,7 +54,7 @@ def read_workbook(name: str, content: bytes) -> pl.DataFrame:
     try:
         # A length of 0 leaves every cell as it is written: nothing is guessed from a few rows.
         return pl.read_excel(content, infer_schema_length=0, drop_empty_rows=False)
-    except (fastexcel.FastExcelError, pl.exceptions.PolarsError, ValueError) as error:
+    except (fastexcel.FastExcelError, pl.exceptions.PolarsError, ValueError, IndexError) as error:
         raise BrokenRule(f"{name} is no workbook: {first_line(error)}") from error
 
 

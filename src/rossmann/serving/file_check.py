@@ -71,9 +71,8 @@ def read_records(name: str, parts: Parts, path: Path, most: int) -> Reading:
     columns = field_columns(name, parts.columns)
     reading = Reading(columns, Scratch(path, RECORD))
     weekday = spellings(parts.columns, "DayOfWeek")[:1]
-    wanted = list(dict.fromkeys([*columns.values(), *weekday]))
     filled = 0
-    for batch in parts.read(wanted):
+    for batch in parts.read():
         records = _records(batch, reading, weekday)
         some = np.flatnonzero(~all_missing(records, FIELDS))
         filled = reading.count + int(some[-1]) + 1 if len(some) else filled

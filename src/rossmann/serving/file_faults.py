@@ -23,7 +23,7 @@ def refuse_faults(parts: Parts, reading: Reading, settled: Settled) -> None:
     if not (reading.faulty or settled.stores or settled.dates or settled.options):
         return
     told, count, done = list(settled.options), 0, 0
-    for batch in parts.read(list(reading.columns.values())):
+    for batch in parts.read():
         length = min(len(batch), reading.count - done)
         records = reading.records.at(done, length)
         marks = _marks(records, settled)

@@ -192,7 +192,7 @@ class SheetWriter:
                 self._sheet.write_number(row, place, _Exact.of(value))
             case str() | int() | float():
                 self._sheet.write_string(row, place, str(value))
-            case _ if hasattr(value, "year") and getattr(value, "tzinfo", None) is None:
+            case _ if getattr(value, "year", 0) >= 1900 and getattr(value, "tzinfo", None) is None:
                 self._sheet.write_datetime(row, place, value, self._days)
             case _:
                 self._sheet.write_string(row, place, str(value))
