@@ -93,7 +93,7 @@ async def _play(port: int, requests: list[bytes], at_once: int, seconds: float) 
 
     async def one(place: int) -> None:
         _, connection = await loop.create_connection(_Connection, "127.0.0.1", port)
-        while time.perf_counter() - begun < seconds:
+        while not took or time.perf_counter() - begun < seconds:
             asked = time.perf_counter()
             answer = await connection.ask(requests[place % len(requests)])
             took.append(time.perf_counter() - asked)
