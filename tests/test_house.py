@@ -18,6 +18,7 @@ LAST_RESORTS = {
     "monitoring/prediction_log.py": 1,  # neither do the threads behind the answers end
     "monitoring/spooling.py": 1,  # an entry that cannot be logged costs no other
     "serving/experiment.py": 1,  # a challenger that fails costs no answer
+    "serving/loading.py": 1,  # whoever waits for a version hears why there is none
     "serving/shadow.py": 1,  # nor does it end the thread behind the answers
     "serving/versions.py": 1,  # the thread that looks for new versions outlives any surprise
 }

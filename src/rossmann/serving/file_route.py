@@ -31,6 +31,7 @@ from rossmann.serving.file_spool import spool
 from rossmann.serving.file_write import MEDIA
 from rossmann.serving.forecaster import Forecast
 from rossmann.serving.journal import Journal
+from rossmann.serving.loading import Loader
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
@@ -70,6 +71,7 @@ class FilePredictor:
         journal: Journal,
     ) -> None:
         self._service = service
+        self._loader = Loader(service.versions)
         self._guard = guard
         self._metrics = metrics
         self._journal = journal
@@ -94,7 +96,7 @@ class FilePredictor:
             self._inside += 1
             stack.callback(self._leave)
             # Picked once: the whole file is one version's.
-            picked = await asyncio.to_thread(self._service.versions.load, asked.model_stage)
+            picked = await self._loader.pick(asked.model_stage)
             folder = await asyncio.to_thread(new_folder, self._drafts)
             stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
             try:

@@ -3,14 +3,14 @@
 A few rows for a version in memory take less time than to wake a thread: they are answered on the
 event loop. All else is answered in threads: a large body, a version that must be loaded, totals.
 The kernels let go of the interpreter while they work. Explanations take seconds: they have threads
-of their own, so that forecasts do not queue behind them.
+of their own, so that forecasts do not queue behind them; so do versions that must be loaded.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from pydantic_core import to_json
@@ -26,6 +26,7 @@ from rossmann.serving.experiment import Asked, Split, part_of, takes_part
 from rossmann.serving.explain import explanations
 from rossmann.serving.forecaster import Forecast
 from rossmann.serving.journal import Journal
+from rossmann.serving.loading import Loader
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
@@ -37,6 +38,8 @@ from rossmann.serving.trial import Trial
 from rossmann.serving.versions import Picked
 from rossmann.serving.watch import Line, line_of
 from rossmann.settings import Settings
+
+T = TypeVar("T")
 
 SMALL: Final = 4_096
 """Bytes of a body that holds few rows: some two dozen."""
@@ -67,6 +70,7 @@ class Predictor:
         # A large one uses several threads itself, and much memory: few at a time.
         self._pool = ThreadPoolExecutor(max(2, settings.thread_count), thread_name_prefix="predict")
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="explain")
+        self._loader = Loader(service.versions)
         self._most_explained = min(settings.explain_max_rows, settings.max_rows)
         self._objective: Objective = settings.objective
 
@@ -77,11 +81,12 @@ class Predictor:
         if body is None:
             return Response(status_code=400)
         if len(body) > SMALL:
-            return await _run(self._pool, self._read_and_answer, body, line, begun)
-        inputs = self._read(body, self._max_rows)
-        picked = self._service.versions.pick(inputs.model_stage)
-        if picked is None or inputs.totals or len(inputs.rows) > FEW:
-            return await _run(self._pool, self._answer, inputs, None, line, begun)
+            inputs = await _run(self._pool, self._read, body, self._max_rows)
+        else:
+            inputs = self._read(body, self._max_rows)
+        picked = await self._loader.pick(inputs.model_stage)
+        if inputs.totals or len(inputs.rows) > FEW:
+            return await _run(self._pool, self._answer, inputs, picked, line, begun)
         return self._answer(inputs, picked, line, begun)
 
     async def handle_explain(self, request: Request) -> Response:
@@ -90,7 +95,9 @@ class Predictor:
         body = await self._body(request)
         if body is None:
             return Response(status_code=400)
-        return await _run(self._slow, self._explain, body, line, begun)
+        inputs = await _run(self._slow, self._read, body, self._most_explained)
+        picked = await self._loader.pick(inputs.model_stage)
+        return await _run(self._slow, self._explain, inputs, picked, line, begun)
 
     async def _body(self, request: Request) -> bytes | None:
         """The body of a caller who may send it; None where they went away."""
@@ -100,13 +107,8 @@ class Predictor:
         except ClientDisconnect:
             return None
 
-    def _read_and_answer(self, body: bytes, line: Line, begun: float) -> Response:
-        return self._answer(self._read(body, self._max_rows), None, line, begun)
-
-    def _answer(self, inputs: Inputs, picked: Picked | None, line: Line, begun: float) -> Response:
-        """May take seconds without ``picked``; raises the product's errors."""
-        # Picked once: the whole request is one version's, but for a challenger's share.
-        picked = picked or self._service.versions.load(inputs.model_stage)
+    def _answer(self, inputs: Inputs, picked: Picked, line: Line, begun: float) -> Response:
+        """Raises the product's errors."""
         asked = self._asked(inputs)
         with span("forecast"):
             split, forecast = self._split(inputs, picked, asked), None
@@ -119,10 +121,8 @@ class Predictor:
             content = to_json(self._told(inputs, picked, forecast, line.request_id, split))
         return self._end("predict", line, inputs, picked, forecast, split, begun, content)
 
-    def _explain(self, body: bytes, line: Line, begun: float) -> Response:
+    def _explain(self, inputs: Inputs, picked: Picked, line: Line, begun: float) -> Response:
         """The same with what drove each row, by the version that answers it."""
-        inputs = self._read(body, self._most_explained)
-        picked = self._service.versions.load(inputs.model_stage)
         asked = self._asked(inputs)
         with span("explain"):
             split, both = self._split(inputs, picked, asked), None
@@ -240,9 +240,7 @@ def _weekdays(inputs: Inputs) -> list[Warned]:
     return [warned("day_of_week", msg, np.asarray(inputs.weekday_off))]
 
 
-async def _run(
-    pool: ThreadPoolExecutor, answer: Callable[..., Response], *given: object
-) -> Response:
+async def _run(pool: ThreadPoolExecutor, answer: Callable[..., T], *given: object) -> T:
     """``answer`` in a thread of ``pool``."""
     return await asyncio.get_running_loop().run_in_executor(pool, carried(answer), *given)
 
