@@ -1,6 +1,8 @@
 """A typed client of the service, for the dashboard and for anyone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -21,6 +23,7 @@ from rossmann.errors import (
     UnknownVersion,
 )
 from rossmann.schema import Objective
+from rossmann.serving.client_file import FileAnswer, file_options, send_file
 from rossmann.serving.messages import (
     ErrorAnswer,
     ExplainAnswer,
@@ -107,6 +110,30 @@ class Client:
             body["totals"] = list(totals)
         return _read(self._send("POST", "/predict", json=body), PredictAnswer)
 
+    def predict_file(
+        self,
+        source: Path,
+        target: Path,
+        stage: str | int = "Production",
+        as_of: str | None = None,
+        intervals: Sequence[float] = (),
+        objective: Objective | None = None,
+        date_format: str | None = None,
+    ) -> FileAnswer:
+        """Forecast every row of a CSV, Parquet or Excel file into ``target``.
+
+        The ending of ``target`` (.csv, .parquet, .xlsx) is the format of the answer; with another
+        it is that of ``source``. Neither file is ever whole in memory. Raises ``OSError`` too.
+        """
+        asked = file_options(target, stage, as_of, intervals, objective, date_format)
+        with self._worded():
+            try:
+                return send_file(self._http, source, target, asked, self._patient, _refuse)
+            except (KeyError, ValueError) as error:
+                raise ServiceError(
+                    f"what answers at {self.base_url} is not this service"
+                ) from error
+
     def explain(
         self,
         rows: Sequence[Mapping[str, Any]],
@@ -169,17 +196,30 @@ class Client:
         return _read(self._send("GET", path, params=params), shape)
 
     def _send(self, method: str, path: str, **parts: Any) -> httpx.Response:
-        try:
+        with self._worded():
             response = self._http.request(method, path, **parts)
+        _refuse(response)
+        return response
+
+    @contextmanager
+    def _worded(self) -> Iterator[None]:
+        """Turns faults of the connection into ``ServiceError``."""
+        try:
+            yield
         except httpx.TimeoutException as error:
             raise ServiceError(f"the service at {self.base_url} does not answer in time") from error
+        except httpx.RemoteProtocolError as error:
+            raise ServiceError(f"the service at {self.base_url} broke off its answer") from error
         except httpx.HTTPError as error:
             raise ServiceError(
                 f"the service at {self.base_url} is away ({error}); start it with: rossmann serve"
             ) from error
-        if response.status_code >= 400:
-            raise _error_of(response)
-        return response
+
+
+def _refuse(response: httpx.Response) -> None:
+    """Raise what the service refused with, if it did."""
+    if response.status_code >= 400:
+        raise _error_of(response)
 
 
 def _body(
