@@ -51,9 +51,9 @@ def test_forecasts_are_positive_whatever_comes(ensemble: Ensemble, matrix: Matri
 
 
 def test_the_blend_is_the_weighted_geometric_mean(ensemble: Ensemble, matrix: Matrix) -> None:
-    factors = ensemble.factors(matrix)
+    factors = ensemble.log_factors(matrix)
     weights = ensemble.card["weights"]
-    logs = sum(weights[name] * np.log(factor) for name, factor in factors.items())
+    logs = sum(weights[name] * factor for name, factor in factors.items())
     assert ensemble.predict(matrix) == pytest.approx(np.exp(matrix[:, OFFSET] + logs), rel=1e-6)
 
 
@@ -68,9 +68,9 @@ def test_members_are_heard_as_a_store_becomes_known(ensemble: Ensemble, matrix: 
     found = ensemble.predict(young)
     assert found[:3] == pytest.approx(offset[:3], rel=1e-12)
     (logs,) = np.log(ensemble.predict(young[3:]) / offset[3:])
-    factors = ensemble.factors(young[3:])
+    factors = ensemble.log_factors(young[3:])
     weights = ensemble.card["weights"]
-    assert logs == pytest.approx(0.5 * sum(weights[n] * np.log(f[0]) for n, f in factors.items()))
+    assert logs == pytest.approx(0.5 * sum(weights[n] * f[0] for n, f in factors.items()))
 
 
 def test_no_rows_no_forecasts(ensemble: Ensemble, matrix: Matrix) -> None:

@@ -121,13 +121,13 @@ def forecast_window(
     The way from rows to sales is the one that serves: the panel's matrix as of the origin, then
     the ensemble.
     """
-    factors = ensemble.factors(window.matrix, threads)
-    offset = np.exp(window.matrix[:, OFFSET].astype(np.float64))
+    factors = ensemble.log_factors(window.matrix, threads)
+    offset = window.matrix[:, OFFSET].astype(np.float64)
     unplanned = panel.matrix(window.rows, window.origin, planned_to=window.origin)
     return {
         "ensemble": ensemble.blend(factors, window.matrix),
         "without_schedule": ensemble.predict(unplanned, threads),
-        **{name: offset * factor for name, factor in factors.items()},
+        **{name: np.exp(offset + factor) for name, factor in factors.items()},
         **baselines(panel, window),
     }
 

@@ -12,6 +12,7 @@ from rossmann.models.member import Member
 from rossmann.models.members import MEMBERS
 from rossmann.models.model_files import read_card, verify, write_card
 from rossmann.models.releases import check_releases, releases_of
+from rossmann.models.tree_kernels import add_share, blend
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, feature_fingerprint
 
 _OPEN_DAYS: Final = FEATURES.index("open_days_365")
@@ -35,22 +36,22 @@ class Ensemble:
 
     def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
         """Sales of open days for (n, 46): (n,), positive and finite."""
-        return self.blend(self.factors(matrix, threads), matrix)
+        return self.blend(self.log_factors(matrix, threads), matrix)
 
-    def factors(self, matrix: Matrix, threads: int = 1) -> dict[str, FloatArray]:
-        """What each member makes of each row, over ``exp(kfb)``."""
+    def log_factors(self, matrix: Matrix, threads: int = 1) -> dict[str, FloatArray]:
+        """What each member makes of each row, over ``exp(kfb)``, on the log scale: (n,) each."""
         if matrix.shape[1] != len(FEATURES):
             raise ValueError(f"the matrix has {matrix.shape[1]} columns, not {len(FEATURES)}")
-        if not len(matrix):
-            return {name: np.empty(0) for name in self.members}
-        return {name: member.factor(matrix, threads) for name, member in self.members.items()}
+        return {name: member.log_factor(matrix, threads) for name, member in self.members.items()}
 
-    def blend(self, factors: dict[str, FloatArray], matrix: Matrix) -> FloatArray:
+    def blend(self, log_factors: dict[str, FloatArray], matrix: Matrix) -> FloatArray:
         """The forecast from the members' factors."""
         change = np.zeros(len(matrix))
-        for name, factor in factors.items():
-            change += self._weights[name] * np.log(factor)
-        return np.asarray(np.exp(matrix[:, OFFSET].astype(np.float64) + trust(matrix) * change))
+        for name, factor in log_factors.items():
+            add_share(change, self._weights[name], factor)
+        out = np.empty(len(matrix))
+        blend(matrix, change, OFFSET, _OPEN_DAYS, UNTRIED_DAYS, KNOWN_DAYS, out)
+        return out
 
     def contributions(self, matrix: Matrix, threads: int = 1) -> FloatArray:
         """What each feature adds to log forecast less ``kfb``: (n, 47), blended as ``predict``.

@@ -57,8 +57,12 @@ class Member(ABC):
         """Fit on (n, 46) and sales (n,)."""
 
     @abstractmethod
+    def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
+        """Log of sales over ``exp(kfb)`` for each row of (n, 46): (n,)."""
+
     def factor(self, matrix: Matrix, threads: int) -> FloatArray:
-        """Sales over ``exp(kfb)`` for each row of (n, 46): (n,), positive."""
+        """Sales over ``exp(kfb)``, (n,), positive."""
+        return np.asarray(np.exp(self.log_factor(matrix, threads)))
 
     @abstractmethod
     def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
@@ -133,7 +137,7 @@ def ratio_of(matrix: Matrix, sales: FloatArray) -> FloatArray:
     return np.asarray(np.maximum(sales / offset, MIN_RATIO))
 
 
-def log_factor(matrix: Matrix, sales: FloatArray) -> FloatArray:
+def log_ratio_of(matrix: Matrix, sales: FloatArray) -> FloatArray:
     """The target on the log scale: log sales less the base filter's forecast, (n,)."""
     return np.asarray(np.log(sales) - matrix[:, OFFSET].astype(np.float64))
 

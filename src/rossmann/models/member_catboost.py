@@ -67,9 +67,9 @@ class CatBoost(Member):
         forest = agreed(_forest_of(booster), matrix, lambda some: np.asarray(booster.predict(some)))
         return cls(forest, lambda: booster)
 
-    def factor(self, matrix: Matrix, threads: int) -> FloatArray:
+    def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""
-        return np.maximum(self.forest(matrix, threads), MIN_FACTOR)
+        return np.asarray(np.log(np.maximum(self.forest(matrix, threads), MIN_FACTOR)))
 
     def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""

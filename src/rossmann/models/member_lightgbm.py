@@ -11,7 +11,7 @@ from rossmann.models.member import (
     Params,
     Progress,
     agreed,
-    log_factor,
+    log_ratio_of,
     percentage_loss,
     without_offset,
 )
@@ -32,7 +32,7 @@ class LightGbm(Member):
         """See ``Member``."""
         import lightgbm
 
-        target = log_factor(matrix, sales)
+        target = log_ratio_of(matrix, sales)
         settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         data = lightgbm.Dataset(
@@ -61,9 +61,9 @@ class LightGbm(Member):
         agreed(forest, matrix, lambda some: np.asarray(booster.predict(some, raw_score=True)))
         return cls(forest, lambda: booster)
 
-    def factor(self, matrix: Matrix, threads: int) -> FloatArray:
+    def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""
-        return np.asarray(np.exp(self.forest(matrix, threads)))
+        return self.forest(matrix, threads)
 
     def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""

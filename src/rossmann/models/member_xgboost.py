@@ -11,7 +11,7 @@ from rossmann.models.member import (
     Params,
     Progress,
     agreed,
-    log_factor,
+    log_ratio_of,
     percentage_loss,
     without_offset,
 )
@@ -36,7 +36,7 @@ class XGBoost(Member):
         rounds = int(settings.pop("rounds"))
         data = xgboost.QuantileDMatrix(
             without_offset(matrix),
-            log_factor(matrix, sales),
+            log_ratio_of(matrix, sales),
             feature_names=NAMES,
             nthread=threads,
             max_bin=int(settings.get("max_bin", 256)),
@@ -62,9 +62,9 @@ class XGBoost(Member):
 
         return cls(agreed(forest, matrix, raw), lambda: booster)
 
-    def factor(self, matrix: Matrix, threads: int) -> FloatArray:
+    def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""
-        return np.asarray(np.exp(self.forest(matrix, threads)))
+        return self.forest(matrix, threads)
 
     def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""

@@ -172,14 +172,46 @@ def _look_up_one_by_one(
     tables: Tables, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
     """The same for a few rows."""
+    questions, trees = len(tables.column), len(tables.leaf)
     x = np.empty(3 * matrix.shape[1], np.float32)
+    above = np.empty(questions, np.uint8)
     for i in range(low, high):
         _spread_one(matrix[i], x)
+        # all questions first: none waits for another
+        for q in range(questions):
+            above[q] = x[tables.column[q]] > tables.threshold[q]
         total = start
-        for t in range(len(tables.leaf)):
+        for t in range(trees):
             first = tables.first[t]
-            leaf = 0
+            leaf = np.uint32(0)
             for q in range(first, tables.first[t + 1]):
-                leaf |= int(x[tables.column[q]] > tables.threshold[q]) << (q - first)
+                leaf |= np.uint32(above[q]) << np.uint32(q - first)
             total += tables.value[tables.leaf[t] + leaf]
         out[i] = total
+
+
+@kernel
+def add_share(total: FloatArray, weight: float, part: FloatArray) -> None:
+    """Add ``weight`` times ``part`` (n,) to ``total``, in place."""
+    for i in range(len(total)):
+        total[i] += weight * part[i]
+
+
+@kernel
+def blend(
+    matrix: Matrix,
+    change: FloatArray,
+    offset: int,
+    days: int,
+    untried: float,
+    known: float,
+    out: FloatArray,
+) -> None:
+    """Fill ``out`` (n,): exp of the column ``offset`` and as much of ``change`` as is trusted.
+
+    Nothing of it up to ``untried`` in the column ``days``, all from ``known`` on.
+    """
+    for i in range(len(out)):
+        share = (matrix[i, days] - untried) / (known - untried)
+        trust = min(share, 1.0) if share > 0.0 else 0.0  # no number of days is none
+        out[i] = np.exp(np.float64(matrix[i, offset]) + trust * change[i])

@@ -129,8 +129,8 @@ def _least(errors: FloatArray, now: int) -> int:
 def _error(outcome: Outcome, weights: Weights) -> float:
     """RMSPE of a mix, blended as the ensemble does it."""
     matrix = outcome.window.matrix
-    offset = np.exp(matrix[:, OFFSET].astype(np.float64))
-    factors = {name: outcome.forecasts[name] / offset for name in weights}
+    offset = matrix[:, OFFSET].astype(np.float64)
+    factors = {name: np.log(outcome.forecasts[name]) - offset for name in weights}
     # No member is asked again: its factors are known.
     members: dict[str, Member] = dict.fromkeys(weights, cast("Member", None))
     return rmspe(
