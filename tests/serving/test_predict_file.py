@@ -109,6 +109,17 @@ def test_the_columns_of_a_file_keep_their_kinds(
     assert found["forecast"].dtype == pl.Float64
 
 
+def test_row_groups_may_be_tiny(api: TestClient, rows: list[dict[str, Any]]) -> None:
+    out = io.BytesIO()
+    frame = read(written(rows, "parquet"), "parquet")
+    frame.with_columns(pl.col("StateHoliday").cast(pl.Categorical)).write_parquet(
+        out, row_group_size=7
+    )
+    found = read(api.post("/predict/file", content=out.getvalue()).content, "parquet")
+    whole = read(api.post("/predict/file", content=written(rows, "parquet")).content, "parquet")
+    assert found.drop("StateHoliday").equals(whole.drop("StateHoliday"))
+
+
 def test_text_keeps_its_spelling(api: TestClient, row: MakeRow) -> None:
     day = date.fromisoformat(row()["Date"])
     text = (

@@ -1,7 +1,7 @@
 """Any table that a user has, in parts that fit into memory; what it is, its first bytes tell."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -124,14 +124,14 @@ class ParquetParts:
         return BrokenRule(f"{self._name} is no Parquet table: {first_line(error)}")
 
     def read(self) -> Iterator[pa.RecordBatch]:
-        """The rows in parts of at most ``PART``."""
+        """The rows in parts of about ``PART``."""
         try:
             # Without a buffer of its own it holds a whole row group, which may be the file.
             with pq.ParquetFile(
                 self._path, read_dictionary=self._texts, pre_buffer=False, buffer_size=_READ
             ) as file:
-                for batch in file.iter_batches(PART):
-                    yield self._checked(batch.rename_columns(self.columns))
+                named = (b.rename_columns(self.columns) for b in file.iter_batches(PART))
+                yield from _merged(map(self._checked, named))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
 
@@ -151,6 +151,25 @@ class ParquetParts:
             kind = self._types[name]
             columns.append(column if column.type == kind else column.cast(kind))
         return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def _merged(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in fewer parts: row groups may be tiny, and no batch spans two."""
+    kept: list[pa.RecordBatch] = []
+    for batch in batches:
+        kept.append(batch)
+        if sum(map(len, kept)) >= PART // 2:
+            yield from _joined(kept)
+            kept = []
+    if kept:
+        yield from _joined(kept)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    if len(batches) == 1:
+        return batches
+    found: list[pa.RecordBatch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return found
 
 
 def _in_reach(column: pa.Array) -> bool:
