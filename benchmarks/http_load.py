@@ -103,3 +103,55 @@ async def _play(port: int, requests: list[bytes], at_once: int, seconds: float) 
 
     await asyncio.gather(*(one(place) for place in range(at_once)))
     return Load(np.array(took), time.perf_counter() - begun)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One request of a constant load: when it was due (of ``perf_counter``), how long its answer
+    took from then on, and the answer; none where the connection broke."""
+
+    due: float
+    seconds: float
+    answer: bytes
+
+
+async def play_at(
+    port: int, requests: list[bytes], per_second: float, stop: asyncio.Event, at_once: int = 16
+) -> list[Answered]:
+    """Play ``requests`` at a constant rate on kept connections until ``stop`` is set.
+
+    Times count from when a request was due, so that a pause is seen by all that fall in it.
+    """
+    loop = asyncio.get_running_loop()
+    due: asyncio.Queue[float] = asyncio.Queue()
+    found: list[Answered] = []
+
+    async def one(place: int) -> None:
+        connection = await _connected(port)
+        while (when := await due.get()) >= 0:
+            try:
+                answer = await connection.ask(requests[place % len(requests)])
+            except ConnectionError:
+                answer, connection = b"", await _connected(port)
+            found.append(Answered(when, time.perf_counter() - when, answer))
+            place += at_once
+
+    workers = [loop.create_task(one(place)) for place in range(at_once)]
+    begun, count = time.perf_counter(), 0
+    while not stop.is_set():
+        count += 1
+        await asyncio.sleep(begun + count / per_second - time.perf_counter())
+        due.put_nowait(begun + count / per_second)
+    for _ in workers:
+        due.put_nowait(-1.0)
+    await asyncio.gather(*workers)
+    return found
+
+
+async def _connected(port: int) -> _Connection:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return (await loop.create_connection(_Connection, "127.0.0.1", port))[1]
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.01)
