@@ -5,6 +5,7 @@ digest of ``ensemble.json``, which in turn holds the digests of the others).
 ``<cache>/production.json`` tells which version was Production last.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -46,13 +47,17 @@ def new_copy(cache: Path, version: int, run_id: str) -> Iterator[Path]:
     cache.mkdir(parents=True, exist_ok=True)
     _sweep(cache)
     folder = Path(tempfile.mkdtemp(prefix=f"{version}.", suffix=_UNFINISHED, dir=cache))
+    held = os.open(folder, os.O_RDONLY)
     try:
+        with suppress(OSError):  # where the file system has no locks, its age has to tell
+            fcntl.flock(held, fcntl.LOCK_SH)  # what is filled now is not left behind, by any clock
         yield folder
         seal = {"version": version, "run_id": run_id, "card": sha256(folder / CARD_FILE)}
         (folder / _SEAL).write_text(json.dumps(seal), encoding="utf-8")
         folder.chmod(0o755)
         _put_in_place(folder, cache, version, run_id)
     finally:
+        os.close(held)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -81,10 +86,22 @@ def _sweep(cache: Path) -> None:
         with suppress(OSError):
             if time.time() - left.stat().st_mtime < _STALE_SECONDS:
                 continue
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
+            if not left.is_dir():
                 left.unlink()
+            elif not _is_held(left):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process fills it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def remember_production(cache: Path, version: int) -> None:
@@ -93,9 +110,13 @@ def remember_production(cache: Path, version: int) -> None:
     if last_production(cache) == version:
         return
     handle, name = tempfile.mkstemp(suffix=_UNFINISHED, dir=cache)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump({"version": version}, file)
-    Path(name).replace(cache / _PRODUCTION)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"version": version}, file)
+        Path(name).replace(cache / _PRODUCTION)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def last_production(cache: Path) -> int | None:

@@ -152,6 +152,8 @@ def server_config(
         # Longer than clients keep idle connections, so that none is closed under a request.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=20,
+        # A worker that does not answer for so long is ended; busy or just starting is not dead.
+        timeout_worker_healthcheck=30,
     )
 
 
