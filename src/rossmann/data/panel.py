@@ -14,11 +14,12 @@ from rossmann.data.make_dataset import DatasetInfo, Report
 from rossmann.data.panel_build import AHEAD, Built, build_arrays
 from rossmann.data.panel_shelf import InFiles, InMemory
 from rossmann.errors import MissingData
-from rossmann.features import plan
+from rossmann.features import asking, plan
+from rossmann.features.asking import RECENT
 from rossmann.features.build_features import Arrays, build_matrix
 from rossmann.features.calendars import to_day
 from rossmann.features.offset_parts import N_PARTS, offset_parts
-from rossmann.schema import FEATURES, DayArray, Matrix, Rows
+from rossmann.schema import FEATURES, MAX_HORIZON, DayArray, Matrix, Rows
 
 _FORMAT: Final = "panel-5"
 """Raise it when an array's meaning changes: old folders are then built anew."""
@@ -26,8 +27,6 @@ _Days = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.uint8]
 _Asked = tuple[_Days, _Days, _Days, _Days, _Flags, _Flags, _Flags]
 
-RECENT: Final = 90
-"""Days that show whether a store has been trading."""
 LONG_AWAY: Final = 30
 """Days without sales in a row that are more than a holiday."""
 
@@ -57,9 +56,9 @@ class Panel:
 
     def locate(self, stores: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Places of store numbers (n,) in the panel, -1 for stores that it does not have."""
-        at = np.searchsorted(self.store_numbers, stores)
-        at = np.minimum(at, len(self.store_numbers) - 1)
-        return np.asarray(np.where(self.store_numbers[at] == stores, at, -1), np.int64)
+        out = np.empty(len(stores), np.int64)
+        asking.locate(self.store_numbers, stores, out)
+        return out
 
     def matrix(
         self,
@@ -97,22 +96,26 @@ class Panel:
         planned_to: int | npt.NDArray[np.integer] | None,
     ) -> _Asked:
         """Rows as the kernels take them: places, days from the first of history, flags."""
-        places = self.locate(rows.store)
-        origins = np.broadcast_to(np.asarray(origin, np.int64), rows.day.shape)
-        fits = (places >= 0) & (origins >= self.first_day) & (origins <= self.last_day)
-        if not (fits & (origins < rows.day) & (rows.day <= self.furthest_day)).all():
-            raise ValueError("rows hold a store, a day or an origin that the panel does not have")
         limit = self.first_day + len(self.arrays.table) if planned_to is None else planned_to
-        planned = np.broadcast_to(np.asarray(limit, np.int64), rows.day.shape)
-        return (
-            places,
-            rows.day.astype(np.int64) - self.first_day,
-            origins - self.first_day,
-            planned - self.first_day,
-            rows.promo,
-            rows.state_holiday,
-            rows.school_holiday,
-        )
+        origins, ends = (np.atleast_1d(np.asarray(x, np.int64)) for x in (origin, limit))
+        bounds = (self.first_day, self.last_day, self.furthest_day)
+        out = np.empty((4, len(rows)), np.int64)
+        if not asking.place_rows(
+            self.store_numbers, rows.store, rows.day, origins, ends, *bounds, out
+        ):
+            raise ValueError("rows hold a store, a day or an origin that the panel does not have")
+        return (*out, rows.promo, rows.state_holiday, rows.school_holiday)
+
+    def doubts(
+        self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer], origin: int, fewest: int
+    ) -> int:
+        """What any of the rows may be in doubt for, as bits of ``features.asking``: mostly 0."""
+        return int(
+            asking.find_doubts(
+                places, days, origin, self.first_day, MAX_HORIZON, fewest, self._seen,
+                self.arrays.cube[:, :, plan.KNOWN],
+            )
+        )  # fmt: skip
 
     def scheduled(
         self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer]

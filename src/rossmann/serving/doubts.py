@@ -41,6 +41,8 @@ def touched(
     panel: PanelLike, rows: Rows, positions: npt.NDArray[np.int64], origin: int, short_history: int
 ) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
     """The same as a kind, a text, and which of the n rows it touches: (n,)."""
+    if not panel.doubts(positions, rows.day, origin, short_history):
+        return []
     far = rows.day - origin > MAX_HORIZON
     short = panel.history_days(positions, origin) < short_history
     idle = panel.idle_days(positions, origin, short_history)

@@ -36,6 +36,9 @@ class PanelLike(Calendar, Protocol):
     def history_days(
         self, positions: npt.NDArray[np.int64], origin: int
     ) -> npt.NDArray[np.integer[Any]]: ...
+    def doubts(
+        self, places: npt.NDArray[np.int64], days: DayArray, origin: int, fewest: int
+    ) -> int: ...
     def idle_days(
         self, positions: npt.NDArray[np.int64], origin: int, fewest: int
     ) -> npt.NDArray[np.int64]: ...
