@@ -35,6 +35,7 @@ _SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _EXPOSED: Final = (
     *("X-Request-Id", "Retry-After"),
     *("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
+    *("X-Rows", "X-Model-Version", "X-Model-Stage", "X-As-Of", "X-Objective", "X-Warnings"),
 )
 
 
