@@ -160,7 +160,7 @@ async def _endless(app: FastAPI, method: str, path: str, told: bool) -> tuple[in
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "chunked"])
 def test_no_route_reads_an_endless_body(make_app: App, told: bool) -> None:
-    app = make_app(api_keys=KEYS, max_body_mb=1)
+    app = make_app(api_keys=KEYS, max_body_mb=1, max_file_mb=1)
     asked = [*calls(app), ("POST", "/no/such"), ("POST", "/docs"), ("POST", "/docs/assets/x")]
     for method, path in asked:
         code, read = anyio.run(_endless, app, method, path, told)

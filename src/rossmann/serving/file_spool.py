@@ -109,10 +109,8 @@ async def spool(request: Request, path: Path, most: int) -> int:
     size = 0
     try:
         with await asyncio.to_thread(path.open, "wb", buffering=0) as file:
-            async for block in _blocks(request, form.feed if form else bytes):
+            async for block in _blocks(request, form.feed if form else bytes, most):
                 size += len(block)
-                if size > most:
-                    raise _too_long(most)
                 await asyncio.to_thread(file.write, block)
     except OSError as error:
         raise ServiceError(
@@ -125,10 +123,12 @@ async def spool(request: Request, path: Path, most: int) -> int:
     return size
 
 
-async def _blocks(request: Request, taken: Callable[[bytes], bytes]) -> AsyncIterator[bytes]:
-    """The body in blocks of about a megabyte."""
+async def _blocks(
+    request: Request, taken: Callable[[bytes], bytes], most: int
+) -> AsyncIterator[bytes]:
+    """The body in blocks of about a megabyte; raises ``TooLarge`` beyond ``most`` bytes."""
     parts: list[bytes] = []
-    size = 0
+    size = total = 0
     stream = aiter(request.stream())
     while True:
         try:
@@ -141,6 +141,9 @@ async def _blocks(request: Request, taken: Callable[[bytes], bytes]) -> AsyncIte
         found = taken(part)
         parts.append(found)
         size += len(found)
+        total += len(found)
+        if total > most:
+            raise _too_long(most)
         if size >= _BLOCK:
             yield b"".join(parts)
             parts, size = [], 0
