@@ -250,5 +250,8 @@ def test_limits(make_app: Callable[..., Any], rows: list[dict[str, Any]]) -> Non
         assert "1 MB" in faults(api.post("/predict/file", content=long), 413)[("body",)]
         pieces: Iterator[bytes] = (b" " * 2**18 for _ in range(6))
         assert api.post("/predict/file", content=pieces).status_code == 413
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        talk = (b"\r\n" * 2**17 for _ in range(100))
+        assert api.post("/predict/file", content=talk, headers=kind).status_code in {413, 422}
         form = api.post("/predict/file", files={"file": ("x", long)})
         assert form.status_code == 413

@@ -128,7 +128,7 @@ async def _blocks(
 ) -> AsyncIterator[bytes]:
     """The body in blocks of about a megabyte; raises ``TooLarge`` beyond ``most`` bytes."""
     parts: list[bytes] = []
-    size = total = 0
+    size = total = came = 0
     stream = aiter(request.stream())
     while True:
         try:
@@ -142,7 +142,9 @@ async def _blocks(
         parts.append(found)
         size += len(found)
         total += len(found)
-        if total > most:
+        came += len(part)
+        # A form may hold anything before and after its file.
+        if total > most or came > most + _BLOCK:
             raise _too_long(most)
         if size >= _BLOCK:
             yield b"".join(parts)
