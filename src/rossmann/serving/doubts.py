@@ -6,12 +6,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from rossmann.features.asking import FAR, QUIET, SHORT, UNPLANNED
 from rossmann.schema import MAX_HORIZON, Rows
 from rossmann.serving.columns import iso
 from rossmann.serving.ports import PanelLike
 
 FIRST: Final = 10
 """Rows that a warning names; its count tells how many there are."""
+_NONE: Final = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +43,31 @@ def touched(
     panel: PanelLike, rows: Rows, positions: npt.NDArray[np.int64], origin: int, short_history: int
 ) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
     """The same as a kind, a text, and which of the n rows it touches: (n,)."""
-    if not panel.doubts(positions, rows.day, origin, short_history):
-        return []
-    far = rows.day - origin > MAX_HORIZON
-    short = panel.history_days(positions, origin) < short_history
-    idle = panel.idle_days(positions, origin, short_history)
-    unplanned = ~panel.scheduled(positions, rows.day)
-    found = []
-    if far.any():
+    bits = panel.doubts(positions, rows.day, origin, short_history)
+    found: list[tuple[str, str, npt.NDArray[np.bool_]]] = []
+    if bits & FAR:
+        far = rows.day - origin > MAX_HORIZON
         msg = (
             f"days more than {MAX_HORIZON} after {iso(origin)} lie beyond what the model "
             "is trained for: take them as rough"
         )
         found.append(("horizon", msg, far))
-    if short.any():
+    if bits & SHORT:
+        short = panel.history_days(positions, origin) < short_history
         msg = (
             f"stores with less than {short_history} days of sales up to {iso(origin)} "
             "are forecast from what stores have in common"
         )
         found.append(("short_history", msg, short))
+    idle = panel.idle_days(positions, origin, short_history) if bits & QUIET else _NONE
     if idle.any():
         msg = (
             f"stores that had no sales for up to {idle.max()} days, until {iso(origin)} or shortly "
             "before, are forecast from what they sold before that"
         )
         found.append(("reopened", msg, idle > 0))
-    if unplanned.any():
+    if bits & UNPLANNED:
+        unplanned = ~panel.scheduled(positions, rows.day)
         msg = (
             "days without a schedule: the promotions and school holidays around them are "
             "taken as not known, opening as usual; with a schedule the forecast is better"

@@ -12,6 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from rossmann.models.model_versions import Expected
 from rossmann.schema import FEATURES, MODEL_NAME, Stage
+from rossmann.serving.bare_route import BareRoute
+from rossmann.serving.experiment_report import ExperimentReport
 from rossmann.serving.gauges import Gauges
 from rossmann.serving.messages import (
     ExplainAnswer,
@@ -51,11 +53,13 @@ def add_routes(
     guard: Guard,
     predictor: Predictor,
     gauges: Gauges,
+    report: ExperimentReport,
 ) -> None:
     """Put every route on ``app``, the busiest first."""
-    app.add_api_route(
+    app.router.add_api_route(
         "/predict",
         predictor.handle,
+        route_class_override=BareRoute,
         methods=["POST"],
         response_model=None,
         responses={200: {"model": PredictAnswer}},
@@ -79,6 +83,15 @@ def add_routes(
     app.include_router(_state_routes(app.version, service, gauges))
     app.include_router(_model_routes(service, guard))
     app.include_router(_store_routes(books, guard))
+    app.add_api_route(
+        "/experiments/current",
+        report.now,
+        methods=["GET"],
+        dependencies=[Depends(needs(guard, Right.PREDICT))],
+        summary="The challenger beside Production, and how it does",
+        operation_id="experiments_current",
+        tags=["models"],
+    )
 
 
 def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
@@ -97,6 +110,7 @@ def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
             "explain": "/explain",
             "model": "/model/info",
             "stores": "/stores",
+            "experiments": "/experiments/current",
             "metrics": "/metrics",
         }
 
