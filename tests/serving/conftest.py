@@ -28,7 +28,7 @@ from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel, GateFailed, ServiceError, UnknownVersion
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.model_cache import new_copy, remember_production
-from rossmann.models.train import Trained
+from rossmann.models.train import Trained, train
 from rossmann.schema import FloatArray, Matrix, Stage
 from rossmann.serving.api import create_app
 from rossmann.serving.forecaster import Forecaster
@@ -185,6 +185,45 @@ def ensemble(trained: Trained) -> Ensemble:
 def make_trained(panel: Panel, ensemble: Ensemble) -> Callable[[Path], Forecaster]:
     """Instead of a plain model the trained version; a module takes it as ``make_forecaster``."""
     return lambda _: Forecaster(panel, ensemble, threads=2)
+
+
+@pytest.fixture(scope="session")
+def rival(chain_settings: Settings) -> Trained:
+    """Another real version: other trees, of which one member alone is heard."""
+    weights = {"lightgbm": 0.0, "xgboost": 0.0, "catboost": 1.0}
+    other = chain_settings.profile("quick").model_copy(update={"weights": weights})
+    changes = {"profiles": {"quick": other}, "seed": 7}
+    return train(chain_settings.model_copy(update=changes), "quick")
+
+
+@pytest.fixture
+def make_rivals(panel: Panel, ensemble: Ensemble, rival: Trained) -> Callable[[Path], Forecaster]:
+    """Version 2, which is in Staging, is the rival; the others but 13 are the trained one."""
+    other = Ensemble.load(rival.folder)
+
+    def make(folder: Path) -> Forecaster:
+        number = int((folder / "model.txt").read_text())
+        if number == 13:
+            raise DamagedModel("thirteen never loads")
+        return Forecaster(panel, other if number == 2 else ensemble, threads=2)
+
+    return make
+
+
+@pytest.fixture
+def experiment(
+    make_app: Callable[..., FastAPI], service: Service
+) -> Callable[..., AbstractContextManager[TestClient]]:
+    """Runs the service with an experiment whose challenger is loaded; takes settings."""
+
+    @contextmanager
+    def run(**changes: Any) -> Iterator[TestClient]:
+        settings = {"experiment": "ab", "experiment_share": 0.4, **changes}
+        with TestClient(make_app(**settings), raise_server_exceptions=False) as client:
+            service.versions.poll()
+            yield client
+
+    return run
 
 
 @pytest.fixture

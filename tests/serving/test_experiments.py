@@ -3,8 +3,8 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel
 from rossmann.models.ensemble import Ensemble
-from rossmann.models.train import Trained, train
 from rossmann.schema import FloatArray, Matrix, Stage
 from rossmann.serving.dealing import Dealer, place_of
 from rossmann.serving.experiment import Experiment
@@ -31,39 +30,14 @@ from rossmann.settings import Settings
 
 MakeRow = Callable[..., dict[str, Any]]
 MakeApp = Callable[..., FastAPI]
+Run = Callable[..., AbstractContextManager[TestClient]]
 MakeForecaster = Callable[[Path], Forecaster]
 STORES = np.arange(1, 1116, dtype=np.int32)
 
 
-@pytest.fixture(scope="session")
-def rival(chain_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Another real version: other trees, heard otherwise."""
-    quick = chain_settings.profile("quick")
-    weights = {"lightgbm": 0.2, "xgboost": 0.2, "catboost": 0.6}
-    other = quick.model_copy(update={"weights": weights})
-    changes = {"profiles": {"quick": other}, "seed": 7}
-    return train(chain_settings.model_copy(update=changes), "quick")
-
-
 @pytest.fixture
-def make_forecaster(panel: Panel, ensemble: Ensemble, rival: Trained) -> MakeForecaster:
-    """Versions 1 and 3 are one, version 2, which is in Staging, is the rival."""
-    other = Ensemble.load(rival.folder)
-
-    def make(folder: Path) -> Forecaster:
-        number = int((folder / "model.txt").read_text())
-        return Forecaster(panel, other if number == 2 else ensemble, threads=2)
-
-    return make
-
-
-@contextmanager
-def running(make_app: MakeApp, service: Service, **changes: Any) -> Iterator[TestClient]:
-    """The service with an experiment whose challenger is looked for by now."""
-    settings = {"experiment": "ab", "experiment_share": 0.4, **changes}
-    with TestClient(make_app(**settings), raise_server_exceptions=False) as client:
-        service.versions.poll()
-        yield client
+def make_forecaster(make_rivals: MakeForecaster) -> MakeForecaster:
+    return make_rivals
 
 
 @pytest.fixture
@@ -127,9 +101,9 @@ def test_a_store_is_dealt_alike_in_every_process_and_release() -> None:
 
 
 def test_each_row_is_its_versions_own_to_the_bit(
-    make_app: MakeApp, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, service: Service, rows: list[dict[str, Any]]
 ) -> None:
-    with running(make_app, service) as client:
+    with experiment() as client:
         mixed = ask(client, rows, intervals=[0.8])
         first, second = (ask(client, rows, model_stage=n, intervals=[0.8]) for n in (3, 2))
     theirs = set(dealt(rows))
@@ -149,9 +123,9 @@ def test_each_row_is_its_versions_own_to_the_bit(
 
 
 def test_a_row_gets_the_same_in_every_batch_and_order(
-    make_app: MakeApp, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, service: Service, rows: list[dict[str, Any]]
 ) -> None:
-    with running(make_app, service) as client:
+    with experiment() as client:
         as_of = ask(client, rows).as_of
         whole = ask(client, rows, as_of=as_of).predictions
         turned = ask(client, rows[::-1], as_of=as_of).predictions[::-1]
@@ -160,11 +134,11 @@ def test_a_row_gets_the_same_in_every_batch_and_order(
     assert alone == whole[:20]
 
 
-def test_one_origin_for_both(make_app: MakeApp, service: Service, rows: Any, panel: Panel) -> None:
+def test_one_origin_for_both(experiment: Run, service: Service, rows: Any, panel: Panel) -> None:
     theirs, mine = dealt(rows)[0], next(n for n in range(len(rows)) if n not in dealt(rows))
     early = panel.info.last_day.replace(day=1).isoformat()
     past = {**rows[mine], "Date": early}
-    with running(make_app, service) as client:
+    with experiment() as client:
         both = ask(client, [past, rows[theirs]])
         named = ask(client, [rows[theirs]], as_of=both.as_of, model_stage=2)
         freely = ask(client, [rows[theirs]], model_stage=2)
@@ -173,18 +147,18 @@ def test_one_origin_for_both(make_app: MakeApp, service: Service, rows: Any, pan
 
 
 def test_only_requests_for_production_take_part(
-    make_app: MakeApp, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, service: Service, rows: list[dict[str, Any]]
 ) -> None:
-    with running(make_app, service, experiment_share=1.0) as client:
+    with experiment(experiment_share=1.0) as client:
         assert ask(client, rows[:3]).challenger is not None
         for named in (1, "1", "Staging", 3):
             assert ask(client, rows[:3], model_stage=named).challenger is None
 
 
 def test_drivers_are_those_of_the_version_that_answers(
-    make_app: MakeApp, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, service: Service, rows: list[dict[str, Any]]
 ) -> None:
-    with running(make_app, service) as client:
+    with experiment() as client:
 
         def explain(**options: Any) -> ExplainAnswer:
             answer = client.post("/explain", json={"inputs": rows[:20], **options})
@@ -199,9 +173,9 @@ def test_drivers_are_those_of_the_version_that_answers(
 
 
 def test_totals_are_productions(
-    make_app: MakeApp, service: Service, rows: list[dict[str, Any]], ensemble: Ensemble
+    experiment: Run, service: Service, rows: list[dict[str, Any]], ensemble: Ensemble
 ) -> None:
-    with running(make_app, service) as client:
+    with experiment() as client:
         totals = ask(client, rows, totals=["chain"])
         first = ask(client, rows, totals=["chain"], model_stage=3)
     assert totals.challenger is None and totals.totals == first.totals
@@ -213,9 +187,9 @@ def test_totals_are_productions(
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_none_and_all(
-    make_app: MakeApp, service: Service, rows: list[dict[str, Any]], share: float
+    experiment: Run, service: Service, rows: list[dict[str, Any]], share: float
 ) -> None:
-    with running(make_app, service, experiment_share=share) as client:
+    with experiment(experiment_share=share) as client:
         told = ask(client, rows)
         wanted = ask(client, rows, model_stage=2 if share else 3)
     assert told.predictions == wanted.predictions
@@ -223,9 +197,9 @@ def test_none_and_all(
 
 
 def test_what_the_challenger_cannot_do_production_does(
-    make_app: MakeApp, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, service: Service, rows: list[dict[str, Any]]
 ) -> None:
-    with running(make_app, service) as client:
+    with experiment() as client:
         card = service.versions.load(2).served.forecaster.ensemble.card
         correction = card.pop("unbiased")
         assert ask(client, rows, objective="unbiased").challenger is None
@@ -240,7 +214,7 @@ def test_what_the_challenger_cannot_do_production_does(
 
 @pytest.mark.parametrize("surprise", [DamagedModel("torn"), KeyError("gone")], ids=repr)
 def test_a_challenger_that_fails_costs_no_answer_and_is_set_aside(
-    make_app: MakeApp,
+    experiment: Run,
     service: Service,
     rows: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -252,7 +226,7 @@ def test_a_challenger_that_fails_costs_no_answer_and_is_set_aside(
         calls.append(len(matrix))
         raise surprise
 
-    with running(make_app, service) as client:
+    with experiment() as client:
         assert ask(client, rows).challenger is not None
         monkeypatch.setattr(service.versions.load(2).served.forecaster.ensemble, "predict", fail)
         told = ask(client, rows)
@@ -308,11 +282,11 @@ def test_a_challenger_by_number_that_is_production_is_none(
 
 
 def test_other_versions_do_not_push_the_challenger_out(
-    make_app: MakeApp, service: Service, registry: Any, rows: list[dict[str, Any]]
+    experiment: Run, service: Service, registry: Any, rows: list[dict[str, Any]]
 ) -> None:
     for number in range(4, 12):
         registry.add(number)
-    with running(make_app, service):
+    with experiment():
         for number in range(4, 12):
             service.versions.load(number)
         assert {1, 2} <= set(service.versions.loaded)

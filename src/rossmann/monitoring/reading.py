@@ -17,7 +17,7 @@ from rossmann.monitoring.retention import count_before, prune_some
 from rossmann.monitoring.tables import requests, schema_of
 
 _STEP: Final = 5_000
-_PATIENCE: Final = 30.0
+PATIENCE: Final = 30.0
 _PAUSE: Final = 0.05
 
 
@@ -39,12 +39,13 @@ class LogReader:
     it holds no log, ``NewerSchema`` where a newer release made it.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine = open_engine(url, busy_seconds=_PATIENCE)
+    def __init__(self, url: str, patience: float = PATIENCE) -> None:
+        """``patience``: seconds that a locked SQLite file is waited for."""
+        self._engine = open_engine(url, busy_seconds=patience)
 
     def totals(self) -> LogTotals:
         """How much is there."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             counts = sa.select(
                 sa.func.coalesce(sa.func.sum(requests.c.rows), 0),
                 sa.func.count(),
@@ -62,13 +63,13 @@ class LogReader:
 
     def export(self, wanted: Wanted, output: Path, report: Callable[[str], None]) -> int:
         """Write rows to a file; how many. Raises ``BrokenRule`` where Excel cannot hold them."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return export(connection, wanted, output, report)
 
     def prune(self, days: int, report: Callable[[str], None]) -> int:
         """Delete what was answered more than so many days ago, in steps; how many rows."""
         before = datetime.now(UTC) - timedelta(days=days)
-        with self._reading() as connection:
+        with self.reading() as connection:
             total = count_before(connection, before)
         done, told = 0, 0
         with worded(self._engine):
@@ -85,7 +86,8 @@ class LogReader:
         self._engine.dispose()
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection that sees the log as it is at one moment, and writes nothing."""
         file = self._engine.url.database
         if self._engine.dialect.name == "sqlite" and not Path(str(file)).is_file():
             raise MissingData(f"nothing was logged yet: there is no {file}")

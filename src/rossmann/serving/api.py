@@ -21,6 +21,7 @@ from rossmann.logs import get_logger
 from rossmann.monitoring.prediction_log import open_log
 from rossmann.serving import tracing
 from rossmann.serving.assets import close_assets
+from rossmann.serving.experiment_report import ExperimentReport
 from rossmann.serving.file_openapi import add_file_route
 from rossmann.serving.file_route import FilePredictor
 from rossmann.serving.gauges import Gauges
@@ -74,6 +75,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     log = open_log(settings)
     journal = Journal(log)
     trial = open_trial(settings, service.versions, journal, metrics)
+    report = ExperimentReport(settings, service, trial)
     predictor = Predictor(settings, service, guard, metrics, journal, trial)
     files = FilePredictor(settings, service, guard, metrics, journal)
     if log is not None:
@@ -97,6 +99,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         files.close()
         if trial is not None:
             await asyncio.to_thread(trial.close)
+        await asyncio.to_thread(report.close)
         if log is not None:
             await asyncio.to_thread(log.close)
         await guard.close()
@@ -111,7 +114,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         lifespan=lifespan,
         telemetry=tracing.telemetry(traced),
     )
-    add_routes(app, settings, service, books, guard, predictor, gauges)
+    add_routes(app, settings, service, books, guard, predictor, gauges, report)
     add_file_route(app, files)
     describe(app, service.panel)
     app.add_exception_handler(RossmannError, _on_ours)

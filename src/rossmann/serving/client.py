@@ -24,6 +24,7 @@ from rossmann.errors import (
 )
 from rossmann.schema import Objective
 from rossmann.serving.client_file import FileAnswer, file_options, send_file
+from rossmann.serving.experiment_messages import ExperimentState
 from rossmann.serving.messages import (
     ErrorAnswer,
     ExplainAnswer,
@@ -167,6 +168,12 @@ class Client:
         """A store's plan for ``days`` days from ``start`` or from the day after history."""
         asked = {"days": days} | ({"start": start} if start else {})
         return self._get(f"/stores/{number:d}/plan", StorePlan, asked)
+
+    def experiments_current(self) -> ExperimentState:
+        """The experiment that runs, and how its challenger does; may take some seconds."""
+        return _read(
+            self._send("GET", "/experiments/current", timeout=self._patient), ExperimentState
+        )
 
     def models(self) -> list[ModelVersionInfo]:
         """Every version in the registry, newest first; needs an operator's key."""

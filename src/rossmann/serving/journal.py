@@ -30,17 +30,19 @@ class Journal:
         role: LoggedRole = "answer",
         first_row: int = 0,
         places: npt.NDArray[np.int64] | None = None,
+        at: datetime | None = None,
     ) -> None:
         """Note ``rows`` and their forecast; ``begun``: ``perf_counter`` when they came in.
 
-        ``places``: where the rows stood in the request, if not one after another.
+        ``places``: where the rows stood in the request, if not one after another. ``at``: the
+        moment of the answer, where it is noted in parts.
         """
         if self._log is None:
             return
         self._log.put(
             Entry(
                 request_id=line.request_id,
-                answered_at=datetime.now(UTC),
+                answered_at=at or datetime.now(UTC),
                 door=door,
                 role=role,
                 caller=line.caller,

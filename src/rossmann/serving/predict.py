@@ -9,6 +9,7 @@ of their own, so that forecasts do not queue behind them; so do versions that mu
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -158,10 +159,12 @@ class Predictor:
         rows, note = inputs.rows, self._journal.note
         response = Response(content, media_type="application/json")
         if split is not None:
+            now = datetime.now(UTC)
             for places, who, role in split.sides(picked):
                 if len(places):
                     some = part_of(forecast, places)
-                    note(door, line, who, rows.take(places), some, begun, role, places=places)
+                    told = (door, line, who, rows.take(places), some, begun, role)
+                    note(*told, places=places, at=now)
                     self._metrics.experiment(role, len(places))
             return response
         note(door, line, picked, rows, forecast, begun)
