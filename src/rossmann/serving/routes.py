@@ -107,6 +107,7 @@ def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
             "openapi": "/openapi.json",
             "health": "/health",
             "predict": "/predict",
+            "predict_file": "/predict/file",
             "explain": "/explain",
             "model": "/model/info",
             "stores": "/stores",
