@@ -1,5 +1,7 @@
 """``GET /experiments/current``: its numbers by hand, and what it cannot say."""
 
+import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -238,6 +240,14 @@ def test_without_known_sales_there_is_the_agreement_alone(experiment: Run, row: 
         found = settled(client, 4).comparison
     assert found is not None and found.agreement is not None and found.agreement.rows == 2
     assert found.known_sales is None and found.reason == ""
+
+
+def test_the_page_shows_what_is_answered() -> None:
+    page = Path(__file__).parents[2] / "docs" / "serving" / "experiments.md"
+    *_, shown = re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    told = ExperimentState.model_validate_json(shown, strict=True)
+    assert told.model_dump(exclude_unset=True) == told.model_dump()
+    assert json.loads(shown).keys() == ExperimentState.model_fields.keys()
 
 
 def test_off_says_so(make_app: Callable[..., FastAPI]) -> None:
