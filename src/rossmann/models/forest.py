@@ -8,14 +8,13 @@ kernels take a tenth and a fifth of that, and answer a row the same whatever the
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.models.tree_kernels import Nodes, Tables, sum_nodes, sum_tables
+from rossmann.models.tree_kernels import Nodes, Packed, Tables, packed, sum_nodes, sum_tables
 from rossmann.schema import FEATURES, FloatArray, Matrix
 
 _ALONE: Final = 512
@@ -23,12 +22,13 @@ _ALONE: Final = 512
 Stored = dict[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
 class Forest:
     """Trees whose leaves, added to ``start``, are a booster's raw output."""
 
-    trees: Nodes | Tables
-    start: float
+    def __init__(self, trees: Nodes | Tables, start: float) -> None:
+        self.trees = trees
+        self.start = start
+        self._walked = packed(trees) if isinstance(trees, Nodes) else trees
 
     def __call__(self, matrix: Matrix, threads: int = 1) -> FloatArray:
         """The raw output (n,) for (n, 46) of float32."""
@@ -49,10 +49,10 @@ class Forest:
         return out
 
     def _fill(self, rows: Matrix, low: int, high: int, out: FloatArray) -> None:
-        if isinstance(self.trees, Nodes):
-            sum_nodes(self.trees, rows, low, high, self.start, out)
+        if isinstance(self._walked, Packed):
+            sum_nodes(self._walked, rows, low, high, self.start, out)
         else:
-            sum_tables(self.trees, rows, low, high, self.start, out)
+            sum_tables(self._walked, rows, low, high, self.start, out)
 
     def stored(self) -> Stored:
         """Its arrays by name, to be written."""

@@ -38,6 +38,32 @@ class Nodes(NamedTuple):
     depth: npt.NDArray[np.int32]  # (trees,)
 
 
+class Packed(NamedTuple):
+    """``Nodes`` with a node's link and threshold side by side, so that a step reads one place.
+
+    ``word`` and ``number`` are one memory, of type uint32 and float32: a link at twice the node's
+    place, then its threshold. Links and ``root`` hold places in it.
+    """
+
+    word: npt.NDArray[np.uint32]  # (2 * nodes,)
+    number: npt.NDArray[np.float32]  # (2 * nodes,)
+    value: FloatArray  # (nodes,)
+    root: npt.NDArray[np.uint32]  # (trees,)
+    depth: npt.NDArray[np.int32]  # (trees,)
+
+
+def packed(nodes: Nodes) -> Packed:
+    """The nodes as they are walked; raises ``ValueError`` for more than there is room for."""
+    if len(nodes.link) >= 1 << (31 - COLUMN_BITS):
+        raise ValueError(f"{len(nodes.link):,} nodes are more than a forest can hold")
+    word = np.empty(2 * len(nodes.link), np.uint32)
+    column = nodes.link & np.uint32((1 << COLUMN_BITS) - 1)
+    word[0::2] = (nodes.link - column) * np.uint32(2) | column
+    number = word.view(np.float32)
+    number[1::2] = nodes.threshold
+    return Packed(word, number, nodes.value, nodes.root * np.uint32(2), nodes.depth)
+
+
 class Tables(NamedTuple):
     """Trees that ask the same question of all nodes of a level: a leaf's place is the answers."""
 
@@ -76,7 +102,7 @@ def _spread_one(row: npt.NDArray[np.float32], x: npt.NDArray[np.float32]) -> Non
 
 @kernel
 def sum_nodes(
-    nodes: Nodes, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
+    nodes: Packed, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
     """Fill ``out`` (n,) from ``low`` to ``high``: ``start`` and what the rows' leaves add."""
     if high - low <= _FEW:
@@ -96,19 +122,19 @@ def sum_nodes(
             for _ in range(nodes.depth[t]):
                 for r in range(BLOCK):
                     node = at[r]
-                    link = nodes.link[node]
+                    link = nodes.word[node]
                     place = np.uint32(link & np.uint32(255)) * np.uint32(BLOCK) + np.uint32(r)
-                    goes_right = np.uint32(x[place] > nodes.threshold[node])
-                    at[r] = (link >> np.uint32(COLUMN_BITS)) + goes_right
+                    goes_right = np.uint32(x[place] > nodes.number[node + np.uint32(1)])
+                    at[r] = (link >> np.uint32(COLUMN_BITS)) + (goes_right << np.uint32(1))
             for r in range(BLOCK):
-                total[r] += nodes.value[at[r]]
+                total[r] += nodes.value[at[r] >> np.uint32(1)]
         for r in range(last - first):
             out[first + r] = total[r]
 
 
 @kernel
 def _sum_one_by_one(
-    nodes: Nodes, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
+    nodes: Packed, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
     """The same for a few rows: each goes down BLOCK trees together."""
     width, trees = matrix.shape[1], len(nodes.root)
@@ -126,11 +152,11 @@ def _sum_one_by_one(
             for _ in range(steps):
                 for k in range(count):
                     node = at[k]
-                    link = nodes.link[node]
-                    goes_right = np.uint32(x[link & np.uint32(255)] > nodes.threshold[node])
-                    at[k] = (link >> np.uint32(COLUMN_BITS)) + goes_right
+                    link = nodes.word[node]
+                    above = x[link & np.uint32(255)] > nodes.number[node + np.uint32(1)]
+                    at[k] = (link >> np.uint32(COLUMN_BITS)) + (np.uint32(above) << np.uint32(1))
             for k in range(count):
-                total += nodes.value[at[k]]
+                total += nodes.value[at[k] >> np.uint32(1)]
         out[i] = total
 
 
