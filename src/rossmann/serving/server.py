@@ -153,7 +153,7 @@ def server_config(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=20,
         # A worker that does not answer for so long is ended; busy or just starting is not dead.
-        timeout_worker_healthcheck=30,
+        timeout_worker_healthcheck=15,
     )
 
 
