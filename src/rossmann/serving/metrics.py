@@ -70,6 +70,7 @@ class Metrics:
             "role",
         )
         self.forecast("predict", 0)  # told from the start: a rate needs a first value
+        self.experiment("answer", 0)
 
     def _add_model(self) -> None:
         self.model_version = self._gauge(
