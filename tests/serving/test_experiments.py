@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel
-from rossmann.models.ensemble import Ensemble
 from rossmann.schema import FloatArray, Matrix, Stage
 from rossmann.serving.dealing import Dealer, place_of
 from rossmann.serving.experiment import Experiment
@@ -101,7 +100,7 @@ def test_a_store_is_dealt_alike_in_every_process_and_release() -> None:
 
 
 def test_each_row_is_its_versions_own_to_the_bit(
-    experiment: Run, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, rows: list[dict[str, Any]]
 ) -> None:
     with experiment() as client:
         mixed = ask(client, rows, intervals=[0.8])
@@ -123,7 +122,7 @@ def test_each_row_is_its_versions_own_to_the_bit(
 
 
 def test_a_row_gets_the_same_in_every_batch_and_order(
-    experiment: Run, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, rows: list[dict[str, Any]]
 ) -> None:
     with experiment() as client:
         as_of = ask(client, rows).as_of
@@ -134,7 +133,7 @@ def test_a_row_gets_the_same_in_every_batch_and_order(
     assert alone == whole[:20]
 
 
-def test_one_origin_for_both(experiment: Run, service: Service, rows: Any, panel: Panel) -> None:
+def test_one_origin_for_both(experiment: Run, rows: Any, panel: Panel) -> None:
     theirs, mine = dealt(rows)[0], next(n for n in range(len(rows)) if n not in dealt(rows))
     early = panel.info.last_day.replace(day=1).isoformat()
     past = {**rows[mine], "Date": early}
@@ -147,7 +146,7 @@ def test_one_origin_for_both(experiment: Run, service: Service, rows: Any, panel
 
 
 def test_only_requests_for_production_take_part(
-    experiment: Run, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, rows: list[dict[str, Any]]
 ) -> None:
     with experiment(experiment_share=1.0) as client:
         assert ask(client, rows[:3]).challenger is not None
@@ -156,7 +155,7 @@ def test_only_requests_for_production_take_part(
 
 
 def test_drivers_are_those_of_the_version_that_answers(
-    experiment: Run, service: Service, rows: list[dict[str, Any]]
+    experiment: Run, rows: list[dict[str, Any]]
 ) -> None:
     with experiment() as client:
 
@@ -172,9 +171,7 @@ def test_drivers_are_those_of_the_version_that_answers(
         assert told == (second if n in theirs else first).explanations[n]
 
 
-def test_totals_are_productions(
-    experiment: Run, service: Service, rows: list[dict[str, Any]], ensemble: Ensemble
-) -> None:
+def test_totals_are_productions(experiment: Run, rows: list[dict[str, Any]]) -> None:
     with experiment() as client:
         totals = ask(client, rows, totals=["chain"])
         first = ask(client, rows, totals=["chain"], model_stage=3)
@@ -186,9 +183,7 @@ def test_totals_are_productions(
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_none_and_all(
-    experiment: Run, service: Service, rows: list[dict[str, Any]], share: float
-) -> None:
+def test_none_and_all(experiment: Run, rows: list[dict[str, Any]], share: float) -> None:
     with experiment(experiment_share=share) as client:
         told = ask(client, rows)
         wanted = ask(client, rows, model_stage=2 if share else 3)
@@ -282,7 +277,7 @@ def test_a_challenger_by_number_that_is_production_is_none(
 
 
 def test_other_versions_do_not_push_the_challenger_out(
-    experiment: Run, service: Service, registry: Any, rows: list[dict[str, Any]]
+    experiment: Run, service: Service, registry: Any
 ) -> None:
     for number in range(4, 12):
         registry.add(number)

@@ -26,8 +26,6 @@ from rossmann.serving.columns import iso
 from rossmann.serving.dealing import place_of
 from rossmann.serving.experiment_messages import ExperimentState
 from rossmann.serving.forecaster import Forecaster
-from rossmann.serving.runtime import Service
-from rossmann.settings import Settings
 
 MakeRow = Callable[..., dict[str, Any]]
 MakeForecaster = Callable[[Path], Forecaster]
@@ -104,7 +102,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["sqlite", "pg"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest) -> str:
     """Each database in turn, empty."""
     if request.param == "sqlite":
         return ""
@@ -271,7 +269,7 @@ def test_why_no_challenger_answers(experiment: Run, registry: Any, row: MakeRow)
     assert "there is no version 77" in told.reason
 
 
-def test_a_log_that_is_away_costs_the_comparison_only(experiment: Run, tmp_path: Path) -> None:
+def test_a_log_that_is_away_costs_the_comparison_only(experiment: Run) -> None:
     for changes, reason in (
         ({}, " yet"),
         ({"database_url": "postgresql://nobody@127.0.0.1:1/log"}, "the prediction log's database"),
@@ -340,9 +338,7 @@ def test_older_answers_are_not_looked_at(experiment: Run, row: MakeRow, tmp_path
     log.close()
 
 
-def test_calls_share_one_comparison(
-    experiment: Run, row: MakeRow, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_share_one_comparison(experiment: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     compared = experiment_report.ExperimentReport._compare
 
@@ -361,8 +357,6 @@ def test_calls_share_one_comparison(
 def test_the_client_and_who_may(
     live: Callable[[FastAPI], AbstractContextManager[str]],
     make_app: Callable[..., FastAPI],
-    service: Service,
-    serving_settings: Settings,
 ) -> None:
     app = make_app(experiment="ab", api_keys=f"predict:{'0' * 64}:nobody")
     with live(app) as url, Client(url) as client, pytest.raises(NoKey):
