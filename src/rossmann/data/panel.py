@@ -109,7 +109,7 @@ class Panel:
     def doubts(
         self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer], origin: int, fewest: int
     ) -> int:
-        """What any of the rows may be in doubt for, as bits of ``features.asking``: mostly 0."""
+        """What any of the rows may be in doubt for, as ``features.doubt_bits``: mostly 0."""
         return int(
             asking.find_doubts(
                 places, days, origin, self.first_day, MAX_HORIZON, fewest, self._seen,

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.compiled import kernel
+from rossmann.features.doubt_bits import FAR, QUIET, SHORT, UNPLANNED
 
 PLACE, DAY, ORIGIN, PLANNED = range(4)
 """Rows of what ``place_rows`` fills."""
-FAR, SHORT, QUIET, UNPLANNED = 1, 2, 4, 8
-"""Bits of what ``find_doubts`` finds."""
 RECENT: Final = 90
 """Days that show whether a store has been trading."""
 
@@ -82,7 +81,7 @@ def find_doubts(
     seen: npt.NDArray[np.int16],
     known: npt.NDArray[np.uint8],
 ) -> int:
-    """Bits of all that any row may be in doubt for.
+    """Bits (``doubt_bits``) of all that any row may be in doubt for.
 
     ``seen`` (stores, days) counts days with sales; ``known`` (days, stores) says what a plan says.
     """

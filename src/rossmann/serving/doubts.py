@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.features.asking import FAR, QUIET, SHORT, UNPLANNED
+from rossmann.features.doubt_bits import FAR, QUIET, SHORT, UNPLANNED
 from rossmann.schema import MAX_HORIZON, Rows
 from rossmann.serving.columns import iso
 from rossmann.serving.ports import PanelLike
