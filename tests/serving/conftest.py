@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck
 
 from rossmann.data.panel import Panel
 from rossmann.errors import DamagedModel, GateFailed, ServiceError, UnknownVersion
@@ -157,6 +159,18 @@ def plain_maker(panel: Panel) -> Callable[[Path], Forecaster]:
         return Forecaster(panel, PlainModel(number, panel))
 
     return make
+
+
+# How many cases a fuzz test tries: some thousand in all, or by night some ten thousand.
+_FUZZ: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [
+        HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much,
+        HealthCheck.data_too_large,
+    ],
+}  # fmt: skip
+hypothesis.settings.register_profile("fuzz", max_examples=150, **_FUZZ)
+hypothesis.settings.register_profile("nightly", max_examples=3_000, **_FUZZ)
 
 
 @pytest.fixture

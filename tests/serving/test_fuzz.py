@@ -1,12 +1,14 @@
 """Whatever a client sends: never 500, always the one shape."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.schema import ROW_FIELDS
@@ -15,11 +17,9 @@ from rossmann.serving.messages import ErrorAnswer, PredictAnswer
 MakeRow = Callable[..., dict[str, Any]]
 
 # The application keeps nothing between requests, so all examples of a test may share one.
-fuzz = settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "fuzz")
+fuzz = settings(settings.get_profile(PROFILE))
+pytestmark = pytest.mark.timeout(3_600 if PROFILE == "nightly" else 300)
 scalars = (
     st.none()
     | st.booleans()

@@ -174,12 +174,14 @@ def _on_http(request: Request, error: Exception) -> Response:
     """No such path, or not with this method."""
     assert isinstance(error, HTTPException)
     words = {
+        400: ("the body is not UTF-8", "not_utf8"),
         404: ("no such path; GET /docs lists those there are", "not_found"),
         405: (f"{request.method} is not allowed here", "method_not_allowed"),
     }
     msg, word = words.get(error.status_code, (str(error.detail), "refused"))
     headers = dict(error.headers or {}) | _HEADERS.get(error.status_code, {})
-    return _answer(request, error.status_code, [Fault(("path",), msg, word)], headers)
+    place = "body" if error.status_code in {400, 413} else "path"
+    return _answer(request, error.status_code, [Fault((place,), msg, word)], headers)
 
 
 def _on_surprise(request: Request, error: Exception) -> Response:

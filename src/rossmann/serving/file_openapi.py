@@ -61,6 +61,9 @@ def _parameters() -> list[dict[str, Any]]:
         ("format", {**_TEXT, "enum": list(KINDS)}, "of the answer; without it, the file's own"),
     )
     return [
-        {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
+        {
+            **{"name": name, "in": "query", "required": False, "schema": schema},
+            **{"allowEmptyValue": True, "description": text},  # forms send fields left empty
+        }
         for name, schema, text in told
     ]

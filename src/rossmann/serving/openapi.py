@@ -1,6 +1,6 @@
 """The text of ``GET /openapi.json``: what FastAPI knows, and the body that we read ourselves."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from fastapi import FastAPI
@@ -11,6 +11,23 @@ from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.columns import iso
 from rossmann.serving.messages import ErrorAnswer, PredictRequest
 from rossmann.serving.ports import StorePanel
+
+_FORECASTS: Final = ("/predict", "/explain", "/predict/file")
+_FOR_ANYONE: Final = ("/", "/health", "/health/live", "/health/ready", "/metrics")
+_CODES: Final = {
+    400: "The body is not UTF-8, or broke off",
+    401: "No key, or a wrong one",
+    403: "A key without the right, or an order from a page of another site",
+    404: "No such version or stage; it names those there are",
+    409: "The gate refuses the version, or another has come before it",
+    413: "Too many rows or bytes; send them in parts",
+    422: "Refused, with every fault and its place",
+    429: "Over the rate; Retry-After says when to come again",
+    503: "What it takes is away for now: a model, the registry, or who knows the keys",
+}
+_REFUSED: Final = {
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+}
 
 
 def example_request(panel: StorePanel) -> dict[str, Any]:
@@ -62,13 +79,23 @@ def _text(app: FastAPI, panel: StorePanel) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": body},
         }
-    for calls in text["paths"].values():
-        for call in calls.values():
-            call["responses"].pop("422", None)
-            call["responses"]["4XX"] = {
-                "description": "Refused, with every fault and its place",
-                "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}
-                },
-            }
+    for path, calls in text["paths"].items():
+        for method, call in calls.items():
+            has_input = call["responses"].pop("422", None) is not None
+            for code in _refusals(path, method, has_input):
+                call["responses"].setdefault(str(code), _REFUSED | {"description": _CODES[code]})
     return text
+
+
+def _refusals(path: str, method: str, has_input: bool) -> set[int]:
+    """The codes with which a call may be refused."""
+    if path in _FOR_ANYONE:
+        return set()
+    codes = {401, 403, 429, 503}
+    if path in _FORECASTS:
+        codes.add(404)
+    if path.startswith(("/model/load", "/models/")):
+        codes |= {404, 409}
+    if method == "post":
+        codes |= {400, 413, 422}
+    return codes | ({404, 422} if has_input else set())

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse
 
 from rossmann.models.model_versions import Expected
 from rossmann.schema import FEATURES, MODEL_NAME, Stage
@@ -134,14 +135,18 @@ def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
     async def live() -> dict[str, str]:
         return {"status": "alive"}
 
-    @router.get("/health/ready", summary="200 when it can answer, else 503")
+    @router.get(
+        "/health/ready",
+        summary="200 when it can answer, else 503",
+        responses={503: {"description": "Not ready", "model": dict[str, str]}},
+    )
     async def ready(response: Response) -> dict[str, str]:
         if service.versions.production is None:
             response.status_code = 503
             return {"status": "not ready"}
         return {"status": "ready"}
 
-    @router.get("/metrics", summary="For Prometheus", response_class=Response)
+    @router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
     def prometheus() -> Response:
         return Response(gauges.page(), media_type=CONTENT_TYPE_LATEST)
 
