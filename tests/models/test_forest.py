@@ -1,6 +1,5 @@
 """The trees that we walk are the trees that the libraries fitted."""
 
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -134,13 +133,3 @@ def test_a_tree_of_one_leaf_adds_it_to_all() -> None:
 def test_a_matrix_of_another_width_is_refused(member: Member) -> None:
     with pytest.raises(ValueError, match="46"):
         member.forest(np.zeros((2, 45), np.float32))
-
-
-def test_large_batches_need_little_memory(member: Member) -> None:
-    matrix = rows(60_000, 10)
-    member.forest(matrix[:100])
-    tracemalloc.start()
-    member.forest(matrix)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2 * 8 * len(matrix)
