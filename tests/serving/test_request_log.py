@@ -43,11 +43,22 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """Leaves the standard logging as it was."""
+    """Leaves the standard logging as it was, and libraries as they are in a fresh process.
+
+    Other tests import MLflow or start uvicorn, which give their loggers handlers of their own.
+    """
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    libraries = [logging.getLogger(name) for name in ("mlflow", "uvicorn", "uvicorn.error")]
+    found = [(one, list(one.handlers), one.propagate, one.level) for one in libraries]
+    for one in libraries:
+        one.handlers[:], one.propagate, one.level = [], True, logging.NOTSET
+    root.manager._clear_cache()  # type: ignore[attr-defined]
     yield
+    for one, kept, propagate, own in found:
+        one.handlers[:], one.propagate, one.level = kept, propagate, own
     root.handlers[:], root.level = handlers, level
+    root.manager._clear_cache()  # type: ignore[attr-defined]
     logging.captureWarnings(False)
     configure_logs()
 
