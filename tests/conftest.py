@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,6 +25,7 @@ from rossmann.settings import Settings, load_settings
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 BIN = FOUND[-1].parent if FOUND else Path("none")
 RUNUSER = shutil.which("runuser")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +48,18 @@ def chain_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     write_demo(settings.demo_raw_dir, seed=7, stores=40, days=620)
     build_panel(make_dataset(settings), threads=2)
     return settings
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, driven by playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Machine code that is kept may not outlive the sources that it was made from."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,12 +8,7 @@ from pathlib import Path
 
 from rossmann import compiled
 
-ASK = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from one.user import doubled
-print(doubled(1))
-"""
+ASK = "from one.user import doubled; print(doubled(1))"
 
 
 def test_a_constant_of_another_file_is_seen_when_it_changes(tmp_path: Path) -> None:
@@ -28,7 +24,11 @@ def test_a_constant_of_another_file_is_seen_when_it_changes(tmp_path: Path) -> N
     def answer(factor: int) -> str:
         (package / "constant.py").write_text(f"FACTOR = {factor}\n")
         found = subprocess.run(
-            [sys.executable, "-c", ASK, str(tmp_path)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", ASK],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return found.stdout.strip()
 

@@ -28,7 +28,6 @@ from rossmann.settings import Settings, load_settings
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 PATIENCE = 60_000
 """Milliseconds that a page may take on a busy machine."""
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def free_port() -> int:
@@ -118,17 +117,6 @@ def dashboard(settings: Settings) -> Iterator[str]:
     yield settings.dashboard_url
     process.stop()
     assert "Traceback" not in log.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

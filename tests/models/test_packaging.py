@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -367,27 +367,20 @@ def test_from_a_version_to_its_tables_and_back(
 
 @pytest.mark.browser
 def test_mlflow_shows_the_page(
-    version: ModelVersion, packaging_settings: Settings, tmp_path: Path
+    version: ModelVersion, packaging_settings: Settings, browser: Any
 ) -> None:
     """In MLflow's own pages, the run's artifact is a page with its picture, not a text."""
     from mlflow import MlflowClient
 
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
     experiment = MlflowClient(packaging_settings.tracking_uri).get_run(version.run_id)
     place = f"experiments/{experiment.info.experiment_id}/runs/{version.run_id}/artifacts/card.html"
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(f"{packaging_settings.tracking_uri}/#/{place}")
-        inside = page.frame_locator("iframe")
-        inside.get_by_role("heading", name=NAME).wait_for(timeout=120_000)
-        assert inside.locator("img").count() == 1
-        assert inside.get_by_role("heading", name="Comes from").is_visible()
-        browser.close()
+    page = browser.new_page()
+    page.goto(f"{packaging_settings.tracking_uri}/#/{place}")
+    inside = page.frame_locator("iframe")
+    inside.get_by_role("heading", name=NAME).wait_for(timeout=120_000)
+    assert inside.locator("img").count() == 1
+    assert inside.get_by_role("heading", name="Comes from").is_visible()
+    page.close()
 
 
 def test_a_card_without_anything_still_renders() -> None:

@@ -1,7 +1,6 @@
 """What a real browser makes of the headers: the page of /docs works, other sites read nothing."""
 
 import http.server
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,23 +10,11 @@ import pytest
 from fastapi import FastAPI
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 App = Callable[..., FastAPI]
 Live = Callable[[FastAPI], AbstractContextManager[str]]
 ORDER = """async url => {
   try { return (await fetch(url, {method: "POST"})).status } catch (error) { return String(error) }
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @contextmanager

@@ -33,9 +33,7 @@ def _place(numbers: npt.NDArray[np.int32], store: int) -> int:
 
 
 @kernel
-def locate(
-    numbers: npt.NDArray[np.int32], stores: npt.NDArray[np.integer], out: Places
-) -> None:  # fmt: skip
+def locate(numbers: npt.NDArray[np.int32], stores: npt.NDArray[np.integer], out: Places) -> None:
     """Fill ``out`` (n,) with the places of ``stores`` (n,), -1 for those that there are not."""
     for i in range(len(stores)):
         out[i] = _place(numbers, stores[i])

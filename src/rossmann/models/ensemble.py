@@ -50,7 +50,7 @@ class Ensemble:
         for name, factor in log_factors.items():
             add_share(change, self._weights[name], factor)
         out = np.empty(len(matrix))
-        blend(matrix, change, OFFSET, _OPEN_DAYS, UNTRIED_DAYS, KNOWN_DAYS, out)
+        blend(matrix, OFFSET, trust(matrix), change, out)
         return out
 
     def contributions(self, matrix: Matrix, threads: int = 1) -> FloatArray:

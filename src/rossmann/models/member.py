@@ -56,9 +56,9 @@ class Member(ABC):
     ) -> Self:  # fmt: skip
         """Fit on (n, 46) and sales (n,)."""
 
-    @abstractmethod
     def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """Log of sales over ``exp(kfb)`` for each row of (n, 46): (n,)."""
+        return self.forest(matrix, threads)
 
     def factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """Sales over ``exp(kfb)``, (n,), positive."""

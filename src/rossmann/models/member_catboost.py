@@ -64,8 +64,11 @@ class CatBoost(Member):
             }
         )
         booster.fit(pool, callbacks=[Tell()])
-        forest = agreed(_forest_of(booster), matrix, lambda some: np.asarray(booster.predict(some)))
-        return cls(forest, lambda: booster)
+
+        def raw(some: Matrix) -> FloatArray:
+            return np.asarray(booster.predict(some, thread_count=threads))
+
+        return cls(agreed(_forest_of(booster), matrix, raw), lambda: booster)
 
     def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""

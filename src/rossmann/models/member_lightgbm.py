@@ -32,12 +32,11 @@ class LightGbm(Member):
         """See ``Member``."""
         import lightgbm
 
-        target = log_ratio_of(matrix, sales)
         settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         data = lightgbm.Dataset(
             without_offset(matrix),
-            target,
+            log_ratio_of(matrix, sales),
             feature_name=NAMES,
             params={"max_bin": settings.get("max_bin", 255), "verbosity": -1,
                     "num_threads": threads, "seed": seed},
@@ -58,12 +57,11 @@ class LightGbm(Member):
 
         booster = lightgbm.train(settings, data, rounds, callbacks=[tell])
         forest = read_lightgbm(booster.model_to_string())
-        agreed(forest, matrix, lambda some: np.asarray(booster.predict(some, raw_score=True)))
-        return cls(forest, lambda: booster)
 
-    def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
-        """See ``Member``."""
-        return self.forest(matrix, threads)
+        def raw(some: Matrix) -> FloatArray:
+            return np.asarray(booster.predict(some, raw_score=True, num_threads=threads))
+
+        return cls(agreed(forest, matrix, raw), lambda: booster)
 
     def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""

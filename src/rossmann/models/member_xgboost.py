@@ -62,10 +62,6 @@ class XGBoost(Member):
 
         return cls(agreed(forest, matrix, raw), lambda: booster)
 
-    def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
-        """See ``Member``."""
-        return self.forest(matrix, threads)
-
     def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""
         import xgboost

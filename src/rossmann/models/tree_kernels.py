@@ -225,19 +225,8 @@ def add_share(total: FloatArray, weight: float, part: FloatArray) -> None:
 
 @kernel
 def blend(
-    matrix: Matrix,
-    change: FloatArray,
-    offset: int,
-    days: int,
-    untried: float,
-    known: float,
-    out: FloatArray,
+    matrix: Matrix, offset: int, trust: FloatArray, change: FloatArray, out: FloatArray
 ) -> None:
-    """Fill ``out`` (n,): exp of the column ``offset`` and as much of ``change`` as is trusted.
-
-    Nothing of it up to ``untried`` in the column ``days``, all from ``known`` on.
-    """
+    """Fill ``out`` (n,): exp of the column ``offset`` and as much of ``change`` as is trusted."""
     for i in range(len(out)):
-        share = (matrix[i, days] - untried) / (known - untried)
-        trust = min(share, 1.0) if share > 0.0 else 0.0  # no number of days is none
-        out[i] = np.exp(np.float64(matrix[i, offset]) + trust * change[i])
+        out[i] = np.exp(np.float64(matrix[i, offset]) + trust[i] * change[i])

@@ -1,10 +1,7 @@
 """The application: routes, and the one table from our errors to HTTP codes."""
 
-import asyncio
-import gc
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi import FastAPI
@@ -26,6 +23,7 @@ from rossmann.serving.file_openapi import add_file_route
 from rossmann.serving.file_route import FilePredictor
 from rossmann.serving.gauges import Gauges
 from rossmann.serving.journal import Journal
+from rossmann.serving.lifetime import Parts
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.openapi import describe
 from rossmann.serving.predict import Predictor
@@ -67,43 +65,9 @@ _PLACES: Final[dict[str, tuple[str | int, ...]]] = {
 
 def create_app(settings: Settings, service: Service) -> FastAPI:
     """The application over a service that is ready to answer."""
-    guard = Guard.from_settings(settings)
     metrics = Metrics(package_version())
-    gauges = Gauges(metrics, service)
     traced = tracing.wanted(os.environ)
-    books = Books(lambda: service.panel)
-    log = open_log(settings)
-    journal = Journal(log)
-    trial = open_trial(settings, service.versions, journal, metrics)
-    report = ExperimentReport(settings, service, trial)
-    predictor = Predictor(settings, service, guard, metrics, journal, trial)
-    files = FilePredictor(settings, service, guard, metrics, journal)
-    if log is not None:
-        gauges.watch_log(log.state)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.versions.follow(settings.reload_seconds, service.refresh)
-        if log is not None:
-            log.start()
-        if trial is not None:
-            trial.start()
-        # What is loaded stays: a full collection that walks over it would hold up requests (some
-        # 100 ms), and each logged answer, which lives for a second, brings one nearer.
-        gc.collect()
-        gc.freeze()
-        async with gauges.keeping():
-            yield
-        service.versions.close()
-        predictor.close()
-        files.close()
-        if trial is not None:
-            await asyncio.to_thread(trial.close)
-        await asyncio.to_thread(report.close)
-        if log is not None:
-            await asyncio.to_thread(log.close)
-        await guard.close()
-
+    parts = _make_parts(settings, service, metrics)
     # FastAPI's own page at /docs fetches its script from a CDN: blank on a closed network.
     app = FastAPIOffline(
         redoc_url=None,
@@ -111,22 +75,45 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         title="Rossmann Forecasting",
         version=package_version(),
         description="Daily sales of each store for the next six weeks.",
-        lifespan=lifespan,
+        lifespan=lambda _: parts.running(settings.reload_seconds),
         telemetry=tracing.telemetry(traced),
     )
-    add_routes(app, settings, service, books, guard, predictor, gauges, report)
-    add_file_route(app, files)
+    books = Books(lambda: service.panel)
+    add_routes(
+        app, settings, service, books, parts.guard, parts.predictor, parts.gauges, parts.report
+    )
+    add_file_route(app, parts.files)
     describe(app, service.panel)
     app.add_exception_handler(RossmannError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
-    tell = request_log(settings.log_level, settings.log_format, traced)
     close_assets(app)
-    add_headers(app, settings, guard)
+    add_headers(app, settings, parts.guard)
+    tell = request_log(settings.log_level, settings.log_format, traced)
     # The last one added is outermost: what the others refuse is counted and told too.
     app.add_middleware(Watch, metrics=metrics, tell=tell)
     return app
+
+
+def _make_parts(settings: Settings, service: Service, metrics: Metrics) -> Parts:
+    guard = Guard.from_settings(settings)
+    gauges = Gauges(metrics, service)
+    log = open_log(settings)
+    if log is not None:
+        gauges.watch_log(log.state)
+    journal = Journal(log)
+    trial = open_trial(settings, service.versions, journal, metrics)
+    return Parts(
+        service,
+        guard,
+        gauges,
+        Predictor(settings, service, guard, metrics, journal, trial),
+        FilePredictor(settings, service, guard, metrics, journal),
+        ExperimentReport(settings, service, trial),
+        log,
+        trial,
+    )
 
 
 def _answer(

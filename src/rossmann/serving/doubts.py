@@ -11,9 +11,11 @@ from rossmann.schema import MAX_HORIZON, Rows
 from rossmann.serving.columns import iso
 from rossmann.serving.ports import PanelLike
 
+Touched = list[tuple[str, str, npt.NDArray[np.bool_]]]
+"""What to take with care: a kind, a text, and which of n rows it touches, (n,)."""
+
 FIRST: Final = 10
 """Rows that a warning names; its count tells how many there are."""
-_NONE: Final = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +33,11 @@ def warned(kind: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> Warned:
     return Warned(kind, msg, len(rows), tuple(int(row) for row in rows[:FIRST]))
 
 
-def doubts(
-    panel: PanelLike, rows: Rows, positions: npt.NDArray[np.int64], origin: int, short_history: int
-) -> tuple[Warned, ...]:
+def touched(panel: PanelLike, rows: Rows, origin: int, short_history: int) -> Touched:
     """Days far ahead or unplanned, stores with fewer than ``short_history`` sales, or long idle."""
-    found = touched(panel, rows, positions, origin, short_history)
-    return tuple(warned(kind, msg, np.flatnonzero(which)) for kind, msg, which in found)
-
-
-def touched(
-    panel: PanelLike, rows: Rows, positions: npt.NDArray[np.int64], origin: int, short_history: int
-) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
-    """The same as a kind, a text, and which of the n rows it touches: (n,)."""
+    positions = panel.locate(rows.store)
     bits = panel.doubts(positions, rows.day, origin, short_history)
-    found: list[tuple[str, str, npt.NDArray[np.bool_]]] = []
+    found: Touched = []
     if bits & FAR:
         far = rows.day - origin > MAX_HORIZON
         msg = (
@@ -59,13 +52,14 @@ def touched(
             "are forecast from what stores have in common"
         )
         found.append(("short_history", msg, short))
-    idle = panel.idle_days(positions, origin, short_history) if bits & QUIET else _NONE
-    if idle.any():
-        msg = (
-            f"stores that had no sales for up to {idle.max()} days, until {iso(origin)} or shortly "
-            "before, are forecast from what they sold before that"
-        )
-        found.append(("reopened", msg, idle > 0))
+    if bits & QUIET:
+        idle = panel.idle_days(positions, origin, short_history)
+        if idle.any():
+            msg = (
+                f"stores that had no sales for up to {idle.max()} days, until {iso(origin)} or "
+                "shortly before, are forecast from what they sold before that"
+            )
+            found.append(("reopened", msg, idle > 0))
     if bits & UNPLANNED:
         unplanned = ~panel.scheduled(positions, rows.day)
         msg = (

@@ -152,7 +152,7 @@ class Experiment:
             )
             for mine, theirs in zip(bands, scored[1], strict=True)
         )
-        found = _doubts(own, rows, split.origin)
+        found = own.doubts(rows, split.origin)
         return Forecast(_merge(split, sales, scored[0]), split.origin, merged, found, objective)
 
     def explain(
@@ -214,8 +214,3 @@ def _merge(split: Split, mine: FloatArray, theirs: FloatArray) -> FloatArray:
     whole = np.empty(len(mine) + len(theirs))
     whole[split.mine], whole[split.theirs] = mine, theirs
     return whole
-
-
-def _doubts(own: Forecaster, rows: Rows, origin: int) -> tuple[Warned, ...]:
-    found = own.touched(rows, origin)
-    return tuple(warned(kind, msg, np.flatnonzero(which)) for kind, msg, which in found)

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from rossmann.serving.doubts import FIRST, Warned
+from rossmann.serving.doubts import FIRST, Touched, Warned
 from rossmann.serving.file_check import Reading
 from rossmann.serving.file_records import MISSING, Scratch, weekday_of
 from rossmann.serving.forecaster import Forecaster
 
 _PART: Final = 65_536
-Touched = list[tuple[str, str, npt.NDArray[np.bool_]]]
 
 
 class Doubts:

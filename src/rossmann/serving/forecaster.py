@@ -11,7 +11,7 @@ from rossmann.errors import DamagedModel, Fault, RequestError
 from rossmann.models.objective import CORRECTION, correction
 from rossmann.schema import FloatArray, Matrix, Objective, Rows
 from rossmann.serving.columns import furthest, iso
-from rossmann.serving.doubts import Warned, doubts, touched
+from rossmann.serving.doubts import Touched, Warned, touched, warned
 from rossmann.serving.ports import EnsembleLike, StorePanel
 
 MANY: Final = 2_000
@@ -88,9 +88,7 @@ class Forecaster:
         """
         origin = self.settle(rows, as_of, levels, objective)
         sales, bands = self.score(rows, origin, levels, objective)
-        positions = self.panel.locate(rows.store)
-        found = doubts(self.panel, rows, positions, origin, self._short_history)
-        return Forecast(sales, origin, bands, found, objective)
+        return Forecast(sales, origin, bands, self.doubts(rows, origin), objective)
 
     def settle(
         self, rows: Rows, as_of: int | None, levels: Sequence[float], objective: Objective
@@ -99,10 +97,14 @@ class Forecaster:
         faults = self._level_faults(levels) + self._objective_faults(objective)
         return self._origin(rows, self.panel.locate(rows.store), as_of, faults)
 
-    def touched(self, rows: Rows, origin: int) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
-        """What to take with care: a kind, a text, and which of the n rows it touches."""
-        positions = self.panel.locate(rows.store)
-        return touched(self.panel, rows, positions, origin, self._short_history)
+    def touched(self, rows: Rows, origin: int) -> Touched:
+        """What to take with care, and which of the rows it touches."""
+        return touched(self.panel, rows, origin, self._short_history)
+
+    def doubts(self, rows: Rows, origin: int) -> tuple[Warned, ...]:
+        """The same as warnings."""
+        found = self.touched(rows, origin)
+        return tuple(warned(kind, msg, np.flatnonzero(which)) for kind, msg, which in found)
 
     def explain(
         self,

@@ -13,33 +13,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client import Counter
 
+from rossmann.monitoring.prediction_log import LogState
 from rossmann.schema import Stage
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.runtime import Service
 
 _EVERY: Final = 1.0
 _STATM: Final = Path("/proc/self/statm")
-
-
-class LogState(Protocol):
-    """What a prediction log tells of itself; totals are since its process began."""
-
-    @property
-    def queue_rows(self) -> int: ...  # noqa: D102
-    @property
-    def spool_rows(self) -> int: ...  # noqa: D102
-    @property
-    def spool_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def written_rows(self) -> int: ...  # noqa: D102
-    @property
-    def dropped_rows(self) -> int: ...  # noqa: D102
-    @property
-    def refused_rows(self) -> int: ...  # noqa: D102
 
 
 class Gauges:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final
 
 from rossmann.serving.tracing import carried
@@ -33,24 +34,14 @@ class Loader:
 
 async def _beside(work: Callable[[], Picked]) -> Picked:
     """What ``work`` gives or raises, in a thread that does not keep the process from ending."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Picked] = loop.create_future()
-
-    def give(picked: Picked | None, error: Exception | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None:
-            done.set_exception(error)
-        elif picked is not None:
-            done.set_result(picked)
+    done: Future[Picked] = Future()
+    done.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            picked, error = work(), None
-        except Exception as raised:  # noqa: BLE001 -- it belongs to the one who asked
-            picked, error = None, raised
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(give, picked, error)
+            done.set_result(work())
+        except Exception as error:  # noqa: BLE001 -- it belongs to the one who asked
+            done.set_exception(error)
 
     threading.Thread(target=run, name="load", daemon=True).start()
-    return await done
+    return await asyncio.wrap_future(done)

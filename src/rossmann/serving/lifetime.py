@@ -1,0 +1,51 @@
+"""The parts that a running service is made of: begun together, ended in turn."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from rossmann.monitoring.prediction_log import PredictionLog
+from rossmann.serving.experiment_report import ExperimentReport
+from rossmann.serving.file_route import FilePredictor
+from rossmann.serving.gauges import Gauges
+from rossmann.serving.predict import Predictor
+from rossmann.serving.runtime import Service
+from rossmann.serving.security import Guard
+from rossmann.serving.trial import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What lives as long as the application; ``log`` and ``trial`` are None where they are off."""
+
+    service: Service
+    guard: Guard
+    gauges: Gauges
+    predictor: Predictor
+    files: FilePredictor
+    report: ExperimentReport
+    log: PredictionLog | None
+    trial: Trial | None
+
+    @asynccontextmanager
+    async def running(self, reload_seconds: float) -> AsyncIterator[None]:
+        """Begin all; end them when the block ends, those that others hand work to last."""
+        self.service.versions.follow(reload_seconds, self.service.refresh)
+        for part in (self.log, self.trial):
+            if part is not None:
+                part.start()
+        # What is loaded stays: a full collection that walks over it would hold up requests (some
+        # 100 ms), and each logged answer, which lives for a second, brings one nearer.
+        gc.collect()
+        gc.freeze()
+        async with self.gauges.keeping():
+            yield
+        self.service.versions.close()
+        self.predictor.close()
+        self.files.close()
+        for ending in (self.trial, self.report, self.log):
+            if ending is not None:
+                await asyncio.to_thread(ending.close)
+        await self.guard.close()
