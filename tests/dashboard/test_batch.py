@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from rossmann.dashboard import batch_job, state
+from rossmann.dashboard import batch_job, batch_result, state
 
 BATCH = "from rossmann.dashboard import batch, state\nwith state.guarded():\n    batch.show()\n"
 HEADER = "Store,Date,Open,Promo,StateHoliday,SchoolHoliday\n"
@@ -199,3 +199,24 @@ def test_a_file_like_kaggles_goes_through(service: Any) -> None:
     assert table["Id"].tolist() == list(range(1, 41_089))
     assert table["Forecast"].notna().all()
     assert max(len(asked["inputs"]) for asked in service.asked) <= 5_000
+
+
+def downloads(page: AppTest) -> dict[str, Any]:
+    return {button.proto.label: button.proto for button in page.get("download_button")}
+
+
+def test_files_are_written_before_they_are_asked_for(service: Any) -> None:
+    """A file written on the click may be swept away by other sessions before it is fetched."""
+    files = downloads(go(open_page(plan("%Y-%m-%d", 4))))
+    assert {"Download CSV", "Download Excel"} <= set(files)
+    assert all(proto.url and not proto.deferred_file_id for proto in files.values())
+
+
+def test_a_file_too_long_for_a_workbook_has_a_table_all_the_same(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_result, "MOST_SHEET_ROWS", 7)
+    page = go(open_page(plan("%Y-%m-%d", 4)))
+    assert "Download CSV" in downloads(page)
+    assert "Download Excel" not in downloads(page)
+    assert any("7 rows" in caption.value for caption in page.caption)

@@ -41,6 +41,7 @@ class Batch:
     upload: Upload
     job: Job
     running: bool = False
+    result: batch_result.Result | None = None
 
 
 def show() -> None:
@@ -56,7 +57,10 @@ def show() -> None:
     if len(batch.job.lines):
         _predict(batch)
     if batch.job.finished and batch.job.version is not None:
-        batch_result.show(batch.name, batch.upload, batch.job)
+        if batch.result is None:
+            with st.spinner("Writing the files …"):
+                batch.result = batch_result.Result.of(batch.upload, batch.job)
+        batch_result.show(batch.name, batch.result, batch.job.warnings)
 
 
 def _template() -> None:
@@ -191,6 +195,7 @@ def _predict(batch: Batch) -> None:
 def _begin_again(batch: Batch) -> None:
     """All rows of a batch are made for the same: another choice asks for them anew."""
     batch.job = Job.of(batch.upload, objectives.chosen(_OBJECTIVE))
+    batch.result = None
 
 
 def _start(batch: Batch) -> None:

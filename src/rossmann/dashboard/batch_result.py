@@ -1,7 +1,10 @@
 """The answer to a batch: in the order uploaded, by store, by day, and as files."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePath
+from typing import Final
 
 import polars as pl
 import streamlit as st
@@ -11,24 +14,51 @@ from rossmann.dashboard import batch_tables, charts, dates, objectives
 from rossmann.dashboard.batch_job import Job
 from rossmann.data.prepare_predictions import Upload
 
+MOST_SHEET_ROWS: Final = 200_000
+"""Rows that a workbook is written for (15 s); a file has room for 1,048,576."""
 
-def show(name: str, upload: Upload, job: Job) -> None:
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished batch comes to, made once: tables, and files as bytes.
+
+    The files wait with the session rather than being written when asked for: Streamlit lets a
+    file that it wrote on a click go after two redraws of any session, and the pages of thirty
+    planners redraw their sidebars ten times a second, before a slow line has fetched it.
+    """
+
+    table: pl.DataFrame
+    stores: pl.DataFrame
+    days: pl.DataFrame
+    made: str
+    csv: bytes
+    excel: bytes | None
+
+    @classmethod
+    def of(cls, upload: Upload, job: Job) -> "Result":
+        """Tables and files of a job whose rows are all answered."""
+        table, stores = batch_tables.result_table(upload, job), batch_tables.by_store(job)
+        made = made_by(job)
+        small = table.height <= MOST_SHEET_ROWS
+        excel = batch_tables.as_excel(table, stores, made) if small else None
+        csv = batch_tables.as_csv(table)
+        return cls(table, stores, batch_tables.by_day(job), made, csv, excel)
+
+
+def show(name: str, result: Result, warnings: Mapping[str, int]) -> None:
     """Numbers, warnings, three views, and two files to take away."""
-    table = batch_tables.result_table(upload, job)
-    stores, days = batch_tables.by_store(job), batch_tables.by_day(job)
     st.subheader("4 · Take the forecasts")
-    _numbers(stores, days)
-    for text, count in job.warnings.items():
+    _numbers(result.stores, result.days)
+    for text, count in warnings.items():
         st.warning(f"{count:,} rows: {text}.", icon=":material/info:")
-    _files(name, table, stores, made_by(job))
+    _files(name, result)
     by_day, by_store, rows = st.tabs(["By day", "By store", "All rows, as uploaded"])
     with by_day:
-        st.altair_chart(charts.totals_chart(days), width="stretch")
-    with by_store:
-        st.dataframe(stores, hide_index=True, width="stretch", column_config=_whole(stores))
-    with rows:
-        st.dataframe(table, hide_index=True, width="stretch", column_config=_whole(table))
-    st.caption(made_by(job))
+        st.altair_chart(charts.totals_chart(result.days), width="stretch")
+    for tab, table in ((by_store, result.stores), (rows, result.table)):
+        with tab:
+            st.dataframe(table, hide_index=True, width="stretch", column_config=_whole(table))
+    st.caption(result.made)
 
 
 def _numbers(stores: pl.DataFrame, days: pl.DataFrame) -> None:
@@ -50,12 +80,12 @@ def _whole(table: pl.DataFrame) -> dict[str, ColumnConfig]:
     return {name: st.column_config.NumberColumn(format="localized", step=1) for name in names}
 
 
-def _files(name: str, table: pl.DataFrame, stores: pl.DataFrame, made: str) -> None:
+def _files(name: str, result: Result) -> None:
     stem = f"{PurePath(name).name.split('.')[0]}-forecast"
     left, right, _ = st.columns([1, 1, 2])
     left.download_button(
         "Download CSV",
-        lambda: batch_tables.as_csv(table),
+        result.csv,
         f"{stem}.csv",
         "text/csv",
         icon=":material/download:",
@@ -63,9 +93,12 @@ def _files(name: str, table: pl.DataFrame, stores: pl.DataFrame, made: str) -> N
         width="stretch",
         type="primary",
     )
+    if result.excel is None:
+        right.caption(f"An Excel file is made for up to {MOST_SHEET_ROWS:,} rows.")
+        return
     right.download_button(
         "Download Excel",
-        lambda: batch_tables.as_excel(table, stores, made),
+        result.excel,
         f"{stem}.xlsx",
         "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
         icon=":material/table_view:",
