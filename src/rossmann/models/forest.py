@@ -1,8 +1,8 @@
 """A member's trees as plain arrays, walked by our own kernels: what training, backtest, API and
 batch all take their numbers from.
 
-The libraries' own calls cost some 700 microseconds for one row and 30 for each of many; these
-kernels take a tenth and a fifth of that, and answer a row the same whatever the number of rows
+The libraries' own calls cost some 640 microseconds for one row and 49 for each of many; these
+kernels take a fifteenth and a fifth of that, and answer a row the same whatever the number of rows
 (``benchmarks/members.py``). The libraries are needed to fit and to split a forecast into drivers.
 """
 

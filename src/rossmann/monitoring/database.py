@@ -58,6 +58,9 @@ def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
             connection.execute("PRAGMA journal_mode=WAL")
         # A file of the spool is deleted after the commit, so the commit must be on the disk.
         connection.execute("PRAGMA synchronous=FULL")
+        # Rows come for any store and day: with few pages at hand, each would be read again.
+        connection.execute("PRAGMA cache_size=-32000")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
 
     def begin(connection: sa.Connection) -> None:
         wants = connection.get_execution_options().get("log_reads")

@@ -16,7 +16,7 @@ from rossmann.logs import get_logger
 from rossmann.monitoring.entries import Bounds, Door, Entry, LoggedRole
 from rossmann.monitoring.intake import Intake
 from rossmann.monitoring.log_store import StoreFactory, open_store
-from rossmann.monitoring.shipping import Shipper
+from rossmann.monitoring.shipping import MOST_ROWS, Shipper
 from rossmann.monitoring.spool import Spool
 from rossmann.monitoring.spooling import FILE_ROWS, Spooler
 from rossmann.settings import Settings
@@ -27,6 +27,8 @@ MEMORY_ROWS: Final = 1_000_000
 """Most rows in memory: some 50 MB."""
 _REST: Final = 4
 """Moving rows to the database takes at most one part in five of a core's time."""
+_TOGETHER: Final = 5.0
+"""Seconds between two moves: many rows at once touch a page of an index once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +172,9 @@ class PredictionLog:
         while True:
             all_kept = not self._threads[0].is_alive()
             self._files.clear()
-            begun = time.thread_time()
+            begun, before = time.thread_time(), self.shipper.written
             more = _survive(self.shipper.step, self.shipper.trouble.began)
-            self._rest(time.thread_time() - begun)
+            self._rest(time.thread_time() - begun, self.shipper.written > before)
             if self._ending.is_set():
                 late = self._deadline is not None and time.monotonic() > self._deadline
                 if late or (all_kept and not more):
@@ -184,14 +186,15 @@ class PredictionLog:
             elif not more:
                 self._files.wait(self._flush_seconds)
 
-    def _rest(self, busy: float) -> None:
+    def _rest(self, busy: float, moved: bool) -> None:
         """Leave the processor to answers after ``busy`` seconds of work, while there is room.
 
         What waits is safe on disk. Under a load that takes all of a core, moving rows as they come
         would take half of it.
         """
         if not self._eager.is_set() and self._spool.size[2] < self._spool.most_bytes / 2:
-            self._eager.wait(_REST * busy)
+            caught_up = moved and self._spool.size[1] < MOST_ROWS
+            self._eager.wait(max(_REST * busy, _TOGETHER if caught_up else 0.0))
 
 
 def _survive(step: Callable[[], bool], tell: Callable[[str], None]) -> bool:

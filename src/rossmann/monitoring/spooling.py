@@ -29,11 +29,16 @@ class Spooler:
         self._told = 0
 
     def step(self) -> bool:
-        """Write all that waits; False where it cannot be written now, and stays in memory."""
+        """Write all that waits; False where it cannot be written now, and stays in memory.
+
+        What comes meanwhile waits for the next step: who ran after it would convert a few rows at
+        a time for as long as any come.
+        """
         self._tell_dropped()
+        left = self._intake.rows
         while True:
-            if self._held is None:
-                self._held = self._collect()
+            if self._held is None and left > 0:
+                self._held = self._collect(min(left, FILE_ROWS))
             if self._held is None:
                 return True
             if self._spool.full:
@@ -48,13 +53,14 @@ class Spooler:
             self.trouble.ended()
             self.kept += len(self._held)
             self._intake.settle(len(self._held))
+            left -= len(self._held)
             self._held = None
 
-    def _collect(self) -> Batch | None:
+    def _collect(self, most_rows: int) -> Batch | None:
         parts: list[Columns] = []
         rows = 0
-        while rows < FILE_ROWS:
-            entries = self._intake.take(FILE_ROWS - rows, at_least_one=not parts)
+        while rows < most_rows:
+            entries = self._intake.take(most_rows - rows, at_least_one=not parts)
             if not entries:
                 break
             parts += self._convert(entries)

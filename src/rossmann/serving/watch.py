@@ -97,4 +97,5 @@ def _request_id(scope: Scope) -> str:
             text: str = value.decode("latin-1")
             if _SANE_ID.match(text):
                 return text
-    return os.urandom(16).hex()
+    # Time first, as in RFC 9562's version 7: an index of ids then grows at its end.
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
