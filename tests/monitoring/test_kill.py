@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rossmann.monitoring.prediction_log import PredictionLog
+from rossmann.monitoring.spool import waiting_files
 
 PROCESS = Path(__file__).with_name("logging_process.py")
 STEPS = (
@@ -40,7 +41,7 @@ def finish(url: str, spool: Path) -> None:
     log = PredictionLog(url, spool, 0.01)
     log.start()
     pause = threading.Event()
-    while list(spool.glob("*/*.batch")):
+    while waiting_files(spool):
         pause.wait(0.01)
     log.close()
     assert log.state().refused_rows == 0

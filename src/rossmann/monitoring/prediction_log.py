@@ -27,8 +27,8 @@ MEMORY_ROWS: Final = 1_000_000
 """Most rows in memory: some 50 MB."""
 _REST: Final = 4
 """Moving rows to the database takes at most one part in five of a core's time."""
-_TOGETHER: Final = 5.0
-"""Seconds between two moves: many rows at once touch a page of an index once."""
+_TOGETHER: Final = 5
+"""Flushes that are moved to the database at once: many rows touch a page of an index once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,8 @@ class PredictionLog:
         """
         if not self._eager.is_set() and self._spool.size[2] < self._spool.most_bytes / 2:
             caught_up = moved and self._spool.size[1] < MOST_ROWS
-            self._eager.wait(max(_REST * busy, _TOGETHER if caught_up else 0.0))
+            together = _TOGETHER * self._flush_seconds
+            self._eager.wait(max(_REST * busy, together if caught_up else 0.0))
 
 
 def _survive(step: Callable[[], bool], tell: Callable[[str], None]) -> bool:

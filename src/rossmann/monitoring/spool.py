@@ -196,14 +196,21 @@ class SpoolTotal:
 def measure(parent: Path) -> SpoolTotal:
     """Look at a spool from outside; takes no lock."""
     waiting = []
-    for path in parent.glob(f"*/*{ENDING}"):
-        if path.parent.name != _ASIDE:
-            try:
-                waiting.append((int(path.stem.split("-")[1]), path.stat().st_size))
-            except FileNotFoundError:
-                continue  # written meanwhile
+    for path in waiting_files(parent):
+        with suppress(FileNotFoundError):  # written meanwhile
+            waiting.append((int(path.stem.split("-")[1]), path.stat().st_size))
     aside = sum(1 for _ in (parent / _ASIDE).glob(f"*{ENDING}"))
     return SpoolTotal(len(waiting), sum(r for r, _ in waiting), sum(b for _, b in waiting), aside)
+
+
+def waiting_files(parent: Path) -> list[Path]:
+    """All files that wait in a spool folder, whoever's they are."""
+    found: list[Path] = []
+    for folder in parent.glob("*/"):
+        if folder.name != _ASIDE:
+            with suppress(FileNotFoundError):  # a folder goes when it is empty, also meanwhile
+                found += [Path(at.path) for at in os.scandir(folder) if at.name.endswith(ENDING)]
+    return found
 
 
 def _write_synced(path: Path, content: bytes) -> None:
