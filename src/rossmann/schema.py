@@ -1,7 +1,8 @@
 """Columns, categories and the 46 features: every name that two modules share stands here once."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -74,6 +75,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.store)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """Rows of several, one after the other."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
+
     def take(self, index: npt.NDArray[np.integer] | slice) -> "Rows":
         """The rows at ``index``, in its order."""
         return Rows(
@@ -84,6 +90,9 @@ class Rows:
             self.state_holiday[index],
             self.school_holiday[index],
         )
+
+
+_COLUMNS: Final = tuple(field.name for field in fields(Rows))
 
 
 @dataclass(frozen=True, slots=True)

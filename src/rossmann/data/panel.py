@@ -97,22 +97,28 @@ class Panel:
     ) -> _Asked:
         """Rows as the kernels take them: places, days from the first of history, flags."""
         limit = self.first_day + len(self.arrays.table) if planned_to is None else planned_to
-        origins, ends = (np.atleast_1d(np.asarray(x, np.int64)) for x in (origin, limit))
         bounds = (self.first_day, self.last_day, self.furthest_day)
         out = np.empty((4, len(rows)), np.int64)
         if not asking.place_rows(
-            self.store_numbers, rows.store, rows.day, origins, ends, *bounds, out
+            self.store_numbers, rows.store, rows.day, _each(origin), _each(limit), *bounds, out
         ):
             raise ValueError("rows hold a store, a day or an origin that the panel does not have")
         return (*out, rows.promo, rows.state_holiday, rows.school_holiday)
 
     def doubts(
-        self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer], origin: int, fewest: int
+        self,
+        places: npt.NDArray[np.int64],
+        days: npt.NDArray[np.integer],
+        origin: int | npt.NDArray[np.integer],
+        fewest: int,
     ) -> int:
-        """What any of the rows may be in doubt for, as ``features.doubt_bits``: mostly 0."""
+        """What any of the rows may be in doubt for, as ``features.doubt_bits``: mostly 0.
+
+        ``origin``: one, or one per row.
+        """
         return int(
             asking.find_doubts(
-                places, days, origin, self.first_day, MAX_HORIZON, fewest, self._seen,
+                places, days, _each(origin), self.first_day, MAX_HORIZON, fewest, self._seen,
                 self.arrays.cube[:, :, plan.KNOWN],
             )
         )  # fmt: skip
@@ -214,6 +220,11 @@ def build_panel(info: DatasetInfo, threads: int, report: Report = lambda line: N
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _each(given: int | npt.NDArray[np.integer]) -> _Days:
+    """One for all, or one for each, as the kernels take it."""
+    return np.atleast_1d(np.asarray(given, np.int64))
 
 
 def open_panel(info: DatasetInfo) -> Panel:

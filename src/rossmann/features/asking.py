@@ -72,7 +72,7 @@ def place_rows(
 def find_doubts(
     places: Places,
     day: npt.NDArray[np.integer],
-    origin: int,
+    origin: Places,
     first: int,
     furthest_horizon: int,
     fewest: int,
@@ -81,12 +81,14 @@ def find_doubts(
 ) -> int:
     """Bits (``doubt_bits``) of all that any row may be in doubt for.
 
-    ``seen`` (stores, days) counts days with sales; ``known`` (days, stores) says what a plan says.
+    ``origin`` is one for all rows or one for each. ``seen`` (stores, days) counts days with sales;
+    ``known`` (days, stores) says what a plan says.
     """
-    t, found = origin - first, 0
+    found = 0
     for i in range(len(day)):
-        s = places[i]
-        if day[i] - origin > furthest_horizon:
+        s, since = places[i], origin[i if len(origin) > 1 else 0]
+        t = since - first
+        if day[i] - since > furthest_horizon:
             found |= FAR
         if seen[s, t] < fewest:
             found |= SHORT

@@ -101,6 +101,11 @@ class Forecaster:
         """What to take with care, and which of the rows it touches."""
         return touched(self.panel, rows, origin, self._short_history)
 
+    def doubted(self, rows: Rows, origin: npt.NDArray[np.int64]) -> bool:
+        """Whether any row (n,), each with an origin of its own, may be touched by a warning."""
+        places = self.panel.locate(rows.store)
+        return self.panel.doubts(places, rows.day, origin, self._short_history) != 0
+
     def doubts(self, rows: Rows, origin: int) -> tuple[Warned, ...]:
         """The same as warnings."""
         found = self.touched(rows, origin)
@@ -211,17 +216,23 @@ class Forecaster:
         return faults
 
     def score(
-        self, rows: Rows, origin: int, levels: Sequence[float], objective: Objective
+        self,
+        rows: Rows,
+        origin: int | npt.NDArray[np.int64],
+        levels: Sequence[float],
+        objective: Objective,
     ) -> tuple[FloatArray, tuple[Band, ...]]:
-        """Sales and bands of rows that ``settle`` let pass, as of its ``origin``."""
+        """Sales and bands of rows that ``settle`` let pass, as of its ``origin`` (or each's)."""
         count = len(rows)
         open_rows = np.flatnonzero(rows.open)
         sales = np.zeros(count)
         bands = tuple(Band(level, np.zeros(count), np.zeros(count)) for level in levels)
         if not len(open_rows):
             return sales, bands
-        all_open = len(open_rows) == count
-        matrix = self.panel.matrix(rows if all_open else rows.take(open_rows), origin)
+        if len(open_rows) < count:
+            rows = rows.take(open_rows)
+            origin = origin if isinstance(origin, int) else origin[open_rows]
+        matrix = self.panel.matrix(rows, origin)
         threads = self._threads if len(open_rows) >= MANY else 1
         predicted = np.maximum(self.ensemble.predict(matrix, threads=threads), 0.0)
         if not np.isfinite(predicted).all():

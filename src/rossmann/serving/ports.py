@@ -28,7 +28,7 @@ class Calendar(Protocol):
 class PanelLike(Calendar, Protocol):
     """What a forecast needs of a panel."""
 
-    def matrix(self, rows: Rows, origin: int) -> Matrix: ...
+    def matrix(self, rows: Rows, origin: int | npt.NDArray[np.int64]) -> Matrix: ...
     def offset_parts(self, rows: Rows, origin: int) -> FloatArray: ...
     def scheduled(
         self, positions: npt.NDArray[np.int64], days: npt.NDArray[np.int32]
@@ -37,7 +37,11 @@ class PanelLike(Calendar, Protocol):
         self, positions: npt.NDArray[np.int64], origin: int
     ) -> npt.NDArray[np.integer[Any]]: ...
     def doubts(
-        self, places: npt.NDArray[np.int64], days: DayArray, origin: int, fewest: int
+        self,
+        places: npt.NDArray[np.int64],
+        days: DayArray,
+        origin: int | npt.NDArray[np.int64],
+        fewest: int,
     ) -> int: ...
     def idle_days(
         self, positions: npt.NDArray[np.int64], origin: int, fewest: int

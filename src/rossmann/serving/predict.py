@@ -1,9 +1,10 @@
 """``POST /predict``, the one route that must be fast, and ``POST /explain``, which cannot be.
 
 A few rows for a version in memory take less time than to wake a thread: they are answered on the
-event loop. All else is answered in threads: a large body, a version that must be loaded, totals.
-The kernels let go of the interpreter while they work. Explanations take seconds: they have threads
-of their own, so that forecasts do not queue behind them; so do versions that must be loaded.
+event loop, together where many come at once. All else is answered in threads: a large body, a
+version that must be loaded, totals. The kernels let go of the interpreter while they work.
+Explanations take seconds: they have threads of their own, so that forecasts do not queue behind
+them; so do versions that must be loaded.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
 from rossmann.serving.security_keys import Right
 from rossmann.serving.shadow import Job
+from rossmann.serving.together import Together
 from rossmann.serving.totals import told_totals
 from rossmann.serving.tracing import carried, span
 from rossmann.serving.trial import Trial
@@ -72,6 +74,7 @@ class Predictor:
         self._pool = ThreadPoolExecutor(max(2, settings.thread_count), thread_name_prefix="predict")
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="explain")
         self._loader = Loader(service.versions)
+        self._together = Together(lambda: metrics.in_flight)
         self._most_explained = min(settings.explain_max_rows, settings.max_rows)
         self._objective: Objective = settings.objective
 
@@ -88,7 +91,11 @@ class Predictor:
         picked = await self._loader.pick(inputs.model_stage)
         if inputs.totals or len(inputs.rows) > FEW:
             return await _run(self._pool, self._answer, inputs, picked, line, begun)
-        return self._answer(inputs, picked, line, begun)
+        if self._experiment is not None:
+            return self._answer(inputs, picked, line, begun)
+        with span("forecast"):
+            found = await self._together.forecast(picked.served.forecaster, *self._asked(inputs))
+        return self._tell(inputs, picked, line, begun, found, None)
 
     async def handle_explain(self, request: Request) -> Response:
         """The same for forecasts with what drove them."""
@@ -117,6 +124,17 @@ class Predictor:
                 forecast = self._experiment.forecast(picked, split, asked)
             if forecast is None:
                 split, forecast = None, picked.served.forecaster.forecast(*asked)
+        return self._tell(inputs, picked, line, begun, forecast, split)
+
+    def _tell(
+        self,
+        inputs: Inputs,
+        picked: Picked,
+        line: Line,
+        begun: float,
+        forecast: Forecast,
+        split: Split | None,
+    ) -> Response:
         self._count("predict", inputs, picked, line)
         with span("write"):
             content = to_json(self._told(inputs, picked, forecast, line.request_id, split))
