@@ -93,6 +93,13 @@ def test_a_rows_answer_does_not_depend_on_the_rows_beside_it(
     assert (member.forest(matrix[picked], threads) == whole[picked]).all()
 
 
+def test_it_does_not_depend_on_how_many_they_are(member: Member) -> None:
+    matrix = rows(2 * BLOCK + 3, 12)
+    whole = member.forest(matrix)
+    for count in range(1, len(matrix)):
+        assert (member.forest(matrix[:count]) == whole[:count]).all(), count
+
+
 def test_threads_change_nothing(member: Member) -> None:
     matrix = rows(3000, 5)
     assert (member.forest(matrix, 1) == member.forest(matrix, 3)).all()

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,8 @@ from rossmann.logs import (
     json_line,
     writes_json,
 )
-from rossmann.serving.request_log import request_log
+from rossmann.serving import request_log as request_log_module
+from rossmann.serving.request_log import RequestLog, request_log
 from rossmann.serving.watch import Line
 
 Lines = Callable[..., list[dict[str, Any]]]
@@ -74,7 +76,7 @@ def told(made: Line, **options: Any) -> str:
     stream = io.StringIO()
     tell = request_log("info", options.pop("form", "json"), stream=stream, **options)
     assert tell is not None
-    tell(made)
+    tell.tell(made)
     return stream.getvalue()
 
 
@@ -117,12 +119,12 @@ def test_a_fault_of_ours_can_be_found_by_its_number(
         answer = api.post("/predict", json={"inputs": [row()]})
     number = answer.headers["X-Request-ID"]
     assert answer.status_code == 500 and answer.json()["request_id"] == number
-    found = [said for said in lines() if said["request_id"] == number]
-    assert [(said["event"], said["level"]) for said in found] == [
-        ("request", "error"),
-        ("unexpected error", "error"),
-    ]
-    assert "ZeroDivisionError: odd" in found[1]["exception"]
+    found = {said["event"]: said for said in lines() if said["request_id"] == number}
+    assert {event: said["level"] for event, said in found.items()} == {
+        "request": "error",
+        "unexpected error": "error",
+    }
+    assert "ZeroDivisionError: odd" in found["unexpected error"]["exception"]
 
 
 def test_no_line_holds_a_key(
@@ -182,6 +184,48 @@ def test_a_line_for_people() -> None:
     assert told(made, form="console").partition(" ")[2] == (
         "POST /predict 200 1.2 ms rows=2 model_version=3 caller=planner bytes=9 request_id=id-1\n"
     )
+
+
+class Reader(io.StringIO):
+    """Somebody who reads when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.reads.wait(30)
+        return super().write(text)
+
+
+def test_who_reads_slowly_holds_up_nobody_and_misses_nothing() -> None:
+    reader = Reader()
+    log = RequestLog("json", stream=reader)
+    log.start()
+    for number in range(500):
+        log.tell(line(rows=number))  # it would wait for ever, did it write
+    assert reader.getvalue() == ""
+    reader.reads.set()
+    log.close()
+    assert [json.loads(text)["rows"] for text in reader.getvalue().splitlines()] == [*range(500)]
+
+
+def test_who_does_not_read_at_all_costs_so_much_room_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(request_log_module, "_MOST", 100)
+    configure_logs("info", "json")
+    reader = Reader()
+    log = RequestLog("json", stream=reader)
+    log.start()
+    for number in range(1_000):
+        log.tell(line(rows=number))
+    reader.reads.set()
+    log.close()
+    lines = reader.getvalue().splitlines()
+    assert 100 <= len(lines) <= 200  # what it held, and what it was writing
+    (said,) = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
+    assert said["lines"] == 1_000 - len(lines) and "slow" in said["event"]
 
 
 def test_faults_of_ours_stand_out() -> None:

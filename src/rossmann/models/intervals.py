@@ -119,7 +119,9 @@ def quantile(table: dict[str, Any], level: float) -> float:
 
 def row_scale(table: dict[str, Any], matrix: Matrix) -> FloatArray:
     """The root mean square log residual that each row (n,) lets expect."""
-    scale = np.exp(_terms(table, matrix) @ np.array(table["coefficients"]))
+    # Column by column: a product of matrices adds in an order that depends on the number of rows.
+    terms = _terms(table, matrix).T
+    scale = np.exp(sum(own * term for own, term in zip(table["coefficients"], terms, strict=True)))
     known = np.nan_to_num(matrix[:, _KNOWN_DAYS].astype(np.float64))
     young = np.sqrt(1.0 + _NEW_STORE / (1.0 + _LEARNED_PER_DAY * known))
     widened = np.where(np.isnan(matrix[:, _PLAN]), table["unplanned"], 1.0)

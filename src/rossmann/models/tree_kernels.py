@@ -19,12 +19,14 @@ from rossmann.schema import FloatArray, Matrix
 
 BLOCK: Final = 64
 """Rows (or trees) that go down together; more do not stay in the processor's nearest memory."""
+REGISTER: Final = 16
+"""Rows that the processor works on at once."""
 LEFT, RIGHT, ZERO = range(3)
 """Where a missing value goes: the set of columns that a node looks at."""
 COLUMN_BITS: Final = 8
-_FEW: Final = 16
-"""Up to so many rows go one by one."""
-_VERY_FEW: Final = 4
+_FEW: Final = 13
+"""Up to so many rows that fill no register go one by one."""
+_VERY_FEW: Final = 3
 """The same for tables, where a block is cheap."""
 
 
@@ -101,32 +103,48 @@ def _spread_one(row: npt.NDArray[np.float32], x: npt.NDArray[np.float32]) -> Non
 
 
 @kernel
+def _lanes(rows: int) -> int:
+    """Places of a block that are worked on: whole registers, the last ones for nobody."""
+    return (rows + REGISTER - 1) // REGISTER * REGISTER
+
+
+@kernel
+def _end_of_blocks(low: int, high: int, few: int) -> int:
+    """Where rows one by one begin: all, or those that are left over, where they are few."""
+    left = (high - low) % REGISTER
+    return high - left if left <= few else high
+
+
+@kernel
 def sum_nodes(
     nodes: Packed, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
     """Fill ``out`` (n,) from ``low`` to ``high``: ``start`` and what the rows' leaves add."""
-    if high - low <= _FEW:
-        _sum_one_by_one(nodes, matrix, low, high, start, out)
+    end = _end_of_blocks(low, high, _FEW)
+    if end < high:
+        _sum_one_by_one(nodes, matrix, end, high, start, out)
+    if end == low:
         return
     x = np.empty(3 * matrix.shape[1] * BLOCK, np.float32)
     at = np.zeros(BLOCK, np.uint32)
     total = np.empty(BLOCK)
-    for first in range(low, high, BLOCK):
-        last = min(first + BLOCK, high)
+    for first in range(low, end, BLOCK):
+        last = min(first + BLOCK, end)
+        lanes = _lanes(last - first)
         _spread(matrix, first, last, x)
         total[:] = start
         for t in range(len(nodes.root)):
             root = nodes.root[t]
-            for r in range(BLOCK):
+            for r in range(lanes):
                 at[r] = root
             for _ in range(nodes.depth[t]):
-                for r in range(BLOCK):
+                for r in range(lanes):
                     node = at[r]
                     link = nodes.word[node]
                     place = np.uint32(link & np.uint32(255)) * np.uint32(BLOCK) + np.uint32(r)
                     goes_right = np.uint32(x[place] > nodes.number[node + np.uint32(1)])
                     at[r] = (link >> np.uint32(COLUMN_BITS)) + (goes_right << np.uint32(1))
-            for r in range(BLOCK):
+            for r in range(lanes):
                 total[r] += nodes.value[at[r] >> np.uint32(1)]
         for r in range(last - first):
             out[first + r] = total[r]
@@ -165,31 +183,33 @@ def sum_tables(
     tables: Tables, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
     """The same as ``sum_nodes`` for trees of the other kind."""
-    if high - low <= _VERY_FEW:
-        _look_up_one_by_one(tables, matrix, low, high, start, out)
+    end = _end_of_blocks(low, high, _VERY_FEW)
+    if end < high:
+        _look_up_one_by_one(tables, matrix, end, high, start, out)
+    if end == low:
         return
     x = np.empty(3 * matrix.shape[1] * BLOCK, np.float32)
     leaf = np.empty(BLOCK, np.uint32)
     total = np.empty(BLOCK)
-    for first in range(low, high, BLOCK):
-        last = min(first + BLOCK, high)
-        count = last - first
+    for first in range(low, end, BLOCK):
+        last = min(first + BLOCK, end)
+        lanes = _lanes(last - first)
         _spread(matrix, first, last, x)
         total[:] = start
         for t in range(len(tables.leaf)):
-            for r in range(count):
+            for r in range(lanes):
                 leaf[r] = 0
             bit = np.uint32(1)
             for q in range(tables.first[t], tables.first[t + 1]):
-                seen = x[tables.column[q] * BLOCK : tables.column[q] * BLOCK + count]
+                seen = x[tables.column[q] * BLOCK : tables.column[q] * BLOCK + lanes]
                 threshold = tables.threshold[q]
-                for r in range(count):
+                for r in range(lanes):
                     leaf[r] |= bit if seen[r] > threshold else np.uint32(0)
                 bit <<= np.uint32(1)
             values = tables.value[tables.leaf[t] :]
-            for r in range(count):
+            for r in range(lanes):
                 total[r] += values[leaf[r]]
-        for r in range(count):
+        for r in range(last - first):
             out[first + r] = total[r]
 
 

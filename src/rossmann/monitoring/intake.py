@@ -6,7 +6,7 @@ from typing import Final
 
 from rossmann.monitoring.entries import Entry
 
-CHUNK: Final = 128
+CHUNK: Final = 1_024
 """Entries that are taken at once."""
 
 

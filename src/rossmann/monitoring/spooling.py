@@ -65,13 +65,12 @@ class Spooler:
                 break
             parts += self._convert(entries)
             rows = sum(len(part.rows["row"]) for part in parts)
-            time.sleep(_PAUSE)  # a turn for the threads that answer
         return assemble(parts) if parts else None
 
     def _convert(self, entries: list[Entry]) -> list[Columns]:
         """Entries as columns; one that cannot be a line of the log costs no other."""
         try:
-            columns = gather(entries, self._next)
+            columns = gather(entries, self._next, _give_way)
         except Exception as error:  # noqa: BLE001 - the log outlives any entry
             if len(entries) > 1:
                 return [part for entry in entries for part in self._convert([entry])]
@@ -91,3 +90,8 @@ class Spooler:
             log.error("rows were dropped, which is over", rows=now - self._told)
             self._told = now
         self._dropped = now
+
+
+def _give_way() -> None:
+    """A turn for the threads that answer."""
+    time.sleep(_PAUSE)

@@ -27,7 +27,7 @@ from rossmann.serving.lifetime import Parts
 from rossmann.serving.metrics import Metrics
 from rossmann.serving.openapi import describe
 from rossmann.serving.predict import Predictor
-from rossmann.serving.request_log import request_log
+from rossmann.serving.request_log import RequestLog, request_log
 from rossmann.serving.routes import add_routes
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
@@ -67,7 +67,8 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     """The application over a service that is ready to answer."""
     metrics = Metrics(package_version())
     traced = tracing.wanted(os.environ)
-    parts = _make_parts(settings, service, metrics)
+    lines = request_log(settings.log_level, settings.log_format, traced)
+    parts = _make_parts(settings, service, metrics, lines)
     # FastAPI's own page at /docs fetches its script from a CDN: blank on a closed network.
     app = FastAPIOffline(
         redoc_url=None,
@@ -90,13 +91,14 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _on_surprise)
     close_assets(app)
     add_headers(app, settings, parts.guard)
-    tell = request_log(settings.log_level, settings.log_format, traced)
     # The last one added is outermost: what the others refuse is counted and told too.
-    app.add_middleware(Watch, metrics=metrics, tell=tell)
+    app.add_middleware(Watch, metrics=metrics, tell=None if lines is None else lines.tell)
     return app
 
 
-def _make_parts(settings: Settings, service: Service, metrics: Metrics) -> Parts:
+def _make_parts(
+    settings: Settings, service: Service, metrics: Metrics, lines: RequestLog | None
+) -> Parts:
     guard = Guard.from_settings(settings)
     gauges = Gauges(metrics, service)
     log = open_log(settings)
@@ -113,6 +115,7 @@ def _make_parts(settings: Settings, service: Service, metrics: Metrics) -> Parts
         ExperimentReport(settings, service, trial),
         log,
         trial,
+        lines,
     )
 
 

@@ -11,6 +11,7 @@ from rossmann.serving.experiment_report import ExperimentReport
 from rossmann.serving.file_route import FilePredictor
 from rossmann.serving.gauges import Gauges
 from rossmann.serving.predict import Predictor
+from rossmann.serving.request_log import RequestLog
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
 from rossmann.serving.trial import Trial
@@ -18,7 +19,7 @@ from rossmann.serving.trial import Trial
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What lives as long as the application; ``log`` and ``trial`` are None where they are off."""
+    """What lives as long as the application; the last three are None where they are off."""
 
     service: Service
     guard: Guard
@@ -28,12 +29,13 @@ class Parts:
     report: ExperimentReport
     log: PredictionLog | None
     trial: Trial | None
+    lines: RequestLog | None
 
     @asynccontextmanager
     async def running(self, reload_seconds: float) -> AsyncIterator[None]:
         """Begin all; end them when the block ends, those that others hand work to last."""
         self.service.versions.follow(reload_seconds, self.service.refresh)
-        for part in (self.log, self.trial):
+        for part in (self.log, self.trial, self.lines):
             if part is not None:
                 part.start()
         # What is loaded stays: a full collection that walks over it would hold up requests (some
@@ -45,7 +47,7 @@ class Parts:
         self.service.versions.close()
         self.predictor.close()
         self.files.close()
-        for ending in (self.trial, self.report, self.log):
+        for ending in (self.trial, self.report, self.log, self.lines):
             if ending is not None:
                 await asyncio.to_thread(ending.close)
         await self.guard.close()
