@@ -49,6 +49,7 @@ class Panel:
         self.store_numbers = store_numbers
         self.arrays: Arrays = built.arrays
         self._sales, self._seen = built.sales, built.seen
+        self._planned = built.arrays.cube[:, :, plan.KNOWN]
         self.first_day = to_day(info.first_day)
         self.last_day = to_day(info.last_day)
         self.schedule_end = to_day(info.schedule_end or info.last_day)
@@ -59,6 +60,10 @@ class Panel:
         out = np.empty(len(stores), np.int64)
         asking.locate(self.store_numbers, stores, out)
         return out
+
+    def reach(self, rows: Rows) -> tuple[int, int, int]:
+        """The lowest place of rows (n >= 1), -1 where a store is unknown; first and last day."""
+        return asking.reach(self.store_numbers, rows.store, rows.day)
 
     def matrix(
         self,
@@ -119,7 +124,7 @@ class Panel:
         return int(
             asking.find_doubts(
                 places, days, _each(origin), self.first_day, MAX_HORIZON, fewest, self._seen,
-                self.arrays.cube[:, :, plan.KNOWN],
+                self._planned,
             )
         )  # fmt: skip
 
@@ -127,7 +132,7 @@ class Panel:
         self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer]
     ) -> npt.NDArray[np.bool_]:
         """Whether each day (n,) is planned in the tables rather than filled by rule."""
-        return np.asarray(self.arrays.cube[days - self.first_day, places, plan.KNOWN] > 0)
+        return np.asarray(self._planned[days - self.first_day, places] > 0)
 
     def history_days(self, places: npt.NDArray[np.int64], origin: int) -> npt.NDArray[np.int64]:
         """Days with known sales up to ``origin``, for each place (n,)."""
@@ -224,6 +229,8 @@ def build_panel(info: DatasetInfo, threads: int, report: Report = lambda line: N
 
 def _each(given: int | npt.NDArray[np.integer]) -> _Days:
     """One for all, or one for each, as the kernels take it."""
+    if isinstance(given, int):
+        return np.array((given,), np.int64)
     return np.atleast_1d(np.asarray(given, np.int64))
 
 

@@ -40,6 +40,20 @@ def locate(numbers: npt.NDArray[np.int32], stores: npt.NDArray[np.integer], out:
 
 
 @kernel
+def reach(
+    numbers: npt.NDArray[np.int32],
+    stores: npt.NDArray[np.integer],
+    days: npt.NDArray[np.integer],
+) -> tuple[int, int, int]:
+    """The lowest place of ``stores`` (n,), -1 where one is unknown; the first and last of days."""
+    lowest, first, last = len(numbers), days[0], days[0]
+    for i in range(len(stores)):
+        lowest = min(lowest, _place(numbers, stores[i]))
+        first, last = min(first, days[i]), max(last, days[i])
+    return lowest, first, last
+
+
+@kernel
 def place_rows(
     numbers: npt.NDArray[np.int32],
     store: npt.NDArray[np.integer],

@@ -12,7 +12,7 @@ from rossmann.models.member import Member
 from rossmann.models.members import MEMBERS
 from rossmann.models.model_files import read_card, verify, write_card
 from rossmann.models.releases import check_releases, releases_of
-from rossmann.models.tree_kernels import add_share, blend
+from rossmann.models.tree_kernels import add_share, blend, rise
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, feature_fingerprint
 
 _OPEN_DAYS: Final = FEATURES.index("open_days_365")
@@ -110,6 +110,6 @@ class Ensemble:
 
 def trust(matrix: Matrix) -> FloatArray:
     """How far the members are heard in each row (n,), 0 to 1, by the store's days with sales."""
-    share = (matrix[:, _OPEN_DAYS].astype(np.float64) - UNTRIED_DAYS) / (KNOWN_DAYS - UNTRIED_DAYS)
-    # fmax takes the number where the other is none: no days known is no trust
-    return np.asarray(np.minimum(np.fmax(share, 0.0), 1.0))
+    out = np.empty(len(matrix))
+    rise(matrix, _OPEN_DAYS, UNTRIED_DAYS, KNOWN_DAYS, out)
+    return out

@@ -250,3 +250,12 @@ def blend(
     """Fill ``out`` (n,): exp of the column ``offset`` and as much of ``change`` as is trusted."""
     for i in range(len(out)):
         out[i] = np.exp(np.float64(matrix[i, offset]) + trust[i] * change[i])
+
+
+@kernel
+def rise(matrix: Matrix, column: int, low: int, high: int, out: FloatArray) -> None:
+    """Fill ``out`` (n,): 0 where the column is at most ``low`` or missing, 1 from ``high`` on."""
+    for i in range(len(out)):
+        share = (np.float64(matrix[i, column]) - low) / (high - low)
+        # a number that is missing is below all others
+        out[i] = min(share, 1.0) if share > 0.0 else 0.0

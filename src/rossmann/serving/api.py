@@ -18,6 +18,7 @@ from rossmann.logs import get_logger
 from rossmann.monitoring.prediction_log import open_log
 from rossmann.serving import tracing
 from rossmann.serving.assets import close_assets
+from rossmann.serving.bare_route import put_first
 from rossmann.serving.experiment_report import ExperimentReport
 from rossmann.serving.file_openapi import add_file_route
 from rossmann.serving.file_route import FilePredictor
@@ -84,6 +85,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         app, settings, service, books, parts.guard, parts.predictor, parts.gauges, parts.report
     )
     add_file_route(app, parts.files)
+    put_first(app)
     describe(app, service.panel)
     app.add_exception_handler(RossmannError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_invalid)

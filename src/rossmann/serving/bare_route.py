@@ -6,13 +6,31 @@ It is in the OpenAPI text like any other; nothing is read, checked or written fo
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class BareRoute(APIRoute):
     """Its endpoint is a coroutine from a request to an answer."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
-        return self.endpoint
+    def __init__(self, path: str, endpoint: Endpoint, **more: Any) -> None:
+        super().__init__(path, endpoint, **more)
+        # Without dependencies there is nothing to keep open and to close around the endpoint, and
+        # errors are answered by the same handlers one layer further out.
+        self.app = _asking(endpoint)
+
+
+def _asking(endpoint: Endpoint) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
+
+
+def put_first(app: FastAPI) -> None:
+    """Look for these routes before all others: routes are tried one by one."""
+    app.router.routes.sort(key=lambda route: not isinstance(route, BareRoute))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -37,6 +38,7 @@ def iso(day: int) -> str:
     return (EPOCH + timedelta(days=int(day))).isoformat()
 
 
+@lru_cache(maxsize=16)
 def furthest(last_day: int) -> int:
     """The last day that gets a forecast: a year after the end of history."""
     end = EPOCH + timedelta(days=int(last_day))
@@ -72,7 +74,7 @@ def to_inputs(request: PredictRequest, panel: Calendar) -> Inputs:
     numbers = [row["Store"] for row in inputs]
     store = _as_int32(numbers)
     faults: list[Fault] = []
-    if (panel.locate(store) < 0).any():
+    if panel.locate(store).min(initial=0) < 0:
         faults += store_faults(panel, dict(enumerate(numbers)))
     days, bad = _read_days(panel, dict(enumerate(row["Date"] for row in inputs)))
     as_of = None if request.as_of is None else read_day(request.as_of)
@@ -81,10 +83,9 @@ def to_inputs(request: PredictRequest, panel: Calendar) -> Inputs:
         faults.append(Fault(("as_of",), msg, "date_format"))
     if faults or bad:
         raise RequestError(in_order(faults + bad))
-    day = np.array(days, np.int32)
-    given = np.array([row["DayOfWeek"] for row in inputs], np.int32)
+    day, given = np.array((days, [row["DayOfWeek"] for row in inputs]), np.int32)
     # 1970-01-01 was a Thursday.
-    off = np.flatnonzero(given != (day + 3) % 7 + 1)
+    off = (given != (day + 3) % 7 + 1).nonzero()[0]
     levels = tuple(dict.fromkeys(request.intervals or ()))
     asked = (request.model_stage, as_of, levels, request.objective)
     totals = tuple(dict.fromkeys(request.totals or ()))
@@ -92,14 +93,13 @@ def to_inputs(request: PredictRequest, panel: Calendar) -> Inputs:
 
 
 def _to_rows(inputs: Sequence[Row], store: DayArray, day: DayArray) -> Rows:
-    return Rows(
-        store,
-        day,
-        np.array([row["Open"] for row in inputs], np.uint8),
-        np.array([row["Promo"] for row in inputs], np.uint8),
-        np.array([_HOLIDAY_CODE[row["StateHoliday"]] for row in inputs], np.uint8),
-        np.array([row["SchoolHoliday"] for row in inputs], np.uint8),
+    flags = (
+        [row["Open"] for row in inputs],
+        [row["Promo"] for row in inputs],
+        [_HOLIDAY_CODE[row["StateHoliday"]] for row in inputs],
+        [row["SchoolHoliday"] for row in inputs],
     )
+    return Rows(store, day, *np.array(flags, np.uint8))
 
 
 def _as_int32(numbers: Sequence[int]) -> DayArray:

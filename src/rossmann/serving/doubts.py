@@ -37,6 +37,8 @@ def touched(panel: PanelLike, rows: Rows, origin: int, short_history: int) -> To
     """Days far ahead or unplanned, stores with fewer than ``short_history`` sales, or long idle."""
     positions = panel.locate(rows.store)
     bits = panel.doubts(positions, rows.day, origin, short_history)
+    if not bits:
+        return []
     found: Touched = []
     if bits & FAR:
         far = rows.day - origin > MAX_HORIZON

@@ -95,7 +95,7 @@ class Forecaster:
     ) -> int:
         """The origin of a request; takes what ``forecast`` takes, and refuses what it refuses."""
         faults = self._level_faults(levels) + self._objective_faults(objective)
-        return self._origin(rows, self.panel.locate(rows.store), as_of, faults)
+        return self._origin(rows, as_of, faults)
 
     def touched(self, rows: Rows, origin: int) -> Touched:
         """What to take with care, and which of the rows it touches."""
@@ -109,7 +109,7 @@ class Forecaster:
     def doubts(self, rows: Rows, origin: int) -> tuple[Warned, ...]:
         """The same as warnings."""
         found = self.touched(rows, origin)
-        return tuple(warned(kind, msg, np.flatnonzero(which)) for kind, msg, which in found)
+        return tuple(warned(kind, msg, which.nonzero()[0]) for kind, msg, which in found)
 
     def explain(
         self,
@@ -160,19 +160,13 @@ class Forecaster:
             if not low <= level <= high
         ]
 
-    def _origin(
-        self,
-        rows: Rows,
-        positions: npt.NDArray[np.int64],
-        as_of: int | None,
-        faults: list[Fault],
-    ) -> int:
+    def _origin(self, rows: Rows, as_of: int | None, faults: list[Fault]) -> int:
         first, last = self.panel.first_day, self.panel.last_day
         if not len(rows):
             raise RequestError(
                 [Fault(("inputs",), "inputs must hold at least one row", "too_short")]
             )
-        earliest = int(rows.day.min())
+        place, earliest, latest = self.panel.reach(rows)
         if as_of is None:
             origin = min(last, earliest - 1)
         else:
@@ -180,17 +174,13 @@ class Forecaster:
             if not first <= as_of <= last:
                 msg = f"as_of must be from {iso(first)} to {iso(last)}, where sales are known"
                 faults.append(Fault(("as_of",), f"{msg} (got {iso(as_of)})", "as_of_range"))
-        if (
-            faults
-            or earliest <= max(origin, first)
-            or rows.day.max() > furthest(last)
-            or positions.min() < 0
-        ):
-            raise RequestError(faults + self._row_faults(rows, positions, origin))
+        if faults or earliest <= max(origin, first) or latest > furthest(last) or place < 0:
+            raise RequestError(faults + self._row_faults(rows, origin))
         return origin
 
-    def _row_faults(self, rows: Rows, positions: npt.NDArray[np.int64], origin: int) -> list[Fault]:
+    def _row_faults(self, rows: Rows, origin: int) -> list[Fault]:
         first, last = self.panel.first_day, self.panel.last_day
+        positions = self.panel.locate(rows.store)
         rules = (
             ("Store", positions < 0, "unknown_store", "is unknown"),
             ("Date", rows.day <= first, "date_before_history", f"must be after {iso(first)}"),
@@ -224,7 +214,7 @@ class Forecaster:
     ) -> tuple[FloatArray, tuple[Band, ...]]:
         """Sales and bands of rows that ``settle`` let pass, as of its ``origin`` (or each's)."""
         count = len(rows)
-        open_rows = np.flatnonzero(rows.open)
+        open_rows = rows.open.nonzero()[0]
         sales = np.zeros(count)
         bands = tuple(Band(level, np.zeros(count), np.zeros(count)) for level in levels)
         if not len(open_rows):

@@ -20,6 +20,9 @@ from rossmann.serving.forecaster import Band, Forecast, Forecaster
 MOST_ROWS: Final = 128
 """Rows that go together: the event loop stands still for some 2 ms meanwhile."""
 
+_LONG: Final = 16
+"""Requests one after the other that came alone; then each so many-th looks around."""
+
 
 class Settled(NamedTuple):
     """Rows that may be asked, and their origin: what ``Forecaster.settle`` let pass."""
@@ -47,6 +50,7 @@ class Together:
     def __init__(self, in_flight: Callable[[], int]) -> None:
         self._in_flight = in_flight
         self._open: dict[_Alike, _Group] = {}
+        self._alone_for = 0
 
     async def forecast(
         self,
@@ -57,8 +61,7 @@ class Together:
         objective: Objective,
     ) -> Forecast:
         """What ``forecaster.forecast`` gives, and raises."""
-        await asyncio.sleep(0)  # those that came at the same moment begin
-        if self._in_flight() < 2:
+        if await self._alone():
             return forecaster.forecast(rows, as_of, levels, objective)
         own = Settled(rows, forecaster.settle(rows, as_of, levels, objective))
         key = _Alike(forecaster, levels, objective)
@@ -73,6 +76,19 @@ class Together:
         group.rows += len(rows)
         # One that gives up must not take the others' work with it.
         return (await asyncio.shield(group.work))[place]
+
+    async def _alone(self) -> bool:
+        """Whether nobody else came at this moment.
+
+        To look takes a turn of the loop, in which the others begin. Who was alone for long looks
+        only now and then.
+        """
+        if self._alone_for >= _LONG and self._alone_for % _LONG:
+            self._alone_for += 1
+            return True
+        await asyncio.sleep(0)
+        self._alone_for = self._alone_for + 1 if self._in_flight() < 2 else 0
+        return self._alone_for > 0
 
     async def _work(self, key: _Alike, asked: list[Settled]) -> list[Forecast]:
         group = self._open.get(key)
