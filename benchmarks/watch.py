@@ -67,7 +67,9 @@ def main() -> None:
     workers = "several" if FOLDER in os.environ else "one"
     quiet = cost(None)
     with Path(os.devnull).open("w", buffering=1) as sink:
-        spoken = cost(request_log("info", "json", stream=sink))
+        lines = request_log("info", "json", stream=sink)
+        assert lines is not None
+        spoken = cost(lines.tell)
     print(f"{workers} worker(s): {quiet:.1f} us, with a line of JSON {spoken:.1f} us")
     if workers == "one":
         with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """Small requests that come at the same moment are forecast as one.
 
-What a forecast costs is mostly what a call costs: of sixteen requests forecast together each takes
-a fifth of its time alone. Nobody waits for others to come: what is ready at one turn of the event
+What a forecast of one row costs is mostly the calls around it, and fetching trees that other work
+has pushed out of the processor's caches: together they share both. Nobody waits for others to come: what is ready at one turn of the event
 loop goes together, and a request that is alone is answered at once. A row's forecast does not
 depend on the rows beside it, to the bit, so nobody can tell.
 """
