@@ -1,9 +1,10 @@
 """Small requests that come at the same moment are forecast as one.
 
 What a forecast of one row costs is mostly the calls around it, and fetching trees that other work
-has pushed out of the processor's caches: together they share both. Nobody waits for others to come: what is ready at one turn of the event
-loop goes together, and a request that is alone is answered at once. A row's forecast does not
-depend on the rows beside it, to the bit, so nobody can tell.
+has pushed out of the processor's caches: together they share both. Nobody waits for others to
+come: what is ready at one turn of the event loop goes together, and a request that is alone is
+answered at once. A row's forecast does not depend on the rows beside it, to the bit, so nobody
+can tell.
 """
 
 import asyncio
