@@ -22,11 +22,12 @@ from rossmann.serving.file_records import (
     Codes,
     Records,
     Scratch,
+    Values,
     all_missing,
     date_codes,
-    field_codes,
+    field_values,
     to_rows,
-    weekday_codes,
+    weekday_values,
 )
 from rossmann.serving.forecaster import Forecaster
 
@@ -70,10 +71,11 @@ def read_records(name: str, parts: Parts, path: Path, most: int) -> Reading:
     """
     columns = field_columns(name, parts.columns)
     reading = Reading(columns, Scratch(path, RECORD))
-    weekday = spellings(parts.columns, "DayOfWeek")[:1]
+    known = {name: field_values(name) for name in FIELDS if name != "Date"}
+    weekday = _Weekday(weekday_values(), spellings(parts.columns, "DayOfWeek")[:1])
     filled = 0
     for batch in parts.read():
-        records = _records(batch, reading, weekday)
+        records = _records(batch, reading, known, weekday)
         some = np.flatnonzero(~all_missing(records, FIELDS))
         filled = reading.count + int(some[-1]) + 1 if len(some) else filled
         reading.count += len(records)
@@ -92,20 +94,31 @@ def read_records(name: str, parts: Parts, path: Path, most: int) -> Reading:
     return reading
 
 
-def _records(batch: pa.RecordBatch, reading: Reading, weekday: list[str]) -> Records:
+@dataclass(frozen=True)
+class _Weekday:
+    """The column of weekdays, where there is one."""
+
+    values: Values
+    column: list[str]
+
+    def codes(self, batch: pa.RecordBatch) -> Codes | int:
+        """What each row says."""
+        return self.values.codes(batch.column(self.column[0]))[0] if self.column else MISSING
+
+
+def _records(
+    batch: pa.RecordBatch, reading: Reading, known: dict[str, Values], weekday: _Weekday
+) -> Records:
     records = np.empty(len(batch), RECORD)
+    records["Date"] = date_codes(batch.column(reading.columns["Date"]), reading.dates)
+    records["DayOfWeek"] = weekday.codes(batch)
+    for name, values in known.items():
+        records[name], different = values.codes(batch.column(reading.columns[name]))
+        if name == "Store":
+            reading.stores.update(different[different >= 0].tolist())
     for name in FIELDS:
-        column = batch.column(reading.columns[name])
-        if name == "Date":
-            codes = date_codes(column, reading.dates)
-        else:
-            codes, values = field_codes(name, column)
-            if name == "Store":
-                reading.stores.update(values)
-        records[name] = codes
-        wrong = codes == WRONG if name == "Open" else codes < 0
+        wrong = records[name] == WRONG if name == "Open" else records[name] < 0
         reading.faulty = reading.faulty or bool(wrong.any())
-    records["DayOfWeek"] = weekday_codes(batch.column(weekday[0])) if weekday else MISSING
     return records
 
 

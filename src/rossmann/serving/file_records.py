@@ -1,7 +1,7 @@
 """A file's rows on disk, as small as they get: what the first reading leaves for the second."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ RECORD: Final = np.dtype(
     ]
 )
 """A row: each field's value, or that it is wrong or missing; a date by its place in a list."""
+MOST_KNOWN: Final = 20_000
+"""Different values of a column that are kept in mind."""
 Records = npt.NDArray[np.void]
 Codes = npt.NDArray[np.int32]
 
@@ -57,41 +59,80 @@ class Scratch:
         self._file.close()
 
 
-def field_codes(field: str, column: pa.Array) -> tuple[Codes, list[int]]:
-    """A field's value of each row (n,), or ``WRONG`` or ``MISSING``; and the different values.
+class Values:
+    """What a column's values stand for; a value that comes again is not looked at again.
 
-    The rules look at each different value once.
+    ``read``: codes of texts, null where a value is missing.
     """
-    coded, text = _different(column)
-    value = text.to_frame(field).select(field_value(field, {})).to_series()
-    known = value.cast(pl.Int64).fill_null(WRONG).set(text.is_null(), MISSING)
-    values = known.to_numpy().astype(np.int32)
-    return _spread(coded, values), np.unique(values[values >= 0]).tolist()
+
+    def __init__(self, read: Callable[[pl.Series], Codes]) -> None:
+        self._read = read
+        self._known: dict[int | str | None, int] = {}
+
+    def codes(self, column: pa.Array) -> tuple[Codes, Codes]:
+        """The code of each row (n,), and those of its different values."""
+        coded = _coded(column)
+        kind = coded.dictionary.type
+        # Of numbers with a point, 0.0 and -0.0 are the same key and not the same text.
+        whole = pa.types.is_integer(kind) or pa.types.is_string(kind)
+        values = self._looked_up(coded.dictionary) if whole else self._codes(coded.dictionary)
+        return _spread(coded, values), values
+
+    def _looked_up(self, different: pa.Array) -> Codes:
+        given = different.to_pylist()
+        new = [place for place, value in enumerate(given) if value not in self._known]
+        if len(new) > MOST_KNOWN:  # a column of anything: its texts are not kept
+            return self._codes(different)
+        if new:
+            if len(self._known) + len(new) > MOST_KNOWN:
+                self._known.clear()
+                new = list(range(len(given)))
+            found = self._codes(different.take(pa.array(new))).tolist()
+            self._known.update(zip((given[place] for place in new), found, strict=True))
+        return np.array([self._known[value] for value in given], np.int32)
+
+    def _codes(self, different: pa.Array) -> Codes:
+        return self._read(field_text(series_of(different)))
+
+
+def field_values(field: str) -> Values:
+    """The values of a field: what they are, or ``WRONG`` or ``MISSING``."""
+
+    def read(text: pl.Series) -> Codes:
+        value = text.to_frame(field).select(field_value(field, {})).to_series()
+        known = value.cast(pl.Int64).fill_null(WRONG).set(text.is_null(), MISSING)
+        return known.to_numpy().astype(np.int32)
+
+    return Values(read)
+
+
+def weekday_values() -> Values:
+    """Weekdays, ``MISSING`` for what is none."""
+
+    def read(text: pl.Series) -> Codes:
+        value = text.cast(pl.Int64, strict=False)
+        value = value.set(~value.is_between(1, 7), MISSING).fill_null(MISSING)
+        return value.to_numpy().astype(np.int32)
+
+    return Values(read)
 
 
 def date_codes(column: pa.Array, places: dict[str, int]) -> Codes:
     """The place of each row's date in ``places`` (n,), which grows by those that are new."""
-    coded, text = _different(column)
+    coded = _coded(column)
+    text = field_text(series_of(coded.dictionary))
     values = [
         MISSING if day is None else places.setdefault(day, len(places)) for day in text.to_list()
     ]
     return _spread(coded, np.array(values, np.int32))
 
 
-def weekday_codes(column: pa.Array) -> Codes:
-    """The weekday that each row names (n,), ``MISSING`` where it is none."""
-    coded, text = _different(column)
-    value = text.cast(pl.Int64, strict=False)
-    value = value.set(~value.is_between(1, 7), MISSING).fill_null(MISSING)
-    return _spread(coded, value.to_numpy().astype(np.int32))
-
-
-def _different(column: pa.Array) -> tuple[pa.DictionaryArray, pl.Series]:
-    """The column by the places of its different values, and these as text."""
-    if not pa.types.is_dictionary(column.type):
-        column = pa.nulls(len(column), pa.string()) if pa.types.is_null(column.type) else column
-        column = column.dictionary_encode()
-    return column, field_text(series_of(column.dictionary))
+def _coded(column: pa.Array) -> pa.DictionaryArray:
+    """The column by the places of its different values."""
+    if pa.types.is_dictionary(column.type):
+        return column
+    column = pa.nulls(len(column), pa.string()) if pa.types.is_null(column.type) else column
+    return column.dictionary_encode()
 
 
 def _spread(coded: pa.DictionaryArray, values: Codes) -> Codes:
