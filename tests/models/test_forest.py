@@ -11,8 +11,9 @@ from rossmann.errors import DamagedModel, ModelError
 from rossmann.models.forest import Forest
 from rossmann.models.member import Member, agreed
 from rossmann.models.members import MEMBERS
-from rossmann.models.tree_kernels import BLOCK, Nodes
+from rossmann.models.tree_kernels import Nodes
 from rossmann.models.tree_readers import read_lightgbm
+from rossmann.models.tree_rows import BLOCK
 from rossmann.schema import FEATURES, FloatArray, Matrix
 
 PARAMS = {

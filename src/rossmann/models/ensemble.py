@@ -7,12 +7,12 @@ from typing import Any, Final
 import numpy as np
 
 from rossmann.errors import DamagedModel
+from rossmann.models.blending import blend, rise
 from rossmann.models.intervals import bounds, check
 from rossmann.models.member import Member
 from rossmann.models.members import MEMBERS
 from rossmann.models.model_files import read_card, verify, write_card
 from rossmann.models.releases import check_releases, releases_of
-from rossmann.models.tree_kernels import add_share, blend, rise
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, feature_fingerprint
 
 _OPEN_DAYS: Final = FEATURES.index("open_days_365")
@@ -46,11 +46,10 @@ class Ensemble:
 
     def blend(self, log_factors: dict[str, FloatArray], matrix: Matrix) -> FloatArray:
         """The forecast from the members' factors."""
-        change = np.zeros(len(matrix))
-        for name, factor in log_factors.items():
-            add_share(change, self._weights[name], factor)
+        weights = np.array([self._weights[name] for name in log_factors])
         out = np.empty(len(matrix))
-        blend(matrix, OFFSET, trust(matrix), change, out)
+        parts = tuple(log_factors.values())
+        blend(matrix, OFFSET, _OPEN_DAYS, (UNTRIED_DAYS, KNOWN_DAYS), weights, parts, out)
         return out
 
     def contributions(self, matrix: Matrix, threads: int = 1) -> FloatArray:

@@ -6,15 +6,17 @@ kernels take a fifteenth and a fifth of that, and answer a row the same whatever
 (``benchmarks/members.py``). The libraries are needed to fit and to split a forecast into drivers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.models.tree_kernels import Nodes, Packed, Tables, packed, sum_nodes, sum_tables
+from rossmann.models.tree_kernels import Nodes, packed, sum_nodes
+from rossmann.models.tree_tables import Tables, levels, sum_tables
 from rossmann.schema import FEATURES, FloatArray, Matrix
 
 _ALONE: Final = 512
@@ -28,7 +30,11 @@ class Forest:
     def __init__(self, trees: Nodes | Tables, start: float) -> None:
         self.trees = trees
         self.start = start
-        self._walked = packed(trees) if isinstance(trees, Nodes) else trees
+        self._fill: Callable[[Matrix, int, int, float, FloatArray], None] = (
+            partial(sum_nodes, packed(trees))
+            if isinstance(trees, Nodes)
+            else partial(sum_tables, trees, levels(trees))
+        )
 
     def __call__(self, matrix: Matrix, threads: int = 1) -> FloatArray:
         """The raw output (n,) for (n, 46) of float32."""
@@ -38,21 +44,16 @@ class Forest:
         out = np.empty(len(rows))
         parts = max(min(threads, len(rows) // _ALONE), 1)
         if parts == 1:
-            self._fill(rows, 0, len(rows), out)
+            self._fill(rows, 0, len(rows), self.start, out)
             return out
         ends = np.linspace(0, len(rows), parts + 1).astype(int).tolist()
         with ThreadPoolExecutor(parts) as pool:
             for done in [
-                pool.submit(self._fill, rows, low, high, out) for low, high in pairwise(ends)
+                pool.submit(self._fill, rows, low, high, self.start, out)
+                for low, high in pairwise(ends)
             ]:
                 done.result()
         return out
-
-    def _fill(self, rows: Matrix, low: int, high: int, out: FloatArray) -> None:
-        if isinstance(self._walked, Packed):
-            sum_nodes(self._walked, rows, low, high, self.start, out)
-        else:
-            sum_tables(self._walked, rows, low, high, self.start, out)
 
     def stored(self) -> Stored:
         """Its arrays by name, to be written."""

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.models.forest import Forest
-from rossmann.models.tree_kernels import COLUMN_BITS, LEFT, RIGHT, ZERO, Nodes, Tables
+from rossmann.models.tree_kernels import COLUMN_BITS, Nodes
+from rossmann.models.tree_rows import LEFT, RIGHT, ZERO
+from rossmann.models.tree_tables import Tables
 from rossmann.schema import FEATURES, FloatArray
 
 _LARGEST: Final = np.finfo(np.float32).max

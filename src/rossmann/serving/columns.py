@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from rossmann.errors import Fault, RequestError
 from rossmann.schema import ROW_FIELDS, STATE_HOLIDAYS, DayArray, Objective, Rows
@@ -29,7 +28,7 @@ class Inputs:
     as_of: int | None
     levels: tuple[float, ...]
     objective: Objective | None
-    weekday_off: npt.NDArray[np.int64]
+    weekday_off: Sequence[int]
     totals: tuple[str, ...] = ()
 
 
@@ -63,7 +62,9 @@ def read_inputs(body: bytes, panel: Calendar, max_rows: int) -> Inputs:
         request = parse_predict(body, max_rows)
     except FormFaults as error:
         numbers, texts = error.stores, error.dates
-        found = store_faults(panel, numbers) + _read_days(panel, texts)[1]
+        found = (
+            store_faults(panel, numbers) + _read_days(panel, list(texts.values()), list(texts))[1]
+        )
         raise RequestError(in_order([*error.faults, *found])) from error
     return to_inputs(request, panel)
 
@@ -71,25 +72,27 @@ def read_inputs(body: bytes, panel: Calendar, max_rows: int) -> Inputs:
 def to_inputs(request: PredictRequest, panel: Calendar) -> Inputs:
     """A well-formed request as columns; raises ``RequestError`` with every fault."""
     inputs = request.inputs
-    numbers = [row["Store"] for row in inputs]
-    store = _as_int32(numbers)
+    store = _as_int32([row["Store"] for row in inputs])
     faults: list[Fault] = []
     if panel.locate(store).min(initial=0) < 0:
-        faults += store_faults(panel, dict(enumerate(numbers)))
-    days, bad = _read_days(panel, dict(enumerate(row["Date"] for row in inputs)))
+        faults += store_faults(panel, {row: one["Store"] for row, one in enumerate(inputs)})
+    days, bad = _read_days(panel, [row["Date"] for row in inputs])
     as_of = None if request.as_of is None else read_day(request.as_of)
     if request.as_of is not None and as_of is None:
         msg = f"as_of must be a real date written YYYY-MM-DD (got {shown(request.as_of)})"
         faults.append(Fault(("as_of",), msg, "date_format"))
     if faults or bad:
         raise RequestError(in_order(faults + bad))
-    day, given = np.array((days, [row["DayOfWeek"] for row in inputs]), np.int32)
+    off: list[int] = []
     # 1970-01-01 was a Thursday.
-    off = (given != (day + 3) % 7 + 1).nonzero()[0]
+    weekday = {day: (day + 3) % 7 + 1 for day in set(days)}
+    told = [row["DayOfWeek"] for row in inputs]
+    if told != (known := [weekday[day] for day in days]):
+        off = [i for i, (one, other) in enumerate(zip(told, known, strict=True)) if one != other]
     levels = tuple(dict.fromkeys(request.intervals or ()))
     asked = (request.model_stage, as_of, levels, request.objective)
     totals = tuple(dict.fromkeys(request.totals or ()))
-    return Inputs(_to_rows(inputs, store, day), *asked, off, totals)
+    return Inputs(_to_rows(inputs, store, np.array(days, np.int32)), *asked, off, totals)
 
 
 def _to_rows(inputs: Sequence[Row], store: DayArray, day: DayArray) -> Rows:
@@ -132,27 +135,30 @@ def store_faults(panel: Calendar, numbers: Mapping[int, int]) -> list[Fault]:
     return faults
 
 
-def _read_days(panel: Calendar, texts: Mapping[int, str]) -> tuple[list[int], list[Fault]]:
-    """The days of ``texts`` by row, and a fault for each that is no date or out of reach."""
+def _read_days(
+    panel: Calendar, texts: Sequence[str], rows: Sequence[int] | None = None
+) -> tuple[list[int], list[Fault]]:
+    """The day of each of ``texts``, and a fault for each that is no date or out of reach.
+
+    ``rows``: the numbers of their rows, if not one after another.
+    """
     wrong: dict[str, tuple[str, str]] = {}
     known: dict[str, int] = {}
     # A request names few different dates: each is read once.
-    for text in set(texts.values()):
+    for text in set(texts):
         day = read_day(text)
         fault = day_fault(panel, text, day)
         if fault:
             wrong[text] = fault
         known[text] = day or 0
-    faults = (
-        [
+    faults = []
+    if wrong:
+        faults = [
             Fault(("inputs", row, "Date"), *wrong[text])
-            for row, text in texts.items()
+            for row, text in zip(rows or range(len(texts)), texts, strict=True)
             if text in wrong
         ]
-        if wrong
-        else []
-    )
-    return [known[text] for text in texts.values()], faults
+    return [known[text] for text in texts], faults
 
 
 def day_fault(panel: Calendar, text: str, day: int | None) -> tuple[str, str] | None:

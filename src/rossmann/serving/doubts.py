@@ -30,7 +30,7 @@ class Warned:
 
 def warned(kind: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> Warned:
     """A warning about ``rows`` (their numbers)."""
-    return Warned(kind, msg, len(rows), tuple(int(row) for row in rows[:FIRST]))
+    return Warned(kind, msg, len(rows), tuple(rows[:FIRST].tolist()))
 
 
 def touched(panel: PanelLike, rows: Rows, origin: int, short_history: int) -> Touched:
@@ -63,7 +63,9 @@ def touched(panel: PanelLike, rows: Rows, origin: int, short_history: int) -> To
             )
             found.append(("reopened", msg, idle > 0))
     if bits & UNPLANNED:
-        unplanned = ~panel.scheduled(positions, rows.day)
+        # Mostly it is asked for one row, and then it is that one.
+        alone = len(rows) == 1
+        unplanned = np.ones(1, np.bool_) if alone else ~panel.scheduled(positions, rows.day)
         msg = (
             "days without a schedule: the promotions and school holidays around them are "
             "taken as not known, opening as usual; with a schedule the forecast is better"

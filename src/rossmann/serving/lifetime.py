@@ -17,7 +17,6 @@ from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
 from rossmann.serving.trial import Trial
 
-
 _OBJECTS: Final = 25_000
 """New objects (some 3 MB) after which Python looks for those that only name each other."""
 
@@ -48,9 +47,11 @@ class Parts:
         gc.collect()
         gc.freeze()
         # The same for the small ones: at 700 objects they are a twentieth of a busy worker's time.
+        before = gc.get_threshold()
         gc.set_threshold(_OBJECTS, 20, 50)
         async with self.gauges.keeping():
             yield
+        gc.set_threshold(*before)
         self.service.versions.close()
         self.predictor.close()
         self.files.close()

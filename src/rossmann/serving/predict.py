@@ -255,7 +255,7 @@ class Predictor:
 
 
 def _weekdays(inputs: Inputs) -> list[Warned]:
-    if not len(inputs.weekday_off):
+    if not inputs.weekday_off:
         return []
     msg = "DayOfWeek contradicts Date: the Date decides"
     return [warned("day_of_week", msg, np.asarray(inputs.weekday_off))]

@@ -1,0 +1,122 @@
+"""Walks down trees that ask the same question of all nodes of a level, as CatBoost's do.
+
+A leaf's place is the answers. Sums run over the trees in their order, whatever the block: a row's
+answer does not depend on the rows beside it.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rossmann.compiled import kernel
+from rossmann.models.tree_rows import BLOCK, end_of_blocks, lanes_of, spread, spread_one
+from rossmann.schema import FloatArray, Matrix
+
+_FEW: Final = 3
+"""Up to so many rows that fill no register go one by one: a block is cheap here."""
+
+
+class Tables(NamedTuple):
+    """Trees that ask the same question of all nodes of a level: a leaf's place is the answers."""
+
+    column: npt.NDArray[np.int32]  # (questions,)
+    threshold: npt.NDArray[np.float32]  # (questions,)
+    first: npt.NDArray[np.int64]  # (trees + 1,): each tree's first question
+    leaf: npt.NDArray[np.int64]  # (trees,): each tree's first leaf
+    value: FloatArray  # (leaves,)
+
+
+class Levels(NamedTuple):
+    """``Tables`` for one row: each different question once, and where each level's answer is.
+
+    A level that a tree does not have asks the last one, whose answer is no.
+    """
+
+    column: npt.NDArray[np.int32]  # (different questions,)
+    threshold: npt.NDArray[np.float32]  # (different questions,)
+    which: npt.NDArray[np.uint32]  # (most levels of a tree, trees)
+
+
+def levels(tables: Tables) -> Levels:
+    """The questions of the trees, in the order in which one row answers them."""
+    # by their bits, by which numbers can be told apart and sorted whatever they are
+    asked = np.stack([tables.column, tables.threshold.view(np.int32)], axis=1)
+    different, place = np.unique(asked, axis=0, return_inverse=True)
+    depth = np.diff(tables.first)
+    which = np.full((int(depth.max(initial=0)), len(depth)), len(different), np.uint32)
+    tree = np.repeat(np.arange(len(depth)), depth)
+    which[np.arange(len(asked)) - tables.first[tree], tree] = place.reshape(-1)
+    column, threshold = np.ascontiguousarray(different.T, np.int32)
+    return Levels(column, threshold.view(np.float32), which)
+
+
+@kernel
+def sum_tables(
+    tables: Tables,
+    levels: Levels,
+    matrix: Matrix,
+    low: int,
+    high: int,
+    start: float,
+    out: FloatArray,
+) -> None:
+    """The same as ``sum_nodes`` for trees of the other kind."""
+    end = end_of_blocks(low, high, _FEW)
+    if end < high:
+        _look_up_one_by_one(tables, levels, matrix, end, high, start, out)
+    if end == low:
+        return
+    x = np.empty(3 * matrix.shape[1] * BLOCK, np.float32)
+    leaf = np.empty(BLOCK, np.uint32)
+    total = np.empty(BLOCK)
+    for first in range(low, end, BLOCK):
+        last = min(first + BLOCK, end)
+        lanes = lanes_of(last - first)
+        spread(matrix, first, last, x)
+        total[:] = start
+        for t in range(len(tables.leaf)):
+            for r in range(lanes):
+                leaf[r] = 0
+            bit = np.uint32(1)
+            for q in range(tables.first[t], tables.first[t + 1]):
+                seen = x[tables.column[q] * BLOCK : tables.column[q] * BLOCK + lanes]
+                threshold = tables.threshold[q]
+                for r in range(lanes):
+                    leaf[r] |= bit if seen[r] > threshold else np.uint32(0)
+                bit <<= np.uint32(1)
+            values = tables.value[tables.leaf[t] :]
+            for r in range(lanes):
+                total[r] += values[leaf[r]]
+        for r in range(last - first):
+            out[first + r] = total[r]
+
+
+@kernel
+def _look_up_one_by_one(
+    tables: Tables,
+    levels: Levels,
+    matrix: Matrix,
+    low: int,
+    high: int,
+    start: float,
+    out: FloatArray,
+) -> None:
+    """The same for a few rows: level by level, all trees at once."""
+    questions, trees = len(levels.column), len(tables.leaf)
+    x = np.empty(3 * matrix.shape[1], np.float32)
+    above = np.zeros(questions + 1, np.uint8)
+    leaf = np.empty(trees, np.uint32)
+    for i in range(low, high):
+        spread_one(matrix[i], x)
+        for q in range(questions):
+            above[q] = x[levels.column[q]] > levels.threshold[q]
+        leaf[:] = 0
+        for bit in range(len(levels.which)):
+            asked = levels.which[bit]
+            for t in range(trees):
+                leaf[t] |= np.uint32(above[asked[t]]) << np.uint32(bit)
+        total = start
+        for t in range(trees):
+            total += tables.value[tables.leaf[t] + leaf[t]]
+        out[i] = total
