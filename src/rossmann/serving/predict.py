@@ -91,7 +91,7 @@ class Predictor:
         picked = await self._loader.pick(inputs.model_stage)
         if inputs.totals or len(inputs.rows) > FEW:
             return await _run(self._pool, self._answer, inputs, picked, line, begun)
-        if self._experiment is not None:
+        if self._splits(inputs):
             return self._answer(inputs, picked, line, begun)
         with span("forecast"):
             found = await self._together.forecast(picked.served.forecaster, *self._asked(inputs))
@@ -157,10 +157,14 @@ class Predictor:
         return self._end("explain", line, inputs, picked, forecast, split, begun, content)
 
     def _split(self, inputs: Inputs, picked: Picked, asked: Asked) -> Split | None:
-        experiment = self._experiment
-        if experiment is None or experiment.mode != "ab" or not takes_part(inputs.model_stage):
+        if self._experiment is None or not self._splits(inputs):
             return None
-        return None if inputs.totals else experiment.split(picked, asked)
+        return None if inputs.totals else self._experiment.split(picked, asked)
+
+    def _splits(self, inputs: Inputs) -> bool:
+        """Whether a challenger answers some stores; in the shadow it comes behind the answer."""
+        experiment = self._experiment
+        return experiment is not None and experiment.mode == "ab" and takes_part(inputs.model_stage)
 
     def _end(
         self,
