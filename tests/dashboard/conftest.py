@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from rossmann.serving import messages
+from rossmann.serving import model_messages
 
 FIRST, LAST = date(2014, 1, 1), date(2015, 7, 31)
 PLANNED_TO = date(2015, 9, 17)
@@ -125,7 +125,7 @@ class SmallService:
         return 404, {"detail": [], "request_id": "x"}
 
     def _health(self) -> Any:
-        return messages.Health(
+        return model_messages.Health(
             status=self.status,
             reason=self.reason,
             registry=self.registry,
@@ -139,7 +139,7 @@ class SmallService:
 
     def _info(self) -> Any:
         scores = {"ensemble": 0.1, "median": 0.13, "seasonal_naive": 0.17}
-        return messages.ModelInfo(
+        return model_messages.ModelInfo(
             production_version=3,
             staging_version=4,
             registered_models=["rossmann-ensemble"],

@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 
 from rossmann.data.panel import Panel
 from rossmann.serving.api import CODES
-from rossmann.serving.messages import ErrorAnswer, Health, ModelInfo
+from rossmann.serving.messages import ErrorAnswer
+from rossmann.serving.model_messages import Health, ModelInfo
 
 App = Callable[..., FastAPI]
 

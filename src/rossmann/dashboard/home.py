@@ -7,7 +7,7 @@ from streamlit.navigation.page import Page
 import rossmann
 from rossmann.dashboard import charts, dates, state
 from rossmann.dashboard.state import Colour, Look
-from rossmann.serving.messages import ModelInfo
+from rossmann.serving.model_messages import ModelInfo
 from rossmann.settings import load_settings
 
 LOOK_EVERY = 3

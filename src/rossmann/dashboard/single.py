@@ -7,7 +7,7 @@ import streamlit as st
 from rossmann.dashboard import dates, objectives, single_answer, state
 from rossmann.dashboard.single_answer import Question
 from rossmann.schema import STATE_HOLIDAYS
-from rossmann.serving.messages import PlannedRow, StoreSummary
+from rossmann.serving.store_messages import PlannedRow, StoreSummary
 
 HOLIDAY_NAMES = dict(
     zip(STATE_HOLIDAYS, ("None", "Public holiday", "Easter", "Christmas"), strict=True)

@@ -10,7 +10,8 @@ from streamlit.delta_generator import DeltaGenerator
 from rossmann.dashboard import charts, dates, drivers, objectives, state
 from rossmann.dashboard.charts import Day
 from rossmann.schema import Objective
-from rossmann.serving.messages import PastDay, PlannedRow, PredictAnswer
+from rossmann.serving.messages import PredictAnswer
+from rossmann.serving.store_messages import PastDay, PlannedRow
 
 LEVEL: Final = 0.8
 WEEKS: Final = 8

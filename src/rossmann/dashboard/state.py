@@ -25,7 +25,8 @@ from rossmann.errors import (
 from rossmann.logs import get_logger
 from rossmann.schema import Dataset
 from rossmann.serving.client import Client
-from rossmann.serving.messages import DataInfo, Health, ModelInfo, StoreSummary
+from rossmann.serving.model_messages import DataInfo, Health, ModelInfo
+from rossmann.serving.store_messages import StoreSummary
 from rossmann.settings import load_settings
 
 HOW_TO_START = (

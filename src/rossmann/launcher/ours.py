@@ -9,7 +9,7 @@ from rossmann.launcher.runfiles import RunFolder
 from rossmann.launcher.services import Service, our_services
 from rossmann.launcher.up import Plan
 from rossmann.serving.client import Client
-from rossmann.serving.messages import Health
+from rossmann.serving.model_messages import Health
 from rossmann.settings import Settings
 
 

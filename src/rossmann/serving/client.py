@@ -4,41 +4,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from rossmann.errors import (
-    Fault,
-    GateFailed,
-    NoKey,
-    NoModel,
-    NoRight,
-    OverRate,
-    RequestError,
-    RossmannError,
     ServiceError,
-    TooLarge,
-    UnknownVersion,
 )
 from rossmann.schema import Objective
+from rossmann.serving.client_answers import Answer, read_answer, read_list, refuse
 from rossmann.serving.client_file import FileAnswer, file_options, send_file
 from rossmann.serving.experiment_messages import ExperimentState
-from rossmann.serving.messages import (
-    ErrorAnswer,
-    ExplainAnswer,
-    Health,
-    Loaded,
-    ModelInfo,
-    ModelVersionInfo,
-    PredictAnswer,
-    StoreHistory,
-    StorePlan,
-    StoreSummary,
-)
+from rossmann.serving.messages import ExplainAnswer, PredictAnswer
+from rossmann.serving.model_messages import Health, Loaded, ModelInfo, ModelVersionInfo
+from rossmann.serving.store_messages import StoreHistory, StorePlan, StoreSummary
 
-Answer = TypeVar("Answer", bound=BaseModel)
 _STORES = TypeAdapter(list[StoreSummary])
 _VERSIONS = TypeAdapter(list[ModelVersionInfo])
 
@@ -109,7 +90,7 @@ class Client:
         body = _body(rows, stage, as_of, intervals, objective)
         if totals:
             body["totals"] = list(totals)
-        return _read(self._send("POST", "/predict", json=body), PredictAnswer)
+        return read_answer(self._send("POST", "/predict", json=body), PredictAnswer)
 
     def predict_file(
         self,
@@ -129,7 +110,7 @@ class Client:
         asked = file_options(target, stage, as_of, intervals, objective, date_format)
         with self._worded():
             try:
-                return send_file(self._http, source, target, asked, self._patient, _refuse)
+                return send_file(self._http, source, target, asked, self._patient, refuse)
             except (KeyError, ValueError) as error:
                 raise ServiceError(
                     f"what answers at {self.base_url} is not this service"
@@ -149,11 +130,11 @@ class Client:
         """
         body = _body(rows, stage, as_of, intervals, objective)
         answer = self._send("POST", "/explain", json=body, timeout=self._patient)
-        return _read(answer, ExplainAnswer)
+        return read_answer(answer, ExplainAnswer)
 
     def stores(self) -> list[StoreSummary]:
         """Every store, by number."""
-        return _validated(_STORES, self._send("GET", "/stores"))
+        return read_list(_STORES, self._send("GET", "/stores"))
 
     def store(self, number: int) -> StoreSummary:
         """One store."""
@@ -171,17 +152,17 @@ class Client:
 
     def experiments_current(self) -> ExperimentState:
         """The experiment that runs, and how its challenger does; may take some seconds."""
-        return _read(
+        return read_answer(
             self._send("GET", "/experiments/current", timeout=self._patient), ExperimentState
         )
 
     def models(self) -> list[ModelVersionInfo]:
         """Every version in the registry, newest first; needs an operator's key."""
-        return _validated(_VERSIONS, self._send("GET", "/models"))
+        return read_list(_VERSIONS, self._send("GET", "/models"))
 
     def load(self, stage: str | int = "Production") -> Loaded:
         """Load a stage or version; needs an operator's key."""
-        return _read(self._send("POST", "/model/load", json={"model_stage": stage}), Loaded)
+        return read_answer(self._send("POST", "/model/load", json={"model_stage": stage}), Loaded)
 
     def promote(self, version: int, reason: str = "", force: bool = False) -> ModelVersionInfo:
         """Make ``version`` the Production version; needs an operator's key.
@@ -190,22 +171,22 @@ class Client:
         """
         order = {"reason": reason, "force": force}
         answer = self._send("POST", f"/models/{version:d}/promote", json=order)
-        return _read(answer, ModelVersionInfo)
+        return read_answer(answer, ModelVersionInfo)
 
     def rollback(self, reason: str = "") -> ModelVersionInfo:
         """Go back to the version before; needs an operator's key."""
         answer = self._send("POST", "/models/rollback", json={"reason": reason})
-        return _read(answer, ModelVersionInfo)
+        return read_answer(answer, ModelVersionInfo)
 
     def _get(
         self, path: str, shape: type[Answer], params: Mapping[str, Any] | None = None
     ) -> Answer:
-        return _read(self._send("GET", path, params=params), shape)
+        return read_answer(self._send("GET", path, params=params), shape)
 
     def _send(self, method: str, path: str, **parts: Any) -> httpx.Response:
         with self._worded():
             response = self._http.request(method, path, **parts)
-        _refuse(response)
+        refuse(response)
         return response
 
     @contextmanager
@@ -221,12 +202,6 @@ class Client:
             raise ServiceError(
                 f"the service at {self.base_url} is away ({error}); start it with: rossmann serve"
             ) from error
-
-
-def _refuse(response: httpx.Response) -> None:
-    """Raise what the service refused with, if it did."""
-    if response.status_code >= 400:
-        raise _error_of(response)
 
 
 def _body(
@@ -245,51 +220,3 @@ def _body(
     if objective is not None:
         body["objective"] = objective
     return body
-
-
-def _read(response: httpx.Response, shape: type[Answer]) -> Answer:
-    try:
-        return shape.model_validate_json(response.content)
-    except ValidationError as error:
-        raise _stranger(response) from error
-
-
-def _validated(adapter: TypeAdapter[list[Answer]], response: httpx.Response) -> list[Answer]:
-    try:
-        return adapter.validate_json(response.content)
-    except ValidationError as error:
-        raise _stranger(response) from error
-
-
-def _stranger(response: httpx.Response) -> ServiceError:
-    return ServiceError(f"what answers at {response.url} is not this service, or another version")
-
-
-def _error_of(response: httpx.Response) -> RossmannError:
-    """The error that the service told by code and ``detail``."""
-    try:
-        told = ErrorAnswer.model_validate_json(response.content)
-    except ValidationError:
-        return ServiceError(f"{response.url} answered {response.status_code}")
-    faults = [Fault(tuple(fault.loc), fault.msg, fault.type) for fault in told.detail]
-    text = "; ".join(fault.msg for fault in faults[:5])
-    match response.status_code:
-        case 400 | 405 | 422:
-            return RequestError(faults)
-        case 409:
-            return GateFailed(text)
-        case 413:
-            return TooLarge(faults)
-        case 401:
-            return NoKey(text)
-        case 403:
-            return NoRight(text)
-        case 404:
-            return UnknownVersion(text)
-        case 429:
-            waits = response.headers.get("retry-after", "")
-            return OverRate(text, int(waits) if waits.isdecimal() else 1)
-        case 503:
-            return NoModel(text) if faults and faults[0].type == "no_model" else ServiceError(text)
-        case _:
-            return ServiceError(f"{response.url} answered {response.status_code}: {text}")

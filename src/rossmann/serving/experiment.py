@@ -20,7 +20,8 @@ from rossmann.serving.doubts import Warned, warned
 from rossmann.serving.explain import explanations
 from rossmann.serving.forecaster import Band, Forecast, Forecaster
 from rossmann.serving.ports import StorePanel
-from rossmann.serving.versions import Picked, Served, Versions
+from rossmann.serving.version_cache import Served
+from rossmann.serving.versions import Picked, Versions
 from rossmann.settings import Settings
 
 Places = npt.NDArray[np.int64]

@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
-import numpy as np
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from rossmann.errors import Fault, TooLarge
 from rossmann.monitoring.prediction_log import Door
 from rossmann.schema import Objective
-from rossmann.serving.columns import Inputs, iso, read_inputs
-from rossmann.serving.doubts import Warned, warned
+from rossmann.serving.answer import told_answer
+from rossmann.serving.body import read_body
+from rossmann.serving.columns import Inputs, read_inputs
+from rossmann.serving.doubts import Warned
 from rossmann.serving.experiment import Asked, Split, part_of, takes_part
 from rossmann.serving.explain import explanations
 from rossmann.serving.forecaster import Forecast
@@ -35,7 +35,6 @@ from rossmann.serving.security import Guard
 from rossmann.serving.security_keys import Right
 from rossmann.serving.shadow import Job
 from rossmann.serving.together import Together
-from rossmann.serving.totals import told_totals
 from rossmann.serving.tracing import carried, span
 from rossmann.serving.trial import Trial
 from rossmann.serving.versions import Picked
@@ -218,33 +217,13 @@ class Predictor:
         request_id: str,
         split: Split | None,
     ) -> dict[str, Any]:
-        asked = (picked.served.forecaster, inputs.rows, forecast, inputs.totals)
-        totals = told_totals(*asked) if inputs.totals else []
-        warnings = [*_weekdays(inputs), *forecast.warnings, *self._of_one_version(inputs)]
-        for warning in warnings:
-            self._metrics.warned(warning.type, warning.count)
-        return {
-            "predictions": forecast.sales.tolist(),
-            "model_version": picked.served.version,
-            "model_stage": picked.stage,
-            "challenger": None if split is None else split.told(),
-            "count": len(inputs.rows),
-            "as_of": iso(forecast.as_of),
-            "objective": forecast.objective,
-            "intervals": [
-                {
-                    "level": band.level,
-                    "lower": band.lower.tolist(),
-                    "upper": band.upper.tolist(),
-                }
-                for band in forecast.bands
-            ],
-            "totals": totals,
-            "warnings": [
-                {"type": w.type, "msg": w.msg, "count": w.count, "rows": w.rows} for w in warnings
-            ],
-            "request_id": request_id,
-        }
+        dealt = None if split is None else split.told()
+        told = told_answer(
+            inputs, picked, forecast, request_id, dealt, self._of_one_version(inputs)
+        )
+        for warning in told["warnings"]:
+            self._metrics.warned(warning["type"], warning["count"])
+        return told
 
     def _of_one_version(self, inputs: Inputs) -> list[Warned]:
         if not inputs.totals or self._experiment is None or self._experiment.mode != "ab":
@@ -258,33 +237,6 @@ class Predictor:
         self._slow.shutdown()
 
 
-def _weekdays(inputs: Inputs) -> list[Warned]:
-    if not inputs.weekday_off:
-        return []
-    msg = "DayOfWeek contradicts Date: the Date decides"
-    return [warned("day_of_week", msg, np.asarray(inputs.weekday_off))]
-
-
 async def _run(pool: ThreadPoolExecutor, answer: Callable[..., T], *given: object) -> T:
     """``answer`` in a thread of ``pool``."""
     return await asyncio.get_running_loop().run_in_executor(pool, carried(answer), *given)
-
-
-async def read_body(request: Request, most: int) -> bytes:
-    """The body; raises ``TooLarge`` as soon as it is known to be longer than ``most`` bytes."""
-    told = request.headers.get("content-length", "0")
-    if told.isdecimal() and (len(told) > 18 or int(told) > most):
-        raise _too_long(most)
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise _too_long(most)
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _too_long(most: int) -> TooLarge:
-    msg = f"a body may hold at most {most // 2**20} MB: send the rows in parts"
-    return TooLarge([Fault(("body",), msg, "too_many_bytes")])

@@ -16,26 +16,23 @@ from rossmann.schema import FEATURES, MODEL_NAME, Stage
 from rossmann.serving.bare_route import BareRoute
 from rossmann.serving.experiment_report import ExperimentReport
 from rossmann.serving.gauges import Gauges
-from rossmann.serving.messages import (
-    ExplainAnswer,
+from rossmann.serving.messages import ExplainAnswer, PredictAnswer
+from rossmann.serving.model_messages import (
     Health,
     InfoData,
     Loaded,
     LoadOrder,
     ModelInfo,
     ModelVersionInfo,
-    PredictAnswer,
     PromoteOrder,
     Reason,
-    StoreHistory,
-    StorePlan,
-    StoreSummary,
 )
 from rossmann.serving.ports import VersionLike
 from rossmann.serving.predict import Predictor
 from rossmann.serving.runtime import Service, model_data, panel_data
 from rossmann.serving.security import Guard
 from rossmann.serving.security_keys import Right
+from rossmann.serving.store_messages import StoreHistory, StorePlan, StoreSummary
 from rossmann.serving.stores import Books
 from rossmann.settings import Settings
 

@@ -13,7 +13,7 @@ from rossmann.models.gate import validate
 from rossmann.models.registry import Registry
 from rossmann.schema import Dataset
 from rossmann.serving.forecaster import Forecaster
-from rossmann.serving.messages import DataInfo
+from rossmann.serving.model_messages import DataInfo
 from rossmann.serving.ports import RegistryLike, StorePanel
 from rossmann.serving.versions import Versions
 from rossmann.settings import Settings

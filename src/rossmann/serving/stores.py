@@ -12,15 +12,15 @@ import polars as pl
 from rossmann.errors import Fault, RequestError
 from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES
 from rossmann.serving.columns import furthest, iso, read_day, store_faults
-from rossmann.serving.messages import (
+from rossmann.serving.ports import StorePanel
+from rossmann.serving.reading import shown
+from rossmann.serving.store_messages import (
     PastDay,
     PlannedRow,
     StoreHistory,
     StorePlan,
     StoreSummary,
 )
-from rossmann.serving.ports import StorePanel
-from rossmann.serving.reading import shown
 
 _YEAR: Final = 364
 """Days of sales that a summary's mean is taken over: whole weeks."""

@@ -7,30 +7,22 @@ every few seconds; a version that was promoted is loaded and warmed while the ol
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from rossmann.errors import ModelError, NoModel, ServiceError, UnknownVersion
 from rossmann.logs import get_logger
-from rossmann.models.model_cache import local_copy, remember_production
+from rossmann.models.model_cache import remember_production
 from rossmann.schema import Stage
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.ports import RegistryLike
 from rossmann.serving.seen import Seen
 from rossmann.serving.start_rules import NO_PRODUCTION, last_copy
+from rossmann.serving.version_cache import Key, Served, VersionCache
 
 _LOOK_AGAIN: Final = 1.0
 """Seconds for which the registry is not asked again about a number that it does not have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A version in memory, ready to answer."""
-
-    version: int
-    run_id: str
-    forecaster: Forecaster
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +45,8 @@ class Versions:
     ) -> None:
         self._registry = registry
         self._folder = cache
-        self._make = make
-        self._keep = keep
-        self._lock = threading.Lock()
+        self._cache = VersionCache(registry, cache, make, keep)
         self._polling = threading.Lock()
-        self._turns: dict[tuple[int, str], threading.Lock] = {}
-        self._loaded: dict[tuple[int, str], Served] = {}
-        self._used: dict[tuple[int, str], float] = {}
         self._production: Served | None = None
         self._seen = Seen()
         self._looked = 0.0
@@ -98,7 +85,7 @@ class Versions:
     @property
     def loaded(self) -> list[int]:
         """Numbers of the versions in memory."""
-        return sorted(version for version, _ in list(self._loaded))
+        return self._cache.numbers
 
     def start(self) -> None:
         """Load Production, or its local copy while it cannot be had from the registry.
@@ -112,8 +99,7 @@ class Versions:
             raise NoModel(NO_PRODUCTION)
         version, folder = last_copy(self._folder, self.reason)
         # No run: the registry's word on it comes with the first poll that succeeds.
-        served = Served(version, "", self._make(folder))
-        self._production = self._loaded[version, ""] = served
+        self._production = self._cache.add_copy(version, folder)
         if not self._seen.runs:
             self._seen = Seen({version: ""}, {version: Stage.PRODUCTION})
         self._logger.warning("serving from the local copy", version=version, reason=self.reason)
@@ -157,13 +143,13 @@ class Versions:
             return
         if now is None or (now.version, now.run_id) != (version, seen.runs[version]):
             try:
-                self._production = self._obtain(version, seen.runs[version])
+                self._production = self._obtain((version, seen.runs[version]))
             except (ModelError, ServiceError) as error:
                 self._behind = f"version {version} is Production but cannot be had: {error}"
                 self.refused += 1
                 self._logger.warning("new version refused", version=version, reason=str(error))
                 return
-            self._loaded.pop((version, ""), None)
+            self._cache.drop((version, ""))
             self.taken_over += 1
             self._logger.info("in service", version=version)
         self._behind = self._remember(version)
@@ -176,45 +162,12 @@ class Versions:
             return f"version {version} cannot be noted for a start without the registry: {error}"
         return ""
 
-    def _obtain(self, version: int, run_id: str) -> Served:
-        """The version from memory, else from its local copy, else from the registry."""
-        key = (version, run_id)
-        with self._lock:
-            turn = self._turns.setdefault(key, threading.Lock())
-        # A turn for each version: what hangs in one download must not keep Production waiting.
-        with turn:
-            while (served := self._loaded.get(key)) is None:
-                make = self._make
-                made = Served(version, run_id, make(self._files(version, run_id)))
-                with self._lock:
-                    # Else ``renew`` came between: this one would answer from what it left behind.
-                    if make is self._make:
-                        self._loaded[key] = made
-            with self._lock:
-                self._turns.pop(key, None)
-                self._used[key] = time.monotonic()
-                self._forget(key)
-        return served
+    def _obtain(self, key: Key) -> Served:
+        return self._cache.obtain(key, self._stays)
 
-    def _files(self, version: int, run_id: str) -> Path:
-        folder = local_copy(self._folder, version, run_id)
-        try:
-            return folder or self._registry.fetch(version, self._folder)
-        except OSError as error:
-            raise ServiceError(
-                f"version {version} cannot be kept in {self._folder}: {error.strerror or error}"
-            ) from error
-
-    def _forget(self, newest: tuple[int, str]) -> None:
-        while len(self._loaded) > self._keep:
-            now = self._production
-            spared = {newest, (now.version, now.run_id) if now else newest}
-            candidates = [k for k in self._loaded if k not in spared and k[0] != self._pinned]
-            if not candidates:
-                return
-            oldest = min(candidates, key=lambda key: self._used.get(key, 0.0))
-            del self._loaded[oldest]
-            self._used.pop(oldest, None)
+    def _stays(self, key: Key) -> bool:
+        now = self._production
+        return (now is not None and key == now.key) or key[0] == self._pinned
 
     def pick(self, wanted: str | int) -> Picked | None:
         """The version for a request, if it is in memory; never waits.
@@ -228,12 +181,8 @@ class Versions:
         version = seen.number(wanted)
         if version is None or version not in seen.runs:
             return None
-        key = (version, seen.runs[version])
-        served = self._loaded.get(key)
-        if served is None:
-            return None
-        self._used[key] = time.monotonic()
-        return Picked(served, seen.stages[version])
+        served = self._cache.get((version, seen.runs[version]))
+        return None if served is None else Picked(served, seen.stages[version])
 
     def load(self, wanted: str | int) -> Picked:
         """The same, loading it where needed; may take seconds.
@@ -252,7 +201,7 @@ class Versions:
         version = seen.number(wanted)
         if version is None or version not in seen.runs:
             raise UnknownVersion(seen.names(wanted))
-        return Picked(self._obtain(version, seen.runs[version]), seen.stages[version])
+        return Picked(self._obtain((version, seen.runs[version])), seen.stages[version])
 
     def _is_possible(self, wanted: str | int) -> bool:
         """Whether a registry could have it: none is asked about any nonsense."""
@@ -281,15 +230,12 @@ class Versions:
         The old ones answer until all are changed, and finish what they began. What ``change``
         raises leaves everything as it was.
         """
-        # No version may be loaded meanwhile: it would keep what the others leave behind.
-        with self._polling, self._lock:
-            loaded = {
-                key: replace(served, forecaster=change(served.forecaster))
-                for key, served in self._loaded.items()
-            }
-            now = self._production
-            production = next((loaded[k] for k, s in self._loaded.items() if s is now), now)
-            self._make, self._loaded, self._production = make, loaded, production
+        with self._polling:
+            self._cache.renew(make, change, self._swap)
+
+    def _swap(self, loaded: dict[Key, Served]) -> None:
+        now = self._production
+        self._production = now if now is None else loaded.get(now.key, now)
 
     def follow(self, seconds: float, also: Callable[[], None] = lambda: None) -> None:
         """Poll, and call ``also``, every ``seconds`` in a background thread until ``close``."""

@@ -1,0 +1,56 @@
+"""What is said of a store: what it is, what it sold, what is planned."""
+
+from datetime import date
+
+from pydantic import BaseModel
+
+
+class StoreSummary(BaseModel):
+    """A store and what it sold lately."""
+
+    store: int
+    store_type: str
+    assortment: str
+    competition_distance: float | None
+    promo2: bool
+    last_day: date | None
+    last_sales: float | None
+    mean_sales: float | None
+
+
+class PastDay(BaseModel):
+    """A day of a store's history; ``Sales`` is null where they are unknown."""
+
+    Date: date
+    Sales: float | None
+    Open: int
+    Promo: int
+
+
+class StoreHistory(BaseModel):
+    """A store's days up to ``until``, oldest first."""
+
+    store: int
+    until: date
+    days: list[PastDay]
+
+
+class PlannedRow(BaseModel):
+    """The seven fields as planned; ``scheduled`` is false where they are filled by rule."""
+
+    Store: int
+    DayOfWeek: int
+    Date: date
+    Open: int
+    Promo: int
+    StateHoliday: str
+    SchoolHoliday: int
+    scheduled: bool
+
+
+class StorePlan(BaseModel):
+    """A store's plan from ``start`` on."""
+
+    store: int
+    start: date
+    rows: list[PlannedRow]
