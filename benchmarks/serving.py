@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 from http_load import Load, play, post
+from wrk_load import rate
 
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel import Panel, open_panel
@@ -76,18 +77,11 @@ def main() -> None:
 def _compare_singles(floor: int, service: int, one: list[bytes], seconds: float) -> None:
     for port in (floor, service):
         play(port, one, 1, 1)
-    # in turns, so that a noisy moment hits both
-    parts = [
-        (play(floor, one, 1, seconds / 5), play(service, one, 1, seconds / 5)) for _ in "12345"
-    ]
-    low, high = _together([a for a, _ in parts]), _together([b for _, b in parts])
+    low, high = _in_turns(floor, service, one, 1, seconds)
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         floor_ms, ours = low.percentile_ms(share), high.percentile_ms(share)
         _tell(f"one row, {name}, ms", ours, floor_ms)
-    crowd = [
-        (play(floor, one, 32, seconds / 5), play(service, one, 32, seconds / 5)) for _ in "12345"
-    ]
-    low, high = _together([a for a, _ in crowd]), _together([b for _, b in crowd])
+    low, high = _in_turns(floor, service, one, 32, seconds)
     _tell("requests a second, 32 at once", high.per_second, low.per_second)
 
 
@@ -145,8 +139,8 @@ def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> No
     rates = []
     for workers in (1, 2):
         with _service(settings, workers, cores=set(range(workers))) as port:
-            play(port, one, 32, 2)
-            rates.append(play(port, one, 32, seconds).per_second)
+            rate(port, one, 32, 2)
+            rates.append(rate(port, one, 32, seconds))
     _tell("requests a second, 2 workers over 1 (client beside them)", rates[1], rates[0])
 
 
