@@ -108,12 +108,20 @@ def _compare(place: DeltaGenerator, name: str, other: float, here: float, note: 
     place.metric(
         name,
         f"{other:,.0f}",
-        f"{other / here - 1:+.0%}" if here else None,
+        _beside(other / here - 1) if here else None,
         delta_color="off",
+        delta_arrow="off",
         help=note or None,
         border=True,
         height=_BOX,
     )
+
+
+def _beside(share: float) -> str:
+    """A bare -6 % would read as a fall."""
+    if round(share, 2) == 0:
+        return "as the forecast"
+    return f"{abs(share):.0%} {'above' if share > 0 else 'below'} forecast"
 
 
 def _words(question: Question, answer: PredictAnswer) -> None:

@@ -2,8 +2,9 @@
 batch all take their numbers from.
 
 The libraries' own calls cost some 640 microseconds for one row and 49 for each of many; these
-kernels take less than a twentieth and a fifth of that, and answer a row the same whatever the number of rows
-(``benchmarks/members.py``). The libraries are needed to fit and to split a forecast into drivers.
+kernels take less than a twentieth and a fifth of that, and answer a row the same whatever the
+number of rows (``benchmarks/members.py``). The libraries are needed to fit and to split a forecast
+into drivers.
 """
 
 from collections.abc import Callable, Mapping
