@@ -95,6 +95,16 @@ def test_no_versions_of_a_model_that_is_not_registered(each_server: str) -> None
             registry.find("Production")
 
 
+def test_who_can_do_without_waits_no_minute() -> None:
+    """The server takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        # longer than a test may take
+        registry = Registry(url, timeout=3_600)
+        with registry.hurried(0.2), pytest.raises(ServiceError):
+            registry.versions()
+
+
 def test_versions_come_newest_first_as_numbers(shop: Shop, registry: Registry) -> None:
     added = [shop.add() for _ in range(3)]
     found = registry.versions()

@@ -34,6 +34,21 @@ def test_answers_in_the_order_sent(api: TestClient, row: MakeRow, panel: Panel) 
     assert len(set(forward["predictions"])) > 100
 
 
+def test_faults_of_all_kinds_are_told_together(api: TestClient, row: MakeRow) -> None:
+    early, late = row(-5), row(5) | {"Date": "2099-01-01"}
+    asked = {"as_of": row(-2)["Date"]}
+    of_dates = {("inputs", 0, "Date"), ("inputs", 1, "Date"), ("inputs", 2, "Date")}
+    form = [early | {"Open": 7}, early, late]
+    answer = api.post("/predict", json={"inputs": form, **asked})
+    assert set(faults(answer)) == of_dates | {("inputs", 0, "Open")}
+    answer = api.post("/predict", json={"inputs": [early, early, late], **asked})
+    assert set(faults(answer)) == of_dates
+    answer = api.post("/predict", json={"inputs": [early | {"Open": 7}], "as_of": "2099-01-01"})
+    assert set(faults(answer)) == {("as_of",), ("inputs", 0, "Open"), ("inputs", 0, "Date")}
+    answer = api.post("/predict", json={"inputs": [early | {"Store": 0}], "as_of": "soon"})
+    assert set(faults(answer)) == {("as_of",), ("inputs", 0, "Store")}
+
+
 def test_shape_and_defaults(api: TestClient, row: MakeRow, panel: Panel) -> None:
     answer = api.post("/predict", json={"inputs": [row()]})
     told = PredictAnswer.model_validate_json(answer.content, strict=True)

@@ -74,6 +74,38 @@ def test_load(api: TestClient) -> None:
     assert kind(api.post("/model/load", json={"stage": 1}), 422) == "extra_forbidden"
 
 
+ORDERS = ("/model/load", "/models/2/promote", "/models/rollback")
+
+
+@pytest.mark.parametrize("path", ORDERS)
+@pytest.mark.parametrize(
+    ("body", "code", "word"),
+    [
+        (b"[" * 9_000, 422, "json_invalid"),
+        (b"{", 422, "json_invalid"),
+        (b"\xff\xfe", 400, "not_utf8"),
+        ('{"reason": ""}'.encode("utf-16"), 400, "not_utf8"),
+        (b'"' + b"x" * 20_000 + b'"', 413, "too_many_bytes"),
+        (b'{"other": 1}', 422, "extra_forbidden"),
+        (b"[]", 422, "model_type"),
+    ],
+)
+def test_an_order_is_read_as_other_bodies_are(
+    api: TestClient, registry: Any, path: str, body: bytes, code: int, word: str
+) -> None:
+    before = {version: found.stage for version, found in registry.shelf.items()}
+    assert kind(api.post(path, content=body), code) == word
+    assert kind(api.post(path, content=iter([body])), code) == word  # of no told length
+    assert {version: found.stage for version, found in registry.shelf.items()} == before
+
+
+@pytest.mark.parametrize("number", ["1.0", "+1", "1_0", "%201", "1%0A", "x"])
+def test_numbers_in_addresses_are_digits(api: TestClient, number: str) -> None:
+    for path in (f"/stores/{number}", f"/stores/1/plan?days={number.replace('+', '%2B')}"):
+        assert kind(api.get(path), 422) == "int_parsing"
+    assert kind(api.post(f"/models/{number}/promote"), 422) == "int_parsing"
+
+
 def test_promote_and_rollback_take_effect_at_once(api: TestClient, registry: Any) -> None:
     told = api.post("/models/2/promote", json={"reason": "better"}).json()
     assert (told["version"], told["stage"]) == (2, "Production")
@@ -180,6 +212,12 @@ def test_examples_of_the_openapi_text_work(api: TestClient) -> None:
     answer = api.post("/predict", json=body["example"])
     assert answer.status_code == 200 and answer.json()["warnings"] == []
     assert body["schema"]["$ref"].rsplit("/", 1)[1] in text["components"]["schemas"]
+    for path in ORDERS:
+        call = text["paths"][path.replace("2", "{version}")]["post"]
+        order = call["requestBody"]["content"]["application/json"]["example"]
+        assert api.post(path, json=order).status_code == 200, path
+        assert {"key": []} in call["security"]
+    assert "security" not in text["paths"]["/health"]["get"]
     names = [ref.rsplit("/", 1)[1] for ref in _refs(text)]
     assert names and set(names) <= set(text["components"]["schemas"])
 

@@ -4,6 +4,8 @@ MLflow's own client takes 4 s to import and minutes to give up on a server that 
 service can afford neither.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +54,16 @@ class MlflowRest:
             # A proxy for the outside world must not get requests for this machine.
             trust_env=url.host not in _LOOPBACK,
         )
+
+    @contextmanager
+    def hurried(self, seconds: float) -> Iterator[None]:
+        """Wait at most ``seconds`` for an answer meanwhile; for one thread alone."""
+        usual = self._client.timeout
+        self._client.timeout = httpx.Timeout(seconds)
+        try:
+            yield
+        finally:
+            self._client.timeout = usual
 
     def close(self) -> None:
         """Close the connections that are kept open."""

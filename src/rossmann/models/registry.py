@@ -6,7 +6,8 @@ whatever is tidied before or after it may be cut short at any point without a mo
 version, or two, would be Production.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -72,6 +73,12 @@ class Registry:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @contextmanager
+    def hurried(self, seconds: float) -> Iterator[None]:
+        """Give each answer at most ``seconds`` meanwhile: for who can do without."""
+        with self._rest.hurried(seconds):
+            yield
 
     def close(self) -> None:
         """Close the connections that are kept open."""

@@ -21,5 +21,6 @@ async def read_body(request: Request, most: int) -> bytes:
 
 
 def _too_long(most: int) -> TooLarge:
-    msg = f"a body may hold at most {most // 2**20} MB: send the rows in parts"
+    room = f"{most // 2**20} MB: send the rows in parts" if most >= 2**20 else f"{most:,} bytes"
+    msg = f"a body may hold at most {room}"
     return TooLarge([Fault(("body",), msg, "too_many_bytes")])

@@ -61,10 +61,10 @@ def read_inputs(body: bytes, panel: Calendar, max_rows: int) -> Inputs:
     try:
         request = parse_predict(body, max_rows)
     except FormFaults as error:
-        numbers, texts = error.stores, error.dates
-        found = (
-            store_faults(panel, numbers) + _read_days(panel, list(texts.values()), list(texts))[1]
-        )
+        rows, texts = list(error.dates), list(error.dates.values())
+        days, found = _read_days(panel, texts, rows)
+        found += store_faults(panel, error.stores)
+        found += origin_faults(panel, error.as_of, dict(zip(rows, days, strict=True)))
         raise RequestError(in_order([*error.faults, *found])) from error
     return to_inputs(request, panel)
 
@@ -78,11 +78,9 @@ def to_inputs(request: PredictRequest, panel: Calendar) -> Inputs:
         faults += store_faults(panel, {row: one["Store"] for row, one in enumerate(inputs)})
     days, bad = _read_days(panel, [row["Date"] for row in inputs])
     as_of = None if request.as_of is None else read_day(request.as_of)
-    if request.as_of is not None and as_of is None:
-        msg = f"as_of must be a real date written YYYY-MM-DD (got {shown(request.as_of)})"
-        faults.append(Fault(("as_of",), msg, "date_format"))
-    if faults or bad:
-        raise RequestError(in_order(faults + bad))
+    if faults or bad or (request.as_of is not None and as_of is None):
+        more = origin_faults(panel, request.as_of, dict(enumerate(days)))
+        raise RequestError(in_order(faults + bad + more))
     off: list[int] = []
     # 1970-01-01 was a Thursday.
     weekday = {day: (day + 3) % 7 + 1 for day in set(days)}
@@ -159,6 +157,36 @@ def _read_days(
             if text in wrong
         ]
     return [known[text] for text in texts], faults
+
+
+def origin_faults(panel: Calendar, text: str | None, days: Mapping[int, int]) -> list[Fault]:
+    """What is amiss with the origin that was asked for, and with ``days`` (by row) as of it."""
+    if text is None:
+        return []
+    origin = read_day(text)
+    if origin is None:
+        msg = f"as_of must be a real date written YYYY-MM-DD (got {shown(text)})"
+        return [Fault(("as_of",), msg, "date_format")]
+    early = [row for row, day in days.items() if panel.first_day < day <= origin]
+    return [
+        *as_of_faults(panel, origin),
+        *(not_after_fault(row, days[row], origin) for row in early),
+    ]
+
+
+def as_of_faults(panel: Calendar, origin: int) -> list[Fault]:
+    """A fault where sales are not known up to that day."""
+    first, last = panel.first_day, panel.last_day
+    if first <= origin <= last:
+        return []
+    msg = f"as_of must be from {iso(first)} to {iso(last)}, where sales are known"
+    return [Fault(("as_of",), f"{msg} (got {iso(origin)})", "as_of_range")]
+
+
+def not_after_fault(row: int, day: int, origin: int) -> Fault:
+    """A row that is not after the origin."""
+    msg = f"Date must be after as_of, {iso(origin)} (got {iso(day)})"
+    return Fault(("inputs", row, "Date"), msg, "date_not_after_as_of")
 
 
 def day_fault(panel: Calendar, text: str, day: int | None) -> tuple[str, str] | None:

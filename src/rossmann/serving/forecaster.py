@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rossmann.errors import DamagedModel, Fault, RequestError
 from rossmann.models.objective import CORRECTION, correction
 from rossmann.schema import FloatArray, Matrix, Objective, Rows
-from rossmann.serving.columns import furthest, iso
+from rossmann.serving.columns import as_of_faults, furthest, iso, not_after_fault
 from rossmann.serving.doubts import Touched, Warned, touched, warned
 from rossmann.serving.ports import EnsembleLike, StorePanel
 
@@ -171,9 +171,7 @@ class Forecaster:
             origin = min(last, earliest - 1)
         else:
             origin = as_of
-            if not first <= as_of <= last:
-                msg = f"as_of must be from {iso(first)} to {iso(last)}, where sales are known"
-                faults.append(Fault(("as_of",), f"{msg} (got {iso(as_of)})", "as_of_range"))
+            faults = faults + as_of_faults(self.panel, as_of)
         if faults or earliest <= max(origin, first) or latest > furthest(last) or place < 0:
             raise RequestError(faults + self._row_faults(rows, origin))
         return origin
@@ -190,12 +188,6 @@ class Forecaster:
                 "date_too_far",
                 f"must be at most a year after {iso(last)}",
             ),
-            (
-                "Date",
-                (rows.day <= origin) & (rows.day > first),
-                "date_not_after_as_of",
-                f"must be after as_of, {iso(origin)}",
-            ),
         )
         faults = []
         for field, broken, kind, msg in rules:
@@ -203,7 +195,8 @@ class Forecaster:
                 got = rows.store[row] if field == "Store" else iso(rows.day[row])
                 loc = ("inputs", int(row), field)
                 faults.append(Fault(loc, f"{field} {msg} (got {got})", kind))
-        return faults
+        early = np.flatnonzero((rows.day <= origin) & (rows.day > first))
+        return faults + [not_after_fault(int(i), int(rows.day[i]), origin) for i in early]
 
     def score(
         self,

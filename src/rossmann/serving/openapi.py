@@ -5,14 +5,17 @@ from typing import Any, Final
 import numpy as np
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.columns import iso
 from rossmann.serving.messages import ErrorAnswer, PredictRequest
+from rossmann.serving.model_messages import LoadOrder, PromoteOrder, Reason
 from rossmann.serving.ports import StorePanel
 
-_FORECASTS: Final = ("/predict", "/explain", "/predict/file")
+_FILES: Final = "/predict/file"
+_FORECASTS: Final = ("/predict", "/explain", _FILES)
 _FOR_ANYONE: Final = ("/", "/health", "/health/live", "/health/ready", "/metrics")
 _CODES: Final = {
     400: "The body is not UTF-8, or broke off",
@@ -20,10 +23,21 @@ _CODES: Final = {
     403: "A key without the right, or an order from a page of another site",
     404: "No such version or stage; it names those there are",
     409: "The gate refuses the version, or another has come before it",
+    408: "Nothing came for a minute",
     413: "Too many rows or bytes; send them in parts",
     422: "Refused, with every fault and its place",
     429: "Over the rate; Retry-After says when to come again",
     503: "What it takes is away for now: a model, the registry, or who knows the keys",
+}
+_ORDERS: Final[dict[str, tuple[type[BaseModel], dict[str, Any]]]] = {
+    "/model/load": (LoadOrder, {"model_stage": "Production"}),
+    "/models/{version}/promote": (PromoteOrder, {"reason": "better in the last six weeks"}),
+    "/models/rollback": (Reason, {"reason": "its Sundays were too high"}),
+}
+"""What operators send, with an example."""
+_KEYS: Final = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
 }
 _REFUSED: Final = {
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
@@ -63,28 +77,38 @@ def _text(app: FastAPI, panel: StorePanel) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, extra = models_json_schema(
-        [(PredictRequest, "validation"), (ErrorAnswer, "serialization")],
+        [
+            (PredictRequest, "validation"),
+            (ErrorAnswer, "serialization"),
+            *((shape, "validation") for shape, _ in _ORDERS.values()),
+        ],
         ref_template="#/components/schemas/{model}",
     )
     schemas = text.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(extra["$defs"])
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    body = {
-        "schema": {"$ref": "#/components/schemas/PredictRequest"},
-        "example": example_request(panel),
-    }
+    text["components"]["securitySchemes"] = _KEYS
+    example = example_request(panel)
     for path in ("/predict", "/explain"):
-        text["paths"][path]["post"]["requestBody"] = {
-            "required": True,
-            "content": {"application/json": body},
-        }
+        text["paths"][path]["post"]["requestBody"] = _body(PredictRequest, example, needed=True)
+    for path, (shape, order) in _ORDERS.items():
+        text["paths"][path]["post"]["requestBody"] = _body(shape, order, needed=False)
     for path, calls in text["paths"].items():
         for method, call in calls.items():
             has_input = call["responses"].pop("422", None) is not None
+            if path not in _FOR_ANYONE:
+                # an empty one: where no keys were made, none is asked for
+                call["security"] = [{name: []} for name in _KEYS] + [{}]
             for code in _refusals(path, method, has_input):
                 call["responses"].setdefault(str(code), _REFUSED | {"description": _CODES[code]})
     return text
+
+
+def _body(shape: type[BaseModel], example: dict[str, Any], needed: bool) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"required": needed, "content": content}
 
 
 def _refusals(path: str, method: str, has_input: bool) -> set[int]:
@@ -98,4 +122,6 @@ def _refusals(path: str, method: str, has_input: bool) -> set[int]:
         codes |= {404, 409}
     if method == "post":
         codes |= {400, 413, 422}
+    if path == _FILES:
+        codes.add(408)
     return codes | ({404, 422} if has_input else set())

@@ -16,6 +16,8 @@ from rossmann.serving.messages import PredictOptions, PredictRequest, Row
 class FormFaults(RequestError):
     """A body of the wrong form; ``stores`` and ``dates`` hold the good fields by row number.
 
+    ``as_of`` is the origin that was asked for, where it is text.
+
     What can only be told with the panel at hand (is there such a store?) is checked on those, so
     that one answer lists everything.
     """
@@ -24,6 +26,7 @@ class FormFaults(RequestError):
         super().__init__(faults)
         self.stores: dict[int, int] = {}
         self.dates: dict[int, str] = {}
+        self.as_of: str | None = None
 
 
 _REQUEST: Final = TypeAdapter(PredictRequest)
@@ -33,11 +36,7 @@ _ROW: Final = TypeAdapter(Row)
 def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
     """Read a body; raises ``NotUtf8``, ``TooLarge``, or ``FormFaults`` with every fault."""
     _refuse_crowds(body, max_rows)
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        msg = f"the body is not UTF-8 (byte {error.start} is no part of a character)"
-        raise NotUtf8([Fault(("body",), msg, "not_utf8")]) from error
+    text = decoded(body)
     try:
         request = _REQUEST.validate_json(text)
     except ValidationError as error:
@@ -45,6 +44,15 @@ def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
     if len(request.inputs) > max_rows:
         raise _too_many(max_rows)
     return request
+
+
+def decoded(body: bytes) -> str:
+    """The text of a body; raises ``NotUtf8``."""
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        msg = f"the body is not UTF-8 (byte {error.start} is no part of a character)"
+        raise NotUtf8([Fault(("body",), msg, "not_utf8")]) from error
 
 
 def _refuse_crowds(body: bytes, max_rows: int) -> None:
@@ -71,6 +79,7 @@ def _list_faults(text: str, max_rows: int) -> FormFaults:
         msg = 'the body must be an object such as {"inputs": [...]}'
         return FormFaults([Fault(("body",), msg, "object_type")])
     found = FormFaults(_option_faults(body))
+    found.as_of = as_of if isinstance(as_of := body.get("as_of"), str) else None
     inputs = body.get("inputs")
     if "inputs" not in body:
         found.faults.append(Fault(("inputs",), "inputs is missing", "missing"))

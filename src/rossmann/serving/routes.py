@@ -5,7 +5,7 @@ A plain ``def`` runs in a thread: these may ask the registry or read the panel.
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from rossmann.models.model_versions import Expected
 from rossmann.schema import FEATURES, MODEL_NAME, Stage
 from rossmann.serving.bare_route import BareRoute
+from rossmann.serving.digits import DIGITS
 from rossmann.serving.experiment_report import ExperimentReport
 from rossmann.serving.gauges import Gauges
 from rossmann.serving.messages import ExplainAnswer, PredictAnswer
@@ -27,6 +28,7 @@ from rossmann.serving.model_messages import (
     PromoteOrder,
     Reason,
 )
+from rossmann.serving.orders import order_of
 from rossmann.serving.ports import VersionLike
 from rossmann.serving.predict import Predictor
 from rossmann.serving.runtime import Service, model_data, panel_data
@@ -36,10 +38,8 @@ from rossmann.serving.store_messages import StoreHistory, StorePlan, StoreSummar
 from rossmann.serving.stores import Books
 from rossmann.settings import Settings
 
-_SMALL: Final = 16_384
-"""Bytes that a body may have where it holds a few words."""
-Days = Annotated[int, Query(ge=1, le=1100, description="how many days")]
-Number = Annotated[int, Path(ge=1, lt=2**31)]
+Days = Annotated[int, DIGITS, Query(ge=1, le=1100, description="how many days")]
+Number = Annotated[int, DIGITS]
 Day = Annotated[str | None, Query(description="YYYY-MM-DD")]
 
 
@@ -151,7 +151,7 @@ def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
 
 
 def _model_routes(service: Service, guard: Guard) -> APIRouter:
-    router = APIRouter(tags=["models"], max_body_size=_SMALL)
+    router = APIRouter(tags=["models"])
     viewer = Depends(needs(guard, Right.PREDICT))
     operator = Depends(needs(guard, Right.OPERATE))
     Operator = Annotated[str, operator]  # noqa: N806 -- a type
@@ -170,9 +170,9 @@ def _model_routes(service: Service, guard: Guard) -> APIRouter:
         dependencies=[operator],
         summary="Load a version (operators)",
     )
-    def load(order: LoadOrder | None = None) -> Loaded:
+    def load(order: Annotated[LoadOrder, Depends(order_of(LoadOrder))]) -> Loaded:
         versions.poll()
-        picked = versions.load((order or LoadOrder()).model_stage)
+        picked = versions.load(order.model_stage)
         return Loaded(
             model_version=picked.served.version, model_stage=picked.stage, model_loaded=True
         )
@@ -183,19 +183,20 @@ def _model_routes(service: Service, guard: Guard) -> APIRouter:
 
     @router.post("/models/{version}/promote", summary="Make a version Production (operators)")
     def promote(
-        version: Annotated[int, Path(ge=1, lt=2**31)],
+        version: Annotated[int, DIGITS, Path(ge=1, lt=2**31)],
         who: Operator,
-        order: PromoteOrder | None = None,
+        order: Annotated[PromoteOrder, Depends(order_of(PromoteOrder))],
     ) -> ModelVersionInfo:
-        order = order or PromoteOrder()
         expected: Expected = "any" if order.force else service.gate(version)
         found = registry.promote(version, order.reason, who, expected)
         versions.poll()
         return version_info(found)
 
     @router.post("/models/rollback", summary="Go back to the version before (operators)")
-    def rollback(who: Operator, why: Reason | None = None) -> ModelVersionInfo:
-        found = registry.rollback((why or Reason()).reason, who)
+    def rollback(
+        who: Operator, why: Annotated[Reason, Depends(order_of(Reason))]
+    ) -> ModelVersionInfo:
+        found = registry.rollback(why.reason, who)
         versions.poll()
         return version_info(found)
 
@@ -211,15 +212,15 @@ def _store_routes(books: Books, guard: Guard) -> APIRouter:
         return books.now().all()
 
     @router.get("/{store}", summary="One store")
-    def store(store: int) -> StoreSummary:
+    def store(store: Number) -> StoreSummary:
         return books.now().one(store)
 
     @router.get("/{store}/history", summary="A store's past days")
-    def history(store: int, days: Days = 90, until: Day = None) -> StoreHistory:
+    def history(store: Number, days: Days = 90, until: Day = None) -> StoreHistory:
         return books.now().history(store, days, until)
 
     @router.get("/{store}/plan", summary="A store's plan: openings, promotions, holidays")
-    def plan(store: int, days: Days = 48, start: Day = None) -> StorePlan:
+    def plan(store: Number, days: Days = 48, start: Day = None) -> StorePlan:
         return books.now().plan(store, start, days)
 
     return router

@@ -1,6 +1,7 @@
 """The one place that chooses the service's real parts: panel, registry, versions."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from rossmann.schema import Dataset
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.model_messages import DataInfo
 from rossmann.serving.ports import RegistryLike, StorePanel
+from rossmann.serving.start_rules import HURRY, has_copy
 from rossmann.serving.versions import Versions
 from rossmann.settings import Settings
 
@@ -74,7 +76,8 @@ def open_service(settings: Settings) -> Service:
     versions = Versions(
         registry, settings.model_cache_dir, lambda folder: _load(folder, panel(), settings)
     )
-    versions.start()
+    with hurry(registry, settings):
+        versions.start()
     watch = _watch(settings, versions, panel())
     return Service(
         panel(),
@@ -97,6 +100,11 @@ def _judge(registry: Registry, version: int, settings: Settings) -> int | None:
 def open_registry(settings: Settings) -> Registry:
     """The registry that the settings name."""
     return Registry(settings.tracking_uri)
+
+
+def hurry(registry: Registry, settings: Settings) -> AbstractContextManager[None]:
+    """Around a start: a registry that hangs keeps nobody waiting who has a copy."""
+    return registry.hurried(HURRY) if has_copy(settings.model_cache_dir) else nullcontext()
 
 
 def _open_panel(settings: Settings) -> StorePanel:

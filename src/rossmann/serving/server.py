@@ -80,10 +80,12 @@ def check_tracing() -> None:
 
 def check_model(settings: Settings) -> None:
     """Raise ``NoModel`` where no worker could start; loads nothing."""
-    from rossmann.serving.runtime import open_registry
+    from rossmann.serving.runtime import hurry, open_registry
     from rossmann.serving.start_rules import find_start
 
-    find_start(open_registry(settings), settings.model_cache_dir)
+    registry = open_registry(settings)
+    with hurry(registry, settings):
+        find_start(registry, settings.model_cache_dir)
 
 
 def build_app(settings: Settings) -> "FastAPI":

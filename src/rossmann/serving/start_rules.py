@@ -15,6 +15,16 @@ NO_PRODUCTION: Final = (
 )
 
 
+HURRY: Final = 2.0
+"""Seconds for the registry to answer in, at a start that can do without it."""
+
+
+def has_copy(cache: Path) -> bool:
+    """Whether a start can do without the registry."""
+    version = last_production(cache)
+    return version is not None and local_copy(cache, version) is not None
+
+
 def find_start(registry: RegistryLike, cache: Path) -> None:
     """Raise ``NoModel`` where ``Versions.start`` would; loads nothing."""
     try:
