@@ -85,6 +85,10 @@ def test_what_still_waits_is_said(
         (["status"], "nothing was logged yet"),
         (["export", "-o", "x.csv"], "nothing was logged yet"),
         (["export", "-o", "x.txt"], "must end in one of .csv, .parquet, .xlsx"),
+        (
+            ["export", "-o", "x.csv", "--from", "2026-02-02", "--to", "2026-02-01"],
+            "--to 2026-02-01 is before --from 2026-02-02",
+        ),
         (["export", "-o", "x.csv", "--from", "1.1.2026"], "1.1.2026"),
         (["prune"], "nothing was logged yet"),
     ],

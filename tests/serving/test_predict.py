@@ -232,6 +232,14 @@ def test_too_many_rows(api: TestClient, row: MakeRow) -> None:
         assert "at most 5,000 rows" in told["inputs",]
 
 
+def test_unknown_fields_are_named_also_where_there_are_many(
+    make_app: Callable[..., FastAPI], row: MakeRow
+) -> None:
+    with TestClient(make_app(max_rows=50)) as api:
+        told = faults(api.post("/predict", json={"inputs": [row() | {"A": 1, "B": 2}] * 50}))
+    assert set(told) == {("inputs", n, name) for n in range(50) for name in "AB"}
+
+
 def test_too_many_bytes(make_app: Callable[..., FastAPI]) -> None:
     with TestClient(make_app(max_body_mb=1)) as api:
         told = faults(api.post("/predict", content=b" " * (2**20 + 1)), 413)

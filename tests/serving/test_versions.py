@@ -49,9 +49,9 @@ def test_does_not_start_without_registry_and_copy(
     registry: Any, open_versions: Open, tmp_path: Path
 ) -> None:
     registry.away = True
-    with pytest.raises(NoModel, match=r"no server answers.*holds no copy"):
+    with pytest.raises(NoModel, match=r"no server answers.*holds no whole copy"):
         open_versions().start()
-    with pytest.raises(NoModel, match="holds no copy"):
+    with pytest.raises(NoModel, match="holds no whole copy"):
         find_start(registry, tmp_path)
 
 

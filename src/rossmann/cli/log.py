@@ -67,6 +67,8 @@ def export(
 
     if output.suffix.lower() not in FORMATS:
         raise typer.BadParameter(f"{output} must end in one of {', '.join(FORMATS)}")
+    if first is not None and last is not None and last < first:
+        raise typer.BadParameter(f"--to {last:%Y-%m-%d} is before --from {first:%Y-%m-%d}")
     settings = load_settings()
     _waiting(settings, to_stderr=True)
     reader = LogReader(settings.log_url)

@@ -37,8 +37,6 @@ def order_of(shape: type[Order]) -> Callable[[Request], Awaitable[Order]]:
         except ValueError as error:
             fault = Fault(("body",), f"the body is not JSON: {error}", "json_invalid")
             raise RequestError([fault]) from error
-        if given is None:
-            return shape()
         try:
             return shape.model_validate(given)
         except ValidationError as error:

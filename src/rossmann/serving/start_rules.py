@@ -8,11 +8,11 @@ from rossmann.models.model_cache import last_production, local_copy
 from rossmann.schema import MODEL_NAME, Stage
 from rossmann.serving.ports import RegistryLike
 
-NO_PRODUCTION: Final = (
-    f"there is no Production version of {MODEL_NAME}: make one with: bash "
-    "scripts/launch_dashboard.sh (or: rossmann train, rossmann validate VERSION, "
-    "rossmann promote VERSION)"
+_MAKE_ONE: Final = (
+    "make one with: bash scripts/launch_dashboard.sh (or: rossmann train, rossmann validate "
+    "VERSION, rossmann promote VERSION)"
 )
+NO_PRODUCTION: Final = f"there is no Production version of {MODEL_NAME}: {_MAKE_ONE}"
 
 
 HURRY: Final = 2.0
@@ -41,5 +41,8 @@ def last_copy(cache: Path, why: str) -> tuple[int, Path]:
     version = last_production(cache)
     folder = None if version is None else local_copy(cache, version)
     if version is None or folder is None:
-        raise NoModel(f"{why}; and {cache} holds no copy of a Production version")
+        raise NoModel(
+            f"{why}; and {cache} holds no whole copy of a Production version. If there never was "
+            f"one, {_MAKE_ONE}"
+        )
     return version, folder
