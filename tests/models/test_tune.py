@@ -22,7 +22,8 @@ from rossmann.models.train import backtest
 from rossmann.models.tune import LEAST_GAIN, Search, TrialLine, Tuned, tune
 from rossmann.models.tune_space import SPACE, Range, distributions, rounded
 from rossmann.models.tune_study import BEHIND, STARTUP, finished, next_trial, open_study
-from rossmann.settings import Profile, Settings, load_settings, project_root
+from rossmann.settings import Profile, Settings, load_settings
+from rossmann.settings_places import project_root
 
 TRIALS = 6
 PARAMS = project_root() / "config" / "params.yaml"

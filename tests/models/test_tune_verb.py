@@ -13,7 +13,8 @@ from rossmann.data.panel import Panel
 from rossmann.errors import DataError, SettingsError
 from rossmann.models.params_file import with_numbers
 from rossmann.models.tune_weights import judged, simplex, tune_weights
-from rossmann.settings import Settings, load_settings, project_root
+from rossmann.settings import Settings, load_settings
+from rossmann.settings_places import project_root
 
 PARAMS = project_root() / "config" / "params.yaml"
 QUICK = ("profiles", "quick", "members")

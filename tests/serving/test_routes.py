@@ -88,6 +88,7 @@ ORDERS = ("/model/load", "/models/2/promote", "/models/rollback")
         (b'"' + b"x" * 20_000 + b'"', 413, "too_many_bytes"),
         (b'{"other": 1}', 422, "extra_forbidden"),
         (b"[]", 422, "model_type"),
+        (b"null", 422, "model_type"),
     ],
 )
 def test_an_order_is_read_as_other_bodies_are(
@@ -104,6 +105,24 @@ def test_numbers_in_addresses_are_digits(api: TestClient, number: str) -> None:
     for path in (f"/stores/{number}", f"/stores/1/plan?days={number.replace('+', '%2B')}"):
         assert kind(api.get(path), 422) == "int_parsing"
     assert kind(api.post(f"/models/{number}/promote"), 422) == "int_parsing"
+
+
+@pytest.mark.parametrize(
+    ("call", "there"),
+    [
+        ("/stores/1/plan?days=3&strat=2015-08-01", "there are: days, start"),
+        ("/stores/1/history?Until=2015-08-01", "there are: days, until"),
+        ("/stores?limit=1", "there are none"),
+    ],
+)
+def test_an_option_that_there_is_not_is_not_left_out(
+    api: TestClient, call: str, there: str
+) -> None:
+    answer = api.get(call)
+    assert kind(answer, 422) == "extra_forbidden"
+    (fault,) = answer.json()["detail"]
+    assert fault["msg"] == f"{fault['loc'][1]} is not an option; {there}"
+    assert api.get(call.partition("?")[0]).status_code == 200
 
 
 def test_promote_and_rollback_take_effect_at_once(api: TestClient, registry: Any) -> None:

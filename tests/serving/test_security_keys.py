@@ -211,11 +211,13 @@ def test_nonsense_is_refused_at_start(tmp_path: Path, values: dict[str, Any]) ->
         {"cors_origins": "https://*.example"},
         {"oidc_issuer": "http://provider.example", "oidc_audience": "us"},
         {"oidc_issuer": "https://provider.example"},
+        {"oidc_issuer": "https://me:secret@provider.example", "oidc_audience": "us"},
     ],
 )
 def test_settings_that_are_not_safe_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError) as told:
         load_settings(**values)
+    assert "secret" not in str(told.value)
 
 
 def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,8 @@ def settings() -> None:
 
     Example: rossmann settings
     """
-    from rossmann.settings import load_settings, params_file
+    from rossmann.settings import load_settings
+    from rossmann.settings_places import params_file
 
     chosen = load_settings()
     sys.stderr.write(f"  from the environment (ROSSMANN_*) and {params_file()}\n")

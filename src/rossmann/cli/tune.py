@@ -63,7 +63,8 @@ def tune(
     from rossmann.models.backtest import ends_of
     from rossmann.models.params_file import check_writable
     from rossmann.models.tune import Search, present_params
-    from rossmann.settings import load_settings, params_file
+    from rossmann.settings import load_settings
+    from rossmann.settings_places import params_file
 
     if weights and member:
         raise typer.BadParameter("--weights tunes the blend of all members: leave --member out")
@@ -130,7 +131,7 @@ def _settle(changes: Changes, old: Changes, what: str, worth_it: bool, dry_run: 
     from rossmann.errors import SettingsError
     from rossmann.models.params_file import diff, numbers_at, read_text, with_numbers, write_text
     from rossmann.models.tune import LEAST_GAIN
-    from rossmann.settings import params_file
+    from rossmann.settings_places import params_file
 
     path = params_file()
     before = read_text(path)

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import rossmann
 from rossmann.models.model_versions import ModelVersion
-from rossmann.settings import Settings, project_root
+from rossmann.settings import Settings
+from rossmann.settings_places import project_root
 
 LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
 """What the forecasts are computed with."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 
 from rossmann.errors import SettingsError
-from rossmann.settings import project_root
+from rossmann.settings_places import project_root
 
 Place = tuple[str, ...]
 """Keys from the top of the file down to a number."""

@@ -13,8 +13,8 @@ from starlette.responses import PlainTextResponse
 
 from rossmann.models.model_versions import Expected
 from rossmann.schema import FEATURES, MODEL_NAME, Stage
+from rossmann.serving.addresses import DIGITS, only_its_options
 from rossmann.serving.bare_route import BareRoute
-from rossmann.serving.digits import DIGITS
 from rossmann.serving.experiment_report import ExperimentReport
 from rossmann.serving.gauges import Gauges
 from rossmann.serving.messages import ExplainAnswer, PredictAnswer
@@ -204,8 +204,8 @@ def _model_routes(service: Service, guard: Guard) -> APIRouter:
 
 
 def _store_routes(books: Books, guard: Guard) -> APIRouter:
-    caller = Depends(needs(guard, guard.stores_right))
-    router = APIRouter(prefix="/stores", tags=["stores"], dependencies=[caller])
+    rules = [Depends(needs(guard, guard.stores_right)), Depends(only_its_options)]
+    router = APIRouter(prefix="/stores", tags=["stores"], dependencies=rules)
 
     @router.get("", summary="Every store, with what it sold lately")
     def stores() -> list[StoreSummary]:
