@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import psutil
 from http_load import Load, play, post
 from wrk_load import rate
 
@@ -136,12 +137,25 @@ def _compare_mlflow(
 
 
 def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> None:
-    rates = []
+    rates, costs = [], []
+    me = psutil.Process()
     for workers in (1, 2):
+        others = set(me.children(recursive=True))
         with _service(settings, workers, cores=set(range(workers))) as port:
-            rate(port, one, 32, 2)
-            rates.append(rate(port, one, 32, seconds))
+            ours = [child for child in me.children(recursive=True) if child not in others]
+            rate(port, one, 32 * workers, 2)
+            begun, used = time.perf_counter(), _processor_time(ours)
+            rates.append(rate(port, one, 32 * workers, seconds))
+            lasted = time.perf_counter() - begun
+            costs.append((_processor_time(ours) - used) / (rates[-1] * lasted))
     _tell("requests a second, 2 workers over 1 (client beside them)", rates[1], rates[0])
+    _tell(
+        "processor time of workers for one answer, us, 2 beside 1", *(1e6 * c for c in costs[::-1])
+    )
+
+
+def _processor_time(processes: list[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def _tell(name: str, value: float, other: float | None = None) -> None:

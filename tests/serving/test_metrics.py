@@ -1,4 +1,4 @@
-"""What is counted, in one process; with several workers: ``test_metrics_workers``."""
+"""What is counted, in one process; with several workers: ``test_workers``."""
 
 from collections.abc import Callable
 from datetime import date, timedelta

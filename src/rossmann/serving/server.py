@@ -138,12 +138,14 @@ def server_config(
     """How the service is served; ``app`` may name a function that makes one per worker."""
     import uvicorn
 
+    from rossmann.serving.sharing import SharingProtocol
+
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http="httptools" if workers == 1 else SharingProtocol,
         ws="none",
         log_config=None,
         access_log=False,

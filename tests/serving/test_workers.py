@@ -1,16 +1,19 @@
-"""Numbers of several workers: each tells the sum of all, and a death takes nothing back."""
+"""Several workers: they share the connections, each tells the sum of all, none takes it along."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -55,6 +58,26 @@ def play(url: str, rows: list[Any], requests: int) -> None:
         # A connection each, so that both workers get some.
         answer = httpx.post(f"{url}/predict", json={"inputs": rows}, timeout=30, trust_env=False)
         assert answer.status_code == 200
+
+
+def connections_of(worker: int, port: int) -> int:
+    found = psutil.Process(worker).net_connections("tcp")
+    return sum(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port for one in found)
+
+
+def test_connections_that_come_together_are_shared(run_door: Any) -> None:
+    door = run_door(workers=2)
+    wait_until(lambda: value(told(door.url), "workers") == 2)
+    workers, port = workers_of(door.process), int(door.url.rpartition(":")[2])
+    fewer = 0
+    for _ in range(6):
+        wait_until(lambda: sum(connections_of(worker, port) for worker in workers) == 0)
+        with ExitStack() as pool:
+            for _ in range(32):
+                pool.enter_context(socket.create_connection(("127.0.0.1", port)))
+            wait_until(lambda: sum(connections_of(worker, port) for worker in workers) == 32)
+            fewer += min(connections_of(worker, port) for worker in workers)
+    assert fewer > 6 * 32 / 4  # one that takes all there are leaves the other 4 of 32
 
 
 def test_two_workers_tell_the_sum_and_outlive_one(run_door: Any, row: Any) -> None:
