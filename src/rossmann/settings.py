@@ -160,7 +160,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         faults = "; ".join(
-            f"ROSSMANN_{'_'.join(map(str, e['loc'])).upper() or '*'}: {e['msg']}"
+            f"ROSSMANN_{'_'.join(map(str, e['loc'])).upper() or '*'}: "
+            + e["msg"].removeprefix("Value error, ")
             for e in error.errors()
         )
         raise SettingsError(f"settings are not usable: {faults}") from error

@@ -100,6 +100,11 @@ def test_an_order_is_read_as_other_bodies_are(
     assert {version: found.stage for version, found in registry.shelf.items()} == before
 
 
+def test_an_order_that_is_no_object_hears_what_it_must_hold(api: TestClient) -> None:
+    (fault,) = api.post("/model/load", content=b"[1]").json()["detail"]
+    assert fault["msg"] == "the body must be an object with model_stage (got a list)"
+
+
 @pytest.mark.parametrize("number", ["1.0", "+1", "1_0", "%201", "1%0A", "x"])
 def test_numbers_in_addresses_are_digits(api: TestClient, number: str) -> None:
     for path in (f"/stores/{number}", f"/stores/1/plan?days={number.replace('+', '%2B')}"):

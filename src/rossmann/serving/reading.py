@@ -171,6 +171,7 @@ _WORDS: Final = {
     "finite_number": "{name} must be a finite number",
     "string_type": "{name} must be text (got {got})",
     "list_type": "{name} must be a list (got {got})",
+    "model_type": "{name} must be an object with {known} (got {got})",
     "dict_type": "{name} must be an object with " + ", ".join(ROW_FIELDS),
     "literal_error": "{name} must be one of {choices} (got {got})",
     "greater_than_equal": "{name} must be {range} (got {got})",
