@@ -157,6 +157,18 @@ def test_every_form_is_the_same_piece(settings: Settings, name: str) -> None:
     assert other.path.name == plain.path.name
 
 
+@pytest.mark.parametrize("name", ["new.csv", "new.parquet", "new.xlsx"])
+def test_flags_may_be_truths(settings: Settings, name: str) -> None:
+    plain = put(settings, NEW).piece
+    assert plain is not None
+    plain.path.unlink()
+    flags = ("Open", "Promo", "SchoolHoliday")
+    truths = [{k: bool(v) if k in flags else v for k, v in row.items()} for row in NEW]
+    other = put(settings, truths, name).piece
+    assert other is not None
+    assert other.path.name == plain.path.name
+
+
 def test_a_schedule_extends_and_corrects_the_plan(settings: Settings) -> None:
     old = frames(make_dataset(settings))[1]
     end = LAST_DAY + timedelta(days=AHEAD)

@@ -77,9 +77,9 @@ def test_empty_rows_inside_keep_their_place() -> None:
     assert frame["a"].to_list() == ["1", None, "3"]
 
 
-def test_flags_are_numbers() -> None:
+def test_truths_are_told_as_such() -> None:
     frame = pl.DataFrame({"Open": [True, None, False]})
-    assert read_table("t", parquet(frame))["Open"].to_list() == ["1", None, "0"]
+    assert read_table("t", parquet(frame))["Open"].to_list() == ["true", None, "false"]
 
 
 def test_a_table_without_rows_has_its_columns() -> None:

@@ -1,14 +1,19 @@
 """``rossmann log``: status, export, prune."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from rossmann.cli import main
+from rossmann.monitoring import export
 from rossmann.monitoring.entries import Entry
+from rossmann.monitoring.export import FORMATS
 from rossmann.monitoring.prediction_log import PredictionLog, open_log
 from rossmann.settings import Settings, load_settings
 
@@ -54,6 +59,31 @@ def test_status_and_export_and_prune(
     assert "3 rows deleted: they were answered more than 90 days ago" in capsys.readouterr().out
     assert main(["log", "status"]) == 0
     assert "2 of 1 requests" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", FORMATS)
+def test_an_export_that_is_ended_leaves_nothing(
+    home: Settings,
+    make_entry: MakeEntry,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    number: int,
+) -> None:
+    put(home, make_entry(1, 3)).close()
+    all_of_it = export.pages
+
+    def ended_after_a_page(*asked: Any) -> Iterator[pl.DataFrame]:
+        yield from all_of_it(*asked)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(export, "pages", ended_after_a_page)
+    (tmp_path / "out").mkdir()
+    assert main(["log", "export", "-o", str(tmp_path / "out" / f"x{ending}")]) == 128 + number
+    assert list((tmp_path / "out").iterdir()) == []
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def test_prune_while_a_service_logs(home: Settings, make_entry: MakeEntry) -> None:

@@ -276,6 +276,18 @@ def test_a_challenger_by_number_that_is_production_is_none(
     assert experiment.challenger(panel) is not None and experiment.reason == ""
 
 
+def test_a_challenger_that_is_production_answers_no_store(
+    experiment: Run, registry: Any, service: Service
+) -> None:
+    with experiment(experiment_challenger="2", experiment_share=0.5) as client:
+        told = client.get("/experiments/current").json()
+        assert told["reason"] == "" and told["stores"] > 0
+        registry.promote(2, "", "")
+        service.versions.poll()
+        told = client.get("/experiments/current").json()
+        assert told["reason"] == "version 2 is Production itself" and told["stores"] == 0
+
+
 def test_other_versions_do_not_push_the_challenger_out(
     experiment: Run, service: Service, registry: Any
 ) -> None:

@@ -1,5 +1,6 @@
 """What is counted, in one process; with several workers: ``test_workers``."""
 
+import time
 from collections.abc import Callable
 from datetime import date, timedelta
 from types import SimpleNamespace
@@ -122,6 +123,7 @@ def test_the_state_of_the_prediction_log(service: Service) -> None:
         written_rows=10,
         dropped_rows=0,
         refused_rows=1,
+        seconds_since_success=None,
     )
     gauges = Gauges(Metrics(), service)
     assert value(parsed(gauges.page().decode()), "prediction_log_written_total") == 0
@@ -137,6 +139,10 @@ def test_the_state_of_the_prediction_log(service: Service) -> None:
     assert told() == [3, 40, 5000, 10, 0, 1]  # totals are moved to, not added again
     state.queue_rows, state.written_rows, state.dropped_rows = 0, 53, 2
     assert told() == [0, 40, 5000, 53, 2, 1]
+    success = "prediction_log_last_success_timestamp_seconds"
+    assert value(parsed(gauges.page().decode()), success) == 0
+    state.seconds_since_success = 90.0
+    assert value(parsed(gauges.page().decode()), success) == pytest.approx(time.time() - 90, abs=30)
 
 
 def test_a_log_that_cannot_tell_its_state_leaves_the_rest(service: Service) -> None:

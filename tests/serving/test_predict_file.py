@@ -109,6 +109,30 @@ def test_the_columns_of_a_file_keep_their_kinds(
     assert found["forecast"].dtype == pl.Float64
 
 
+FLAGS = ("Open", "Promo", "SchoolHoliday")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flag_may_be_a_truth_and_a_store_may_not(
+    api: TestClient, rows: list[dict[str, Any]], kind: str
+) -> None:
+    def truths(*fields: str) -> bytes:
+        return written(
+            [{k: bool(v) if k in fields else v for k, v in r.items()} for r in rows], kind
+        )
+
+    plain = api.post("/predict/file", content=written(rows, kind))
+    asked = api.post("/predict/file", content=truths(*FLAGS))
+    assert asked.status_code == 200, asked.text
+    found, same = read(asked.content, kind), read(plain.content, kind)
+    assert found["forecast"].equals(same["forecast"])
+    told = faults(api.post("/predict/file", content=truths("Store")))
+    assert len(told) == len(rows)
+    assert (
+        told["rows", 0, "Store"] == "Store must be a whole number from 1 to 2147483647 (got true)"
+    )
+
+
 def test_row_groups_may_be_tiny(api: TestClient, rows: list[dict[str, Any]]) -> None:
     out = io.BytesIO()
     frame = read(written(rows, "parquet"), "parquet")

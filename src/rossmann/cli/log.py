@@ -61,6 +61,7 @@ def export(
 
     Example: rossmann log export -o july.parquet --from 2026-07-01 --to 2026-07-31 --store 12
     """
+    from rossmann.launcher.interrupts import Interrupts
     from rossmann.monitoring.export import FORMATS, Wanted
     from rossmann.monitoring.reading import LogReader
     from rossmann.settings import load_settings
@@ -73,7 +74,8 @@ def export(
     _waiting(settings, to_stderr=True)
     reader = LogReader(settings.log_url)
     try:
-        done = reader.export(Wanted(_day(first), _day(last), store, version), output, progress)
+        with Interrupts():  # so that SIGTERM, too, leaves no draft behind
+            done = reader.export(Wanted(_day(first), _day(last), store, version), output, progress)
     finally:
         reader.close()
     say(f"{done:,} rows written to {output}")

@@ -155,11 +155,14 @@ def _table(
 
 def _write(frame: "pl.DataFrame", output: Path) -> None:
     """Write beside the place and rename: a file that is there is whole."""
+    from rossmann.launcher.interrupts import Interrupts
+
     ending = output.suffix.lower()
     draft = output.with_name(f".{output.name}.draft{ending}")
     write = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".xlsx": frame.write_excel}
     try:
-        write[ending](draft)  # type: ignore[operator]
-        draft.replace(output)
+        with Interrupts():  # so that SIGTERM, too, leaves no draft behind
+            write[ending](draft)  # type: ignore[operator]
+            draft.replace(output)
     finally:
         draft.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from rossmann.data.files import find_raw
 from rossmann.data.make_dataset import DatasetInfo
 from rossmann.data.pieces import Kind, Piece, add_piece, locked
 from rossmann.data.upload_tables import read_table
+from rossmann.data.upload_values import FLAGS, flag_text
 from rossmann.schema import MAX_HORIZON
 from rossmann.settings import Settings
 
@@ -63,6 +64,7 @@ def ingest(settings: Settings, path: Path) -> Ingested:
     kept.
     """
     text = read_table(path.name, path.read_bytes())
+    text = text.with_columns(flag_text(name) for name in FLAGS if name in text.columns)
     folder = settings.ingested_dir / find_raw(settings).dataset
     with locked(folder):
         # Read under the lock: another ingest may just have added a piece.

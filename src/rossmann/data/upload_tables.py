@@ -108,10 +108,9 @@ def _why(text: str, separator: str, error: Exception) -> str:
 def plain(column: pl.Series) -> pl.Series:
     """A column as text without outer blanks, null where it is empty.
 
-    Flags become 0 and 1, the midnight of a day the day. Raises polars' errors for what is no text.
+    Truth becomes true and false: which fields may say so is theirs to tell. The midnight of a day
+    becomes the day. Raises polars' errors for what is no text.
     """
-    if column.dtype == pl.Boolean:
-        column = column.cast(pl.UInt8)
     text = column.cast(pl.String).str.strip_chars().str.replace(_MIDNIGHT, "$1")
     return text.set(text == "", None)
 

@@ -27,6 +27,12 @@ _KIND: Final = {
     "StateHoliday": "state_holiday",
     "SchoolHoliday": "flag",
 }
+FLAGS: Final = ("Open", "Promo", "SchoolHoliday")
+_TRUTHS: Final = {
+    **dict.fromkeys(("false", "False", "FALSE"), "0"),
+    **dict.fromkeys(("true", "True", "TRUE"), "1"),
+}
+"""As Arrow, Python and Excel write them."""
 
 
 def field_columns(name: str, columns: Sequence[str]) -> dict[str, str]:
@@ -83,10 +89,15 @@ def field_value(field: str, days: Mapping[str, date]) -> pl.Expr:
                 .replace_strict(list(STATE_HOLIDAYS), codes, default=None, return_dtype=pl.UInt8)
             )
         case _:
-            found = pl.col(field).replace_strict(
+            found = flag_text(field).replace_strict(
                 ["0", "1"], [0, 1], default=None, return_dtype=pl.UInt8
             )
     return found.alias(field)
+
+
+def flag_text(field: str) -> pl.Expr:
+    """A flag's text, as 0 or 1 where a tool wrote it as a truth."""
+    return pl.col(field).replace(_TRUTHS)
 
 
 def usual_open(weekday: pl.Expr, holiday: pl.Expr) -> pl.Expr:

@@ -64,7 +64,7 @@ class ExperimentReport:
             challenger_version=experiment.challenger_version,
             share=experiment.share if ab else None,
             salt=experiment.salt if ab else None,
-            stores=int(dealt.sum()) if ab else None,
+            stores=(0 if experiment.reason else int(dealt.sum())) if ab else None,
             queue=None
             if shadow is None
             else ShadowQueue(

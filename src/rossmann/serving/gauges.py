@@ -107,6 +107,8 @@ class Gauges:
         metrics.log_queue_rows.set(state.queue_rows)
         metrics.log_spool_rows.set(state.spool_rows)
         metrics.log_spool_bytes.set(state.spool_bytes)
+        if state.seconds_since_success is not None:
+            metrics.log_success.set(time.time() - state.seconds_since_success)
         self._written.reach(state.written_rows)
         self._dropped.reach(state.dropped_rows)
         self._set_aside.reach(state.refused_rows)

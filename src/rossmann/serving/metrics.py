@@ -117,6 +117,11 @@ class Metrics:
         self.log_spool_bytes = self._gauge(
             "prediction_log_spool_bytes", "Bytes of these rows", "livesum"
         )
+        self.log_success = self._gauge(
+            "prediction_log_last_success_timestamp_seconds",
+            "When the database last took rows (Unix time), 0 before it first did",
+            "livemax",
+        )
         self.log_written = self._counter("prediction_log_written", "Rows in the database")
         self.log_dropped = self._counter(
             "prediction_log_dropped", "Rows that were lost: memory and spool were full"
