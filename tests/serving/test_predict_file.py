@@ -4,8 +4,10 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from datetime import date
+from pathlib import Path
 from typing import Any
 
+import httpx
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
@@ -279,3 +281,25 @@ def test_limits(make_app: Callable[..., Any], rows: list[dict[str, Any]]) -> Non
         assert api.post("/predict/file", content=talk, headers=kind).status_code in {413, 422}
         form = api.post("/predict/file", files={"file": ("x", long)})
         assert form.status_code == 413
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_forecasts_load_neither_pandas_nor_the_libraries_of_the_boosters(
+    run_door: Callable[..., Any], rows: list[dict[str, Any]]
+) -> None:
+    # Arrow imports pandas in passing, where it may: a fifth of a start. Drivers need the libraries.
+    door = run_door()
+    with httpx.Client(base_url=door.url, timeout=60, trust_env=False) as client:
+        assert client.post("/predict", json={"inputs": plain(rows[:3])}).is_success
+        for kind in KINDS:
+            for wanted in KINDS:
+                content = written([{**rows[0], "Date": "2001-02-03"}, *rows], kind)
+                asked = f"/predict/file?format={wanted}"
+                assert len(faults(client.post(asked, content=content))) == 1
+                answer = client.post(f"{asked}&intervals=0.8", content=written(rows, kind))
+                assert answer.is_success, answer.text
+    maps = Path(f"/proc/{door.process.pid}/maps").read_text()
+    loaded = {Path(name).parts for name in maps.split() if name.endswith(".so")}
+    found = {part for parts in loaded for part in parts}
+    assert {"numpy", "polars", "pyarrow"} & found
+    assert not {"pandas", "lightgbm", "xgboost", "catboost", "sklearn", "mlflow"} & found

@@ -1,10 +1,11 @@
 """Any table that a user has, in parts that fit into memory; what it is, its first bytes tell."""
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -207,6 +208,18 @@ def _is_plain(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         return _is_plain(kind.value_type)
     return any(fits(kind) for fits in _PLAIN)
+
+
+def arrow_of(
+    values: Sequence[str | None] | Sequence[int] | npt.NDArray[Any],
+    kind: type[pl.DataType] | None = None,
+) -> pa.Array:
+    """Values as an Arrow column, of the kind that they have or of the one that is named.
+
+    By polars: ``pa.array`` imports pandas to see whether it is given some, which takes a second
+    and 50 MB.
+    """
+    return pl.Series(values, dtype=kind).to_arrow()
 
 
 def series_of(column: pa.Array) -> pl.Series:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rossmann.data.upload_parts import Parts, series_of
+from rossmann.data.upload_parts import Parts, arrow_of, series_of
 from rossmann.data.upload_values import FIELDS, field_text, wrong
 from rossmann.errors import Fault, RequestError
 from rossmann.serving.file_check import Reading, Settled, Words
@@ -85,5 +85,5 @@ def _worded(
 
 
 def _taken(column: pa.Array, rows: npt.NDArray[np.int64]) -> pa.Array:
-    found = column.take(pa.array(rows))
+    found = column.take(arrow_of(rows))
     return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rossmann.data.upload_parts import PART, Parts
+from rossmann.data.upload_parts import PART, Parts, arrow_of
 from rossmann.data.upload_values import FIELDS
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, Rows
 from rossmann.serving.file_check import Reading
@@ -20,7 +20,6 @@ from rossmann.serving.forecaster import Band, Forecast, Forecaster
 
 Note = Callable[[int, Rows, Forecast], None]
 """Takes what was answered from a row on."""
-_HOLIDAYS: Final = pa.array(STATE_HOLIDAYS, pa.string())
 _TYPES: Final = {
     "Store": pa.int32(),
     "Date": pa.date32(),
@@ -140,11 +139,11 @@ class _Work:
 
     def _added(self, sales: FloatArray, bands: tuple[Band, ...], start: int) -> list[pa.Array]:
         count = len(sales)
-        bounds = [pa.array(side) for band in bands for side in (band.lower, band.upper)]
+        bounds = [arrow_of(side) for band in bands for side in (band.lower, band.upper)]
         return [
-            pa.array(sales),
+            arrow_of(sales),
             *bounds,
-            pa.array(np.full(count, self.order.version, np.int32)),
+            arrow_of(np.full(count, self.order.version, np.int32)),
             _days(np.full(count, self.order.origin, np.int32)),
             self.doubts.column(start, count),
         ]
@@ -152,15 +151,15 @@ class _Work:
 
 def _typed(rows: Rows, columns: dict[str, str]) -> dict[str, pa.Array]:
     values = (
-        pa.array(rows.store),
+        arrow_of(rows.store),
         _days(rows.day),
-        pa.array(rows.open),
-        pa.array(rows.promo),
-        _HOLIDAYS.take(pa.array(rows.state_holiday)),
-        pa.array(rows.school_holiday),
+        arrow_of(rows.open),
+        arrow_of(rows.promo),
+        arrow_of(STATE_HOLIDAYS).take(arrow_of(rows.state_holiday)),
+        arrow_of(rows.school_holiday),
     )
     return {columns[name]: value for name, value in zip(FIELDS, values, strict=True)}
 
 
 def _days(days: npt.NDArray[np.int32]) -> pa.Array:
-    return pa.array(days, pa.int32()).cast(pa.date32())
+    return arrow_of(days).cast(pa.date32())

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.upload_parts import series_of
+from rossmann.data.upload_parts import arrow_of, series_of
 from rossmann.data.upload_values import field_text, field_value, usual_open
 from rossmann.schema import Rows
 
@@ -87,7 +87,7 @@ class Values:
             if len(self._known) + len(new) > MOST_KNOWN:
                 self._known.clear()
                 new = list(range(len(given)))
-            found = self._codes(different.take(pa.array(new))).tolist()
+            found = self._codes(different.take(arrow_of(new))).tolist()
             self._known.update(zip((given[place] for place in new), found, strict=True))
         return np.array([self._known[value] for value in given], np.int32)
 
@@ -136,9 +136,10 @@ def _coded(column: pa.Array) -> pa.DictionaryArray:
 
 
 def _spread(coded: pa.DictionaryArray, values: Codes) -> Codes:
-    places = coded.indices.cast(pa.int32()).fill_null(len(values))
+    # By polars, because Arrow's own ways to numpy import pandas.
+    places = series_of(coded.indices).cast(pl.Int32).fill_null(len(values))
     table = np.append(values, np.int32(MISSING))
-    return np.asarray(table[places.to_numpy(zero_copy_only=False)], np.int32)
+    return np.asarray(table[places.to_numpy()], np.int32)
 
 
 def to_rows(records: Records, days: Codes) -> Rows:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
+from rossmann.data.upload_parts import arrow_of
 from rossmann.serving.doubts import FIRST, Touched, Warned
 from rossmann.serving.file_check import Reading
 from rossmann.serving.file_records import MISSING, Scratch, weekday_of
@@ -61,7 +63,7 @@ class Doubts:
         texts = [" ".join(k for bit, k in enumerate(kinds) if mark >> bit & 1) or None
                  for mark in different.tolist()]  # fmt: skip
         return pa.DictionaryArray.from_arrays(
-            pa.array(places, pa.int32()), pa.array(texts, pa.string())
+            arrow_of(places), arrow_of(texts, pl.String)
         ).dictionary_decode()
 
     def close(self) -> None:
