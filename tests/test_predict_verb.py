@@ -1,5 +1,7 @@
 """``rossmann predict``: a file in, the same rows with their forecasts out, and what drove them."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,18 @@ def test_totals_are_a_table_of_their_own(table: Path) -> None:
     added = (rows["High90"] - rows["Low90"]).to_numpy().sum()
     assert chain["High90"] - chain["Low90"] < added
     assert main(["predict", str(table), "-o", str(totals), "--totals", "totals.txt"]) != 0
+
+
+def test_ended_while_it_writes_it_leaves_nothing(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = pl.DataFrame.write_csv
+
+    def ended(frame: pl.DataFrame, file: Path) -> None:
+        write(frame, file)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(pl.DataFrame, "write_csv", ended)
+    output = table.with_name("out.csv")
+    assert main(["predict", str(table), "-o", str(output)]) == 128 + signal.SIGTERM
+    assert {path for path in table.parent.iterdir() if "out.csv" in path.name} == set()

@@ -20,6 +20,7 @@ from rossmann.data.files import find_raw
 from rossmann.data.ingest import Ingested, Planned, ingest, planned_days
 from rossmann.data.make_dataset import DatasetInfo, current_dataset, make_dataset
 from rossmann.data.panel import build_panel, open_panel
+from rossmann.data.upload_values import FLAGS
 from rossmann.errors import BrokenRule, MissingData
 from rossmann.settings import Settings, load_settings
 
@@ -162,8 +163,7 @@ def test_flags_may_be_truths(settings: Settings, name: str) -> None:
     plain = put(settings, NEW).piece
     assert plain is not None
     plain.path.unlink()
-    flags = ("Open", "Promo", "SchoolHoliday")
-    truths = [{k: bool(v) if k in flags else v for k, v in row.items()} for row in NEW]
+    truths = [{k: bool(v) if k in FLAGS else v for k, v in row.items()} for row in NEW]
     other = put(settings, truths, name).piece
     assert other is not None
     assert other.path.name == plain.path.name

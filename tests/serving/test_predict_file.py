@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel import Panel
+from rossmann.data.upload_values import FLAGS
 from rossmann.serving.messages import ErrorAnswer
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -109,9 +110,6 @@ def test_the_columns_of_a_file_keep_their_kinds(
     assert found["StateHoliday"].cast(pl.String).to_list() == ["0"] * len(rows)
     assert found.columns[-4:] == ["forecast", "model_version", "as_of", "warnings"]
     assert found["forecast"].dtype == pl.Float64
-
-
-FLAGS = ("Open", "Promo", "SchoolHoliday")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -216,8 +216,7 @@ def arrow_of(
 ) -> pa.Array:
     """Values as an Arrow column, of the kind that they have or of the one that is named.
 
-    By polars: ``pa.array`` imports pandas to see whether it is given some, which takes a second
-    and 50 MB.
+    By polars: ``pa.array`` imports pandas, to see whether it is given some.
     """
     return pl.Series(values, dtype=kind).to_arrow()
 

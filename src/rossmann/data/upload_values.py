@@ -27,7 +27,7 @@ _KIND: Final = {
     "StateHoliday": "state_holiday",
     "SchoolHoliday": "flag",
 }
-FLAGS: Final = ("Open", "Promo", "SchoolHoliday")
+FLAGS: Final = tuple(field for field, kind in _KIND.items() if kind == "flag")
 _TRUTHS: Final = {
     **dict.fromkeys(("false", "False", "FALSE"), "0"),
     **dict.fromkeys(("true", "True", "TRUE"), "1"),
