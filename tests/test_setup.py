@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
 
+_DOES_NOT_KEEP = "import sys; print(sys.dont_write_bytecode)"
+
 # What stands in for `python -m venv`: an interpreter with the real one's packages, and a record
 # of what was asked of pip.
 # Uv, where this machine has it, stays out of sight: these tests are about plain pip.
@@ -127,3 +129,16 @@ def test_without_a_new_enough_python_it_says_so(checkout: Checkout) -> None:
     result = checkout.install()
     assert result.returncode != 0
     assert "Python 3.11 or later is needed" in result.stderr
+
+
+def test_what_scripts_start_keeps_its_bytecode() -> None:
+    """Else each start would compile all that it imports, where a container says so."""
+    told = subprocess.run(
+        ["bash", "-c", f"source scripts/common.sh; {sys.executable} -c '{_DOES_NOT_KEEP}'"],
+        cwd=ROOT,
+        env={"PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "False"
