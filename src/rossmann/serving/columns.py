@@ -32,6 +32,7 @@ class Inputs:
     totals: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=1024)
 def iso(day: int) -> str:
     """A day since 1970-01-01 as YYYY-MM-DD."""
     return (EPOCH + timedelta(days=int(day))).isoformat()
@@ -74,7 +75,7 @@ def to_inputs(request: PredictRequest, panel: Calendar) -> Inputs:
     inputs = request.inputs
     store = _as_int32([row["Store"] for row in inputs])
     faults: list[Fault] = []
-    if panel.locate(store).min(initial=0) < 0:
+    if np.minimum.reduce(panel.locate(store)) < 0:  # its method takes three times as long
         faults += store_faults(panel, {row: one["Store"] for row, one in enumerate(inputs)})
     days, bad = _read_days(panel, [row["Date"] for row in inputs])
     as_of = None if request.as_of is None else read_day(request.as_of)

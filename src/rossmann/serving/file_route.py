@@ -127,8 +127,9 @@ class FilePredictor:
         objective = call.asked.objective or self._objective
 
         def note(start: int, rows: Rows, forecast: Forecast) -> None:
+            took = perf_counter() - call.begun
             self._journal.note(
-                "file", call.line, call.picked, rows, forecast, call.begun, first_row=start
+                "file", call.line, call.picked, rows, forecast, took, first_row=start
             )
 
         return open_job(

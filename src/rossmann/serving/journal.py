@@ -1,7 +1,6 @@
 """What was answered, handed to the prediction log behind the answer."""
 
 from datetime import UTC, datetime
-from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +25,13 @@ class Journal:
         picked: Picked,
         rows: Rows,
         forecast: Forecast,
-        begun: float,
+        seconds: float,
         role: LoggedRole = "answer",
         first_row: int = 0,
         places: npt.NDArray[np.int64] | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Note ``rows`` and their forecast; ``begun``: ``perf_counter`` when they came in.
+        """Note ``rows`` and their forecast; ``seconds``: what they took since they came in.
 
         ``places``: where the rows stood in the request, if not one after another. ``at``: the
         moment of the answer, where it is noted in parts.
@@ -53,7 +52,7 @@ class Journal:
                 rows=rows,
                 sales=forecast.sales,
                 bounds=tuple((band.level, band.lower, band.upper) for band in forecast.bands),
-                latency_seconds=perf_counter() - begun,
+                latency_seconds=seconds,
                 first_row=first_row,
                 places=places,
             )

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from rossmann.monitoring.prediction_log import Door
 from rossmann.schema import Objective
+from rossmann.serving.afterwards import afterwards
 from rossmann.serving.answer import told_answer
 from rossmann.serving.body import read_body
 from rossmann.serving.columns import Inputs, read_inputs
@@ -134,9 +135,10 @@ class Predictor:
         forecast: Forecast,
         split: Split | None,
     ) -> Response:
-        self._count("predict", inputs, picked, line)
         with span("write"):
-            content = to_json(self._told(inputs, picked, forecast, line.request_id, split))
+            told = self._told(inputs, picked, forecast, line.request_id, split)
+            content = to_json(told)
+        self._count("predict", inputs, picked, line, told)
         return self._end("predict", line, inputs, picked, forecast, split, begun, content)
 
     def _explain(self, inputs: Inputs, picked: Picked, line: Line, begun: float) -> Response:
@@ -150,8 +152,8 @@ class Predictor:
                 found = picked.served.forecaster.explain(*asked)
                 split, both = None, (found.forecast, explanations(found))
         forecast, drivers = both
-        self._count("explain", inputs, picked, line)
         told = self._told(inputs, picked, forecast, line.request_id, split)
+        self._count("explain", inputs, picked, line, told)
         content = to_json({**told, "explanations": drivers})
         return self._end("explain", line, inputs, picked, forecast, split, begun, content)
 
@@ -177,18 +179,18 @@ class Predictor:
         content: bytes,
     ) -> Response:
         """Log what was answered, and by whom; a challenger in the shadow comes behind it."""
-        rows, note = inputs.rows, self._journal.note
+        rows, note, took = inputs.rows, self._journal.note, perf_counter() - begun
         response = Response(content, media_type="application/json")
         if split is not None:
             now = datetime.now(UTC)
             for places, who, role in split.sides(picked):
                 if len(places):
                     some = part_of(forecast, places)
-                    told = (door, line, who, rows.take(places), some, begun, role)
+                    told = (door, line, who, rows.take(places), some, took, role)
                     note(*told, places=places, at=now)
                     self._metrics.experiment(role, len(places))
             return response
-        note(door, line, picked, rows, forecast, begun)
+        afterwards(note, door, line, picked, rows, forecast, took)
         if self._experiment is not None and takes_part(inputs.model_stage):
             self._metrics.experiment("answer", len(rows))
             if self._shadow is not None:
@@ -201,9 +203,13 @@ class Predictor:
         with span("read"):
             return read_inputs(body, self._service.panel, most)
 
-    def _count(self, door: Door, inputs: Inputs, picked: Picked, line: Line) -> None:
+    def _count(
+        self, door: Door, inputs: Inputs, picked: Picked, line: Line, told: dict[str, Any]
+    ) -> None:
         line.rows, line.model_version = len(inputs.rows), picked.served.version
-        self._metrics.forecast(door, line.rows)
+        afterwards(self._metrics.forecast, door, line.rows)
+        for warning in told["warnings"]:
+            afterwards(self._metrics.warned, warning["type"], warning["count"])
 
     def _asked(self, inputs: Inputs) -> Asked:
         objective = inputs.objective or self._objective
@@ -218,12 +224,9 @@ class Predictor:
         split: Split | None,
     ) -> dict[str, Any]:
         dealt = None if split is None else split.told()
-        told = told_answer(
+        return told_answer(
             inputs, picked, forecast, request_id, dealt, self._of_one_version(inputs)
         )
-        for warning in told["warnings"]:
-            self._metrics.warned(warning["type"], warning["count"])
-        return told
 
     def _of_one_version(self, inputs: Inputs) -> list[Warned]:
         if not inputs.totals or self._experiment is None or self._experiment.mode != "ab":

@@ -137,7 +137,8 @@ class Shadow:
             return False
         begun = time.perf_counter()
         forecast = _forecast(picked, job)
-        self._journal.note(job.door, job.line, picked, job.rows, forecast, begun, "shadow")
+        took = time.perf_counter() - begun
+        self._journal.note(job.door, job.line, picked, job.rows, forecast, took, "shadow")
         return True
 
     def _tell(self, error: str) -> None:

@@ -1,15 +1,16 @@
 """Around every request: its id, its headers, its line in the log, and what Prometheus counts."""
 
-import os
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rossmann.serving.afterwards import afterwards
 from rossmann.serving.metrics import Metrics
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -54,13 +55,15 @@ class Watch:
         self._app = app
         self._metrics = metrics
         self._tell = tell
+        # Ids are no secret: the system's own randomness would take longer than all the rest.
+        self._bits = Random().getrandbits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Give the request an id, pass it on, and count what came of it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        request_id = _request_id(scope, self._bits)
         line = Line(request_id, scope["method"], scope["path"])
         state = scope.setdefault("state", {})
         state["request_id"], state[_LINE] = request_id, line
@@ -81,7 +84,7 @@ class Watch:
         finally:
             line.seconds = time.perf_counter() - begun
             self._metrics.in_flight -= 1
-            self._end(scope, line)
+            afterwards(self._end, scope, line)
 
     def _end(self, scope: Scope, line: Line) -> None:
         # A path that no route knows is the caller's text: it must not become a label.
@@ -91,11 +94,11 @@ class Watch:
             self._tell(line)
 
 
-def _request_id(scope: Scope) -> str:
+def _request_id(scope: Scope, bits: Callable[[int], int]) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             text: str = value.decode("latin-1")
             if _SANE_ID.match(text):
                 return text
     # Time first, as in RFC 9562's version 7: an index of ids then grows at its end.
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    return f"{time.time_ns() // 1_000_000:012x}{bits(80):020x}"
