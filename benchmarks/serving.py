@@ -137,17 +137,23 @@ def _compare_mlflow(
 
 
 def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> None:
-    """Both are up and take turns; who waits takes no time of the cores."""
+    """Both are up and take turns; who waits takes no time of the cores.
+
+    One worker has its core to itself, or shares it with the client as two have to share theirs.
+    """
     with _service(settings, 1) as alone, ExitStack() as stack:
         single = _children()
         two = stack.enter_context(_service(settings, 2, cores={0, 1}))
-        pairs = [(alone, 1, single), (two, 2, _children() - single)]
-        for port, workers, _ in pairs:
+        pair = _children() - single
+        for port, workers in ((alone, 1), (two, 2)):
             rate(port, one, 32 * workers, 2)
-        turns = [[_rate_and_cost(*pair, one, seconds / 2) for pair in pairs] for _ in range(_TURNS)]
-    (low, dear), (high, dearer) = np.array(turns).mean(axis=0)
-    _tell("requests a second, 2 workers over 1 (client beside them)", high, low)
-    _tell("  each turn's ratio, least", min(two[0] / one[0] for one, two in turns))
+        trials = [(alone, 1, single, {0, 1}), (alone, 1, single, {0}), (two, 2, pair, {0, 1})]
+        turns = [
+            [_rate_and_cost(*told, one, seconds / 2) for told in trials] for _ in range(_TURNS)
+        ]
+    (free, dear), (shared, _), (high, dearer) = np.array(turns).mean(axis=0)
+    _tell("requests a second, 2 workers over 1 (client beside them)", high, free)
+    _tell("  over 1 that shares its core with the client too", high, shared)
     _tell("processor time of workers for one answer, us, 2 beside 1", 1e6 * dearer, 1e6 * dear)
 
 
@@ -156,12 +162,22 @@ def _children() -> set[psutil.Process]:
 
 
 def _rate_and_cost(
-    port: int, workers: int, processes: set[psutil.Process], one: list[bytes], seconds: float
+    port: int,
+    workers: int,
+    processes: set[psutil.Process],
+    cores: set[int],
+    one: list[bytes],
+    seconds: float,
 ) -> tuple[float, float]:
-    """Answers a second, and the processes' seconds of processor for each."""
-    begun, used = time.perf_counter(), _processor_time(processes)
-    found = rate(port, one, 32 * workers, seconds)
-    lasted = time.perf_counter() - begun
+    """Answers a second to a client on ``cores``, and what each took of the processes' cores."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        begun, used = time.perf_counter(), _processor_time(processes)
+        found = rate(port, one, 32 * workers, seconds)
+        lasted = time.perf_counter() - begun
+    finally:
+        os.sched_setaffinity(0, everywhere)
     return found, (_processor_time(processes) - used) / (found * lasted)
 
 
