@@ -1,11 +1,12 @@
 """What HTTP alone costs: the service's request and answer models with no model behind.
 
-    python benchmarks/http_floor.py PORT
+    python benchmarks/http_floor.py PORT [WORKERS]
 
 FastAPI reads the body into the request model, a plain list answers, FastAPI writes the answer.
 """
 
 import sys
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -36,5 +37,12 @@ def make_app() -> FastAPI:
 
 if __name__ == "__main__":
     uvicorn.run(
-        make_app(), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False
+        "http_floor:make_app",
+        factory=True,
+        app_dir=str(Path(__file__).parent),
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        workers=int(sys.argv[2]) if len(sys.argv) > 2 else 1,
+        log_level="warning",
+        access_log=False,
     )

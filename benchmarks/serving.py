@@ -15,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +63,8 @@ def main() -> None:
         floor = stack.enter_context(_floor())
         begun = time.perf_counter()
         service = stack.enter_context(_service(mine, workers=1))
-        started, memory = time.perf_counter() - begun, _resident_mb(service)
+        started = time.perf_counter() - begun
+        memory = _told(service, "process_resident_memory_bytes") / 1e6
         _tell("start to healthy, s", started)
         _tell("resident memory idle, MB", memory)
         _compare_singles(floor, service, one, given.seconds)
@@ -70,7 +73,7 @@ def main() -> None:
         if not given.without_mlflow:
             mlflow = stack.enter_context(_mlflow_models_serve(mine))
             _compare_mlflow(service, mlflow, one, panel, given.seconds)
-    with _registry(settings) as registry_port, _floor() as floor:
+    with _registry(settings) as registry_port:
         mine = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
         _compare_workers(mine, one, given.seconds)
 
@@ -137,24 +140,26 @@ def _compare_mlflow(
 
 
 def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> None:
-    """Both are up and take turns; who waits takes no time of the cores.
+    """One worker and two, of the service and of the floor: all are up and take turns.
 
-    One worker has its core to itself, or shares it with the client as two have to share theirs.
+    The floor tells what two workers can be here, where the client takes a part of both cores.
     """
-    with _service(settings, 1) as alone, ExitStack() as stack:
-        single = _children()
-        two = stack.enter_context(_service(settings, 2, cores={0, 1}))
-        pair = _children() - single
-        for port, workers in ((alone, 1), (two, 2)):
+    service = partial(_service, settings)
+    with ExitStack() as stack:
+        trials = []
+        for start, workers in ((service, 1), (service, 2), (_floor, 1), (_floor, 2)):
+            others = _children()
+            port = stack.enter_context(start(workers))
+            trials.append((port, workers, _children() - others))
+        for port, workers, _ in trials:
             rate(port, one, 32 * workers, 2)
-        trials = [(alone, 1, single, {0, 1}), (alone, 1, single, {0}), (two, 2, pair, {0, 1})]
         turns = [
-            [_rate_and_cost(*told, one, seconds / 2) for told in trials] for _ in range(_TURNS)
+            [_rate_and_cost(*trial, one, seconds / 2) for trial in trials] for _ in range(_TURNS)
         ]
-    (free, dear), (shared, _), (high, dearer) = np.array(turns).mean(axis=0)
-    _tell("requests a second, 2 workers over 1 (client beside them)", high, free)
-    _tell("  over 1 that shares its core with the client too", high, shared)
-    _tell("processor time of workers for one answer, us, 2 beside 1", 1e6 * dearer, 1e6 * dear)
+    (ours, low), (ours_of_two, high), (floor, _), (floor_of_two, _) = np.array(turns).mean(axis=0)
+    _tell("requests a second, 2 workers over 1 (client beside them)", ours_of_two, ours)
+    _tell("  the same of the floor", floor_of_two, floor)
+    _tell("processor time of workers for one answer, us, 2 beside 1", 1e6 * high, 1e6 * low)
 
 
 def _children() -> set[psutil.Process]:
@@ -162,23 +167,21 @@ def _children() -> set[psutil.Process]:
 
 
 def _rate_and_cost(
-    port: int,
-    workers: int,
-    processes: set[psutil.Process],
-    cores: set[int],
-    one: list[bytes],
-    seconds: float,
+    port: int, workers: int, processes: set[psutil.Process], one: list[bytes], seconds: float
 ) -> tuple[float, float]:
-    """Answers a second to a client on ``cores``, and what each took of the processes' cores."""
-    everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        begun, used = time.perf_counter(), _processor_time(processes)
-        found = rate(port, one, 32 * workers, seconds)
-        lasted = time.perf_counter() - begun
-    finally:
-        os.sched_setaffinity(0, everywhere)
-    return found, (_processor_time(processes) - used) / (found * lasted)
+    """Answers a second, and the processes' seconds of processor for each."""
+    begun, used = time.perf_counter(), _processor_time(processes)
+    found = rate(port, one, 32 * workers, seconds)
+    lasted = time.perf_counter() - begun
+    cost = (_processor_time(processes) - used) / (found * lasted)
+    _await_log(port)
+    return found, cost
+
+
+def _await_log(port: int) -> None:
+    """Wait until all rows are in the log's database: else the next turn would pay for them."""
+    while any(_told(port, f"prediction_log_{part}_rows") for part in ("queue", "spool")):
+        time.sleep(0.5)
 
 
 def _processor_time(processes: set[psutil.Process]) -> float:
@@ -201,13 +204,13 @@ def _kaggle_rows(panel: Panel) -> Rows:
 def _bodies(panel: Panel) -> tuple[list[bytes], bytes]:
     """Requests of one row each, and one of as many rows as Kaggle's test."""
     rows = _kaggle_rows(panel)
-    told = [_told(rows, i) for i in range(len(rows))]
+    told = [_in_words(rows, i) for i in range(len(rows))]
     picked = np.random.default_rng(1).choice(len(told), 500, replace=False)
     one = [post("/predict", json.dumps({"inputs": [told[i]]}).encode()) for i in picked]
     return one, post("/predict", json.dumps({"inputs": told}).encode())
 
 
-def _told(rows: Rows, i: int) -> dict[str, Any]:
+def _in_words(rows: Rows, i: int) -> dict[str, Any]:
     when = _EPOCH + timedelta(days=int(rows.day[i]))
     return {
         "Store": int(rows.store[i]),
@@ -237,15 +240,15 @@ def _registry(settings: Settings) -> Iterator[int]:
 
 
 @contextmanager
-def _floor() -> Iterator[int]:
-    port = _free_port()
-    command = [sys.executable, str(Path(__file__).with_name("http_floor.py")), str(port)]
-    with _running(command, {}, f"http://127.0.0.1:{port}/openapi.json", {0}):
+def _floor(workers: int = 1) -> Iterator[int]:
+    port, script = _free_port(), Path(__file__).with_name("http_floor.py")
+    command = [sys.executable, str(script), str(port), str(workers)]
+    with _running(command, {}, f"http://127.0.0.1:{port}/openapi.json", set(range(workers))):
         yield port
 
 
 @contextmanager
-def _service(settings: Settings, workers: int, cores: set[int] | None = None) -> Iterator[int]:
+def _service(settings: Settings, workers: int) -> Iterator[int]:
     port = _free_port()
     environment = {
         "ROSSMANN_API_PORT": str(port),
@@ -256,7 +259,7 @@ def _service(settings: Settings, workers: int, cores: set[int] | None = None) ->
     }
     command = [sys.executable, "-m", "rossmann.cli", "serve"]
     url = f"http://127.0.0.1:{port}/health/ready"
-    with _running(command, environment, url, cores or {0}):
+    with _running(command, environment, url, set(range(workers))):
         yield port
 
 
@@ -314,11 +317,14 @@ def _await(url: str, process: "subprocess.Popen[bytes]", log: Any) -> None:
     raise SystemExit(f"no answer from {url}:\n{log.read().decode()[-2000:]}")
 
 
-def _resident_mb(port: int) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
-    told = [line for line in lines if line.startswith("rossmann_process_resident_memory_bytes")]
-    return float(told[0].split()[-1]) / 1e6
+def _told(port: int, name: str) -> float:
+    """A number that the service tells of itself; 0 where it tells none, as the floor."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+    except urllib.error.HTTPError:
+        return 0.0
+    return next((float(x.split()[-1]) for x in lines if x.startswith(f"rossmann_{name}")), 0.0)
 
 
 def _free_port() -> int:
