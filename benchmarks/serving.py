@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 import psutil
 from http_load import Load, play, post
+from members import of_the_library
 from wrk_load import rate
 
 from rossmann.data.make_dataset import current_dataset
@@ -68,8 +69,7 @@ def main() -> None:
         _tell("start to healthy, s", started)
         _tell("resident memory idle, MB", memory)
         _compare_singles(floor, service, one, given.seconds)
-        bare = _bare_seconds(mine, panel)
-        _compare_many(floor, service, many, bare)
+        _compare_many(floor, service, many, *_bare_seconds(mine, panel))
         if not given.without_mlflow:
             mlflow = stack.enter_context(_mlflow_models_serve(mine))
             _compare_mlflow(service, mlflow, one, panel, given.seconds)
@@ -102,12 +102,14 @@ def _together(loads: list[Load]) -> Load:
     return Load(np.concatenate([load.seconds for load in loads]), sum(load.whole for load in loads))
 
 
-def _compare_many(floor: int, service: int, many: bytes, bare: float) -> None:
+def _compare_many(floor: int, service: int, many: bytes, bare: float, libraries: float) -> None:
     times = [(_least(floor, many), _least(service, many)) for _ in range(3)]
     low, high = min(a for a, _ in times), min(b for _, b in times)
     _tell(f"{KAGGLE_ROWS:,} rows of JSON, ms", 1000 * high, 1000 * low)
     _tell("  the members alone, ms", 1000 * bare)
     _tell("  beyond the floor, over the members alone", (high - low) / bare)
+    _tell("  the same by the libraries' own calls, ms", 1000 * libraries)
+    _tell("  beyond the floor, over these", (high - low) / libraries)
 
 
 def _least(port: int, body: bytes) -> float:
@@ -115,8 +117,8 @@ def _least(port: int, body: bytes) -> float:
     return float(play(port, [body], 1, 0.0).seconds.min())
 
 
-def _bare_seconds(settings: Settings, panel: Panel) -> float:
-    """The members' own time for the same matrix on one thread."""
+def _bare_seconds(settings: Settings, panel: Panel) -> tuple[float, float]:
+    """The members' own time for the same matrix on one thread: our trees', and the libraries'."""
     ensemble = Ensemble.load(_folder(settings))
     matrix = panel.matrix(_kaggle_rows(panel), panel.last_day)
     ensemble.predict(matrix[:100])
@@ -126,7 +128,11 @@ def _bare_seconds(settings: Settings, panel: Panel) -> float:
         ensemble.predict(matrix)
         times.append(time.perf_counter() - begun)
     _tell("members, microseconds a row on one core", 1e6 * min(times) / len(matrix))
-    return min(times)
+    calls = [of_the_library(member) for member in ensemble.members.values()]
+    begun = time.perf_counter()
+    for call in calls:
+        call(matrix)
+    return min(times), time.perf_counter() - begun
 
 
 def _compare_mlflow(

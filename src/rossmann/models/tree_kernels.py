@@ -2,7 +2,7 @@
 
 A node's children lie side by side, so a step is one addition, and a leaf is a node whose left
 child is itself under a threshold that nothing passes: all rows of a block take as many steps as
-the tree is deep, without a branch, and the compiler does eight or sixteen of them at once.
+the tree is deep, without a branch, and the compiler does four or eight of them at once.
 Sums run over the trees in their order, whatever the block: a row's answer does not depend on the
 rows beside it.
 """
@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.compiled import kernel
-from rossmann.models.tree_rows import BLOCK, end_of_blocks, lanes_of, spread, spread_one
+from rossmann.models.tree_rows import BLOCK, end_of_blocks, keys_of, lanes_of, spread, spread_one
 from rossmann.schema import FloatArray, Matrix
 
 COLUMN_BITS: Final = 8
+LINK_BITS: Final = 32
+_LINK: Final = np.uint64((1 << LINK_BITS) - 1)
 _FEW: Final = 13
 """Up to so many rows that fill no register go one by one."""
 
@@ -32,29 +34,20 @@ class Nodes(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """``Nodes`` with a node's link and threshold side by side, so that a step reads one place.
-
-    ``word`` and ``number`` are one memory, of type uint32 and float32: a link at twice the node's
-    place, then its threshold. Links and ``root`` hold places in it.
+    """``Nodes`` with a node in one word, so that a step fetches one: its threshold's key above its
+    link.
     """
 
-    word: npt.NDArray[np.uint32]  # (2 * nodes,)
-    number: npt.NDArray[np.float32]  # (2 * nodes,)
+    word: npt.NDArray[np.uint64]  # (nodes,)
     value: FloatArray  # (nodes,)
     root: npt.NDArray[np.uint32]  # (trees,)
     depth: npt.NDArray[np.int32]  # (trees,)
 
 
 def packed(nodes: Nodes) -> Packed:
-    """The nodes as they are walked; raises ``ValueError`` for more than there is room for."""
-    if len(nodes.link) >= 1 << (31 - COLUMN_BITS):
-        raise ValueError(f"{len(nodes.link):,} nodes are more than a forest can hold")
-    word = np.empty(2 * len(nodes.link), np.uint32)
-    column = nodes.link & np.uint32((1 << COLUMN_BITS) - 1)
-    word[0::2] = (nodes.link - column) * np.uint32(2) | column
-    number = word.view(np.float32)
-    number[1::2] = nodes.threshold
-    return Packed(word, number, nodes.value, nodes.root * np.uint32(2), nodes.depth)
+    """The nodes as they are walked."""
+    word = keys_of(nodes.threshold).astype(np.int64) << LINK_BITS | nodes.link.astype(np.int64)
+    return Packed(word.view(np.uint64), nodes.value, nodes.root, nodes.depth)
 
 
 @kernel
@@ -67,13 +60,14 @@ def sum_nodes(
         _sum_one_by_one(nodes, matrix, end, high, start, out)
     if end == low:
         return
-    x = np.empty(3 * matrix.shape[1] * BLOCK, np.float32)
-    at = np.zeros(BLOCK, np.uint32)
+    bits = matrix.view(np.int32)
+    x = np.empty(3 * matrix.shape[1] * BLOCK, np.int32)
+    at = np.zeros(BLOCK, np.uint64)
     total = np.empty(BLOCK)
     for first in range(low, end, BLOCK):
         last = min(first + BLOCK, end)
         lanes = lanes_of(last - first)
-        spread(matrix, first, last, x)
+        spread(bits, first, last, x)
         total[:] = start
         for t in range(len(nodes.root)):
             root = nodes.root[t]
@@ -81,13 +75,12 @@ def sum_nodes(
                 at[r] = root
             for _ in range(nodes.depth[t]):
                 for r in range(lanes):
-                    node = at[r]
-                    link = nodes.word[node]
-                    place = np.uint32(link & np.uint32(255)) * np.uint32(BLOCK) + np.uint32(r)
-                    goes_right = np.uint32(x[place] > nodes.number[node + np.uint32(1)])
-                    at[r] = (link >> np.uint32(COLUMN_BITS)) + (goes_right << np.uint32(1))
+                    word = nodes.word[at[r]]
+                    place = (word & np.uint64(255)) * np.uint64(BLOCK) + np.uint64(r)
+                    goes_right = np.uint64(x[place] > np.int64(word) >> LINK_BITS)
+                    at[r] = ((word & _LINK) >> np.uint64(COLUMN_BITS)) + goes_right
             for r in range(lanes):
-                total[r] += nodes.value[at[r] >> np.uint32(1)]
+                total[r] += nodes.value[at[r]]
         for r in range(last - first):
             out[first + r] = total[r]
 
@@ -97,11 +90,11 @@ def _sum_one_by_one(
     nodes: Packed, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
     """The same for a few rows: each goes down BLOCK trees together."""
-    width, trees = matrix.shape[1], len(nodes.root)
-    x = np.empty(3 * width, np.float32)
-    at = np.empty(BLOCK, np.uint32)
+    bits, trees = matrix.view(np.int32), len(nodes.root)
+    x = np.empty(3 * matrix.shape[1], np.int32)
+    at = np.empty(BLOCK, np.uint64)
     for i in range(low, high):
-        spread_one(matrix[i], x)
+        spread_one(bits[i], x)
         total = start
         for first in range(0, trees, BLOCK):
             count = min(BLOCK, trees - first)
@@ -111,10 +104,9 @@ def _sum_one_by_one(
                 steps = max(steps, nodes.depth[first + k])
             for _ in range(steps):
                 for k in range(count):
-                    node = at[k]
-                    link = nodes.word[node]
-                    above = x[link & np.uint32(255)] > nodes.number[node + np.uint32(1)]
-                    at[k] = (link >> np.uint32(COLUMN_BITS)) + (np.uint32(above) << np.uint32(1))
+                    word = nodes.word[at[k]]
+                    above = x[word & np.uint64(255)] > np.int64(word) >> LINK_BITS
+                    at[k] = ((word & _LINK) >> np.uint64(COLUMN_BITS)) + np.uint64(above)
             for k in range(count):
-                total += nodes.value[at[k] >> np.uint32(1)]
+                total += nodes.value[at[k]]
         out[i] = total

@@ -2,6 +2,8 @@
 
 A row is spread over three columns for each feature, in which a missing value is minus infinity,
 plus infinity and zero: whichever way a tree sends missing values, its test is ``x > threshold``.
+Numbers become keys: int32 in the same order, so that a node can hold its threshold and its link in
+one word, and is fetched at once.
 """
 
 from typing import Final
@@ -10,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.compiled import kernel
-from rossmann.schema import Matrix
 
 BLOCK: Final = 64
 """Rows (or trees) that go down together; more do not stay in the processor's nearest memory."""
@@ -18,32 +19,53 @@ REGISTER: Final = 16
 """Rows that the processor works on at once."""
 LEFT, RIGHT, ZERO = range(3)
 """Where a missing value goes: the set of columns that a node looks at."""
+_ABS: Final = 0x7FFFFFFF
+_INFINITE: Final = 0x7F800000
+"""Bits of infinity: what is above them, but for the sign, is no number."""
+
+Keys = npt.NDArray[np.int32]
+
+
+def keys_of(numbers: npt.NDArray[np.float32]) -> Keys:
+    """Keys of ``numbers``, none of them missing: as ``_key`` makes them."""
+    bits = (numbers + np.float32(0)).view(np.int32)  # -0 is 0
+    return np.where(bits < 0, bits ^ np.int32(_ABS), bits)
 
 
 @kernel
-def spread(matrix: Matrix, low: int, high: int, x: npt.NDArray[np.float32]) -> None:
-    """Columns of rows ``low`` to ``high`` into ``x``, BLOCK places for each column."""
-    width = matrix.shape[1]
+def _key(bits: int) -> int:
+    """The key of a float32's bits: negative numbers have theirs in the wrong order, and a -0."""
+    if bits == -_ABS - 1:
+        return 0
+    return bits ^ _ABS if bits < 0 else bits
+
+
+@kernel
+def spread(bits: Keys, low: int, high: int, x: Keys) -> None:
+    """Rows ``low`` to ``high`` of a matrix, as bits, to keys: BLOCK places for each column."""
+    width = bits.shape[1]
     for i in range(low, high):
         for j in range(width):
-            v = matrix[i, j]
-            missing = np.isnan(v)
+            v = bits[i, j]
+            missing = v & _ABS > _INFINITE
+            key = _key(v)
             at = j * BLOCK + i - low
-            x[at] = np.float32(-np.inf) if missing else v
-            x[at + width * BLOCK] = np.float32(np.inf) if missing else v
-            x[at + 2 * width * BLOCK] = np.float32(0.0) if missing else v
+            x[at] = -_INFINITE - 1 if missing else key
+            x[at + width * BLOCK] = _INFINITE if missing else key
+            x[at + 2 * width * BLOCK] = 0 if missing else key
 
 
 @kernel
-def spread_one(row: npt.NDArray[np.float32], x: npt.NDArray[np.float32]) -> None:
+def spread_one(bits: Keys, x: Keys) -> None:
     """The same for one row, a place for each column."""
-    width = len(row)
+    width = len(bits)
     for j in range(width):
-        v = row[j]
-        missing = np.isnan(v)
-        x[j] = np.float32(-np.inf) if missing else v
-        x[j + width] = np.float32(np.inf) if missing else v
-        x[j + 2 * width] = np.float32(0.0) if missing else v
+        v = bits[j]
+        missing = v & _ABS > _INFINITE
+        key = _key(v)
+        x[j] = -_INFINITE - 1 if missing else key
+        x[j + width] = _INFINITE if missing else key
+        x[j + 2 * width] = 0 if missing else key
 
 
 @kernel

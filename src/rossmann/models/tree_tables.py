@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.compiled import kernel
-from rossmann.models.tree_rows import BLOCK, end_of_blocks, lanes_of, spread, spread_one
+from rossmann.models.tree_rows import (
+    BLOCK,
+    Keys,
+    end_of_blocks,
+    keys_of,
+    lanes_of,
+    spread,
+    spread_one,
+)
 from rossmann.schema import FloatArray, Matrix
 
 _FEW: Final = 3
@@ -28,27 +36,29 @@ class Tables(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """``Tables`` for one row: each different question once, and where each level's answer is.
+    """``Tables`` as they are walked: thresholds as keys, ``limit``.
 
-    A level that a tree does not have asks the last one, whose answer is no.
+    And for one row each different question once, and where each level's answer is. A level that a
+    tree does not have asks the last one, whose answer is no.
     """
 
+    limit: Keys  # (questions,)
     column: npt.NDArray[np.int32]  # (different questions,)
-    threshold: npt.NDArray[np.float32]  # (different questions,)
+    threshold: Keys  # (different questions,)
     which: npt.NDArray[np.uint32]  # (most levels of a tree, trees)
 
 
 def levels(tables: Tables) -> Levels:
     """The questions of the trees, in the order in which one row answers them."""
-    # by their bits, by which numbers can be told apart and sorted whatever they are
-    asked = np.stack([tables.column, tables.threshold.view(np.int32)], axis=1)
+    limit = keys_of(tables.threshold)
+    asked = np.stack([tables.column, limit], axis=1)
     different, place = np.unique(asked, axis=0, return_inverse=True)
     depth = np.diff(tables.first)
     which = np.full((int(depth.max(initial=0)), len(depth)), len(different), np.uint32)
     tree = np.repeat(np.arange(len(depth)), depth)
     which[np.arange(len(asked)) - tables.first[tree], tree] = place.reshape(-1)
     column, threshold = np.ascontiguousarray(different.T, np.int32)
-    return Levels(column, threshold.view(np.float32), which)
+    return Levels(limit, column, threshold, which)
 
 
 @kernel
@@ -67,13 +77,14 @@ def sum_tables(
         _look_up_one_by_one(tables, levels, matrix, end, high, start, out)
     if end == low:
         return
-    x = np.empty(3 * matrix.shape[1] * BLOCK, np.float32)
+    bits = matrix.view(np.int32)
+    x = np.empty(3 * matrix.shape[1] * BLOCK, np.int32)
     leaf = np.empty(BLOCK, np.uint32)
     total = np.empty(BLOCK)
     for first in range(low, end, BLOCK):
         last = min(first + BLOCK, end)
         lanes = lanes_of(last - first)
-        spread(matrix, first, last, x)
+        spread(bits, first, last, x)
         total[:] = start
         for t in range(len(tables.leaf)):
             for r in range(lanes):
@@ -81,9 +92,9 @@ def sum_tables(
             bit = np.uint32(1)
             for q in range(tables.first[t], tables.first[t + 1]):
                 seen = x[tables.column[q] * BLOCK : tables.column[q] * BLOCK + lanes]
-                threshold = tables.threshold[q]
+                limit = levels.limit[q]
                 for r in range(lanes):
-                    leaf[r] |= bit if seen[r] > threshold else np.uint32(0)
+                    leaf[r] |= bit if seen[r] > limit else np.uint32(0)
                 bit <<= np.uint32(1)
             values = tables.value[tables.leaf[t] :]
             for r in range(lanes):
@@ -104,11 +115,12 @@ def _look_up_one_by_one(
 ) -> None:
     """The same for a few rows: level by level, all trees at once."""
     questions, trees = len(levels.column), len(tables.leaf)
-    x = np.empty(3 * matrix.shape[1], np.float32)
+    bits = matrix.view(np.int32)
+    x = np.empty(3 * matrix.shape[1], np.int32)
     above = np.zeros(questions + 1, np.uint8)
     leaf = np.empty(trees, np.uint32)
     for i in range(low, high):
-        spread_one(matrix[i], x)
+        spread_one(bits[i], x)
         for q in range(questions):
             above[q] = x[levels.column[q]] > levels.threshold[q]
         leaf[:] = 0
