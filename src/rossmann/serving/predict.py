@@ -20,8 +20,8 @@ from starlette.responses import Response
 
 from rossmann.monitoring.prediction_log import Door
 from rossmann.schema import Objective
-from rossmann.serving.afterwards import afterwards
 from rossmann.serving.answer import told_answer
+from rossmann.serving.behind import Behind
 from rossmann.serving.body import read_body
 from rossmann.serving.columns import Inputs, read_inputs
 from rossmann.serving.doubts import Warned
@@ -135,11 +135,8 @@ class Predictor:
         forecast: Forecast,
         split: Split | None,
     ) -> Response:
-        with span("write"):
-            told = self._told(inputs, picked, forecast, line.request_id, split)
-            content = to_json(told)
-        self._count("predict", inputs, picked, line, told)
-        return self._end("predict", line, inputs, picked, forecast, split, begun, content)
+        told = self._told(inputs, picked, forecast, line.request_id, split)
+        return self._end("predict", line, inputs, picked, forecast, split, begun, told)
 
     def _explain(self, inputs: Inputs, picked: Picked, line: Line, begun: float) -> Response:
         """The same with what drove each row, by the version that answers it."""
@@ -153,9 +150,8 @@ class Predictor:
                 split, both = None, (found.forecast, explanations(found))
         forecast, drivers = both
         told = self._told(inputs, picked, forecast, line.request_id, split)
-        self._count("explain", inputs, picked, line, told)
-        content = to_json({**told, "explanations": drivers})
-        return self._end("explain", line, inputs, picked, forecast, split, begun, content)
+        told["explanations"] = drivers
+        return self._end("explain", line, inputs, picked, forecast, split, begun, told)
 
     def _split(self, inputs: Inputs, picked: Picked, asked: Asked) -> Split | None:
         if self._experiment is None or not self._splits(inputs):
@@ -176,40 +172,51 @@ class Predictor:
         forecast: Forecast,
         split: Split | None,
         begun: float,
-        content: bytes,
+        told: dict[str, Any],
     ) -> Response:
-        """Log what was answered, and by whom; a challenger in the shadow comes behind it."""
-        rows, note, took = inputs.rows, self._journal.note, perf_counter() - begun
-        response = Response(content, media_type="application/json")
+        """The answer, behind which it is counted and logged."""
+        with span("write"):
+            content = to_json(told)
+        line.rows, line.model_version = len(inputs.rows), picked.served.version
+        given = (door, line, inputs, picked, forecast, split, perf_counter() - begun, told)
+        behind = Behind(self._note, *given)
+        return Response(content, media_type="application/json", background=behind)
+
+    def _note(
+        self,
+        door: Door,
+        line: Line,
+        inputs: Inputs,
+        picked: Picked,
+        forecast: Forecast,
+        split: Split | None,
+        took: float,
+        told: dict[str, Any],
+    ) -> None:
+        """Count and log what was answered, and by whom; a challenger in the shadow comes then."""
+        rows, note = inputs.rows, self._journal.note
+        self._metrics.forecast(door, len(rows))
+        for warning in told["warnings"]:
+            self._metrics.warned(warning["type"], warning["count"])
         if split is not None:
             now = datetime.now(UTC)
             for places, who, role in split.sides(picked):
                 if len(places):
                     some = part_of(forecast, places)
-                    told = (door, line, who, rows.take(places), some, took, role)
-                    note(*told, places=places, at=now)
+                    part = (door, line, who, rows.take(places), some, took, role)
+                    note(*part, places=places, at=now)
                     self._metrics.experiment(role, len(places))
-            return response
-        afterwards(note, door, line, picked, rows, forecast, took)
+            return
+        note(door, line, picked, rows, forecast, took)
         if self._experiment is not None and takes_part(inputs.model_stage):
             self._metrics.experiment("answer", len(rows))
             if self._shadow is not None:
                 panel, asked = picked.served.forecaster.panel, self._asked(inputs)
-                job = Job(door, line, panel, rows, forecast.as_of, asked[2], asked[3])
-                response.background = self._shadow.after(job)
-        return response
+                self._shadow.put(Job(door, line, panel, rows, forecast.as_of, asked[2], asked[3]))
 
     def _read(self, body: bytes, most: int) -> Inputs:
         with span("read"):
             return read_inputs(body, self._service.panel, most)
-
-    def _count(
-        self, door: Door, inputs: Inputs, picked: Picked, line: Line, told: dict[str, Any]
-    ) -> None:
-        line.rows, line.model_version = len(inputs.rows), picked.served.version
-        afterwards(self._metrics.forecast, door, line.rows)
-        for warning in told["warnings"]:
-            afterwards(self._metrics.warned, warning["type"], warning["count"])
 
     def _asked(self, inputs: Inputs) -> Asked:
         objective = inputs.objective or self._objective

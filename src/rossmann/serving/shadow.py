@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from starlette.background import BackgroundTask
-
 from rossmann.errors import RequestError
 from rossmann.logs import get_logger
 from rossmann.monitoring.prediction_log import Door
@@ -91,10 +89,6 @@ class Shadow:
                 return
         self._metrics.experiment("dropped", count)
 
-    def after(self, job: Job) -> BackgroundTask:
-        """What leaves ``job`` once its answer is sent."""
-        return _Behind(self, job)
-
     def close(self, seconds: float = 2.0) -> None:
         """Take no more, and work on what waits for so long; the rest is dropped."""
         with self._wake:
@@ -145,16 +139,6 @@ class Shadow:
         if error != self.last_error:
             self._logger.warning("the challenger failed", reason=error)
         self.last_error = error
-
-
-class _Behind(BackgroundTask):
-    """Plain: the framework would take a thread for it."""
-
-    def __init__(self, shadow: Shadow, job: Job) -> None:
-        self._shadow, self._job = shadow, job
-
-    async def __call__(self) -> None:
-        self._shadow.put(self._job)
 
 
 def _forecast(picked: Picked, job: Job) -> Forecast:

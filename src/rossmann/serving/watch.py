@@ -10,7 +10,6 @@ from typing import Final
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rossmann.serving.afterwards import afterwards
 from rossmann.serving.metrics import Metrics
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -84,7 +83,7 @@ class Watch:
         finally:
             line.seconds = time.perf_counter() - begun
             self._metrics.in_flight -= 1
-            afterwards(self._end, scope, line)
+            self._end(scope, line)
 
     def _end(self, scope: Scope, line: Line) -> None:
         # A path that no route knows is the caller's text: it must not become a label.
