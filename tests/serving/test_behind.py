@@ -1,4 +1,4 @@
-"""Nobody waits for what follows an answer."""
+"""Nobody waits for what follows an answer, and whoever comes later finds it done."""
 
 import asyncio
 from typing import Any
@@ -8,17 +8,28 @@ from starlette.responses import Response
 from rossmann.serving.behind import Behind
 
 
-def test_what_is_behind_an_answer_comes_when_all_of_it_is_sent() -> None:
+def test_answers_of_one_turn_are_sent_before_what_follows_any_of_them() -> None:
     happened: list[str] = []
 
-    async def send(message: Any) -> None:
-        happened.append(message["type"])
+    async def answer(name: str) -> None:
+        async def send(message: Any) -> None:
+            happened.append(f"{name} {message['type']}")
 
-    async def receive() -> Any:
-        raise AssertionError("an answer asks for nothing")
+        async def receive() -> Any:
+            raise AssertionError("an answer asks for nothing")
 
-    answer = Response(
-        b"5234.56", background=Behind(lambda *given: happened.extend(given), "1", "2")
-    )
-    asyncio.run(answer({"type": "http"}, receive, send))
-    assert happened == ["http.response.start", "http.response.body", "1", "2"]
+        noted = Behind(happened.append, f"{name} noted")
+        await Response(b"5234.56", background=noted)({"type": "http"}, receive, send)
+
+    async def ask() -> None:
+        await asyncio.gather(answer("a"), answer("b"))
+        await asyncio.create_task(answer("later"))
+        await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    assert happened == [
+        *("a http.response.start", "a http.response.body"),
+        *("b http.response.start", "b http.response.body"),
+        *("a noted", "b noted"),
+        *("later http.response.start", "later http.response.body", "later noted"),
+    ]

@@ -72,7 +72,8 @@ class CatBoost(Member):
 
     def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""
-        return np.asarray(np.log(np.maximum(self.forest(matrix, threads), MIN_FACTOR)))
+        factor = self.forest(matrix, threads)
+        return np.log(np.maximum(factor, MIN_FACTOR, out=factor), out=factor)
 
     def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""

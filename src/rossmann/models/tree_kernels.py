@@ -18,6 +18,7 @@ from rossmann.schema import FloatArray, Matrix
 
 COLUMN_BITS: Final = 8
 LINK_BITS: Final = 32
+_COLUMN: Final = np.uint64((1 << COLUMN_BITS) - 1)
 _LINK: Final = np.uint64((1 << LINK_BITS) - 1)
 _FEW: Final = 13
 """Up to so many rows that fill no register go one by one."""
@@ -76,7 +77,7 @@ def sum_nodes(
             for _ in range(nodes.depth[t]):
                 for r in range(lanes):
                     word = nodes.word[at[r]]
-                    place = (word & np.uint64(255)) * np.uint64(BLOCK) + np.uint64(r)
+                    place = (word & _COLUMN) * np.uint64(BLOCK) + np.uint64(r)
                     goes_right = np.uint64(x[place] > np.int64(word) >> LINK_BITS)
                     at[r] = ((word & _LINK) >> np.uint64(COLUMN_BITS)) + goes_right
             for r in range(lanes):
@@ -105,7 +106,7 @@ def _sum_one_by_one(
             for _ in range(steps):
                 for k in range(count):
                     word = nodes.word[at[k]]
-                    above = x[word & np.uint64(255)] > np.int64(word) >> LINK_BITS
+                    above = x[word & _COLUMN] > np.int64(word) >> LINK_BITS
                     at[k] = ((word & _LINK) >> np.uint64(COLUMN_BITS)) + np.uint64(above)
             for k in range(count):
                 total += nodes.value[at[k]]

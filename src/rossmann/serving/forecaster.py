@@ -218,7 +218,7 @@ class Forecaster:
         matrix = self.panel.matrix(rows, origin)
         threads = self._threads if len(open_rows) >= MANY else 1
         predicted = np.maximum(self.ensemble.predict(matrix, threads=threads), 0.0)
-        if not np.logical_and.reduce(np.isfinite(predicted)):
+        if not np.logical_and.reduce(np.isfinite(predicted)):  # as ``all``, but for its price
             raise DamagedModel("the model gave something that is no number: load another version")
         sales[open_rows] = predicted
         if objective == "unbiased":

@@ -179,8 +179,8 @@ class Predictor:
             content = to_json(told)
         line.rows, line.model_version = len(inputs.rows), picked.served.version
         given = (door, line, inputs, picked, forecast, split, perf_counter() - begun, told)
-        behind = Behind(self._note, *given)
-        return Response(content, media_type="application/json", background=behind)
+        noted = Behind(self._note, *given)
+        return Response(content, media_type="application/json", background=noted)
 
     def _note(
         self,

@@ -10,6 +10,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rossmann.serving.behind import behind
 from rossmann.serving.metrics import Metrics
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -83,7 +84,7 @@ class Watch:
         finally:
             line.seconds = time.perf_counter() - begun
             self._metrics.in_flight -= 1
-            self._end(scope, line)
+            behind(self._end, scope, line)
 
     def _end(self, scope: Scope, line: Line) -> None:
         # A path that no route knows is the caller's text: it must not become a label.
