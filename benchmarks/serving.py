@@ -43,6 +43,7 @@ KAGGLE_ROWS: Final = 41_088
 _EPOCH: Final = date(1970, 1, 1)
 _PATIENCE: Final = 120.0
 _TURNS: Final = 5
+_SHORT_TURNS: Final = 12
 _PINNED: Final = (
     "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(','))); "
     "os.execv(sys.argv[2], sys.argv[2:])"
@@ -93,8 +94,8 @@ def _in_turns(
     floor: int, service: int, one: list[bytes], at_once: int, seconds: float
 ) -> tuple[Load, Load]:
     """The two under the same load, turn by turn, so that a noisy moment hits both."""
-    part = seconds / _TURNS
-    turns = [[play(port, one, at_once, part) for port in (floor, service)] for _ in range(_TURNS)]
+    part, ports = seconds / _SHORT_TURNS, (floor, service)
+    turns = [[play(port, one, at_once, part) for port in ports] for _ in range(_SHORT_TURNS)]
     return _together([low for low, _ in turns]), _together([high for _, high in turns])
 
 
