@@ -62,24 +62,28 @@ def play(url: str, rows: list[Any], requests: int) -> None:
         assert answer.status_code == 200
 
 
-def connections_of(worker: int, port: int, status: str = psutil.CONN_ESTABLISHED) -> int:
+def connections_of(worker: int, port: int) -> int:
     found = psutil.Process(worker).net_connections("tcp")
-    return sum(one.status == status and one.laddr.port == port for one in found)
+    return sum(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port for one in found)
+
+
+def fewest(workers: list[int], port: int) -> int:
+    """Connections of the worker that gets fewer of 32 that are opened together."""
+    wait_until(lambda: sum(connections_of(worker, port) for worker in workers) == 0)
+    with ExitStack() as pool:
+        for _ in range(32):
+            pool.enter_context(socket.create_connection(("127.0.0.1", port)))
+        wait_until(lambda: sum(connections_of(worker, port) for worker in workers) == 32)
+        return min(connections_of(worker, port) for worker in workers)
 
 
 def test_connections_that_come_together_are_shared(run_door: Any) -> None:
     door = run_door(workers=2)
     workers, port = workers_of(door.process), int(door.url.rpartition(":")[2])
-    wait_until(lambda: all(connections_of(worker, port, psutil.CONN_LISTEN) for worker in workers))
-    fewer, rounds = 0, 10
-    for _ in range(rounds):
-        wait_until(lambda: sum(connections_of(worker, port) for worker in workers) == 0)
-        with ExitStack() as pool:
-            for _ in range(32):
-                pool.enter_context(socket.create_connection(("127.0.0.1", port)))
-            wait_until(lambda: sum(connections_of(worker, port) for worker in workers) == 32)
-            fewer += min(connections_of(worker, port) for worker in workers)
-    assert fewer > rounds * 32 / 4  # one that takes all there are leaves the other 4 of 32
+    wait_until(lambda: fewest(workers, port) > 0)  # both have begun
+    rounds = 10
+    # one that takes all there are leaves the other 4 of 32
+    assert sum(fewest(workers, port) for _ in range(rounds)) > rounds * 32 / 4
 
 
 def test_a_port_of_several_workers_is_taken(run_door: Any) -> None:

@@ -23,22 +23,13 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return found
 
 
-def listening(pid: int) -> list[psutil.Process]:
-    """The workers that take connections: one that only begins does not yet."""
-    return [
-        worker
-        for worker in workers_of(pid)
-        if any(one.status == psutil.CONN_LISTEN for one in worker.net_connections("tcp"))
-    ]
-
-
 def test_a_killed_worker_is_started_again(
     run_door: Call, row: Call, ask: Call, until: Call, under_load: Call
 ) -> None:
     """Whoever it was answering sees the connection break, nobody else anything."""
     door = run_door(workers=2)
     body = {"inputs": [row()]}
-    until("both workers", lambda: len(listening(door.process.pid)) == 2)
+    until("both workers", lambda: len(workers_of(door.process.pid)) == 2)
     truth = ask(door.url, body).json()["predictions"]
     clients = 6
     with under_load(door.url, body, clients=clients) as load:
@@ -49,7 +40,7 @@ def test_a_killed_worker_is_started_again(
         until("others to be answered", lambda: load.answered > before + 50)
 
         def whole_again() -> bool:
-            now = listening(door.process.pid)
+            now = workers_of(door.process.pid)
             return len(now) == 2 and victim.pid not in {worker.pid for worker in now}
 
         until("a new worker", whole_again)
