@@ -9,6 +9,7 @@ import pytest
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel import Panel, open_panel, panel_from
 from rossmann.features.calendars import to_date
+from rossmann.features.doubt_bits import SHORT
 from rossmann.models.backtest import Window, open_windows
 from rossmann.models.ensemble import Ensemble
 from rossmann.models.train import Trained
@@ -69,7 +70,7 @@ def test_a_new_store_gets_the_chains_level(
     panel: Panel, ensemble: Ensemble, tables: Tables, window: Window
 ) -> None:
     new = forget(panel, tables, window.origin, 10_000)
-    assert (new.history_days(new.locate(window.rows.store), window.origin) == 0).all()
+    assert (new.doubts(window.rows, window.origin, fewest=1) & SHORT > 0).all()
     found = answer(new, ensemble, window)
     _, sold = panel.past_rows()
     level = float(np.median(sold))

@@ -16,7 +16,7 @@ from rossmann.data.panel_shelf import InFiles, InMemory
 from rossmann.errors import MissingData
 from rossmann.features import asking, plan
 from rossmann.features.asking import RECENT
-from rossmann.features.build_features import Arrays, build_matrix
+from rossmann.features.build_features import Arrays, place_and_build
 from rossmann.features.calendars import to_day
 from rossmann.features.offset_parts import N_PARTS, offset_parts
 from rossmann.schema import FEATURES, MAX_HORIZON, DayArray, Matrix, Rows
@@ -24,8 +24,9 @@ from rossmann.schema import FEATURES, MAX_HORIZON, DayArray, Matrix, Rows
 _FORMAT: Final = "panel-5"
 """Raise it when an array's meaning changes: old folders are then built anew."""
 _Days = npt.NDArray[np.int64]
-_Flags = npt.NDArray[np.uint8]
-_Asked = tuple[_Days, _Days, _Days, _Days, _Flags, _Flags, _Flags]
+_Reach = tuple[int, int, int]
+_Asked = tuple[DayArray, DayArray, DayArray, _Days, _Days, _Reach]
+_NOT_ASKABLE: Final = "rows hold a store, a day or an origin that the panel does not have"
 
 LONG_AWAY: Final = 30
 """Days without sales in a row that are more than a holiday."""
@@ -80,7 +81,10 @@ class Panel:
         rows first and say so in words.
         """
         out = np.empty((len(rows), len(FEATURES)), np.float32)
-        build_matrix(self.arrays, *self._asked(rows, origin, planned_to), out)
+        asked = self._asked(rows, origin, planned_to)
+        flags = (rows.promo, rows.state_holiday, rows.school_holiday)
+        if not place_and_build(self.arrays, *asked, *flags, out):
+            raise ValueError(_NOT_ASKABLE)
         return out
 
     def offset_parts(
@@ -91,7 +95,11 @@ class Panel:
         Takes what ``matrix`` takes, and raises what it raises.
         """
         out = np.empty((len(rows), N_PARTS))
-        offset_parts(self.arrays, *self._asked(rows, origin, None), out)
+        at = np.empty((4, len(rows)), np.int64)
+        if not asking.place_rows(*self._asked(rows, origin, None), at):
+            raise ValueError(_NOT_ASKABLE)
+        flags = (rows.promo, rows.state_holiday, rows.school_holiday)
+        offset_parts(self.arrays, at[0], at[1], at[2], at[3], *flags, out)
         return out
 
     def _asked(
@@ -100,43 +108,30 @@ class Panel:
         origin: int | npt.NDArray[np.integer],
         planned_to: int | npt.NDArray[np.integer] | None,
     ) -> _Asked:
-        """Rows as the kernels take them: places, days from the first of history, flags."""
+        """Rows as the kernels take them, before they are placed."""
         limit = self.first_day + len(self.arrays.table) if planned_to is None else planned_to
-        bounds = (self.first_day, self.last_day, self.furthest_day)
-        out = np.empty((4, len(rows)), np.int64)
-        if not asking.place_rows(
-            self.store_numbers, rows.store, rows.day, _each(origin), _each(limit), *bounds, out
-        ):
-            raise ValueError("rows hold a store, a day or an origin that the panel does not have")
-        return (*out, rows.promo, rows.state_holiday, rows.school_holiday)
+        reach = (self.first_day, self.last_day, self.furthest_day)
+        return (self.store_numbers, rows.store, rows.day, _each(origin), _each(limit), reach)
 
     def doubts(
-        self,
-        places: npt.NDArray[np.int64],
-        days: npt.NDArray[np.integer],
-        origin: int | npt.NDArray[np.integer],
-        fewest: int,
-    ) -> int:
-        """What any of the rows may be in doubt for, as ``features.doubt_bits``: mostly 0.
+        self, rows: Rows, origin: int | npt.NDArray[np.integer], fewest: int
+    ) -> npt.NDArray[np.uint8]:
+        """What each of ``rows`` (n,) may be in doubt for, as ``features.doubt_bits``: mostly 0.
 
-        ``origin``: one, or one per row.
+        Takes what ``matrix`` takes. ``fewest``: days with sales below which a store has few.
         """
-        return int(
-            asking.find_doubts(
-                places, days, _each(origin), self.first_day, MAX_HORIZON, fewest, self._seen,
-                self._planned,
-            )
+        out = np.empty(len(rows), np.uint8)
+        asking.find_doubts(
+            self.store_numbers, rows.store, rows.day, _each(origin), self.first_day, MAX_HORIZON,
+            fewest, self._seen, self._planned, out,
         )  # fmt: skip
+        return out
 
     def scheduled(
         self, places: npt.NDArray[np.int64], days: npt.NDArray[np.integer]
     ) -> npt.NDArray[np.bool_]:
         """Whether each day (n,) is planned in the tables rather than filled by rule."""
         return np.asarray(self._planned[days - self.first_day, places] > 0)
-
-    def history_days(self, places: npt.NDArray[np.int64], origin: int) -> npt.NDArray[np.int64]:
-        """Days with known sales up to ``origin``, for each place (n,)."""
-        return np.asarray(self._seen[places, origin - self.first_day], np.int64)
 
     def idle_days(
         self, places: npt.NDArray[np.int64], origin: int, fewest: int

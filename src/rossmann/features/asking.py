@@ -60,16 +60,16 @@ def place_rows(
     day: npt.NDArray[np.integer],
     origin: Places,
     planned_to: Places,
-    first: int,
-    last: int,
-    furthest: int,
+    reach: tuple[int, int, int],
     out: Places,
 ) -> bool:
-    """Fill ``out`` (4, n), days counted from ``first``; False where a row cannot be asked.
+    """Fill ``out`` (4, n), days counted from the first; False where a row cannot be asked.
 
     ``origin`` and ``planned_to`` are one for all rows or one for each. A row can be asked where
-    its store is known and first <= origin < day <= furthest, with its origin up to ``last``.
+    its store is known and first <= origin < day <= furthest, with its origin up to last, which are
+    the days of ``reach``.
     """
+    first, last, furthest = reach
     for i in range(len(store)):
         place = _place(numbers, store[i])
         since = origin[i if len(origin) > 1 else 0]
@@ -84,7 +84,8 @@ def place_rows(
 
 @kernel
 def find_doubts(
-    places: Places,
+    numbers: npt.NDArray[np.int32],
+    store: npt.NDArray[np.integer],
     day: npt.NDArray[np.integer],
     origin: Places,
     first: int,
@@ -92,16 +93,16 @@ def find_doubts(
     fewest: int,
     seen: npt.NDArray[np.int16],
     known: npt.NDArray[np.uint8],
-) -> int:
-    """Bits (``doubt_bits``) of all that any row may be in doubt for.
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Fill ``out`` (n,) with bits (``doubt_bits``) of what each row may be in doubt for.
 
     ``origin`` is one for all rows or one for each. ``seen`` (stores, days) counts days with sales;
     ``known`` (days, stores) says what a plan says.
     """
-    found = 0
     for i in range(len(day)):
-        s, since = places[i], origin[i if len(origin) > 1 else 0]
-        t = since - first
+        s, since = _place(numbers, store[i]), origin[i if len(origin) > 1 else 0]
+        t, found = since - first, 0
         if day[i] - since > furthest_horizon:
             found |= FAR
         if seen[s, t] < fewest:
@@ -110,4 +111,4 @@ def find_doubts(
             found |= QUIET
         if known[day[i] - first, s] == 0:
             found |= UNPLANNED
-    return found
+        out[i] = found

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.compiled import kernel
-from rossmann.features import calendars, history, plan, state_space
+from rossmann.features import asking, calendars, history, plan, state_space
 from rossmann.features import competition as store_table
 from rossmann.features.promo import promo2_phase
 from rossmann.schema import FEATURES, OFFSET, Matrix
@@ -221,3 +221,25 @@ def build_matrix(
         row[_LIFT] = state[state_space.KFB + state_space.PROMOTION]
         _history_features(a, s, d, o, p, float(kfb), row)
         _last_year_errors(a, s, d, o, row)
+
+
+@kernel
+def place_and_build(
+    a: Arrays,
+    numbers: npt.NDArray[np.int32],
+    store: npt.NDArray[np.integer],
+    day: npt.NDArray[np.integer],
+    origin: asking.Places,
+    planned_to: asking.Places,
+    reach: tuple[int, int, int],
+    promo: npt.NDArray[np.uint8],
+    state_holiday: npt.NDArray[np.uint8],
+    school_holiday: npt.NDArray[np.uint8],
+    out: Matrix,
+) -> bool:
+    """``asking.place_rows`` and ``build_matrix`` in one call: a request may hold one row."""
+    at = np.empty((4, len(day)), np.int64)
+    if not asking.place_rows(numbers, store, day, origin, planned_to, reach, at):
+        return False
+    build_matrix(a, at[0], at[1], at[2], at[3], promo, state_holiday, school_holiday, out)
+    return True

@@ -72,8 +72,7 @@ class CatBoost(Member):
 
     def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""
-        factor = self.forest(matrix, threads)
-        return np.log(np.maximum(factor, MIN_FACTOR, out=factor), out=factor)
+        return np.asarray(np.log(np.maximum(self.forest(matrix, threads), MIN_FACTOR)))
 
     def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
         """See ``Member``."""

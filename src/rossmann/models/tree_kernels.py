@@ -36,19 +36,23 @@ class Nodes(NamedTuple):
 
 class Packed(NamedTuple):
     """``Nodes`` with a node in one word, so that a step fetches one: its threshold's key above its
-    link.
+    link. ``by_depth``: the trees, flat ones first; ``turn``: each one's place among those.
     """
 
     word: npt.NDArray[np.uint64]  # (nodes,)
     value: FloatArray  # (nodes,)
     root: npt.NDArray[np.uint32]  # (trees,)
     depth: npt.NDArray[np.int32]  # (trees,)
+    by_depth: npt.NDArray[np.int64]  # (trees,)
+    turn: npt.NDArray[np.int64]  # (trees,)
 
 
 def packed(nodes: Nodes) -> Packed:
     """The nodes as they are walked."""
     word = keys_of(nodes.threshold).astype(np.int64) << LINK_BITS | nodes.link.astype(np.int64)
-    return Packed(word.view(np.uint64), nodes.value, nodes.root, nodes.depth)
+    by_depth = np.argsort(nodes.depth, kind="stable")
+    told = (nodes.value, nodes.root, nodes.depth, by_depth, np.argsort(by_depth))
+    return Packed(word.view(np.uint64), *told)
 
 
 @kernel
@@ -90,24 +94,24 @@ def sum_nodes(
 def _sum_one_by_one(
     nodes: Packed, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
-    """The same for a few rows: each goes down BLOCK trees together."""
-    bits, trees = matrix.view(np.int32), len(nodes.root)
+    """The same for a few rows: each goes down BLOCK trees together, of much the same depth."""
+    word, value, root, depth, by_depth, turn = nodes
+    bits, trees = matrix.view(np.int32), len(root)
     x = np.empty(3 * matrix.shape[1], np.int32)
-    at = np.empty(BLOCK, np.uint64)
+    at = np.empty(trees, np.uint64)
     for i in range(low, high):
         spread_one(bits[i], x)
-        total = start
+        for t in range(trees):
+            at[t] = root[by_depth[t]]
         for first in range(0, trees, BLOCK):
-            count = min(BLOCK, trees - first)
-            steps = 0
-            for k in range(count):
-                at[k] = nodes.root[first + k]
-                steps = max(steps, nodes.depth[first + k])
-            for _ in range(steps):
-                for k in range(count):
-                    word = nodes.word[at[k]]
-                    above = x[word & _COLUMN] > np.int64(word) >> LINK_BITS
-                    at[k] = ((word & _LINK) >> np.uint64(COLUMN_BITS)) + np.uint64(above)
-            for k in range(count):
-                total += nodes.value[at[k]]
+            last = min(first + BLOCK, trees)
+            some = at[first:last]
+            for _ in range(depth[by_depth[last - 1]]):
+                for k in range(len(some)):
+                    node = word[some[k]]
+                    above = x[node & _COLUMN] > np.int64(node) >> LINK_BITS
+                    some[k] = ((node & _LINK) >> np.uint64(COLUMN_BITS)) + np.uint64(above)
+        total = start
+        for t in range(trees):
+            total += value[at[turn[t]]]
         out[i] = total

@@ -19,7 +19,7 @@ from rossmann.models.tree_rows import (
     spread,
     spread_one,
 )
-from rossmann.schema import FloatArray, Matrix
+from rossmann.schema import FEATURES, FloatArray, Matrix
 
 _FEW: Final = 3
 """Up to so many rows that fill no register go one by one: a block is cheap here."""
@@ -38,12 +38,12 @@ class Tables(NamedTuple):
 class Levels(NamedTuple):
     """``Tables`` as they are walked: thresholds as keys, ``limit``.
 
-    And for one row each different question once, and where each level's answer is. A level that a
-    tree does not have asks the last one, whose answer is no.
+    And for one row each different question once, column by column, and where each level's answer
+    is. A level that a tree does not have asks the last one, whose answer is no.
     """
 
     limit: Keys  # (questions,)
-    column: npt.NDArray[np.int32]  # (different questions,)
+    of_column: npt.NDArray[np.int64]  # (columns + 1,): each column's first different question
     threshold: Keys  # (different questions,)
     which: npt.NDArray[np.uint32]  # (most levels of a tree, trees)
 
@@ -57,8 +57,9 @@ def levels(tables: Tables) -> Levels:
     which = np.full((int(depth.max(initial=0)), len(depth)), len(different), np.uint32)
     tree = np.repeat(np.arange(len(depth)), depth)
     which[np.arange(len(asked)) - tables.first[tree], tree] = place.reshape(-1)
-    column, threshold = np.ascontiguousarray(different.T, np.int32)
-    return Levels(limit, column, threshold, which)
+    columns = np.arange(3 * len(FEATURES) + 1)
+    of_column = np.searchsorted(different[:, 0], columns).astype(np.int64)
+    return Levels(limit, of_column, np.ascontiguousarray(different[:, 1], np.int32), which)
 
 
 @kernel
@@ -114,15 +115,17 @@ def _look_up_one_by_one(
     out: FloatArray,
 ) -> None:
     """The same for a few rows: level by level, all trees at once."""
-    questions, trees = len(levels.column), len(tables.leaf)
+    questions, trees = len(levels.threshold), len(tables.leaf)
     bits = matrix.view(np.int32)
     x = np.empty(3 * matrix.shape[1], np.int32)
     above = np.zeros(questions + 1, np.uint8)
     leaf = np.empty(trees, np.uint32)
     for i in range(low, high):
         spread_one(bits[i], x)
-        for q in range(questions):
-            above[q] = x[levels.column[q]] > levels.threshold[q]
+        for column in range(len(x)):
+            seen = x[column]
+            for q in range(levels.of_column[column], levels.of_column[column + 1]):
+                above[q] = seen > levels.threshold[q]
         leaf[:] = 0
         for bit in range(len(levels.which)):
             asked = levels.which[bit]

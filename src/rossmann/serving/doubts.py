@@ -13,6 +13,7 @@ from rossmann.serving.ports import PanelLike
 
 Touched = list[tuple[str, str, npt.NDArray[np.bool_]]]
 """What to take with care: a kind, a text, and which of n rows it touches, (n,)."""
+Bits = npt.NDArray[np.uint8]
 
 FIRST: Final = 10
 """Rows that a warning names; its count tells how many there are."""
@@ -33,42 +34,38 @@ def warned(kind: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> Warned:
     return Warned(kind, msg, len(rows), tuple(rows[:FIRST].tolist()))
 
 
-def touched(panel: PanelLike, rows: Rows, origin: int, short_history: int) -> Touched:
-    """Days far ahead or unplanned, stores with fewer than ``short_history`` sales, or long idle."""
-    positions = panel.locate(rows.store)
-    bits = panel.doubts(positions, rows.day, origin, short_history)
-    if not bits:
+def touched(panel: PanelLike, rows: Rows, origin: int, bits: Bits, short_history: int) -> Touched:
+    """What ``bits`` (n,) of ``Panel.doubts`` say of the rows: days far ahead or unplanned, stores
+    with fewer than ``short_history`` sales, or long idle.
+    """
+    of_any = int(np.bitwise_or.reduce(bits))
+    if not of_any:
         return []
     found: Touched = []
-    if bits & FAR:
-        far = rows.day - origin > MAX_HORIZON
+    if of_any & FAR:
         msg = (
             f"days more than {MAX_HORIZON} after {iso(origin)} lie beyond what the model "
             "is trained for: take them as rough"
         )
-        found.append(("horizon", msg, far))
-    if bits & SHORT:
-        short = panel.history_days(positions, origin) < short_history
+        found.append(("horizon", msg, bits & FAR > 0))
+    if of_any & SHORT:
         msg = (
             f"stores with less than {short_history} days of sales up to {iso(origin)} "
             "are forecast from what stores have in common"
         )
-        found.append(("short_history", msg, short))
-    if bits & QUIET:
-        idle = panel.idle_days(positions, origin, short_history)
+        found.append(("short_history", msg, bits & SHORT > 0))
+    if of_any & QUIET:
+        idle = panel.idle_days(panel.locate(rows.store), origin, short_history)
         if idle.any():
             msg = (
                 f"stores that had no sales for up to {idle.max()} days, until {iso(origin)} or "
                 "shortly before, are forecast from what they sold before that"
             )
             found.append(("reopened", msg, idle > 0))
-    if bits & UNPLANNED:
-        # Mostly it is asked for one row, and then it is that one.
-        alone = len(rows) == 1
-        unplanned = np.ones(1, np.bool_) if alone else ~panel.scheduled(positions, rows.day)
+    if of_any & UNPLANNED:
         msg = (
             "days without a schedule: the promotions and school holidays around them are "
             "taken as not known, opening as usual; with a schedule the forecast is better"
         )
-        found.append(("no_schedule", msg, unplanned))
+        found.append(("no_schedule", msg, bits & UNPLANNED > 0))
     return found

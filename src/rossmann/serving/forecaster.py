@@ -11,7 +11,7 @@ from rossmann.errors import DamagedModel, Fault, RequestError
 from rossmann.models.objective import CORRECTION, correction
 from rossmann.schema import FloatArray, Matrix, Objective, Rows
 from rossmann.serving.columns import as_of_faults, furthest, iso, not_after_fault
-from rossmann.serving.doubts import Touched, Warned, touched, warned
+from rossmann.serving.doubts import Bits, Touched, Warned, touched, warned
 from rossmann.serving.ports import EnsembleLike, StorePanel
 
 MANY: Final = 2_000
@@ -99,16 +99,17 @@ class Forecaster:
 
     def touched(self, rows: Rows, origin: int) -> Touched:
         """What to take with care, and which of the rows it touches."""
-        return touched(self.panel, rows, origin, self._short_history)
+        bits = self.doubt_bits(rows, origin)
+        return touched(self.panel, rows, origin, bits, self._short_history)
 
-    def doubted(self, rows: Rows, origin: npt.NDArray[np.int64]) -> bool:
-        """Whether any row (n,), each with an origin of its own, may be touched by a warning."""
-        places = self.panel.locate(rows.store)
-        return self.panel.doubts(places, rows.day, origin, self._short_history) != 0
+    def doubt_bits(self, rows: Rows, origin: int | npt.NDArray[np.int64]) -> Bits:
+        """The same as bits (n,), as of one origin or each row's own."""
+        return self.panel.doubts(rows, origin, self._short_history)
 
-    def doubts(self, rows: Rows, origin: int) -> tuple[Warned, ...]:
-        """The same as warnings."""
-        found = self.touched(rows, origin)
+    def doubts(self, rows: Rows, origin: int, bits: Bits | None = None) -> tuple[Warned, ...]:
+        """The same as warnings; ``bits``: what ``doubt_bits`` gave, where it was asked before."""
+        bits = self.doubt_bits(rows, origin) if bits is None else bits
+        found = touched(self.panel, rows, origin, bits, self._short_history)
         return tuple(warned(kind, msg, which.nonzero()[0]) for kind, msg, which in found)
 
     def explain(
@@ -206,26 +207,37 @@ class Forecaster:
         objective: Objective,
     ) -> tuple[FloatArray, tuple[Band, ...]]:
         """Sales and bands of rows that ``settle`` let pass, as of its ``origin`` (or each's)."""
-        count = len(rows)
         open_rows = rows.open.nonzero()[0]
-        sales = np.zeros(count)
-        bands = tuple(Band(level, np.zeros(count), np.zeros(count)) for level in levels)
-        if not len(open_rows):
-            return sales, bands
-        if len(open_rows) < count:
-            rows = rows.take(open_rows)
+        if len(open_rows) == len(rows):
+            return self._score_open(rows, origin, levels, objective)
+        sales = np.zeros(len(rows))
+        bands = tuple(Band(level, np.zeros(len(rows)), np.zeros(len(rows))) for level in levels)
+        if len(open_rows):
             origin = origin if isinstance(origin, int) else origin[open_rows]
+            found = self._score_open(rows.take(open_rows), origin, levels, objective)
+            sales[open_rows] = found[0]
+            for band, known in zip(bands, found[1], strict=True):
+                band.lower[open_rows], band.upper[open_rows] = known.lower, known.upper
+        return sales, bands
+
+    def _score_open(
+        self,
+        rows: Rows,
+        origin: int | npt.NDArray[np.int64],
+        levels: Sequence[float],
+        objective: Objective,
+    ) -> tuple[FloatArray, tuple[Band, ...]]:
+        """The same for rows that are all of open days."""
         matrix = self.panel.matrix(rows, origin)
-        threads = self._threads if len(open_rows) >= MANY else 1
+        threads = self._threads if len(rows) >= MANY else 1
         predicted = np.maximum(self.ensemble.predict(matrix, threads=threads), 0.0)
         if not np.logical_and.reduce(np.isfinite(predicted)):  # as ``all``, but for its price
             raise DamagedModel("the model gave something that is no number: load another version")
-        sales[open_rows] = predicted
-        if objective == "unbiased":
-            sales[open_rows] *= self._correction(matrix)
-        if levels:
-            limits = self.ensemble.bounds(matrix, predicted, levels)
-            for band, (lower, upper) in zip(bands, limits, strict=True):
-                band.lower[open_rows] = np.maximum(lower, 0.0)
-                band.upper[open_rows] = upper
-        return sales, bands
+        sales = predicted if objective == "accuracy" else predicted * self._correction(matrix)
+        if not levels:
+            return sales, ()
+        limits = self.ensemble.bounds(matrix, predicted, levels)
+        return sales, tuple(
+            Band(level, np.maximum(lower, 0.0), upper)
+            for level, (lower, upper) in zip(levels, limits, strict=True)
+        )

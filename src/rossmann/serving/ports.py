@@ -34,16 +34,9 @@ class PanelLike(Calendar, Protocol):
     def scheduled(
         self, positions: npt.NDArray[np.int64], days: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.bool_]: ...
-    def history_days(
-        self, positions: npt.NDArray[np.int64], origin: int
-    ) -> npt.NDArray[np.integer[Any]]: ...
     def doubts(
-        self,
-        places: npt.NDArray[np.int64],
-        days: DayArray,
-        origin: int | npt.NDArray[np.int64],
-        fewest: int,
-    ) -> int: ...
+        self, rows: Rows, origin: int | npt.NDArray[np.int64], fewest: int
+    ) -> npt.NDArray[np.uint8]: ...
     def idle_days(
         self, positions: npt.NDArray[np.int64], origin: int, fewest: int
     ) -> npt.NDArray[np.int64]: ...

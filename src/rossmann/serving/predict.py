@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
@@ -48,6 +48,17 @@ SMALL: Final = 4_096
 """Bytes of a body that holds few rows: some two dozen."""
 FEW: Final = 24
 """Rows that are answered on the event loop: in less than a millisecond."""
+
+
+class _Made(NamedTuple):
+    """A forecast for whoever asked, before it is told; ``split``: of which challenger a part is."""
+
+    door: Door
+    line: Line
+    inputs: Inputs
+    picked: Picked
+    forecast: Forecast
+    split: Split | None
 
 
 class Predictor:
@@ -95,7 +106,7 @@ class Predictor:
             return self._answer(inputs, picked, line, begun)
         with span("forecast"):
             found = await self._together.forecast(picked.served.forecaster, *self._asked(inputs))
-        return self._tell(inputs, picked, line, begun, found, None)
+        return self._tell(_Made("predict", line, inputs, picked, found, None), begun)
 
     async def handle_explain(self, request: Request) -> Response:
         """The same for forecasts with what drove them."""
@@ -124,19 +135,7 @@ class Predictor:
                 forecast = self._experiment.forecast(picked, split, asked)
             if forecast is None:
                 split, forecast = None, picked.served.forecaster.forecast(*asked)
-        return self._tell(inputs, picked, line, begun, forecast, split)
-
-    def _tell(
-        self,
-        inputs: Inputs,
-        picked: Picked,
-        line: Line,
-        begun: float,
-        forecast: Forecast,
-        split: Split | None,
-    ) -> Response:
-        told = self._told(inputs, picked, forecast, line.request_id, split)
-        return self._end("predict", line, inputs, picked, forecast, split, begun, told)
+        return self._tell(_Made("predict", line, inputs, picked, forecast, split), begun)
 
     def _explain(self, inputs: Inputs, picked: Picked, line: Line, begun: float) -> Response:
         """The same with what drove each row, by the version that answers it."""
@@ -149,9 +148,8 @@ class Predictor:
                 found = picked.served.forecaster.explain(*asked)
                 split, both = None, (found.forecast, explanations(found))
         forecast, drivers = both
-        told = self._told(inputs, picked, forecast, line.request_id, split)
-        told["explanations"] = drivers
-        return self._end("explain", line, inputs, picked, forecast, split, begun, told)
+        made = _Made("explain", line, inputs, picked, forecast, split)
+        return self._tell(made, begun, explanations=drivers)
 
     def _split(self, inputs: Inputs, picked: Picked, asked: Asked) -> Split | None:
         if self._experiment is None or not self._splits(inputs):
@@ -163,40 +161,22 @@ class Predictor:
         experiment = self._experiment
         return experiment is not None and experiment.mode == "ab" and takes_part(inputs.model_stage)
 
-    def _end(
-        self,
-        door: Door,
-        line: Line,
-        inputs: Inputs,
-        picked: Picked,
-        forecast: Forecast,
-        split: Split | None,
-        begun: float,
-        told: dict[str, Any],
-    ) -> Response:
+    def _tell(self, made: _Made, begun: float, **more: object) -> Response:
         """The answer, behind which it is counted and logged."""
+        line = made.line
+        told = {**self._told(made), **more}
         with span("write"):
             content = to_json(told)
-        line.rows, line.model_version = len(inputs.rows), picked.served.version
-        given = (door, line, inputs, picked, forecast, split, perf_counter() - begun, told)
-        noted = Behind(self._note, *given)
+        line.rows, line.model_version = len(made.inputs.rows), made.picked.served.version
+        noted = Behind(self._note, made, perf_counter() - begun, told["warnings"])
         return Response(content, media_type="application/json", background=noted)
 
-    def _note(
-        self,
-        door: Door,
-        line: Line,
-        inputs: Inputs,
-        picked: Picked,
-        forecast: Forecast,
-        split: Split | None,
-        took: float,
-        told: dict[str, Any],
-    ) -> None:
+    def _note(self, made: _Made, took: float, warnings: list[dict[str, Any]]) -> None:
         """Count and log what was answered, and by whom; a challenger in the shadow comes then."""
+        door, line, inputs, picked, forecast, split = made
         rows, note = inputs.rows, self._journal.note
         self._metrics.forecast(door, len(rows))
-        for warning in told["warnings"]:
+        for warning in warnings:
             self._metrics.warned(warning["type"], warning["count"])
         if split is not None:
             now = datetime.now(UTC)
@@ -222,18 +202,11 @@ class Predictor:
         objective = inputs.objective or self._objective
         return inputs.rows, inputs.as_of, inputs.levels, objective
 
-    def _told(
-        self,
-        inputs: Inputs,
-        picked: Picked,
-        forecast: Forecast,
-        request_id: str,
-        split: Split | None,
-    ) -> dict[str, Any]:
+    def _told(self, made: _Made) -> dict[str, Any]:
+        _, line, inputs, picked, forecast, split = made
         dealt = None if split is None else split.told()
-        return told_answer(
-            inputs, picked, forecast, request_id, dealt, self._of_one_version(inputs)
-        )
+        more = self._of_one_version(inputs)
+        return told_answer(inputs, picked, forecast, line.request_id, dealt, more)
 
     def _of_one_version(self, inputs: Inputs) -> list[Warned]:
         if not inputs.totals or self._experiment is None or self._experiment.mode != "ab":

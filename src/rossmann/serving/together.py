@@ -9,7 +9,7 @@ can tell.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
@@ -40,9 +40,20 @@ class _Alike(NamedTuple):
 
 @dataclass(slots=True)
 class _Group:
-    asked: list[Settled]
-    rows: int
-    work: "asyncio.Task[list[Forecast]]"
+    asked: list[Settled] = field(default_factory=list)
+    answers: "list[asyncio.Future[Forecast]]" = field(default_factory=list)
+    rows: int = 0
+
+    def deal(self, work: "asyncio.Task[list[Forecast]]") -> None:
+        """Give each what came of it, but to those who gave up."""
+        error = work.exception()
+        for place, answer in enumerate(self.answers):
+            if answer.done():
+                continue
+            if error is None:
+                answer.set_result(work.result()[place])
+            else:
+                answer.set_exception(error)
 
 
 class Together:
@@ -67,16 +78,17 @@ class Together:
         own = Settled(rows, forecaster.settle(rows, as_of, levels, objective))
         key = _Alike(forecaster, levels, objective)
         group = self._open.get(key)
+        loop = asyncio.get_running_loop()
         if group is None or group.rows + len(rows) > MOST_ROWS:
-            asked: list[Settled] = []
+            group = self._open[key] = _Group()
             # It begins when those that are ready now have joined.
-            work = asyncio.create_task(self._work(key, asked))
-            group = self._open[key] = _Group(asked, 0, work)
-        place = len(group.asked)
+            loop.create_task(self._work(key, group)).add_done_callback(group.deal)
+        # Each has one of its own: who gives up takes no other's with them.
+        answer: asyncio.Future[Forecast] = loop.create_future()
         group.asked.append(own)
+        group.answers.append(answer)
         group.rows += len(rows)
-        # One that gives up must not take the others' work with it.
-        return (await asyncio.shield(group.work))[place]
+        return await answer
 
     async def _alone(self) -> bool:
         """Whether nobody else came at this moment.
@@ -91,11 +103,10 @@ class Together:
         self._alone_for = self._alone_for + 1 if self._in_flight() < 2 else 0
         return self._alone_for > 0
 
-    async def _work(self, key: _Alike, asked: list[Settled]) -> list[Forecast]:
-        group = self._open.get(key)
-        if group is not None and group.asked is asked:
+    async def _work(self, key: _Alike, group: _Group) -> list[Forecast]:
+        if self._open.get(key) is group:
             del self._open[key]
-        return forecast_all(key.forecaster, asked, key.levels, key.objective)
+        return forecast_all(key.forecaster, group.asked, key.levels, key.objective)
 
 
 def forecast_all(
@@ -109,12 +120,13 @@ def forecast_all(
     counts = [len(one.rows) for one in asked]
     origins = np.repeat(np.array([one.origin for one in asked], np.int64), counts)
     sales, bands = forecaster.score(rows, origins, levels, objective)
-    clear = not forecaster.doubted(rows, origins)
+    bits = forecaster.doubt_bits(rows, origins)
+    clear = not np.bitwise_or.reduce(bits)
     forecasts = []
     for (own, origin), (low, high) in zip(
         asked, pairwise(accumulate(counts, initial=0)), strict=True
     ):
         part = tuple(Band(b.level, b.lower[low:high], b.upper[low:high]) for b in bands)
-        doubts = () if clear else forecaster.doubts(own, origin)
+        doubts = () if clear else forecaster.doubts(own, origin, bits[low:high])
         forecasts.append(Forecast(sales[low:high], origin, part, doubts, objective))
     return forecasts
