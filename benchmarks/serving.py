@@ -152,7 +152,8 @@ def _compare_mlflow(
 def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> None:
     """One worker and two, of the service and of the floor: all are up and take turns.
 
-    The floor tells what two workers can be here, where the client takes a part of both cores.
+    The floor tells what two workers can be here, where the client takes a part of both cores. A
+    second is one that the machine gave: what a virtual one's host kept to itself is left out.
     """
     service = partial(_service, settings)
     with ExitStack() as stack:
@@ -180,18 +181,24 @@ def _rate_and_cost(
     port: int, workers: int, processes: set[psutil.Process], one: list[bytes], seconds: float
 ) -> tuple[float, float]:
     """Answers a second, and the processes' seconds of processor for each."""
-    begun, used = time.perf_counter(), _processor_time(processes)
+    begun, used, stolen = time.perf_counter(), _processor_time(processes), _stolen(workers)
     found = rate(port, one, 32 * workers, seconds)
     lasted = time.perf_counter() - begun
     cost = (_processor_time(processes) - used) / (found * lasted)
+    share = (_stolen(workers) - stolen) / (workers * lasted)
     _await_log(port)
-    return found, cost
+    return found / (1 - share), cost
 
 
 def _await_log(port: int) -> None:
     """Wait until all rows are in the log's database: else the next turn would pay for them."""
     while any(_told(port, f"prediction_log_{part}_rows") for part in ("queue", "spool")):
         time.sleep(0.5)
+
+
+def _stolen(cores: int) -> float:
+    """Seconds that the first ``cores`` had work and the machine's host did not let them."""
+    return sum(times.steal for times in psutil.cpu_times(percpu=True)[:cores])
 
 
 def _processor_time(processes: set[psutil.Process]) -> float:

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rossmann.errors import PortTaken
 from rossmann.serving.metrics_folder import VARIABLE, metrics_folder, shared_folder
+from rossmann.serving.own_core import anywhere, own_core, roaming
 from rossmann.serving.server import bind
 
 PREDICT = {"route": "/predict", "method": "POST", "code": "200"}
@@ -153,3 +156,84 @@ def test_the_folder_of_a_killed_service_is_removed_by_the_next(tmp_path: Path) -
 def test_one_worker_needs_no_folder(environment: dict[str, str]) -> None:
     assert shared_folder(environment) is None
     assert shared_folder({VARIABLE: "here"}) == Path("here")
+
+
+@pytest.fixture
+def two_cores() -> Iterator[set[int]]:
+    """This thread, and what it starts, on two cores."""
+    every = os.sched_getaffinity(0)
+    if len(every) < 2:
+        pytest.skip("this machine has one core")
+    some = set(sorted(every)[:2])
+    os.sched_setaffinity(0, some)
+    yield some
+    os.sched_setaffinity(0, every)
+
+
+def loops_of(process: subprocess.Popen[bytes]) -> list[set[int]]:
+    """The cores of each worker's loop, which is its first thread."""
+    found = []
+    for worker in workers_of(process):
+        with suppress(ProcessLookupError):
+            found.append(os.sched_getaffinity(worker))
+    return found
+
+
+def test_each_loop_has_a_core_where_there_is_one_for_each(
+    two_cores: set[int], run_door: Any
+) -> None:
+    process = run_door(workers=2).process
+    each = [{core} for core in sorted(two_cores)]
+    wait_until(lambda: sorted(loops_of(process), key=min) == each)
+    killed = workers_of(process)[0]
+    os.kill(killed, signal.SIGKILL)
+    # The next one takes the core that is free again.
+    wait_until(lambda: killed not in workers_of(process))
+    wait_until(lambda: sorted(loops_of(process), key=min) == each)
+
+
+def test_threads_that_compute_roam(two_cores: set[int], tmp_path: Path) -> None:
+    seen: dict[str, set[int]] = {}
+
+    def see(name: str) -> None:
+        seen[name] = os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(1, initializer=roaming()) as pool, own_core(2, tmp_path) as core:
+        see("loop")
+        pool.submit(see, "pool").result()
+        beside = Thread(target=see, args=("beside",))
+        beside.start()
+        beside.join()
+        freed = Thread(target=anywhere(see), args=("made within",))
+        freed.start()
+        freed.join()
+        with own_core(2, tmp_path) as none:
+            assert none is None  # one core of one: there is nothing to choose
+    see("after")
+    assert core in two_cores
+    assert seen == {
+        "loop": {core},
+        "pool": two_cores,
+        "beside": {core},
+        "made within": {core},
+        "after": two_cores,
+    }
+
+
+def test_siblings_take_different_cores(two_cores: set[int], tmp_path: Path) -> None:
+    def take() -> int | None:
+        os.sched_setaffinity(0, two_cores)
+        with own_core(2, tmp_path) as core:
+            both.wait(30)
+            return core
+
+    both = Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        assert {one.result() for one in [pool.submit(take) for _ in range(2)]} == two_cores
+
+
+def test_one_alone_keeps_to_no_core(two_cores: set[int], tmp_path: Path) -> None:
+    for workers, folder in ((2, None), (1, tmp_path), (3, tmp_path)):
+        with own_core(workers, folder) as core:
+            assert core is None
+            assert os.sched_getaffinity(0) == two_cores

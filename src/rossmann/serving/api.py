@@ -26,7 +26,9 @@ from rossmann.serving.gauges import Gauges
 from rossmann.serving.journal import Journal
 from rossmann.serving.lifetime import Parts
 from rossmann.serving.metrics import Metrics
+from rossmann.serving.metrics_folder import shared_folder
 from rossmann.serving.openapi import describe
+from rossmann.serving.own_core import own_core
 from rossmann.serving.predict import Predictor
 from rossmann.serving.request_log import RequestLog, request_log
 from rossmann.serving.routes import add_routes
@@ -77,7 +79,9 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         title="Rossmann Forecasting",
         version=package_version(),
         description="Daily sales of each store for the next six weeks.",
-        lifespan=lambda _: parts.running(settings.reload_seconds),
+        lifespan=lambda _: parts.running(
+            settings.reload_seconds, own_core(settings.workers, shared_folder(os.environ))
+        ),
         telemetry=tracing.telemetry(traced),
     )
     books = Books(lambda: service.panel)

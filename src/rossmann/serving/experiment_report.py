@@ -11,6 +11,7 @@ import numpy as np
 
 from rossmann.errors import RossmannError
 from rossmann.serving.experiment_messages import Compared, ExperimentState, RoleRows, ShadowQueue
+from rossmann.serving.own_core import roaming
 from rossmann.serving.runtime import Service
 from rossmann.serving.trial import Trial
 from rossmann.settings import Settings
@@ -44,7 +45,7 @@ class ExperimentReport:
         self._days = settings.experiment_days
         wanted = trial is not None and settings.prediction_log
         self._log = _open_log(settings.log_url) if wanted else None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="experiment")
+        self._pool = ThreadPoolExecutor(1, "experiment", initializer=roaming())
         self._latest = _Latest()
 
     async def now(self) -> ExperimentState:

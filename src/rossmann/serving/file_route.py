@@ -33,6 +33,7 @@ from rossmann.serving.forecaster import Forecast
 from rossmann.serving.journal import Journal
 from rossmann.serving.loading import Loader
 from rossmann.serving.metrics import Metrics
+from rossmann.serving.own_core import roaming
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
 from rossmann.serving.security_keys import Right
@@ -78,8 +79,8 @@ class FilePredictor:
         self._limits = Limits(settings.max_file_mb * 2**20, settings.max_file_rows)
         self._objective = settings.objective
         self._threads = settings.thread_count
-        self._jobs = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="file")
-        self._rows = ThreadPoolExecutor(self._threads, thread_name_prefix="file-rows")
+        self._jobs = ThreadPoolExecutor(AT_ONCE, "file", initializer=roaming())
+        self._rows = ThreadPoolExecutor(self._threads, "file-rows", initializer=roaming())
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._inside = 0
         self._drafts = drafts_dir(settings)

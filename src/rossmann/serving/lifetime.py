@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,12 +36,16 @@ class Parts:
     lines: RequestLog | None
 
     @asynccontextmanager
-    async def running(self, reload_seconds: float) -> AsyncIterator[None]:
-        """Begin all; end them when the block ends, those that others hand work to last."""
+    async def running(
+        self, reload_seconds: float, core: AbstractContextManager[object]
+    ) -> AsyncIterator[None]:
+        """Begin all; end them when the block ends, those that others hand work to last.
+
+        ``core``: within it the loop may keep to one, and threads that take turns with it.
+        """
         self.service.versions.follow(reload_seconds, self.service.refresh)
-        for part in (self.log, self.trial, self.lines):
-            if part is not None:
-                part.start()
+        if self.trial is not None:
+            self.trial.start()
         # What is loaded stays: a full collection that walks over it would hold up requests (some
         # 100 ms), and each logged answer, which lives for a second, brings one nearer.
         gc.collect()
@@ -49,8 +53,12 @@ class Parts:
         # The same for the small ones: at 700 objects they are a twentieth of a busy worker's time.
         before = gc.get_threshold()
         gc.set_threshold(_OBJECTS, 20, 50)
-        async with self.gauges.keeping():
-            yield
+        with core:
+            for part in (self.log, self.lines):
+                if part is not None:
+                    part.start()
+            async with self.gauges.keeping():
+                yield
         gc.set_threshold(*before)
         self.service.versions.close()
         self.predictor.close()

@@ -31,6 +31,7 @@ from rossmann.serving.forecaster import Forecast
 from rossmann.serving.journal import Journal
 from rossmann.serving.loading import Loader
 from rossmann.serving.metrics import Metrics
+from rossmann.serving.own_core import roaming
 from rossmann.serving.runtime import Service
 from rossmann.serving.security import Guard
 from rossmann.serving.security_keys import Right
@@ -82,8 +83,9 @@ class Predictor:
         self._experiment = None if trial is None else trial.experiment
         self._shadow = None if trial is None else trial.shadow
         # A large one uses several threads itself, and much memory: few at a time.
-        self._pool = ThreadPoolExecutor(max(2, settings.thread_count), thread_name_prefix="predict")
-        self._slow = ThreadPoolExecutor(2, thread_name_prefix="explain")
+        threads = max(2, settings.thread_count)
+        self._pool = ThreadPoolExecutor(threads, "predict", initializer=roaming())
+        self._slow = ThreadPoolExecutor(2, "explain", initializer=roaming())
         self._loader = Loader(service.versions)
         self._together = Together(lambda: metrics.in_flight)
         self._most_explained = min(settings.explain_max_rows, settings.max_rows)

@@ -15,6 +15,7 @@ from rossmann.models.registry import Registry
 from rossmann.schema import Dataset
 from rossmann.serving.forecaster import Forecaster
 from rossmann.serving.model_messages import DataInfo
+from rossmann.serving.own_core import anywhere
 from rossmann.serving.ports import RegistryLike, StorePanel
 from rossmann.serving.start_rules import HURRY, has_copy
 from rossmann.serving.versions import Versions
@@ -74,7 +75,9 @@ def open_service(settings: Settings) -> Service:
     registry = open_registry(settings)
     panel = cache(lambda: _open_panel(settings))
     versions = Versions(
-        registry, settings.model_cache_dir, lambda folder: _load(folder, panel(), settings)
+        registry,
+        settings.model_cache_dir,
+        anywhere(lambda folder: _load(folder, panel(), settings)),
     )
     with hurry(registry, settings):
         versions.start()
@@ -83,7 +86,7 @@ def open_service(settings: Settings) -> Service:
         panel(),
         versions,
         registry,
-        lambda version: _judge(registry, version, settings),
+        anywhere(lambda version: _judge(registry, version, settings)),
         watch.look,
     )
 
