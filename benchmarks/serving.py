@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
 from functools import partial
@@ -43,7 +43,7 @@ KAGGLE_ROWS: Final = 41_088
 _EPOCH: Final = date(1970, 1, 1)
 _PATIENCE: Final = 120.0
 _TURNS: Final = 5
-_SHORT_TURNS: Final = 12
+_SHORT_TURNS: Final = 24
 _PINNED: Final = (
     "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(','))); "
     "os.execv(sys.argv[2], sys.argv[2:])"
@@ -82,21 +82,31 @@ def main() -> None:
 def _compare_singles(floor: int, service: int, one: list[bytes], seconds: float) -> None:
     for port in (floor, service):
         play(port, one, 1, 1)
-    low, high = _in_turns(floor, service, one, 1, seconds)
+    turns = _in_turns((floor, service), (one, one), 1, seconds)
     for name, share in (("p50", 0.5), ("p99", 0.99)):
-        floor_ms, ours = low.percentile_ms(share), high.percentile_ms(share)
-        _tell(f"one row, {name}, ms", ours, floor_ms)
-    low, high = _in_turns(floor, service, one, 32, seconds)
-    _tell("requests a second, 32 at once", high.per_second, low.per_second)
+        _tell_turns(f"one row, {name}, ms", turns, partial(Load.percentile_ms, share=share))
+    turns = _in_turns((floor, service), (one, one), 32, seconds)
+    _tell_turns("requests a second, 32 at once", turns, lambda load: load.per_second)
 
 
 def _in_turns(
-    floor: int, service: int, one: list[bytes], at_once: int, seconds: float
-) -> tuple[Load, Load]:
+    ports: tuple[int, int], bodies: tuple[list[bytes], list[bytes]], at_once: int, seconds: float
+) -> list[tuple[Load, Load]]:
     """The two under the same load, turn by turn, so that a noisy moment hits both."""
-    part, ports = seconds / _SHORT_TURNS, (floor, service)
-    turns = [[play(port, one, at_once, part) for port in ports] for _ in range(_SHORT_TURNS)]
-    return _together([low for low, _ in turns]), _together([high for _, high in turns])
+    part = seconds / _SHORT_TURNS
+    first, second = (
+        partial(play, port, some, at_once, part) for port, some in zip(ports, bodies, strict=True)
+    )
+    return [(first(), second()) for _ in range(_SHORT_TURNS)]
+
+
+def _tell_turns(name: str, turns: list[tuple[Load, Load]], told: Callable[[Load], float]) -> None:
+    """What is told of the second beside the first, and the median of the turns' ratios: a part of
+    the run in which one of the two was held up does not decide.
+    """
+    first, second = (_together([turn[side] for turn in turns]) for side in (0, 1))
+    ratio = float(np.median([told(ours) / told(other) for other, ours in turns]))
+    _tell(name, told(second), told(first), ratio)
 
 
 def _together(loads: list[Load]) -> Load:
@@ -143,10 +153,8 @@ def _compare_mlflow(
     frame = {"columns": list(FEATURES), "data": [[None if np.isnan(v) else float(v) for v in row]]}
     body = post("/invocations", json.dumps({"dataframe_split": frame}).encode())
     play(mlflow, [body], 1, 0.0)  # its first answer takes seconds
-    part = seconds / _TURNS
-    turns = [(play(service, one, 1, part), play(mlflow, [body], 1, part)) for _ in range(_TURNS)]
-    ours, theirs = (_together([turn[side] for turn in turns]) for side in (0, 1))
-    _tell("single rows a second, mlflow models serve", ours.per_second, theirs.per_second)
+    turns = _in_turns((mlflow, service), ([body], one), 1, seconds)
+    _tell_turns("single rows a second, mlflow models serve", turns, lambda load: load.per_second)
 
 
 def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> None:
@@ -205,8 +213,11 @@ def _processor_time(processes: set[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def _tell(name: str, value: float, other: float | None = None) -> None:
-    end = "" if other is None else f"\tfloor or other {other:,.3f}\tratio {value / other:.2f}"
+def _tell(name: str, value: float, other: float | None = None, ratio: float | None = None) -> None:
+    end = ""
+    if other is not None:
+        ratio = value / other if ratio is None else ratio
+        end = f"\tfloor or other {other:,.3f}\tratio {ratio:.2f}"
     print(f"{name}\t{value:,.3f}{end}", flush=True)
 
 
