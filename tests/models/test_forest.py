@@ -11,7 +11,7 @@ from rossmann.errors import DamagedModel, ModelError
 from rossmann.models.forest import Forest
 from rossmann.models.member import Member, agreed
 from rossmann.models.members import MEMBERS
-from rossmann.models.tree_kernels import Nodes
+from rossmann.models.tree_kernels import DEEP, Nodes
 from rossmann.models.tree_readers import read_lightgbm
 from rossmann.models.tree_rows import BLOCK
 from rossmann.schema import FEATURES, FloatArray, Matrix
@@ -64,6 +64,17 @@ def test_they_answer_as_the_library_does(member: Member) -> None:
     # XGBoost adds its leaves in float32
     near = 2e-6 if type(member).__name__ == "XGBoost" else 1e-12
     assert np.abs(member.forest(matrix) - told).max() <= near
+
+
+def test_flat_and_deep_trees_are_among_those_that_are_compared(member: Member) -> None:
+    """Both ways down are tried: all rows together to the end, and only those on their way."""
+    trees = member.forest.trees
+    if isinstance(trees, Nodes) and type(member).__name__ == "LightGbm":
+        assert (trees.depth < DEEP).any()
+        assert len({int(depth) for depth in trees.depth if depth >= DEEP}) > 2
+    matrix = rows(2 * BLOCK + 17, 4)  # whole blocks, and one that is not full
+    alone = np.concatenate([member.forest(matrix[i : i + 1]) for i in range(len(matrix))])
+    assert (member.forest(matrix) == alone).all()
 
 
 def test_they_go_the_librarys_way_at_every_threshold(member: Member) -> None:

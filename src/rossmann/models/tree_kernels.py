@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.compiled import kernel
-from rossmann.models.tree_rows import BLOCK, end_of_blocks, keys_of, lanes_of, spread, spread_one
+from rossmann.models.tree_rows import (
+    BLOCK,
+    Keys,
+    end_of_blocks,
+    keys_of,
+    lanes_of,
+    spread,
+    spread_one,
+)
 from rossmann.schema import FloatArray, Matrix
 
 COLUMN_BITS: Final = 8
@@ -22,6 +30,13 @@ _COLUMN: Final = np.uint64((1 << COLUMN_BITS) - 1)
 _LINK: Final = np.uint64((1 << LINK_BITS) - 1)
 _FEW: Final = 13
 """Up to so many rows that fill no register go one by one."""
+DEEP: Final = 10
+_TOGETHER: Final = 6
+"""Of a tree of ``DEEP`` levels and more all rows of a block go down the first six together, and
+then those that are at no leaf yet: LightGBM's trees have a few long branches. Measured: a quarter
+of their time."""
+_LOOK: Final = 2
+"""So many steps of these, and it is looked again who has arrived."""
 
 
 class Nodes(NamedTuple):
@@ -56,6 +71,13 @@ def packed(nodes: Nodes) -> Packed:
 
 
 @kernel
+def _below(node: np.uint64, seen: np.int32) -> np.uint64:
+    """The child that a row goes to which has ``seen`` in the node's column; a leaf is its own."""
+    goes_right = np.uint64(seen > np.int64(node) >> LINK_BITS)
+    return ((node & _LINK) >> np.uint64(COLUMN_BITS)) + goes_right
+
+
+@kernel
 def sum_nodes(
     nodes: Packed, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
@@ -65,29 +87,61 @@ def sum_nodes(
         _sum_one_by_one(nodes, matrix, end, high, start, out)
     if end == low:
         return
+    word, value, root, depth = nodes.word, nodes.value, nodes.root, nodes.depth
     bits = matrix.view(np.int32)
     x = np.empty(3 * matrix.shape[1] * BLOCK, np.int32)
     at = np.zeros(BLOCK, np.uint64)
     total = np.empty(BLOCK)
+    on_way = np.empty(BLOCK, np.uint64)
     for first in range(low, end, BLOCK):
         last = min(first + BLOCK, end)
         lanes = lanes_of(last - first)
         spread(bits, first, last, x)
         total[:] = start
-        for t in range(len(nodes.root)):
-            root = nodes.root[t]
+        for t in range(len(root)):
             for r in range(lanes):
-                at[r] = root
-            for _ in range(nodes.depth[t]):
+                at[r] = root[t]
+            together = depth[t] if depth[t] < DEEP else _TOGETHER
+            for _ in range(together):
                 for r in range(lanes):
-                    word = nodes.word[at[r]]
-                    place = (word & _COLUMN) * np.uint64(BLOCK) + np.uint64(r)
-                    goes_right = np.uint64(x[place] > np.int64(word) >> LINK_BITS)
-                    at[r] = ((word & _LINK) >> np.uint64(COLUMN_BITS)) + goes_right
+                    node = word[at[r]]
+                    at[r] = _below(node, x[(node & _COLUMN) * np.uint64(BLOCK) + np.uint64(r)])
+            if together < depth[t]:
+                _finish(word, x, lanes, depth[t] - together, at, on_way)
             for r in range(lanes):
-                total[r] += nodes.value[at[r]]
+                total[r] += value[at[r]]
         for r in range(last - first):
             out[first + r] = total[r]
+
+
+@kernel
+def _finish(
+    word: npt.NDArray[np.uint64],
+    x: Keys,
+    lanes: int,
+    levels: int,
+    at: npt.NDArray[np.uint64],
+    on_way: npt.NDArray[np.uint64],
+) -> None:
+    """Take the rows of a block that are at no leaf yet down the last ``levels`` of a tree.
+
+    ``at`` (BLOCK,) is where each is; ``on_way`` (BLOCK,) is room for the places of those.
+    """
+    count = np.uint64(lanes)
+    for r in range(lanes):
+        on_way[r] = r
+    for level in range(levels):
+        if level % _LOOK == 0:
+            left = np.uint64(0)
+            for k in range(count):
+                r = on_way[k]
+                on_way[left] = r
+                left += np.uint64((word[at[r]] & _LINK) >> np.uint64(COLUMN_BITS) != at[r])
+            count = left
+        for k in range(count):
+            r = on_way[k]
+            node = word[at[r]]
+            at[r] = _below(node, x[(node & _COLUMN) * np.uint64(BLOCK) + r])
 
 
 @kernel
@@ -109,8 +163,7 @@ def _sum_one_by_one(
             for _ in range(depth[by_depth[last - 1]]):
                 for k in range(len(some)):
                     node = word[some[k]]
-                    above = x[node & _COLUMN] > np.int64(node) >> LINK_BITS
-                    some[k] = ((node & _LINK) >> np.uint64(COLUMN_BITS)) + np.uint64(above)
+                    some[k] = _below(node, x[node & _COLUMN])
         total = start
         for t in range(trees):
             total += value[at[turn[t]]]
