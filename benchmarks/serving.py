@@ -153,8 +153,9 @@ def _compare_mlflow(
     frame = {"columns": list(FEATURES), "data": [[None if np.isnan(v) else float(v) for v in row]]}
     body = post("/invocations", json.dumps({"dataframe_split": frame}).encode())
     play(mlflow, [body], 1, 0.0)  # its first answer takes seconds
-    turns = _in_turns((mlflow, service), ([body], one), 1, seconds)
-    _tell_turns("single rows a second, mlflow models serve", turns, lambda load: load.per_second)
+    for at_once, name in ((1, "single rows a second, mlflow models serve"), (32, "  32 at once")):
+        turns = _in_turns((mlflow, service), ([body], one), at_once, seconds)
+        _tell_turns(name, turns, lambda load: load.per_second)
 
 
 def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> None:

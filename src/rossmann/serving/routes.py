@@ -12,15 +12,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
 from rossmann.models.model_versions import Expected
-from rossmann.schema import FEATURES, MODEL_NAME, Stage
+from rossmann.schema import Stage
 from rossmann.serving.addresses import DIGITS, only_its_options
 from rossmann.serving.bare_route import BareRoute
 from rossmann.serving.experiment_report import ExperimentReport
 from rossmann.serving.gauges import Gauges
 from rossmann.serving.messages import ExplainAnswer, PredictAnswer
+from rossmann.serving.model_answers import model_info, version_info
 from rossmann.serving.model_messages import (
     Health,
-    InfoData,
     Loaded,
     LoadOrder,
     ModelInfo,
@@ -29,9 +29,8 @@ from rossmann.serving.model_messages import (
     Reason,
 )
 from rossmann.serving.orders import order_of
-from rossmann.serving.ports import VersionLike
 from rossmann.serving.predict import Predictor
-from rossmann.serving.runtime import Service, model_data, panel_data
+from rossmann.serving.runtime import Service, panel_data
 from rossmann.serving.security import Guard
 from rossmann.serving.security_keys import Right
 from rossmann.serving.store_messages import StoreHistory, StorePlan, StoreSummary
@@ -233,34 +232,3 @@ def needs(guard: Guard, right: Right) -> Callable[[Request], Awaitable[str]]:
         return (await guard.admit(request, right)).who
 
     return check
-
-
-def model_info(service: Service) -> ModelInfo:
-    """What ``GET /model/info`` tells."""
-    now, seen = service.versions.production, service.versions.seen
-    card = now.forecaster.ensemble.card if now else {}
-    weights = {str(name): float(weight) for name, weight in card.get("weights", {}).items()}
-    return ModelInfo(
-        production_version=now.version if now else None,
-        staging_version=seen.in_stage(Stage.STAGING),
-        registered_models=[MODEL_NAME],
-        loaded_versions=service.versions.loaded,
-        profile=str(card.get("profile", "")),
-        features=len(FEATURES),
-        members=list(weights),
-        weights=weights,
-        levels=card.get("intervals", {}).get("levels", []),
-        metrics=card.get("metrics", {}),
-        data=InfoData(model=model_data(card), panel=panel_data(service.panel)),
-    )
-
-
-def version_info(found: VersionLike) -> ModelVersionInfo:
-    """A version as the registry has it."""
-    return ModelVersionInfo(
-        version=found.version,
-        stage=found.stage,
-        run_id=found.run_id,
-        created=found.created,
-        tags=found.tags,
-    )
