@@ -67,6 +67,7 @@ class Settings(Access, Places):
     demo: bool = False
     """Take the demo chain even where real tables are present."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that answer; where there are as many cores, each keeps to its own."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     reload_seconds: Annotated[float, Field(gt=0)] = 5
     max_rows: Annotated[int, Field(ge=1)] = 100_000
