@@ -25,7 +25,8 @@ from typing import Any, Final
 
 import numpy as np
 from http_load import Answered, play_at
-from serving import _bodies, _free_port, _running
+from servers import free_port, running
+from serving import bodies_of
 
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel import open_panel
@@ -54,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="promotions-") as folder:
         mine = _own_folder(settings, Path(folder))
         command, environment = server_command(mine), server_environment(mine)
-        with _running(command, environment, f"{mine.tracking_uri}/health", None):
+        with running(command, environment, f"{mine.tracking_uri}/health", None):
             numbers = _register(settings, mine, given.versions)
             with Registry(mine.tracking_uri) as registry:
                 registry.promote(numbers[0], "the first", "benchmark")
@@ -67,7 +68,7 @@ def _own_folder(settings: Settings, folder: Path) -> Settings:
     for name in ("raw", "demo", "processed", "ingested"):
         if (settings.data_dir / name).exists():
             (folder / name).symlink_to(settings.data_dir / name)
-    port = _free_port()
+    port = free_port()
     return settings.model_copy(
         update={"data_dir": folder, "mlflow_port": port, "mlflow_tracking_uri": ""}
     )
@@ -95,7 +96,7 @@ def _register(settings: Settings, mine: Settings, count: int) -> list[int]:
 
 @contextmanager
 def _service(mine: Settings) -> Iterator[int]:
-    port = _free_port()
+    port = free_port()
     environment = {
         "ROSSMANN_DATA_DIR": str(mine.data_dir),
         "ROSSMANN_API_PORT": str(port),
@@ -104,13 +105,13 @@ def _service(mine: Settings) -> Iterator[int]:
         "ROSSMANN_THREADS": "1",
     }
     command = [sys.executable, "-m", "rossmann.cli", "serve"]
-    with _running(command, environment, f"http://127.0.0.1:{port}/health/ready", None):
+    with running(command, environment, f"http://127.0.0.1:{port}/health/ready", None):
         yield port
 
 
 def _measure(port: int, mine: Settings, numbers: list[int], given: argparse.Namespace) -> None:
     panel = open_panel(current_dataset(mine))
-    bodies, _ = _bodies(panel)
+    bodies, _ = bodies_of(panel)
     request = bodies[:1]
     truth = _truth(port, request[0], numbers)
     spawn = multiprocessing.get_context("spawn")

@@ -9,16 +9,11 @@ version; each server gets a core of its own, the client the rest. Prints times a
 
 import argparse
 import json
-import os
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 import psutil
+import servers
 from http_load import Load, play, post
 from members import of_the_library
 from wrk_load import rate
@@ -33,7 +29,6 @@ from wrk_load import rate
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel import Panel, open_panel
 from rossmann.models.ensemble import Ensemble
-from rossmann.models.mlflow_server import server_command, server_environment
 from rossmann.models.model_cache import local_copy
 from rossmann.models.registry import Registry
 from rossmann.schema import FEATURES, STATE_HOLIDAYS, Rows, Stage
@@ -41,13 +36,8 @@ from rossmann.settings import Settings, load_settings
 
 KAGGLE_ROWS: Final = 41_088
 _EPOCH: Final = date(1970, 1, 1)
-_PATIENCE: Final = 120.0
 _TURNS: Final = 5
 _SHORT_TURNS: Final = 24
-_PINNED: Final = (
-    "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(','))); "
-    "os.execv(sys.argv[2], sys.argv[2:])"
-)
 
 
 def main() -> None:
@@ -59,12 +49,12 @@ def main() -> None:
     settings = load_settings()
     panel = open_panel(current_dataset(settings))
     with ExitStack() as stack:
-        registry_port = stack.enter_context(_registry(settings))
+        registry_port = stack.enter_context(servers.registry(settings))
         mine = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
-        one, many = _bodies(panel)
-        floor = stack.enter_context(_floor())
+        one, many = bodies_of(panel)
+        floor = stack.enter_context(servers.floor())
         begun = time.perf_counter()
-        service = stack.enter_context(_service(mine, workers=1))
+        service = stack.enter_context(servers.service(mine, workers=1))
         started = time.perf_counter() - begun
         memory = _told(service, "process_resident_memory_bytes") / 1e6
         _tell("start to healthy, s", started)
@@ -72,9 +62,9 @@ def main() -> None:
         _compare_singles(floor, service, one, given.seconds)
         _compare_many(floor, service, many, *_bare_seconds(mine, panel))
         if not given.without_mlflow:
-            mlflow = stack.enter_context(_mlflow_models_serve(mine))
+            mlflow = stack.enter_context(servers.mlflow_models_serve(mine))
             _compare_mlflow(service, mlflow, one, panel, given.seconds)
-    with _registry(settings) as registry_port:
+    with servers.registry(settings) as registry_port:
         mine = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
         _compare_workers(mine, one, given.seconds)
 
@@ -164,10 +154,10 @@ def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> No
     The floor tells what two workers can be here, where the client takes a part of both cores. A
     second is one that the machine gave: what a virtual one's host kept to itself is left out.
     """
-    service = partial(_service, settings)
+    service = partial(servers.service, settings)
     with ExitStack() as stack:
         trials = []
-        for start, workers in ((service, 1), (service, 2), (_floor, 1), (_floor, 2)):
+        for start, workers in ((service, 1), (service, 2), (servers.floor, 1), (servers.floor, 2)):
             others = _children()
             port = stack.enter_context(start(workers))
             trials.append((port, workers, _children() - others))
@@ -230,7 +220,7 @@ def _kaggle_rows(panel: Panel) -> Rows:
     return Rows(stores, days, flags, (days % 2).astype(np.uint8), 0 * flags, 0 * flags)
 
 
-def _bodies(panel: Panel) -> tuple[list[bytes], bytes]:
+def bodies_of(panel: Panel) -> tuple[list[bytes], bytes]:
     """Requests of one row each, and one of as many rows as Kaggle's test."""
     rows = _kaggle_rows(panel)
     told = [_in_words(rows, i) for i in range(len(rows))]
@@ -259,93 +249,6 @@ def _folder(settings: Settings) -> Path:
     return copy or registry.fetch(found.version, settings.model_cache_dir)
 
 
-@contextmanager
-def _registry(settings: Settings) -> Iterator[int]:
-    port = _free_port()
-    mine = load_settings(mlflow_port=port, mlflow_tracking_uri="")
-    command, environment = server_command(mine), server_environment(mine)
-    with _running(command, environment, f"http://127.0.0.1:{port}/health", None):
-        yield port
-
-
-@contextmanager
-def _floor(workers: int = 1) -> Iterator[int]:
-    port, script = _free_port(), Path(__file__).with_name("http_floor.py")
-    command = [sys.executable, str(script), str(port), str(workers)]
-    with _running(command, {}, f"http://127.0.0.1:{port}/openapi.json", set(range(workers))):
-        yield port
-
-
-@contextmanager
-def _service(settings: Settings, workers: int) -> Iterator[int]:
-    port = _free_port()
-    environment = {
-        "ROSSMANN_API_PORT": str(port),
-        "ROSSMANN_MLFLOW_PORT": str(settings.mlflow_port),
-        "ROSSMANN_MLFLOW_TRACKING_URI": "",
-        "ROSSMANN_WORKERS": str(workers),
-        "ROSSMANN_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "rossmann.cli", "serve"]
-    url = f"http://127.0.0.1:{port}/health/ready"
-    with _running(command, environment, url, set(range(workers))):
-        yield port
-
-
-@contextmanager
-def _mlflow_models_serve(settings: Settings) -> Iterator[int]:
-    port = _free_port()
-    registry = Registry(settings.tracking_uri)
-    version = next(v.version for v in registry.versions() if v.stage == Stage.PRODUCTION)
-    command = [
-        *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
-        *("-m", f"models:/rossmann-ensemble/{version}", "-p", str(port)),
-    ]
-    # It looks for uvicorn on PATH, which has this environment's only where it is activated.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "PATH": path}
-    with _running(command, environment, f"http://127.0.0.1:{port}/ping", {0}):
-        yield port
-
-
-@contextmanager
-def _running(
-    command: list[str], environment: dict[str, str], url: str, cores: set[int] | None
-) -> Iterator[None]:
-    if cores is not None:
-        command = [sys.executable, "-c", _PINNED, ",".join(map(str, sorted(cores))), *command]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            _await(url, process, log)
-            yield
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, 15)
-            process.wait(30)
-
-
-def _await(url: str, process: "subprocess.Popen[bytes]", log: Any) -> None:
-    ends = time.monotonic() + _PATIENCE
-    while time.monotonic() < ends:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            if process.poll() is not None:
-                break
-            time.sleep(0.02)
-    log.seek(0)
-    raise SystemExit(f"no answer from {url}:\n{log.read().decode()[-2000:]}")
-
-
 def _told(port: int, name: str) -> float:
     """A number that the service tells of itself; 0 where it tells none, as the floor."""
     try:
@@ -354,12 +257,6 @@ def _told(port: int, name: str) -> float:
     except urllib.error.HTTPError:
         return 0.0
     return next((float(x.split()[-1]) for x in lines if x.startswith(f"rossmann_{name}")), 0.0)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":
