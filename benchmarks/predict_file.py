@@ -4,9 +4,10 @@
 
 Prints rows a second of the route (from the first byte sent to the last received, over HTTP on this
 machine, Parquet in and out), of ``Ensemble.predict`` on all threads for the matrices of the same
-rows, their ratio, and the service's peak of resident memory above idle. Closed rows have a matrix
-but no forecast of the boosters: the ratio is given for all rows, and for the open ones alone; and
-by processor time too, which other work on the machine changes less.
+rows, their ratio, the same of the libraries' own calls, and the service's peak of resident memory
+above idle. Closed rows have a matrix but no forecast of the boosters: the ratio is given for all
+rows, and for the open ones alone; and by processor time too, which other work on the machine
+changes less.
 
 The data are those that ``ROSSMANN_DATA_DIR`` has features of; the model is the newest that was
 trained on them, or the one in ``--model``.
@@ -27,6 +28,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from members import of_the_library
 
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel import Panel, open_panel
@@ -76,6 +78,15 @@ def bare_seconds(panel: Panel, ensemble: Ensemble, rows: Rows, threads: int) -> 
         spent += time.perf_counter() - begun
         worked += time.process_time() - work
     return spent, worked
+
+
+def library_rate(panel: Panel, ensemble: Ensemble, rows: Rows, threads: int) -> float:
+    """Rows a second of the libraries' own calls, as if ``threads`` of them cost nothing more."""
+    matrix = panel.matrix(rows.take(slice(0, 2 * PART)), panel.last_day)
+    begun = time.perf_counter()
+    for member in ensemble.members.values():
+        of_the_library(member)(matrix)
+    return threads * len(matrix) / (time.perf_counter() - begun)
 
 
 def serve(settings: Settings, pipe: Any) -> None:
@@ -198,6 +209,9 @@ def main() -> None:
     print(f"route / boosters     {everything / seconds:>10.0%} of all rows")
     print(f"                     {opened / seconds:>10.0%} of the open rows alone")
     print(f"the same by work     {all_work / work:>10.0%} and {open_work / work:.0%}")
+    libraries = library_rate(panel, ensemble, rows, own.thread_count)
+    share = answered / seconds / libraries
+    print(f"the libraries' own   {libraries:>10,.0f} rows/s; route / libraries {share:.0%}")
     print(f"memory above idle    {above:>10,.0f} MB")
 
 
