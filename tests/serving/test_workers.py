@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rossmann.errors import PortTaken
 from rossmann.serving.metrics_folder import VARIABLE, metrics_folder, shared_folder
-from rossmann.serving.own_core import anywhere, own_core, roaming
+from rossmann.serving.own_core import anywhere, own_core, roaming, run_on
 from rossmann.serving.server import bind
 
 PREDICT = {"route": "/predict", "method": "POST", "code": "200"}
@@ -218,6 +218,11 @@ def test_threads_that_compute_roam(two_cores: set[int], tmp_path: Path) -> None:
         "made within": {core},
         "after": two_cores,
     }
+
+
+def test_cores_that_are_not_ours_are_left_alone(two_cores: set[int]) -> None:
+    run_on({4095})
+    assert os.sched_getaffinity(0) == two_cores
 
 
 def test_siblings_take_different_cores(two_cores: set[int], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import fcntl
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -26,7 +26,16 @@ def roaming() -> Callable[[], None]:
 
     To be made before the loop keeps to a core, which threads that it begins would do as well.
     """
-    return partial(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+    return partial(run_on, os.sched_getaffinity(0))
+
+
+def run_on(cores: set[int]) -> None:
+    """Keep this thread to ``cores``; changes nothing where the system does not let it.
+
+    It may not by a sandbox's rule, or because the machine's owner gave the process other cores.
+    """
+    with suppress(OSError):
+        os.sched_setaffinity(0, cores)
 
 
 def anywhere(work: Callable[P, T]) -> Callable[P, T]:
@@ -55,10 +64,10 @@ def own_core(workers: int, folder: Path | None) -> Iterator[int | None]:
     core, descriptor = held
     _begin_threads()
     try:
-        os.sched_setaffinity(0, {core})
+        run_on({core})
         yield core
     finally:
-        os.sched_setaffinity(0, cores)
+        run_on(cores)
         os.close(descriptor)
 
 
