@@ -97,19 +97,18 @@ class Forecaster:
         faults = self._level_faults(levels) + self._objective_faults(objective)
         return self._origin(rows, as_of, faults)
 
-    def touched(self, rows: Rows, origin: int) -> Touched:
-        """What to take with care, and which of the rows it touches."""
-        bits = self.doubt_bits(rows, origin)
-        return touched(self.panel, rows, origin, bits, self._short_history)
-
     def doubt_bits(self, rows: Rows, origin: int | npt.NDArray[np.int64]) -> Bits:
-        """The same as bits (n,), as of one origin or each row's own."""
+        """What to take with care for each row (n,), as of one origin or each row's own."""
         return self.panel.doubts(rows, origin, self._short_history)
 
-    def doubts(self, rows: Rows, origin: int, bits: Bits | None = None) -> tuple[Warned, ...]:
-        """The same as warnings; ``bits``: what ``doubt_bits`` gave, where it was asked before."""
+    def touched(self, rows: Rows, origin: int, bits: Bits | None = None) -> Touched:
+        """The same in words, and which of the rows it touches; ``bits``: where they are known."""
         bits = self.doubt_bits(rows, origin) if bits is None else bits
-        found = touched(self.panel, rows, origin, bits, self._short_history)
+        return touched(self.panel, rows, origin, bits, self._short_history)
+
+    def doubts(self, rows: Rows, origin: int, bits: Bits | None = None) -> tuple[Warned, ...]:
+        """The same as warnings."""
+        found = self.touched(rows, origin, bits)
         return tuple(warned(kind, msg, which.nonzero()[0]) for kind, msg, which in found)
 
     def explain(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,7 @@ from rossmann.settings import Settings
 if TYPE_CHECKING:
     from rossmann.serving.data_watch import DataWatch
 
+Load = Callable[[Path, StorePanel], Forecaster]
 _LABELS: Final[dict[str, str]] = {
     Dataset.REAL: "the real Rossmann tables",
     Dataset.DEMO: "demo data (a synthetic chain)",
@@ -74,14 +75,11 @@ def open_service(settings: Settings) -> Service:
     """
     registry = open_registry(settings)
     panel = cache(lambda: _open_panel(settings))
-    versions = Versions(
-        registry,
-        settings.model_cache_dir,
-        anywhere(lambda folder: _load(folder, panel(), settings)),
-    )
+    load = anywhere(partial(_load, settings))
+    versions = Versions(registry, settings.model_cache_dir, lambda folder: load(folder, panel()))
     with hurry(registry, settings):
         versions.start()
-    watch = _watch(settings, versions, panel())
+    watch = _watch(settings, versions, panel(), load)
     return Service(
         panel(),
         versions,
@@ -117,13 +115,13 @@ def _open_panel(settings: Settings) -> StorePanel:
     return open_panel(current_dataset(settings))
 
 
-def _watch(settings: Settings, versions: Versions, panel: StorePanel) -> "DataWatch":
+def _watch(settings: Settings, versions: Versions, panel: StorePanel, load: Load) -> "DataWatch":
     from rossmann.serving.data_watch import DataWatch
 
-    return DataWatch(settings, versions, panel, lambda f, p: _load(f, p, settings), warm)
+    return DataWatch(settings, versions, panel, load, warm)
 
 
-def _load(folder: Path, panel: StorePanel, settings: Settings) -> Forecaster:
+def _load(settings: Settings, folder: Path, panel: StorePanel) -> Forecaster:
     from rossmann.models.ensemble import Ensemble
 
     ensemble = Ensemble.load(folder)
