@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rossmann.data.demo import write_demo
-from rossmann.data.files import find_raw
+from rossmann.data.demo.write_tables import write_demo
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel import build_panel, open_panel
+from rossmann.data.panel.panel import build_panel, open_panel
+from rossmann.data.tables.raw_tables import find_raw
 from rossmann.errors import MissingData
-from rossmann.models.backtest import baselines, open_windows
-from rossmann.models.examples import draw_examples
-from rossmann.models.metrics import rmspe
-from rossmann.models.train import backtest
+from rossmann.models.evaluation.backtest import backtest, baselines
+from rossmann.models.evaluation.metrics import rmspe
+from rossmann.models.evaluation.windows import open_windows
+from rossmann.models.members.fit import draw_examples
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 

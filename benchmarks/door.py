@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from rossmann.serving import security_tokens
-from rossmann.serving.security import Guard
-from rossmann.serving.security_headers import Armour
-from rossmann.serving.security_keys import Right, make_key
-from rossmann.serving.watch import Line
+from rossmann.serving.access import oidc_tokens as security_tokens
+from rossmann.serving.access.access_control import Guard
+from rossmann.serving.access.api_keys import Right, make_key
+from rossmann.serving.middleware.security_headers import Armour
+from rossmann.serving.observability.access_log import Line
 from rossmann.settings import load_settings
 
 ROUNDS, CALLS = 20, 500

@@ -15,13 +15,13 @@ from typing import Final
 import numpy as np
 
 from rossmann.data.make_dataset import current_dataset
-from rossmann.data.panel import Panel, open_panel
-from rossmann.features import calendars
-from rossmann.models.backtest import Window, ends_of, open_windows
-from rossmann.models.examples import draw_examples
+from rossmann.data.panel.panel import Panel, open_panel
+from rossmann.epoch_days import to_date
+from rossmann.models.evaluation.metrics import rmspe
+from rossmann.models.evaluation.windows import Window, ends_of, open_windows
 from rossmann.models.members import MEMBERS
-from rossmann.models.metrics import rmspe
-from rossmann.models.report import markdown
+from rossmann.models.members.fit import draw_examples
+from rossmann.models.reports.figures import markdown
 from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix
 from rossmann.settings import Settings, load_settings
 
@@ -114,7 +114,7 @@ def main() -> None:
     origins = [date.fromisoformat(text) for text in given.origins.split(",")]
     ends = ends_of(panel, origins)
     windows = open_windows(panel, ends, settings.window_days, settings.history_days)
-    header = ["member", *(f"from {calendars.to_date(w.origin)}" for w in windows), "mean"]
+    header = ["member", *(f"from {to_date(w.origin)}" for w in windows), "mean"]
     rows = []
     for variant in VARIANTS:
         if not given.names or any(name in variant.name for name in given.names):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel import build_panel, open_panel
+from rossmann.data.panel.panel import build_panel, open_panel
 from rossmann.schema import MAX_HORIZON
 from rossmann.settings import load_settings
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from rossmann.serving.messages import PredictAnswer, PredictRequest
+from rossmann.serving.schemas.forecasts import PredictAnswer, PredictRequest
 
 
 def make_app() -> FastAPI:

@@ -15,19 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.data.make_dataset import current_dataset
-from rossmann.data.panel import open_panel
-from rossmann.models.backtest import Outcome, ends_of
-from rossmann.models.coverage import calibrate_windows
-from rossmann.models.examples import draw_examples
-from rossmann.models.intervals import (
+from rossmann.data.panel.panel import open_panel
+from rossmann.models.calibration.interval_coverage import calibrate_windows
+from rossmann.models.ensemble.prediction_intervals import (
     conformal,
     quantile,
     row_scale,
     terciles,
     volatility_cuts,
 )
-from rossmann.models.report import markdown
-from rossmann.models.train import backtest
+from rossmann.models.evaluation.backtest import backtest
+from rossmann.models.evaluation.windows import Outcome, ends_of
+from rossmann.models.members.fit import draw_examples
+from rossmann.models.reports.figures import markdown
 from rossmann.schema import FEATURES, FloatArray, Matrix
 from rossmann.settings import load_settings
 

@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 
 from rossmann.data.make_dataset import current_dataset
-from rossmann.data.panel import open_panel
-from rossmann.models.ensemble import Ensemble
-from rossmann.models.examples import draw_examples
-from rossmann.models.member import Member
-from rossmann.models.report import markdown
+from rossmann.data.panel.panel import open_panel
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.members.base import Member
+from rossmann.models.members.fit import draw_examples
+from rossmann.models.reports.figures import markdown
 from rossmann.schema import FloatArray, Matrix
 from rossmann.settings import load_settings
 

@@ -31,10 +31,10 @@ import pyarrow.parquet as pq
 from members import of_the_library
 
 from rossmann.data.make_dataset import current_dataset
-from rossmann.data.panel import Panel, open_panel
-from rossmann.models.ensemble import Ensemble
-from rossmann.models.model_cache import new_copy, remember_production
-from rossmann.models.trained_folders import trained_dir
+from rossmann.data.panel.panel import Panel, open_panel
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.publishing.trained_model import trained_dir
+from rossmann.models.registry.model_cache import new_copy, remember_production
 from rossmann.schema import STATE_HOLIDAYS, Rows
 from rossmann.serving.server import bind, build_app, server_config
 from rossmann.settings import Settings, load_settings

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rossmann.monitoring.batches import make_batch
-from rossmann.monitoring.prediction_log import Entry, PredictionLog
+from rossmann.prediction_log.records import Entry, make_batch
+from rossmann.prediction_log.writing.log import PredictionLog
 from rossmann.schema import Rows
 
 RATE = 1_000

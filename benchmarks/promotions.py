@@ -29,13 +29,13 @@ from servers import free_port, running
 from serving import bodies_of
 
 from rossmann.data.make_dataset import current_dataset
-from rossmann.data.panel import open_panel
-from rossmann.models.mlflow_server import server_command, server_environment
-from rossmann.models.model_cache import last_production, local_copy
-from rossmann.models.model_files import CARD_FILE, member_files, read_card, write_card
-from rossmann.models.packaging import register
-from rossmann.models.registry import Registry
-from rossmann.models.train import Trained
+from rossmann.data.panel.panel import open_panel
+from rossmann.launcher.mlflow_server import server_command, server_environment
+from rossmann.models.ensemble.artifact_files import CARD_FILE, member_files, read_card, write_card
+from rossmann.models.publishing.register import register
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.registry.model_cache import last_production, local_copy
+from rossmann.models.registry.registry import Registry
 from rossmann.settings import Settings, load_settings
 
 _FOLLOW: Final = 1.0

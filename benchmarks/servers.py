@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from rossmann.models.mlflow_server import server_command, server_environment
-from rossmann.models.registry import Registry
+from rossmann.launcher.mlflow_server import server_command, server_environment
+from rossmann.models.registry.registry import Registry
 from rossmann.schema import Stage
 from rossmann.settings import Settings, load_settings
 

@@ -27,10 +27,10 @@ from members import of_the_library
 from wrk_load import rate
 
 from rossmann.data.make_dataset import current_dataset
-from rossmann.data.panel import Panel, open_panel
-from rossmann.models.ensemble import Ensemble
-from rossmann.models.model_cache import local_copy
-from rossmann.models.registry import Registry
+from rossmann.data.panel.panel import Panel, open_panel
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.registry.model_cache import local_copy
+from rossmann.models.registry.registry import Registry
 from rossmann.schema import FEATURES, STATE_HOLIDAYS, Rows, Stage
 from rossmann.settings import Settings, load_settings
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rossmann.serving.metrics import Metrics
-from rossmann.serving.request_log import request_log
-from rossmann.serving.watch import Line, Watch
+from rossmann.serving.middleware.request_context import Watch
+from rossmann.serving.observability.access_log import Line, request_log
+from rossmann.serving.observability.metrics import Metrics
 
 REQUESTS = 5_000
 TIMES = 9

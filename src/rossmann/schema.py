@@ -1,7 +1,7 @@
 """Columns, categories and the 46 features: every name that two modules share stands here once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final, Literal
@@ -198,3 +198,16 @@ def feature_fingerprint() -> str:
     """Digest of the feature list; a version made for another list is refused on load."""
     text = "\n".join(f"{f.name}: {f.note}" for f in CATALOGUE)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+FAR: Final = 1
+"""Days beyond the longest horizon that members learned."""
+SHORT: Final = 2
+"""Stores with few days of sales."""
+QUIET: Final = 4
+"""Stores that sold on few days of late."""
+UNPLANNED: Final = 8
+"""Days that no schedule tells of."""
+
+
+Report = Callable[[str], None]

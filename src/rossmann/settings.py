@@ -3,11 +3,17 @@
 A value comes from the environment (``ROSSMANN_<NAME>``), else from ``config/params.yaml``, else
 from the default below. Paths may be relative: to the project's root in a checkout, else to the
 working directory.
+
+MERGED: Settings of who may call, from where, and how often.
+
+MERGED: Settings of where things are: folders, addresses, databases.
 """
 
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -15,10 +21,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
@@ -26,8 +34,202 @@ from pydantic_settings import (
 
 from rossmann.errors import SettingsError
 from rossmann.schema import Objective, Stage
-from rossmann.settings_access import Access
-from rossmann.settings_places import Places, params_file
+
+
+class Access(BaseSettings):
+    """Keys, tokens, limits of callers, and the sites and proxies that are believed."""
+
+    api_keys: str = ""
+    """SHA-256 of keys, as ``right:hex:name`` with commas between; see ``rossmann keys``."""
+    api_key: str = ""
+    """The key that this program's own client (the dashboard) sends; a secret."""
+    oidc_issuer: str = ""
+    """Provider of tokens (OpenID Connect), as its discovery document spells it; empty: none."""
+    oidc_audience: str = ""
+    """For whom a token must be made."""
+    oidc_rights_claim: str = "scope"
+    """Where a token says ``predict`` or ``operate``; dots lead into objects."""
+    stores_for_anyone: bool = True
+    """Whether ``GET /stores...``, which shows sales, needs no key."""
+    rate_limit: str = ""
+    """Calls of one key, or of one address without a key, such as ``20/second, 600/minute``."""
+    rate_limit_rows: str = ""
+    """The same for rows that are forecast: when they are used up, the next call waits."""
+    rate_limit_store: str = ""
+    """Redis by URL, where several machines share the count; empty: workers of this one do."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Sites whose pages may call, as ``https://host`` with commas between; empty: none."""
+    trusted_proxies: str = ""
+    """Addresses of the proxies whose ``X-Forwarded-For`` is believed, with commas between."""
+    tls_in_front: bool = False
+    """A proxy in front speaks TLS: browsers are told to use nothing else."""
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, re.split(r"[\s,]+", value))) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s*@]+", origin):
+                raise ValueError(f"{origin[:60]} must be such as https://host or https://host:8443")
+        return value
+
+    @model_validator(mode="after")
+    def _provider_fits(self) -> "Access":
+        if not self.oidc_issuer:
+            return self
+        address = urlsplit(self.oidc_issuer)
+        here = address.hostname in {"localhost", "127.0.0.1", "::1"}
+        if address.scheme != "https" and not (address.scheme == "http" and here):
+            raise ValueError("oidc_issuer must be https, or http on this machine")
+        if "@" in address.netloc:
+            raise ValueError("oidc_issuer must hold no user and no password")
+        if not self.oidc_audience:
+            raise ValueError("oidc_audience must name this service, as tokens made for it do")
+        return self
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def project_root() -> Path:
+    """The checkout that this package runs from, or the working directory when it is installed."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def params_file() -> Path:
+    """The parameters file in use: ``ROSSMANN_PARAMS``, the checkout's, or the one installed."""
+    named = os.environ.get("ROSSMANN_PARAMS")
+    if named:
+        if not Path(named).is_file():
+            raise SettingsError(f"ROSSMANN_PARAMS names {named}, which is not a file")
+        return Path(named)
+    checkout = project_root() / "config" / "params.yaml"
+    return checkout if checkout.is_file() else Path(__file__).parent / "params.yaml"
+
+
+class Places(BaseSettings):
+    """Folders, ports and addresses of the services."""
+
+    data_dir: Path = Path("data")
+    """Holds ``raw/`` (the real tables), and all that the product makes: see the properties."""
+    api_keys_file: Path | None = None
+    """More of them, one a line, read again when it changes; else ``keys.txt`` in the data folder.
+
+    Without a key in either, and without a provider of tokens, the service is open to all.
+    """
+    mlflow_tracking_uri: str = ""
+    """Empty: the server on ``host`` and ``mlflow_port``."""
+    api_url: str = ""
+    """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
+    host: str = "127.0.0.1"
+    api_port: Port = 8000
+    mlflow_port: Port = 5000
+    dashboard_port: Port = 8501
+    database_url: str = ""
+    """Where answered rows are kept: ``sqlite:///`` or ``postgresql://``; empty: in ``data_dir``."""
+
+    @field_validator("data_dir", "api_keys_file")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is None or value.is_absolute():
+            return value
+        return (project_root() / value).resolve()
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        # The message does not repeat the value: there may be a password in it.
+        if value and not value.startswith(("sqlite:///", "postgres://", "postgresql")):
+            raise ValueError("must begin with sqlite:/// or postgresql://")
+        return value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> "Places":
+        ports = (self.api_port, self.mlflow_port, self.dashboard_port)
+        if len(set(ports)) != len(ports):
+            raise ValueError(f"api_port, mlflow_port and dashboard_port must differ, got {ports}")
+        return self
+
+    @property
+    def raw_dir(self) -> Path:
+        """Where the real tables lie."""
+        return self.data_dir / "raw"
+
+    @property
+    def demo_raw_dir(self) -> Path:
+        """Where the demo chain's tables are written."""
+        return self.data_dir / "demo" / "raw"
+
+    @property
+    def ingested_dir(self) -> Path:
+        """Days that were ingested over the raw tables, a folder for each chain."""
+        return self.data_dir / "ingested"
+
+    @property
+    def processed_dir(self) -> Path:
+        """Clean tables and as-of arrays, a folder for each data version."""
+        return self.data_dir / "processed"
+
+    @property
+    def mlflow_dir(self) -> Path:
+        """The embedded registry's database and artifacts."""
+        return self.data_dir / "mlflow"
+
+    @property
+    def model_cache_dir(self) -> Path:
+        """Local copies of registered versions."""
+        return self.data_dir / "models"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Logs of the services that the launcher starts."""
+        return self.data_dir / "logs"
+
+    @property
+    def keys_file(self) -> Path:
+        """Digests of API keys; it need not be there."""
+        return self.api_keys_file or self.data_dir / "keys.txt"
+
+    @property
+    def run_dir(self) -> Path:
+        """What the launcher remembers of the services that it started."""
+        return self.data_dir / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        """The prediction log: its database, unless another is named, and its spool."""
+        return self.data_dir / "prediction_log"
+
+    @property
+    def log_spool_dir(self) -> Path:
+        """Answered rows on their way to the database; must be on a disk of this machine."""
+        return self.log_dir / "spool"
+
+    @property
+    def log_url(self) -> str:
+        """The prediction log's database."""
+        return self.database_url or f"sqlite:///{self.log_dir / 'log.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server's address."""
+        return self.mlflow_tracking_uri or f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def service_url(self) -> str:
+        """The prediction service's address."""
+        return (self.api_url or f"http://{self.host}:{self.api_port}").rstrip("/")
+
+    @property
+    def dashboard_url(self) -> str:
+        """The dashboard's address."""
+        return f"http://{self.host}:{self.dashboard_port}"
+
 
 ProfileName = Literal["full", "quick"]
 # YAML reads a bare off as false.

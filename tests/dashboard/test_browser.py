@@ -18,12 +18,12 @@ import httpx
 import polars as pl
 import pytest
 
-from rossmann.dashboard import drivers
 from rossmann.dashboard.server import health_url, server_command, server_environment
+from rossmann.dashboard.single import attributions as drivers
 from rossmann.data.make_dataset import make_dataset
-from rossmann.models.model_cache import new_copy, remember_production
-from rossmann.models.train import Trained
-from rossmann.serving.client import Client
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.registry.model_cache import new_copy, remember_production
+from rossmann.serving.client.client import Client
 from rossmann.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]

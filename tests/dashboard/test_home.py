@@ -1,12 +1,12 @@
 """Home: what runs, which versions, which data; and what it says when the service is away."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from rossmann.dashboard import state
+from rossmann.dashboard.shared import service_state as state
+from tests.paths import ROOT
 
 HOME = "from rossmann.dashboard.pages import run\nrun()"
 
@@ -26,14 +26,14 @@ def texts(page: AppTest) -> str:
     return "\n".join(str(element.value) for element in [*page.markdown, *page.caption])
 
 
-def test_the_door_opens_the_same_page(service: Any) -> None:
-    door = Path(__file__).parents[2] / "deployment" / "streamlit" / "Home.py"
+def test_the_door_opens_the_same_page(stub_service: Any) -> None:
+    door = ROOT / "deployment" / "streamlit" / "Home.py"
     page = AppTest.from_file(str(door), default_timeout=30).run()
     assert page.title[0].value == open_home().title[0].value
     assert not page.exception
 
 
-def test_versions_and_data_are_told(service: Any) -> None:
+def test_versions_and_data_are_told(stub_service: Any) -> None:
     page = open_home()
     assert {m.label: m.value for m in page.metric} == {
         "Production version": "3",
@@ -45,36 +45,38 @@ def test_versions_and_data_are_told(service: Any) -> None:
 
 
 @pytest.mark.parametrize(("dataset", "label"), [("demo", "Demo data"), ("rossmann", "Real data")])
-def test_which_data_it_is_stands_in_the_sidebar(service: Any, dataset: str, label: str) -> None:
-    service.dataset = dataset
+def test_which_data_it_is_stands_in_the_sidebar(
+    stub_service: Any, dataset: str, label: str
+) -> None:
+    stub_service.dataset = dataset
     assert label in "\n".join(m.value for m in open_home().sidebar.markdown)
 
 
-def test_a_service_that_is_away_is_told_with_what_to_do(service: Any) -> None:
-    service.stop()
+def test_a_service_that_is_away_is_told_with_what_to_do(stub_service: Any) -> None:
+    stub_service.stop()
     page = open_home()
     assert "scripts/launch_dashboard.sh" in page.error[0].value
     assert not page.metric
 
 
-def test_it_recovers_when_the_service_is_back(service: Any) -> None:
-    service.stop()
+def test_it_recovers_when_the_service_is_back(stub_service: Any) -> None:
+    stub_service.stop()
     page = open_home()
-    service.start()
+    stub_service.start()
     state.forget()
     page.run()
     assert not page.error
     assert page.metric[0].value == "3"
 
 
-def test_a_registry_that_is_away_is_told(service: Any) -> None:
-    service.status, service.registry = "degraded", "away"
-    service.reason = "the registry is away: no answer"
+def test_a_registry_that_is_away_is_told(stub_service: Any) -> None:
+    stub_service.status, stub_service.registry = "degraded", "away"
+    stub_service.reason = "the registry is away: no answer"
     page = open_home()
     assert "scripts/start_mlflow.sh" in page.warning[0].value
     assert page.metric[0].value == "3"
 
 
-def test_another_trouble_is_told_as_the_service_words_it(service: Any) -> None:
-    service.status, service.reason = "degraded", "version 5 cannot be had"
+def test_another_trouble_is_told_as_the_service_words_it(stub_service: Any) -> None:
+    stub_service.status, stub_service.reason = "degraded", "version 5 cannot be had"
     assert "version 5 cannot be had" in open_home().warning[0].value

@@ -8,6 +8,7 @@ import pytest
 
 from rossmann.dashboard import server
 from rossmann.settings import load_settings
+from tests.paths import ROOT
 
 
 def test_the_command_names_host_port_and_script(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +27,7 @@ def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_both_scripts_have_the_theme_beside_them() -> None:
-    root = Path(__file__).parents[2]
+    root = ROOT
     for folder in (root / "deployment" / "streamlit", Path(server.__file__).parent):
         config = (folder / ".streamlit" / "config.toml").read_text()
         assert "gatherUsageStats = false" in config

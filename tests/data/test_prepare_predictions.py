@@ -11,13 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from rossmann.data.prepare_predictions import (
-    FIELDS,
-    AmbiguousDates,
-    Upload,
-    read_upload,
-    template_csv,
-)
+from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
+from rossmann.data.uploads.fields import FIELDS, AmbiguousDates
 from rossmann.errors import BrokenRule
 from rossmann.schema import STATE_HOLIDAYS, Rows
 

@@ -9,13 +9,14 @@ from dateutil.easter import easter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rossmann.epoch_days import to_date, to_day
 from rossmann.features import calendars
 
 
 @settings(deadline=None)  # the first day asked for reads the calendar
 @given(st.dates(date(2000, 1, 1), date(2060, 12, 31)))
 def test_a_date_says_what_the_calendar_says(when: date) -> None:
-    row = calendars.date_table(np.array([calendars.to_day(when)], np.int32))[0]
+    row = calendars.date_table(np.array([to_day(when)], np.int32))[0]
     assert row[calendars.WEEKDAY] == when.isoweekday()
     assert row[calendars.DAY_OF_MONTH] == when.day
     assert row[calendars.DAY_OF_YEAR] == when.timetuple().tm_yday
@@ -29,12 +30,12 @@ def test_a_date_says_what_the_calendar_says(when: date) -> None:
     assert row[calendars.EASTER] == min(90, max(-60, min(away, key=abs)))
     ahead = (date(when.year, 12, 25) - when).days
     assert row[calendars.CHRISTMAS] == (60 if ahead < 0 else min(ahead, 60))
-    assert calendars.to_date(calendars.to_day(when)) == when
+    assert to_date(to_day(when)) == when
 
 
 def test_public_holidays_differ_by_state() -> None:
     first = date(2014, 1, 1)
-    days = np.arange(365, dtype=np.int32) + calendars.to_day(first)
+    days = np.arange(365, dtype=np.int32) + to_day(first)
     kinds = calendars.public_holidays(days)
 
     def kind(state: str, when: date) -> int:
@@ -50,7 +51,7 @@ def test_public_holidays_differ_by_state() -> None:
 
 
 def test_regions_are_found_from_what_stores_kept() -> None:
-    days = np.arange(900, dtype=np.int32) + calendars.to_day(date(2013, 1, 1))
+    days = np.arange(900, dtype=np.int32) + to_day(date(2013, 1, 1))
     table = calendars.public_holidays(days)
     wanted = [calendars.GERMAN_STATES.index(s) for s in ("BY", "SN", "BE", "NW")]
     kept = table[wanted].T > 0
@@ -62,7 +63,7 @@ def test_regions_are_found_from_what_stores_kept() -> None:
 
 
 def test_terms_follow_the_year() -> None:
-    first = calendars.to_day(date(2013, 1, 1))
+    first = to_day(date(2013, 1, 1))
     days = np.arange(730, dtype=np.int32) + first
     terms = calendars.date_terms(days, first)
     ramp = terms[:, calendars.RAMP]

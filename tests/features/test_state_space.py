@@ -5,8 +5,11 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from rossmann.data.panel import Panel
-from rossmann.features import calendars, kalman, newcomers, plan, state_space
+from rossmann.data.panel.panel import Panel
+from rossmann.epoch_days import to_day
+from rossmann.features import calendars, kalman, state_space
+from rossmann.features import cold_start as newcomers
+from rossmann.features import schedule_counts as plan
 from rossmann.schema import FEATURES
 
 
@@ -105,7 +108,7 @@ SPECIAL = {
 def switched(when: date, cube: np.ndarray, holiday: int = 0) -> set[int]:
     """The components of the middle day of a cube, ``when``, but for weekday, level and the like."""
     middle = len(cube) // 2
-    days = np.arange(-middle, len(cube) - middle) + calendars.to_day(when)
+    days = np.arange(-middle, len(cube) - middle) + to_day(when)
     table = calendars.date_table(days.astype(np.int32))
     plan.fill_counts(cube, int(table[0, calendars.WEEKDAY]) - 1, 0, 1)
     mask = state_space.design_mask(table, cube, middle, 0, 0, holiday, 0)

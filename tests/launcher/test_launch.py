@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from rossmann.launcher import ports
-from rossmann.launcher.down import down, status
-from rossmann.launcher.runfiles import RunFolder
-from rossmann.launcher.screen import Screen
+from rossmann.launcher import processes as ports
+from rossmann.launcher.console import Screen
+from rossmann.launcher.run_files import RunFolder
 from rossmann.launcher.services import Service
+from rossmann.launcher.shutdown import down, status
 
 HERE = Path(__file__).parent
 PATIENCE = 60
@@ -51,7 +51,7 @@ class Bench:
 
     def service(self, name: str, manner: str = "good", **more: Any) -> Service:
         port = more.pop("port", None) or free_port()
-        script = str(HERE / "stand_in.py")
+        script = str(HERE / "fake_service.py")
         return Service(
             name=name,
             command=[sys.executable, script, str(port), str(self.folder), manner],
@@ -86,7 +86,7 @@ class Bench:
                 }
             )
         )
-        return self.spawn([sys.executable, str(HERE / "drive.py"), str(plan)])
+        return self.spawn([sys.executable, str(HERE / "launch_driver.py"), str(plan)])
 
     def spawn(self, command: list[str]) -> subprocess.Popen[str]:
         child = subprocess.Popen(
@@ -349,7 +349,7 @@ def test_a_stubborn_service_is_ended_after_the_grace(
 ) -> None:
     service = bench.service("one", "stubborn")
     bench.launch(service, detach=True).communicate(timeout=PATIENCE)
-    monkeypatch.setattr("rossmann.launcher.down.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("rossmann.launcher.shutdown.GRACE_SECONDS", 0.5)
     down([service], bench.run, Screen())
     assert bench.ended() == [service.port]
     assert bench.left() == []

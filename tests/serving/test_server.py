@@ -16,14 +16,15 @@ import httpx
 import pytest
 
 from rossmann.errors import GateFailed, PortTaken, SettingsError
-from rossmann.models.packaging import register
-from rossmann.models.registry import Registry
-from rossmann.models.train import Trained
-from rossmann.serving.client import Client
+from rossmann.models.publishing.register import register
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.registry.registry import Registry
+from rossmann.serving.client.client import Client
 from rossmann.serving.server import bind
 from rossmann.settings import Settings, load_settings
+from tests.paths import ROOT
 
-DOOR = Path(__file__).parents[2] / "deployment" / "api"
+DOOR = ROOT / "deployment" / "api"
 Start = Callable[..., subprocess.Popen[str]]
 
 

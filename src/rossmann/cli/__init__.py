@@ -12,7 +12,7 @@ import typer
 
 from rossmann.cli import data, keys, log, models, predict, retrain, services, training, tune
 from rossmann.errors import RossmannError
-from rossmann.launcher.interrupts import Interrupted
+from rossmann.launcher.stop_signals import Interrupted
 
 app = typer.Typer(
     name="rossmann",

@@ -8,7 +8,8 @@ import typer
 from rossmann.cli.terminal import progress, say
 
 if TYPE_CHECKING:
-    from rossmann.data.ingest import Planned
+    from rossmann.data.tables.ingest import Planned
+
 
 app = typer.Typer(help="The sales tables: get, make, check them.", no_args_is_help=True)
 
@@ -19,7 +20,7 @@ def get() -> None:
 
     Needs the package kagglehub and Kaggle's credentials. Example: rossmann data get
     """
-    from rossmann.data.kaggle import get_tables
+    from rossmann.data.tables.raw_tables import get_tables
     from rossmann.settings import load_settings
 
     get_tables(load_settings(), progress)
@@ -35,8 +36,8 @@ def demo(
 
     Example: rossmann data demo --seed 7 --stores 200
     """
-    from rossmann.data.demo import write_demo
-    from rossmann.data.pieces import find_pieces
+    from rossmann.data.demo.write_tables import write_demo
+    from rossmann.data.tables.increments import find_pieces
     from rossmann.schema import Dataset
     from rossmann.settings import load_settings
 
@@ -54,8 +55,8 @@ def check() -> None:
 
     Example: rossmann data check
     """
-    from rossmann.data.clean import read_tables
-    from rossmann.data.files import find_raw
+    from rossmann.data.tables.cleaning import read_tables
+    from rossmann.data.tables.raw_tables import find_raw
     from rossmann.settings import load_settings
 
     raw = find_raw(load_settings())
@@ -76,7 +77,7 @@ def ingest(
     a schedule. A file that breaks a rule is refused as a whole. Example: rossmann data ingest
     august.csv
     """
-    from rossmann.data.ingest import ingest as take
+    from rossmann.data.tables.ingest import ingest as take
     from rossmann.settings import load_settings
 
     done = take(load_settings(), file)
@@ -106,10 +107,10 @@ def status() -> None:
 
     Example: rossmann data status
     """
-    from rossmann.data.files import find_raw
-    from rossmann.data.ingest import planned_days
     from rossmann.data.make_dataset import current_dataset
-    from rossmann.data.pieces import read_source
+    from rossmann.data.tables.increments import read_source
+    from rossmann.data.tables.ingest import planned_days
+    from rossmann.data.tables.raw_tables import find_raw
     from rossmann.errors import MissingData
     from rossmann.settings import load_settings
 

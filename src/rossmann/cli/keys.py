@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rossmann.settings import Settings
 
+
 app = typer.Typer(help="API keys of the prediction service.", no_args_is_help=True)
 
 
@@ -36,8 +37,7 @@ def new(
 
     Example: rossmann keys new --right predict --name shop-system --file
     """
-    from rossmann.serving.security_keyfile import add_entry
-    from rossmann.serving.security_keys import Right, make_key
+    from rossmann.serving.access.api_keys import Right, add_entry, make_key
     from rossmann.settings import load_settings
 
     key, entry = make_key(Right[right.name], name)
@@ -59,7 +59,7 @@ def list_keys() -> None:
 
     Example: rossmann keys list
     """
-    from rossmann.serving.security_keys import parse_setting, read_file
+    from rossmann.serving.access.api_keys import parse_setting, read_file
     from rossmann.settings import load_settings
 
     settings = load_settings()
@@ -84,7 +84,7 @@ def revoke(
 
     Example: rossmann keys revoke shop-system
     """
-    from rossmann.serving.security_keyfile import revoke as take_out
+    from rossmann.serving.access.api_keys import revoke as take_out
     from rossmann.settings import load_settings
 
     path = load_settings().keys_file

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from rossmann.settings import Settings
 
+
 app = typer.Typer(help="The prediction log: what was answered.", no_args_is_help=True)
 
 
@@ -22,7 +23,7 @@ def status() -> None:
 
     Example: rossmann log status
     """
-    from rossmann.monitoring.reading import LogReader
+    from rossmann.prediction_log.queries.export import LogReader
     from rossmann.settings import load_settings, without_password
 
     settings = load_settings()
@@ -61,9 +62,8 @@ def export(
 
     Example: rossmann log export -o july.parquet --from 2026-07-01 --to 2026-07-31 --store 12
     """
-    from rossmann.launcher.interrupts import Interrupts
-    from rossmann.monitoring.export import FORMATS, Wanted
-    from rossmann.monitoring.reading import LogReader
+    from rossmann.launcher.stop_signals import Interrupts
+    from rossmann.prediction_log.queries.export import FORMATS, LogReader, Wanted
     from rossmann.settings import load_settings
 
     if output.suffix.lower() not in FORMATS:
@@ -92,7 +92,7 @@ def prune(
     Example: rossmann log prune --days 90
     """
     from rossmann.errors import SettingsError
-    from rossmann.monitoring.reading import LogReader
+    from rossmann.prediction_log.queries.export import LogReader
     from rossmann.settings import load_settings
 
     settings = load_settings()
@@ -108,7 +108,7 @@ def prune(
 
 
 def _waiting(settings: "Settings", to_stderr: bool = False) -> None:
-    from rossmann.monitoring.spool import measure
+    from rossmann.prediction_log.writing.disk_spool import measure
 
     found = measure(settings.log_spool_dir)
     if found.rows or not to_stderr:

@@ -8,9 +8,11 @@ import typer
 from rossmann.cli.terminal import say, show_table
 
 if TYPE_CHECKING:
-    from rossmann.models.gate_table import Verdict
-    from rossmann.models.registry import ModelVersion, Registry
+    from rossmann.models.gate.verdict import Verdict
+    from rossmann.models.registry.model_version import ModelVersion
+    from rossmann.models.registry.registry import Registry
     from rossmann.settings import Settings
+
 
 app = typer.Typer(help="The registered versions.", no_args_is_help=True)
 
@@ -39,7 +41,7 @@ def list_versions(
 
     Example: rossmann models list --file 3f2a91
     """
-    from rossmann.models.lineage import made_from
+    from rossmann.models.registry.lineage import made_from
 
     with _registry() as registry:
         versions = registry.versions()
@@ -60,8 +62,8 @@ def show(version: VersionArgument = "Production") -> None:
 
     Example: rossmann models show 3
     """
-    from rossmann.models.gate_table import table_of
-    from rossmann.models.lineage import flat_tags
+    from rossmann.models.gate.verdict import table_of
+    from rossmann.models.registry.lineage import flat_tags
 
     with _registry() as registry:
         found = registry.find(version)
@@ -87,7 +89,7 @@ def compare(first: VersionArgument, second: VersionArgument) -> None:
 
     Example: rossmann models compare 3 Production
     """
-    from rossmann.models.comparison import compare_versions
+    from rossmann.models.gate.gate import compare_versions
 
     with _registry() as registry:
         one, two = registry.find(first), registry.find(second)
@@ -157,10 +159,9 @@ def rollback(reason: ReasonOption = "") -> None:
 
 
 def _judge(registry: "Registry", found: "ModelVersion", settings: "Settings") -> "Verdict":
-    from rossmann.models.gate import validate as judge
-    from rossmann.serving.gate_probe import answer
+    from rossmann.models.gate.gate import validate as judge
 
-    verdict = judge(registry, found.version, settings, answer)
+    verdict = judge(registry, found.version, settings)
     say(verdict.table())
     return verdict
 
@@ -170,7 +171,7 @@ def _refusal(verdict: "Verdict") -> str:
 
 
 def _registry(settings: "Settings | None" = None) -> "Registry":
-    from rossmann.models.registry import Registry
+    from rossmann.models.registry.registry import Registry
     from rossmann.settings import load_settings
 
     return Registry((settings or load_settings()).tracking_uri)

@@ -1,20 +1,60 @@
-"""The verb that forecasts a file."""
+"""The verb that forecasts a file.
 
+MERGED: Totals of a forecast file as a table of their own.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.predict_totals import totals_table
 from rossmann.cli.terminal import progress, say
 
 if TYPE_CHECKING:
     import polars as pl
 
     from rossmann.data.prepare_predictions import Upload
-    from rossmann.schema import FloatArray, Objective
-    from rossmann.serving.forecaster import Forecast, Forecaster
+    from rossmann.models.inference.forecaster import Forecast, Forecaster
+    from rossmann.schema import FloatArray, Objective, Rows
     from rossmann.settings import Settings
+
+
+LEVELS = (0.8, 0.95)
+"""Bands of totals where none are asked for."""
+
+
+def totals_table(
+    forecaster: "Forecaster", rows: "Rows", forecast: "Forecast", levels: Sequence[float]
+) -> "pl.DataFrame":
+    """By store, store type and chain, by week (Monday to Sunday) and whole, with bands."""
+    import numpy as np
+    import polars as pl
+
+    from rossmann.models.inference.totals import BY, forecast_totals
+    from rossmann.schema import STORE_TYPES
+
+    asked = tuple(levels) or LEVELS
+    parts = []
+    for found in forecast_totals(
+        forecaster.panel, forecaster.ensemble, rows, forecast.as_of, BY, asked, forecast.objective
+    ):
+        names = np.array([*STORE_TYPES, ""])
+        columns: dict[str, pl.Series] = {
+            "Total": pl.Series([found.by] * len(found.sales)),
+            "Store": pl.Series([None if s < 0 else int(s) for s in found.store], dtype=pl.Int64),
+            "StoreType": pl.Series(names[found.kind]),
+            "First": pl.Series(found.first.astype(np.int32)).cast(pl.Date),
+            "Last": pl.Series(found.last.astype(np.int32)).cast(pl.Date),
+            "Rows": pl.Series(found.rows),
+            "Forecast": pl.Series(found.sales),
+        }
+        for level, (low, high) in zip(asked, found.bands, strict=True):
+            columns[f"Low{level * 100:g}"] = pl.Series(low)
+            columns[f"High{level * 100:g}"] = pl.Series(high)
+        parts.append(pl.DataFrame(columns))
+    return pl.concat(parts)
+
 
 FORMATS = (".csv", ".parquet", ".xlsx")
 PART = 500
@@ -91,7 +131,7 @@ def predict(
 
 
 def _day(as_of: str | None) -> int | None:
-    from rossmann.serving.columns import read_day
+    from rossmann.epoch_days import read_day
 
     day = None if as_of is None else read_day(as_of)
     if as_of is not None and day is None:
@@ -111,7 +151,7 @@ def _objective(named: str | None, settings: "Settings") -> "Objective":
 
 
 def _forecaster(settings: "Settings", model: str) -> "Forecaster":
-    from rossmann.serving.runtime import open_service
+    from rossmann.serving.runtime.service import open_service
 
     service = open_service(settings)
     if service.reason:
@@ -127,7 +167,7 @@ def _drivers(
     """Baseline and drivers of each row, in parts, so that progress shows."""
     import numpy as np
 
-    from rossmann.serving.explain import columns
+    from rossmann.models.inference.attributions import columns
 
     count = len(forecast.sales)
     parts = []
@@ -155,7 +195,7 @@ def _table(
 
 def _write(frame: "pl.DataFrame", output: Path) -> None:
     """Write beside the place and rename: a file that is there is whole."""
-    from rossmann.launcher.interrupts import Interrupts
+    from rossmann.launcher.stop_signals import Interrupts
 
     ending = output.suffix.lower()
     draft = output.with_name(f".{output.name}.draft{ending}")

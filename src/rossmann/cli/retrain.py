@@ -33,14 +33,12 @@ def retrain(
 
     Example: rossmann retrain --promote --report last.json
     """
-    from rossmann.launcher.interrupts import Interrupts
-    from rossmann.models.retrain import Order
-    from rossmann.models.retrain import retrain as run
-    from rossmann.models.retrain_report import Outcome
-    from rossmann.serving.gate_probe import answer
+    from rossmann.launcher.stop_signals import Interrupts
+    from rossmann.models.training.retrain import Order, Outcome
+    from rossmann.models.training.retrain import retrain as run
     from rossmann.settings import load_settings
 
-    order = Order(profile, answer, getpass.getuser(), promote, report, progress)
+    order = Order(profile, getpass.getuser(), promote, report, progress)
     with Interrupts():
         done = run(load_settings(), order)
     number = "" if done.version is None else f"version {done.version.version}"

@@ -44,9 +44,9 @@ def up(
         return down()
     if show_status:
         return status()
-    from rossmann.launcher.ours import our_plan
-    from rossmann.launcher.screen import Screen
-    from rossmann.launcher.up import up as launch
+    from rossmann.launcher.console import Screen
+    from rossmann.launcher.launch import our_plan
+    from rossmann.launcher.launch import up as launch
     from rossmann.settings import load_settings
 
     chosen = load_settings(demo=True) if demo else load_settings()
@@ -59,10 +59,10 @@ def down() -> None:
 
     Example: rossmann down
     """
-    from rossmann.launcher.down import down as end
-    from rossmann.launcher.runfiles import RunFolder
-    from rossmann.launcher.screen import Screen
+    from rossmann.launcher.console import Screen
+    from rossmann.launcher.run_files import RunFolder
     from rossmann.launcher.services import our_services
+    from rossmann.launcher.shutdown import down as end
     from rossmann.settings import load_settings
 
     chosen = load_settings()
@@ -74,11 +74,11 @@ def status() -> None:
 
     Example: rossmann status
     """
-    from rossmann.launcher.down import status as tell
-    from rossmann.launcher.ours import served
-    from rossmann.launcher.runfiles import RunFolder
-    from rossmann.launcher.screen import Screen
+    from rossmann.launcher.console import Screen
+    from rossmann.launcher.launch import served
+    from rossmann.launcher.run_files import RunFolder
     from rossmann.launcher.services import our_services
+    from rossmann.launcher.shutdown import status as tell
     from rossmann.settings import load_settings
 
     chosen = load_settings()
@@ -92,8 +92,8 @@ def status() -> None:
 
 def prepare() -> None:
     """What ``up`` does before the API starts: data, and a first model."""
-    from rossmann.launcher.preparation import prepare as make
-    from rossmann.launcher.screen import Screen
+    from rossmann.launcher.console import Screen
+    from rossmann.launcher.first_run import prepare as make
     from rossmann.settings import load_settings
 
     make(load_settings(), Screen())
@@ -115,7 +115,7 @@ def mlflow() -> None:
 
     Example: rossmann mlflow
     """
-    from rossmann.models.mlflow_server import server_command, server_environment
+    from rossmann.launcher.mlflow_server import server_command, server_environment
     from rossmann.settings import load_settings
 
     chosen = load_settings()
@@ -139,8 +139,7 @@ def settings() -> None:
 
     Example: rossmann settings
     """
-    from rossmann.settings import load_settings
-    from rossmann.settings_places import params_file
+    from rossmann.settings import load_settings, params_file
 
     chosen = load_settings()
     sys.stderr.write(f"  from the environment (ROSSMANN_*) and {params_file()}\n")

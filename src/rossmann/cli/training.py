@@ -11,8 +11,9 @@ from rossmann.cli.terminal import progress, say, show_table
 
 if TYPE_CHECKING:
     from rossmann.data.make_dataset import DatasetInfo
-    from rossmann.models.backtest import WindowScore
+    from rossmann.models.evaluation.windows import WindowScore
     from rossmann.settings import Settings
+
 
 ProfileOption = Annotated[
     str, typer.Option(help="full (as accurate as it gets) or quick (under a minute)")
@@ -42,9 +43,9 @@ def train(profile: ProfileOption = "full") -> None:
 
     Example: rossmann train --profile quick
     """
-    from rossmann.models.packaging import register
-    from rossmann.models.registry import Registry
-    from rossmann.models.train import train as fit
+    from rossmann.models.publishing.register import register
+    from rossmann.models.registry.registry import Registry
+    from rossmann.models.training.train import train as fit
     from rossmann.settings import load_settings
 
     settings = load_settings()
@@ -81,14 +82,16 @@ def backtest(
 
     Example: rossmann backtest --profile quick --windows 3 --horizon 42 -o report
     """
-    from rossmann.data.panel import open_panel
+    from rossmann.data.panel.panel import open_panel
     from rossmann.errors import ServiceError
-    from rossmann.models import backtest_slices, report_html
-    from rossmann.models.backtest import ends_of, rolling_ends, score
-    from rossmann.models.backtest_log import log_backtest
-    from rossmann.models.examples import draw_examples
-    from rossmann.models.train import about
-    from rossmann.models.train import backtest as run
+    from rossmann.models.evaluation.backtest import backtest as run
+    from rossmann.models.evaluation.backtest import score
+    from rossmann.models.evaluation.windows import ends_of, rolling_ends
+    from rossmann.models.members.fit import draw_examples
+    from rossmann.models.publishing.mlflow_client import log_backtest
+    from rossmann.models.reports import html_report as report_html
+    from rossmann.models.reports import segments as backtest_slices
+    from rossmann.models.training.train import about
     from rossmann.settings import load_settings
 
     settings = load_settings()
@@ -127,7 +130,7 @@ def named_days(text: str) -> list[date]:
 def prepared(settings: "Settings") -> "DatasetInfo":
     """The dataset with its arrays, made where they are missing."""
     from rossmann.data.make_dataset import make_dataset
-    from rossmann.data.panel import build_panel
+    from rossmann.data.panel.panel import build_panel
 
     info = make_dataset(settings, progress)
     build_panel(info, settings.thread_count, progress)
@@ -135,21 +138,21 @@ def prepared(settings: "Settings") -> "DatasetInfo":
 
 
 def _show_windows(scores: "list[WindowScore]") -> None:
-    from rossmann.models.report import table_rows
+    from rossmann.models.reports.figures import table_rows
 
     header, *rows = table_rows(scores)
     show_table(header, rows)
 
 
 def _show_bias(found: dict[str, Any]) -> None:
-    from rossmann.models.objective import bias_rows
+    from rossmann.models.calibration.bias_correction import bias_rows
 
     header, *rows = bias_rows(found)
     show_table([f"bias of totals: {header[0]}", *header[1:]], rows)
 
 
 def _show_coverage(coverage: dict[str, Any] | None) -> None:
-    from rossmann.models.coverage import coverage_rows
+    from rossmann.models.calibration.interval_coverage import coverage_rows
 
     if coverage is None:
         say("coverage: one window alone has no other to be calibrated on")
@@ -159,7 +162,7 @@ def _show_coverage(coverage: dict[str, Any] | None) -> None:
 
 
 def _show_totals(totals: dict[str, Any]) -> None:
-    from rossmann.models.coverage import totals_rows
+    from rossmann.models.calibration.interval_coverage import totals_rows
 
     header, *rows = totals_rows(totals)
     show_table(header, rows)

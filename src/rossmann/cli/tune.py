@@ -12,10 +12,11 @@ from rossmann.cli.training import ProfileOption, named_days, prepared
 if TYPE_CHECKING:
     from datetime import date
 
-    from rossmann.data.panel import Panel
-    from rossmann.models.tune import Search, TrialLine, Tuned
-    from rossmann.models.tune_weights import TunedWeights
+    from rossmann.data.panel.panel import Panel
+    from rossmann.models.tuning.blend_weights import TunedWeights
+    from rossmann.models.tuning.search import Search, TrialLine, Tuned
     from rossmann.settings import Settings
+
 
 Changes = dict[tuple[str, ...], float | int]
 
@@ -59,12 +60,11 @@ def tune(
 
     Example: rossmann tune --member lightgbm --trials 30 --origins 2014-06-13,2015-04-26
     """
-    from rossmann.data.panel import open_panel
-    from rossmann.models.backtest import ends_of
-    from rossmann.models.params_file import check_writable
-    from rossmann.models.tune import Search, present_params
-    from rossmann.settings import load_settings
-    from rossmann.settings_places import params_file
+    from rossmann.data.panel.panel import open_panel
+    from rossmann.models.evaluation.windows import ends_of
+    from rossmann.models.tuning.params_file import check_writable
+    from rossmann.models.tuning.search import Search, present_params
+    from rossmann.settings import load_settings, params_file
 
     if weights and member:
         raise typer.BadParameter("--weights tunes the blend of all members: leave --member out")
@@ -88,7 +88,7 @@ def tune(
 
 
 def _member(settings: "Settings", panel: "Panel", search: "Search", dry_run: bool) -> None:
-    from rossmann.models.tune import tune as look
+    from rossmann.models.tuning.search import tune as look
 
     found = look(settings, panel, search, progress)
     _show_trials(found)
@@ -106,7 +106,7 @@ def _member(settings: "Settings", panel: "Panel", search: "Search", dry_run: boo
 def _blend(
     settings: "Settings", panel: "Panel", profile: str, ends: tuple[int, ...], dry_run: bool
 ) -> None:
-    from rossmann.models.tune_weights import tune_weights
+    from rossmann.models.tuning.blend_weights import tune_weights
 
     found = tune_weights(settings, panel, profile, ends, progress)
     _show_mixes(found)
@@ -129,9 +129,15 @@ def _changes(
 def _settle(changes: Changes, old: Changes, what: str, worth_it: bool, dry_run: bool) -> None:
     """Show the change as a diff; write it where it is worth it and was asked for."""
     from rossmann.errors import SettingsError
-    from rossmann.models.params_file import diff, numbers_at, read_text, with_numbers, write_text
-    from rossmann.models.tune import LEAST_GAIN
-    from rossmann.settings_places import params_file
+    from rossmann.models.tuning.params_file import (
+        diff,
+        numbers_at,
+        read_text,
+        with_numbers,
+        write_text,
+    )
+    from rossmann.models.tuning.search import LEAST_GAIN
+    from rossmann.settings import params_file
 
     path = params_file()
     before = read_text(path)

@@ -1,1 +1,1 @@
-"""Pages for people who do not code; clients of the HTTP API, like any other."""
+"""The Streamlit dashboard: pages for planners, a client of the HTTP API."""

@@ -5,9 +5,11 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import Page
 
 import rossmann
-from rossmann.dashboard import charts, dates, state
-from rossmann.dashboard.state import Colour, Look
-from rossmann.serving.model_messages import ModelInfo
+from rossmann.dashboard.shared import charts
+from rossmann.dashboard.shared import inputs as dates
+from rossmann.dashboard.shared import service_state as state
+from rossmann.dashboard.shared.service_state import Colour, Look
+from rossmann.serving.schemas.models import ModelInfo
 from rossmann.settings import load_settings
 
 LOOK_EVERY = 3

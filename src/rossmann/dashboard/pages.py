@@ -4,9 +4,11 @@ from functools import partial
 
 import streamlit as st
 
-from rossmann.dashboard import batch, home, single
-from rossmann.dashboard.state import Look, data_label, guarded, look
-from rossmann.logs import configure_logs
+from rossmann.dashboard import home
+from rossmann.dashboard.batch import page as batch
+from rossmann.dashboard.shared.service_state import Look, data_label, guarded, look
+from rossmann.dashboard.single import form as single
+from rossmann.logging_config import configure_logs
 
 LOOK_EVERY = 3
 """Seconds between two looks at the service."""

@@ -1,1 +1,1 @@
-"""Raw tables to a checked, dense panel; the only layer that knows files of data."""
+"""From raw tables to checked history and as-of arrays."""

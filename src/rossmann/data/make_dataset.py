@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any, Final
 
 import polars as pl
 
-from rossmann.data.clean import Tables, read_tables
-from rossmann.data.drafts import draft_folder
-from rossmann.data.files import RawTables, find_raw, table_digests
+from rossmann.data.tables.cleaning import Tables, read_tables
+from rossmann.data.tables.raw_tables import RawTables, find_raw, table_digests
 from rossmann.errors import MissingData
-from rossmann.schema import Dataset
+from rossmann.filesystem.atomic_write import draft_folder
+from rossmann.schema import Dataset, Report
 from rossmann.settings import Settings
 
 FORMAT: Final = 1
@@ -24,8 +23,6 @@ FORMAT: Final = 1
 _FILES: Final = ("history.parquet", "schedule.parquet", "stores.parquet")
 _INFO: Final = "dataset.json"
 _RECORD: Final = "digests.json"
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)

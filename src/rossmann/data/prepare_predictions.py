@@ -11,36 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.data.upload_dates import (
-    DATE_FORMATS,
-    AmbiguousDates,
-    date_formats,
-    parse_dates,
-    settle_format,
-)
-from rossmann.data.upload_tables import read_table
-from rossmann.data.upload_values import (
+from rossmann.data.uploads.fields import (
     FIELDS,
     field_columns,
     field_text,
     field_value,
+    parse_dates,
+    settle_format,
     spellings,
     usual_open,
     wrong,
 )
+from rossmann.data.uploads.table_reader import read_table
 from rossmann.errors import BrokenRule, Fault
 from rossmann.schema import Rows
-
-__all__ = [
-    "DATE_FORMATS",
-    "FIELDS",
-    "AmbiguousDates",
-    "Upload",
-    "date_formats",
-    "read_table",
-    "read_upload",
-    "template_csv",
-]
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""The 46 features: pure functions, arrays in and arrays out."""
+"""As-of features and Kalman filters; all numba kernels of the features lie in this one folder."""

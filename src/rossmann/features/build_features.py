@@ -7,6 +7,10 @@ around it comes from the plan. No row sees another.
 Opening hours and public holidays of days without a plan are as good as known. Promotions and
 school holidays are not: what would look at them is NaN there. Members learn what that means from
 training rows whose plan is taken to end early (``planned_to``).
+
+MERGED: The nearest competitor, and what else is fixed about a store.
+
+MERGED: Promo2: the mailings that a store sends in rounds of months.
 """
 
 from typing import Final, NamedTuple
@@ -14,11 +18,44 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.compiled import kernel
-from rossmann.features import asking, calendars, history, plan, state_space
-from rossmann.features import competition as store_table
-from rossmann.features.promo import promo2_phase
-from rossmann.schema import FEATURES, OFFSET, Matrix
+from rossmann.features import calendars, state_space
+from rossmann.features import row_lookup as asking
+from rossmann.features import sales_statistics as history
+from rossmann.features import schedule_counts as plan
+from rossmann.numba_kernel import kernel
+from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix
+
+# Columns of the store table (stores, N_STORE), float64.
+LOG_DISTANCE, COMPETITION_MONTH, ASSORTMENT, REGION, PROMO2_SINCE, PROMO2_MONTHS = range(6)
+N_STORE: Final = 6
+
+NO_COMPETITOR_M: Final = 200_000.0
+"""Metres taken where no competitor is known: more than twice the largest distance in the table."""
+MONTHS_BEFORE, MONTHS_AFTER = -24, 120
+
+
+def log_distance(metres: FloatArray) -> FloatArray:
+    """Log of the distance, NaN read as none within reach."""
+    return np.asarray(np.log(np.where(np.isnan(metres), NO_COMPETITOR_M, metres) + 1.0))
+
+
+@kernel
+def months_since(month_index: int, opened: float) -> float:
+    """Months since the competitor opened, kept within -24 to 120; NaN where that is not known."""
+    if np.isnan(opened):
+        return np.nan
+    return min(max(month_index - opened, MONTHS_BEFORE), MONTHS_AFTER)
+
+
+@kernel
+def promo2_phase(month: int, months_mask: int, day: int, since: float) -> int:
+    """Months since the round's last sending month, -1 where Promo2 does not run on that day."""
+    if months_mask == 0 or not day >= since:
+        return -1
+    for back in range(12):
+        if (months_mask >> ((month - 1 - back) % 12)) & 1:
+            return back
+    return -1
 
 
 class Arrays(NamedTuple):
@@ -58,9 +95,9 @@ def _plan_features(
     out[6] = promo
     out[10] = promo2_phase(
         table[calendars.MONTH],
-        int(a.stores[s, store_table.PROMO2_MONTHS]),
+        int(a.stores[s, PROMO2_MONTHS]),
         d,
-        a.stores[s, store_table.PROMO2_SINCE],
+        a.stores[s, PROMO2_SINCE],
     )
     out[11] = holiday
     out[12] = min(before[plan.HOLIDAY_SINCE] + 1, plan.HOLIDAY_CAP)
@@ -70,12 +107,10 @@ def _plan_features(
     out[19] = after[plan.CLOSED_AHEAD]
     out[20] = min(before[plan.SINCE_LONG_CLOSURE] + 1, plan.LONG_CLOSURE_CAP)
     out[21] = before[plan.OPEN_14]
-    out[22] = a.stores[s, store_table.LOG_DISTANCE]
-    out[23] = store_table.months_since(
-        table[calendars.MONTH_INDEX], a.stores[s, store_table.COMPETITION_MONTH]
-    )
-    out[24] = a.stores[s, store_table.ASSORTMENT]
-    out[25] = a.stores[s, store_table.REGION]
+    out[22] = a.stores[s, LOG_DISTANCE]
+    out[23] = months_since(table[calendars.MONTH_INDEX], a.stores[s, COMPETITION_MONTH])
+    out[24] = a.stores[s, ASSORTMENT]
+    out[25] = a.stores[s, REGION]
 
 
 @kernel

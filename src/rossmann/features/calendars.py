@@ -1,12 +1,12 @@
 """What a date alone says, and what public holidays each German state keeps."""
 
-from datetime import date, timedelta
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from dateutil.easter import easter
 
+from rossmann.epoch_days import to_date, to_day
 from rossmann.schema import DayArray, FloatArray
 
 GERMAN_STATES: Final = (
@@ -20,20 +20,10 @@ EASTER, CHRISTMAS, MONTH, MONTH_INDEX = range(4, 8)
 # Columns of ``date_terms``.
 RAMP, HARMONICS, TREND = 0, 1, 7
 
-_EPOCH: Final = date(1970, 1, 1)
+
 _KEPT: Final = ("public", "catholic")
 """Kinds of holiday in the ``holidays`` package that the real tables flag: with the second, which
 holds days kept in a state's catholic towns alone, each store agrees with its state on all days."""
-
-
-def to_date(day: int) -> date:
-    """The calendar date of a count of days since 1970-01-01."""
-    return _EPOCH + timedelta(days=int(day))
-
-
-def to_day(when: date) -> int:
-    """Days since 1970-01-01."""
-    return (when - _EPOCH).days
 
 
 def date_table(days: DayArray) -> npt.NDArray[np.int16]:

@@ -9,9 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.compiled import kernel
 from rossmann.features.calendars import HARMONICS, RAMP
-from rossmann.features.newcomers import PROMO_PRIOR_MEAN
+from rossmann.features.cold_start import PROMO_PRIOR_MEAN
 from rossmann.features.state_space import (
     CHAIN_COLUMNS,
     CHAIN_SMOOTH,
@@ -25,6 +24,7 @@ from rossmann.features.state_space import (
     States,
     predict_state,
 )
+from rossmann.numba_kernel import kernel
 from rossmann.schema import FloatArray
 
 OBSERVATION_VARIANCE: Final = 0.011

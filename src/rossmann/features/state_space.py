@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.compiled import kernel
 from rossmann.features.calendars import (
     DAY_OF_MONTH,
     EASTER,
@@ -22,7 +21,7 @@ from rossmann.features.calendars import (
     WEEKDAY,
     WORKING_DAYS_LEFT,
 )
-from rossmann.features.plan import (
+from rossmann.features.schedule_counts import (
     CLOSED_BACK,
     HOLIDAY,
     HOLIDAY_WEEK,
@@ -31,6 +30,7 @@ from rossmann.features.plan import (
     SCHOOL,
     is_shut_for_holiday,
 )
+from rossmann.numba_kernel import kernel
 from rossmann.schema import FloatArray
 
 # Components of the state. Those up to N_MASK are switched on or off by a day, and travel as a

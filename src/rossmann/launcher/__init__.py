@@ -1,1 +1,1 @@
-"""Starts the three services in order, watches them, and ends what it started, and only that."""
+"""The launcher: starts, watches and ends the three services from one command."""

@@ -7,7 +7,7 @@ from enum import Enum
 
 import httpx
 
-from rossmann.launcher import ports
+from rossmann.launcher import processes as ports
 from rossmann.settings import Settings
 
 
@@ -105,7 +105,7 @@ def our_services(settings: Settings) -> list[Service]:
 
 
 def _mlflow(settings: Settings, here: str) -> Service:
-    from rossmann.models import mlflow_server
+    from rossmann.launcher import mlflow_server
 
     address = f"http://{here}:{settings.mlflow_port}"
     return Service(

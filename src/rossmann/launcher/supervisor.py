@@ -1,4 +1,7 @@
-"""Starts services, waits for their health, sees at once when one dies, and ends them in order."""
+"""Starts services, waits for their health, sees at once when one dies, and ends them in order.
+
+MERGED: Signals that ask the launcher to stop: never lost, never in the middle of a start.
+"""
 
 import subprocess
 import time
@@ -7,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rossmann.errors import PortTaken, ServiceError
-from rossmann.launcher import ports, processes
-from rossmann.launcher.interrupts import Interrupts
+from rossmann.launcher import processes
+from rossmann.launcher import processes as ports
+from rossmann.launcher.console import Screen
 from rossmann.launcher.processes import Identity
-from rossmann.launcher.runfiles import Record, RunFolder
-from rossmann.launcher.screen import Screen
+from rossmann.launcher.run_files import Record, RunFolder
 from rossmann.launcher.services import Service, State
+from rossmann.launcher.stop_signals import Interrupts
 
 GRACE_SECONDS = 10.0
 """Between the polite signal and the last one."""

@@ -1,1 +1,1 @@
-"""The ensemble: fit, blend, backtest, and the registry of its versions."""
+"""Training, evaluation, inference and the model registry."""

@@ -1,1 +1,1 @@
-"""The prediction service and its client."""
+"""The FastAPI prediction service."""

@@ -1,14 +1,20 @@
-"""Start rules: a service without a model does not start, and says why within seconds."""
+"""Start rules: a service without a model does not start, and says why within seconds.
+
+MERGED: How workers share the connections of one port.
+"""
 
 import errno
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rossmann.errors import PortTaken, RossmannError, ServiceError, SettingsError
-from rossmann.logs import configure_libraries, configure_logs, get_logger
-from rossmann.serving.metrics_folder import VARIABLE, metrics_folder
+from rossmann.logging_config import configure_libraries, configure_logs, get_logger
+from rossmann.serving.observability.metrics import VARIABLE, metrics_folder
 from rossmann.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -54,7 +60,7 @@ def run(settings: Settings) -> None:
 
 def tell_access(settings: Settings) -> None:
     """Log who is let in; raises ``SettingsError`` where keys or limits cannot be."""
-    from rossmann.serving.security import access, is_loopback
+    from rossmann.serving.access.access_control import access, is_loopback
 
     logger = get_logger("security")
     is_open, told = access(settings)
@@ -73,15 +79,15 @@ def tell_access(settings: Settings) -> None:
 def check_tracing() -> None:
     """Raise ``SettingsError`` where the environment asks for traces that cannot be had."""
     if any(name.startswith("OTEL_") for name in os.environ):
-        from rossmann.serving.tracing import wanted
+        from rossmann.serving.observability.tracing import wanted
 
         wanted(os.environ)
 
 
 def check_model(settings: Settings) -> None:
     """Raise ``NoModel`` where no worker could start; loads nothing."""
-    from rossmann.serving.runtime import hurry, open_registry
-    from rossmann.serving.start_rules import find_start
+    from rossmann.serving.runtime.registry_snapshot import find_start
+    from rossmann.serving.runtime.service import hurry, open_registry
 
     registry = open_registry(settings)
     with hurry(registry, settings):
@@ -90,10 +96,10 @@ def check_model(settings: Settings) -> None:
 
 def build_app(settings: Settings) -> "FastAPI":
     """The application with its real parts."""
-    from rossmann.serving.runtime import open_service
+    from rossmann.serving.runtime.service import open_service
 
     service = open_service(settings)
-    from rossmann.serving.api import create_app
+    from rossmann.serving.app import create_app
 
     return create_app(settings, service)
 
@@ -138,8 +144,6 @@ def server_config(
     """How the service is served; ``app`` may name a function that makes one per worker."""
     import uvicorn
 
-    from rossmann.serving.sharing import SharingProtocol
-
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
@@ -179,3 +183,25 @@ def _run_many(settings: Settings, listener: socket.socket) -> None:
     with metrics_folder() as folder:
         os.environ[VARIABLE] = str(folder)  # workers inherit it
         Multiprocess(config, sockets=[listener]).run()
+
+
+_PAUSE: Final = 1e-4
+"""Seconds, in which another worker wakes up even on a busy machine; a hundredth of them did only
+on an idle one."""
+
+
+class SharingProtocol(HttpToolsProtocol):
+    """HTTP for one of several workers: it lets another take the next connection.
+
+    All of them wait at one port, and whoever wakes up first takes all that knock until none is
+    left. A client that opens 32 at once, as pools do, would keep one worker busy and the others
+    idle for as long as it stays: 28 to 4 of them was the rule. The pause in between makes it 17 to
+    15. It was libuv's own remedy (``UV_TCP_SINGLE_ACCEPT``), until it went. A socket for each
+    worker (``SO_REUSEPORT``) would share as well, but break the connections that wait at a worker
+    when it is killed: from one socket another takes them.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # It does hold up the loop: a new connection costs more than that anyway.
+        time.sleep(_PAUSE)

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from rossmann.data.panel import Panel
+from rossmann.data.panel.panel import Panel
 
 Call = Callable[..., Any]
 CHUNK = b" " * 65_536

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from rossmann.models.model_cache import new_copy
+from rossmann.models.registry.model_cache import new_copy
 
 Call = Callable[..., Any]
 YEARS = 10 * 365 * 86_400

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rossmann.errors import ServiceError
-from rossmann.models.model_cache import last_production
-from rossmann.serving.versions import Versions
+from rossmann.models.registry.model_cache import last_production
+from rossmann.serving.runtime.version_manager import Versions
 
 Call = Callable[..., Any]
 

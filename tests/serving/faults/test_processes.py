@@ -95,7 +95,7 @@ def test_versions_change_under_load(
     health: Call, until: Call, under_load: Call, mlflow_server: str,
 ) -> None:  # fmt: skip
     """No request fails, and each answer is all of the version that it names."""
-    from rossmann.models.registry import Registry
+    from rossmann.models.registry.registry import Registry
 
     promote(registered[0])
     door = run_door(mlflow_tracking_uri=between.url, reload_seconds=0.1)

@@ -1,0 +1,1 @@
+"""The dashboard page that forecasts a file of store-days."""

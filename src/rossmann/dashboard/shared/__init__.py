@@ -1,0 +1,1 @@
+"""What the dashboard's pages share: charts, input widgets, service state."""

@@ -1,0 +1,113 @@
+"""One date as a person types it, in any usual way.
+
+MERGED: What a forecast is made for: the planner's choice, in words that both pages share.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import date
+from typing import Any, Final
+
+import streamlit as st
+
+from rossmann.schema import OBJECTIVES, Objective
+from rossmann.settings import load_settings
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_GERMAN = {"mär": 3, "mae": 3, "mai": 5, "okt": 10, "dez": 12}
+_NUMBERS = re.compile(r"(\d{1,4})\s*([-/. ])\s*(\d{1,2})\s*\2\s*(\d{1,4})")
+_DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?[.\s]*([^\W\d]{3,})[.,\s]*(\d{4}|\d{2})")
+_MONTH_FIRST = re.compile(r"([^\W\d]{3,})[.\s]*(\d{1,2})(?:st|nd|rd|th)?[,\s]+(\d{4}|\d{2})")
+_WEEKDAY = re.compile(r"^(mon|tue|wed|thu|fri|sat|sun)[a-z]*[,.\s]+")
+_CLOCK = re.compile(r"[t\s]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?z?$")
+
+
+def readings(text: str) -> list[date]:
+    """Every date that ``text`` can mean: none, one, or two (day and month may be either way).
+
+    Takes 2015-08-01, 08/01/2015, 08/01/15, 01.08.2015, 20150801, 1 August 2015, Aug 1, 2015, with
+    a weekday before or a time of day behind.
+    """
+    plain = _CLOCK.sub("", _WEEKDAY.sub("", text.strip().lower()))
+    found: list[date] = []
+    for year, month, day in _guesses(plain):
+        try:
+            one = date(year, month, day)
+        except ValueError:
+            continue
+        if one not in found:
+            found.append(one)
+    return found
+
+
+def _guesses(text: str) -> list[tuple[int, int, int]]:
+    if re.fullmatch(r"\d{8}", text):
+        return [(int(text[:4]), int(text[4:6]), int(text[6:]))]
+    if match := _NUMBERS.fullmatch(text):
+        first, separator, second, third = match.groups()
+        return _in_numbers(first, separator, second, third)
+    if match := _DAY_FIRST.fullmatch(text):
+        return _in_words(match[3], match[2], match[1])
+    if match := _MONTH_FIRST.fullmatch(text):
+        return _in_words(match[3], match[1], match[2])
+    return []
+
+
+def _in_numbers(first: str, separator: str, second: str, third: str) -> list[tuple[int, int, int]]:
+    if len(first) == 4:
+        return [(int(first), int(second), int(third))]
+    if len(first) > 2 or len(third) not in (2, 4):
+        return []
+    year, day_first = _year(third), (_year(third), int(second), int(first))
+    # Nobody writes the month first with full stops; with slashes and dashes people differ.
+    return [day_first] if separator == "." else [(year, int(first), int(second)), day_first]
+
+
+def _in_words(year: str, month: str, day: str) -> list[tuple[int, int, int]]:
+    start = month[:3]
+    number = _GERMAN.get(start) or (_MONTHS.index(start) + 1 if start in _MONTHS else 0)
+    return [(_year(year), number, int(day))] if number else []
+
+
+def _year(text: str) -> int:
+    return int(text) + 2000 if len(text) == 2 else int(text)
+
+
+def spoken(day: date) -> str:
+    """The date as people say it: Saturday 1 August 2015."""
+    return f"{day:%A} {day.day} {day:%B %Y}"
+
+
+def short(day: date) -> str:
+    """The date in a few letters: Sat 1 Aug 2015."""
+    return f"{day:%a} {day.day} {day:%b %Y}"
+
+
+WORDS: Final[dict[Objective, str]] = {
+    "accuracy": "Smallest error of each day",
+    "unbiased": "Totals without bias",
+}
+
+
+def chosen(key: str) -> Objective:
+    """What was chosen at ``key`` in this session; before a choice, what the settings say."""
+    found: Objective = st.session_state.get(key, load_settings().objective)
+    return found
+
+
+def ask(
+    key: str, on_change: Callable[..., None] | None = None, args: tuple[Any, ...] = ()
+) -> Objective:
+    """Let the planner choose; each page keeps its choice at a key of its own."""
+    answer: Objective = st.selectbox(
+        "Made for",
+        OBJECTIVES,
+        index=OBJECTIVES.index(load_settings().objective),
+        format_func=WORDS.__getitem__,
+        key=key,
+        persist_state="session",
+        help="Totals without bias: for orders and money of many days, which small errors undercut.",
+        on_change=on_change,
+        args=args,
+    )
+    return answer

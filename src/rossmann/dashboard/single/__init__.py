@@ -1,0 +1,1 @@
+"""The dashboard page that forecasts one store and day."""

@@ -1,0 +1,1 @@
+"""Dense store-by-day arrays, memory-mapped."""

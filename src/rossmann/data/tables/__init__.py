@@ -1,0 +1,1 @@
+"""Raw tables: reading, validation, cleaning, increments."""

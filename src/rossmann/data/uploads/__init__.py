@@ -1,0 +1,1 @@
+"""Tables of users: format and dialect detection, column reading."""

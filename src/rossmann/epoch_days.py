@@ -1,0 +1,33 @@
+"""Days since 1970-01-01 (epoch days), the form in which panels and kernels hold dates."""
+
+from datetime import date, timedelta
+from functools import lru_cache
+from typing import Final
+
+EPOCH: Final = date(1970, 1, 1)
+
+
+def to_date(day: int) -> date:
+    """The calendar date of an epoch day."""
+    return EPOCH + timedelta(days=int(day))
+
+
+def to_day(when: date) -> int:
+    """The epoch day of a calendar date."""
+    return (when - EPOCH).days
+
+
+@lru_cache(maxsize=1024)
+def iso(day: int) -> str:
+    """An epoch day as YYYY-MM-DD."""
+    return to_date(day).isoformat()
+
+
+def read_day(text: str) -> int | None:
+    """The epoch day of a date written YYYY-MM-DD; None where it is none."""
+    if len(text) != 10 or text[4] != "-" or text[7] != "-" or not text.isascii():
+        return None
+    try:
+        return to_day(date.fromisoformat(text))
+    except ValueError:
+        return None

@@ -1,0 +1,140 @@
+"""The embedded MLflow server: how to start it, and the process that it is.
+
+``mlflow server`` starts a parent that imports MLflow, then a child that imports it again: 12 to 14
+seconds, two processes. Here one process prepares the database and then serves: half the time, half
+the memory, and a signal reaches the server itself, with no child left to look after.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rossmann.errors import PortTaken, ServiceError
+from rossmann.settings import Settings
+
+APP = "mlflow.server.fastapi_app:app"
+_BACKEND = "_MLFLOW_SERVER_FILE_STORE"
+_ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+_ARTIFACT_FOLDER = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
+_SERVE_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
+_PROXY_ROOT = "mlflow-artifacts:/"
+_GOODBYE_SECONDS = 5
+"""Requests that still run when the server is told to end may take this long."""
+
+
+def server_command(settings: Settings) -> list[str]:
+    """Command line of the server; run it with ``server_environment`` added to the environment.
+
+    It answers ``GET /health`` with 200 once the database is ready. SIGTERM and SIGINT end it
+    within seconds; after SIGTERM its exit code is -15, as for a program that does not catch it.
+    """
+    return [
+        *(sys.executable, "-m", "rossmann.launcher.mlflow_server"),
+        *("--host", settings.host),
+        *("--port", str(settings.mlflow_port)),
+        *("--folder", str(settings.mlflow_dir)),
+    ]
+
+
+def server_environment(settings: Settings) -> dict[str, str]:
+    """What the server needs in its environment beside what is there."""
+    folder = settings.mlflow_dir
+    return {
+        _BACKEND: f"sqlite:///{folder / 'mlflow.db'}",
+        _ARTIFACT_ROOT: _PROXY_ROOT,
+        _ARTIFACT_FOLDER: str(folder / "artifacts"),
+        _SERVE_ARTIFACTS: "true",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": allowed_hosts(settings.host, settings.mlflow_port),
+        # The job runner is eight more processes for features that nobody uses here.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }
+
+
+def allowed_hosts(host: str, port: int) -> str:
+    """Host headers that are answered: this machine's names and ``host``, commas between.
+
+    A server that listens on every address (``0.0.0.0``) is reached by names that it cannot know,
+    so it also takes private addresses and its own host name; more through MLflow's variable
+    ``MLFLOW_SERVER_ALLOWED_HOSTS``.
+    """
+    named = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS")
+    if named:
+        return named
+    names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
+    patterns: list[str] = []
+    if host in {"0.0.0.0", "::"}:
+        names.append(os.uname().nodename)
+        patterns = ["10.*", "192.168.*", *(f"172.{part}.*" for part in range(16, 32))]
+    once = list(dict.fromkeys(names))
+    return ",".join([*once, *(f"{name}:{port}" for name in once), *patterns])
+
+
+def _check_port(host: str, port: int) -> None:
+    """Say that the port is taken at once, rather than after the long import."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTaken(
+                f"MLflow cannot listen on {host}:{port} ({error.strerror});"
+                " choose another port with ROSSMANN_MLFLOW_PORT"
+            ) from error
+
+
+def _prepare_database(folder: Path) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.server.handlers import initialize_backend_stores
+    from sqlalchemy.exc import SQLAlchemyError
+
+    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+    store = os.environ[_BACKEND]
+    try:
+        initialize_backend_stores(store, store, _PROXY_ROOT)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ServiceError(f"MLflow cannot use its database {store}: {reason}") from error
+
+
+def run(host: str, port: int, folder: Path) -> None:
+    """Serve until a signal ends the process; the environment is ``server_environment``'s.
+
+    Raises ``PortTaken``, or ``ServiceError`` when the database cannot be used.
+    """
+    _check_port(host, port)
+    import uvicorn
+
+    _prepare_database(folder)
+    uvicorn.run(
+        APP,
+        host=host,
+        port=port,
+        access_log=False,
+        log_level="info",
+        timeout_graceful_shutdown=_GOODBYE_SECONDS,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m rossmann.launcher.mlflow_server``; returns the exit code."""
+    parser = argparse.ArgumentParser(description="MLflow server on SQLite, in one process.")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", required=True, type=int)
+    parser.add_argument("--folder", required=True, type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        run(given.host, given.port, given.folder)
+    except ServiceError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Interval coverage, bias correction and covariance of totals."""

@@ -1,0 +1,1 @@
+"""The blend of the three members, its intervals and artifact files."""

@@ -1,0 +1,1 @@
+"""Backtest windows, baselines and error metrics."""

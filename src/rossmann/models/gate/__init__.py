@@ -1,0 +1,1 @@
+"""Checks that decide whether a version may become Production."""

@@ -1,0 +1,138 @@
+"""What a version's backtest said of each row, kept beside it for the gate and for comparisons.
+
+Two versions can be compared store by store only where the rows themselves are kept: means over a
+window do not tell a better version from a lucky one.
+"""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from rossmann.errors import DamagedModel
+from rossmann.models.evaluation.metrics import bias, rmspe
+from rossmann.schema import DayArray, FloatArray
+
+if TYPE_CHECKING:
+    from rossmann.models.evaluation.windows import Outcome
+
+
+EVIDENCE_FILE: Final = "evidence.npz"
+_ROWS: Final = ("store", "day", "sold", "forecast", "naive")
+_BASELINE: Final = "seasonal_naive"
+
+
+@dataclass(frozen=True)
+class WindowRows:
+    """One window's rows: store, day since 1970-01-01, sales, and two forecasts of them; (n,) each.
+
+    ``forecast`` comes from members that saw nothing after the origin, ``naive`` is seasonal naive.
+    """
+
+    origin: str
+    days: int
+    store: DayArray
+    day: DayArray
+    sold: FloatArray
+    forecast: FloatArray
+    naive: FloatArray
+
+    @property
+    def rmspe(self) -> float:
+        """Of the version."""
+        return rmspe(self.sold, self.forecast)
+
+    @property
+    def bias(self) -> float:
+        """Of the version: forecast total over sold total, less 1."""
+        return bias(self.sold, self.forecast)
+
+    def take(self, index: npt.NDArray[np.integer]) -> "WindowRows":
+        """The rows at ``index``."""
+        return WindowRows(
+            self.origin,
+            self.days,
+            self.store[index],
+            self.day[index],
+            self.sold[index],
+            self.forecast[index],
+            self.naive[index],
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All windows, oldest first, and by origin the coverage of each main level of the bands.
+
+    A window's coverage is that of bands calibrated on the other windows.
+    """
+
+    windows: tuple[WindowRows, ...]
+    coverage: dict[str, dict[str, float]]
+
+
+def collect(outcomes: "Sequence[Outcome]") -> Evidence:
+    """From what a backtest gave."""
+    windows = tuple(
+        WindowRows(
+            o.window.origin_date.isoformat(),
+            o.window.days,
+            o.window.rows.store,
+            o.window.rows.day,
+            o.window.sold,
+            o.forecasts["ensemble"],
+            o.forecasts[_BASELINE],
+        )
+        for o in outcomes
+    )
+    return Evidence(windows, _coverage(outcomes))
+
+
+def _coverage(outcomes: "Sequence[Outcome]") -> dict[str, dict[str, float]]:
+    from rossmann.models.calibration.interval_coverage import MAIN, key, measure_coverage
+
+    measured = measure_coverage(outcomes)
+    if measured is None:
+        return {}
+    names = [o.window.origin_date.isoformat() for o in outcomes]
+    levels = {key(level): measured["levels"][key(level)]["windows"] for level in MAIN}
+    return {name: {level: levels[level][name] for level in levels} for name in names}
+
+
+def write_evidence(folder: Path, evidence: Evidence) -> None:
+    """Write ``evidence.npz`` into ``folder``: about 10 bytes a row."""
+    about = {
+        "windows": [{"origin": w.origin, "days": w.days} for w in evidence.windows],
+        "coverage": evidence.coverage,
+    }
+    arrays: dict[str, npt.NDArray[np.generic]] = {"about": np.array(json.dumps(about))}
+    for place, window in enumerate(evidence.windows):
+        for name in _ROWS:
+            kind = np.int32 if name in {"store", "day"} else np.float32
+            arrays[f"{place}.{name}"] = getattr(window, name).astype(kind)
+    np.savez_compressed(folder / EVIDENCE_FILE, **arrays)  # type: ignore[arg-type]  # numpy's stub
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Read what ``write_evidence`` wrote; raises ``DamagedModel`` where that cannot be done."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            windows = tuple(
+                WindowRows(
+                    str(w["origin"]),
+                    int(w["days"]),
+                    stored[f"{i}.store"],
+                    stored[f"{i}.day"],
+                    *(stored[f"{i}.{name}"].astype(np.float64) for name in _ROWS[2:]),
+                )
+                for i, w in enumerate(about["windows"])
+            )
+            return Evidence(windows, dict(about["coverage"]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DamagedModel(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""From rows to forecasts: origin, warnings, intervals, attributions, totals."""

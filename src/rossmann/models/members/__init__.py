@@ -1,0 +1,14 @@
+"""LightGBM, XGBoost and CatBoost as ensemble members."""
+
+from typing import Final
+
+from rossmann.models.members.base import Member
+from rossmann.models.members.catboost import CatBoost
+from rossmann.models.members.lightgbm import LightGbm
+from rossmann.models.members.xgboost import XGBoost
+
+MEMBERS: Final[dict[str, type[Member]]] = {
+    "lightgbm": LightGbm,
+    "xgboost": XGBoost,
+    "catboost": CatBoost,
+}

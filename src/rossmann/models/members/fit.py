@@ -1,0 +1,128 @@
+"""What members learn from: every open day with sales, each as of an origin of its own.
+
+MERGED: The three members of the ensemble.
+"""
+
+import time
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from rossmann.data.panel.panel import Panel
+from rossmann.features import schedule_counts as plan
+from rossmann.models.members import MEMBERS
+from rossmann.models.members.base import Member
+from rossmann.schema import MAX_HORIZON, FloatArray, Matrix, Report, Rows
+from rossmann.settings import Profile
+
+Days = npt.NDArray[np.integer]
+PLAN_AT_ORIGIN: Final = 0.2
+PLAN_ENDS_SOON: Final = 0.2
+"""Shares of training rows whose schedule ends early."""
+_FEW_SAMPLES: Final = 4
+"""With more rows than that many samples, only the samples' matrices are built."""
+
+
+class Examples:
+    """What members learn from: rows, each as of its own origin, and what they sold (n,).
+
+    The matrix is built when it is first asked for. A sample's is built of the sample alone, so
+    that a chain too large for one matrix can still be learned from.
+    """
+
+    def __init__(
+        self, panel: Panel, rows: Rows, origin: Days, planned_to: Days, sold: FloatArray,
+        matrix: Matrix | None = None,
+    ) -> None:  # fmt: skip
+        self._panel, self._rows, self._origin, self._planned_to = panel, rows, origin, planned_to
+        self.sold = sold
+        self._matrix = matrix
+
+    @property
+    def rows(self) -> Rows:
+        """The seven fields of each row."""
+        return self._rows
+
+    @property
+    def day(self) -> npt.NDArray[np.int32]:
+        """The day of each row (n,)."""
+        return self._rows.day
+
+    @property
+    def matrix(self) -> Matrix:
+        """The features (n, 46)."""
+        if self._matrix is None:
+            self._matrix = self._panel.matrix(self._rows, self._origin, self._planned_to)
+        return self._matrix
+
+    def until(self, origin: int) -> "Examples":
+        """Those whose sales were known at ``origin``."""
+        return self.take(np.nonzero(self.day <= origin)[0])
+
+    def take(self, index: npt.NDArray[np.integer]) -> "Examples":
+        """The rows at ``index``."""
+        return Examples(
+            self._panel,
+            self._rows.take(index),
+            self._origin[index],
+            self._planned_to[index],
+            self.sold[index],
+            None if self._matrix is None else self._matrix[index],
+        )
+
+    def prepare(self, rows: int) -> None:
+        """Build the whole matrix now, unless samples of ``rows`` (0: all) are far smaller."""
+        if not rows or len(self.sold) <= _FEW_SAMPLES * rows:
+            self.matrix  # noqa: B018 -- asking for it keeps it
+
+
+def draw_examples(panel: Panel, history_days: int, seed: int) -> Examples:
+    """Every open day with sales, each as of an origin drawn uniformly 1 to 48 days before it.
+
+    Rows whose origin has fewer than ``history_days`` days of history are left out.
+    """
+    rows, sold = panel.past_rows()
+    horizon = np.random.default_rng(seed).integers(1, MAX_HORIZON + 1, len(rows))
+    origin = rows.day - horizon
+    kept = np.nonzero(origin - panel.first_day + 1 >= history_days)[0]
+    part, since = rows.take(kept), origin[kept]
+    return Examples(panel, part, since, draw_plan_ends(part.day, since, seed), sold[kept])
+
+
+def draw_plan_ends(
+    day: npt.NDArray[np.integer], origin: npt.NDArray[np.integer], seed: int
+) -> npt.NDArray[np.int64]:
+    """How far each row's schedule is taken to reach: members must learn to do without one.
+
+    Most rows keep all of it; for one in five it ends at the origin, for one in five it ends
+    somewhere in the 60 days from the row's own on.
+    """
+    rng = np.random.default_rng([seed, 1])
+    kind = rng.random(len(day))
+    soon = day + rng.integers(0, plan.SCHOOL_CAP + 1, len(day))
+    ends = np.where(kind < PLAN_AT_ORIGIN, origin, soon)
+    return np.where(kind < PLAN_AT_ORIGIN + PLAN_ENDS_SOON, ends, np.iinfo(np.int32).max)
+
+
+def seeds(seed: int) -> dict[str, int]:
+    """A seed for each member, so that they do not sample the same rows."""
+    return {name: seed + i for i, name in enumerate(MEMBERS)}
+
+
+def fit_members(
+    examples: Examples, profile: Profile, seed: int, threads: int, report: Report
+) -> dict[str, Member]:
+    """Fit each member of the profile, on a sample of its size where it names one."""
+    if profile.rows and len(examples.sold) > profile.rows:
+        chosen = np.random.default_rng(seed).choice(len(examples.sold), profile.rows, replace=False)
+        examples = examples.take(np.sort(chosen))
+    members: dict[str, Member] = {}
+    for name, params in profile.members.items():
+        begun = time.perf_counter()
+        members[name] = MEMBERS[name].fit(
+            examples.matrix, examples.sold, params, seeds(seed)[name], threads, lambda share: None
+        )
+        took = time.perf_counter() - begun
+        report(f"  {name}: {len(examples.sold):,} rows, {took:.1f} s")
+    return members

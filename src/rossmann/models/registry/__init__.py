@@ -1,0 +1,1 @@
+"""Versions, stages and promotion: the only users of MLflow's aliases and tags."""

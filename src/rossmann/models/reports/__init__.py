@@ -1,0 +1,1 @@
+"""Backtest report and model card."""

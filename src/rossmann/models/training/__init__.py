@@ -1,0 +1,1 @@
+"""Fit, backtest and save a version; scheduled retraining."""

@@ -1,0 +1,1 @@
+"""Hyper-parameter and blend-weight search."""

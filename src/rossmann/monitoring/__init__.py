@@ -1,1 +1,0 @@
-"""What was answered, kept for later: the prediction log."""

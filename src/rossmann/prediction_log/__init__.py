@@ -1,0 +1,1 @@
+"""The prediction log: every answered row, kept in SQLite or PostgreSQL."""

@@ -1,0 +1,1 @@
+"""Engine, tables, inserts and retention of the prediction log."""

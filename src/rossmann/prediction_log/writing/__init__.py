@@ -1,0 +1,1 @@
+"""From memory over a disk spool to the database, exactly once."""

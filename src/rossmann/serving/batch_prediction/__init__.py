@@ -1,0 +1,1 @@
+"""POST /predict/file: an uploaded table in, the same rows with forecasts out."""

@@ -1,0 +1,232 @@
+"""A typed client of the service, for the dashboard and for anyone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+from pydantic import TypeAdapter
+
+from rossmann.errors import ServiceError
+from rossmann.schema import Objective
+from rossmann.serving.client.responses import (
+    Answer,
+    FileAnswer,
+    file_options,
+    read_answer,
+    read_list,
+    refuse,
+    send_file,
+)
+from rossmann.serving.schemas.forecasts import ExplainAnswer, PredictAnswer
+from rossmann.serving.schemas.models import (
+    ExperimentState,
+    Health,
+    Loaded,
+    ModelInfo,
+    ModelVersionInfo,
+)
+from rossmann.serving.schemas.stores import StoreHistory, StorePlan, StoreSummary
+
+_STORES = TypeAdapter(list[StoreSummary])
+_VERSIONS = TypeAdapter(list[ModelVersionInfo])
+
+PATIENCE: Final = 120.0
+"""Seconds that an answer with drivers may take: a full request has some hundred rows."""
+
+
+class Client:
+    """One service; safe to share between threads.
+
+    Every call raises ``ServiceError`` where the service is away or fails, ``RequestError`` (with
+    ``faults``) where it refuses what it was sent, ``NoKey`` or ``NoRight`` where the caller may
+    not, ``OverRate`` (with ``seconds`` to wait) where it is called too often, ``UnknownVersion``
+    for a version that there is not, and ``NoModel`` where none answers.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        timeout: float = 30,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._patient = httpx.Timeout(max(timeout, PATIENCE), connect=min(timeout, 5.0))
+        self._http = httpx.Client(
+            base_url=self.base_url,
+            headers={"X-API-Key": api_key} if api_key else {},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
+            transport=transport,
+            # A proxy for the outside world must not get calls for this machine.
+            trust_env=httpx.URL(self.base_url).host not in {"127.0.0.1", "localhost", "::1"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._http.close()
+
+    def health(self) -> Health:
+        """State of the service."""
+        return self._get("/health", Health)
+
+    def model_info(self) -> ModelInfo:
+        """Versions in use, and the data that model and panel come from."""
+        return self._get("/model/info", ModelInfo)
+
+    def predict(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        stage: str | int = "Production",
+        as_of: str | None = None,
+        intervals: Sequence[float] = (),
+        objective: Objective | None = None,
+        totals: Sequence[str] = (),
+    ) -> PredictAnswer:
+        """Forecast each of ``rows`` (the seven fields), in their order, and sums of them."""
+        body = _body(rows, stage, as_of, intervals, objective)
+        if totals:
+            body["totals"] = list(totals)
+        return read_answer(self._send("POST", "/predict", json=body), PredictAnswer)
+
+    def predict_file(
+        self,
+        source: Path,
+        target: Path,
+        stage: str | int = "Production",
+        as_of: str | None = None,
+        intervals: Sequence[float] = (),
+        objective: Objective | None = None,
+        date_format: str | None = None,
+    ) -> FileAnswer:
+        """Forecast every row of a CSV, Parquet or Excel file into ``target``.
+
+        The ending of ``target`` (.csv, .parquet, .xlsx) is the format of the answer; with another
+        it is that of ``source``. Neither file is ever whole in memory. Raises ``OSError`` too.
+        """
+        asked = file_options(target, stage, as_of, intervals, objective, date_format)
+        with self._worded():
+            try:
+                return send_file(self._http, source, target, asked, self._patient, refuse)
+            except (KeyError, ValueError) as error:
+                raise ServiceError(
+                    f"what answers at {self.base_url} is not this service"
+                ) from error
+
+    def explain(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        stage: str | int = "Production",
+        as_of: str | None = None,
+        intervals: Sequence[float] = (),
+        objective: Objective | None = None,
+    ) -> ExplainAnswer:
+        """Forecast each of ``rows``, with what drove it; takes some 25 ms a row.
+
+        So it waits for ``PATIENCE`` seconds, or longer where the client was told to.
+        """
+        body = _body(rows, stage, as_of, intervals, objective)
+        answer = self._send("POST", "/explain", json=body, timeout=self._patient)
+        return read_answer(answer, ExplainAnswer)
+
+    def stores(self) -> list[StoreSummary]:
+        """Every store, by number."""
+        return read_list(_STORES, self._send("GET", "/stores"))
+
+    def store(self, number: int) -> StoreSummary:
+        """One store."""
+        return self._get(f"/stores/{number:d}", StoreSummary)
+
+    def history(self, number: int, days: int = 90, until: str | None = None) -> StoreHistory:
+        """The last ``days`` days of a store, up to ``until`` (YYYY-MM-DD) or the end of history."""
+        asked = {"days": days} | ({"until": until} if until else {})
+        return self._get(f"/stores/{number:d}/history", StoreHistory, asked)
+
+    def plan(self, number: int, start: str | None = None, days: int = 48) -> StorePlan:
+        """A store's plan for ``days`` days from ``start`` or from the day after history."""
+        asked = {"days": days} | ({"start": start} if start else {})
+        return self._get(f"/stores/{number:d}/plan", StorePlan, asked)
+
+    def experiments_current(self) -> ExperimentState:
+        """The experiment that runs, and how its challenger does; may take some seconds."""
+        return read_answer(
+            self._send("GET", "/experiments/current", timeout=self._patient), ExperimentState
+        )
+
+    def models(self) -> list[ModelVersionInfo]:
+        """Every version in the registry, newest first; needs an operator's key."""
+        return read_list(_VERSIONS, self._send("GET", "/models"))
+
+    def load(self, stage: str | int = "Production") -> Loaded:
+        """Load a stage or version; needs an operator's key."""
+        return read_answer(self._send("POST", "/model/load", json={"model_stage": stage}), Loaded)
+
+    def promote(self, version: int, reason: str = "", force: bool = False) -> ModelVersionInfo:
+        """Make ``version`` the Production version; needs an operator's key.
+
+        Raises ``GateFailed`` where the gate refuses it and ``force`` is not set.
+        """
+        order = {"reason": reason, "force": force}
+        answer = self._send("POST", f"/models/{version:d}/promote", json=order)
+        return read_answer(answer, ModelVersionInfo)
+
+    def rollback(self, reason: str = "") -> ModelVersionInfo:
+        """Go back to the version before; needs an operator's key."""
+        answer = self._send("POST", "/models/rollback", json={"reason": reason})
+        return read_answer(answer, ModelVersionInfo)
+
+    def _get(
+        self, path: str, shape: type[Answer], params: Mapping[str, Any] | None = None
+    ) -> Answer:
+        return read_answer(self._send("GET", path, params=params), shape)
+
+    def _send(self, method: str, path: str, **parts: Any) -> httpx.Response:
+        with self._worded():
+            response = self._http.request(method, path, **parts)
+        refuse(response)
+        return response
+
+    @contextmanager
+    def _worded(self) -> Iterator[None]:
+        """Turns faults of the connection into ``ServiceError``."""
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise ServiceError(f"the service at {self.base_url} does not answer in time") from error
+        except httpx.RemoteProtocolError as error:
+            raise ServiceError(f"the service at {self.base_url} broke off its answer") from error
+        except httpx.HTTPError as error:
+            raise ServiceError(
+                f"the service at {self.base_url} is away ({error}); start it with: rossmann serve"
+            ) from error
+
+
+def _body(
+    rows: Sequence[Mapping[str, Any]],
+    stage: str | int,
+    as_of: str | None,
+    intervals: Sequence[float],
+    objective: Objective | None,
+) -> dict[str, Any]:
+    """The body of a request; what is not asked for is left to the service."""
+    body: dict[str, Any] = {"inputs": [dict(row) for row in rows], "model_stage": stage}
+    if as_of is not None:
+        body["as_of"] = as_of
+    if intervals:
+        body["intervals"] = list(intervals)
+    if objective is not None:
+        body["objective"] = objective
+    return body

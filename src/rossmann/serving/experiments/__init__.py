@@ -1,0 +1,1 @@
+"""A/B and shadow deployments of a challenger version."""

@@ -1,0 +1,195 @@
+"""The challenger behind every answer: it forecasts the same rows, and only the log sees it.
+
+Rows come in after their answer was sent, and wait in a bounded queue for one thread of low
+priority. What finds the queue full is dropped and counted: no answer waits for a challenger.
+
+MERGED: The parts of an experiment together, as the settings ask for them.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from rossmann.errors import RequestError
+from rossmann.logging_config import get_logger
+from rossmann.models.inference.forecaster import Forecast
+from rossmann.models.inference.protocols import StorePanel
+from rossmann.prediction_log.records import Door
+from rossmann.schema import Objective, Rows
+from rossmann.serving.experiments.experiment import Experiment
+from rossmann.serving.observability.access_log import Line
+from rossmann.serving.observability.metrics import Metrics
+from rossmann.serving.observability.prediction_recorder import Journal
+from rossmann.serving.runtime.service import supported_levels
+from rossmann.serving.runtime.version_manager import Picked, Versions
+from rossmann.settings import Settings
+
+MOST_ROWS: Final = 200_000
+"""Rows that may wait: two of the largest requests, some 5 MB."""
+_NICER: Final = 10
+"""By how much the system may prefer other threads to this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An answered request: the same rows, as of the same origin, over the same panel."""
+
+    door: Door
+    line: Line
+    panel: StorePanel
+    rows: Rows
+    origin: int
+    levels: tuple[float, ...]
+    objective: Objective
+
+
+class Shadow:
+    """The queue and its thread; safe to share between threads."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        journal: Journal,
+        metrics: Metrics,
+        most_rows: int = MOST_ROWS,
+    ) -> None:
+        self._experiment = experiment
+        self._journal = journal
+        self._metrics = metrics
+        self._most_rows = most_rows
+        self._wake = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._ending: float | None = None
+        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._logger = get_logger("shadow")
+        self.waiting = 0
+        """Rows that wait, or are being forecast."""
+        self.done = self.dropped = self.failed = 0
+        """Rows since the start: forecast, refused by a full queue, not forecast by a fault."""
+        self.last_error = ""
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def put(self, job: Job) -> None:
+        """Leave an answered request. Waits for nothing and raises nothing."""
+        count = len(job.rows)
+        with self._wake:
+            # One that is larger than all the room is taken when there is nothing else.
+            full = self.waiting > 0 and self.waiting + count > self._most_rows
+            if full or self._ending is not None:
+                self.dropped += count
+            else:
+                self._jobs.append(job)
+                self.waiting += count
+                self._wake.notify()
+                return
+        self._metrics.experiment("dropped", count)
+
+    def close(self, seconds: float = 2.0) -> None:
+        """Take no more, and work on what waits for so long; the rest is dropped."""
+        with self._wake:
+            self._ending = time.monotonic() + seconds
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(seconds + 1)
+
+    def _run(self) -> None:
+        _step_back()
+        while (job := self._next()) is not None:
+            count = len(job.rows)
+            try:
+                outcome = "shadow" if self._work(job) else "none"
+            except Exception as error:  # noqa: BLE001 - it must not end this thread
+                outcome = "failed"
+                self._tell(repr(error)[:400])
+            with self._wake:
+                self.waiting -= count
+                self.done += count if outcome == "shadow" else 0
+                self.failed += count if outcome == "failed" else 0
+            if outcome != "none":
+                self._metrics.experiment(outcome, count)
+
+    def _next(self) -> Job | None:
+        with self._wake:
+            while not self._jobs:
+                if self._ending is not None:
+                    return None
+                self._wake.wait()
+            if self._ending is not None and time.monotonic() > self._ending:
+                self.dropped += self.waiting
+                return None
+            return self._jobs.popleft()
+
+    def _work(self, job: Job) -> bool:
+        """Forecast and log; False where there is no challenger."""
+        picked = self._experiment.challenger(job.panel)
+        if picked is None:
+            return False
+        begun = time.perf_counter()
+        forecast = _forecast(picked, job)
+        took = time.perf_counter() - begun
+        self._journal.note(job.door, job.line, picked, job.rows, forecast, took, "shadow")
+        return True
+
+    def _tell(self, error: str) -> None:
+        if error != self.last_error:
+            self._logger.warning("the challenger failed", reason=error)
+        self.last_error = error
+
+
+def _forecast(picked: Picked, job: Job) -> Forecast:
+    forecaster = picked.served.forecaster.on_one_thread()
+    levels = job.levels
+    try:
+        forecaster.settle(job.rows, job.origin, levels, job.objective)
+    except RequestError:
+        # The answer may have levels that the challenger is not calibrated for.
+        known = supported_levels(forecaster.ensemble.card)
+        levels = tuple(level for level in levels if min(known) <= level <= max(known))
+        forecaster.settle(job.rows, job.origin, levels, job.objective)
+    sales, bands = forecaster.score(job.rows, job.origin, levels, job.objective)
+    return Forecast(sales, job.origin, bands, (), job.objective)
+
+
+def _step_back() -> None:
+    """On Linux a thread has a priority of its own; elsewhere it would be the whole process."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICER)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An experiment that runs; ``shadow`` where the challenger works behind the answers."""
+
+    experiment: Experiment
+    shadow: Shadow | None
+
+    def start(self) -> None:
+        """Begin to work."""
+        if self.shadow is not None:
+            self.shadow.start()
+
+    def close(self) -> None:
+        """End, after some seconds at most."""
+        if self.shadow is not None:
+            self.shadow.close()
+
+
+def open_trial(
+    settings: Settings, versions: Versions, journal: Journal, metrics: Metrics
+) -> Trial | None:
+    """The experiment that the settings ask for, its challenger looked for with every poll."""
+    if settings.experiment == "off":
+        return None
+    experiment = Experiment(settings, versions)
+    versions.after_each_poll(experiment.look)
+    shadows = experiment.mode == "shadow"
+    return Trial(experiment, Shadow(experiment, journal, metrics) if shadows else None)

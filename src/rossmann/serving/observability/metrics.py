@@ -1,0 +1,268 @@
+"""What the service counts, by name; the names are a promise to dashboards and alerts.
+
+With several workers each writes its numbers into files of a folder that all of them read, so that
+any worker tells the sum of all: see ``metrics_folder``.
+
+MERGED: Where several workers keep their numbers: a folder in memory that ends with the service.
+
+A worker's counts stay in it when the worker dies, so that no total goes down; what only a living
+worker has (memory, requests in flight) is left out from then on.
+"""
+
+import fcntl
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Read by prometheus-client when it is imported: set before a worker starts."""
+_MEMORY: Final = Path("/dev/shm")
+_NAME: Final = "rossmann-metrics-"
+_LOCK: Final = "lock"
+
+
+def shared_folder(environment: Mapping[str, str]) -> Path | None:
+    """The folder of this worker and its siblings; None where it is alone."""
+    told = environment.get(VARIABLE)
+    return Path(told) if told else None
+
+
+@contextmanager
+def metrics_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A fresh folder for the workers of one service; it goes when the service ends.
+
+    Not in the data folder: the files are mapped into memory, and on a full disk a write to such a
+    file ends the process.
+    """
+    parent = parent or _default_parent()
+    _clear(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_NAME, dir=parent))
+    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget_the_dead(folder: Path) -> None:
+    """Leave out what only living workers have, of those that died."""
+    numbers = {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}
+    for number in numbers:
+        if number.isdecimal() and not _is_sibling(int(number)):
+            mark_process_dead(int(number), str(folder))  # type: ignore[no-untyped-call]
+
+
+def _is_sibling(process: int) -> bool:
+    """Whether it lives and has our parent: its number may belong to another program by now."""
+    if process == os.getpid():
+        return True
+    try:
+        # After the name, which is in brackets and may hold anything: state, then the parent.
+        told = Path(f"/proc/{process}/stat").read_text("latin-1").rpartition(")")[2].split()
+    except OSError:
+        return False
+    return told[0] != "Z" and int(told[1]) == os.getppid()
+
+
+def _default_parent() -> Path:
+    usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK | os.X_OK)
+    return _MEMORY if usable else Path(tempfile.gettempdir())
+
+
+def _clear(parent: Path) -> None:
+    """Remove folders whose service was killed: nobody holds their lock."""
+    for folder in parent.glob(f"{_NAME}*"):
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR)
+        except OSError:
+            continue  # another user's, or just being made
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+_BUCKETS: Final = (
+    *(0.00025, 0.0005, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+"""Seconds; from below one row's answer to the longest batch."""
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+Over = Literal["livesum", "livemax", "livemin"]
+"""How a gauge's values of several workers become one."""
+
+
+class Metrics:
+    """One of these for each application, so that none is shared by accident."""
+
+    def __init__(self, version: str = "unknown") -> None:
+        # Times of creation would double the page, and are wrong with several workers.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._routes: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._doors: dict[str, Counter] = {}
+        self._kinds: dict[str, Counter] = {}
+        self.in_flight = 0
+        """Requests that this process has begun and not ended; told by ``Gauges``."""
+        self._add_traffic()
+        self._add_model()
+        self._add_process(version)
+        self._add_log()
+
+    def _add_traffic(self) -> None:
+        self._requests = self._counter(
+            "http_requests", "Requests answered", "route", "method", "code"
+        )
+        self._seconds = Histogram(
+            "rossmann_http_request_seconds",
+            "Time from a request's first byte to its answer's last, in seconds",
+            ("route",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.requests_in_flight = self._gauge(
+            "http_requests_in_flight", "Requests being answered", "livesum"
+        )
+        self._rows = self._counter("rows", "Rows forecast", "door")
+        self._warnings = self._counter("warnings", "Rows with a warning", "type")
+        self._experiments = self._counter(
+            "experiment_rows",
+            "Rows of an experiment, by who answered, and shadows that did not",
+            "role",
+        )
+        self.forecast("predict", 0)  # told from the start: a rate needs a first value
+        self.experiment("answer", 0)
+
+    def _add_model(self) -> None:
+        self.model_version = self._gauge(
+            "model_version", "Highest version that answers, by stage", "livemax", "stage"
+        )
+        self.model_version_lowest = self._gauge(
+            "model_version_lowest", "The same, the lowest of the workers'", "livemin", "stage"
+        )
+        reloads = self._counter(
+            "model_reloads", "New Production versions, taken over or refused", "outcome"
+        )
+        self.taken_over, self.refused = reloads.labels("taken_over"), reloads.labels("refused")
+        self.history_age = self._gauge(
+            "history_age_days", "Days from the last day of history to today (UTC)", "livemax"
+        )
+        self.degraded = self._gauge("degraded", "1 while something is amiss", "livemax")
+        self.registry_away = self._gauge(
+            "registry_away", "1 while the model registry does not answer", "livemax"
+        )
+
+    def _add_process(self, version: str) -> None:
+        self.workers = self._gauge("workers", "Processes that answer", "livesum")
+        self.workers.set(1)
+        self.worker_starts = self._counter("worker_starts", "Processes begun")
+        self.worker_starts.inc()
+        newest = self._gauge(
+            "newest_start_time_seconds", "When the newest worker began (Unix time)", "livemax"
+        )
+        newest.set(time.time())
+        self.memory = self._gauge(
+            "process_resident_memory_bytes", "Memory of all workers", "livesum"
+        )
+        self.cpu = self._counter("process_cpu_seconds", "CPU time of all workers, in seconds")
+        build = self._gauge("build_info", "Always 1", "livemax", "version", "python")
+        build.labels(version, platform.python_version()).set(1)
+
+    def _add_log(self) -> None:
+        self.log_queue_rows = self._gauge(
+            "prediction_log_queue_rows", "Rows in memory that wait to be logged", "livesum"
+        )
+        self.log_spool_rows = self._gauge(
+            "prediction_log_spool_rows", "Rows on disk that wait for the database", "livesum"
+        )
+        self.log_spool_bytes = self._gauge(
+            "prediction_log_spool_bytes", "Bytes of these rows", "livesum"
+        )
+        self.log_success = self._gauge(
+            "prediction_log_last_success_timestamp_seconds",
+            "When the database last took rows (Unix time), 0 before it first did",
+            "livemax",
+        )
+        self.log_written = self._counter("prediction_log_written", "Rows in the database")
+        self.log_dropped = self._counter(
+            "prediction_log_dropped", "Rows that were lost: memory and spool were full"
+        )
+        self.log_refused = self._counter(
+            "prediction_log_refused", "Rows set aside: the database does not take them"
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"rossmann_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, over: Over, *labels: str) -> Gauge:
+        return Gauge(
+            f"rossmann_{name}", text, labels, registry=self.registry, multiprocess_mode=over
+        )
+
+    def answered(self, route: str | None, method: str, code: int, seconds: float) -> None:
+        """Count a request; ``route`` is the path's pattern, None for a path that no route has."""
+        key = (route or "unknown", method if route else "any", code)
+        # A look-up by labels costs more than the count itself.
+        child = self._routes.get(key)
+        if child is None:
+            child = self._add_route(*key)
+        child[0].inc()
+        child[1].observe(seconds)
+
+    def _add_route(self, route: str, method: str, code: int) -> tuple[Counter, Histogram]:
+        # What a client may choose freely must not become a label: each would be kept for ever.
+        told = method if method in _METHODS or method == "any" else "other"
+        child = (self._requests.labels(route, told, str(code)), self._seconds.labels(route))
+        if told == method:
+            self._routes[route, method, code] = child
+        return child
+
+    def forecast(self, door: str, rows: int) -> None:
+        """Count rows that were forecast through a door: predict, explain, file."""
+        child = self._doors.get(door)
+        if child is None:
+            child = self._doors[door] = self._rows.labels(door)
+        child.inc(rows)
+
+    def experiment(self, role: str, rows: int) -> None:
+        """Count rows: of answer, challenger or shadow, or of a shadow dropped or failed."""
+        self._experiments.labels(role).inc(rows)
+
+    def warned(self, kind: str, rows: int) -> None:
+        """Count rows that were answered with a warning of that type."""
+        child = self._kinds.get(kind)
+        if child is None:
+            child = self._kinds[kind] = self._warnings.labels(kind)
+        child.inc(rows)
+
+    def page(self) -> bytes:
+        """All numbers, of all workers, in Prometheus' text format."""
+        folder = shared_folder(os.environ)
+        if folder is None:
+            return generate_latest(self.registry)
+        forget_the_dead(folder)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone, str(folder))  # type: ignore[no-untyped-call]
+        return generate_latest(everyone)

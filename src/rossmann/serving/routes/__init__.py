@@ -1,0 +1,1 @@
+"""URL routes and the OpenAPI document."""

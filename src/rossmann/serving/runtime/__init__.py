@@ -1,0 +1,1 @@
+"""State of a running service: loaded versions, panel, registry polling."""

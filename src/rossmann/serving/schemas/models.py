@@ -1,0 +1,191 @@
+"""What is said of the service's state and of its versions, and what an operator orders.
+
+MERGED: What ``GET /experiments/current`` tells, as types that the service and its client share.
+"""
+
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from rossmann.serving.schemas.forecasts import STRICT
+
+
+class DataInfo(BaseModel):
+    """Tables that something was made from."""
+
+    dataset: str
+    version: str
+    label: str
+    rows: int | None = None
+    stores: int | None = None
+    first_day: date | None = None
+    last_day: date | None = None
+    schedule_end: date | None = None
+
+
+class Health(BaseModel):
+    """State of the service; ``reason`` says what is amiss when it is degraded, else it is empty."""
+
+    status: Literal["healthy", "degraded"]
+    reason: str
+    registry: Literal["reachable", "away"] = "reachable"
+    model_loaded: bool
+    model_version: int | None
+    model_stage: str | None
+    data: DataInfo | None
+    version: str
+    uptime_seconds: float
+
+
+class InfoData(BaseModel):
+    """What the model learned from, and what the service forecasts from."""
+
+    model: DataInfo
+    panel: DataInfo
+
+
+class ModelInfo(BaseModel):
+    """The versions in use and the one that answers."""
+
+    production_version: int | None
+    staging_version: int | None
+    registered_models: list[str]
+    loaded_versions: list[int]
+    profile: str
+    features: int
+    members: list[str]
+    weights: dict[str, float]
+    levels: list[float]
+    metrics: dict[str, Any]
+    data: InfoData
+
+
+class ModelVersionInfo(BaseModel):
+    """One version in the registry."""
+
+    version: int
+    stage: str
+    run_id: str
+    created: datetime
+    tags: dict[str, str]
+
+
+class LoadOrder(BaseModel):
+    """Which stage or version to load."""
+
+    model_config = STRICT
+
+    model_stage: Annotated[
+        str | int, Field(description="Production, Staging, or a version number")
+    ] = "Production"
+
+
+class Loaded(BaseModel):
+    """A version that is in memory."""
+
+    model_version: int
+    model_stage: str
+    model_loaded: bool
+
+
+class Reason(BaseModel):
+    """Why a version is promoted or taken back; it is kept with the version."""
+
+    model_config = STRICT
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class PromoteOrder(Reason):
+    """``force`` promotes a version that the gate refuses."""
+
+    force: bool = False
+
+
+class RoleRows(BaseModel):
+    """Logged rows of a version: the caller got them, from Production or a challenger, or nobody."""
+
+    role: str
+    model_version: int
+    rows: int
+
+
+class Agreement(BaseModel):
+    """The challenger's forecasts over Production's, of the same rows as of the same origins.
+
+    ``beyond_10_percent``: share of rows where they are further apart than that.
+    """
+
+    rows: int
+    mean_ratio: float
+    mean_absolute_log_difference: float
+    beyond_10_percent: float
+
+
+class SideScore(BaseModel):
+    """A version on ``rows`` whose sales are known: error, and total over sold total less 1."""
+
+    model_version: int
+    rows: int
+    stores: int
+    rmspe: float | None
+    bias: float | None
+
+
+class KnownSales(BaseModel):
+    """Both versions against what was sold.
+
+    ``paired``: on the same rows. Then ``chance`` is how often luck alone makes the challenger look
+    as good, and ``better_stores`` the share of stores where it errs less. Not paired: each on
+    stores of its own, so a difference may be the stores'.
+    """
+
+    paired: bool
+    challenger: SideScore
+    production: SideScore
+    chance: float | None
+    better_stores: float | None
+
+
+class Compared(BaseModel):
+    """What the prediction log says of both versions.
+
+    ``reason`` says why something is missing; ``looked_from``: older rows are not looked at;
+    ``since``: when both had begun to be logged, as far as was looked.
+    """
+
+    reason: str = ""
+    looked_from: datetime | None = None
+    since: datetime | None = None
+    rows: list[RoleRows] = []
+    agreement: Agreement | None = None
+    known_sales: KnownSales | None = None
+
+
+class ShadowQueue(BaseModel):
+    """Rows behind the answers of the process that was asked, since it began."""
+
+    waiting: int
+    done: int
+    dropped: int
+    failed: int
+    last_error: str
+
+
+class ExperimentState(BaseModel):
+    """What runs beside Production; ``reason`` says why no challenger answers, else it is empty.
+
+    ``stores``: how many the challenger answers. ``challenger`` is what the settings ask for.
+    """
+
+    mode: Literal["off", "ab", "shadow"]
+    reason: str
+    production_version: int | None
+    challenger: str | None = None
+    challenger_version: int | None = None
+    share: float | None = None
+    salt: str | None = None
+    stores: int | None = None
+    queue: ShadowQueue | None = None
+    comparison: Compared | None = None

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from rossmann.data.tables.raw_tables import COMPETITION, get_tables
+from rossmann.errors import MissingData
+from rossmann.settings import Settings, load_settings
+
+TABLES = ("train.csv", "store.csv", "test.csv")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(data_dir=tmp_path / "data")
+
+
+def test_the_tables_are_put_where_the_product_looks(settings: Settings, tmp_path: Path) -> None:
+    kaggle = tmp_path / "kaggle"
+    kaggle.mkdir()
+    for name in TABLES:
+        (kaggle / name).write_text(f"content of {name}")
+    asked = []
+
+    def download(name: str) -> str:
+        asked.append(name)
+        return str(kaggle)
+
+    said: list[str] = []
+    paths = get_tables(settings, said.append, download)
+    assert asked == [COMPETITION]
+    assert paths == [settings.raw_dir / name for name in TABLES]
+    assert [path.read_text() for path in paths] == [f"content of {name}" for name in TABLES]
+    assert sorted(path.name for path in settings.raw_dir.iterdir()) == sorted(TABLES)
+
+
+def test_a_refusal_says_what_to_do_by_hand(settings: Settings) -> None:
+    def download(name: str) -> str:
+        raise ValueError("403: you must accept the rules\nand a long story")
+
+    with pytest.raises(MissingData) as caught:
+        get_tables(settings, lambda line: None, download)
+    assert "403: you must accept the rules. " in str(caught.value)
+    assert str(settings.raw_dir) in str(caught.value)
+
+
+def test_a_copy_without_a_table_is_refused(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("")
+    with pytest.raises(MissingData, match=r"store\.csv, test\.csv"):
+        get_tables(settings, lambda line: None, lambda name: str(tmp_path))
+    assert not settings.raw_dir.exists()

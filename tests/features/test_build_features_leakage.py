@@ -1,0 +1,117 @@
+"""Rule 1: nothing after the origin is seen. Corrupting the future changes no bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rossmann.data.make_dataset import make_dataset
+from rossmann.data.panel.panel import Panel, panel_from
+from rossmann.epoch_days import to_date
+from rossmann.schema import CATALOGUE, FEATURES, Rows
+from rossmann.settings import Settings
+
+Tables = dict[str, pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def tables(chain_settings: Settings) -> Tables:
+    folder = make_dataset(chain_settings).folder
+    frames = {n: pl.read_parquet(folder / f"{n}.parquet") for n in ("history", "schedule")}
+    stores = pl.read_parquet(folder / "stores.parquet").head(12)
+    kept = stores["Store"].implode()
+    return {
+        "stores": stores,
+        **{name: frame.filter(pl.col("Store").is_in(kept)) for name, frame in frames.items()},
+    }
+
+
+def corrupt(tables: Tables, after: int, seed: int) -> Tables:
+    """Other sales and customers on every day after ``after``; the plan stays."""
+    rng = np.random.default_rng(seed)
+    history = tables["history"]
+    n = history.height
+    future = pl.col("Date") > to_date(after)
+    sold = pl.col("Sales") > 0
+    changed = history.with_columns(
+        pl.when(future & sold).then(pl.Series(rng.integers(1, 60_000, n))).otherwise("Sales")
+        .cast(pl.Int32).alias("Sales"),
+        pl.when(future & sold).then(pl.Series(rng.integers(1, 5_000, n))).otherwise("Customers")
+        .cast(pl.Int32).alias("Customers"),
+    )  # fmt: skip
+    return {**tables, "history": changed}
+
+
+def rows_after(panel: Panel, origin: int, horizon: int) -> Rows:
+    """Every store, on each day to ``horizon`` days after the origin, as planned."""
+    days = np.arange(origin + 1, origin + horizon + 1)
+    parts = [panel.usual_rows(int(store), days) for store in panel.store_numbers]
+    return Rows(*(np.concatenate([getattr(p, f) for p in parts]) for f in Rows.__slots__))
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_sales_after_the_origin_change_no_bit(
+    data: st.DataObject, tables: Tables, panel: Panel
+) -> None:
+    origin = data.draw(st.integers(panel.first_day, panel.last_day - 1), label="origin")
+    seed = data.draw(st.integers(0, 2**16), label="seed")
+    honest = panel_from(panel.info, tables)
+    corrupted = panel_from(panel.info, corrupt(tables, origin, seed))
+    reach = min(366, panel.last_day + 366 - origin)
+    rows = rows_after(honest, origin, reach)
+    assert honest.matrix(rows, origin).tobytes() == corrupted.matrix(rows, origin).tobytes()
+
+
+def test_sales_up_to_the_origin_do_change_it(tables: Tables, panel: Panel) -> None:
+    """The test above would pass if features saw no sales at all."""
+    origin = panel.last_day - 60
+    honest = panel_from(panel.info, tables)
+    corrupted = panel_from(panel.info, corrupt(tables, origin - 7, 1))
+    rows = rows_after(honest, origin, 48)
+    changed = honest.matrix(rows, origin) != corrupted.matrix(rows, origin)
+    assert changed[:, -13:].any()
+
+
+def test_a_plan_taken_to_end_is_as_none(tables: Tables, panel: Panel) -> None:
+    """Training rows whose plan ends at the origin are what serving builds without a schedule."""
+    origin = panel.last_day - 80
+    whole = panel_from(panel.info, tables)
+    until = pl.col("Date") <= to_date(origin)
+    past = {
+        **tables,
+        "history": tables["history"].filter(until),
+        "schedule": tables["schedule"].clear(),
+    }
+    info = replace(panel.info, last_day=to_date(origin), schedule_end=None)
+    bare = panel_from(info, past)
+    rows = rows_after(whole, origin, 48)
+    taken, none = whole.matrix(rows, origin, planned_to=origin), bare.matrix(rows, origin)
+    # no rule knows closures to come, and fewer holidays tell fewer states apart
+    opening = [i for i, f in enumerate(CATALOGUE) if f.group == "opening" or f.name == "region"]
+    assert np.array_equal(
+        np.delete(taken, opening, axis=1), np.delete(none, opening, axis=1), equal_nan=True
+    )
+    planned = whole.matrix(rows, origin)
+    at = FEATURES.index("days_to_promo")
+    assert np.isnan(none[:, at]).all()
+    assert not np.isnan(planned[:, at]).any()
+
+
+def test_training_examples_see_only_their_own_past(tables: Tables, panel: Panel) -> None:
+    """Rows of many origins in one matrix: each equals the row built alone as of its origin."""
+    honest = panel_from(panel.info, tables)
+    rows, _ = honest.past_rows()
+    rng = np.random.default_rng(3)
+    pick = np.sort(rng.choice(np.nonzero(rows.day > honest.first_day + 60)[0], 300, replace=False))
+    part = rows.take(pick)
+    origins = part.day - rng.integers(1, 49, len(part))
+    together = honest.matrix(part, origins)
+    for i in range(len(part)):
+        alone = honest.matrix(part.take(np.array([i])), int(origins[i]))
+        assert alone.tobytes() == together[i].tobytes()

@@ -1,0 +1,47 @@
+"""The base filter's forecast is the sum of its parts, whatever the rows say."""
+
+import numpy as np
+import pytest
+
+from rossmann.data.panel.panel import Panel
+from rossmann.features import state_space
+from rossmann.features.offset_components import N_PARTS, USUAL_WEEKDAY
+from rossmann.schema import OFFSET, Rows
+
+
+def some_rows(panel: Panel, count: int, origin: int) -> Rows:
+    rng = np.random.default_rng(4)
+    stores = rng.choice(panel.store_numbers, count).astype(np.int32)
+    days = origin + rng.integers(1, 120, count).astype(np.int32)
+    flags = [rng.integers(0, 2, count).astype(np.uint8) for _ in range(3)]
+    kept = rng.integers(0, 4, count).astype(np.uint8)
+    return Rows(stores, days, flags[0], flags[1], kept, flags[2])
+
+
+@pytest.mark.parametrize("back", [0, 100, 400])
+def test_parts_sum_to_the_offset(panel: Panel, back: int) -> None:
+    origin = panel.last_day - back
+    rows = some_rows(panel, 2000, origin)
+    parts = panel.offset_parts(rows, origin)
+    assert parts.shape == (2000, N_PARTS)
+    total = parts[:, : state_space.N_BASE].sum(axis=1)
+    assert np.abs(total - panel.matrix(rows, origin)[:, OFFSET]).max() < 1e-6
+
+
+def test_a_part_is_there_on_its_day_alone(panel: Panel) -> None:
+    rows = some_rows(panel, 500, panel.last_day)
+    parts = panel.offset_parts(rows, panel.last_day)
+    weekday = (rows.day + 3) % 7 + 1
+    state = panel.arrays.states[-1][panel.locate(rows.store)]
+    for k in range(1, 8):
+        assert ((parts[:, k] != 0) == ((weekday == k) & (state[:, k] != 0))).all()
+    assert ((parts[:, state_space.PROMOTION] != 0) == (rows.promo > 0)).all()
+    assert ((parts[:, state_space.SCHOOL_DAY] != 0) == (rows.school_holiday > 0)).all()
+    usual = state[:, 1:7].astype(np.float64).mean(axis=1)
+    assert parts[:, USUAL_WEEKDAY] == pytest.approx(usual, abs=1e-6)
+
+
+def test_no_part_sees_beyond_the_origin(panel: Panel) -> None:
+    rows = some_rows(panel, 5, panel.last_day)
+    with pytest.raises(ValueError, match="does not have"):
+        panel.offset_parts(rows, panel.last_day + 1)

@@ -1,0 +1,35 @@
+"""Runs one launch of stand-ins as a process of its own: ``python drive.py PLAN.json``."""
+
+import json
+import sys
+from pathlib import Path
+
+from rossmann.errors import RossmannError
+from rossmann.launcher.console import Screen
+from rossmann.launcher.launch import Plan, up
+from rossmann.launcher.run_files import RunFolder
+from rossmann.launcher.services import Service
+from rossmann.launcher.stop_signals import Interrupted
+
+
+def main() -> int:
+    told = json.loads(Path(sys.argv[1]).read_text())
+    plan = Plan(
+        services=[Service(**one) for one in told["services"]],
+        logs=Path(told["logs"]),
+        run=RunFolder(Path(told["run"])),
+        early=told["early"],
+        preparation=told["preparation"],
+    )
+    try:
+        up(plan, Screen(), detach=told["detach"])
+    except RossmannError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rossmann.errors import MissingData
+from rossmann.launcher.first_run import wanted_dataset
+from rossmann.launcher.services import client_host, is_api, is_mlflow, our_services
+from rossmann.schema import Dataset
+from rossmann.settings import Settings, load_settings
+
+
+def settings_with(folder: Path, *raw: str, demo: bool = False) -> Settings:
+    settings = load_settings(data_dir=folder, demo=demo, mlflow_tracking_uri="")
+    settings.raw_dir.mkdir(parents=True)
+    for name in raw:
+        (settings.raw_dir / name).touch()
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("raw", "demo", "dataset"),
+    [
+        ((), False, Dataset.DEMO),
+        (("train.csv", "store.csv"), False, Dataset.REAL),
+        (("train.csv.gz", "store.csv"), False, Dataset.REAL),
+        (("train.csv", "store.csv"), True, Dataset.DEMO),
+        (("train.csv",), True, Dataset.DEMO),
+        (("notes.txt",), False, Dataset.DEMO),
+    ],
+)
+def test_real_tables_are_taken_where_they_are(
+    tmp_path: Path, raw: tuple[str, ...], demo: bool, dataset: Dataset
+) -> None:
+    assert wanted_dataset(settings_with(tmp_path, *raw, demo=demo)) is dataset
+
+
+@pytest.mark.parametrize(("there", "absent"), [("train.csv", "store"), ("store.csv.gz", "train")])
+def test_half_of_the_real_tables_is_no_reason_for_demo_data(
+    tmp_path: Path, there: str, absent: str
+) -> None:
+    with pytest.raises(MissingData, match=f"{absent}.csv"):
+        wanted_dataset(settings_with(tmp_path, there))
+
+
+def test_another_mlflow_server_is_not_started(tmp_path: Path) -> None:
+    own = load_settings(data_dir=tmp_path, mlflow_tracking_uri="")
+    assert [one.name for one in our_services(own)] == ["MLflow", "API", "dashboard"]
+    other = load_settings(data_dir=tmp_path, mlflow_tracking_uri="http://elsewhere:5000")
+    assert [one.name for one in our_services(other)] == ["API", "dashboard"]
+
+
+def test_all_services_work_on_the_same_data(tmp_path: Path) -> None:
+    mlflow, api, dashboard = our_services(load_settings(data_dir=tmp_path, demo=True))
+    assert str(tmp_path / "mlflow") in mlflow.command
+    for service in (api, dashboard):
+        assert service.environment["ROSSMANN_DATA_DIR"] == str(tmp_path)
+        assert service.environment["ROSSMANN_DEMO"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("shop.example", "shop.example"),
+    ],
+)
+def test_a_wildcard_is_called_on_this_machine(host: str, address: str) -> None:
+    assert client_host(host) == address
+
+
+@pytest.mark.parametrize(
+    ("body", "ours"),
+    [
+        ({"model_loaded": True, "model_stage": "Production"}, True),
+        ({"model_loaded": False, "model_stage": None}, False),
+        ({"status": "healthy"}, False),
+        (["healthy"], False),
+    ],
+)
+def test_only_our_api_with_a_model_is_healthy(body: object, ours: bool) -> None:
+    assert is_api(httpx.Response(200, json=body)) is ours
+
+
+def test_only_mlflow_is_mlflow() -> None:
+    assert is_mlflow(httpx.Response(200, text="OK"))
+    assert not is_mlflow(httpx.Response(200, text="<html>OK</html>"))
+    assert not is_mlflow(httpx.Response(500, text="OK"))
+    assert not is_api(httpx.Response(200, text="OK"))

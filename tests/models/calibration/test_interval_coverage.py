@@ -1,0 +1,81 @@
+"""Coverage is measured on windows that did not make the bands, never on their own."""
+
+import numpy as np
+import pytest
+
+from rossmann.models.calibration.interval_coverage import (
+    SHOWN,
+    calibrate_windows,
+    coverage_rows,
+    cross_bands,
+    is_inside,
+    measure_coverage,
+)
+from rossmann.models.ensemble.prediction_intervals import bounds
+from rossmann.models.evaluation.windows import Outcome, Window
+from rossmann.schema import FEATURES, Rows
+
+DAY = 16_000
+
+
+def outcome(seed: int, noise: float, count: int = 4000) -> Outcome:
+    """A window whose forecast misses by ``noise`` times the row's volatility."""
+    rng = np.random.default_rng(seed)
+    matrix = np.zeros((count, len(FEATURES)), np.float32)
+    spread = rng.uniform(0.05, 0.4, count)
+    matrix[:, FEATURES.index("sd_same_364")] = spread
+    forecast = rng.uniform(2000, 9000, count)
+    flags = np.ones(count, np.uint8)
+    day = np.full(count, DAY + seed, np.int32)
+    rows = Rows(np.arange(count, dtype=np.int32), day, flags, flags, flags, flags)
+    sold = forecast * np.exp(rng.normal(0, noise * spread))
+    return Outcome(Window(DAY + seed - 1, 1, rows, sold, matrix), {"ensemble": forecast})
+
+
+def test_like_windows_cover_what_they_promise() -> None:
+    found = measure_coverage([outcome(1, 1.0), outcome(2, 1.0), outcome(3, 1.0)])
+    assert found is not None
+    assert set(found["levels"]) == {f"{level:.2f}" for level in SHOWN}
+    for name, one in found["levels"].items():
+        assert one["coverage"] == pytest.approx(float(name), abs=0.015)
+        assert len(one["windows"]) == 3
+        for share in one["volatility"].values():
+            assert share == pytest.approx(float(name), abs=0.025)
+
+
+def test_a_window_is_judged_by_the_others_alone() -> None:
+    """A window twice as noisy as the others is covered less than promised, and that shows."""
+    calm, wild = outcome(1, 1.0), outcome(2, 2.0)
+    found = measure_coverage([calm, wild])
+    assert found is not None
+    by_window = found["levels"]["0.80"]["windows"]
+    first, second = by_window.values()
+    assert first > 0.95
+    assert second < 0.6
+    bands = cross_bands([calm, wild], (0.8,))
+    assert bands is not None
+    table = calibrate_windows([calm])
+    ((low, high),) = bounds(table, wild.window.matrix, wild.forecasts["ensemble"], [0.8])
+    assert (bands[0.8][0][4000:] == low).all()
+    assert (bands[0.8][1][4000:] == high).all()
+
+
+def test_one_window_has_no_honest_coverage() -> None:
+    assert measure_coverage([outcome(1, 1.0)]) is None
+    assert cross_bands([outcome(1, 1.0)]) is None
+
+
+def test_the_table_for_people_says_what_was_measured() -> None:
+    found = measure_coverage([outcome(1, 1.0), outcome(2, 1.0)])
+    assert found is not None
+    header, eighty, ninety_five = coverage_rows(found)
+    assert header[0] == "band"
+    assert eighty[0] == "80%"
+    assert eighty[1] == f"{100 * found['levels']['0.80']['coverage']:.1f} %"
+    assert ninety_five[-1] == f"{100 * found['levels']['0.95']['width']:.1f} %"
+
+
+def test_bounds_count_as_inside() -> None:
+    sold = np.array([1.0, 2.0, 3.0, 4.0])
+    band = (np.full(4, 2.0), np.full(4, 3.0))
+    assert is_inside(sold, band).tolist() == [0.0, 1.0, 1.0, 0.0]

@@ -1,0 +1,108 @@
+"""Baselines against plain readings of their definitions; windows hold what they say."""
+
+from datetime import date
+
+import numpy as np
+import pytest
+
+from rossmann.data.panel.panel import Panel
+from rossmann.errors import DataError
+from rossmann.features import schedule_counts as plan
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.evaluation.backtest import baselines, forecast_window, score
+from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
+from rossmann.models.evaluation.windows import Outcome, Window, ends_of, open_windows, rolling_ends
+from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.publishing.trained_model import Trained
+
+
+def test_windows_follow_their_origins(panel: Panel) -> None:
+    windows = open_windows(panel, (48, 200), 48, 31)
+    assert [w.origin for w in windows] == [panel.last_day - 200, panel.last_day - 48]
+    for window in windows:
+        assert window.rows.day.min() == window.origin + 1
+        assert window.rows.day.max() <= window.origin + 48
+        assert (window.sold > 0).all()
+        assert (window.rows.open == 1).all()
+        assert len(window.matrix) == len(window.rows) == len(window.sold)
+
+
+def test_seasonal_naive_is_the_last_of_its_kind(panel: Panel) -> None:
+    (window,) = open_windows(panel, (48,), 48, 31)
+    naive = baselines(panel, window)["seasonal_naive"]
+    checked = 0
+    for i in range(0, len(naive), 37):
+        s = int(panel.locate(window.rows.store[i : i + 1])[0])
+        for day in range(window.origin, panel.first_day - 1, -1):
+            t = day - panel.first_day
+            y = panel.arrays.log_sales[s, t]
+            same = (day - window.rows.day[i]) % 7 == 0
+            if same and panel.arrays.cube[t, s, plan.PROMO] == window.rows.promo[i] and y > 0:
+                assert naive[i] == pytest.approx(np.exp(y), rel=1e-5)
+                checked += 1
+                break
+    assert checked > 10
+
+
+def test_too_short_a_history_is_said(panel: Panel) -> None:
+    with pytest.raises(DataError, match="needs more history"):
+        open_windows(panel, (610,), 48, 31)
+
+
+def test_measures() -> None:
+    sold, forecast = np.array([100.0, 200.0, 0.0]), np.array([110.0, 180.0, 5.0])
+    assert rmspe(sold, forecast) == pytest.approx(0.1)
+    assert mape(sold, forecast) == pytest.approx(0.1)
+    assert mae(sold, forecast) == pytest.approx(35 / 3)
+    assert bias(sold, forecast) == pytest.approx(295 / 300 - 1)
+    assert np.isnan(rmspe(np.zeros(2), np.ones(2)))
+
+
+def test_a_score_tells_all_forecasters(panel: Panel) -> None:
+    (window,) = open_windows(panel, (48,), 48, 31)
+    found = score(Outcome(window, {"ensemble": window.sold, **baselines(panel, window)}))
+    assert found.rmspe["ensemble"] == 0.0
+    assert found.rmspe["kalman"] > 0.0
+    assert found.as_dict()["origin"] == window.origin_date.isoformat()
+
+
+@pytest.fixture(scope="module")
+def ensemble(trained: Trained) -> Ensemble:
+    return Ensemble.load(trained.folder)
+
+
+@pytest.mark.parametrize(("back", "days"), [(48, 48), (100, 7), (365, 1)])
+def test_a_backtest_is_what_the_service_answers(
+    panel: Panel, ensemble: Ensemble, back: int, days: int
+) -> None:
+    """Bit for bit, in any order, alone or together: rows take one way to sales."""
+    (window,) = open_windows(panel, (back,), days, 31)
+    found = forecast_window(panel, window, ensemble, 1)["ensemble"]
+    order = np.random.default_rng(back).permutation(len(window.rows))
+    served = Forecaster(panel, ensemble).forecast(window.rows.take(order), as_of=window.origin)
+    assert (served.sales == found[order]).all()
+
+
+def test_without_a_schedule_no_plan_after_the_origin_is_seen(
+    panel: Panel, ensemble: Ensemble
+) -> None:
+    (window,) = open_windows(panel, (48,), 48, 31)
+    found = forecast_window(panel, window, ensemble, 1)
+    bare = panel.matrix(window.rows, window.origin, planned_to=window.origin)
+    assert (found["without_schedule"] == ensemble.predict(bare)).all()
+    assert (found["without_schedule"] != found["ensemble"]).any()
+
+
+def test_rolling_windows_lie_one_after_the_other(panel: Panel) -> None:
+    windows: list[Window] = open_windows(panel, rolling_ends(5, 20), 20, 31)
+    assert [w.origin for w in windows] == [panel.last_day - 20 * k for k in (5, 4, 3, 2, 1)]
+    days = np.concatenate([np.unique(w.rows.day) for w in windows])
+    assert (np.diff(days) > 0).all()
+
+
+def test_origins_are_dates_of_history(panel: Panel) -> None:
+    last = panel.info.last_day
+    assert ends_of(panel, [date.fromordinal(last.toordinal() - 60)]) == (60,)
+    for outside in (last, date(2000, 1, 1)):
+        with pytest.raises(DataError, match="an origin must be from"):
+            ends_of(panel, [outside])

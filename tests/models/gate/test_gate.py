@@ -1,0 +1,378 @@
+"""The gate passes what is better and measured, and nothing else."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from rossmann.data.panel.panel import Panel
+from rossmann.errors import DamagedModel, DataError, GateFailed, ServiceError, UnknownVersion
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.gate.accuracy_checks import against_naive, against_serving, measured
+from rossmann.models.gate.backtest_predictions import (
+    EVIDENCE_FILE,
+    Evidence,
+    WindowRows,
+    read_evidence,
+)
+from rossmann.models.gate.gate import _beside, _Desk, _score, evidence_of, validate
+from rossmann.models.gate.sanity_checks import check_service, probe
+from rossmann.models.gate.verdict import Line, Verdict, at_least, at_most
+from rossmann.models.inference.forecaster import Forecast, Forecaster
+from rossmann.models.publishing.register import register
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.registry.model_version import ModelVersion
+from rossmann.models.registry.registry import Registry
+from rossmann.schema import Dataset, FloatArray, Matrix, Rows
+from rossmann.settings import Settings, load_settings
+
+LIMITS = load_settings(data_dir="nowhere")
+NAME = "gate-test"
+
+
+def window(
+    sd: float, seed: int = 1, first_day: int = 16_000, naive: float = 0.2, stores: int = 50
+) -> WindowRows:
+    """Forecasts that err by about ``sd``, of sales that do not depend on the seed."""
+    store, day = np.repeat(np.arange(stores), 48), np.tile(first_day + np.arange(48), stores)
+    sold = 4000.0 + 37 * (store % 11) + day % 7 * 100
+    rng = np.random.default_rng([seed, first_day])
+    forecast = sold * np.exp(rng.normal(0, sd, len(sold)))
+    other = sold * np.exp(rng.normal(0, naive, len(sold)))
+    return WindowRows(f"day {first_day}", 48, store, day, sold, forecast, other)
+
+
+def evidence(*windows: WindowRows) -> Evidence:
+    return Evidence(windows, {w.origin: {"0.80": 0.79, "0.95": 0.96} for w in windows})
+
+
+def never(rows: WindowRows) -> FloatArray:
+    raise AssertionError("nothing to score")
+
+
+def beside(mine: Evidence, other: Evidence | None, last_day: int | None = 16_047) -> list[Line]:
+    return against_serving(mine, other, "version 1", last_day, never, LIMITS)
+
+
+def failed(verdict: Verdict) -> list[str]:
+    return [line.check for line in verdict.lines if not line.passed]
+
+
+def verdicts(lines: list[Line]) -> list[bool]:
+    return [line.passed for line in lines]
+
+
+def test_the_naive_must_be_beaten_by_more_than_luck() -> None:
+    by_luck = window(0.2, seed=5)
+    same = replace(by_luck, naive=by_luck.forecast.copy())
+    lines = against_naive([window(0.10), window(0.30), same], LIMITS)
+    assert verdicts(lines) == [True, False, False]
+
+
+def test_noise_does_not_promote() -> None:
+    """Versions as good as the one that serves pass about as rarely as the limit says."""
+    serving = evidence(window(0.1, seed=0), window(0.1, seed=0, first_day=15_000))
+    passed = 0
+    for seed in range(1, 41):
+        lines = beside(evidence(window(0.1, seed), window(0.1, seed, first_day=15_000)), serving)
+        passed += lines[-1].passed
+    assert passed <= 8
+
+
+def test_the_same_forecasts_again_are_not_better() -> None:
+    mine = evidence(window(0.1))
+    *windows, all_windows = beside(mine, mine)
+    assert verdicts(windows) == [True]
+    assert not all_windows.passed
+    assert "p = 1.0000" in all_windows.note
+
+
+def test_a_better_version_passes_and_a_worse_one_does_not() -> None:
+    good, bad = evidence(window(0.1)), evidence(window(0.12, seed=2))
+    assert all(verdicts(beside(good, bad)))
+    assert not any(verdicts(beside(bad, good)))
+
+
+def test_a_gain_on_one_window_does_not_pay_for_a_loss_on_another() -> None:
+    serving = evidence(window(0.2), window(0.1, first_day=15_000))
+    candidate = evidence(window(0.1, 2), window(0.11, 2, first_day=15_000))
+    assert verdicts(beside(candidate, serving)) == [True, False, True]
+
+
+def test_days_that_were_corrected_are_left_out() -> None:
+    serving, candidate = window(0.12, seed=2), window(0.1)
+    sold = candidate.sold.copy()
+    sold[:300] *= 1.5  # both were right about what the tables said then
+    lines = beside(evidence(replace(candidate, sold=sold)), evidence(serving))
+    assert all(verdicts(lines))
+    assert lines[0].value == pytest.approx(0.1, abs=0.01)
+
+
+def test_another_chain_under_the_same_name_is_not_compared() -> None:
+    candidate = window(0.15)
+    other = replace(window(0.1), sold=window(0.1).sold * 1.01)
+    for replaceable in (True, False):
+        (line,) = against_serving(
+            evidence(candidate), evidence(other), "1", 16_047, never, LIMITS, replaceable
+        )
+        assert line.passed is replaceable
+        assert "another chain" in line.note
+
+
+def test_on_newer_data_the_serving_version_forecasts_what_it_did_not_see() -> None:
+    serving = evidence(window(0.1, first_day=15_980))
+    for error, passed in ((0.15, True), (0.1, True), (0.05, False)):
+        asked: list[WindowRows] = []
+
+        def score(rows: WindowRows, error: float = error, asked: list = asked) -> FloatArray:
+            asked.append(rows)
+            return rows.sold * (1 + error)
+
+        candidate = window(0.0)
+        candidate = replace(candidate, forecast=candidate.sold * 1.1)
+        (line,) = against_serving(evidence(candidate), serving, "version 1", 16_027, score, LIMITS)
+        assert line.passed is passed
+        assert asked[0].day.min() == 16_028
+        assert len(asked[0].sold) == 20 * 50
+
+
+@pytest.mark.parametrize(
+    ("last_day", "why"), [(16_043, "4 days"), (99_999, "0 days"), (None, "not known")]
+)
+def test_too_few_unseen_days_do_not_pass(last_day: int | None, why: str) -> None:
+    for serving in (None, evidence(window(0.1, first_day=15_980))):
+        (line,) = beside(evidence(window(0.01)), serving, last_day)
+        assert not line.passed
+        assert why in line.note
+
+
+def test_coverage_and_bias_have_limits() -> None:
+    fine = evidence(window(0.1))
+    assert all(verdicts(measured(fine, LIMITS)))
+    narrow = Evidence(fine.windows, {fine.windows[0].origin: {"0.80": 0.6, "0.95": 0.9}})
+    assert verdicts(measured(narrow, LIMITS)) == [False, True, True]
+    assert verdicts(measured(Evidence(fine.windows, {}), LIMITS)) == [False, False, True]
+    high = replace(fine.windows[0], forecast=fine.windows[0].forecast * 1.1)
+    assert verdicts(measured(evidence(high), LIMITS)) == [True, True, False]
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_what_is_no_number_fails(value: float | None) -> None:
+    assert not at_most("x", value, 1).passed
+    assert not at_least("x", value, -1).passed
+    bad = window(0.1)
+    bad.forecast[3] = math.nan if value is None else value
+    assert verdicts(against_naive([bad], LIMITS)) == [False]
+    assert not any(verdicts(beside(evidence(bad), evidence(window(0.2)))))
+
+
+def test_no_checks_are_no_pass() -> None:
+    assert not Verdict(1, None, []).passed
+
+
+def test_the_table_gives_each_line_its_numbers_and_verdict() -> None:
+    verdict = Verdict(3, 1, [at_most("error", 0.0912, 0.1), at_least("rows", 1234, 2000, "slow")])
+    first, second = verdict.table().splitlines()[1:]
+    assert first.split() == ["error", "0.0912", "0.1000", "passed"]
+    assert second.split() == ["rows", "1,234", "2,000", "FAILED", "(slow)"]
+    with pytest.raises(GateFailed, match="version 3") as told:
+        verdict.require()
+    assert verdict.table() in str(told.value)
+
+
+@pytest.fixture(scope="module")
+def gate_settings(
+    chain_settings: Settings, each_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    # A demo chain of 40 stores and a few small trees: less is to be expected of the bands.
+    changed = {"mlflow_tracking_uri": each_server, "gate_coverage": 0.2}
+    return chain_settings.model_copy(update=changed)
+
+
+@pytest.fixture(scope="module")
+def registry(gate_settings: Settings, trained: Trained) -> Iterator[Registry]:
+    """Version 1: the small but real one."""
+    register(trained, gate_settings, NAME)
+    with Registry(gate_settings.tracking_uri, NAME) as registry:
+        yield registry
+
+
+def test_a_real_version_passes_and_the_verdict_stays_on_it(
+    registry: Registry, gate_settings: Settings
+) -> None:
+    verdict = validate(registry, 1, gate_settings)
+    assert verdict.passed, verdict.table()
+    assert len(verdict.lines) == 2 + 6 + 7
+    tags = registry.find(1).tags
+    assert tags["gate.passed"] == "true"
+    assert [line["check"] for line in json.loads(tags["gate.table"])] == [
+        line.check for line in verdict.lines
+    ]
+    with pytest.raises(UnknownVersion):
+        validate(registry, 9, gate_settings)
+
+
+def test_the_same_version_again_is_refused(
+    registry: Registry, gate_settings: Settings, trained: Trained
+) -> None:
+    registry.promote(1, "first", "me")
+    assert validate(registry, 1, gate_settings).against is None  # not against itself
+    again = register(trained, gate_settings, NAME).version
+    verdict = validate(registry, again, gate_settings)
+    assert verdict.against == 1
+    assert failed(verdict) == ["all windows: better than version 1"]
+    assert registry.find(again).tags["gate.passed"] == "false"
+
+
+def changed_tags(registry: Registry, version: int, **tags: object) -> ModelVersion:
+    found = registry.find(version)
+    return replace(
+        found, tags={**found.tags, **{k.replace("_", "."): str(v) for k, v in tags.items()}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "demo", "passed"),
+    [
+        (Dataset.REAL.value, "demo", False, True),  # the real chain follows the demo
+        ("demo", Dataset.REAL.value, True, True),  # asked for
+        ("demo", Dataset.REAL.value, False, False),  # the real tables are gone for a night
+    ],
+)
+def test_a_version_of_the_demo_chain_replaces_the_real_one_only_if_asked(
+    registry: Registry, gate_settings: Settings, mine: str, other: str, demo: bool, passed: bool
+) -> None:
+    settings = gate_settings.model_copy(update={"demo": demo})
+    desk = _Desk(registry, settings, lambda chain: pytest.fail("nothing to open"))
+    candidate = changed_tags(registry, 1, data_dataset=mine)
+    serving = replace(changed_tags(registry, 1, data_dataset=other), version=7)
+    (line,) = _beside(desk, candidate, evidence(), serving)
+    assert line.check == "against version 7"
+    assert line.passed is passed
+    assert ("ROSSMANN_DEMO" in line.note) is not passed
+
+
+def test_tables_that_do_not_reach_the_windows_are_told(
+    registry: Registry, gate_settings: Settings, panel: Panel
+) -> None:
+    """The serving version must forecast newer days than the tables at hand hold."""
+    desk = _Desk(registry, gate_settings, lambda chain: panel)
+    later = replace(window(0.1, stores=3), origin="2031-01-01")
+    later.store[:] = panel.store_numbers[0]
+    with pytest.raises(DataError, match="do not reach"):
+        _score(desk, registry.find(1), "demo", later)
+
+
+class _ChangedForecaster(Forecaster):
+    """The forecaster that serves, with its sales changed by ``change`` (rows, sales -> sales)."""
+
+    def __init__(
+        self,
+        panel: Panel,
+        ensemble: Ensemble,
+        change: Callable[["_ChangedForecaster", Rows, FloatArray], FloatArray],
+    ) -> None:
+        super().__init__(panel, ensemble)
+        self._change = change
+
+    def forecast(self, rows: Rows, as_of: int | None = None, **options: Any) -> Forecast:
+        found = super().forecast(rows, as_of, **options)
+        return replace(found, sales=self._change(self, rows, found.sales))
+
+
+def test_a_forecaster_that_sells_on_closed_days_is_found(trained: Trained, panel: Panel) -> None:
+    ensemble = Ensemble.load(trained.folder)
+    stores = panel.store_numbers[:20]
+    rows = panel.plan_of(stores, np.full(len(stores), panel.last_day + 1, np.int32))
+    rows = replace(rows, open=np.ones(len(rows), np.uint8))
+    sales = ensemble.predict(panel.matrix(rows, panel.last_day))
+
+    def check(change: Callable[[Any, Rows, FloatArray], FloatArray]) -> Any:
+        return check_service(_ChangedForecaster(panel, ensemble, change), rows, sales)
+
+    sound = check_service(Forecaster(panel, ensemble), rows, sales)
+    assert sound.closed == 0
+    assert sound.apart < 1e-9
+    open_always = check(lambda own, asked, _: ensemble.predict(panel.matrix(asked, panel.last_day)))
+    assert open_always.closed > 100
+    shifted = check(lambda own, asked, found: found * 1.001)
+    assert shifted.closed == 0
+    assert shifted.apart == pytest.approx(0.001, rel=1e-3)
+    assert math.isnan(check(lambda own, asked, found: found[1:]).closed)
+
+
+def test_a_judgement_that_is_cut_short_leaves_no_old_verdict(
+    registry: Registry, gate_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.set_tags(1, {"gate.passed": "true"})
+
+    def away(*arguments: object) -> None:
+        raise ServiceError("gone")
+
+    monkeypatch.setattr("rossmann.models.gate.gate.evidence_of", away)
+    with pytest.raises(ServiceError):
+        validate(registry, 1, gate_settings)
+    assert registry.find(1).tags["gate.passed"] == "unfinished"
+
+
+def test_the_data_must_be_at_hand(
+    registry: Registry, gate_settings: Settings, tmp_path: Path
+) -> None:
+    elsewhere = gate_settings.model_copy(update={"data_dir": tmp_path})
+    assert failed(validate(registry, 1, elsewhere)) == ["sanity probes"]
+
+
+def test_limits_of_the_probes_are_kept(registry: Registry, gate_settings: Settings) -> None:
+    strict = {"gate_rows_per_second": 1e12, "gate_size_mb": 1e-6, "gate_record": 0.01}
+    hard = gate_settings.model_copy(update={**strict, "gate_promotion": 9})
+    assert failed(validate(registry, 1, hard)) == [
+        "a promotion raises the chain's sales by",
+        "highest forecast over its store's record",
+        "rows per second",
+        "megabytes",
+    ]
+
+
+def test_evidence_that_is_missing_or_changed_fails(
+    registry: Registry, gate_settings: Settings, trained: Trained
+) -> None:
+    version = registry.find(1)
+    assert len(evidence_of(registry, version).windows) == 2
+    bare = replace(version, tags={k: v for k, v in version.tags.items() if "evidence" not in k})
+    with pytest.raises(DamagedModel, match="no record"):
+        evidence_of(registry, bare)
+    changed = register(trained, gate_settings, NAME)
+    with httpx.Client(base_url=gate_settings.tracking_uri, timeout=30, trust_env=False) as client:
+        run = client.get("/api/2.0/mlflow/runs/get", params={"run_id": changed.run_id}).json()
+        root = run["run"]["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
+        url = f"/api/2.0/mlflow-artifacts/artifacts/{root}/{EVIDENCE_FILE}"
+        client.put(url, content=b"better figures").raise_for_status()
+    lines = validate(registry, changed.version, gate_settings).lines
+    assert not lines[0].passed
+    assert "was changed" in lines[0].note
+
+
+def test_a_version_that_ignores_promotions_is_found(trained: Trained, panel: Panel) -> None:
+    class Blind(Ensemble):
+        def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+            return np.full(len(matrix), 1e6)
+
+    sound = Ensemble.load(trained.folder)
+    found = probe(panel, sound, trained.folder, 1)
+    assert found.promotion > 0.05
+    assert 0 < found.record < 3
+    blind = probe(panel, Blind(sound.members, sound.card), trained.folder, 1)
+    assert blind.promotion < 0.01
+    assert blind.record > 3
+
+
+def test_the_record_is_read_back_as_logged(registry: Registry, trained: Trained) -> None:
+    logged = evidence_of(registry, registry.find(1))
+    local = read_evidence(trained.folder / EVIDENCE_FILE)
+    assert np.array_equal(logged.windows[0].forecast, local.windows[0].forecast)

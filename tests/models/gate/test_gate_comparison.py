@@ -1,0 +1,47 @@
+"""Two versions side by side: only what differs, and the same days."""
+
+import pytest
+
+from rossmann.cli import main
+from rossmann.models.gate.gate import compare_versions
+from rossmann.models.publishing.register import register
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.registry.registry import Registry
+from rossmann.settings import Settings
+
+
+def test_lineage_errors_and_history_are_told(
+    trained: Trained,
+    chain_settings: Settings,
+    mlflow_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = chain_settings.model_copy(update={"mlflow_tracking_uri": mlflow_server})
+    name = "comparison-test"
+    for _ in range(2):
+        register(trained, settings, name)
+    with Registry(mlflow_server, name) as registry:
+        registry.promote(1, "the first", "anna")
+        registry.set_tags(2, {"profile": "other"})
+        one, two = registry.find(1), registry.find(2)
+        found = compare_versions(registry, one, two)
+        assert found.lineage == [("profile", "quick", "other")]
+        assert [origin for origin, _ in found.windows] == [str(w.origin) for w in trained.windows]
+        assert all(test.mine == test.other and test.p == 1 for _, test in found.windows)
+        registry.set_tags(2, {"digest.evidence": "changed"})
+        spoilt = compare_versions(registry, one, registry.find(2))
+        assert spoilt.windows == []
+        assert "was changed" in spoilt.note
+    for digest in trained.card["data"]["files"].values():
+        assert digest in one.tags["data.raw"]
+    monkeypatch.setenv("ROSSMANN_MLFLOW_TRACKING_URI", mlflow_server)
+    monkeypatch.setattr(
+        "rossmann.models.registry.registry.Registry.__init__.__defaults__", (name, 5.0)
+    )
+    assert main(["models", "compare", "1", "2"]) == 0
+    assert "not compared" in capsys.readouterr().out
+    assert main(["models", "show", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "promote 1, by anna: the first" in out
+    assert "data.raw" in out

@@ -1,0 +1,128 @@
+"""A version of a booster release that the installed one does not promise to read is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rossmann.errors import DamagedModel
+from rossmann.models.ensemble.artifact_files import read_card, sha256
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.members.library_compatibility import PROMISES, check_releases, releases_of
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.schema import FEATURES
+
+
+@pytest.mark.parametrize(
+    ("library", "installed", "written", "readable"),
+    [
+        ("lightgbm", (4, 6), (4, 6), True),
+        ("lightgbm", (4, 6), (4, 0), True),
+        ("lightgbm", (4, 6), (4, 7), False),
+        ("lightgbm", (4, 6), (3, 3), False),
+        ("lightgbm", (5, 0), (4, 6), False),
+        ("xgboost", (3, 2), (1, 6), True),
+        ("xgboost", (3, 2), (3, 3), False),
+        ("xgboost", (3, 2), (4, 0), False),
+        ("xgboost", (3, 2), (1, 5), False),
+        ("catboost", (1, 2), (0, 26), True),
+        ("catboost", (1, 2), (1, 3), False),
+        ("catboost", (1, 2), (0, 4), False),
+    ],
+)
+def test_what_each_library_promises(
+    library: str, installed: tuple[int, int], written: tuple[int, int], readable: bool
+) -> None:
+    assert PROMISES[library].reads(installed, written) is readable
+
+
+def test_saving_notes_the_releases(trained: Trained) -> None:
+    told = json.loads((trained.folder / "ensemble.json").read_text())["libraries"]
+    assert releases_of(PROMISES).items() <= told.items()
+    assert set(told) >= {"lightgbm", "catboost", "numpy", "numba"}
+
+
+@pytest.fixture
+def copy(trained: Trained, tmp_path: Path) -> Path:
+    return shutil.copytree(trained.folder, tmp_path / "copy")
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    path = folder / "ensemble.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def vouch(folder: Path) -> None:
+    rewrite(folder, files={file: sha256(folder / file) for file in read_card(folder)["files"]})
+
+
+@pytest.mark.parametrize("name", ["lightgbm", "xgboost", "catboost"])
+def test_a_newer_release_is_refused_with_what_to_do(copy: Path, name: str) -> None:
+    told = read_card(copy)["libraries"]
+    (distribution,) = releases_of([name])
+    rewrite(copy, libraries={**told, distribution: "99.1.0"})
+    # The file must not even be opened: what a library cannot read may end the process.
+    next(copy.glob(f"{name}*")).write_bytes(b"written by the future")
+    vouch(copy)
+    with pytest.raises(DamagedModel, match=rf"install {distribution}==99\.1\.0.*rossmann train"):
+        Ensemble.load(copy)
+
+
+def test_an_earlier_patch_of_the_same_release_loads(copy: Path) -> None:
+    told = read_card(copy)["libraries"]
+    rewrite(copy, libraries={n: ".".join([*t.split(".")[:2], "0"]) for n, t in told.items()})
+    Ensemble.load(copy)
+
+
+@pytest.mark.parametrize("libraries", [None, {}, {"lightgbm": "?"}, "4.6", {"numpy": "2.4"}])
+def test_a_card_that_does_not_say_is_refused(copy: Path, libraries: object) -> None:
+    rewrite(copy, libraries=libraries)
+    with pytest.raises(DamagedModel, match="does not say which release"):
+        Ensemble.load(copy)
+
+
+def test_the_plain_wheel_counts_as_the_one_without_graphics() -> None:
+    (release,) = releases_of(["xgboost"]).values()
+    card = {"weights": {"xgboost": 1.0}, "libraries": {"xgboost": release}}
+    check_releases(card, Path("there"))
+
+
+def broken(path: Path, content: bytes | None) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+
+
+@pytest.mark.parametrize("name", ["lightgbm.npz", "xgboost.npz", "catboost.npz"])
+@pytest.mark.parametrize("content", [b"", b"no trees at all", None])
+def test_trees_that_the_card_vouches_for_and_that_are_none(
+    copy: Path, name: str, content: bytes | None
+) -> None:
+    broken(copy / name, content)
+    vouch(copy)
+    with pytest.raises(DamagedModel, match="does not load"):
+        Ensemble.load(copy)
+
+
+@pytest.mark.parametrize("name", ["xgboost.ubj", "catboost.cbm"])
+@pytest.mark.parametrize("content", [b"", b"no trees at all", None])
+def test_a_file_that_the_card_vouches_for_and_the_library_does_not(
+    copy: Path, name: str, content: bytes | None
+) -> None:
+    """Answers come from the trees; the library's file is needed for drivers alone."""
+    broken(copy / name, content)
+    vouch(copy)
+    ensemble = Ensemble.load(copy)
+    row = np.zeros((1, len(FEATURES)), np.float32)
+    assert len(ensemble.predict(row)) == 1
+    with pytest.raises(DamagedModel, match="does not load"):
+        ensemble.contributions(row)
+
+
+@pytest.mark.parametrize("weights", [None, {"perceptron": 1.0}, [1, 2]])
+def test_weights_of_no_known_member_are_refused(copy: Path, weights: object) -> None:
+    rewrite(copy, weights=weights)
+    with pytest.raises(DamagedModel, match="no weights"):
+        Ensemble.load(copy)

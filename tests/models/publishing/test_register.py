@@ -1,0 +1,432 @@
+"""A registered version is whole: it loads and answers anywhere, and says where it comes from."""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import rossmann
+from rossmann.cli import main
+from rossmann.errors import DamagedModel, ServiceError
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.evaluation.windows import WindowScore
+from rossmann.models.members import MEMBERS
+from rossmann.models.publishing import register as packaging
+from rossmann.models.publishing.mlflow_client import example, requirements
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.registry import lineage
+from rossmann.models.registry.model_version import ModelVersion
+from rossmann.models.registry.registry import Registry
+from rossmann.models.reports import model_card
+from rossmann.models.reports.model_card import render_page
+from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, Stage, feature_fingerprint
+from rossmann.settings import Settings, load_settings
+
+NAME = "packaging-test"
+
+
+def rows(count: int, seed: int) -> Matrix:
+    matrix = np.random.default_rng(seed).normal(size=(count, len(FEATURES))).astype(np.float32)
+    matrix[:, OFFSET] = 8.5 + 0.3 * matrix[:, OFFSET]
+    return matrix
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A tiny real ensemble of all three members."""
+    matrix = rows(3000, seed=1)
+    sales = np.exp(matrix[:, OFFSET] + 0.2 * matrix[:, 0]).astype(np.float64)
+    params = {
+        "lightgbm": {"rounds": 20, "num_leaves": 7, "learning_rate": 0.2},
+        "xgboost": {"rounds": 20, "max_depth": 3, "eta": 0.2},
+        "catboost": {"rounds": 20, "depth": 3, "learning_rate": 0.2},
+    }
+    members = {
+        name: MEMBERS[name].fit(matrix, sales, params[name], 1, 1, lambda share: None)
+        for name in params
+    }
+    windows = [
+        WindowScore(date(2014, 6, 13), 48, 40208, {"ensemble": 0.105, "seasonal_naive": 0.179}),
+        WindowScore(date(2015, 4, 26), 48, 43065, {"ensemble": 0.094, "seasonal_naive": 0.173}),
+    ]
+    card = {
+        "profile": "quick",
+        "code": lineage.code_version(),
+        "environment": lineage.environment(),
+        "weights": {"lightgbm": 0.34, "xgboost": 0.33, "catboost": 0.33},
+        "features": list(FEATURES),
+        "fingerprint": feature_fingerprint(),
+        "params": {"seed": 1, "members": {"lightgbm": {"rounds": 20}}},
+        "data": {
+            "dataset": "demo",
+            "version": "abc123def456",
+            "rows": 900,
+            "stores": 3,
+            "first_day": "2013-01-01",
+            "last_day": "2015-06-13",
+            "files": {"train.csv": "ab" * 32, "store.csv": "cd" * 32},
+        },
+    }
+    folder = tmp_path_factory.mktemp("trained")
+    ensemble = Ensemble(members, card)
+    ensemble.save(folder)
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "windows.png").write_bytes(b"a picture")
+    (folder / "report.md").write_text("a report")
+    return Trained(folder, ensemble.card, windows)
+
+
+@pytest.fixture(scope="module")
+def packaging_settings(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("data")
+    return load_settings(data_dir=folder, mlflow_tracking_uri=mlflow_server)
+
+
+@pytest.fixture(scope="module")
+def version(trained: Trained, packaging_settings: Settings) -> ModelVersion:
+    """The tiny ensemble as a registered version, in Production."""
+    made = packaging.register(trained, packaging_settings, NAME)
+    with Registry(packaging_settings.tracking_uri, NAME) as registry:
+        registry.promote(made.version, "test", "me")
+    return made
+
+
+@pytest.fixture
+def registry(packaging_settings: Settings, version: ModelVersion) -> Iterator[Registry]:
+    with Registry(packaging_settings.tracking_uri, NAME) as registry:
+        yield registry
+
+
+def clean_environment(settings: Settings) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ROSSMANN", "PYTHON"))}
+    return {
+        **kept,
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # `mlflow models serve` looks for uvicorn there, as in an active environment.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def expected(trained: Trained, matrix: Matrix) -> FloatArray:
+    return Ensemble.load(trained.folder).predict(matrix)
+
+
+def test_a_new_version_has_no_stage_and_knows_where_it_comes_from(version: ModelVersion) -> None:
+    assert version.stage is Stage.NONE
+    assert version.tags["stage"] == "None"
+    assert version.tags["data.dataset"] == "demo"
+    assert version.tags["data.version"] == "abc123def456"
+    assert version.tags["data.rows"] == "900"
+    assert version.tags["features.fingerprint"] == feature_fingerprint()
+    assert version.tags["profile"] == "quick"
+    assert version.tags["code.release"] == rossmann.__version__
+    assert version.tags["rmspe.2015-04-26"] == "0.09400"
+
+
+def test_the_windows_stand_on_the_version(trained: Trained, version: ModelVersion) -> None:
+    windows = json.loads(version.tags["windows"])
+    assert [w["origin"] for w in windows] == ["2014-06-13", "2015-04-26"]
+    assert windows[1]["rmspe"] == trained.windows[1].rmspe
+
+
+def test_the_fetched_copy_is_the_ensemble(
+    trained: Trained, version: ModelVersion, registry: Registry, tmp_path: Path
+) -> None:
+    folder = registry.fetch(version.version, tmp_path)
+    matrix = rows(50, seed=2)
+    assert np.array_equal(Ensemble.load(folder).predict(matrix), expected(trained, matrix))
+
+
+LOAD = """
+import sys, mlflow, numpy as np, pandas as pd
+model = mlflow.pyfunc.load_model(sys.argv[1])
+import rossmann
+from rossmann.schema import FEATURES
+matrix = np.load(sys.argv[2])
+np.save(sys.argv[3], model.predict(pd.DataFrame(matrix.astype(float), columns=list(FEATURES))))
+above = [m for m in sys.modules if m.startswith("rossmann.") and m.split(".")[1] in
+         ("serving", "dashboard", "prediction_log", "launcher", "cli", "features")]
+print(rossmann.__file__, above)
+"""
+
+
+def test_it_loads_in_a_clean_process_with_its_own_code(
+    trained: Trained, version: ModelVersion, packaging_settings: Settings, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "rows.npy", rows(200, seed=3))
+    uri = f"models:/{NAME}@production"
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, uri, str(tmp_path / "rows.npy"), str(tmp_path / "out.npy")],
+        env=clean_environment(packaging_settings),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = np.load(tmp_path / "out.npy")
+    assert np.array_equal(answers, expected(trained, rows(200, seed=3)))
+    file, above = done.stdout.strip().split(" ", 1)
+    assert Path(file) != Path(rossmann.__file__)
+    assert above == "[]"
+
+
+def test_mlflow_serves_the_same_numbers(
+    trained: Trained, version: ModelVersion, packaging_settings: Settings, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    command += ["-m", f"models:/{NAME}/{version.version}", "-p", str(port), "-h", "127.0.0.1"]
+    log = tmp_path / "serve.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [*command, "--workers", "1"],
+            env=clean_environment(packaging_settings),
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(f"{url}/ping", server, log)
+        unknown = rows(3, seed=5)
+        unknown[:, FEATURES.index("last_year_day")] = np.nan
+        for matrix in (rows(64, seed=4), unknown, unknown[:1]):
+            np.testing.assert_allclose(
+                ask(url, matrix), expected(trained, matrix), rtol=1e-9, err_msg=log.read_text()
+            )
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def ask(url: str, matrix: Matrix) -> list[float]:
+    """JSON knows no NaN; null stands for what is not known."""
+    data = [[None if np.isnan(v) else v for v in row] for row in matrix.astype(float).tolist()]
+    split = {"dataframe_split": {"columns": list(FEATURES), "data": data}}
+    answer = httpx.post(f"{url}/invocations", json=split, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["predictions"])
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    raise AssertionError(f"no answer from {url}: {log.read_text()}")
+
+
+def model_files(settings: Settings, version: ModelVersion, tmp_path: Path) -> Path:
+    import mlflow.artifacts
+
+    uri = f"models:/{NAME}/{version.version}"
+    return Path(
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=uri, dst_path=str(tmp_path), tracking_uri=settings.tracking_uri
+        )
+    )
+
+
+def test_nothing_is_pickled_and_needs_are_pinned(
+    version: ModelVersion, packaging_settings: Settings, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", packaging_settings.tracking_uri)
+    folder = model_files(packaging_settings, version, tmp_path)
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert not [n for n in names if n.endswith((".pkl", ".pickle", ".joblib"))]
+    text = (folder / "MLmodel").read_text()
+    assert "code_model" in text
+    assert "python_model:" not in text
+    assert "pyfunc_model.py" in names
+    assert {n for n in names if n.startswith("artifacts/")} == {
+        f"artifacts/ensemble/{n}"
+        for n in ("ensemble.json", *(name for m in MEMBERS.values() for name in m.files()))
+    }
+    for trees in folder.glob("artifacts/ensemble/*.npz"):
+        with np.load(trees, allow_pickle=False) as arrays:
+            assert all(arrays[name].dtype.kind in "fiu" for name in arrays.files)
+    assert "code/rossmann/models/ensemble/ensemble.py" in names
+    assert not [n for n in names if n.startswith(("code/rossmann/serving", "code/rossmann/cli"))]
+    needs = (folder / "requirements.txt").read_text().split()
+    assert set(requirements()) <= set(needs)
+    assert all("==" in need and "://" not in need for need in needs)
+
+
+def test_the_signature_is_46_doubles_in_order(
+    version: ModelVersion, packaging_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.models
+    from mlflow.types import DataType
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", packaging_settings.tracking_uri)
+    info = mlflow.models.get_model_info(f"models:/{NAME}/{version.version}")
+    assert info.signature is not None
+    assert info.signature.inputs.input_names() == list(FEATURES)
+    assert set(info.signature.inputs.input_types()) == {DataType.double}
+    assert info.signature.outputs.input_types() == [DataType.double]
+    assert info.saved_input_example_info is not None
+
+
+def test_the_example_is_a_plausible_row() -> None:
+    row = example()
+    assert list(row.columns) == list(FEATURES)
+    assert row.notna().all(axis=None)
+    from rossmann.models.publishing.mlflow_client import _EXAMPLE
+
+    assert set(_EXAMPLE) <= set(FEATURES)
+
+
+def test_the_run_holds_params_metrics_and_pictures(
+    version: ModelVersion, packaging_settings: Settings, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(packaging_settings.tracking_uri)
+    run = client.get_run(version.run_id)
+    assert run.data.params["members.lightgbm.rounds"] == "20"
+    assert run.data.metrics["rmspe/2015-04-26/ensemble"] == 0.094
+    assert run.info.status == "FINISHED"
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.name == "rossmann"
+    names = {f.path for f in client.list_artifacts(version.run_id)}
+    assert {"card.md", "card.html", "report.md", "pictures"} <= names
+    assert "lightgbm.txt" not in names
+
+
+def test_the_card_reads_well_in_mlflow(version: ModelVersion, trained: Trained) -> None:
+    card = model_card.render(trained.card, trained.windows, NAME)
+    assert version.description == card
+    for words in ("demo chain", "abc123def456", "0.1050", "0.0940", "0.1730", "LightGBM 34 %",
+                  f"models:/{NAME}@production", feature_fingerprint()):  # fmt: skip
+        assert words in card
+
+
+def test_the_card_is_a_page_with_its_pictures(
+    version: ModelVersion, registry: Registry, trained: Trained, tmp_path: Path
+) -> None:
+    page = registry.run_file(version, "card.html", tmp_path).read_text()
+    for words in ("<h1>packaging-test</h1>", "<table>", "0.1050", "ab" * 32, "python 3."):
+        assert words in page
+    picture = base64.b64encode((trained.folder / "pictures" / "windows.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{picture}"' in page
+    assert not re.search(r"(src|href)=.(https?:|/)", page)  # one file: nothing is fetched
+
+
+def test_the_page_takes_the_pictures_of_the_report(tmp_path: Path) -> None:
+    parts = [f'<h2>Part {n}</h2><p>said</p><svg id="{n}"></svg><br>' for n in range(5)]
+    (tmp_path / "report.html").write_text("<h1>Backtest</h1><p>no picture</p>" + "".join(parts))
+    page = render_page("# Card", "name", tmp_path)
+    assert re.findall(r'<h2>(.*?)</h2><svg id="(\d)">', page) == [
+        ("Part 0", "0"), ("Part 1", "1"), ("Part 2", "2"),
+    ]  # fmt: skip
+
+
+def test_from_a_version_to_its_tables_and_back(
+    version: ModelVersion, packaging_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def opened(settings: Settings | None = None) -> Registry:
+        return Registry(packaging_settings.tracking_uri, NAME)
+
+    monkeypatch.setattr("rossmann.cli.models._registry", opened)
+    assert main(["models", "show", str(version.version)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"data.raw.train.csv {'ab' * 32}" in shown
+    assert f"code.digest {version.tags['code.digest']}" in shown
+    for asked in (
+        ["--file", "abab"],
+        ["--data", "abc123"],
+        ["--code", version.tags["code.digest"]],
+    ):
+        assert main(["models", "list", *asked]) == 0
+        assert "abc123def456" in capsys.readouterr().out
+    assert main(["models", "list", "--file", "ffff"]) == 0
+    assert "was made from that" in capsys.readouterr().out
+
+
+@pytest.mark.browser
+def test_mlflow_shows_the_page(
+    version: ModelVersion, packaging_settings: Settings, browser: Any
+) -> None:
+    """In MLflow's own pages, the run's artifact is a page with its picture, not a text."""
+    from mlflow import MlflowClient
+
+    experiment = MlflowClient(packaging_settings.tracking_uri).get_run(version.run_id)
+    place = f"experiments/{experiment.info.experiment_id}/runs/{version.run_id}/artifacts/card.html"
+    page = browser.new_page()
+    page.goto(f"{packaging_settings.tracking_uri}/#/{place}")
+    inside = page.frame_locator("iframe")
+    inside.get_by_role("heading", name=NAME).wait_for(timeout=120_000)
+    assert inside.locator("img").count() == 1
+    assert inside.get_by_role("heading", name="Comes from").is_visible()
+    page.close()
+
+
+def test_a_card_without_anything_still_renders() -> None:
+    assert "No window" in model_card.render({}, [], NAME)
+
+
+def test_registering_twice_counts_on(trained: Trained, packaging_settings: Settings) -> None:
+    name = f"{NAME}-twice"
+    told: list[str] = []
+    made = [
+        packaging.register(trained, packaging_settings, name, told.append).version for _ in range(2)
+    ]
+    assert made == [1, 2]
+    assert f"registered {name} version 2" in told
+
+
+def test_registering_leaves_the_process_as_it_was(
+    trained: Trained, packaging_settings: Settings
+) -> None:
+    import mlflow
+
+    uri, environment = mlflow.get_tracking_uri(), dict(os.environ)
+    packaging.register(trained, packaging_settings, f"{NAME}-clean")
+    assert mlflow.get_tracking_uri() == uri
+    assert {k: v for k, v in os.environ.items() if "MLFLOW_RUN" not in k} == environment
+    assert mlflow.active_run() is None
+
+
+def test_a_damaged_folder_is_not_registered(
+    trained: Trained, packaging_settings: Settings, tmp_path: Path
+) -> None:
+    for file in trained.folder.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "xgboost.ubj").write_bytes(b"rot")
+    damaged = Trained(tmp_path, trained.card, trained.windows)
+    with pytest.raises(DamagedModel, match=r"xgboost\.ubj"):
+        packaging.register(damaged, packaging_settings, f"{NAME}-damaged")
+
+
+def test_registering_without_a_server_is_told_in_one_line(trained: Trained) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        settings = load_settings(mlflow_tracking_uri=f"http://127.0.0.1:{held.getsockname()[1]}")
+        with pytest.raises(ServiceError, match=r"start_mlflow\.sh"):
+            packaging.register(trained, settings, NAME)

@@ -1,0 +1,137 @@
+"""From a version to what it was made of, and back."""
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rossmann
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.registry import lineage
+from rossmann.models.registry.lineage import (
+    code_version,
+    environment,
+    flat_tags,
+    lineage_tags,
+    made_from,
+    recipe,
+)
+from rossmann.models.registry.model_version import ModelVersion
+from rossmann.schema import Stage, feature_fingerprint
+from rossmann.settings import Settings
+
+
+def test_the_card_says_code_environment_and_tables(trained: Trained) -> None:
+    card = trained.card
+    assert card["code"]["release"] == card["release"] == rossmann.__version__
+    assert len(card["code"]["digest"]) == 16
+    assert card["environment"]["python"] == platform.python_version()
+    assert set(card["environment"]) >= {"platform", "lightgbm", "catboost", "numpy", "polars"}
+    assert set(card["data"]["files"]) == {"train.csv", "store.csv", "test.csv"}
+    assert all(len(digest) == 64 for digest in card["data"]["files"].values())
+
+
+def test_the_tags_say_what_the_card_says(trained: Trained) -> None:
+    tags = lineage_tags(trained.card)
+    data = trained.card["data"]
+    for name in ("dataset", "version", "rows", "stores", "first_day", "last_day"):
+        assert tags[f"data.{name}"] == str(data[name])
+    assert json.loads(tags["data.raw"]) == data["files"]
+    assert json.loads(tags["params"]) == trained.card["params"]
+    assert json.loads(tags["environment"]) == environment()
+    assert tags["features.fingerprint"] == feature_fingerprint()
+    assert tags["code.digest"] == trained.card["code"]["digest"]
+    assert tags["recipe"] == trained.card["recipe"]
+
+
+def test_what_a_card_does_not_say_is_no_tag() -> None:
+    assert lineage_tags({}) == {}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    command = ["git", "-C", str(folder), *who, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_told_and_whether_the_files_differ_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lineage, "project_root", lambda: tmp_path)
+    assert "commit" not in code_version()
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "module.py").write_text("one")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert code_version()["commit"] == commit
+    (tmp_path / "notes.txt").write_text("no part of the package")
+    assert code_version()["commit"] == commit
+    (tmp_path / "src" / "module.py").write_text("two")
+    assert code_version()["commit"] == f"{commit}+changes"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "commit" not in code_version()
+
+
+def test_the_recipe_changes_with_all_that_decides_the_version(
+    chain_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(data: str = "a", **changes: Any) -> str:
+        return recipe(chain_settings.model_copy(update=changes), "quick", data)
+
+    monkeypatch.setattr(lineage, "code_digest", lambda: "code")
+    first = of()
+    assert first == of()
+    quick = chain_settings.profiles["quick"]
+    fewer = quick.model_copy(update={"rows": 100})
+    others = [of("b"), of(seed=1), of(windows=(9,)), of(profiles={"quick": fewer})]
+    monkeypatch.setattr(lineage, "library_versions", lambda: {"lightgbm": "99"})
+    others.append(of())
+    monkeypatch.setattr(lineage, "code_digest", lambda: "other code")
+    others.append(of())
+    assert len({first, *others}) == 7
+    same = {"api_port": 1, "gate_chance": 0.5, "threads": 7, "data_dir": Path("elsewhere")}
+    assert {of(**{name: value}) for name, value in same.items()} == {others[-1]}
+
+
+def version(number: int, **tags: str) -> ModelVersion:
+    named = {key.replace("_", "."): value for key, value in tags.items()}
+    return ModelVersion(number, Stage.NONE, "run", datetime.now(UTC), named)
+
+
+VERSIONS = [
+    version(3, data_version="aabb", code_commit="c0ffee", data_raw='{"train.csv": "12ab"}'),
+    version(2, data_version="aacc", code_digest="c0de", data_raw='{"ingested/1": "12ff"}'),
+    version(1, data_raw="nonsense"),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, [3, 2, 1]),
+        ({"data": "aa"}, [3, 2]),
+        ({"data": "aabb"}, [3]),
+        ({"code": "c0"}, [3, 2]),
+        ({"code": "c0ffee"}, [3]),
+        ({"file": "12"}, [3, 2]),
+        ({"file": "12FF"}, [2]),
+        ({"file": "12", "data": "aabb"}, [3]),
+        ({"file": "34"}, []),
+    ],
+)
+def test_back_from_data_code_or_table_to_the_versions(
+    asked: dict[str, str], found: list[int]
+) -> None:
+    assert [v.version for v in made_from(VERSIONS, **asked)] == found
+
+
+def test_tags_for_people_open_what_is_json() -> None:
+    tags = {"data.raw": '{"train.csv": "12ab", "n": 3}', "params": "{cut", "windows": "[]"}
+    flat = flat_tags(tags)
+    assert flat == {"data.raw.n": "3", "data.raw.train.csv": "12ab", "params": "{cut"}

@@ -1,0 +1,434 @@
+"""The registry against a real MLflow server: stages, promotion, rollback, downloads, failures."""
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from rossmann.errors import DamagedModel, LostRace, ModelError, ServiceError, UnknownVersion
+from rossmann.models.registry.mlflow_rest import MlflowRest
+from rossmann.models.registry.model_cache import last_production, local_copy, remember_production
+from rossmann.models.registry.promotion import Promotion
+from rossmann.models.registry.registry import Registry
+from rossmann.schema import Stage
+
+API = "/api/2.0/mlflow"
+
+
+class Shop:
+    """Registers versions by plain REST, as another client of the same server would."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.uri, self.name = uri, name
+        self.client = httpx.Client(base_url=uri, timeout=30, trust_env=False)
+        self.post("registered-models/create", name=name)
+        answer = self.post("experiments/create", name=f"for {name}")
+        self.experiment = answer["experiment_id"]
+
+    def post(self, path: str, **fields: object) -> dict:
+        answer = self.client.post(f"{API}/{path}", json=fields)
+        answer.raise_for_status()
+        return answer.json()
+
+    def add(self, content: bytes = b"trees") -> int:
+        run = self.post("runs/create", experiment_id=self.experiment, start_time=0)["run"]["info"]
+        root = f"{run['artifact_uri'].removeprefix('mlflow-artifacts:/')}/model"
+        digest = hashlib.sha256(content).hexdigest()
+        card = json.dumps({"files": {"member.txt": digest}}).encode()
+        self.put(f"{root}/artifacts/ensemble/member.txt", content)
+        self.put(f"{root}/artifacts/ensemble/ensemble.json", card)
+        tags = [{"key": "digest.card", "value": hashlib.sha256(card).hexdigest()}]
+        source = f"mlflow-artifacts:/{root}"
+        fields = {"name": self.name, "source": source, "run_id": run["run_id"], "tags": tags}
+        return int(self.post("model-versions/create", **fields)["model_version"]["version"])
+
+    def put(self, path: str, content: bytes) -> None:
+        url = f"/api/2.0/mlflow-artifacts/artifacts/{path}"
+        self.client.put(url, content=content).raise_for_status()
+
+    def artifact_root(self, version: int) -> str:
+        fields = {"name": self.name, "version": str(version)}
+        answer = self.client.get(f"{API}/model-versions/get-download-uri", params=fields).json()
+        return str(answer["artifact_uri"]).removeprefix("mlflow-artifacts:/")
+
+    def alias(self, name: str) -> int | None:
+        fields = {"name": self.name, "alias": name}
+        answer = self.client.get(f"{API}/registered-models/alias", params=fields)
+        return int(answer.json()["model_version"]["version"]) if answer.is_success else None
+
+    def tag(self, version: int, key: str) -> str | None:
+        fields = {"name": self.name, "version": str(version)}
+        answer = self.client.get(f"{API}/model-versions/get", params=fields).json()
+        tags = answer["model_version"].get("tags", [])
+        return next((t["value"] for t in tags if t["key"] == key), None)
+
+
+@pytest.fixture
+def shop(each_server: str, request: pytest.FixtureRequest) -> Shop:
+    return Shop(each_server, f"{request.node.name}-{time.time_ns()}"[:200].replace("/", "_"))
+
+
+@pytest.fixture
+def registry(shop: Shop) -> Iterator[Registry]:
+    with Registry(shop.uri, shop.name) as registry:
+        yield registry
+
+
+def stages(registry: Registry) -> dict[int, str]:
+    return {v.version: v.stage.value for v in registry.versions()}
+
+
+def test_no_versions_of_a_model_that_is_not_registered(each_server: str) -> None:
+    with Registry(each_server, "never registered") as registry:
+        registry.ping()
+        assert registry.versions() == []
+        assert registry.history() == []
+        with pytest.raises(UnknownVersion, match="rossmann train"):
+            registry.find("Production")
+
+
+def test_who_can_do_without_waits_no_minute() -> None:
+    """The server takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        # longer than a test may take
+        registry = Registry(url, timeout=3_600)
+        with registry.hurried(0.2), pytest.raises(ServiceError):
+            registry.versions()
+
+
+def test_versions_come_newest_first_as_numbers(shop: Shop, registry: Registry) -> None:
+    added = [shop.add() for _ in range(3)]
+    found = registry.versions()
+    assert [v.version for v in found] == added[::-1] == [3, 2, 1]
+    assert {v.stage for v in found} == {Stage.NONE}
+    assert all(v.run_id and v.created.tzinfo for v in found)
+
+
+def test_more_versions_than_a_page(
+    shop: Shop, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        shop.add()
+    monkeypatch.setattr("rossmann.models.registry.model_version._PAGE", 2)
+    assert [v.version for v in registry.versions()] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("wanted", ["Production", "production", " PRODUCTION ", 2, "2"])
+def test_find_by_stage_or_number(shop: Shop, registry: Registry, wanted: str | int) -> None:
+    shop.add(), shop.add()
+    registry.promote(2, "first", "me")
+    assert registry.find(wanted).version == 2
+
+
+def test_find_names_what_there_is(shop: Shop, registry: Registry) -> None:
+    shop.add(), shop.add()
+    registry.promote(1, "first", "me")
+    for wanted in ("Staging", 9, "Archived", "nonsense"):
+        with pytest.raises(UnknownVersion, match=r"there are: 2 \(None\), 1 \(Production\)"):
+            registry.find(wanted)
+
+
+def test_the_seeds_path_none_staging_production_archived(shop: Shop, registry: Registry) -> None:
+    shop.add(), shop.add()
+    assert registry.to_staging(1).stage is Stage.STAGING
+    assert registry.promote("1", "first", "me").stage is Stage.PRODUCTION
+    assert shop.alias("staging") is None
+    registry.to_staging(2)
+    assert stages(registry) == {1: "Production", 2: "Staging"}
+    registry.promote(2, "better", "me")
+    assert stages(registry) == {1: "Archived", 2: "Production"}
+    assert (shop.tag(1, "stage"), shop.tag(2, "stage")) == ("Archived", "Production")
+
+
+def test_a_version_that_leaves_staging_is_archived(shop: Shop, registry: Registry) -> None:
+    shop.add(), shop.add()
+    registry.to_staging(1)
+    registry.to_staging(2)
+    assert stages(registry) == {1: "Archived", 2: "Staging"}
+
+
+def test_production_cannot_become_staging(shop: Shop, registry: Registry) -> None:
+    shop.add()
+    registry.promote(1, "first", "me")
+    with pytest.raises(ModelError, match="promote another"):
+        registry.to_staging(1)
+    assert registry.find("Production").version == 1
+
+
+def test_promoting_what_serves_changes_nothing(shop: Shop, registry: Registry) -> None:
+    shop.add()
+    registry.promote(1, "first", "me")
+    before = registry.history()
+    registry.promote(1, "again", "me")
+    assert registry.history() == before
+
+
+def test_promoting_what_is_not_there(shop: Shop, registry: Registry) -> None:
+    shop.add()
+    with pytest.raises(UnknownVersion):
+        registry.promote(7, "typo", "me")
+    assert shop.alias("production") is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "works"), [(1, True), (2, False), (None, False), ("any", True)]
+)
+def test_a_verdict_on_another_version_than_the_one_that_serves_promotes_nothing(
+    shop: Shop, registry: Registry, expected: int | None, works: bool
+) -> None:
+    for _ in range(3):
+        shop.add()
+    registry.promote(1, "first", "me", expected=None)
+    if works:
+        assert registry.promote(3, "why", "me", expected).version == 3
+        return
+    with pytest.raises(LostRace, match=r"version 1 serves.*rossmann validate 3"):
+        registry.promote(3, "why", "me", expected)
+    assert stages(registry) == {3: "None", 2: "None", 1: "Production"}
+    assert len(registry.history()) == 1
+
+
+def test_a_verdict_on_one_that_serves_no_more(shop: Shop, registry: Registry) -> None:
+    shop.add()
+    with pytest.raises(LostRace, match="now none serves"):
+        registry.promote(1, "why", "me", expected=7)
+    assert shop.alias("production") is None
+
+
+def test_history_says_who_when_why(shop: Shop, registry: Registry) -> None:
+    shop.add(), shop.add()
+    registry.promote(1, "the first", "anna")
+    registry.promote(2, "better on both windows", "ben")
+    registry.rollback("complaints", "anna")
+    steps = registry.history()
+    assert [(s.action, s.version, s.left, s.who, s.why) for s in steps] == [
+        ("rollback", 1, 2, "anna", "complaints"),
+        ("promote", 2, 1, "ben", "better on both windows"),
+        ("promote", 1, None, "anna", "the first"),
+    ]
+    assert all(step.at for step in steps)
+
+
+def test_rollback_without_a_past(shop: Shop, registry: Registry) -> None:
+    shop.add()
+    with pytest.raises(UnknownVersion, match="nothing to roll back"):
+        registry.rollback("?", "me")
+    registry.promote(1, "first", "me")
+    with pytest.raises(UnknownVersion, match="nothing served before"):
+        registry.rollback("?", "me")
+    assert registry.find("Production").version == 1
+
+
+@settings(
+    max_examples=4,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(moves=st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=8))
+@example(moves=[1, 2, 1, 0, 0])
+def test_rollback_undoes_promotions_like_a_stack(each_server: str, moves: list[int]) -> None:
+    shop = Shop(each_server, f"stack-{time.time_ns()}")
+    for _ in range(3):
+        shop.add()
+    served: list[int] = []
+    with Registry(shop.uri, shop.name) as registry:
+        for move in moves:
+            if move:
+                registry.promote(move, "why", "me")
+                served += [move] if served[-1:] != [move] else []
+            elif len(served) > 1:
+                served.pop()
+                assert registry.rollback("why", "me").version == served[-1]
+            else:
+                with pytest.raises(UnknownVersion):
+                    registry.rollback("why", "me")
+            assert shop.alias("production") == (served[-1] if served else None)
+            assert list(stages(registry).values()).count("Production") == bool(served)
+
+
+def test_rollback_passes_over_deleted_versions(shop: Shop, registry: Registry) -> None:
+    for _ in range(3):
+        registry.promote(shop.add(), "next", "me")
+    fields = {"name": shop.name, "version": "2"}
+    shop.client.request("DELETE", f"{API}/model-versions/delete", json=fields).raise_for_status()
+    assert registry.rollback("bad", "me").version == 1
+
+
+class Killed(BaseException):
+    """Ends a promotion in the middle, as SIGKILL would: nothing below catches it."""
+
+
+def cut_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this many writes through, then die."""
+    real, done = MlflowRest.call, [0]
+
+    def call(self: MlflowRest, method: str, path: str, **fields: object) -> object:
+        if method != "GET":
+            if done[0] == calls:
+                raise Killed
+            done[0] += 1
+        return real(self, method, path, **fields)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowRest, "call", call)
+
+
+@pytest.mark.parametrize("calls", range(9))
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+def test_a_kill_at_any_point_leaves_one_version_that_serves(
+    shop: Shop, registry: Registry, action: str, calls: int
+) -> None:
+    def act(version: int) -> int:
+        if action == "promote":
+            return registry.promote(version, "next", "me").version
+        return registry.rollback("back", "me").version
+
+    for _ in range(3):
+        shop.add()
+    registry.promote(1, "first", "me")
+    registry.promote(2, "second", "me")
+    registry.to_staging(3)
+    target = 3 if action == "promote" else 1
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cut_after(calls, monkeypatch)
+        with suppress(Killed):
+            act(target)
+    serving = registry.find("Production").version
+    assert serving in {2, target}
+    assert list(stages(registry).values()).count("Production") == 1
+    # Whatever was cut short, the next move starts from a whole registry and the past is kept.
+    if serving == 2:
+        act(target)
+    registry.promote(2, "on", "me")
+    assert stages(registry)[target] == "Archived"
+    assert registry.rollback("back", "me").version == target
+    happened = [(s.action, s.version) for s in registry.history()[::-1]]
+    assert happened == [
+        ("promote", 1),
+        ("promote", 2),
+        (action, target),
+        ("promote", 2),
+        ("rollback", target),
+    ]
+
+
+def test_fetch_brings_the_files_once(shop: Shop, registry: Registry, tmp_path: Path) -> None:
+    shop.add(b"one"), shop.add(b"two")
+    folder = registry.fetch("2", tmp_path)
+    assert folder == tmp_path / "2"
+    assert (folder / "member.txt").read_bytes() == b"two"
+    stamp = (folder / "member.txt").stat().st_mtime_ns
+    assert registry.fetch(2, tmp_path) == folder
+    assert (folder / "member.txt").stat().st_mtime_ns == stamp
+    assert [p.name for p in tmp_path.iterdir()] == ["2"]
+
+
+@pytest.mark.parametrize("name", ["member.txt", "ensemble.json"])
+def test_fetch_refuses_what_differs_from_what_was_registered(
+    shop: Shop, registry: Registry, tmp_path: Path, name: str
+) -> None:
+    version = shop.add()
+    content = b'{"files": {"member.txt": "00"}}' if name.endswith("json") else b"other trees"
+    shop.put(f"{shop.artifact_root(version)}/artifacts/ensemble/{name}", content)
+    with pytest.raises(DamagedModel, match=name):
+        registry.fetch(version, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fetch_replaces_a_damaged_copy(shop: Shop, registry: Registry, tmp_path: Path) -> None:
+    folder = registry.fetch(shop.add(), tmp_path)
+    (folder / "member.txt").write_bytes(b"rot")
+    assert local_copy(tmp_path, 1) is None
+    assert (registry.fetch(1, tmp_path) / "member.txt").read_bytes() == b"trees"
+
+
+def test_fetch_replaces_a_copy_of_another_registry(
+    each_server: str, shop: Shop, registry: Registry, tmp_path: Path
+) -> None:
+    other = Shop(each_server, f"{shop.name}-other")
+    other.add(b"of the other")
+    shop.add(b"of this")
+    with Registry(each_server, other.name) as before:
+        before.fetch(1, tmp_path)
+    assert (registry.fetch(1, tmp_path) / "member.txt").read_bytes() == b"of this"
+
+
+def test_the_local_copy_needs_no_registry(shop: Shop, registry: Registry, tmp_path: Path) -> None:
+    assert last_production(tmp_path) is None
+    folder = registry.fetch(shop.add(), tmp_path)
+    remember_production(tmp_path, 1)
+    assert last_production(tmp_path) == 1
+    assert local_copy(tmp_path, 1) == folder
+    assert local_copy(tmp_path, 2) is None
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"version": null}', "[1]"])
+def test_a_spoilt_record_of_production_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "production.json").write_text(text)
+    assert last_production(tmp_path) is None
+    remember_production(tmp_path, 4)
+    assert last_production(tmp_path) == 4
+
+
+CALLS: list[Callable[[Registry, Path], object]] = [
+    lambda r, _: r.ping(),
+    lambda r, _: r.versions(),
+    lambda r, _: r.find("Production"),
+    lambda r, cache: r.fetch(1, cache),
+    lambda r, _: r.promote(1, "why", "me"),
+    lambda r, _: r.rollback("why", "me"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_server_that_is_away_is_told_in_one_line(
+    tmp_path: Path, call: Callable[[Registry, Path], object]
+) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        uri = f"http://127.0.0.1:{held.getsockname()[1]}"
+        told_how = pytest.raises(ServiceError, match=r"bash scripts/start_mlflow\.sh")
+        with Registry(uri) as registry, told_how as told:
+            call(registry, tmp_path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_server_that_never_answers_is_given_up(
+    tmp_path: Path, call: Callable[[Registry, Path], object]
+) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        uri = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        given_up = pytest.raises(ServiceError, match="does not answer")
+        with Registry(uri, timeout=0.2) as registry, given_up:
+            call(registry, tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "mlruns", "http://", "http://a:b:c/"])
+def test_an_address_that_is_none_is_refused(uri: str) -> None:
+    with pytest.raises(ServiceError):
+        Registry(uri)
+
+
+def test_passwords_are_not_told() -> None:
+    with (
+        Registry("http://user:secret@127.0.0.1:9") as registry,
+        pytest.raises(ServiceError) as told,
+    ):
+        registry.ping()
+    assert "secret" not in str(told.value)
+
+
+@given(st.text())
+def test_a_foreign_promotion_tag_is_no_promotion(text: str) -> None:
+    assert Promotion.read(text) is None

@@ -1,0 +1,135 @@
+"""The report's slices are parts of one whole; its page stands alone and shows the same."""
+
+import json
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+
+from rossmann.data.panel.panel import Panel
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.evaluation.backtest import forecast_window
+from rossmann.models.evaluation.metrics import rmspe
+from rossmann.models.evaluation.windows import Outcome, open_windows
+from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.reports import html_report as report_html
+from rossmann.models.reports.figures import pictures
+from rossmann.models.reports.segments import summarize
+from rossmann.models.training.train import about
+
+Report = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def outcomes(panel: Panel, trained: Trained) -> list[Outcome]:
+    ensemble = Ensemble.load(trained.folder)
+    windows = open_windows(panel, (48, 200), 30, 31)
+    return [Outcome(w, forecast_window(panel, w, ensemble, 1)) for w in windows]
+
+
+@pytest.fixture(scope="module")
+def report(panel: Panel, outcomes: list[Outcome]) -> Report:
+    return summarize(panel, outcomes, about("quick", panel))
+
+
+def test_slices_add_up_to_the_whole(report: Report) -> None:
+    assert set(report["slices"]) == {"horizon", "weekday", "promotion", "store_type", "volatility"}
+    for groups in report["slices"].values():
+        assert sum(g["rows"] for g in groups) == report["rows"]
+        for name in ("ensemble", "without_schedule", "kalman", "median", "seasonal_naive"):
+            squares = sum(g["rows"] * g["forecasters"][name] ** 2 for g in groups)
+            whole = report["forecasters"][name]["rmspe"]
+            assert np.sqrt(squares / report["rows"]) == pytest.approx(whole, rel=1e-9)
+        for level in ("0.80", "0.95"):
+            held = sum(g["rows"] * g["coverage"][level] for g in groups) / report["rows"]
+            assert held == pytest.approx(report["coverage"]["levels"][level]["coverage"])
+    assert report["slices"]["horizon"][0]["label"] == "1-7 days"
+
+
+def test_a_slice_is_what_its_label_says(
+    report: Report, panel: Panel, outcomes: list[Outcome]
+) -> None:
+    """Mondays counted by the calendar, from the rows themselves."""
+    sold, forecast = [], []
+    for outcome in outcomes:
+        days = outcome.window.rows.day
+        mondays = [date.fromordinal(int(d) + 719_163).weekday() == 0 for d in days]
+        sold.append(outcome.window.sold[mondays])
+        forecast.append(outcome.forecasts["ensemble"][mondays])
+    monday = next(g for g in report["slices"]["weekday"] if g["label"] == "Monday")
+    assert monday["rows"] == sum(map(len, sold))
+    assert monday["rmspe"] == pytest.approx(rmspe(np.concatenate(sold), np.concatenate(forecast)))
+
+
+def test_days_add_up_and_the_worst_come_first(report: Report) -> None:
+    days = report["days"]
+    assert len(days) == len({(d["origin"], d["date"]) for d in days})
+    assert sum(d["stores"] for d in days) == report["rows"]
+    assert sum(d["share"] for d in days) == pytest.approx(1.0)
+    worst = report["worst_days"]
+    assert worst[0]["share"] == max(d["share"] for d in days)
+    for ranked in (worst, report["worst_stores"]):
+        shares = [one["share"] for one in ranked]
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_the_worst_store_is_named(panel: Panel, outcomes: list[Outcome]) -> None:
+    bad = int(panel.store_numbers[5])
+    spoilt = []
+    for o in outcomes:
+        factor = np.where(o.window.rows.store == bad, 3.0, 1.0)
+        best = o.forecasts["ensemble"] * factor
+        spoilt.append(Outcome(o.window, {**o.forecasts, "ensemble": best}))
+    worst = summarize(panel, spoilt, about("quick", panel))["worst_stores"][0]
+    assert worst["store"] == bad
+    assert worst["bias"] > 1.5
+    assert worst["share"] > 0.9
+
+
+def test_the_page_stands_alone(report: Report, tmp_path: Path) -> None:
+    report_html.write(tmp_path / "new", report)
+    page = (tmp_path / "new" / "report.html").read_text()
+    assert not re.search(r"<script|<link|<img|src=|@import|href=\"http", page)
+    assert page.count("<svg") == len(pictures(report)) == 9
+    assert "Seasonal naive" in page
+    assert "a store&#x27;s week" in page
+    assert "Ensemble, without a schedule" in page
+    whole = report["forecasters"]["ensemble"]
+    assert f"{whole['rmspe']:.4f}" in page
+    assert str(report["worst_stores"][0]["store"]) in page
+    assert json.loads((tmp_path / "new" / "report.json").read_text()) == report
+
+
+def test_pictures_are_well_formed_and_repeatable(report: Report) -> None:
+    drawn = pictures(report)
+    for svg in drawn.values():
+        assert ET.fromstring(svg).tag.endswith("svg")
+    assert pictures(report) == drawn
+
+
+def test_one_window_is_reported_without_coverage(panel: Panel, outcomes: list[Outcome]) -> None:
+    report = summarize(panel, outcomes[:1], about("quick", panel))
+    assert report["coverage"] is None
+    assert report["totals"] is None
+    page = report_html.render(report)
+    assert "that takes two windows or more" in page
+    assert "In 80 % band" not in page
+
+
+def test_what_is_no_number_is_none_in_json(panel: Panel, outcomes: list[Outcome]) -> None:
+    broken = {**outcomes[0].forecasts, "median": np.full(len(outcomes[0].window.sold), np.nan)}
+    report = summarize(panel, [Outcome(outcomes[0].window, broken)], about("quick", panel))
+    assert report["forecasters"]["median"]["rmspe"] is None
+    assert "NaN" not in json.dumps(report)
+    assert "nan" not in report_html.render(report)
+
+
+def test_training_writes_the_report_beside_the_version(trained: Trained) -> None:
+    found = json.loads((trained.folder / "report.json").read_text())
+    assert found["windows"] == trained.card["metrics"]["windows"]
+    assert found["coverage"] == trained.card["metrics"]["coverage"]
+    assert (trained.folder / "report.html").read_text().startswith("<!DOCTYPE html>")

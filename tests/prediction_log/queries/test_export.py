@@ -1,0 +1,157 @@
+"""What is exported is what was answered, in every format and from both databases."""
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rossmann.errors import BrokenRule, MissingData
+from rossmann.prediction_log.database.sql_store import SqlStore
+from rossmann.prediction_log.queries import export as exporting
+from rossmann.prediction_log.queries.export import LogReader, Wanted
+from rossmann.prediction_log.records import Batch, Entry, make_batch
+
+MakeEntry = Callable[..., Entry]
+EPOCH = date(1970, 1, 1)
+
+
+def write(url: str, entries: list[Entry]) -> Batch:
+    batch = make_batch(entries, 1)
+    store = SqlStore(url)
+    store.write("w", [(1, batch)])
+    store.close()
+    return batch
+
+
+def exported(url: str, wanted: Wanted, output: Path) -> int:
+    reader = LogReader(url)
+    try:
+        return reader.export(wanted, output, lambda _: None)
+    finally:
+        reader.close()
+
+
+def flat(batch: Batch) -> pl.DataFrame:
+    """The rows of a batch in the order of their answers, with what was asked beside."""
+    joined = batch.rows.join(batch.requests.drop("rows"), on="entry")
+    return joined.sort("answered_at", "entry", "row").with_columns(pl.lit(1).alias("batch"))
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shapes=st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    callers=st.lists(st.text(), min_size=6, max_size=6),
+    levels=st.lists(st.sampled_from([0.6, 0.8, 0.95]), unique=True),
+)
+def test_an_export_equals_what_was_put(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_entry: MakeEntry,
+    shapes: list[int],
+    callers: list[str],
+    levels: list[float],
+) -> None:
+    folder = tmp_path_factory.mktemp("export")
+    url = f"sqlite:///{folder / 'log.db'}"
+    entries = []
+    for number, rows in enumerate(shapes):
+        sales = make_entry(number, rows).sales
+        bounds = tuple((level, sales * level, sales / level) for level in levels)
+        entries.append(make_entry(number, rows, caller=callers[number], bounds=bounds))
+    put = flat(write(url, entries))
+    assert exported(url, Wanted(), folder / "x.parquet") == put.height
+    found = pl.read_parquet(folder / "x.parquet")
+    assert set(found.columns) == set(put.columns) - {"entry"}
+    for name in found.columns:
+        assert found[name].to_list() == put[name].to_list(), name
+
+
+def test_both_databases_and_all_formats_hold_the_same(
+    tmp_path: Path, url: str, make_entry: MakeEntry
+) -> None:
+    put = flat(write(url, [make_entry(number, 3, caller="=1+1") for number in range(4)]))
+    sales = put["forecast"].to_list()
+    for ending in ("csv", "parquet", "xlsx"):
+        assert exported(url, Wanted(), tmp_path / f"x.{ending}") == 12
+    table = pl.read_parquet(tmp_path / "x.parquet")
+    assert table["forecast"].to_list() == sales
+    assert table["answered_at"].to_list() == put["answered_at"].to_list()
+    text = pl.read_csv(tmp_path / "x.csv", try_parse_dates=True)
+    assert text["forecast"].to_list() == sales
+    assert text["date"].to_list() == put["date"].to_list()
+    assert text["answered_at"].to_list() == put["answered_at"].to_list()
+    sheet = pl.read_excel(tmp_path / "x.xlsx")
+    assert sheet.columns == text.columns == table.columns
+    assert sheet["forecast"].to_list() == pytest.approx(sales, rel=1e-14)
+    assert sheet["date"].to_list() == put["date"].to_list()
+    assert set(sheet["caller"]) == {"=1+1"}  # text, not a formula
+
+
+def test_an_export_can_be_narrowed(tmp_path: Path, url: str, make_entry: MakeEntry) -> None:
+    first = make_entry(0).answered_at
+    entries = [
+        make_entry(n, 4, answered_at=first + timedelta(days=n), model_version=1 + n % 2)
+        for n in range(6)
+    ]
+    write(url, entries)
+    day = first.date()
+    store = int(entries[3].rows.store[0])
+    cases = [
+        (Wanted(first=day + timedelta(2)), entries[2:]),
+        (Wanted(last=day + timedelta(2)), entries[:3]),
+        (Wanted(first=day + timedelta(2), last=day + timedelta(2)), entries[2:3]),
+        (Wanted(version=2), entries[1::2]),
+    ]
+    for wanted, expected in cases:
+        exported(url, wanted, tmp_path / "x.parquet")
+        found = pl.read_parquet(tmp_path / "x.parquet")["request_id"].unique(maintain_order=True)
+        assert found.to_list() == [entry.request_id for entry in expected]
+    exported(url, Wanted(store=store), tmp_path / "x.parquet")
+    of_store = sum(int((entry.rows.store == store).sum()) for entry in entries)
+    assert pl.read_parquet(tmp_path / "x.parquet")["store"].to_list() == [store] * of_store
+
+
+def test_nothing_that_is_wanted_gives_a_file_without_rows(
+    tmp_path: Path, sqlite_url: str, make_entry: MakeEntry
+) -> None:
+    write(sqlite_url, [make_entry(1)])
+    for ending in ("csv", "parquet", "xlsx"):
+        assert exported(sqlite_url, Wanted(version=99), tmp_path / f"x.{ending}") == 0
+    assert (
+        pl.read_csv(tmp_path / "x.csv").columns == pl.read_parquet(tmp_path / "x.parquet").columns
+    )
+
+
+def test_more_than_a_sheet_holds_is_refused_and_leaves_nothing(
+    tmp_path: Path, sqlite_url: str, make_entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(sqlite_url, [make_entry(1, 11)])
+    monkeypatch.setattr(exporting, "MOST_IN_EXCEL", 10)
+    with pytest.raises(BrokenRule, match="--from and --to"):
+        exported(sqlite_url, Wanted(), tmp_path / "x.xlsx")
+    assert list(tmp_path.glob("*x*")) == []
+
+
+def test_it_goes_page_by_page(
+    tmp_path: Path, sqlite_url: str, make_entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = flat(write(sqlite_url, [make_entry(number, 7) for number in range(5)]))
+    monkeypatch.setattr(exporting, "_PAGE", 4)
+    said: list[str] = []
+    reader = LogReader(sqlite_url)
+    assert reader.export(Wanted(), tmp_path / "x.parquet", said.append) == 35
+    reader.close()
+    assert (
+        pl.read_parquet(tmp_path / "x.parquet")["forecast"].to_list() == put["forecast"].to_list()
+    )
+
+
+def test_there_is_no_log_yet(tmp_path: Path, url: str) -> None:
+    with pytest.raises(MissingData, match="nothing was logged yet"):
+        exported(url, Wanted(), tmp_path / "x.csv")
+    assert not (tmp_path / "log").exists()

@@ -1,0 +1,108 @@
+"""A process that logs for ever and says what was acknowledged; a test kills it.
+
+Arguments: the database's URL, the spool's folder, and where it kills itself: a step's name, or
+``never``. Each entry of it has two rows.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+
+from rossmann.prediction_log.database.store_protocol import LogStore
+from rossmann.prediction_log.records import Batch, Entry
+from rossmann.prediction_log.writing.log import PredictionLog, open_store
+from rossmann.schema import Rows
+
+BY_THEN = 3
+"""The write of that number is the last one."""
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly:
+    def __init__(self, url: str, step: str) -> None:
+        self.real: LogStore = open_store(url)
+        self.step = step
+        self.calls = 0
+
+    def write(self, writer: str, batches: Sequence[tuple[int, Batch]]) -> None:
+        self.calls += 1
+        last = self.calls == BY_THEN
+        if last and self.step == "before the transaction":
+            die()
+        if last and self.step == "within the transaction":
+            import rossmann.prediction_log.database.sql_store as module
+
+            module._load = lambda *_: die()  # type: ignore[assignment]
+        self.real.write(writer, batches)
+        if last and self.step == "after the commit":
+            die()
+
+    def claim_pruning(self, today: date) -> bool:
+        return self.real.claim_pruning(today)
+
+    def prune(self, before: datetime, most_rows: int) -> int:
+        return self.real.prune(before, most_rows)
+
+    def close(self) -> None:
+        self.real.close()
+
+
+def entry(number: int) -> Entry:
+    flags = np.ones(2, np.uint8)
+    rows = Rows(np.arange(1, 3, dtype=np.int32), np.full(2, 16_650, np.int32), *[flags] * 4)
+    return Entry(
+        request_id=f"{os.getpid()}-{number}",
+        answered_at=datetime.now(UTC),
+        door="predict",
+        role="answer",
+        caller="",
+        model_version=1,
+        model_stage="Production",
+        as_of=16_640,
+        objective="accuracy",
+        rows=rows,
+        sales=np.full(2, float(number)),
+        bounds=(),
+        latency_seconds=0.001,
+    )
+
+
+def main() -> None:
+    url, folder, step = sys.argv[1:]
+    if step in ("before the rename", "after the rename"):
+        rename = Path.rename
+        done = 0
+
+        def deadly(self: Path, target: Path) -> Path:
+            nonlocal done
+            done += 1
+            if done == BY_THEN and step == "before the rename":
+                die()
+            moved = rename(self, target)
+            if done == BY_THEN:
+                die()
+            return moved
+
+        Path.rename = deadly  # type: ignore[assignment]
+    log = PredictionLog(url, Path(folder), 0.005, open_store=lambda url: Deadly(url, step))
+    log.start()
+    number = 0
+    while True:
+        for _ in range(20):
+            log.put(entry(number))
+            number += 1
+        if log.flush():
+            sys.stdout.write(f"{number}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The set-up scripts, as far as they go without a package index."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
+
+_DOES_NOT_KEEP = "import sys; print(sys.dont_write_bytecode)"
+
+# What stands in for `python -m venv`: an interpreter with the real one's packages, and a record
+# of what was asked of pip.
+# Uv, where this machine has it, stays out of sight: these tests are about plain pip.
+NO_UV = 'command() { [ "$2" != uv ] && builtin command "$@"; }'
+FAKE_PYTHON = """#!/usr/bin/env bash
+if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit; fi
+if [ "$1 $2" = "-m pip" ]; then echo "$@" >>"{record}"; exit {code}; fi
+exec {python} "$@"
+"""
+
+
+class Checkout:
+    """A bare clone with an interpreter whose pip only writes down what it is asked."""
+
+    def __init__(self, folder: Path, code: int = 0) -> None:
+        self.folder = folder / "checkout"
+        self.record = folder / "pip.log"
+        shutil.copytree(ROOT / "scripts", self.folder / "scripts")
+        for name in ("pyproject.toml", "requirements.lock", "requirements-dev.lock"):
+            shutil.copy(ROOT / name, self.folder)
+        self.python = folder / "python"
+        self.python.write_text(
+            FAKE_PYTHON.format(record=self.record, code=code, python=sys.executable)
+        )
+        self.python.chmod(0o755)
+
+    def install(self, lock: str = "requirements.lock") -> subprocess.CompletedProcess[str]:
+        script = f"set -euo pipefail; source scripts/common.sh; {NO_UV}; install_into_venv {lock}"
+        return subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.folder,
+            env={"PYTHON": str(self.python), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def installs(self) -> list[str]:
+        if not self.record.exists():
+            return []
+        return [line for line in self.record.read_text().splitlines() if " install " in line]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_good_bash(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_the_pinned_requirements_are_installed_once(checkout: Checkout) -> None:
+    first = checkout.install()
+    assert first.returncode == 0, first.stderr
+    assert "packages of requirements.lock installed" in first.stdout
+    assert len(checkout.installs()) == 1
+    assert "-r requirements.lock -e ." in checkout.installs()[0]
+    second = checkout.install()
+    assert second.returncode == 0
+    assert second.stdout == ""
+    assert len(checkout.installs()) == 1
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+def test_a_change_is_installed(checkout: Checkout, name: str) -> None:
+    checkout.install()
+    with (checkout.folder / name).open("a") as file:
+        file.write("# changed\n")
+    checkout.install()
+    assert len(checkout.installs()) == 2
+
+
+def test_the_larger_lock_holds_the_smaller_one(checkout: Checkout) -> None:
+    checkout.install("requirements-dev.lock")
+    checkout.install("requirements.lock")
+    checkout.install("requirements-dev.lock")
+    assert len(checkout.installs()) == 1
+
+
+def test_a_failed_installation_is_said_and_tried_again(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path, code=1)
+    for _ in range(2):
+        result = checkout.install()
+        assert result.returncode != 0
+        assert "could not be installed" in result.stderr
+        assert "install.log" in result.stderr
+    assert len(checkout.installs()) == 2
+
+
+def test_a_checkout_that_was_moved_is_set_up_anew(checkout: Checkout) -> None:
+    checkout.install()
+    moved = checkout.folder.rename(checkout.folder.with_name("moved"))
+    checkout.folder = moved
+    result = checkout.install()
+    assert result.returncode == 0, result.stderr
+    assert "virtual environment .venv made" in result.stdout
+    assert len(checkout.installs()) == 2
+
+
+def test_an_environment_of_the_users_own_is_kept(checkout: Checkout) -> None:
+    folder = checkout.folder / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    shutil.copy(checkout.python, folder / "python")
+    (folder / "mine").touch()
+    result = checkout.install()
+    assert result.returncode == 0, result.stderr
+    assert (folder / "mine").exists()
+    assert len(checkout.installs()) == 1
+
+
+def test_without_a_new_enough_python_it_says_so(checkout: Checkout) -> None:
+    checkout.python.write_text("#!/bin/sh\nexit 1\n")
+    result = checkout.install()
+    assert result.returncode != 0
+    assert "Python 3.11 or later is needed" in result.stderr
+
+
+def test_what_scripts_start_keeps_its_bytecode() -> None:
+    """Else each start would compile all that it imports, where a container says so."""
+    told = subprocess.run(
+        ["bash", "-c", f"source scripts/common.sh; {sys.executable} -c '{_DOES_NOT_KEEP}'"],
+        cwd=ROOT,
+        env={"PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "False"

@@ -1,0 +1,238 @@
+"""Keys: made, kept as digests, listed, revoked; a file that is read again as it changes."""
+
+import hashlib
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from rossmann.cli import main
+from rossmann.errors import SettingsError
+from rossmann.logging_config import configure_logs
+from rossmann.serving.access import api_keys as security_keys
+from rossmann.serving.access.access_control import access
+from rossmann.serving.access.api_keys import (
+    KeyBook,
+    Right,
+    add_entry,
+    digest_of,
+    make_key,
+    parse_setting,
+    revoke,
+)
+from rossmann.serving.server import tell_access
+from rossmann.settings import Settings, load_settings
+
+App = Callable[..., FastAPI]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs ``rossmann keys ...`` over an empty folder: exit code, stdout, stderr."""
+    monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
+
+    def verb(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()  # what was logged before
+        code = main(["keys", *arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return verb
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is looked at with every call."""
+    monkeypatch.setattr(security_keys, "_LOOK_SECONDS", 0.0)
+
+
+def test_a_key_is_random_and_only_its_digest_is_kept() -> None:
+    made = [make_key(Right.PREDICT, "shop") for _ in range(20)]
+    assert len({key for key, _ in made}) == 20
+    key, entry = made[0]
+    assert key.startswith("rsf_") and len(key) >= 4 + 43  # 32 bytes
+    assert entry.digest == hashlib.sha256(key.encode()).hexdigest() == digest_of(key)
+    assert key not in entry.line and entry.line.startswith(f"predict:{entry.digest}:shop:20")
+    assert parse_setting(f" {entry.line} ,, {entry.line}") == [entry, entry]
+
+
+def test_the_first_spelling_still_works() -> None:
+    found = parse_setting(f"viewer:{'a' * 64},operator:{'B' * 64}")
+    assert [(entry.right, entry.digest[0]) for entry in found] == [
+        (Right.PREDICT, "a"),
+        (Right.OPERATE, "b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["secret", "predict:secret", "admin:" + "0" * 64, "predict:" + "g" * 64,
+     "predict:" + "0" * 65, f"predict:{'0' * 64}:sec ret"],
+)  # fmt: skip
+def test_keys_that_cannot_be_are_refused_unseen(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="entry 1") as caught:
+        parse_setting(text)
+    assert "sec" not in str(caught.value).replace("security", "")
+    file = tmp_path / "keys.txt"
+    file.write_text(f"# ours\n\n{text}\n")
+    file.chmod(0o600)
+    with pytest.raises(SettingsError, match="line 3") as caught:
+        KeyBook.open_book("", file)
+    assert "secret" not in str(caught.value)
+
+
+def test_new_prints_the_key_once_and_the_line_to_set(run: Run, make_app: App) -> None:
+    code, key, told = run("new", "--right", "operate", "--name", "ci")
+    key = key.strip()
+    assert code == 0 and key.startswith("rsf_") and "\n" not in key
+    line = next(text.strip() for text in told.splitlines() if "operate:" in text)
+    assert "ROSSMANN_API_KEYS" in told and key not in told
+    with TestClient(make_app(api_keys=line)) as client:
+        assert client.get("/models").status_code == 401
+        assert client.get("/models", headers={"X-API-Key": key}).status_code == 200
+
+
+def test_keys_are_made_listed_and_revoked_while_the_service_runs(
+    run: Run, make_app: App, at_once: None, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.txt"
+
+    def code_of(key: str = "") -> int:
+        return client.get("/model/info", headers={"X-API-Key": key} if key else {}).status_code
+
+    with TestClient(make_app()) as client:
+        assert code_of() == 200  # open: there is no key
+        key = run("new", "--name", "shop", "--file")[1].strip()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert key not in file.read_text() and digest_of(key) in file.read_text()
+        assert (code_of(), code_of("rsf_other"), code_of(key)) == (401, 401, 200)
+        other = run("new", "--name", "night", "--right", "operate", "--file")[1].strip()
+        assert client.get("/models", headers={"X-API-Key": other}).status_code == 200
+        listed = run("list")[1]
+        assert "shop" in listed and "night" in listed and key not in listed + other
+        assert run("revoke", "shop")[0] == 0
+        assert (code_of(key), code_of(other)) == (401, 200)
+        run("revoke", "night")
+        assert code_of() == code_of(other) == 401  # without keys, but not open again
+        file.unlink()
+        assert code_of() == 401
+
+
+def test_a_name_is_taken_once(run: Run) -> None:
+    assert run("new", "--name", "shop", "--file")[0] == 0
+    code, said, told = run("new", "--name", "shop", "--file")
+    assert code == 1 and said == "" and "take another name" in told
+    assert run("new", "--name", "two words")[0] == 1
+    code, _, told = run("revoke", "chop")
+    assert code == 1 and "there are: shop" in told
+    assert run("new", "--name", "x", "--right", "all")[0] == 2
+
+
+def test_a_file_in_disorder_keeps_the_keys_that_were_known(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    key, entry = make_key(Right.PREDICT, "shop")
+    add_entry(file, entry)
+    book = KeyBook.open_book("", file, required=True)
+    file.write_text("nonsense\n")
+    with pytest.raises(SettingsError):
+        book.look()
+    assert book.find(digest_of(key)) == entry
+    file.write_text(entry.line)
+    file.chmod(0o660)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        book.look()
+    file.write_text("")
+    file.chmod(0o600)
+    book.look()
+    assert book.find(digest_of(key)) is None and book.closed
+
+
+def test_revoking_leaves_the_rest_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    entries = [make_key(Right.PREDICT, f"shop-{n}")[1] for n in range(3)]
+    for entry in entries:
+        add_entry(file, entry)
+    file.write_text(file.read_text().replace("# API", "# our own words\n# API"))
+    before = file.read_text().splitlines()
+    assert revoke(file, "shop-1") == entries[1]
+    assert file.read_text().splitlines() == [line for line in before if "shop-1" not in line]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_is_said_at_start(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    assert access(settings)[0]
+    add_entry(settings.keys_file, make_key(Right.OPERATE, "night")[1])
+    keys = ",".join(make_key(Right.PREDICT, name)[1].line for name in "ab")
+    settings = load_settings(data_dir=tmp_path, api_keys=keys, rate_limit="9 per minute,2/second")
+    is_open, told = access(settings)
+    assert not is_open
+    assert told == {
+        "predict_keys": 2, "operate_keys": 1, "tokens_of": "nobody",
+        "rate_limit": "9/minute, 2/second", "rate_limit_rows": "none",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "level"),
+    [("127.0.0.1", "", "info"), ("0.0.0.0", "", "warning"), ("0.0.0.0", "a" * 64, "info")],
+)
+def test_an_open_door_to_other_machines_is_warned_of(
+    host: str, keys: str, level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs("info", "json")
+    settings = load_settings(data_dir=tmp_path, host=host, api_keys=keys and f"predict:{keys}")
+    tell_access(settings)
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert told["level"] == level and ("open to all" in told["event"]) == (not keys)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"api_keys_file": "no-such-file"},
+        {"rate_limit": "many"},
+        {"rate_limit": "0/second"},
+        {"rate_limit": "1/second,1/minute,1/hour,1/day,2/day"},
+        {"rate_limit_rows": "x/minute"},
+        {"rate_limit_store": "http://127.0.0.1"},
+    ],
+)
+def test_nonsense_is_refused_at_start(tmp_path: Path, values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=f"ROSSMANN_{next(iter(values)).upper()}"):
+        access(load_settings(data_dir=tmp_path, **values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"cors_origins": "good.example"},
+        {"cors_origins": "https://good.example/path"},
+        {"cors_origins": "https://*.example"},
+        {"oidc_issuer": "http://provider.example", "oidc_audience": "us"},
+        {"oidc_issuer": "https://provider.example"},
+        {"oidc_issuer": "https://me:secret@provider.example", "oidc_audience": "us"},
+    ],
+)
+def test_settings_that_are_not_safe_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError) as told:
+        load_settings(**values)
+    assert "secret" not in str(told.value)
+
+
+def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = make_key(Right.PREDICT, "shop")[1]
+    monkeypatch.setenv("ROSSMANN_CORS_ORIGINS", "https://a.example, https://b.example:8443")
+    settings: Settings = load_settings(
+        api_keys=entry.line, api_key="rsf_ours", rate_limit_store="redis://me:hunter2@host:6379/0"
+    )
+    assert settings.cors_origins == ("https://a.example", "https://b.example:8443")
+    shown = str(settings.public())
+    assert not {word for word in ("rsf_ours", "hunter2", entry.digest) if word in shown}

@@ -1,0 +1,102 @@
+"""The typed client against a live service: answers as types, refusals as the product's errors."""
+
+import hashlib
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from rossmann.data.panel.panel import Panel
+from rossmann.errors import (
+    GateFailed,
+    NoKey,
+    NoRight,
+    RequestError,
+    ServiceError,
+    TooLarge,
+    UnknownVersion,
+)
+from rossmann.serving.client.client import Client
+
+Live = Callable[[FastAPI], AbstractContextManager[str]]
+App = Callable[..., FastAPI]
+
+
+def test_every_call(live: Live, make_app: App, row: Any, panel: Panel, registry: Any) -> None:
+    registry.add(13)
+    with live(make_app()) as url, Client(url) as client:
+        assert client.health().model_version == 1
+        assert client.model_info().staging_version == 2
+        assert len(client.stores()) == len(panel.store_numbers)
+        assert client.store(1).store == 1
+        assert len(client.history(1, days=5).days) == 5
+        assert client.history(1, until="2015-01-31").until.isoformat() == "2015-01-31"
+        plan = client.plan(1, days=3)
+        rows = [one.model_dump(mode="json", exclude={"scheduled"}) for one in plan.rows]
+        told = client.predict(rows, stage="Staging", intervals=[0.8])
+        assert told.model_version == 2 and len(told.intervals[0].lower) == 3
+        assert client.predict(rows, as_of="2015-06-30").as_of == "2015-06-30"
+        assert client.load(3).model_version == 3
+        assert client.promote(2, "why not").stage == "Production"
+        assert client.rollback().version == 1
+        assert [v.version for v in client.models()] == [13, 3, 2, 1]
+        with pytest.raises(GateFailed):
+            client.promote(13)
+
+
+def test_refusals(live: Live, make_app: App, row: Any) -> None:
+    with live(make_app(max_rows=3)) as url, Client(url) as client:
+        with pytest.raises(RequestError) as caught:
+            client.predict([row(), row(Store=4444, Open=2)])
+        assert [f.loc for f in caught.value.faults] == [
+            ("inputs", 1, "Store"),
+            ("inputs", 1, "Open"),
+        ]
+        with pytest.raises(TooLarge, match="at most 3 rows"):
+            client.predict([row()] * 4)
+        with pytest.raises(UnknownVersion, match="Production"):
+            client.predict([row()], stage="Nowhere")
+        with pytest.raises(RequestError, match="Store must be between"):
+            client.history(4444)
+
+
+def test_a_body_too_long_is_refused_and_the_next_call_works(
+    live: Live, make_app: App, row: Any
+) -> None:
+    with live(make_app(max_body_mb=1)) as url, Client(url) as client:
+        for _ in range(3):
+            with pytest.raises((TooLarge, ServiceError)):
+                client.predict([row()] * 30_000)
+            assert client.predict([row()]).count == 1
+
+
+def test_keys(live: Live, make_app: App, row: Any) -> None:
+    digest = hashlib.sha256(b"see").hexdigest()
+    with live(make_app(api_keys=f"predict:{digest}")) as url:
+        with Client(url) as client, pytest.raises(NoKey):
+            client.predict([row()])
+        with Client(url, api_key="see") as client:
+            assert client.predict([row()]).count == 1
+            with pytest.raises(NoRight):
+                client.rollback()
+
+
+def test_away_and_strangers() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(ServiceError, match=r"is away.*rossmann serve"):
+            client.health()
+
+
+def test_something_else_that_answers(live: Live) -> None:
+    other = FastAPI()
+    other.add_api_route("/health", lambda: {"fine": True})
+    with live(other) as url, Client(url) as client:
+        with pytest.raises(ServiceError, match="is not this service"):
+            client.health()
+        with pytest.raises(ServiceError, match="404"):
+            client.stores()

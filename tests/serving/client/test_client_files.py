@@ -1,0 +1,106 @@
+"""Files through the typed client, and the page's examples as they stand there."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from fastapi import FastAPI
+
+from rossmann.data.panel.panel import Panel
+from rossmann.errors import NoKey, RequestError, ServiceError, UnknownVersion
+from rossmann.serving.access.api_keys import digest_of
+from rossmann.serving.batch_prediction.chunk_forecasts import Order
+from rossmann.serving.batch_prediction.upload import OPTIONS
+from rossmann.serving.client.client import Client
+from tests.paths import ROOT
+
+Live = Callable[[FastAPI], AbstractContextManager[str]]
+App = Callable[..., FastAPI]
+PAGE = ROOT / "docs" / "serving" / "files.md"
+make_forecaster = pytest.fixture(lambda make_trained: make_trained)
+
+
+@pytest.fixture
+def plan(tmp_path: Path, row: Any, panel: Panel) -> Path:
+    rows = [row(n % 48 + 1, Store=int(panel.store_numbers[n % 40])) for n in range(500)]
+    path = tmp_path / "plan.csv"
+    pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_examples_with_curl(live: Live, make_app: App, plan: Path) -> None:
+    (script,) = blocks("bash")
+    with live(make_app()) as url:
+        subprocess.run(
+            ["bash", "-euc", script.replace("curl -f", "curl -sf --noproxy '*'")],
+            cwd=plan.parent, env={"URL": url, "PATH": "/usr/bin:/bin"}, check=True, timeout=120,
+        )  # fmt: skip
+    csv = pl.read_csv(plan.parent / "forecast.csv")
+    parquet = pl.read_parquet(plan.parent / "forecast.parquet")
+    sheet = pl.read_excel(plan.parent / "forecast.xlsx")
+    assert csv.height == parquet.height == sheet.height == 500
+    assert csv["forecast"].to_list() == parquet["forecast"].to_list()
+    assert sheet["forecast"].sum() != csv["forecast"].sum()  # unbiased totals
+    assert {"lower_80", "upper_95", "warnings"} <= set(csv.columns)
+
+
+def test_the_example_in_python(live: Live, make_app: App, plan: Path, capsys: Any) -> None:
+    (script,) = blocks("python")
+    script = script.replace('Path("', f'Path("{plan.parent}/')
+    with live(make_app()) as url:
+        exec(compile(script, "files.md", "exec"), {"url": url})
+    assert capsys.readouterr().out.startswith("500 ")
+    assert pl.read_parquet(plan.parent / "forecast.parquet").height == 500
+
+
+def test_the_refusal_that_is_shown(live: Live, make_app: App, plan: Path) -> None:
+    shown = json.loads(blocks("json")[0])["detail"]
+    lines = plan.read_text().splitlines()
+    plan.write_text("\n".join([*lines[:2], "9999" + lines[2][lines[2].index(",") :]]))
+    with live(make_app()) as url, Client(url) as client, pytest.raises(RequestError) as told:
+        client.predict_file(plan, plan.with_name("out.csv"))
+    assert [{**f.as_dict(), "loc": list(f.loc)} for f in told.value.faults] == shown
+    assert not plan.with_name("out.csv").exists()
+
+
+def test_the_page_names_every_option_and_warning(panel: Panel) -> None:
+    text = PAGE.read_text("utf-8")
+    order = Order(None, 1, 0, (0.8,), "accuracy", False)  # type: ignore[arg-type]
+    for word in (*OPTIONS, *order.added):
+        assert f"`{word}`" in text, word
+
+
+def test_the_client_passes_on_what_it_is_asked(live: Live, make_app: App, plan: Path) -> None:
+    target = plan.with_name("out.xlsx")
+    with live(make_app()) as url, Client(url) as client:
+        asked = {"stage": 2, "as_of": "2014-06-30", "objective": "unbiased"}
+        told = client.predict_file(plan, target, intervals=[0.8], date_format="YYYY-MM-DD", **asked)  # type: ignore[arg-type]
+        assert (told.count, told.model_version, told.model_stage) == (500, 2, "Staging")
+        assert (told.as_of, told.objective) == ("2014-06-30", "unbiased")
+        assert "horizon" in {warning.type for warning in told.warnings}
+        assert "lower_80" in pl.read_excel(target).columns
+        with pytest.raises(UnknownVersion):
+            client.predict_file(plan, target, stage=77)
+    with pytest.raises(ServiceError, match="away"):
+        Client(url).predict_file(plan, target)
+
+
+def test_files_need_the_right_to_predict(live: Live, make_app: App, plan: Path) -> None:
+    app = make_app(api_keys=f"predict:{digest_of('secret')}:x")
+    target = plan.with_name("out.csv")
+    with live(app) as url:
+        with pytest.raises(NoKey):
+            Client(url).predict_file(plan, target)
+        assert Client(url, "secret").predict_file(plan, target).count == 500
