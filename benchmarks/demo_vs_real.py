@@ -19,12 +19,12 @@ import polars as pl
 from rossmann.data.demo.write_tables import write_demo
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import build_panel, open_panel
-from rossmann.data.tables.raw_tables import find_raw
-from rossmann.errors import MissingData
+from rossmann.data.tables.raw_tables import find_raw_tables
+from rossmann.errors import DataNotFoundError
 from rossmann.models.evaluation.backtest import backtest, baselines
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.evaluation.windows import open_windows
-from rossmann.models.members.fit import draw_examples
+from rossmann.models.evaluation.windows import build_windows
+from rossmann.models.members.fit import sample_training_rows
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 
@@ -51,14 +51,14 @@ def main() -> None:
 def real_settings(folder: Path) -> Settings | None:
     """Settings that read the real tables and write to ``folder``; None without real tables."""
     try:
-        raw = find_raw(load_settings(demo=False))
-    except MissingData:
+        raw = find_raw_tables(load_settings(demo=False))
+    except DataNotFoundError:
         return None
     if raw.dataset is not Dataset.REAL:
         return None
     settings = load_settings(data_dir=folder, demo=False)
     settings.raw_dir.mkdir(parents=True)
-    for path in raw.paths().values():
+    for path in raw.by_name().values():
         (settings.raw_dir / path.name).symlink_to(path.resolve())
     return settings
 
@@ -79,12 +79,12 @@ def measure(settings: Settings, profile: str | None) -> Measures:
     build_panel(info, settings.thread_count, lambda line: None)
     panel = open_panel(info)
     ends, days, least = settings.windows, settings.window_days, settings.history_days
-    for window in open_windows(panel, ends, days, least):
+    for window in build_windows(panel, ends, days, least):
         for name, forecast in baselines(panel, window).items():
             back = panel.last_day - window.origin
             found[f"RMSPE {name}, {back} d before the end"] = rmspe(window.sold, forecast)
     if profile:
-        examples = draw_examples(panel, least, settings.seed)
+        examples = sample_training_rows(panel, least, settings.seed)
         outcomes = backtest(settings, panel, examples, settings.profile(profile), print)
         for back, outcome in zip(sorted(ends, reverse=True), outcomes, strict=True):
             best = rmspe(outcome.window.sold, outcome.forecasts["ensemble"])

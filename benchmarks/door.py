@@ -19,10 +19,10 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from rossmann.serving.access import oidc_tokens as security_tokens
-from rossmann.serving.access.access_control import Guard
-from rossmann.serving.access.api_keys import Right, make_key
-from rossmann.serving.middleware.security_headers import Armour
-from rossmann.serving.observability.access_log import Line
+from rossmann.serving.access.access_control import AccessControl
+from rossmann.serving.access.api_keys import Permission, generate_key
+from rossmann.serving.middleware.security_headers import SecurityHeadersMiddleware
+from rossmann.serving.observability.access_log import RequestRecord
 from rossmann.settings import load_settings
 
 ROUNDS, CALLS = 20, 500
@@ -32,7 +32,7 @@ MANY = "100000000/minute"
 def scope_with(name: bytes = b"accept", value: bytes = b"*/*") -> Scope:
     """A request with one header more."""
     usual = [(b"host", b"127.0.0.1:8000"), (b"user-agent", b"x"), (b"content-length", b"200")]
-    line = Line("id", "POST", "/predict")
+    line = RequestRecord("id", "POST", "/predict")
     return {
         "type": "http",
         "method": "POST",
@@ -56,7 +56,7 @@ async def measure(name: str, call: Callable[[], Awaitable[Any]], clock: Any) -> 
 
 async def play(folder: Path) -> None:
     """Measure them all."""
-    key, entry = make_key(Right.PREDICT, "shop")
+    key, entry = generate_key(Permission.PREDICT, "shop")
     sent = scope_with(b"x-api-key", key.encode())
     cases = {
         "open": ({}, scope_with()),
@@ -72,7 +72,7 @@ async def play(folder: Path) -> None:
         ),
     }
     for name, (values, scope) in cases.items():
-        guard = Guard.from_settings(load_settings(data_dir=folder, **values))
+        guard = AccessControl.from_settings(load_settings(data_dir=folder, **values))
         await measure(name, admission(guard, scope), time.process_time)
         await guard.close()
     await measure("token, seen before", admission(*with_token(folder)), time.process_time)
@@ -81,13 +81,13 @@ async def play(folder: Path) -> None:
 
     async def anew() -> None:
         judged.clear()
-        await guard.admit(Request(scope), Right.PREDICT)
+        await guard.authorize(Request(scope), Permission.PREDICT)
 
     await measure("token, seen for the first time (RSA 2048)", anew, time.process_time)
     with redis(folder) as url:
         if url:
             values = {"api_keys": entry.line, "rate_limit": MANY, "rate_limit_store": url}
-            guard = Guard.from_settings(load_settings(data_dir=folder, **values))
+            guard = AccessControl.from_settings(load_settings(data_dir=folder, **values))
             await measure("key, limit by Redis here (time, not CPU)", admission(guard, sent), clock)
             await guard.close()
     await headers()
@@ -96,12 +96,12 @@ async def play(folder: Path) -> None:
 clock = time.perf_counter
 
 
-def admission(guard: Guard, scope: Scope) -> Callable[[], Awaitable[Any]]:
+def admission(guard: AccessControl, scope: Scope) -> Callable[[], Awaitable[Any]]:
     """A call that lets the request in."""
-    return lambda: guard.admit(Request(scope), Right.PREDICT)
+    return lambda: guard.authorize(Request(scope), Permission.PREDICT)
 
 
-def with_token(folder: Path) -> tuple[Guard, Scope]:
+def with_token(folder: Path) -> tuple[AccessControl, Scope]:
     """A door with a provider whose keys are at hand, and a request with its token."""
     secret = rsa.generate_private_key(65537, 2048)
     issuer = "http://127.0.0.1/realm"
@@ -109,9 +109,11 @@ def with_token(folder: Path) -> tuple[Guard, Scope]:
     token = jwt.encode(claims, secret, "RS256", headers={"kid": "k"})
     listed = jwt.algorithms.RSAAlgorithm.to_jwk(secret.public_key(), as_dict=True)
     keys = {"k": jwt.PyJWK({**listed, "kid": "k"}, "RS256")}
-    security_tokens.fetch_keys = lambda _: keys
+    security_tokens.fetch_jwks = lambda _: keys
     settings = load_settings(data_dir=folder, oidc_issuer=issuer, oidc_audience="us")
-    return Guard.from_settings(settings), scope_with(b"authorization", f"Bearer {token}".encode())
+    return AccessControl.from_settings(settings), scope_with(
+        b"authorization", f"Bearer {token}".encode()
+    )
 
 
 @contextmanager
@@ -145,8 +147,8 @@ async def headers() -> None:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    guard = Guard.from_settings(load_settings())
-    dressed, scope = Armour(app, guard, tls_in_front=False), scope_with()
+    guard = AccessControl.from_settings(load_settings())
+    dressed, scope = SecurityHeadersMiddleware(app, guard, tls_in_front=False), scope_with()
     await measure("(an answer of nothing)", lambda: app(scope, receive, send), time.process_time)
     await measure("... with headers", lambda: dressed(scope, receive, send), time.process_time)
 

@@ -18,11 +18,11 @@ from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, open_panel
 from rossmann.epoch_days import to_date
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.evaluation.windows import Window, ends_of, open_windows
-from rossmann.models.members import MEMBERS
-from rossmann.models.members.fit import draw_examples
+from rossmann.models.evaluation.windows import BacktestWindow, build_windows, origins_to_offsets
+from rossmann.models.members import LEARNERS
+from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.reports.figures import markdown
-from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix
+from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray
 from rossmann.settings import Settings, load_settings
 
 ORIGINS: Final = "2014-06-13,2015-03-08,2015-04-26"
@@ -66,7 +66,7 @@ VARIANTS: Final = (
 )
 
 
-def blind(matrix: Matrix, names: Sequence[str]) -> Matrix:
+def blind(matrix: FeatureMatrix, names: Sequence[str]) -> FeatureMatrix:
     """A copy whose columns ``names`` say nothing."""
     out = matrix.copy()
     out[:, [FEATURES.index(name) for name in names]] = 0.0
@@ -75,14 +75,18 @@ def blind(matrix: Matrix, names: Sequence[str]) -> Matrix:
 
 def learn_from(
     panel: Panel, settings: Settings, variant: Variant
-) -> tuple[Matrix, FloatArray, FloatArray]:
+) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
     """Matrix (n, 46), sales and day (n,) of the training rows."""
-    examples = draw_examples(panel, settings.history_days, settings.seed + 100 * variant.seed)
+    examples = sample_training_rows(
+        panel, settings.history_days, settings.seed + 100 * variant.seed
+    )
     matrix = examples.matrix
     return blind(matrix, variant.without), examples.sold, examples.day.astype(np.float64)
 
 
-def measure(panel: Panel, settings: Settings, variant: Variant, windows: list[Window]) -> list[str]:
+def measure(
+    panel: Panel, settings: Settings, variant: Variant, windows: list[BacktestWindow]
+) -> list[str]:
     """The table's row of a variant."""
     matrix, sold, day = learn_from(panel, settings, variant)
     params = {**settings.profile("full").members[variant.member], **variant.params}
@@ -93,12 +97,12 @@ def measure(panel: Panel, settings: Settings, variant: Variant, windows: list[Wi
     errors = []
     for window in windows:
         mine = np.nonzero((day <= window.origin) & kept)[0]
-        member = MEMBERS[variant.member].fit(
+        member = LEARNERS[variant.member].fit(
             matrix[mine], sold[mine], params, seed, settings.thread_count, lambda share: None
         )
         seen = blind(window.matrix, variant.without)
         factor = member.factor(seen, settings.thread_count)
-        forecast = factor * np.exp(window.matrix[:, OFFSET].astype(np.float64))
+        forecast = factor * np.exp(window.matrix[:, OFFSET_COLUMN].astype(np.float64))
         errors.append(rmspe(window.sold, forecast))
     return [variant.name, *(f"{error:.4f}" for error in [*errors, float(np.mean(errors))])]
 
@@ -112,8 +116,8 @@ def main() -> None:
     settings = load_settings()
     panel = open_panel(current_dataset(settings))
     origins = [date.fromisoformat(text) for text in given.origins.split(",")]
-    ends = ends_of(panel, origins)
-    windows = open_windows(panel, ends, settings.window_days, settings.history_days)
+    ends = origins_to_offsets(panel, origins)
+    windows = build_windows(panel, ends, settings.window_days, settings.history_days)
     header = ["member", *(f"from {to_date(w.origin)}" for w in windows), "mean"]
     rows = []
     for variant in VARIANTS:

@@ -45,12 +45,12 @@ def main() -> None:
         build_panel(copy, settings.thread_count)
         built = 1000 * (time.perf_counter() - begun)
         panel = open_panel(copy)
-        rows, _ = panel.past_rows()
+        rows, _ = panel.sales_rows()
         horizon = np.random.default_rng(0).integers(1, MAX_HORIZON + 1, len(rows))
         kept = np.nonzero(rows.day - horizon - panel.first_day >= settings.history_days)[0]
         training, origins = rows.take(kept), (rows.day - horizon)[kept]
         last = panel.last_day
-        one = panel.usual_rows(int(panel.store_numbers[0]), np.array([last + 1]))
+        one = panel.store_schedule(int(panel.store_numbers[0]), np.array([last + 1]))
         ahead = last + 1 + np.arange(KAGGLE_ROWS, dtype=np.int32) % MAX_HORIZON
         many = replace(training.take(np.arange(KAGGLE_ROWS) % len(training)), day=ahead)
         panel.matrix(one, last)  # compiled, or read from the cache

@@ -11,7 +11,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from rossmann.serving.schemas.forecasts import PredictAnswer, PredictRequest
+from rossmann.serving.schemas.forecasts import PredictRequest, PredictResponse
 
 
 def make_app() -> FastAPI:
@@ -19,9 +19,9 @@ def make_app() -> FastAPI:
     app = FastAPI()
 
     @app.post("/predict")
-    async def predict(request: PredictRequest) -> PredictAnswer:
+    async def predict(request: PredictRequest) -> PredictResponse:
         count = len(request.inputs)
-        return PredictAnswer(
+        return PredictResponse(
             predictions=[5234.56] * count,
             model_version=1,
             model_stage="Production",

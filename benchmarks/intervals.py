@@ -18,65 +18,65 @@ from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import open_panel
 from rossmann.models.calibration.interval_coverage import calibrate_windows
 from rossmann.models.ensemble.prediction_intervals import (
-    conformal,
-    quantile,
-    row_scale,
+    conformal_quantile,
+    conformal_quantiles,
+    residual_scale,
     terciles,
     volatility_cuts,
 )
 from rossmann.models.evaluation.backtest import backtest
-from rossmann.models.evaluation.windows import Outcome, ends_of
-from rossmann.models.members.fit import draw_examples
+from rossmann.models.evaluation.windows import WindowForecasts, origins_to_offsets
+from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.reports.figures import markdown
-from rossmann.schema import FEATURES, FloatArray, Matrix
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 from rossmann.settings import load_settings
 
 _SD = FEATURES.index("sd_same_364")
 Held = npt.NDArray[np.bool_]
 Order = npt.NDArray[np.int64]
 Bounds = tuple[FloatArray, FloatArray]
-Method = Callable[[Sequence[Outcome], Matrix, float], Bounds]
+Method = Callable[[Sequence[WindowForecasts], FeatureMatrix, float], Bounds]
 
 
-def residuals(outcomes: Sequence[Outcome]) -> FloatArray:
+def residuals(outcomes: Sequence[WindowForecasts]) -> FloatArray:
     """Log of sold over forecast, all windows in a row."""
     return np.concatenate([np.log(o.window.sold / o.forecasts["ensemble"]) for o in outcomes])
 
 
-def matrices(outcomes: Sequence[Outcome]) -> Matrix:
+def matrices(outcomes: Sequence[WindowForecasts]) -> FeatureMatrix:
     """All windows' features in a row."""
     return np.concatenate([o.window.matrix for o in outcomes])
 
 
-def one_for_all(seen: Sequence[Outcome], matrix: Matrix, level: float) -> Bounds:
+def one_for_all(seen: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
     """The same width everywhere."""
-    width = np.full(len(matrix), conformal(np.abs(residuals(seen)), [level])[0])
+    width = np.full(len(matrix), conformal_quantiles(np.abs(residuals(seen)), [level])[0])
     return -width, width
 
 
-def by_tercile(seen: Sequence[Outcome], matrix: Matrix, level: float) -> Bounds:
+def by_tercile(seen: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
     """A width for each third of volatility."""
     known, missed = matrices(seen), np.abs(residuals(seen))
     cuts = volatility_cuts(known)
     group = terciles(known, cuts)
-    widths = np.array([conformal(missed[group == g], [level])[0] for g in range(3)])
+    widths = np.array([conformal_quantiles(missed[group == g], [level])[0] for g in range(3)])
     width = widths[terciles(matrix, cuts)]
     return -width, width
 
 
-def scaled(seen: Sequence[Outcome], matrix: Matrix, level: float) -> Bounds:
+def scaled(seen: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
     """The product's own."""
     table = calibrate_windows(seen)
-    width = quantile(table, level) * row_scale(table, matrix)
+    width = conformal_quantile(table, level) * residual_scale(table, matrix)
     return -width, width
 
 
-def two_sided(seen: Sequence[Outcome], matrix: Matrix, level: float) -> Bounds:
+def two_sided(seen: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
     """The same scale with a lower and an upper quantile of their own."""
     table = calibrate_windows(seen)
-    missed = residuals(seen) / row_scale(table, matrices(seen))
+    missed = residuals(seen) / residual_scale(table, matrices(seen))
     low, high = np.quantile(missed, [(1 - level) / 2, (1 + level) / 2])
-    scale = row_scale(table, matrix)
+    scale = residual_scale(table, matrix)
     return low * scale, high * scale
 
 
@@ -88,7 +88,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def compare(outcomes: Sequence[Outcome], level: float) -> list[list[str]]:
+def compare(outcomes: Sequence[WindowForecasts], level: float) -> list[list[str]]:
     """A header, then a row for each method: coverage by window, by tercile, by decile; width."""
     rows = [["method", *(str(o.window.origin_date) for o in outcomes), "mean", "by tercile",
              "lowest, highest decile", "width"]]  # fmt: skip
@@ -132,10 +132,10 @@ def main() -> None:
     chosen = parser.parse_args()
     settings = load_settings()
     panel = open_panel(current_dataset(settings))
-    examples = draw_examples(panel, settings.history_days, settings.seed)
+    examples = sample_training_rows(panel, settings.history_days, settings.seed)
     outcomes = backtest(
         settings, panel, examples, settings.profile(chosen.profile), print,
-        ends_of(panel, chosen.origins),
+        origins_to_offsets(panel, chosen.origins),
     )  # fmt: skip
     for level in (0.8, 0.95):
         print(f"\n{level:.0%} band, each window by the others\n")

@@ -17,17 +17,17 @@ import numpy as np
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import open_panel
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.members.base import Member
-from rossmann.models.members.fit import draw_examples
+from rossmann.models.members.base import BaseLearner
+from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.reports.figures import markdown
-from rossmann.schema import FloatArray, Matrix
+from rossmann.schema import FeatureMatrix, FloatArray
 from rossmann.settings import load_settings
 
 _MANY: Final = 20_000
 _ONES: Final = 500
 
 
-def of_the_library(member: Member) -> Callable[[Matrix], FloatArray]:
+def of_the_library(member: BaseLearner) -> Callable[[FeatureMatrix], FloatArray]:
     """The library's own raw answer, on one thread."""
     booster = member.booster
     if member.file == "lightgbm.txt":
@@ -40,7 +40,9 @@ def of_the_library(member: Member) -> Callable[[Matrix], FloatArray]:
     )
 
 
-def microseconds(answer: Callable[[Matrix], FloatArray], rows: Matrix) -> tuple[float, float]:
+def microseconds(
+    answer: Callable[[FeatureMatrix], FloatArray], rows: FeatureMatrix
+) -> tuple[float, float]:
     """Of one row alone, the median over different rows; and of each of many, the best of three."""
     answer(rows[:1]), answer(rows[:200])
     alone = []
@@ -62,7 +64,7 @@ def main() -> None:
     named = sys.argv[1:] or [max(str(p.parent) for p in settings.data_dir.glob("trained/*/*.cbm"))]
     ensemble = Ensemble.load(Path(named[0]))
     panel = open_panel(current_dataset(settings))
-    examples = draw_examples(panel, settings.history_days, settings.seed)
+    examples = sample_training_rows(panel, settings.history_days, settings.seed)
     picked = np.random.default_rng(0).permutation(len(examples.sold))[:_MANY]
     rows = examples.take(np.sort(picked)).matrix
     header = ["µs on one thread", "one row", "library", "each of many", "library", "differ by"]

@@ -34,23 +34,23 @@ from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, open_panel
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.publishing.trained_model import trained_dir
-from rossmann.models.registry.model_cache import new_copy, remember_production
-from rossmann.schema import STATE_HOLIDAYS, Rows
+from rossmann.models.registry.model_cache import save_last_production, write_version
+from rossmann.schema import STATE_HOLIDAYS, StoreDays
 from rossmann.serving.server import bind, build_app, server_config
 from rossmann.settings import Settings, load_settings
 
 PART = 16_384
 
 
-def many_rows(panel: Panel, count: int) -> Rows:
+def many_rows(panel: Panel, count: int) -> StoreDays:
     """Every store on the year after history, store by store, again and again."""
     days = np.arange(panel.last_day + 1, panel.last_day + 366, dtype=np.int32)
     stores = np.repeat(panel.store_numbers, len(days))
-    year = panel.plan_of(stores, np.tile(days, len(panel.store_numbers)))
+    year = panel.schedule(stores, np.tile(days, len(panel.store_numbers)))
     return year.take(np.arange(count) % len(year))
 
 
-def write_rows(rows: Rows, path: Path) -> None:
+def write_rows(rows: StoreDays, path: Path) -> None:
     """The rows as users send them."""
     columns = {
         "Id": pa.array(np.arange(len(rows))),
@@ -65,7 +65,9 @@ def write_rows(rows: Rows, path: Path) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def bare_seconds(panel: Panel, ensemble: Ensemble, rows: Rows, threads: int) -> tuple[float, float]:
+def bare_seconds(
+    panel: Panel, ensemble: Ensemble, rows: StoreDays, threads: int
+) -> tuple[float, float]:
     """Seconds that the boosters take for the rows' matrices, by the clock and of processors.
 
     Building the matrices is not counted.
@@ -80,7 +82,7 @@ def bare_seconds(panel: Panel, ensemble: Ensemble, rows: Rows, threads: int) -> 
     return spent, worked
 
 
-def library_rate(panel: Panel, ensemble: Ensemble, rows: Rows, threads: int) -> float:
+def library_rate(panel: Panel, ensemble: Ensemble, rows: StoreDays, threads: int) -> float:
     """Rows a second of the libraries' own calls, as if ``threads`` of them cost nothing more."""
     matrix = panel.matrix(rows.take(slice(0, 2 * PART)), panel.last_day)
     begun = time.perf_counter()
@@ -162,9 +164,9 @@ def copy_of(model: Path, settings: Settings) -> None:
     """Put a trained version where the service finds it without a registry."""
     import shutil
 
-    with new_copy(settings.model_cache_dir, 1, "benchmark") as folder:
+    with write_version(settings.model_cache_dir, 1, "benchmark") as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
-    remember_production(settings.model_cache_dir, 1)
+    save_last_production(settings.model_cache_dir, 1)
 
 
 def main() -> None:

@@ -15,21 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from rossmann.prediction_log.records import Entry, make_batch
+from rossmann.prediction_log.records import LoggedPrediction, make_batch
 from rossmann.prediction_log.writing.log import PredictionLog
-from rossmann.schema import Rows
+from rossmann.schema import StoreDays
 
 RATE = 1_000
 SECONDS = 8
 
 
-def entry(rows: int) -> Entry:
+def entry(rows: int) -> LoggedPrediction:
     """An answer of so many rows, with bounds of one level."""
     flags = np.ones(rows, np.uint8)
     stores = np.resize(np.arange(1, 1116, dtype=np.int32), rows)
     days = (16_650 + np.arange(rows) // 1115 % 48).astype(np.int32)
     sales = np.random.default_rng(1).random(rows) * 9_000
-    return Entry(
+    return LoggedPrediction(
         "c2f1a4e8b9d04c6f8a1b2c3d4e5f6071",
         datetime.now(UTC),
         "predict",
@@ -39,7 +39,7 @@ def entry(rows: int) -> Entry:
         "Production",
         16_649,
         "accuracy",
-        Rows(stores, days, flags, flags, 0 * flags, flags),
+        StoreDays(stores, days, flags, flags, 0 * flags, flags),
         sales,
         ((0.8, sales * 0.9, sales * 1.1),),
         0.001,
@@ -55,18 +55,18 @@ def waits(log: PredictionLog | None) -> np.ndarray:
         time.sleep(max(0.0, due - time.perf_counter()))
         late.append(time.perf_counter() - due)
         if log is not None:
-            log.put(entry(1))
+            log.log(entry(1))
         else:
             entry(1)
     return np.array(late) * 1e3
 
 
-def speed(log: PredictionLog, entries: list[Entry], name: str) -> None:
+def speed(log: PredictionLog, entries: list[LoggedPrediction], name: str) -> None:
     """Print rows a second to disk and to the database."""
     rows = sum(len(e.rows) for e in entries)
     begun = time.perf_counter()
     for one in entries:
-        log.put(one)
+        log.log(one)
     handed = time.perf_counter() - begun
     log.flush(60)
     kept = time.perf_counter() - begun
@@ -91,7 +91,7 @@ def main() -> None:
         if before:
             print(f"a row of those takes {(file.stat().st_size - before) / 205_440:.0f} bytes")
         for rows, count in ((1, 1), (1, 1_000), (41_088, 1)):
-            size = len(make_batch([entry(rows)] * count, 1).pack())
+            size = len(make_batch([entry(rows)] * count, 1).encode())
             print(f"a file of {count:,} answers of {rows:,} rows: {size / 1e3:,.1f} kB")
         # As in a service that is up: else a sweep over all that it imported counts as the log's.
         gc.collect()

@@ -33,8 +33,8 @@ from rossmann.data.panel.panel import open_panel
 from rossmann.launcher.mlflow_server import server_command, server_environment
 from rossmann.models.ensemble.artifact_files import CARD_FILE, member_files, read_card, write_card
 from rossmann.models.publishing.register import register
-from rossmann.models.publishing.trained_model import Trained
-from rossmann.models.registry.model_cache import last_production, local_copy
+from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.models.registry.model_cache import cached_version, last_production
 from rossmann.models.registry.registry import Registry
 from rossmann.settings import Settings, load_settings
 
@@ -77,7 +77,7 @@ def _own_folder(settings: Settings, folder: Path) -> Settings:
 def _register(settings: Settings, mine: Settings, count: int) -> list[int]:
     """Versions that differ: each hears its members a little less than the one before."""
     number = last_production(settings.model_cache_dir)
-    source = None if number is None else local_copy(settings.model_cache_dir, number)
+    source = None if number is None else cached_version(settings.model_cache_dir, number)
     if source is None:
         raise SystemExit(f"{settings.model_cache_dir} holds no version: run rossmann up")
     found = []
@@ -90,7 +90,7 @@ def _register(settings: Settings, mine: Settings, count: int) -> list[int]:
         names = list(card["files"])
         card = write_card(folder, {**card, "weights": weights}, names)
         assert member_files(folder)
-        found.append(register(Trained(folder, card, []), mine).version)
+        found.append(register(TrainedModel(folder, card, []), mine).version)
     return found
 
 

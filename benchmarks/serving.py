@@ -29,9 +29,9 @@ from wrk_load import rate
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, open_panel
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.registry.model_cache import local_copy
+from rossmann.models.registry.model_cache import cached_version
 from rossmann.models.registry.registry import Registry
-from rossmann.schema import FEATURES, STATE_HOLIDAYS, Rows, Stage
+from rossmann.schema import FEATURES, STATE_HOLIDAYS, Stage, StoreDays
 from rossmann.settings import Settings, load_settings
 
 KAGGLE_ROWS: Final = 41_088
@@ -212,12 +212,12 @@ def _tell(name: str, value: float, other: float | None = None, ratio: float | No
     print(f"{name}\t{value:,.3f}{end}", flush=True)
 
 
-def _kaggle_rows(panel: Panel) -> Rows:
+def _kaggle_rows(panel: Panel) -> StoreDays:
     """As many rows as Kaggle's test.csv: all stores, day after day, open."""
     stores = np.resize(np.repeat(panel.store_numbers, 48), KAGGLE_ROWS).astype(np.int32)
     days = np.resize(panel.last_day + 1 + np.arange(48), KAGGLE_ROWS).astype(np.int32)
     flags = np.ones(KAGGLE_ROWS, np.uint8)
-    return Rows(stores, days, flags, (days % 2).astype(np.uint8), 0 * flags, 0 * flags)
+    return StoreDays(stores, days, flags, (days % 2).astype(np.uint8), 0 * flags, 0 * flags)
 
 
 def bodies_of(panel: Panel) -> tuple[list[bytes], bytes]:
@@ -229,7 +229,7 @@ def bodies_of(panel: Panel) -> tuple[list[bytes], bytes]:
     return one, post("/predict", json.dumps({"inputs": told}).encode())
 
 
-def _in_words(rows: Rows, i: int) -> dict[str, Any]:
+def _in_words(rows: StoreDays, i: int) -> dict[str, Any]:
     when = _EPOCH + timedelta(days=int(rows.day[i]))
     return {
         "Store": int(rows.store[i]),
@@ -245,7 +245,7 @@ def _in_words(rows: Rows, i: int) -> dict[str, Any]:
 def _folder(settings: Settings) -> Path:
     registry = Registry(settings.tracking_uri)
     found = next(v for v in registry.versions() if v.stage == Stage.PRODUCTION)
-    copy = local_copy(settings.model_cache_dir, found.version, found.run_id)
+    copy = cached_version(settings.model_cache_dir, found.version, found.run_id)
     return copy or registry.fetch(found.version, settings.model_cache_dir)
 
 

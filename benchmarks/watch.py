@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rossmann.serving.middleware.request_context import Watch
-from rossmann.serving.observability.access_log import Line, request_log
+from rossmann.serving.middleware.request_context import RequestContextMiddleware
+from rossmann.serving.observability.access_log import RequestRecord, open_access_log
 from rossmann.serving.observability.metrics import Metrics
 
 REQUESTS = 5_000
@@ -56,10 +56,10 @@ async def measure(app) -> float:
     return best * 1e6
 
 
-def cost(tell: Callable[[Line], None] | None) -> float:
+def cost(tell: Callable[[RequestRecord], None] | None) -> float:
     """What the middleware adds to an application that does nothing."""
     bare = asyncio.run(measure(answer))
-    return asyncio.run(measure(Watch(answer, Metrics(), tell))) - bare
+    return asyncio.run(measure(RequestContextMiddleware(answer, Metrics(), tell))) - bare
 
 
 def main() -> None:
@@ -67,9 +67,9 @@ def main() -> None:
     workers = "several" if FOLDER in os.environ else "one"
     quiet = cost(None)
     with Path(os.devnull).open("w", buffering=1) as sink:
-        lines = request_log("info", "json", stream=sink)
+        lines = open_access_log("info", "json", stream=sink)
         assert lines is not None
-        spoken = cost(lines.tell)
+        spoken = cost(lines.write)
     print(f"{workers} worker(s): {quiet:.1f} us, with a line of JSON {spoken:.1f} us")
     if workers == "one":
         with tempfile.TemporaryDirectory() as folder:

@@ -18,12 +18,12 @@ def to_day(when: date) -> int:
 
 
 @lru_cache(maxsize=1024)
-def iso(day: int) -> str:
+def format_iso_day(day: int) -> str:
     """An epoch day as YYYY-MM-DD."""
     return to_date(day).isoformat()
 
 
-def read_day(text: str) -> int | None:
+def parse_iso_day(text: str) -> int | None:
     """The epoch day of a date written YYYY-MM-DD; None where it is none."""
     if len(text) != 10 or text[4] != "-" or text[7] != "-" or not text.isascii():
         return None

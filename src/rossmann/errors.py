@@ -48,16 +48,16 @@ class DataError(RossmannError):
     """The tables cannot be used."""
 
 
-class MissingData(DataError):
+class DataNotFoundError(DataError):
     """A table or a prepared file is not there."""
 
 
-class BrokenRule(DataError):
+class DataValidationError(DataError):
     """A table breaks a declared rule; the message holds the rule, the count and the first rows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ErrorDetail:
     """One fault of a request: where it is, what it is, and its kind (a stable word)."""
 
     loc: tuple[str | int, ...]
@@ -72,28 +72,28 @@ class Fault:
 class RequestError(RossmannError):
     """Rows that cannot be answered; ``faults`` lists every one of them."""
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[ErrorDetail]) -> None:
         self.faults = faults
         super().__init__("; ".join(f"{'.'.join(map(str, f.loc))}: {f.msg}" for f in faults[:5]))
 
 
-class TooLarge(RequestError):
+class PayloadTooLargeError(RequestError):
     """A request with more rows or bytes than are taken at once."""
 
 
-class NotUtf8(RequestError):
+class BodyEncodingError(RequestError):
     """A request whose body is not text in UTF-8."""
 
 
-class AccessError(RossmannError):
+class AuthError(RossmannError):
     """A caller who may not do this."""
 
 
-class NoKey(AccessError):
+class AuthenticationError(AuthError):
     """A call without a key, or with one that is not known."""
 
 
-class NoRight(AccessError):
+class PermissionDeniedError(AuthError):
     """A call whose key is known but does not carry the right."""
 
 
@@ -101,23 +101,23 @@ class ModelError(RossmannError):
     """A model cannot be used."""
 
 
-class UnknownVersion(ModelError):
+class VersionNotFoundError(ModelError):
     """A stage or version that the registry does not have."""
 
 
-class NoModel(ModelError):
+class ModelUnavailableError(ModelError):
     """No model can be had: none was promoted, or neither registry nor local copy answers."""
 
 
-class DamagedModel(ModelError):
+class CorruptModelError(ModelError):
     """An artifact is damaged, or was made for other features than the code's."""
 
 
-class GateFailed(ModelError):
+class GateRejectedError(ModelError):
     """A candidate that does not pass the gate; the message holds the table."""
 
 
-class LostRace(ModelError):
+class PromotionConflictError(ModelError):
     """Somebody else moved Production meanwhile; nothing was changed."""
 
 
@@ -125,7 +125,7 @@ class ServiceError(RossmannError):
     """A service is away or answers with an error."""
 
 
-class OverRate(ServiceError):
+class RateLimitError(ServiceError):
     """A caller who calls too often; ``seconds``: how long to wait before the next call."""
 
     def __init__(self, message: str, seconds: int) -> None:
@@ -133,7 +133,7 @@ class OverRate(ServiceError):
         super().__init__(message)
 
 
-class Busy(ServiceError):
+class ServiceBusyError(ServiceError):
     """More work of a kind than is taken at once; ``seconds``: when to come again."""
 
     def __init__(self, message: str, seconds: int) -> None:
@@ -141,11 +141,11 @@ class Busy(ServiceError):
         super().__init__(message)
 
 
-class PortTaken(ServiceError):
+class PortInUseError(ServiceError):
     """A port is held by something that is not ours."""
 
 
-class AnotherRuns(RossmannError):
+class AlreadyRunningError(RossmannError):
     """Another process does this work now; nothing was changed."""
 
     exit_code = 12

@@ -15,24 +15,24 @@ import structlog
 from pydantic_core import to_json
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["auto", "console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "console", "json"]
 
 _FIRST: Final = ("time", "level", "event")
 """The names that a line begins with."""
 
 
-def configure_logs(level: Level = "info", form: Format = "auto") -> None:
+def configure_logging(level: LogLevel = "info", form: LogFormat = "auto") -> None:
     """Send our events to stderr: ``auto`` is for people on a terminal, else JSON lines."""
     structlog.configure(
         processors=[*_before(), *_renderers(form)],
         wrapper_class=structlog.make_filtering_bound_logger(_number(level)),
-        logger_factory=structlog.WriteLoggerFactory(Steady(sys.stderr)),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(NonFailingStream(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
 
 
-def configure_libraries(level: Level = "info", form: Format = "auto") -> None:
+def configure_library_logging(level: LogLevel = "info", form: LogFormat = "auto") -> None:
     """Send what libraries say (and Python's warnings) the same way.
 
     They tell their progress below ``warning``: that is shown at level ``debug`` alone.
@@ -52,7 +52,7 @@ def configure_libraries(level: Level = "info", form: Format = "auto") -> None:
     logging.captureWarnings(True)
 
 
-def writes_json(form: Format) -> bool:
+def uses_json(form: LogFormat) -> bool:
     """Whether events are written as JSON lines."""
     return form == "json" or (form == "auto" and not sys.stderr.isatty())
 
@@ -63,7 +63,7 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
-class Clock:
+class TimestampFormatter:
     """The time of an event: UTC, ISO 8601, milliseconds. A second is worded once."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def json_line(event: Mapping[str, Any]) -> str:
     return to_json(event, fallback=repr, inf_nan_mode="strings").decode()
 
 
-class Steady:
+class NonFailingStream:
     """A stream that never fails: a full disk behind the log must fail no request."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -109,12 +109,12 @@ class _Ours(logging.StreamHandler[Any]):
     """Known by its kind, so that it can be replaced and no other is."""
 
 
-def _number(level: Level) -> int:
+def _number(level: LogLevel) -> int:
     return logging.getLevelNamesMapping()[level.upper()]
 
 
 def _before() -> list[Processor]:
-    clock = Clock()
+    clock = TimestampFormatter()
 
     def add_time(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         event["time"] = clock()
@@ -124,8 +124,8 @@ def _before() -> list[Processor]:
     return [merge, structlog.processors.add_log_level, add_time]
 
 
-def _renderers(form: Format) -> list[Processor]:
-    if writes_json(form):
+def _renderers(form: LogFormat) -> list[Processor]:
+    if uses_json(form):
         return [structlog.processors.format_exc_info, _render]
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time")]
 

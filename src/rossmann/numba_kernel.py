@@ -18,7 +18,7 @@ from numba import config, njit
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def kernel(function: F) -> F:
+def cached_njit(function: F) -> F:
     """Compile ``function``, which must not touch Python objects; it lets go of the interpreter."""
     options = vars(config)
     named = options["CACHE_DIR"]
@@ -33,10 +33,10 @@ def kernel(function: F) -> F:
 @cache
 def _folder(package: Path) -> Path:
     files = [*Path(__file__).parent.glob("schema.py"), *sorted(package.glob("*.py"))]
-    return package / "__pycache__" / f"kernels-{sources_digest(files)}"
+    return package / "__pycache__" / f"kernels-{source_digest(files)}"
 
 
-def sources_digest(files: Iterable[Path]) -> str:
+def source_digest(files: Iterable[Path]) -> str:
     """Digest of the names and contents of ``files``."""
     told = hashlib.sha256()
     for path in files:

@@ -37,7 +37,7 @@ OBJECTIVES: Final[tuple[Objective, ...]] = ("accuracy", "unbiased")
 
 DayArray = npt.NDArray[np.int32]
 FlagArray = npt.NDArray[np.uint8]
-Matrix = npt.NDArray[np.float32]
+FeatureMatrix = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -58,7 +58,7 @@ class Dataset(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class StoreDays:
     """n rows of the seven fields as columns; ``DayOfWeek`` is left out because the date decides it.
 
     ``store``: store numbers. ``day``: days since 1970-01-01. ``open``, ``promo``,
@@ -76,13 +76,13 @@ class Rows:
         return len(self.store)
 
     @classmethod
-    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+    def concat(cls, parts: Sequence["StoreDays"]) -> "StoreDays":
         """Rows of several, one after the other."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
-    def take(self, index: npt.NDArray[np.integer] | slice) -> "Rows":
+    def take(self, index: npt.NDArray[np.integer] | slice) -> "StoreDays":
         """The rows at ``index``, in its order."""
-        return Rows(
+        return StoreDays(
             self.store[index],
             self.day[index],
             self.open[index],
@@ -92,7 +92,7 @@ class Rows:
         )
 
 
-_COLUMNS: Final = tuple(field.name for field in fields(Rows))
+_COLUMNS: Final = tuple(field.name for field in fields(StoreDays))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _group(group: str, *pairs: tuple[str, str]) -> tuple[Feature, ...]:
 # History is on the scale of log sales, and all levels are less ``kfb`` (the offset), so that a
 # tree sees deviations from what the filter already knows. What looks at promotions or school
 # holidays around D is NaN where no plan says them.
-CATALOGUE: Final[tuple[Feature, ...]] = (
+FEATURE_CATALOGUE: Final[tuple[Feature, ...]] = (
     *_group(
         "calendar",
         ("day_of_week", "1 (Monday) to 7"),
@@ -190,24 +190,24 @@ CATALOGUE: Final[tuple[Feature, ...]] = (
         ("kfb", "log-sales forecast of the base filter: the offset of every member"),
     ),
 )
-FEATURES: Final[tuple[str, ...]] = tuple(feature.name for feature in CATALOGUE)
-OFFSET: Final = FEATURES.index("kfb")
+FEATURES: Final[tuple[str, ...]] = tuple(feature.name for feature in FEATURE_CATALOGUE)
+OFFSET_COLUMN: Final = FEATURES.index("kfb")
 
 
 def feature_fingerprint() -> str:
     """Digest of the feature list; a version made for another list is refused on load."""
-    text = "\n".join(f"{f.name}: {f.note}" for f in CATALOGUE)
+    text = "\n".join(f"{f.name}: {f.note}" for f in FEATURE_CATALOGUE)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-FAR: Final = 1
+BEYOND_HORIZON: Final = 1
 """Days beyond the longest horizon that members learned."""
-SHORT: Final = 2
+SHORT_HISTORY: Final = 2
 """Stores with few days of sales."""
-QUIET: Final = 4
+RECENTLY_IDLE: Final = 4
 """Stores that sold on few days of late."""
-UNPLANNED: Final = 8
+NO_SCHEDULE: Final = 8
 """Days that no schedule tells of."""
 
 
-Report = Callable[[str], None]
+ProgressReporter = Callable[[str], None]

@@ -36,7 +36,7 @@ from rossmann.errors import SettingsError
 from rossmann.schema import Objective, Stage
 
 
-class Access(BaseSettings):
+class AccessSettings(BaseSettings):
     """Keys, tokens, limits of callers, and the sites and proxies that are believed."""
 
     api_keys: str = ""
@@ -78,7 +78,7 @@ class Access(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _provider_fits(self) -> "Access":
+    def _provider_fits(self) -> "AccessSettings":
         if not self.oidc_issuer:
             return self
         address = urlsplit(self.oidc_issuer)
@@ -112,7 +112,7 @@ def params_file() -> Path:
     return checkout if checkout.is_file() else Path(__file__).parent / "params.yaml"
 
 
-class Places(BaseSettings):
+class PathSettings(BaseSettings):
     """Folders, ports and addresses of the services."""
 
     data_dir: Path = Path("data")
@@ -149,7 +149,7 @@ class Places(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> "Places":
+    def _ports_differ(self) -> "PathSettings":
         ports = (self.api_port, self.mlflow_port, self.dashboard_port)
         if len(set(ports)) != len(ports):
             raise ValueError(f"api_port, mlflow_port and dashboard_port must differ, got {ports}")
@@ -259,7 +259,7 @@ class Profile(BaseModel):
         return self
 
 
-class Settings(Access, Places):
+class Settings(AccessSettings, PathSettings):
     """All settings. Build it with ``load_settings``, which words the errors for people."""
 
     model_config = SettingsConfigDict(
@@ -337,7 +337,7 @@ class Settings(Access, Places):
                 return value
         raise SettingsError(f"no profile {name!r}; there are: {', '.join(self.profiles)}")
 
-    def public(self) -> dict[str, Any]:
+    def redacted(self) -> dict[str, Any]:
         """All values without secrets, for people to read."""
         shown = self.model_dump(mode="json")
         if self.api_keys:
@@ -345,11 +345,11 @@ class Settings(Access, Places):
         if self.api_key:
             shown["api_key"] = "(hidden)"
         for name in ("mlflow_tracking_uri", "api_url", "rate_limit_store", "database_url"):
-            shown[name] = without_password(shown[name])
+            shown[name] = redact_password(shown[name])
         return shown
 
 
-def without_password(url: str) -> str:
+def redact_password(url: str) -> str:
     """A URL that may be shown."""
     url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
     head, at, tail = url.rpartition("@")

@@ -13,11 +13,11 @@ import pytest
 from rossmann.cli import main
 from rossmann.prediction_log.queries import export
 from rossmann.prediction_log.queries.export import FORMATS
-from rossmann.prediction_log.records import Entry
+from rossmann.prediction_log.records import LoggedPrediction
 from rossmann.prediction_log.writing.log import PredictionLog, open_log
 from rossmann.settings import Settings, load_settings
 
-MakeEntry = Callable[..., Entry]
+MakeEntry = Callable[..., LoggedPrediction]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -29,12 +29,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load_settings()
 
 
-def put(settings: Settings, *entries: Entry) -> PredictionLog:
+def put(settings: Settings, *entries: LoggedPrediction) -> PredictionLog:
     log = open_log(settings)
     assert log is not None
     log.start()
     for entry in entries:
-        log.put(entry)
+        log.log(entry)
     assert log.drain()
     return log
 
@@ -89,7 +89,7 @@ def test_an_export_that_is_ended_leaves_nothing(
 def test_prune_while_a_service_logs(home: Settings, make_entry: MakeEntry) -> None:
     log = put(home, *(make_entry(number, 3) for number in range(10)))
     assert main(["log", "prune", "--days", "0"]) == 0
-    log.put(make_entry(11))
+    log.log(make_entry(11))
     assert log.drain()
     log.close()
 
@@ -100,7 +100,7 @@ def test_what_still_waits_is_said(
     log = put(home, make_entry(1))
     log.close()
     later = PredictionLog(home.log_url, home.log_spool_dir)
-    later.put(make_entry(2, 7))
+    later.log(make_entry(2, 7))
     later.spooler.step()
     assert main(["log", "status"]) == 0
     assert "7 rows in 1 files" in capsys.readouterr().out

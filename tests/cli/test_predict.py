@@ -13,10 +13,10 @@ import rossmann.serving.runtime.service
 from rossmann.cli import main, predict
 from rossmann.data.panel.panel import Panel
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.inference.attributions import LABELS
+from rossmann.models.inference.attributions import DRIVER_LABELS
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.inference.totals import BY
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.inference.totals import TOTAL_LEVELS
+from rossmann.models.publishing.trained_model import TrainedModel
 
 FIELDS = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
 
@@ -36,7 +36,7 @@ class OneVersion:
 
 
 @pytest.fixture
-def ensemble(trained: Trained) -> Ensemble:
+def ensemble(trained: TrainedModel) -> Ensemble:
     return Ensemble.load(trained.folder)
 
 
@@ -49,10 +49,10 @@ def table(
 ) -> Path:
     """A file of the first days after history, and a service beside it."""
     service = OneVersion(Forecaster(panel, ensemble))
-    monkeypatch.setattr(rossmann.serving.runtime.service, "open_service", lambda _: service)
+    monkeypatch.setattr(rossmann.serving.runtime.service, "build_service", lambda _: service)
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
     days = np.arange(panel.last_day + 1, panel.last_day + 9, dtype=np.int32)
-    rows = panel.plan_of(np.repeat(panel.store_numbers[:3], 8), np.tile(days, 3))
+    rows = panel.schedule(np.repeat(panel.store_numbers[:3], 8), np.tile(days, 3))
     dates = pl.Series(rows.day).cast(pl.Date)
     frame = pl.DataFrame(
         [rows.store, dates.dt.weekday(), dates, rows.open, rows.promo,
@@ -82,7 +82,7 @@ def test_drivers_are_columns_that_multiply_to_the_forecast(
     monkeypatch.setattr(predict, "PART", 7)  # so that parts are put together
     out = run(table, "--explain")
     names = [name for name in out.columns if name.startswith("Driver_")]
-    assert names == [f"Driver_{name}" for name in (*LABELS, "closed")]
+    assert names == [f"Driver_{name}" for name in (*DRIVER_LABELS, "closed")]
     product = out["Baseline"].to_numpy().copy()
     for name in names:
         product *= 1 + out[name].to_numpy() / 100
@@ -119,7 +119,7 @@ def test_totals_are_a_table_of_their_own(table: Path) -> None:
     totals = table.with_name("totals.csv")
     rows = run(table, "--totals", str(totals), "--interval", "0.9")
     found = pl.read_csv(totals)
-    assert set(found["Total"]) == set(BY)
+    assert set(found["Total"]) == set(TOTAL_LEVELS)
     for by in ("store", "store_week", "store_type", "store_type_week", "chain", "chain_week"):
         mine = found.filter(pl.col("Total") == by)
         assert mine["Forecast"].sum() == pytest.approx(rows["Forecast"].sum())

@@ -11,8 +11,8 @@ from rossmann.cli import app, main
 from rossmann.cli.tune import _settle
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError, SettingsError
-from rossmann.models.tuning.blend_weights import judged, simplex, tune_weights
-from rossmann.models.tuning.params_file import with_numbers
+from rossmann.models.tuning.blend_weights import cross_validate, simplex, tune_weights
+from rossmann.models.tuning.params_file import replace_numbers
 from rossmann.settings import Settings, load_settings, project_root
 
 PARAMS = project_root() / "config" / "params.yaml"
@@ -29,7 +29,7 @@ def params(chain_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for part in ("demo", "processed"):
         (tmp_path / part).symlink_to(chain_settings.data_dir / part)
     path = tmp_path / "params.yaml"
-    path.write_text(with_numbers(PARAMS.read_text("utf-8"), FEW_ROUNDS), "utf-8")
+    path.write_text(replace_numbers(PARAMS.read_text("utf-8"), FEW_ROUNDS), "utf-8")
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("ROSSMANN_PARAMS", str(path))
     monkeypatch.setenv("ROSSMANN_THREADS", "1")
@@ -48,7 +48,7 @@ def changed_lines(before: str, after: str) -> list[tuple[str, str]]:
 
 
 def test_what_is_better_is_written_and_nothing_else_changes(params: Path) -> None:
-    before = with_numbers(params.read_text("utf-8"), BAD)
+    before = replace_numbers(params.read_text("utf-8"), BAD)
     params.write_text(before, "utf-8")
     words = ("--member", "lightgbm", "--trials", "4", "--checks", "1")
 
@@ -158,14 +158,14 @@ def test_weights_are_judged_by_windows_that_did_not_choose_them() -> None:
     mixes = [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}]
     days = [date(2015, 1, 1), date(2015, 2, 1)]
     # each window likes another mix: what one chooses, the other pays for
-    torn = judged(np.array([[0.10, 0.09], [0.10, 0.12]]), mixes, mixes[0], days)
+    torn = cross_validate(np.array([[0.10, 0.09], [0.10, 0.12]]), mixes, mixes[0], days)
     assert torn.best == mixes[0]
     assert torn.gain < 0
-    assert not torn.worth_it
-    agreed = judged(np.array([[0.10, 0.09], [0.10, 0.098]]), mixes, mixes[0], days)
+    assert not torn.is_significant
+    agreed = cross_validate(np.array([[0.10, 0.09], [0.10, 0.098]]), mixes, mixes[0], days)
     assert agreed.best == mixes[1]
     assert agreed.gain == pytest.approx(0.006)
-    assert agreed.worth_it
+    assert agreed.is_significant
 
 
 def test_weights_are_tuned_by_the_blend_that_serves(params: Path, panel: Panel) -> None:

@@ -21,8 +21,8 @@ import pytest
 from rossmann.dashboard.server import health_url, server_command, server_environment
 from rossmann.dashboard.single import attributions as drivers
 from rossmann.data.make_dataset import make_dataset
-from rossmann.models.publishing.trained_model import Trained
-from rossmann.models.registry.model_cache import new_copy, remember_production
+from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.models.registry.model_cache import save_last_production, write_version
 from rossmann.serving.client.client import Client
 from rossmann.settings import Settings, load_settings
 
@@ -71,7 +71,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def settings(
-    chain_settings: Settings, trained: Trained, tmp_path_factory: pytest.TempPathFactory
+    chain_settings: Settings, trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     """A data folder of our own: the small chain's tables, and a copy of its Production version."""
     folder = tmp_path_factory.mktemp("dashboard")
@@ -84,11 +84,11 @@ def settings(
         dashboard_port=free_port(),
         threads=1,
     )
-    with new_copy(made.model_cache_dir, 1, "run") as copy:
+    with write_version(made.model_cache_dir, 1, "run") as copy:
         for file in trained.folder.iterdir():
             if file.is_file():
                 shutil.copy(file, copy / file.name)
-    remember_production(made.model_cache_dir, 1)
+    save_last_production(made.model_cache_dir, 1)
     return made
 
 
@@ -206,7 +206,7 @@ def test_what_drives_a_forecast_is_drawn_and_told(page: Any, settings: Settings)
     page.get_by_text("What drives this forecast").wait_for()
     page.get_by_text("Plain day x drivers = forecast.").wait_for()
     chart = page.locator("svg.marks").filter(has_text="A plain day")
-    steps = drivers.steps(split)
+    steps = drivers.waterfall_steps(split)
     assert len(steps) > 3
     for step in steps:
         chart.get_by_text(step.label, exact=True).first.wait_for()

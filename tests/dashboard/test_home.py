@@ -13,7 +13,7 @@ HOME = "from rossmann.dashboard.pages import run\nrun()"
 
 @pytest.fixture(autouse=True)
 def _look_afresh() -> None:
-    state.forget()
+    state.clear_cache()
 
 
 def open_home() -> AppTest:
@@ -63,7 +63,7 @@ def test_it_recovers_when_the_service_is_back(stub_service: Any) -> None:
     stub_service.stop()
     page = open_home()
     stub_service.start()
-    state.forget()
+    state.clear_cache()
     page.run()
     assert not page.error
     assert page.metric[0].value == "3"

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.make_dataset import DatasetInfo, current_dataset, make_dataset
-from rossmann.errors import BrokenRule, MissingData
+from rossmann.errors import DataNotFoundError, DataValidationError
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 
@@ -176,7 +176,7 @@ def test_every_broken_rule_of_every_table_is_listed(settings: Settings) -> None:
     plan[1]["StateHoliday"] = "x"
     store = [{**STORES[0], "StoreType": "z"}, STORES[1]]
     put(settings.raw_dir, as_csv(days), as_csv(store), as_csv(plan))
-    with pytest.raises(BrokenRule) as caught:
+    with pytest.raises(DataValidationError) as caught:
         make_dataset(settings)
     for part in ("StoreType_known in store.csv (1)", "Promo_flag in train.csv (1)",
                  "StateHoliday_known in test.csv (1)"):  # fmt: skip
@@ -196,7 +196,7 @@ def test_a_version_is_made_once(settings: Settings) -> None:
 def test_other_content_is_another_version_beside_the_old(settings: Settings) -> None:
     old = make_dataset(settings)
     put(settings.raw_dir, as_csv(history_rows()[:-1]), as_csv(STORES))
-    with pytest.raises(MissingData, match="rossmann features"):
+    with pytest.raises(DataNotFoundError, match="rossmann features"):
         current_dataset(settings)
     new = make_dataset(settings)
     assert new.version != old.version
@@ -208,7 +208,7 @@ def test_other_content_is_another_version_beside_the_old(settings: Settings) -> 
 def test_a_folder_that_is_not_whole_is_made_again(settings: Settings, name: str) -> None:
     info = make_dataset(settings)
     (info.folder / name).unlink()
-    with pytest.raises(MissingData):
+    with pytest.raises(DataNotFoundError):
         current_dataset(settings)
     assert make_dataset(settings) == info
     assert (info.folder / name).is_file()
@@ -245,5 +245,5 @@ def test_without_raw_tables_the_newest_version_serves(settings: Settings) -> Non
     info = make_dataset(settings)
     shutil.rmtree(settings.raw_dir)
     assert current_dataset(settings) == info
-    with pytest.raises(MissingData, match="rossmann data demo"):
+    with pytest.raises(DataNotFoundError, match="rossmann data demo"):
         current_dataset(load_settings(data_dir=settings.data_dir, demo=True))

@@ -9,7 +9,7 @@ import pytest
 
 from rossmann.data.make_dataset import DatasetInfo, make_dataset
 from rossmann.data.prepare_predictions import read_upload
-from rossmann.data.tables.raw_tables import find_raw
+from rossmann.data.tables.raw_tables import find_raw_tables
 from rossmann.settings import Settings, load_settings
 
 pytestmark = pytest.mark.real
@@ -49,7 +49,7 @@ def test_what_is_known_of_them_is_found(info: DatasetInfo) -> None:
 
 
 def test_the_schedule_is_filled_where_it_says_nothing(real: Settings, info: DatasetInfo) -> None:
-    raw = find_raw(real)
+    raw = find_raw_tables(real)
     if raw.test is None:
         pytest.skip("needs test.csv beside the real tables")
     schedule = pl.read_parquet(info.folder / "schedule.parquet")
@@ -60,7 +60,7 @@ def test_the_schedule_is_filled_where_it_says_nothing(real: Settings, info: Data
 
 
 def test_the_test_table_can_be_uploaded(real: Settings) -> None:
-    raw = find_raw(real)
+    raw = find_raw_tables(real)
     if raw.test is None:
         pytest.skip("needs test.csv beside the real tables")
     found = read_upload(raw.test.name, raw.test.read_bytes())

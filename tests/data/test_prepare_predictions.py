@@ -12,9 +12,9 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
-from rossmann.data.uploads.fields import FIELDS, AmbiguousDates
-from rossmann.errors import BrokenRule
-from rossmann.schema import STATE_HOLIDAYS, Rows
+from rossmann.data.uploads.fields import REQUIRED_FIELDS, AmbiguousDatesError
+from rossmann.errors import DataValidationError
+from rossmann.schema import STATE_HOLIDAYS, StoreDays
 
 Record = dict[str, str]
 GOOD: Record = {
@@ -51,7 +51,7 @@ def upload(*rows: Record, **options: Any) -> Upload:
     return read_upload("upload.csv", as_csv(list(rows)), **options)
 
 
-def as_records(rows: Rows) -> list[Record]:
+def as_records(rows: StoreDays) -> list[Record]:
     values = zip(
         rows.store.tolist(),
         rows.day.astype("datetime64[D]").astype(date).tolist(),
@@ -61,7 +61,7 @@ def as_records(rows: Rows) -> list[Record]:
         rows.school_holiday.tolist(),
         strict=True,
     )
-    return [dict(zip(FIELDS, map(str, row), strict=True)) for row in values]
+    return [dict(zip(REQUIRED_FIELDS, map(str, row), strict=True)) for row in values]
 
 
 @hypothesis(deadline=None)
@@ -75,7 +75,11 @@ def test_rows_come_back_as_they_were_written_in_their_order(table: list[Record])
 
 
 @hypothesis(deadline=None, max_examples=60)
-@given(tables, st.permutations(FIELDS), st.sampled_from(["csv", "parquet", "xlsx", "semicolon"]))
+@given(
+    tables,
+    st.permutations(REQUIRED_FIELDS),
+    st.sampled_from(["csv", "parquet", "xlsx", "semicolon"]),
+)
 def test_the_file_format_and_the_columns_order_do_not_matter(
     table: list[Record], names: list[str], kind: str
 ) -> None:
@@ -102,7 +106,10 @@ def test_the_file_format_and_the_columns_order_do_not_matter(
 @hypothesis(deadline=None)
 @given(
     st.lists(
-        st.tuples(records, st.dictionaries(st.sampled_from(FIELDS), st.integers(0, 2), max_size=3)),
+        st.tuples(
+            records,
+            st.dictionaries(st.sampled_from(REQUIRED_FIELDS), st.integers(0, 2), max_size=3),
+        ),
         min_size=2,
         max_size=25,
     )
@@ -117,7 +124,7 @@ def test_each_fault_is_told_once_and_costs_no_other_row(
         expected |= {(row, field) for field in bad}
     found = upload(*table, date_format="YYYY-MM-DD")
     assert [fault.loc for fault in found.faults] == sorted(
-        expected, key=lambda loc: (loc[0], FIELDS.index(loc[1]))
+        expected, key=lambda loc: (loc[0], REQUIRED_FIELDS.index(loc[1]))
     )
     broken = {row for row, _ in expected}
     good = [place for place in range(len(table)) if place + 1 not in broken]
@@ -174,19 +181,21 @@ def test_numbers_with_a_point_are_numbers() -> None:
 
 def test_every_missing_column_is_named() -> None:
     content = pl.DataFrame([GOOD]).drop("Promo", "Date").write_csv().encode()
-    with pytest.raises(BrokenRule, match=r"u\.csv lacks the columns Date, Promo; it has: Store"):
+    with pytest.raises(
+        DataValidationError, match=r"u\.csv lacks the columns Date, Promo; it has: Store"
+    ):
         read_upload("u.csv", content)
 
 
 def test_a_column_that_is_there_twice_is_refused() -> None:
     content = b"Store,Store,Date,Open,Promo,StateHoliday,SchoolHoliday\n1,2,2015-08-01,1,1,0,0\n"
-    with pytest.raises(BrokenRule, match="Store more than once"):
+    with pytest.raises(DataValidationError, match="Store more than once"):
         read_upload("u.csv", content)
 
 
 def test_names_without_rows_are_refused() -> None:
-    with pytest.raises(BrokenRule, match="no rows"):
-        read_upload("u.csv", (",".join(FIELDS) + "\n").encode())
+    with pytest.raises(DataValidationError, match="no rows"):
+        read_upload("u.csv", (",".join(REQUIRED_FIELDS) + "\n").encode())
 
 
 @pytest.mark.parametrize(
@@ -202,7 +211,7 @@ def test_dates_are_read_in_every_promised_format(text: str, form: str | None) ->
 
 def test_an_ambiguous_column_is_asked_about_then_read_as_told() -> None:
     rows = [{**GOOD, "Date": text} for text in ("08/01/2015", "08/02/2015")]
-    with pytest.raises(AmbiguousDates) as caught:
+    with pytest.raises(AmbiguousDatesError) as caught:
         upload(*rows)
     assert caught.value.formats == ["MM/DD/YYYY", "DD/MM/YYYY"]
     found = {form: upload(*rows, date_format=form).rows.day for form in caught.value.formats}
@@ -213,7 +222,7 @@ def test_an_ambiguous_column_is_asked_about_then_read_as_told() -> None:
 def test_the_template_goes_through() -> None:
     found = read_upload("template.csv", template_csv().encode())
     assert (found.faults, found.notes) == ([], [])
-    assert found.frame.columns == list(FIELDS)
+    assert found.frame.columns == list(REQUIRED_FIELDS)
     assert len(found.rows) == found.frame.height > 0
 
 

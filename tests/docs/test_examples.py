@@ -11,12 +11,12 @@ from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.inference.attributions import LABELS
+from rossmann.models.inference.attributions import DRIVER_LABELS
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.serving.app import create_app
 from rossmann.serving.runtime.service import Service
-from rossmann.serving.runtime.version_manager import Versions
+from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.settings import Settings
 from tests.paths import ROOT
 
@@ -30,10 +30,10 @@ def blocks(page: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def api(
-    panel: Panel, trained: Trained, registry: Any, serving_settings: Settings
+    panel: Panel, trained: TrainedModel, registry: Any, serving_settings: Settings
 ) -> Iterator[TestClient]:
     ensemble = Ensemble.load(trained.folder)
-    versions = Versions(
+    versions = VersionManager(
         registry, serving_settings.model_cache_dir, lambda _: Forecaster(panel, ensemble)
     )
     versions.start()
@@ -49,7 +49,7 @@ def test_the_example_of_drivers(api: TestClient) -> None:
     (told,) = answer.json()["explanations"]
     assert set(shown) == set(told)
     assert [d["name"] for d in shown["drivers"]] == [d["name"] for d in told["drivers"]]
-    assert {d["name"]: d["label"] for d in shown["drivers"]} == LABELS
+    assert {d["name"]: d["label"] for d in shown["drivers"]} == DRIVER_LABELS
     assert all(set(driver) == set(told["drivers"][0]) for driver in shown["drivers"])
     for one, digits in ((shown, 1e-3), (told, 1e-12)):
         factors = [driver["factor"] for driver in one["drivers"]]

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rossmann.data.panel.panel import Panel
-from rossmann.schema import FEATURES, Rows
+from rossmann.schema import FEATURES, StoreDays
 
 STILL = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -13,7 +13,7 @@ STILL = settings(
 
 
 @st.composite
-def requests(draw: st.DrawFn, panel: Panel) -> tuple[Rows, int]:
+def requests(draw: st.DrawFn, panel: Panel) -> tuple[StoreDays, int]:
     """Rows with any flags, in any order, as of any origin before them."""
     n = draw(st.integers(1, 40))
     origin = draw(st.integers(panel.first_day, panel.last_day))
@@ -21,7 +21,7 @@ def requests(draw: st.DrawFn, panel: Panel) -> tuple[Rows, int]:
     days = rng.integers(origin + 1, panel.furthest_day + 1, n).astype(np.int32)
     flag = lambda high: rng.integers(0, high, n).astype(np.uint8)  # noqa: E731
     stores = rng.choice(panel.store_numbers, n).astype(np.int32)
-    return Rows(stores, days, flag(2), flag(2), flag(4), flag(2)), origin
+    return StoreDays(stores, days, flag(2), flag(2), flag(4), flag(2)), origin
 
 
 @STILL
@@ -58,8 +58,8 @@ def test_features_that_must_be_known_are_known(data: st.DataObject, panel: Panel
 def test_a_row_says_more_than_the_plan(panel: Panel) -> None:
     """A planner may ask what a promotion would do: the row's own flags count, not the plan's."""
     day = np.array([panel.last_day + 10])
-    as_planned = panel.usual_rows(int(panel.store_numbers[0]), day)
-    other = Rows(
+    as_planned = panel.store_schedule(int(panel.store_numbers[0]), day)
+    other = StoreDays(
         as_planned.store, as_planned.day, as_planned.open, 1 - as_planned.promo,
         as_planned.state_holiday, as_planned.school_holiday,
     )  # fmt: skip
@@ -69,7 +69,7 @@ def test_a_row_says_more_than_the_plan(panel: Panel) -> None:
 
 
 def test_rows_out_of_reach_are_refused(panel: Panel) -> None:
-    row = panel.usual_rows(int(panel.store_numbers[0]), np.array([panel.last_day + 1]))
+    row = panel.store_schedule(int(panel.store_numbers[0]), np.array([panel.last_day + 1]))
     for store, day, origin in (
         (9999, panel.last_day + 1, panel.last_day),
         (1, panel.last_day, panel.last_day),
@@ -77,7 +77,7 @@ def test_rows_out_of_reach_are_refused(panel: Panel) -> None:
         (1, panel.last_day + 1, panel.last_day + 1),
         (1, panel.first_day, panel.first_day - 1),
     ):
-        bad = Rows(
+        bad = StoreDays(
             np.array([store], np.int32), np.array([day], np.int32), row.open, row.promo,
             row.state_holiday, row.school_holiday,
         )  # fmt: skip

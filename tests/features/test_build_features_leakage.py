@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import Panel, panel_from
+from rossmann.data.panel.panel import Panel, in_memory_panel
 from rossmann.epoch_days import to_date
-from rossmann.schema import CATALOGUE, FEATURES, Rows
+from rossmann.schema import FEATURE_CATALOGUE, FEATURES, StoreDays
 from rossmann.settings import Settings
 
 Tables = dict[str, pl.DataFrame]
@@ -45,11 +45,11 @@ def corrupt(tables: Tables, after: int, seed: int) -> Tables:
     return {**tables, "history": changed}
 
 
-def rows_after(panel: Panel, origin: int, horizon: int) -> Rows:
+def rows_after(panel: Panel, origin: int, horizon: int) -> StoreDays:
     """Every store, on each day to ``horizon`` days after the origin, as planned."""
     days = np.arange(origin + 1, origin + horizon + 1)
-    parts = [panel.usual_rows(int(store), days) for store in panel.store_numbers]
-    return Rows(*(np.concatenate([getattr(p, f) for p in parts]) for f in Rows.__slots__))
+    parts = [panel.store_schedule(int(store), days) for store in panel.store_numbers]
+    return StoreDays(*(np.concatenate([getattr(p, f) for p in parts]) for f in StoreDays.__slots__))
 
 
 @settings(
@@ -61,8 +61,8 @@ def test_sales_after_the_origin_change_no_bit(
 ) -> None:
     origin = data.draw(st.integers(panel.first_day, panel.last_day - 1), label="origin")
     seed = data.draw(st.integers(0, 2**16), label="seed")
-    honest = panel_from(panel.info, tables)
-    corrupted = panel_from(panel.info, corrupt(tables, origin, seed))
+    honest = in_memory_panel(panel.info, tables)
+    corrupted = in_memory_panel(panel.info, corrupt(tables, origin, seed))
     reach = min(366, panel.last_day + 366 - origin)
     rows = rows_after(honest, origin, reach)
     assert honest.matrix(rows, origin).tobytes() == corrupted.matrix(rows, origin).tobytes()
@@ -71,8 +71,8 @@ def test_sales_after_the_origin_change_no_bit(
 def test_sales_up_to_the_origin_do_change_it(tables: Tables, panel: Panel) -> None:
     """The test above would pass if features saw no sales at all."""
     origin = panel.last_day - 60
-    honest = panel_from(panel.info, tables)
-    corrupted = panel_from(panel.info, corrupt(tables, origin - 7, 1))
+    honest = in_memory_panel(panel.info, tables)
+    corrupted = in_memory_panel(panel.info, corrupt(tables, origin - 7, 1))
     rows = rows_after(honest, origin, 48)
     changed = honest.matrix(rows, origin) != corrupted.matrix(rows, origin)
     assert changed[:, -13:].any()
@@ -81,7 +81,7 @@ def test_sales_up_to_the_origin_do_change_it(tables: Tables, panel: Panel) -> No
 def test_a_plan_taken_to_end_is_as_none(tables: Tables, panel: Panel) -> None:
     """Training rows whose plan ends at the origin are what serving builds without a schedule."""
     origin = panel.last_day - 80
-    whole = panel_from(panel.info, tables)
+    whole = in_memory_panel(panel.info, tables)
     until = pl.col("Date") <= to_date(origin)
     past = {
         **tables,
@@ -89,11 +89,13 @@ def test_a_plan_taken_to_end_is_as_none(tables: Tables, panel: Panel) -> None:
         "schedule": tables["schedule"].clear(),
     }
     info = replace(panel.info, last_day=to_date(origin), schedule_end=None)
-    bare = panel_from(info, past)
+    bare = in_memory_panel(info, past)
     rows = rows_after(whole, origin, 48)
     taken, none = whole.matrix(rows, origin, planned_to=origin), bare.matrix(rows, origin)
     # no rule knows closures to come, and fewer holidays tell fewer states apart
-    opening = [i for i, f in enumerate(CATALOGUE) if f.group == "opening" or f.name == "region"]
+    opening = [
+        i for i, f in enumerate(FEATURE_CATALOGUE) if f.group == "opening" or f.name == "region"
+    ]
     assert np.array_equal(
         np.delete(taken, opening, axis=1), np.delete(none, opening, axis=1), equal_nan=True
     )
@@ -105,8 +107,8 @@ def test_a_plan_taken_to_end_is_as_none(tables: Tables, panel: Panel) -> None:
 
 def test_training_examples_see_only_their_own_past(tables: Tables, panel: Panel) -> None:
     """Rows of many origins in one matrix: each equals the row built alone as of its origin."""
-    honest = panel_from(panel.info, tables)
-    rows, _ = honest.past_rows()
+    honest = in_memory_panel(panel.info, tables)
+    rows, _ = honest.sales_rows()
     rng = np.random.default_rng(3)
     pick = np.sort(rng.choice(np.nonzero(rows.day > honest.first_day + 60)[0], 300, replace=False))
     part = rows.take(pick)

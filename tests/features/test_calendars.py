@@ -57,7 +57,7 @@ def test_regions_are_found_from_what_stores_kept() -> None:
     kept = table[wanted].T > 0
     known = np.ones_like(kept)
     known[100:300, 1] = False  # a store with a gap is still found
-    found = calendars.find_regions(kept & known, known, table)
+    found = calendars.infer_regions(kept & known, known, table)
     for place, state in zip(found, wanted, strict=True):
         assert (table[place] > 0).tolist() == (table[state] > 0).tolist()
 
@@ -65,7 +65,7 @@ def test_regions_are_found_from_what_stores_kept() -> None:
 def test_terms_follow_the_year() -> None:
     first = to_day(date(2013, 1, 1))
     days = np.arange(730, dtype=np.int32) + first
-    terms = calendars.date_terms(days, first)
+    terms = calendars.date_regressors(days, first)
     ramp = terms[:, calendars.RAMP]
     december = [i for i in range(730) if ramp[i] > 0]
     assert [date(2013, 1, 1) + timedelta(i) for i in (december[0], december[22])] == [

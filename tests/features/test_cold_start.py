@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import Panel, panel_from
+from rossmann.data.panel.panel import Panel, in_memory_panel
 from rossmann.epoch_days import to_date
 from rossmann.features import cold_start as newcomers
 from rossmann.features import state_space
-from rossmann.schema import OFFSET
+from rossmann.schema import OFFSET_COLUMN
 from rossmann.settings import Settings
 
 Tables = dict[str, pl.DataFrame]
@@ -36,14 +36,14 @@ def tables(chain_settings: Settings, panel: Panel) -> Tables:
 
 @pytest.fixture(scope="module")
 def young(tables: Tables, panel: Panel) -> Panel:
-    return panel_from(panel.info, tables)
+    return in_memory_panel(panel.info, tables)
 
 
 def test_old_stores_do_not_notice(young: Panel, tables: Tables, panel: Panel) -> None:
     """Who joins changes no bit of the states of those who were there."""
     new = young.store_numbers[:NEW].tolist()
     without = {name: frame.filter(~pl.col("Store").is_in(new)) for name, frame in tables.items()}
-    alone = panel_from(panel.info, without).arrays.states
+    alone = in_memory_panel(panel.info, without).arrays.states
     assert alone.tobytes() == np.ascontiguousarray(young.arrays.states[:, NEW:]).tobytes()
 
 
@@ -67,13 +67,15 @@ LEVELS = [at + state_space.LEVEL for at, *_ in state_space.FILTERS]
 def test_the_prior_is_the_covariance_of_what_is_known() -> None:
     rng = np.random.default_rng(3)
     state = rng.normal(size=(400, state_space.N_STATES)).astype(np.float32)
-    seen = np.where(np.arange(400) < 300, newcomers.ESTABLISHED, 5).astype(np.int16)
+    seen = np.where(np.arange(400) < 300, newcomers.ESTABLISHED_DAYS, 5).astype(np.int16)
     fixed = state_space.prior_variances()
     at, size = state_space.KFC, state_space.N_BASE + state_space.N_HARMONICS
     found = newcomers.prior_covariance(state, seen, fixed, at, size)
     known = np.cov(state[:300, at : at + size].T.astype(np.float64), bias=True)
     share = 300 / (300 + newcomers.PRIOR_WEIGHT)
-    wanted = share * (known + newcomers.FLOOR * np.eye(size)) + (1 - share) * np.diag(fixed[:size])
+    wanted = share * (known + newcomers.VARIANCE_FLOOR * np.eye(size)) + (1 - share) * np.diag(
+        fixed[:size]
+    )
     assert found == pytest.approx(wanted, abs=1e-9)
     assert (np.linalg.eigvalsh(found) > 0).all()
     nobody = newcomers.prior_covariance(state, np.zeros_like(seen), fixed, at, size)
@@ -92,22 +94,25 @@ def test_sales_after_the_origin_do_not_tell_what_stores_are_like(
         .cast(pl.Int32)
         .alias("Sales")
     )
-    other = panel_from(panel.info, {**tables, "history": history})
+    other = in_memory_panel(panel.info, {**tables, "history": history})
     for store in young.store_numbers[: NEW + 2]:
-        rows = young.usual_rows(int(store), np.arange(origin + 1, origin + 49))
+        rows = young.store_schedule(int(store), np.arange(origin + 1, origin + 49))
         assert young.matrix(rows, origin).tobytes() == other.matrix(rows, origin).tobytes()
         later = young.last_day
-        rows = young.usual_rows(int(store), np.arange(later + 1, later + 20))
-        changed = young.matrix(rows, later)[:, OFFSET] != other.matrix(rows, later)[:, OFFSET]
+        rows = young.store_schedule(int(store), np.arange(later + 1, later + 20))
+        changed = (
+            young.matrix(rows, later)[:, OFFSET_COLUMN]
+            != other.matrix(rows, later)[:, OFFSET_COLUMN]
+        )
         assert changed.any()
 
 
 def test_without_newcomers_nothing_is_joined(panel: Panel) -> None:
     y = panel.arrays.log_sales
-    first, there = newcomers.first_sales(y), newcomers.first_established(y)
+    first, there = newcomers.first_sales_day(y), newcomers.first_established_day(y)
     counts = np.cumsum(~np.isnan(y), axis=1)
-    assert (counts[:, there].max() == newcomers.ESTABLISHED) and (
-        there == 0 or counts[:, there - 1].max() == newcomers.ESTABLISHED - 1
+    assert (counts[:, there].max() == newcomers.ESTABLISHED_DAYS) and (
+        there == 0 or counts[:, there - 1].max() == newcomers.ESTABLISHED_DAYS - 1
     )
     for s in range(len(first)):
         assert first[s] == np.flatnonzero(~np.isnan(y[s]))[0]

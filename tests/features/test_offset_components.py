@@ -5,17 +5,17 @@ import pytest
 
 from rossmann.data.panel.panel import Panel
 from rossmann.features import state_space
-from rossmann.features.offset_components import N_PARTS, USUAL_WEEKDAY
-from rossmann.schema import OFFSET, Rows
+from rossmann.features.offset_components import N_COMPONENTS, USUAL_WEEKDAY
+from rossmann.schema import OFFSET_COLUMN, StoreDays
 
 
-def some_rows(panel: Panel, count: int, origin: int) -> Rows:
+def some_rows(panel: Panel, count: int, origin: int) -> StoreDays:
     rng = np.random.default_rng(4)
     stores = rng.choice(panel.store_numbers, count).astype(np.int32)
     days = origin + rng.integers(1, 120, count).astype(np.int32)
     flags = [rng.integers(0, 2, count).astype(np.uint8) for _ in range(3)]
     kept = rng.integers(0, 4, count).astype(np.uint8)
-    return Rows(stores, days, flags[0], flags[1], kept, flags[2])
+    return StoreDays(stores, days, flags[0], flags[1], kept, flags[2])
 
 
 @pytest.mark.parametrize("back", [0, 100, 400])
@@ -23,16 +23,16 @@ def test_parts_sum_to_the_offset(panel: Panel, back: int) -> None:
     origin = panel.last_day - back
     rows = some_rows(panel, 2000, origin)
     parts = panel.offset_parts(rows, origin)
-    assert parts.shape == (2000, N_PARTS)
+    assert parts.shape == (2000, N_COMPONENTS)
     total = parts[:, : state_space.N_BASE].sum(axis=1)
-    assert np.abs(total - panel.matrix(rows, origin)[:, OFFSET]).max() < 1e-6
+    assert np.abs(total - panel.matrix(rows, origin)[:, OFFSET_COLUMN]).max() < 1e-6
 
 
 def test_a_part_is_there_on_its_day_alone(panel: Panel) -> None:
     rows = some_rows(panel, 500, panel.last_day)
     parts = panel.offset_parts(rows, panel.last_day)
     weekday = (rows.day + 3) % 7 + 1
-    state = panel.arrays.states[-1][panel.locate(rows.store)]
+    state = panel.arrays.states[-1][panel.store_indices(rows.store)]
     for k in range(1, 8):
         assert ((parts[:, k] != 0) == ((weekday == k) & (state[:, k] != 0))).all()
     assert ((parts[:, state_space.PROMOTION] != 0) == (rows.promo > 0)).all()

@@ -5,11 +5,11 @@ import pytest
 
 from rossmann.data.panel.panel import Panel
 from rossmann.features import schedule_counts as plan
-from rossmann.schema import FEATURES, Rows
+from rossmann.schema import FEATURES, StoreDays
 
 
 @pytest.fixture(scope="module")
-def case(panel: Panel) -> tuple[Rows, int, np.ndarray]:
+def case(panel: Panel) -> tuple[StoreDays, int, np.ndarray]:
     origin = panel.last_day - 30
     rng = np.random.default_rng(5)
     n = 200
@@ -17,7 +17,7 @@ def case(panel: Panel) -> tuple[Rows, int, np.ndarray]:
     stores = rng.choice(panel.store_numbers, n).astype(np.int32)
     promo = rng.integers(0, 2, n).astype(np.uint8)
     zeros = np.zeros(n, np.uint8)
-    rows = Rows(stores, days, zeros + 1, promo, zeros, zeros)
+    rows = StoreDays(stores, days, zeros + 1, promo, zeros, zeros)
     return rows, origin, panel.matrix(rows, origin).astype(np.float64)
 
 
@@ -26,9 +26,9 @@ def column(matrix: np.ndarray, name: str, plus_offset: bool) -> np.ndarray:
     return values + matrix[:, FEATURES.index("kfb")] if plus_offset else values
 
 
-def same_kind(panel: Panel, rows: Rows, i: int, low: int, high: int, kind: bool) -> np.ndarray:
+def same_kind(panel: Panel, rows: StoreDays, i: int, low: int, high: int, kind: bool) -> np.ndarray:
     """Known log sales of the row's store on its weekday (and promotion), low <= day <= high."""
-    s = int(panel.locate(rows.store[i : i + 1])[0])
+    s = int(panel.store_indices(rows.store[i : i + 1])[0])
     out = []
     for day in range(max(low, panel.first_day), high + 1):
         t = day - panel.first_day
@@ -72,7 +72,7 @@ def test_last_year(panel: Panel, case) -> None:
             if len(values) == 0
             else found[i] == pytest.approx(values.mean(), abs=2e-5)
         )
-        s = int(panel.locate(rows.store[i : i + 1])[0])
+        s = int(panel.store_indices(rows.store[i : i + 1])[0])
         want = (
             panel.arrays.log_sales[s, past - panel.first_day] if past >= panel.first_day else np.nan
         )
@@ -84,7 +84,9 @@ def test_windows_that_reach_past_the_origin_are_unknown(panel: Panel) -> None:
     n = 30
     days = np.arange(origin + 340, origin + 340 + n, dtype=np.int32)
     flags = np.ones(n, np.uint8)
-    rows = Rows(np.full(n, panel.store_numbers[0], np.int32), days, flags, flags, flags * 0, flags)
+    rows = StoreDays(
+        np.full(n, panel.store_numbers[0], np.int32), days, flags, flags, flags * 0, flags
+    )
     matrix = panel.matrix(rows, origin)
     same = matrix[:, FEATURES.index("last_year_same")]
     horizon = days - origin

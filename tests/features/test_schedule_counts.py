@@ -25,7 +25,7 @@ def cube_of(draw: st.DataObject, days: int) -> Flags:
 def test_counts_are_what_they_say(draw: st.DataObject, weekday: int) -> None:
     days = draw.draw(st.integers(15, 120))
     cube = cube_of(draw, days)
-    plan.fill_counts(cube, weekday, 0, 2)
+    plan.fill_schedule_counts(cube, weekday, 0, 2)
     promo, closed = cube[:, 1, plan.PROMO], 1 - cube[:, 1, plan.OPEN]
     holiday = (cube[:, 1, plan.HOLIDAY] > 0) & (closed > 0)
     school = cube[:, 1, plan.SCHOOL]
@@ -56,7 +56,7 @@ def test_a_long_closure_is_remembered() -> None:
     cube[:, 0, plan.OPEN] = 1
     cube[20:26, 0, plan.OPEN] = 0  # six days: long
     cube[50:55, 0, plan.OPEN] = 0  # five: not
-    plan.fill_counts(cube, 0, 0, 1)
+    plan.fill_schedule_counts(cube, 0, 0, 1)
     since = cube[:, 0, plan.SINCE_LONG_CLOSURE]
     assert since[19] == plan.LONG_CLOSURE_CAP
     assert since[25] == 0

@@ -27,7 +27,7 @@ def test_a_filter_is_the_textbook_filter(panel: Panel, which: int) -> None:
     at, size, level, weekday = state_space.FILTERS[which]
     s = 3
     y = panel.arrays.log_sales[s].astype(np.float64)
-    chain = kalman.chain_levels(panel.arrays.log_sales)
+    chain = kalman.chain_mean_level(panel.arrays.log_sales)
     mean = np.zeros(size)
     mean[state_space.PROMOTION] = newcomers.PROMO_PRIOR_MEAN
     cov = np.diag(state_space.prior_variances()[:size])
@@ -53,7 +53,7 @@ def test_a_filter_is_the_textbook_filter(panel: Panel, which: int) -> None:
 
 def test_forecast_is_state_times_design(panel: Panel) -> None:
     origin = panel.last_day
-    rows = panel.usual_rows(int(panel.store_numbers[3]), np.arange(origin + 1, origin + 40))
+    rows = panel.store_schedule(int(panel.store_numbers[3]), np.arange(origin + 1, origin + 40))
     matrix = panel.matrix(rows, origin)
     state = panel.arrays.states[origin - panel.first_day, 3].astype(np.float64)
     for i, day in enumerate(rows.day):
@@ -71,7 +71,7 @@ def test_last_years_error_is_that_of_its_own_origin(panel: Panel) -> None:
     origin = panel.last_day - 5
     for ahead in (1, 20, 48):
         day = origin + ahead
-        rows = panel.usual_rows(int(panel.store_numbers[5]), np.array([day]))
+        rows = panel.store_schedule(int(panel.store_numbers[5]), np.array([day]))
         found = panel.matrix(rows, origin)[0, FEATURES.index("last_year_error")]
         then = origin - 364 - panel.first_day
         state = panel.arrays.states[then, 5].astype(np.float64)[: state_space.N_BASE]
@@ -110,7 +110,7 @@ def switched(when: date, cube: np.ndarray, holiday: int = 0) -> set[int]:
     middle = len(cube) // 2
     days = np.arange(-middle, len(cube) - middle) + to_day(when)
     table = calendars.date_table(days.astype(np.int32))
-    plan.fill_counts(cube, int(table[0, calendars.WEEKDAY]) - 1, 0, 1)
+    plan.fill_schedule_counts(cube, int(table[0, calendars.WEEKDAY]) - 1, 0, 1)
     mask = state_space.design_mask(table, cube, middle, 0, 0, holiday, 0)
     usual = {0, *range(1, 8), state_space.MONTH_START, state_space.MID_MONTH}
     return {k for k in range(state_space.N_MASK) if (mask >> k) & 1} - usual

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rossmann.filesystem.atomic_write import PREFIX, draft_folder, sweep
+from rossmann.filesystem.atomic_write import PREFIX, remove_stale, staging_folder
 
 HOLD = """
 import sys, time
@@ -22,10 +22,10 @@ with draft_folder(Path(sys.argv[1])) as draft:
 
 
 def test_a_draft_is_gone_unless_it_was_renamed(tmp_path: Path) -> None:
-    with draft_folder(tmp_path / "deep") as draft:
+    with staging_folder(tmp_path / "deep") as draft:
         (draft / "file").touch()
     assert list((tmp_path / "deep").iterdir()) == []
-    with draft_folder(tmp_path) as draft:
+    with staging_folder(tmp_path) as draft:
         (draft / "file").touch()
         draft.rename(tmp_path / "whole")
     assert (tmp_path / "whole" / "file").is_file()
@@ -33,7 +33,7 @@ def test_a_draft_is_gone_unless_it_was_renamed(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), draft_folder(tmp_path) as draft:
+    with pytest.raises(KeyError), staging_folder(tmp_path) as draft:
         (draft / "half").touch()
         raise KeyError
     assert list(tmp_path.iterdir()) == []
@@ -42,9 +42,9 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 def test_a_draft_without_a_lock_is_swept_when_it_is_old(tmp_path: Path) -> None:
     draft = tmp_path / f"{PREFIX}old"
     draft.mkdir()
-    assert sweep(tmp_path, older_than=3600) == []
+    assert remove_stale(tmp_path, older_than=3600) == []
     os.utime(draft, (1, 1))
-    assert sweep(tmp_path, older_than=3600) == [draft]
+    assert remove_stale(tmp_path, older_than=3600) == [draft]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,15 +55,15 @@ def test_only_drafts_of_ended_processes_are_swept(tmp_path: Path) -> None:
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "writes\n"
-        assert sweep(tmp_path) == []
-        with draft_folder(tmp_path) as mine:
-            assert sweep(tmp_path) == []
+        assert remove_stale(tmp_path) == []
+        with staging_folder(tmp_path) as mine:
+            assert remove_stale(tmp_path) == []
             assert mine.is_dir()
         os.kill(other.pid, signal.SIGKILL)
         other.wait(30)
         (left,) = tmp_path.iterdir()
         assert (left / "half").is_file()
-        with draft_folder(tmp_path) as mine:
+        with staging_folder(tmp_path) as mine:
             assert list(tmp_path.iterdir()) == [mine]
     finally:
         other.kill()

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from rossmann.errors import RossmannError
-from rossmann.launcher.console import Screen
-from rossmann.launcher.launch import Plan, up
+from rossmann.launcher.console import LaunchConsole
+from rossmann.launcher.launch import LaunchPlan, up
 from rossmann.launcher.run_files import RunFolder
 from rossmann.launcher.services import Service
 from rossmann.launcher.stop_signals import Interrupted
@@ -14,15 +14,15 @@ from rossmann.launcher.stop_signals import Interrupted
 
 def main() -> int:
     told = json.loads(Path(sys.argv[1]).read_text())
-    plan = Plan(
+    plan = LaunchPlan(
         services=[Service(**one) for one in told["services"]],
         logs=Path(told["logs"]),
         run=RunFolder(Path(told["run"])),
-        early=told["early"],
+        start_before_preparation=told["early"],
         preparation=told["preparation"],
     )
     try:
-        up(plan, Screen(), detach=told["detach"])
+        up(plan, LaunchConsole(), detach=told["detach"])
     except RossmannError as error:
         print(error, file=sys.stderr)
         return 1

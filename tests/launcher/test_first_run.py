@@ -3,9 +3,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rossmann.errors import MissingData
-from rossmann.launcher.first_run import wanted_dataset
-from rossmann.launcher.services import client_host, is_api, is_mlflow, our_services
+from rossmann.errors import DataNotFoundError
+from rossmann.launcher.first_run import select_dataset
+from rossmann.launcher.services import client_host, default_services, is_api, is_mlflow
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 
@@ -32,26 +32,26 @@ def settings_with(folder: Path, *raw: str, demo: bool = False) -> Settings:
 def test_real_tables_are_taken_where_they_are(
     tmp_path: Path, raw: tuple[str, ...], demo: bool, dataset: Dataset
 ) -> None:
-    assert wanted_dataset(settings_with(tmp_path, *raw, demo=demo)) is dataset
+    assert select_dataset(settings_with(tmp_path, *raw, demo=demo)) is dataset
 
 
 @pytest.mark.parametrize(("there", "absent"), [("train.csv", "store"), ("store.csv.gz", "train")])
 def test_half_of_the_real_tables_is_no_reason_for_demo_data(
     tmp_path: Path, there: str, absent: str
 ) -> None:
-    with pytest.raises(MissingData, match=f"{absent}.csv"):
-        wanted_dataset(settings_with(tmp_path, there))
+    with pytest.raises(DataNotFoundError, match=f"{absent}.csv"):
+        select_dataset(settings_with(tmp_path, there))
 
 
 def test_another_mlflow_server_is_not_started(tmp_path: Path) -> None:
     own = load_settings(data_dir=tmp_path, mlflow_tracking_uri="")
-    assert [one.name for one in our_services(own)] == ["MLflow", "API", "dashboard"]
+    assert [one.name for one in default_services(own)] == ["MLflow", "API", "dashboard"]
     other = load_settings(data_dir=tmp_path, mlflow_tracking_uri="http://elsewhere:5000")
-    assert [one.name for one in our_services(other)] == ["API", "dashboard"]
+    assert [one.name for one in default_services(other)] == ["API", "dashboard"]
 
 
 def test_all_services_work_on_the_same_data(tmp_path: Path) -> None:
-    mlflow, api, dashboard = our_services(load_settings(data_dir=tmp_path, demo=True))
+    mlflow, api, dashboard = default_services(load_settings(data_dir=tmp_path, demo=True))
     assert str(tmp_path / "mlflow") in mlflow.command
     for service in (api, dashboard):
         assert service.environment["ROSSMANN_DATA_DIR"] == str(tmp_path)

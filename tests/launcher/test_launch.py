@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from rossmann.launcher import processes as ports
-from rossmann.launcher.console import Screen
+from rossmann.launcher.console import LaunchConsole
 from rossmann.launcher.run_files import RunFolder
 from rossmann.launcher.services import Service
 from rossmann.launcher.shutdown import down, status
@@ -144,11 +144,11 @@ def test_detached_services_run_until_down(bench: Bench, capsys: pytest.CaptureFi
     assert all(service.address in out for service in services)
     assert str(bench.logs) in out
     assert all(service.healthy() for service in services)
-    assert status(services, bench.run, Screen())
-    down(services, bench.run, Screen())
+    assert status(services, bench.run, LaunchConsole())
+    down(services, bench.run, LaunchConsole())
     assert bench.left() == []
     assert bench.ended() == [services[1].port, services[0].port]
-    assert not status(services, bench.run, Screen())
+    assert not status(services, bench.run, LaunchConsole())
     assert "not running" in capsys.readouterr().out
 
 
@@ -193,7 +193,7 @@ def test_the_early_service_starts_before_the_preparation(bench: Bench) -> None:
     _, err = launch.communicate(timeout=PATIENCE)
     assert launch.returncode == 0, err
     assert late.healthy()
-    down([early, late], bench.run, Screen())
+    down([early, late], bench.run, LaunchConsole())
 
 
 def test_a_preparation_that_fails_leaves_nothing(bench: Bench) -> None:
@@ -218,7 +218,7 @@ def test_what_runs_already_is_used_and_left_running(bench: Bench) -> None:
     launch.communicate(timeout=PATIENCE)
     assert bench.ended() == [new.port]
     assert used.healthy()
-    down([used, new], bench.run, Screen())
+    down([used, new], bench.run, LaunchConsole())
     assert used.healthy()
 
 
@@ -308,7 +308,7 @@ def test_down_ends_a_launch_in_the_foreground(bench: Bench) -> None:
     services = [bench.service("one"), bench.service("two")]
     launch = bench.launch(*services)
     bench.ready(launch)
-    down(services, bench.run, Screen())
+    down(services, bench.run, LaunchConsole())
     launch.communicate(timeout=PATIENCE)
     assert launch.returncode == 143
     assert bench.left() == []
@@ -322,7 +322,7 @@ def test_a_launch_after_a_detached_one_uses_it(bench: Bench) -> None:
     assert again.returncode == 0
     assert "ran already" in out
     assert service.healthy()
-    down([service], bench.run, Screen())
+    down([service], bench.run, LaunchConsole())
     assert bench.left() == []
 
 
@@ -331,7 +331,7 @@ def test_children_in_other_sessions_are_ended_too(bench: Bench) -> None:
     bench.launch(service, detach=True).communicate(timeout=PATIENCE)
     child = psutil.Process(int((bench.folder / f"{service.port}.child").read_text()))
     assert child.is_running()
-    down([service], bench.run, Screen())
+    down([service], bench.run, LaunchConsole())
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
@@ -340,7 +340,7 @@ def test_children_are_ended_even_when_their_parent_has_died(bench: Bench) -> Non
     bench.launch(service, detach=True).communicate(timeout=PATIENCE)
     child = psutil.Process(int((bench.folder / f"{service.port}.child").read_text()))
     os.kill(int((bench.folder / f"{service.port}.up").read_text()), signal.SIGKILL)
-    down([service], bench.run, Screen())
+    down([service], bench.run, LaunchConsole())
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
@@ -350,7 +350,7 @@ def test_a_stubborn_service_is_ended_after_the_grace(
     service = bench.service("one", "stubborn")
     bench.launch(service, detach=True).communicate(timeout=PATIENCE)
     monkeypatch.setattr("rossmann.launcher.shutdown.GRACE_SECONDS", 0.5)
-    down([service], bench.run, Screen())
+    down([service], bench.run, LaunchConsole())
     assert bench.ended() == [service.port]
     assert bench.left() == []
 
@@ -378,7 +378,7 @@ def test_a_reused_pid_is_never_ended(bench: Bench) -> None:
     told = json.loads(file.read_text())
     told["identity"] |= {"started": "another time", "token": "another launch"}
     file.write_text(json.dumps(told))
-    down([service], bench.run, Screen())
+    down([service], bench.run, LaunchConsole())
     assert service.healthy()
     psutil.Process(record.identity.pid).kill()
 
@@ -388,7 +388,7 @@ def test_status_tells_a_service_that_died(bench: Bench, capsys: pytest.CaptureFi
     bench.launch(service, detach=True).communicate(timeout=PATIENCE)
     os.kill(int((bench.folder / f"{service.port}.up").read_text()), signal.SIGKILL)
     eventually(lambda: not ports.is_taken(service.host, service.port))
-    assert not status([service], bench.run, Screen())
+    assert not status([service], bench.run, LaunchConsole())
     said = capsys.readouterr().out
     assert "has ended by itself" in said
     assert f"stand-in on {service.port}" in said
@@ -403,11 +403,11 @@ def test_a_service_that_died_is_started_anew(bench: Bench) -> None:
     again.communicate(timeout=PATIENCE)
     assert again.returncode == 0
     assert service.healthy()
-    down([service], bench.run, Screen())
+    down([service], bench.run, LaunchConsole())
 
 
 def test_down_with_nothing_running_says_so(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    down([bench.service("one")], bench.run, Screen())
+    down([bench.service("one")], bench.run, LaunchConsole())
     assert "Nothing" in capsys.readouterr().out

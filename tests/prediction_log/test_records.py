@@ -10,18 +10,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rossmann.prediction_log.records import DamagedBatch, Entry, join, make_batch, unpack
+from rossmann.prediction_log.records import (
+    CorruptBatchError,
+    LoggedPrediction,
+    concat,
+    decode,
+    make_batch,
+)
 
-MakeEntry = Callable[..., Entry]
+MakeEntry = Callable[..., LoggedPrediction]
 LEVELS = st.lists(st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.123456789]), unique=True, max_size=4)
 SHAPES = st.lists(st.tuples(st.integers(0, 5), LEVELS), min_size=1, max_size=6)
 
 
-def banded(entry: Entry, levels: list[float]) -> tuple[tuple[float, np.ndarray, np.ndarray], ...]:
+def banded(
+    entry: LoggedPrediction, levels: list[float]
+) -> tuple[tuple[float, np.ndarray, np.ndarray], ...]:
     return tuple((level, entry.sales * (1 - level / 9), entry.sales + level) for level in levels)
 
 
-def of(entries: list[Entry], rows: pl.DataFrame, column: str, entry: int) -> list[object]:
+def of(
+    entries: list[LoggedPrediction], rows: pl.DataFrame, column: str, entry: int
+) -> list[object]:
     return rows.filter(pl.col("entry") == 7 + entry)[column].to_list()
 
 
@@ -45,11 +55,11 @@ def test_every_value_is_kept(
         places = range(first_row, first_row + len(entry.rows))
         assert of(entries, batch.rows, "row", number) == list(places)
         expect_bounds(entry, batch.rows.filter(pl.col("entry") == 7 + number))
-    assert unpack(batch.pack()).rows.equals(batch.rows)
-    assert unpack(batch.pack()).requests.equals(batch.requests)
+    assert decode(batch.encode()).rows.equals(batch.rows)
+    assert decode(batch.encode()).requests.equals(batch.requests)
 
 
-def expect_bounds(entry: Entry, rows: pl.DataFrame) -> None:
+def expect_bounds(entry: LoggedPrediction, rows: pl.DataFrame) -> None:
     given = {level: (lower.tolist(), upper.tolist()) for level, lower, upper in entry.bounds}
     for level, word in ((0.8, "80"), (0.95, "95")):
         none = [None] * len(entry.rows)
@@ -62,7 +72,7 @@ def expect_bounds(entry: Entry, rows: pl.DataFrame) -> None:
 
 
 def test_batches_that_are_joined_hold_all_rows_in_order(make_entry: MakeEntry) -> None:
-    both = join([make_batch([make_entry(1, 3)], 1), make_batch([make_entry(2, 2)], 2)])
+    both = concat([make_batch([make_entry(1, 3)], 1), make_batch([make_entry(2, 2)], 2)])
     assert both.rows["entry"].to_list() == [1, 1, 1, 2, 2]
     assert both.requests["request_id"].to_list() == ["request-1", "request-2"]
 
@@ -98,15 +108,15 @@ def test_a_moment_is_kept_to_the_microsecond(make_entry: MakeEntry) -> None:
 @given(place=st.integers(0, 10**9), bit=st.integers(0, 7))
 @settings(max_examples=60, deadline=None)
 def test_one_bit_of_damage_is_seen(make_entry: MakeEntry, place: int, bit: int) -> None:
-    content = bytearray(make_batch([make_entry(1, 4)], 1).pack())
+    content = bytearray(make_batch([make_entry(1, 4)], 1).encode())
     content[place % len(content)] ^= 1 << bit
-    with pytest.raises(DamagedBatch):
-        unpack(bytes(content))
+    with pytest.raises(CorruptBatchError):
+        decode(bytes(content))
 
 
 @given(share=st.floats(0, 0.999))
 @settings(max_examples=30, deadline=None)
 def test_a_file_that_is_cut_off_is_seen(make_entry: MakeEntry, share: float) -> None:
-    content = make_batch([make_entry(1, 4)], 1).pack()
-    with pytest.raises(DamagedBatch):
-        unpack(content[: int(share * len(content))])
+    content = make_batch([make_entry(1, 4)], 1).encode()
+    with pytest.raises(CorruptBatchError):
+        decode(content[: int(share * len(content))])

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from rossmann.errors import GateFailed, PortTaken, SettingsError
+from rossmann.errors import GateRejectedError, PortInUseError, SettingsError
 from rossmann.models.publishing.register import register
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.registry import Registry
 from rossmann.serving.client.client import Client
 from rossmann.serving.server import bind
@@ -138,14 +138,14 @@ def test_a_taken_port_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"port {port} .*ROSSMANN_API_PORT"):
+        with pytest.raises(PortInUseError, match=f"port {port} .*ROSSMANN_API_PORT"):
             bind("127.0.0.1", port)
     with pytest.raises(SettingsError):
         bind("192.0.2.1", free_port())
 
 
 def test_follows_the_registry_and_outlives_it(
-    start: Start, folder: Path, trained: Trained, mlflow_server: str
+    start: Start, folder: Path, trained: TrainedModel, mlflow_server: str
 ) -> None:
     settings = load_settings(data_dir=folder, mlflow_tracking_uri=mlflow_server)
     first = register(trained, settings).version
@@ -167,7 +167,7 @@ def test_follows_the_registry_and_outlives_it(
         assert client.predict(rows).predictions == before.predictions
         assert client.rollback("back").version == first
         assert client.health().model_version == first
-        with pytest.raises(GateFailed, match=f"better than version {first}"):
+        with pytest.raises(GateRejectedError, match=f"better than version {first}"):
             client.promote(second, "forth")  # it is the same model: no better
         assert client.promote(second, "forth", force=True).stage == "Production"
         assert client.predict(rows, stage=first).model_version == first
@@ -187,7 +187,9 @@ def test_follows_the_registry_and_outlives_it(
     assert process.returncode == 0 and "Traceback" not in said
 
 
-def test_several_workers(start: Start, folder: Path, trained: Trained, mlflow_server: str) -> None:
+def test_several_workers(
+    start: Start, folder: Path, trained: TrainedModel, mlflow_server: str
+) -> None:
     settings = load_settings(data_dir=folder, mlflow_tracking_uri=mlflow_server)
     version = register(trained, settings).version
     with Registry(mlflow_server) as registry:

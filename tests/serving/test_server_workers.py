@@ -19,9 +19,13 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rossmann.errors import PortTaken
-from rossmann.serving.observability.metrics import VARIABLE, metrics_folder, shared_folder
-from rossmann.serving.runtime.cpu_affinity import anywhere, own_core, roaming, run_on
+from rossmann.errors import PortInUseError
+from rossmann.serving.observability.metrics import (
+    MULTIPROC_DIR_VARIABLE,
+    current_multiprocess_dir,
+    multiprocess_dir,
+)
+from rossmann.serving.runtime.cpu_affinity import pinned_core, run_unpinned, set_affinity, unpinned
 from rossmann.serving.server import bind
 
 PREDICT = {"route": "/predict", "method": "POST", "code": "200"}
@@ -91,7 +95,7 @@ def test_connections_that_come_together_are_shared(run_door: Any) -> None:
 
 def test_a_port_of_several_workers_is_taken(run_door: Any) -> None:
     door = run_door(workers=2)
-    with pytest.raises(PortTaken):
+    with pytest.raises(PortInUseError):
         bind("127.0.0.1", int(door.url.rpartition(":")[2]))
 
 
@@ -125,9 +129,9 @@ def test_two_workers_tell_the_sum_and_outlive_one(run_door: Any, row: Any) -> No
 
 
 def test_the_folder_goes_with_the_service(tmp_path: Path) -> None:
-    with metrics_folder(tmp_path) as folder:
+    with multiprocess_dir(tmp_path) as folder:
         assert folder.is_dir() and folder.parent == tmp_path
-        with metrics_folder(tmp_path) as other:  # of a second service on this machine
+        with multiprocess_dir(tmp_path) as other:  # of a second service on this machine
             assert folder.is_dir() and other != folder
         assert not other.exists()
     assert list(tmp_path.iterdir()) == []
@@ -143,19 +147,19 @@ def test_the_folder_of_a_killed_service_is_removed_by_the_next(tmp_path: Path) -
     process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     left = Path(process.stdout.readline().strip())
-    with metrics_folder(tmp_path):
+    with multiprocess_dir(tmp_path):
         assert left.is_dir()  # it lives: its numbers are its own
     process.kill()
     process.communicate()
     assert left.is_dir()
-    with metrics_folder(tmp_path):
+    with multiprocess_dir(tmp_path):
         assert not left.exists()
 
 
-@pytest.mark.parametrize("environment", [{}, {VARIABLE: ""}])
+@pytest.mark.parametrize("environment", [{}, {MULTIPROC_DIR_VARIABLE: ""}])
 def test_one_worker_needs_no_folder(environment: dict[str, str]) -> None:
-    assert shared_folder(environment) is None
-    assert shared_folder({VARIABLE: "here"}) == Path("here")
+    assert current_multiprocess_dir(environment) is None
+    assert current_multiprocess_dir({MULTIPROC_DIR_VARIABLE: "here"}) == Path("here")
 
 
 @pytest.fixture
@@ -198,16 +202,16 @@ def test_threads_that_compute_roam(two_cores: set[int], tmp_path: Path) -> None:
     def see(name: str) -> None:
         seen[name] = os.sched_getaffinity(0)
 
-    with ThreadPoolExecutor(1, initializer=roaming()) as pool, own_core(2, tmp_path) as core:
+    with ThreadPoolExecutor(1, initializer=unpinned()) as pool, pinned_core(2, tmp_path) as core:
         see("loop")
         pool.submit(see, "pool").result()
         beside = Thread(target=see, args=("beside",))
         beside.start()
         beside.join()
-        freed = Thread(target=anywhere(see), args=("made within",))
+        freed = Thread(target=run_unpinned(see), args=("made within",))
         freed.start()
         freed.join()
-        with own_core(2, tmp_path) as none:
+        with pinned_core(2, tmp_path) as none:
             assert none is None  # one core of one: there is nothing to choose
     see("after")
     assert core in two_cores
@@ -221,14 +225,14 @@ def test_threads_that_compute_roam(two_cores: set[int], tmp_path: Path) -> None:
 
 
 def test_cores_that_are_not_ours_are_left_alone(two_cores: set[int]) -> None:
-    run_on({4095})
+    set_affinity({4095})
     assert os.sched_getaffinity(0) == two_cores
 
 
 def test_siblings_take_different_cores(two_cores: set[int], tmp_path: Path) -> None:
     def take() -> int | None:
         os.sched_setaffinity(0, two_cores)
-        with own_core(2, tmp_path) as core:
+        with pinned_core(2, tmp_path) as core:
             both.wait(30)
             return core
 
@@ -239,6 +243,6 @@ def test_siblings_take_different_cores(two_cores: set[int], tmp_path: Path) -> N
 
 def test_one_alone_keeps_to_no_core(two_cores: set[int], tmp_path: Path) -> None:
     for workers, folder in ((2, None), (1, tmp_path), (3, tmp_path)):
-        with own_core(workers, folder) as core:
+        with pinned_core(workers, folder) as core:
             assert core is None
             assert os.sched_getaffinity(0) == two_cores

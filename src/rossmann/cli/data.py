@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import progress, say
+from rossmann.cli.terminal import echo, progress
 
 if TYPE_CHECKING:
-    from rossmann.data.tables.ingest import Planned
+    from rossmann.data.tables.ingest import ScheduleCoverage
 
 
 app = typer.Typer(help="The sales tables: get, make, check them.", no_args_is_help=True)
@@ -37,16 +37,18 @@ def demo(
     Example: rossmann data demo --seed 7 --stores 200
     """
     from rossmann.data.demo.write_tables import write_demo
-    from rossmann.data.tables.increments import find_pieces
+    from rossmann.data.tables.increments import list_increments
     from rossmann.schema import Dataset
     from rossmann.settings import load_settings
 
     settings = load_settings()
     write_demo(settings.demo_raw_dir, settings.seed if seed is None else seed, stores, days)
-    say(f"demo tables written to {settings.demo_raw_dir}")
+    echo(f"demo tables written to {settings.demo_raw_dir}")
     ingested = settings.ingested_dir / Dataset.DEMO
-    if find_pieces(ingested):
-        say(f"what was ingested in {ingested} lies over them: delete it if it was for another seed")
+    if list_increments(ingested):
+        echo(
+            f"what was ingested in {ingested} lies over them: delete it if it was for another seed"
+        )
 
 
 @app.command("check")
@@ -56,12 +58,12 @@ def check() -> None:
     Example: rossmann data check
     """
     from rossmann.data.tables.cleaning import read_tables
-    from rossmann.data.tables.raw_tables import find_raw
+    from rossmann.data.tables.raw_tables import find_raw_tables
     from rossmann.settings import load_settings
 
-    raw = find_raw(load_settings())
+    raw = find_raw_tables(load_settings())
     tables = read_tables(raw, progress)
-    say(
+    echo(
         f"good: {tables.history.height:,} days of sales, {tables.stores.height:,} stores,"
         f" {tables.schedule.height:,} planned days ({raw.dataset} data in {raw.train.parent})"
     )
@@ -83,22 +85,22 @@ def ingest(
     done = take(load_settings(), file)
     what = "sales days" if done.kind == "sales" else "planned days"
     counts = f"{done.added:,} added, {done.corrected:,} corrected, {done.unchanged:,} unchanged"
-    say(f"{file.name}: {what}: {counts}")
+    echo(f"{file.name}: {what}: {counts}")
     if done.planned:
-        say(f"{done.planned:,} of them were planned until now: the plan became history")
-    if done.passed:
-        say(f"{done.passed:,} planned days were left out: their sales are known already")
+        echo(f"{done.planned:,} of them were planned until now: the plan became history")
+    if done.skipped:
+        echo(f"{done.skipped:,} planned days were left out: their sales are known already")
     was = "" if done.last_day == done.last_day_before else f" (before: {done.last_day_before})"
-    say(f"last day of sales: {done.last_day}{was}")
+    echo(f"last day of sales: {done.last_day}{was}")
     if done.gap:
-        say(f"days between without sales of any store: {done.gap:,}; they stay unknown")
-    say(f"last planned day: {done.planned_to or 'none after it'}")
+        echo(f"days between without sales of any store: {done.gap:,}; they stay unknown")
+    echo(f"last planned day: {done.planned_to or 'none after it'}")
     if done.piece is None:
-        say("nothing is new: the data version stays as it is")
+        echo("nothing is new: the data version stays as it is")
         return
-    say(f"kept in {done.piece.path}")
-    say("next: rossmann features; a service that runs then takes the days over by itself")
-    say("to learn from them too: rossmann train")
+    echo(f"kept in {done.piece.path}")
+    echo("next: rossmann features; a service that runs then takes the days over by itself")
+    echo("to learn from them too: rossmann train")
 
 
 @app.command("status")
@@ -109,31 +111,31 @@ def status() -> None:
     """
     from rossmann.data.make_dataset import current_dataset
     from rossmann.data.tables.increments import read_source
-    from rossmann.data.tables.ingest import planned_days
-    from rossmann.data.tables.raw_tables import find_raw
-    from rossmann.errors import MissingData
+    from rossmann.data.tables.ingest import schedule_coverage
+    from rossmann.data.tables.raw_tables import find_raw_tables
+    from rossmann.errors import DataNotFoundError
     from rossmann.settings import load_settings
 
     settings = load_settings()
-    raw = find_raw(settings)
-    for name, path in raw.paths().items():
-        say(f"{name:<10}  {path}  {_size(path)}")
+    raw = find_raw_tables(settings)
+    for name, path in raw.by_name().items():
+        echo(f"{name:<10}  {path}  {_size(path)}")
     for piece in raw.pieces:
-        say(f"{'ingested':<10}  {piece.path}  {_size(piece.path)}, from {read_source(piece)}")
+        echo(f"{'ingested':<10}  {piece.path}  {_size(piece.path)}, from {read_source(piece)}")
     try:
         info = current_dataset(settings)
-    except MissingData as error:
-        say(str(error))
+    except DataNotFoundError as error:
+        echo(str(error))
         return
-    say(f"{'dataset':<10}  {info.dataset}, version {info.version}, in {info.folder}")
-    say(f"{'rows':<10}  {info.rows:,} of {info.stores:,} stores")
+    echo(f"{'dataset':<10}  {info.dataset}, version {info.version}, in {info.folder}")
+    echo(f"{'rows':<10}  {info.rows:,} of {info.stores:,} stores")
     planned = f", planned to {info.schedule_end}" if info.schedule_end else ", nothing planned"
-    say(f"{'days':<10}  {info.first_day} to {info.last_day}{planned}")
-    for span in planned_days(info):
-        say(f"{'schedule':<10}  {_planned(span, info.stores)}")
+    echo(f"{'days':<10}  {info.first_day} to {info.last_day}{planned}")
+    for span in schedule_coverage(info):
+        echo(f"{'schedule':<10}  {_planned(span, info.stores)}")
 
 
-def _planned(span: "Planned", stores: int) -> str:
+def _planned(span: "ScheduleCoverage", stores: int) -> str:
     days = f"{span.first} to {span.last}" if span.last > span.first else str(span.first)
     if span.stores == stores:
         return f"{days}: all stores"

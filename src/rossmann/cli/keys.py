@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import progress, say, show_table
+from rossmann.cli.terminal import echo, progress, show_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,20 +37,20 @@ def new(
 
     Example: rossmann keys new --right predict --name shop-system --file
     """
-    from rossmann.serving.access.api_keys import Right, add_entry, make_key
+    from rossmann.serving.access.api_keys import Permission, add_key, generate_key
     from rossmann.settings import load_settings
 
-    key, entry = make_key(Right[right.name], name)
+    key, entry = generate_key(Permission[right.name], name)
     if file:
         path = load_settings().keys_file
-        add_entry(path, entry)
+        add_key(path, entry)
         progress(f"its digest is in {path}: a service that runs knows it within two seconds")
     else:
         progress("add to ROSSMANN_API_KEYS, with commas between several, and start the service:")
         progress(f"  {entry.line}")
     progress("who has no key is not let in any more; the dashboard sends ROSSMANN_API_KEY")
     progress("the key, shown this once, for the header X-API-Key:")
-    say(key)
+    echo(key)
 
 
 @app.command("list")
@@ -59,16 +59,16 @@ def list_keys() -> None:
 
     Example: rossmann keys list
     """
-    from rossmann.serving.access.api_keys import parse_setting, read_file
+    from rossmann.serving.access.api_keys import parse_setting, read_key_file
     from rossmann.settings import load_settings
 
     settings = load_settings()
     path = settings.keys_file
     known = [(entry, "ROSSMANN_API_KEYS") for entry in parse_setting(settings.api_keys)]
     if path.exists():
-        known += [(entry, str(path)) for entry in read_file(path)]
+        known += [(entry, str(path)) for entry in read_key_file(path)]
     if not known:
-        return say(_nobody(settings, path))
+        return echo(_nobody(settings, path))
     rows = [
         [entry.name or "-", entry.right.word, entry.created or "-", entry.digest[:8], place]
         for entry, place in known
@@ -84,12 +84,12 @@ def revoke(
 
     Example: rossmann keys revoke shop-system
     """
-    from rossmann.serving.access.api_keys import revoke as take_out
+    from rossmann.serving.access.api_keys import revoke_key as take_out
     from rossmann.settings import load_settings
 
     path = load_settings().keys_file
     entry = take_out(path, name)
-    say(f"{entry.name} (right to {entry.right.word}) is out of {path}")
+    echo(f"{entry.name} (right to {entry.right.word}) is out of {path}")
 
 
 def _nobody(settings: "Settings", path: "Path") -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import progress, say
+from rossmann.cli.terminal import echo, progress
 
 if TYPE_CHECKING:
     from datetime import date
@@ -24,24 +24,24 @@ def status() -> None:
     Example: rossmann log status
     """
     from rossmann.prediction_log.queries.export import LogReader
-    from rossmann.settings import load_settings, without_password
+    from rossmann.settings import load_settings, redact_password
 
     settings = load_settings()
-    say(f"{'logging':<10}  {'on' if settings.prediction_log else 'off'}")
-    say(f"{'database':<10}  {without_password(settings.log_url)}")
+    echo(f"{'logging':<10}  {'on' if settings.prediction_log else 'off'}")
+    echo(f"{'database':<10}  {redact_password(settings.log_url)}")
     _waiting(settings)
     reader = LogReader(settings.log_url)
     try:
         found = reader.totals()
     finally:
         reader.close()
-    say(f"{'rows':<10}  {found.rows:,} of {found.requests:,} requests")
+    echo(f"{'rows':<10}  {found.rows:,} of {found.requests:,} requests")
     if found.first and found.last:
-        say(f"{'answered':<10}  {found.first:%F %T} to {found.last:%F %T} UTC")
+        echo(f"{'answered':<10}  {found.first:%F %T} to {found.last:%F %T} UTC")
     for version, rows in found.versions.items():
-        say(f"{'version':<10}  {version}: {rows:,} rows")
+        echo(f"{'version':<10}  {version}: {rows:,} rows")
     kept = f"{settings.log_keep_days} days" if settings.log_keep_days else "for ever"
-    say(f"{'kept':<10}  {kept}")
+    echo(f"{'kept':<10}  {kept}")
 
 
 @app.command("export")
@@ -63,7 +63,7 @@ def export(
     Example: rossmann log export -o july.parquet --from 2026-07-01 --to 2026-07-31 --store 12
     """
     from rossmann.launcher.stop_signals import Interrupts
-    from rossmann.prediction_log.queries.export import FORMATS, LogReader, Wanted
+    from rossmann.prediction_log.queries.export import FORMATS, ExportFilter, LogReader
     from rossmann.settings import load_settings
 
     if output.suffix.lower() not in FORMATS:
@@ -75,10 +75,12 @@ def export(
     reader = LogReader(settings.log_url)
     try:
         with Interrupts():  # so that SIGTERM, too, leaves no draft behind
-            done = reader.export(Wanted(_day(first), _day(last), store, version), output, progress)
+            done = reader.export(
+                ExportFilter(_day(first), _day(last), store, version), output, progress
+            )
     finally:
         reader.close()
-    say(f"{done:,} rows written to {output}")
+    echo(f"{done:,} rows written to {output}")
 
 
 @app.command("prune")
@@ -104,19 +106,19 @@ def prune(
         done = reader.prune(keep, progress)
     finally:
         reader.close()
-    say(f"{done:,} rows deleted: they were answered more than {keep} days ago")
+    echo(f"{done:,} rows deleted: they were answered more than {keep} days ago")
 
 
 def _waiting(settings: "Settings", to_stderr: bool = False) -> None:
-    from rossmann.prediction_log.writing.disk_spool import measure
+    from rossmann.prediction_log.writing.disk_spool import spool_totals
 
-    found = measure(settings.log_spool_dir)
+    found = spool_totals(settings.log_spool_dir)
     if found.rows or not to_stderr:
         text = f"{found.rows:,} rows in {found.files:,} files, {found.bytes / 1e6:,.1f} MB"
-        (progress if to_stderr else say)(f"{'waiting':<10}  {text}")
+        (progress if to_stderr else echo)(f"{'waiting':<10}  {text}")
     if found.aside:
         text = f"{found.aside:,} files were not taken: see {settings.log_spool_dir / 'aside'}"
-        (progress if to_stderr else say)(f"{'aside':<10}  {text}")
+        (progress if to_stderr else echo)(f"{'aside':<10}  {text}")
 
 
 def _day(moment: datetime | None) -> "date | None":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import say, show_table
+from rossmann.cli.terminal import echo, show_table
 
 if TYPE_CHECKING:
     from rossmann.models.gate.verdict import Verdict
@@ -41,16 +41,16 @@ def list_versions(
 
     Example: rossmann models list --file 3f2a91
     """
-    from rossmann.models.registry.lineage import made_from
+    from rossmann.models.registry.lineage import filter_by_origin
 
     with _registry() as registry:
         versions = registry.versions()
     if not versions:
-        say("no version is registered yet; make one with: rossmann train")
+        echo("no version is registered yet; make one with: rossmann train")
         return
-    found = made_from(versions, data, code, file)
+    found = filter_by_origin(versions, data, code, file)
     if not found:
-        say(f"none of the {len(versions)} versions was made from that")
+        echo(f"none of the {len(versions)} versions was made from that")
         return
     header = ("version", "stage", "made", "profile", "data", "data version", "code")
     show_table(header, [_line(version) for version in found])
@@ -62,25 +62,25 @@ def show(version: VersionArgument = "Production") -> None:
 
     Example: rossmann models show 3
     """
-    from rossmann.models.gate.verdict import table_of
-    from rossmann.models.registry.lineage import flat_tags
+    from rossmann.models.gate.verdict import format_stored_verdict
+    from rossmann.models.registry.lineage import flatten_tags
 
     with _registry() as registry:
         found = registry.find(version)
-        steps = [s for s in registry.history() if found.version in {s.version, s.left}]
-    say(f"version {found.version}, {found.stage}, made {found.created:%F %T} UTC")
-    say(f"run {found.run_id}")
-    shown = flat_tags(found.tags)
+        steps = [s for s in registry.history() if found.version in {s.version, s.replaced}]
+    echo(f"version {found.version}, {found.stage}, made {found.created:%F %T} UTC")
+    echo(f"run {found.run_id}")
+    shown = flatten_tags(found.tags)
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        say(f"  {name:<{width}}  {value}")
-    for line in table_of(found.tags.get("gate.table", "")):
-        say(f"  {line}")
-    say("promotions, the latest first:" if steps else "never promoted")
+        echo(f"  {name:<{width}}  {value}")
+    for line in format_stored_verdict(found.tags.get("gate.table", "")):
+        echo(f"  {line}")
+    echo("promotions, the latest first:" if steps else "never promoted")
     for step in steps:
-        left = "" if step.left is None else f" in place of {step.left}"
+        left = "" if step.replaced is None else f" in place of {step.replaced}"
         why = f": {step.why}" if step.why else ""
-        say(f"  {step.at[:19]}  {step.action} {step.version}{left}, by {step.who}{why}")
+        echo(f"  {step.at[:19]}  {step.action} {step.version}{left}, by {step.who}{why}")
 
 
 @app.command("compare")
@@ -97,10 +97,16 @@ def compare(first: VersionArgument, second: VersionArgument) -> None:
     names = (f"version {one.version}", f"version {two.version}")
     show_table(("made from", *names), [[n, a[:60], b[:60]] for n, a, b in found.lineage])
     if found.note:
-        say(f"not compared: {found.note}")
+        echo(f"not compared: {found.note}")
         return
     rows = [
-        [o, f"{t.mine:.4f}", f"{t.other:.4f}", f"{t.better:.0%}", f"{t.p:.4f}"]
+        [
+            o,
+            f"{t.first_rmspe:.4f}",
+            f"{t.second_rmspe:.4f}",
+            f"{t.share_of_stores_better:.0%}",
+            f"{t.p:.4f}",
+        ]
         for o, t in found.windows
     ]
     show_table(("RMSPE from", *names, "stores better", "by chance"), rows)
@@ -111,15 +117,15 @@ def validate(version: VersionArgument) -> None:
 
     Example: rossmann validate 3
     """
-    from rossmann.errors import GateFailed
+    from rossmann.errors import GateRejectedError
     from rossmann.settings import load_settings
 
     settings = load_settings()
     with _registry(settings) as registry:
         verdict = _judge(registry, registry.find(version), settings)
     if not verdict.passed:
-        raise GateFailed(_refusal(verdict))
-    say(f"version {verdict.version} may be promoted: rossmann promote {verdict.version}")
+        raise GateRejectedError(_refusal(verdict))
+    echo(f"version {verdict.version} may be promoted: rossmann promote {verdict.version}")
 
 
 def promote(
@@ -133,7 +139,7 @@ def promote(
 
     Example: rossmann promote 3 --reason "new quarter"
     """
-    from rossmann.errors import GateFailed
+    from rossmann.errors import GateRejectedError
     from rossmann.settings import load_settings
 
     settings = load_settings()
@@ -141,11 +147,13 @@ def promote(
         found = registry.find(version)
         verdict = _judge(registry, found, settings)
         if not verdict.passed and not force:
-            raise GateFailed(_refusal(verdict))
+            raise GateRejectedError(_refusal(verdict))
         if not verdict.passed:
-            say("the gate says no; promoted all the same, as asked")
-        done = registry.promote(found.version, reason, getpass.getuser(), expected=verdict.against)
-    say(f"version {done.version} is {done.stage}")
+            echo("the gate says no; promoted all the same, as asked")
+        done = registry.promote(
+            found.version, reason, getpass.getuser(), expected=verdict.compared_with
+        )
+    echo(f"version {done.version} is {done.stage}")
 
 
 def rollback(reason: ReasonOption = "") -> None:
@@ -155,14 +163,14 @@ def rollback(reason: ReasonOption = "") -> None:
     """
     with _registry() as registry:
         done = registry.rollback(reason, getpass.getuser())
-    say(f"version {done.version} is {done.stage} again")
+    echo(f"version {done.version} is {done.stage} again")
 
 
 def _judge(registry: "Registry", found: "ModelVersion", settings: "Settings") -> "Verdict":
     from rossmann.models.gate.gate import validate as judge
 
     verdict = judge(registry, found.version, settings)
-    say(verdict.table())
+    echo(verdict.table())
     return verdict
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import progress, say
+from rossmann.cli.terminal import echo, progress
 
 if TYPE_CHECKING:
     import polars as pl
 
     from rossmann.data.prepare_predictions import Upload
     from rossmann.models.inference.forecaster import Forecast, Forecaster
-    from rossmann.schema import FloatArray, Objective, Rows
+    from rossmann.schema import FloatArray, Objective, StoreDays
     from rossmann.settings import Settings
 
 
@@ -25,25 +25,31 @@ LEVELS = (0.8, 0.95)
 
 
 def totals_table(
-    forecaster: "Forecaster", rows: "Rows", forecast: "Forecast", levels: Sequence[float]
+    forecaster: "Forecaster", rows: "StoreDays", forecast: "Forecast", levels: Sequence[float]
 ) -> "pl.DataFrame":
     """By store, store type and chain, by week (Monday to Sunday) and whole, with bands."""
     import numpy as np
     import polars as pl
 
-    from rossmann.models.inference.totals import BY, forecast_totals
+    from rossmann.models.inference.totals import TOTAL_LEVELS, forecast_totals
     from rossmann.schema import STORE_TYPES
 
     asked = tuple(levels) or LEVELS
     parts = []
     for found in forecast_totals(
-        forecaster.panel, forecaster.ensemble, rows, forecast.as_of, BY, asked, forecast.objective
+        forecaster.panel,
+        forecaster.ensemble,
+        rows,
+        forecast.as_of,
+        TOTAL_LEVELS,
+        asked,
+        forecast.objective,
     ):
         names = np.array([*STORE_TYPES, ""])
         columns: dict[str, pl.Series] = {
             "Total": pl.Series([found.by] * len(found.sales)),
             "Store": pl.Series([None if s < 0 else int(s) for s in found.store], dtype=pl.Int64),
-            "StoreType": pl.Series(names[found.kind]),
+            "StoreType": pl.Series(names[found.store_type]),
             "First": pl.Series(found.first.astype(np.int32)).cast(pl.Date),
             "Last": pl.Series(found.last.astype(np.int32)).cast(pl.Date),
             "Rows": pl.Series(found.rows),
@@ -101,7 +107,7 @@ def predict(
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """
     from rossmann.data.prepare_predictions import read_upload
-    from rossmann.errors import BrokenRule
+    from rossmann.errors import DataValidationError
     from rossmann.settings import load_settings
 
     for path in (output, totals):
@@ -114,7 +120,9 @@ def predict(
     for fault in upload.faults:
         progress(f"row {fault.loc[0]}: {fault.msg}")
     if upload.faults and not skip_faulty:
-        raise BrokenRule(f"{file} has {len(upload.faults)} faults: mend them, or use --skip-faulty")
+        raise DataValidationError(
+            f"{file} has {len(upload.faults)} faults: mend them, or use --skip-faulty"
+        )
     forecaster = _forecaster(settings, model)
     chosen = _objective(objective, settings)
     forecast = forecaster.forecast(upload.rows, _day(as_of), interval or [], chosen)
@@ -125,15 +133,15 @@ def predict(
     if totals is not None:
         found = totals_table(forecaster, upload.rows, forecast, interval or [])
         _write(found, totals)
-        say(f"{len(found):,} totals written to {totals}")
+        echo(f"{len(found):,} totals written to {totals}")
     kind = "unbiased totals" if forecast.objective == "unbiased" else "accuracy of each day"
-    say(f"{len(forecast.sales):,} forecasts ({kind}) written to {output}")
+    echo(f"{len(forecast.sales):,} forecasts ({kind}) written to {output}")
 
 
 def _day(as_of: str | None) -> int | None:
-    from rossmann.epoch_days import read_day
+    from rossmann.epoch_days import parse_iso_day
 
-    day = None if as_of is None else read_day(as_of)
+    day = None if as_of is None else parse_iso_day(as_of)
     if as_of is not None and day is None:
         raise typer.BadParameter(f"--as-of {as_of} is no date written YYYY-MM-DD")
     return day
@@ -151,11 +159,11 @@ def _objective(named: str | None, settings: "Settings") -> "Objective":
 
 
 def _forecaster(settings: "Settings", model: str) -> "Forecaster":
-    from rossmann.serving.runtime.service import open_service
+    from rossmann.serving.runtime.service import build_service
 
-    service = open_service(settings)
-    if service.reason:
-        progress(service.reason)
+    service = build_service(settings)
+    if service.degraded_reason:
+        progress(service.degraded_reason)
     picked = service.versions.load(int(model) if model.isdecimal() else model)
     progress(f"version {picked.served.version} ({picked.stage})")
     return picked.served.forecaster
@@ -167,14 +175,14 @@ def _drivers(
     """Baseline and drivers of each row, in parts, so that progress shows."""
     import numpy as np
 
-    from rossmann.models.inference.attributions import columns
+    from rossmann.models.inference.attributions import explanation_columns
 
     count = len(forecast.sales)
     parts = []
     for start in range(0, count, PART):
         rows = upload.rows.take(slice(start, start + PART))
         asked = forecaster.explain(rows, forecast.as_of, objective=forecast.objective)
-        parts.append(columns(asked))
+        parts.append(explanation_columns(asked))
         progress(f"explained {min(start + PART, count):,} of {count:,} rows")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rossmann.cli.terminal import progress, say
+from rossmann.cli.terminal import echo, progress
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -34,21 +34,21 @@ def retrain(
     Example: rossmann retrain --promote --report last.json
     """
     from rossmann.launcher.stop_signals import Interrupts
-    from rossmann.models.training.retrain import Order, Outcome
+    from rossmann.models.training.retrain import RetrainOutcome, RetrainRequest
     from rossmann.models.training.retrain import retrain as run
     from rossmann.settings import load_settings
 
-    order = Order(profile, getpass.getuser(), promote, report, progress)
+    order = RetrainRequest(profile, getpass.getuser(), promote, report, progress)
     with Interrupts():
         done = run(load_settings(), order)
     number = "" if done.version is None else f"version {done.version.version}"
     match done.outcome:
-        case Outcome.STAGED:
-            say(f"{number} is in {done.version.stage}" if done.version else "")
-        case Outcome.NOTHING_NEW:
-            say(f"nothing new: {number} was made from these tables, parameters and code")
+        case RetrainOutcome.STAGED:
+            echo(f"{number} is in {done.version.stage}" if done.version else "")
+        case RetrainOutcome.NOTHING_NEW:
+            echo(f"nothing new: {number} was made from these tables, parameters and code")
         case _:
-            say(f"{number} did not pass the gate: see rossmann models show, or the report")
-    say(f"report: {done.report}")
-    if done.outcome is not Outcome.STAGED:
+            echo(f"{number} did not pass the gate: see rossmann models show, or the report")
+    echo(f"report: {done.report}")
+    if done.outcome is not RetrainOutcome.STAGED:
         raise typer.Exit(int(done.outcome))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rossmann.cli.terminal import say
+from rossmann.cli.terminal import echo
 
 DemoOption = Annotated[bool, typer.Option("--demo", help="demo data even where real tables are")]
 
@@ -44,13 +44,13 @@ def up(
         return down()
     if show_status:
         return status()
-    from rossmann.launcher.console import Screen
-    from rossmann.launcher.launch import our_plan
+    from rossmann.launcher.console import LaunchConsole
+    from rossmann.launcher.launch import default_plan
     from rossmann.launcher.launch import up as launch
     from rossmann.settings import load_settings
 
     chosen = load_settings(demo=True) if demo else load_settings()
-    launch(our_plan(chosen, browser=not no_browser), Screen(), detach=detach)
+    launch(default_plan(chosen, browser=not no_browser), LaunchConsole(), detach=detach)
     return None
 
 
@@ -59,14 +59,14 @@ def down() -> None:
 
     Example: rossmann down
     """
-    from rossmann.launcher.console import Screen
+    from rossmann.launcher.console import LaunchConsole
     from rossmann.launcher.run_files import RunFolder
-    from rossmann.launcher.services import our_services
+    from rossmann.launcher.services import default_services
     from rossmann.launcher.shutdown import down as end
     from rossmann.settings import load_settings
 
     chosen = load_settings()
-    end(our_services(chosen), RunFolder(chosen.run_dir), Screen())
+    end(default_services(chosen), RunFolder(chosen.run_dir), LaunchConsole())
 
 
 def status() -> None:
@@ -74,29 +74,29 @@ def status() -> None:
 
     Example: rossmann status
     """
-    from rossmann.launcher.console import Screen
-    from rossmann.launcher.launch import served
+    from rossmann.launcher.console import LaunchConsole
+    from rossmann.launcher.launch import model_summary
     from rossmann.launcher.run_files import RunFolder
-    from rossmann.launcher.services import our_services
+    from rossmann.launcher.services import default_services
     from rossmann.launcher.shutdown import status as tell
     from rossmann.settings import load_settings
 
     chosen = load_settings()
-    services = our_services(chosen)
-    healthy = tell(services, RunFolder(chosen.run_dir), Screen())
-    if line := served(services[-2]):
-        say(line)
+    services = default_services(chosen)
+    healthy = tell(services, RunFolder(chosen.run_dir), LaunchConsole())
+    if line := model_summary(services[-2]):
+        echo(line)
     if not healthy:
         raise typer.Exit(1)
 
 
 def prepare() -> None:
     """What ``up`` does before the API starts: data, and a first model."""
-    from rossmann.launcher.console import Screen
+    from rossmann.launcher.console import LaunchConsole
     from rossmann.launcher.first_run import prepare as make
     from rossmann.settings import load_settings
 
-    make(load_settings(), Screen())
+    make(load_settings(), LaunchConsole())
 
 
 def serve() -> None:
@@ -143,7 +143,7 @@ def settings() -> None:
 
     chosen = load_settings()
     sys.stderr.write(f"  from the environment (ROSSMANN_*) and {params_file()}\n")
-    say(json.dumps(chosen.public(), indent=2))
+    echo(json.dumps(chosen.redacted(), indent=2))
 
 
 def _become(command: Sequence[str], environment: Mapping[str, str]) -> None:

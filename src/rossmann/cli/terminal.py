@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import typer
 
 
-def say(text: str = "") -> None:
+def echo(text: str = "") -> None:
     """A line on stdout."""
     typer.echo(text)
 
@@ -24,4 +24,4 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
             for cell, width in zip(line, widths, strict=True)
         ]
-        say("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rossmann.cli.terminal import progress, say, show_table
+from rossmann.cli.terminal import echo, progress, show_table
 
 if TYPE_CHECKING:
     from rossmann.data.make_dataset import DatasetInfo
@@ -35,7 +35,7 @@ def features() -> None:
     from rossmann.settings import load_settings
 
     info = prepared(load_settings())
-    say(f"data version {info.version} ({info.dataset}) is ready in {info.folder}")
+    echo(f"data version {info.version} ({info.dataset}) is ready in {info.folder}")
 
 
 def train(profile: ProfileOption = "full") -> None:
@@ -57,7 +57,7 @@ def train(profile: ProfileOption = "full") -> None:
     trained = fit(settings, profile, progress)
     _show_windows(trained.windows)
     version = register(trained, settings)
-    say(f"registered as version {version.version}; next: rossmann validate {version.version}")
+    echo(f"registered as version {version.version}; next: rossmann validate {version.version}")
 
 
 def backtest(
@@ -85,13 +85,13 @@ def backtest(
     from rossmann.data.panel.panel import open_panel
     from rossmann.errors import ServiceError
     from rossmann.models.evaluation.backtest import backtest as run
-    from rossmann.models.evaluation.backtest import score
-    from rossmann.models.evaluation.windows import ends_of, rolling_ends
-    from rossmann.models.members.fit import draw_examples
-    from rossmann.models.publishing.mlflow_client import log_backtest
+    from rossmann.models.evaluation.backtest import score_window
+    from rossmann.models.evaluation.windows import origins_to_offsets, rolling_offsets
+    from rossmann.models.members.fit import sample_training_rows
+    from rossmann.models.publishing.mlflow_client import log_backtest_run
     from rossmann.models.reports import html_report as report_html
     from rossmann.models.reports import segments as backtest_slices
-    from rossmann.models.training.train import about
+    from rossmann.models.training.train import data_summary
     from rossmann.settings import load_settings
 
     settings = load_settings()
@@ -100,23 +100,25 @@ def backtest(
     if named and windows:
         raise typer.BadParameter("give --origins or --windows, not both")
     panel = open_panel(prepared(settings))
-    ends = ends_of(panel, named) or rolling_ends(windows, horizon or settings.window_days)
-    examples = draw_examples(panel, settings.history_days, settings.seed)
+    ends = origins_to_offsets(panel, named) or rolling_offsets(
+        windows, horizon or settings.window_days
+    )
+    examples = sample_training_rows(panel, settings.history_days, settings.seed)
     later = 0 if ends else settings.later_windows
     outcomes = run(settings, panel, examples, chosen, progress, ends, horizon, later)
-    report = backtest_slices.summarize(panel, outcomes, about(profile, panel))
+    report = backtest_slices.build_report_data(panel, outcomes, data_summary(profile, panel))
     folder = output or settings.data_dir / "backtests" / time.strftime("%Y%m%dT%H%M%S")
-    report_html.write(folder, report)
-    _show_windows([score(outcome) for outcome in outcomes])
+    report_html.write_html_report(folder, report)
+    _show_windows([score_window(outcome) for outcome in outcomes])
     _show_bias(report["totals_bias"])
     _show_coverage(report["coverage"])
     if report["totals"]:
         _show_totals(report["totals"])
-    say(f"report: {folder / 'report.html'} (and report.json)")
+    echo(f"report: {folder / 'report.html'} (and report.json)")
     try:
-        say(f"logged: {log_backtest(settings, folder, report)}")
+        echo(f"logged: {log_backtest_run(settings, folder, report)}")
     except ServiceError as error:  # the report is there: an MLflow that is away takes nothing away
-        say(f"not logged: {error}")
+        echo(f"not logged: {error}")
 
 
 def named_days(text: str) -> list[date]:
@@ -155,7 +157,7 @@ def _show_coverage(coverage: dict[str, Any] | None) -> None:
     from rossmann.models.calibration.interval_coverage import coverage_rows
 
     if coverage is None:
-        say("coverage: one window alone has no other to be calibrated on")
+        echo("coverage: one window alone has no other to be calibrated on")
         return
     header, *rows = coverage_rows(coverage)
     show_table(header, rows)

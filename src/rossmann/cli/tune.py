@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import progress, say, show_table
+from rossmann.cli.terminal import echo, progress, show_table
 from rossmann.cli.training import ProfileOption, named_days, prepared
 
 if TYPE_CHECKING:
     from datetime import date
 
     from rossmann.data.panel.panel import Panel
-    from rossmann.models.tuning.blend_weights import TunedWeights
-    from rossmann.models.tuning.search import Search, TrialLine, Tuned
+    from rossmann.models.tuning.blend_weights import WeightsResult
+    from rossmann.models.tuning.search import SearchConfig, TrialResult, TuningResult
     from rossmann.settings import Settings
 
 
@@ -61,9 +61,9 @@ def tune(
     Example: rossmann tune --member lightgbm --trials 30 --origins 2014-06-13,2015-04-26
     """
     from rossmann.data.panel.panel import open_panel
-    from rossmann.models.evaluation.windows import ends_of
+    from rossmann.models.evaluation.windows import origins_to_offsets
     from rossmann.models.tuning.params_file import check_writable
-    from rossmann.models.tuning.search import Search, present_params
+    from rossmann.models.tuning.search import SearchConfig, present_params
     from rossmann.settings import load_settings, params_file
 
     if weights and member:
@@ -77,30 +77,33 @@ def tune(
         # A search takes hours: that its result could not be written must be said before.
         check_writable(params_file(), os.environ)
     panel = open_panel(prepared(settings))
-    ends = ends_of(panel, named)
+    ends = origins_to_offsets(panel, named)
     if weights:
         _blend(settings, panel, profile, ends, dry_run)
         return
     for name in members:
         _member(
-            settings, panel, Search(name, profile, trials, minutes, ends, checks, fresh), dry_run
+            settings,
+            panel,
+            SearchConfig(name, profile, trials, minutes, ends, checks, fresh),
+            dry_run,
         )
 
 
-def _member(settings: "Settings", panel: "Panel", search: "Search", dry_run: bool) -> None:
+def _member(settings: "Settings", panel: "Panel", search: "SearchConfig", dry_run: bool) -> None:
     from rossmann.models.tuning.search import tune as look
 
     found = look(settings, panel, search, progress)
     _show_trials(found)
     if found.best == found.present:
-        say(f"{search.member}: no trial was better than the present parameters")
+        echo(f"{search.member}: no trial was better than the present parameters")
         return
     _show_checks(found)
     above = ("profiles", search.profile, "members", search.member)
     before, after = found.present, found.best
     what = f"{search.member}: gain {found.gain:.4f} RMSPE on {len(found.checks)} fresh seeds"
     _settle(_changes(above, before, after), _changes(above, after, before), what,
-            found.worth_it, dry_run)  # fmt: skip
+            found.is_significant, dry_run)  # fmt: skip
 
 
 def _blend(
@@ -111,13 +114,13 @@ def _blend(
     found = tune_weights(settings, panel, profile, ends, progress)
     _show_mixes(found)
     if found.best == found.present:
-        say("weights: no mix was better than the present one")
+        echo("weights: no mix was better than the present one")
         return
     above = ("profiles", profile, "weights")
     what = f"weights: gain {found.gain:.4f} RMSPE on windows that did not choose them"
     before, after = found.present, found.best
     _settle(_changes(above, before, after), _changes(above, after, before), what,
-            found.worth_it, dry_run)  # fmt: skip
+            found.is_significant, dry_run)  # fmt: skip
 
 
 def _changes(
@@ -131,45 +134,45 @@ def _settle(changes: Changes, old: Changes, what: str, worth_it: bool, dry_run: 
     from rossmann.errors import SettingsError
     from rossmann.models.tuning.params_file import (
         diff,
-        numbers_at,
+        read_numbers,
         read_text,
-        with_numbers,
-        write_text,
+        replace_numbers,
+        write_text_atomic,
     )
-    from rossmann.models.tuning.search import LEAST_GAIN
+    from rossmann.models.tuning.search import MIN_GAIN
     from rossmann.settings import params_file
 
     path = params_file()
     before = read_text(path)
-    if numbers_at(before, old) != old:
+    if read_numbers(before, old) != old:
         values = ", ".join(f"{'.'.join(place)}: {value:g}" for place, value in changes.items())
         raise SettingsError(f"{path} was changed meanwhile; not written: {values}")
-    after = with_numbers(before, changes)
-    say(diff(before, after, path.name))
+    after = replace_numbers(before, changes)
+    echo(diff(before, after, path.name))
     if not worth_it:
-        say(f"{what}: no more than noise ({LEAST_GAIN}, every check must win); nothing is written")
+        echo(f"{what}: no more than noise ({MIN_GAIN}, every check must win); nothing is written")
     elif dry_run:
-        say(f"{what}; not written (--dry-run)")
+        echo(f"{what}; not written (--dry-run)")
     else:
-        write_text(path, after)
-        say(f"{what}; written to {path}: review it with git diff, then: rossmann train")
+        write_text_atomic(path, after)
+        echo(f"{what}; written to {path}: review it with git diff, then: rossmann train")
 
 
-def _show_trials(found: "Tuned") -> None:
+def _show_trials(found: "TuningResult") -> None:
     names = list(found.present)
     dates = sorted({day for line in found.trials for day in line.windows})
     header = ("trial", "RMSPE", *map(str, dates), "seconds", *names)
     show_table(header, [_trial(line, dates, names) for line in found.trials])
 
 
-def _trial(line: "TrialLine", dates: "list[date]", names: list[str]) -> list[str]:
+def _trial(line: "TrialResult", dates: "list[date]", names: list[str]) -> list[str]:
     mean = "stopped" if line.error is None else f"{line.error:.5f}"
     windows = [f"{line.windows[day]:.4f}" if day in line.windows else "" for day in dates]
     values = [f"{line.params[name]:g}" for name in names]
     return [str(line.place), mean, *windows, f"{line.seconds:.0f}", *values]
 
 
-def _show_checks(found: "Tuned") -> None:
+def _show_checks(found: "TuningResult") -> None:
     rows = [
         [str(k), f"{present:.5f}", f"{best:.5f}", f"{present - best:+.5f}"]
         for k, (present, best) in enumerate(found.checks, 1)
@@ -177,12 +180,12 @@ def _show_checks(found: "Tuned") -> None:
     show_table(("fresh seed", "present", "best", "gain"), rows)
 
 
-def _show_mixes(found: "TunedWeights") -> None:
+def _show_mixes(found: "WeightsResult") -> None:
     def told(mix: Mapping[str, float]) -> str:
         return ", ".join(f"{name} {weight:g}" for name, weight in mix.items())
 
-    say(f"present: {told(found.present)}")
-    say(f"best:    {told(found.best)}")
+    echo(f"present: {told(found.present)}")
+    echo(f"best:    {told(found.best)}")
     rows = [
         [str(line.origin), f"{line.present:.5f}", f"{line.others:.5f}", f"{line.best:.5f}"]
         for line in found.windows

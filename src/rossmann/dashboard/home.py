@@ -8,7 +8,7 @@ import rossmann
 from rossmann.dashboard.shared import charts
 from rossmann.dashboard.shared import inputs as dates
 from rossmann.dashboard.shared import service_state as state
-from rossmann.dashboard.shared.service_state import Colour, Look
+from rossmann.dashboard.shared.service_state import Colour, ServiceStatus
 from rossmann.serving.schemas.models import ModelInfo
 from rossmann.settings import load_settings
 
@@ -31,8 +31,8 @@ def show(single: Page, batch: Page) -> None:
 @st.fragment(run_every=LOOK_EVERY)
 def _services() -> None:
     """State of the three services, looked at again every few seconds."""
-    with state.guarded():
-        seen = state.look()
+    with state.error_boundary():
+        seen = state.service_status()
         _cards(seen)
         if seen.info is None:
             st.error(
@@ -44,13 +44,13 @@ def _services() -> None:
 @st.fragment(run_every=LOOK_EVERY)
 def _what_answers() -> None:
     """Model and data, looked at again as well: a version may be promoted meanwhile."""
-    with state.guarded():
-        info = state.look().info
+    with state.error_boundary():
+        info = state.service_status().info
         if info is not None:
             _model_and_data(info)
 
 
-def _cards(seen: Look) -> None:
+def _cards(seen: ServiceStatus) -> None:
     settings = load_settings()
     places = st.columns(3)
     health = seen.health
@@ -117,7 +117,9 @@ def _data(info: ModelInfo) -> None:
     if panel.stores and panel.rows:
         lines.append(f"{panel.stores:,} stores, {panel.rows:,} days of sales.")
     if panel.schedule_end:
-        lines.append(f"Promotions and holidays are planned to {dates.short(panel.schedule_end)}.")
+        lines.append(
+            f"Promotions and holidays are planned to {dates.short_date(panel.schedule_end)}."
+        )
     if info.data.model.dataset != panel.dataset:
         lines.append(f"**The model learned from other data: {info.data.model.label}.**")
     st.write(" ".join(lines))

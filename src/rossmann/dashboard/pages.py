@@ -6,11 +6,16 @@ import streamlit as st
 
 from rossmann.dashboard import home
 from rossmann.dashboard.batch import page as batch
-from rossmann.dashboard.shared.service_state import Look, data_label, guarded, look
+from rossmann.dashboard.shared.service_state import (
+    ServiceStatus,
+    data_label,
+    error_boundary,
+    service_status,
+)
 from rossmann.dashboard.single import form as single
-from rossmann.logging_config import configure_logs
+from rossmann.logging_config import configure_logging
 
-LOOK_EVERY = 3
+REFRESH_SECONDS = 3
 """Seconds between two looks at the service."""
 SIDEBAR = 240
 """Its width in pixels."""
@@ -19,7 +24,7 @@ _LESS_EMPTY_TOP = "<style>.stMainBlockContainer {padding-top: 3rem; padding-bott
 
 def run() -> None:
     """Draw the page that the address names; Streamlit calls this on every interaction."""
-    configure_logs()
+    configure_logging()
     st.set_page_config(
         "Rossmann Forecasting",
         page_icon=":material/storefront:",
@@ -39,16 +44,16 @@ def run() -> None:
     )
     page = st.navigation([start, one, many])
     with st.sidebar:
-        watch()
-    with guarded():
+        status_sidebar()
+    with error_boundary():
         page.run()
 
 
-@st.fragment(run_every=LOOK_EVERY)
-def watch() -> None:
+@st.fragment(run_every=REFRESH_SECONDS)
+def status_sidebar() -> None:
     """Say where the forecasts come from; when the service comes back, draw the page again."""
-    with guarded():
-        seen = look()
+    with error_boundary():
+        seen = service_status()
         was_away = st.session_state.get("away", False)
         st.session_state["away"] = seen.health is None
         _sidebar(seen)
@@ -56,7 +61,7 @@ def watch() -> None:
             st.rerun()
 
 
-def _sidebar(seen: Look) -> None:
+def _sidebar(seen: ServiceStatus) -> None:
     if seen.health is None or seen.info is None:
         st.badge("Prediction service away", icon=":material/cloud_off:", color="red")
         st.caption("The page goes on by itself when it is back.")

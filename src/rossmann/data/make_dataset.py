@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import polars as pl
 
-from rossmann.data.tables.cleaning import Tables, read_tables
-from rossmann.data.tables.raw_tables import RawTables, find_raw, table_digests
-from rossmann.errors import MissingData
-from rossmann.filesystem.atomic_write import draft_folder
-from rossmann.schema import Dataset, Report
+from rossmann.data.tables.cleaning import CleanTables, read_tables
+from rossmann.data.tables.raw_tables import RawTables, find_raw_tables, table_digests
+from rossmann.errors import DataNotFoundError
+from rossmann.filesystem.atomic_write import staging_folder
+from rossmann.schema import Dataset, ProgressReporter
 from rossmann.settings import Settings
 
-FORMAT: Final = 1
+DATASET_FORMAT: Final = 1
 """Raise it when cleaning changes what the Parquet files hold: old folders are then not used."""
 
 _FILES: Final = ("history.parquet", "schedule.parquet", "stores.parquet")
@@ -45,13 +45,13 @@ class DatasetInfo:
     files: dict[str, str]
 
 
-def make_dataset(settings: Settings, report: Report = lambda line: None) -> DatasetInfo:
+def make_dataset(settings: Settings, report: ProgressReporter = lambda line: None) -> DatasetInfo:
     """Check and clean the raw tables in use into their version's folder; does nothing twice.
 
     ``report`` gets a line for each step. Raises ``MissingData`` without raw tables, and
     ``BrokenRule`` with every rule that they break.
     """
-    raw = find_raw(settings)
+    raw = find_raw_tables(settings)
     digests = table_digests(raw, settings.processed_dir / _RECORD)
     folder = settings.processed_dir / _version(digests)
     info = read_info(folder)
@@ -74,8 +74,8 @@ def current_dataset(settings: Settings) -> DatasetInfo:
     Raises ``MissingData`` where the tables have not been made into a dataset yet.
     """
     try:
-        raw = find_raw(settings)
-    except MissingData:
+        raw = find_raw_tables(settings)
+    except DataNotFoundError:
         kept = _newest(settings)
         if kept is None:
             raise
@@ -84,7 +84,7 @@ def current_dataset(settings: Settings) -> DatasetInfo:
         settings.processed_dir / _version(table_digests(raw, settings.processed_dir / _RECORD))
     )
     if info is None:
-        raise MissingData(
+        raise DataNotFoundError(
             f"the {raw.dataset} tables in {raw.train.parent} are not prepared: "
             "run: rossmann features"
         )
@@ -114,7 +114,7 @@ def read_info(folder: Path) -> DatasetInfo | None:
 
 
 def _version(digests: dict[str, str]) -> str:
-    text = json.dumps({"format": FORMAT, **digests}, sort_keys=True)
+    text = json.dumps({"format": DATASET_FORMAT, **digests}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -124,7 +124,9 @@ def _newest(settings: Settings) -> DatasetInfo | None:
     return max(fit, key=lambda i: (i.folder / _INFO).stat().st_mtime_ns, default=None)
 
 
-def _write(tables: Tables, raw: RawTables, digests: dict[str, str], folder: Path) -> DatasetInfo:
+def _write(
+    tables: CleanTables, raw: RawTables, digests: dict[str, str], folder: Path
+) -> DatasetInfo:
     first, last = tables.history.select(first=pl.min("Date"), last=pl.max("Date")).row(0)
     info = DatasetInfo(
         dataset=raw.dataset,
@@ -137,7 +139,7 @@ def _write(tables: Tables, raw: RawTables, digests: dict[str, str], folder: Path
         schedule_end=tables.schedule.filter(pl.col("Date") > last).select(pl.max("Date")).item(),
         files=digests,
     )
-    with draft_folder(folder.parent) as draft:
+    with staging_folder(folder.parent) as draft:
         frames = (tables.history, tables.schedule, tables.stores)
         for name, frame in zip(_FILES, frames, strict=True):
             frame.write_parquet(draft / name)

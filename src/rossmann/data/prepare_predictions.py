@@ -12,19 +12,19 @@ import numpy.typing as npt
 import polars as pl
 
 from rossmann.data.uploads.fields import (
-    FIELDS,
+    REQUIRED_FIELDS,
+    default_open,
+    detect_date_format,
     field_columns,
     field_text,
     field_value,
+    invalid_value_error,
+    matching_columns,
     parse_dates,
-    settle_format,
-    spellings,
-    usual_open,
-    wrong,
 )
 from rossmann.data.uploads.table_reader import read_table
-from rossmann.errors import BrokenRule, Fault
-from rossmann.schema import Rows
+from rossmann.errors import DataValidationError, ErrorDetail
+from rossmann.schema import StoreDays
 
 
 @dataclass
@@ -36,10 +36,10 @@ class Upload:
     from 1, column); ``notes``: what was filled or decided by rule, for people.
     """
 
-    rows: Rows
+    rows: StoreDays
     index: npt.NDArray[np.int64]
     frame: pl.DataFrame
-    faults: list[Fault]
+    faults: list[ErrorDetail]
     notes: list[str]
 
 
@@ -53,7 +53,7 @@ def read_upload(name: str, content: bytes, date_format: str | None = None) -> Up
     frame = read_table(name, content)
     text = _six_fields(name, frame)
     dates = text["Date"].drop_nulls().unique(maintain_order=True).to_list()
-    chosen = date_format.strip().upper() if date_format else settle_format(dates)
+    chosen = date_format.strip().upper() if date_format else detect_date_format(dates)
     values = _values(text, parse_dates(dates, chosen))
     notes = list(_notes(frame, text, values))
     values = values.with_columns(
@@ -72,20 +72,20 @@ def template_csv() -> str:
         "1,2015-08-02,0,0,0,1",
         "1,2015-08-03,1,1,0,1",
     )
-    return "\n".join((",".join(FIELDS), *rows, ""))
+    return "\n".join((",".join(REQUIRED_FIELDS), *rows, ""))
 
 
 def _six_fields(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The six columns under their own names."""
     found = field_columns(name, frame.columns)
     if frame.is_empty():
-        raise BrokenRule(f"{name} has column names but no rows")
+        raise DataValidationError(f"{name} has column names but no rows")
     return pl.DataFrame([field_text(frame[column]).alias(field) for field, column in found.items()])
 
 
 def _values(text: pl.DataFrame, days: dict[str, date]) -> pl.DataFrame:
     """Typed columns, null where the text is no such value (or, for Open, empty)."""
-    return text.select(field_value(field, days) for field in FIELDS)
+    return text.select(field_value(field, days) for field in REQUIRED_FIELDS)
 
 
 def _unsaid(text: pl.DataFrame) -> pl.Series:
@@ -95,7 +95,7 @@ def _unsaid(text: pl.DataFrame) -> pl.Series:
 
 
 def _usual() -> pl.Expr:
-    return usual_open(pl.col("Date").dt.weekday(), pl.col("StateHoliday"))
+    return default_open(pl.col("Date").dt.weekday(), pl.col("StateHoliday"))
 
 
 def _notes(frame: pl.DataFrame, text: pl.DataFrame, values: pl.DataFrame) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _notes(frame: pl.DataFrame, text: pl.DataFrame, values: pl.DataFrame) -> Ite
             f"{_count(unsaid)} not say whether the store opens: "
             "taken as open, but for Sundays and state holidays"
         )
-    named = spellings(frame.columns, "DayOfWeek")
+    named = matching_columns(frame.columns, "DayOfWeek")
     if named:
         weekday = frame[named[0]].cast(pl.Int64, strict=False)
         off = int((weekday != values["Date"].dt.weekday()).sum())
@@ -117,17 +117,23 @@ def _count(rows: int) -> str:
     return "1 row does" if rows == 1 else f"{rows:,} rows do"
 
 
-def _faults(text: pl.DataFrame, values: pl.DataFrame, date_format: str) -> list[Fault]:
+def _faults(text: pl.DataFrame, values: pl.DataFrame, date_format: str) -> list[ErrorDetail]:
     """Every value that is none, by row, then by column."""
     empty = text.select(pl.all_horizontal(pl.all().is_null())).to_series()
-    found: list[tuple[int, int, Fault]] = [
-        (row, 0, Fault((row + 1,), "the row is empty", "missing"))
+    found: list[tuple[int, int, ErrorDetail]] = [
+        (row, 0, ErrorDetail((row + 1,), "the row is empty", "missing"))
         for row in empty.arg_true().to_list()
     ]
-    for place, field in enumerate(FIELDS):
+    for place, field in enumerate(REQUIRED_FIELDS):
         rows = (values[field].is_null() & ~empty).arg_true()
         for row, got in zip(rows.to_list(), _gather(text[field], rows), strict=True):
-            found.append((row, place, Fault((row + 1, field), *wrong(field, got, date_format))))
+            found.append(
+                (
+                    row,
+                    place,
+                    ErrorDetail((row + 1, field), *invalid_value_error(field, got, date_format)),
+                )
+            )
     return [fault for _, _, fault in sorted(found, key=lambda item: item[:2])]
 
 
@@ -136,8 +142,8 @@ def _gather(column: pl.Series, rows: pl.Series) -> Sequence[str | None]:
     return texts
 
 
-def _rows(values: pl.DataFrame) -> Rows:
-    return Rows(
+def _rows(values: pl.DataFrame) -> StoreDays:
+    return StoreDays(
         store=values["Store"].to_numpy().astype(np.int32),
         day=values["Date"].to_physical().to_numpy().astype(np.int32),
         open=values["Open"].to_numpy().astype(np.uint8),

@@ -22,8 +22,8 @@ from rossmann.features import calendars, state_space
 from rossmann.features import row_lookup as asking
 from rossmann.features import sales_statistics as history
 from rossmann.features import schedule_counts as plan
-from rossmann.numba_kernel import kernel
-from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix
+from rossmann.numba_kernel import cached_njit
+from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray
 
 # Columns of the store table (stores, N_STORE), float64.
 LOG_DISTANCE, COMPETITION_MONTH, ASSORTMENT, REGION, PROMO2_SINCE, PROMO2_MONTHS = range(6)
@@ -39,7 +39,7 @@ def log_distance(metres: FloatArray) -> FloatArray:
     return np.asarray(np.log(np.where(np.isnan(metres), NO_COMPETITOR_M, metres) + 1.0))
 
 
-@kernel
+@cached_njit
 def months_since(month_index: int, opened: float) -> float:
     """Months since the competitor opened, kept within -24 to 120; NaN where that is not known."""
     if np.isnan(opened):
@@ -47,7 +47,7 @@ def months_since(month_index: int, opened: float) -> float:
     return min(max(month_index - opened, MONTHS_BEFORE), MONTHS_AFTER)
 
 
-@kernel
+@cached_njit
 def promo2_phase(month: int, months_mask: int, day: int, since: float) -> int:
     """Months since the round's last sending month, -1 where Promo2 does not run on that day."""
     if months_mask == 0 or not day >= since:
@@ -58,7 +58,7 @@ def promo2_phase(month: int, months_mask: int, day: int, since: float) -> int:
     return -1
 
 
-class Arrays(NamedTuple):
+class FeatureArrays(NamedTuple):
     """All that features are gathered from. Days count from the first day of history."""
 
     table: npt.NDArray[np.int16]  # (plan days, 8) calendars.date_table
@@ -76,14 +76,20 @@ class Arrays(NamedTuple):
 
 _FIRST_HISTORY: Final = FEATURES.index("mean_weekday_91")
 _FIRST_STATE: Final = FEATURES.index("kfa")
-_KFB: Final = OFFSET
+_KFB: Final = OFFSET_COLUMN
 _LIFT: Final = FEATURES.index("promo_lift")
 _LAST_YEAR: Final = state_space.LAST_YEAR
 
 
-@kernel
+@cached_njit
 def _plan_features(
-    a: Arrays, s: int, d: int, promo: int, holiday: int, school: int, out: npt.NDArray[np.float32]
+    a: FeatureArrays,
+    s: int,
+    d: int,
+    promo: int,
+    holiday: int,
+    school: int,
+    out: npt.NDArray[np.float32],
 ) -> None:
     """Columns up to the store group that are known for any day: all but ``_schedule_features``."""
     table, before, here, after = a.table[d], a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
@@ -113,8 +119,8 @@ def _plan_features(
     out[25] = a.stores[s, REGION]
 
 
-@kernel
-def is_known_between(a: Arrays, s: int, d: int, o: int, planned_to: int) -> bool:
+@cached_njit
+def is_schedule_complete(a: FeatureArrays, s: int, d: int, o: int, planned_to: int) -> bool:
     """Whether a plan says all days between the origin and the row's day."""
     if d - 1 <= o:
         return True
@@ -122,7 +128,7 @@ def is_known_between(a: Arrays, s: int, d: int, o: int, planned_to: int) -> bool
     return planned_to >= d - 1 and said >= min(d - 1 - o, plan.SAID_CAP)
 
 
-@kernel
+@cached_njit
 def _if_seen(distance: int, cap: int, ahead: int) -> float:
     """A count of days ahead: NaN where the plan ends before what is counted to, or the cap."""
     if min(distance, cap) <= ahead:
@@ -130,9 +136,9 @@ def _if_seen(distance: int, cap: int, ahead: int) -> float:
     return np.nan
 
 
-@kernel
+@cached_njit
 def _schedule_features(
-    a: Arrays,
+    a: FeatureArrays,
     s: int,
     d: int,
     promo: int,
@@ -162,9 +168,9 @@ def _schedule_features(
         out[17] = np.nan
 
 
-@kernel
+@cached_njit
 def _history_features(
-    a: Arrays, s: int, d: int, o: int, promo: int, kfb: float, out: npt.NDArray[np.float32]
+    a: FeatureArrays, s: int, d: int, o: int, promo: int, kfb: float, out: npt.NDArray[np.float32]
 ) -> None:
     """The thirteen as-of statistics, levels less ``kfb``."""
     h = _FIRST_HISTORY
@@ -195,8 +201,10 @@ def _history_features(
             out[h + 12] = centred[history.MEAN_7] - a.trailing[o - _LAST_YEAR, s, history.MEAN_56]
 
 
-@kernel
-def _last_year_errors(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.float32]) -> None:
+@cached_njit
+def _last_year_errors(
+    a: FeatureArrays, s: int, d: int, o: int, out: npt.NDArray[np.float32]
+) -> None:
     """What kfb got wrong a year ago at the same horizon: this store, and the chain."""
     at = _FIRST_STATE + 3
     out[at] = out[at + 1] = np.nan
@@ -217,9 +225,9 @@ def _last_year_errors(a: Arrays, s: int, d: int, o: int, out: npt.NDArray[np.flo
     out[at + 1] = a.chain[origin, lead - 1]
 
 
-@kernel
+@cached_njit
 def build_matrix(
-    a: Arrays,
+    a: FeatureArrays,
     store: npt.NDArray[np.int64],
     day: npt.NDArray[np.int64],
     origin: npt.NDArray[np.int64],
@@ -227,7 +235,7 @@ def build_matrix(
     promo: npt.NDArray[np.uint8],
     state_holiday: npt.NDArray[np.uint8],
     school_holiday: npt.NDArray[np.uint8],
-    out: Matrix,
+    out: FeatureMatrix,
 ) -> None:
     """Fill ``out`` (n, 46), in the order of ``schema.FEATURES``.
 
@@ -238,7 +246,7 @@ def build_matrix(
     for i in range(len(day)):
         s, d, o, row = store[i], day[i], origin[i], out[i]
         p, kept, school = promo[i], state_holiday[i], school_holiday[i]
-        between = is_known_between(a, s, d, o, planned_to[i])
+        between = is_schedule_complete(a, s, d, o, planned_to[i])
         _plan_features(a, s, d, p, kept, school, row)
         _schedule_features(a, s, d, p, school, between, planned_to[i], row)
         row[26] = d - o
@@ -258,23 +266,23 @@ def build_matrix(
         _last_year_errors(a, s, d, o, row)
 
 
-@kernel
-def place_and_build(
-    a: Arrays,
+@cached_njit
+def build_matrix_for_rows(
+    a: FeatureArrays,
     numbers: npt.NDArray[np.int32],
     store: npt.NDArray[np.integer],
     day: npt.NDArray[np.integer],
-    origin: asking.Places,
-    planned_to: asking.Places,
+    origin: asking.IndexArray,
+    planned_to: asking.IndexArray,
     reach: tuple[int, int, int],
     promo: npt.NDArray[np.uint8],
     state_holiday: npt.NDArray[np.uint8],
     school_holiday: npt.NDArray[np.uint8],
-    out: Matrix,
+    out: FeatureMatrix,
 ) -> bool:
     """``asking.place_rows`` and ``build_matrix`` in one call: a request may hold one row."""
     at = np.empty((4, len(day)), np.int64)
-    if not asking.place_rows(numbers, store, day, origin, planned_to, reach, at):
+    if not asking.locate_rows(numbers, store, day, origin, planned_to, reach, at):
         return False
     build_matrix(a, at[0], at[1], at[2], at[3], promo, state_holiday, school_holiday, out)
     return True

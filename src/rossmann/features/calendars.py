@@ -72,7 +72,7 @@ def _days_from_easter(days: DayArray, years: npt.NDArray[np.int64]) -> npt.NDArr
     return np.asarray(np.clip(nearest, -60, 90), np.int64)
 
 
-def date_terms(days: DayArray, first_day: int) -> FloatArray:
+def date_regressors(days: DayArray, first_day: int) -> FloatArray:
     """What dates add to a filter's design vector, as an array (t, 8).
 
     A ramp over 1 to 23 December, sine and cosine of three yearly harmonics, years since the
@@ -111,7 +111,7 @@ def public_holidays(days: DayArray) -> npt.NDArray[np.uint8]:
     return out
 
 
-def find_regions(
+def infer_regions(
     kept: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], table: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.int64]:
     """The state whose holidays each store's come nearest to; ties go to the first.

@@ -15,41 +15,41 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.features.state_space import FILTERS, LEVEL, N_STATES, PROMOTION, States
-from rossmann.numba_kernel import kernel
+from rossmann.numba_kernel import cached_njit
 from rossmann.schema import FloatArray
 
-ESTABLISHED: Final = 60
+ESTABLISHED_DAYS: Final = 60
 """Days with sales from which on a store's states tell what stores are like."""
 KIND_WEIGHT: Final = 20.0
 """Stores of the kind at which its mean counts as much as the chain's."""
 PRIOR_WEIGHT: Final = 10.0
 """Established stores at which their covariance counts as much as the fixed prior."""
-FLOOR: Final = 1e-4
+VARIANCE_FLOOR: Final = 1e-4
 """Variance added to each component: no store is quite like those before it."""
 PROMO_PRIOR_MEAN: Final = 0.25
 
-Index = npt.NDArray[np.int64]
+IndexArray = npt.NDArray[np.int64]
 
 
-def first_sales(log_sales: npt.NDArray[np.float32]) -> Index:
+def first_sales_day(log_sales: npt.NDArray[np.float32]) -> IndexArray:
     """Each store's first day with sales (stores,); the number of days where there is none."""
     known = ~np.isnan(log_sales)
     found = np.where(known.any(axis=1), known.argmax(axis=1), log_sales.shape[1])
     return np.asarray(found, np.int64)
 
 
-def first_established(log_sales: npt.NDArray[np.float32]) -> int:
+def first_established_day(log_sales: npt.NDArray[np.float32]) -> int:
     """The first day on which a store is established; the number of days where none ever is."""
     counts = np.cumsum(~np.isnan(log_sales), axis=1, dtype=np.int16)
-    found = np.nonzero(counts.max(axis=0, initial=0) >= ESTABLISHED)[0]
+    found = np.nonzero(counts.max(axis=0, initial=0) >= ESTABLISHED_DAYS)[0]
     return int(found[0]) if len(found) else log_sales.shape[1]
 
 
-@kernel
-def fill_means(
+@cached_njit
+def fill_prior_means(
     states: States,
     seen: npt.NDArray[np.int16],
-    kind: Index,
+    kind: IndexArray,
     chain_level: FloatArray,
     low: int,
     high: int,
@@ -68,7 +68,7 @@ def fill_means(
         sums[:] = 0.0
         counts[:] = 0.0
         for s in range(states.shape[1]):
-            if seen[s, t] >= ESTABLISHED:
+            if seen[s, t] >= ESTABLISHED_DAYS:
                 counts[kind[s]] += 1.0
                 for k in range(N_STATES):
                     sums[kind[s], k] += states[t, s, k]
@@ -84,7 +84,7 @@ def fill_means(
                 means[t, g, k] = chain[k] + lean
 
 
-@kernel
+@cached_njit
 def prior_covariance(
     state: npt.NDArray[np.float32],
     seen: npt.NDArray[np.int16],
@@ -99,7 +99,7 @@ def prior_covariance(
     n = 0
     mean = np.zeros(size)
     for s in range(len(seen)):
-        if seen[s] >= ESTABLISHED:
+        if seen[s] >= ESTABLISHED_DAYS:
             n += 1
             for k in range(size):
                 mean[k] += state[s, at + k]
@@ -107,7 +107,7 @@ def prior_covariance(
     out = np.zeros((size, size))
     gap = np.empty(size)
     for s in range(len(seen)):
-        if seen[s] >= ESTABLISHED:
+        if seen[s] >= ESTABLISHED_DAYS:
             for k in range(size):
                 gap[k] = state[s, at + k] - mean[k]
             for k in range(size):
@@ -117,5 +117,5 @@ def prior_covariance(
         for j in range(k + 1):
             out[k, j] /= n + PRIOR_WEIGHT
             out[j, k] = out[k, j]
-        out[k, k] += (n * FLOOR + PRIOR_WEIGHT * prior[k]) / (n + PRIOR_WEIGHT)
+        out[k, k] += (n * VARIANCE_FLOOR + PRIOR_WEIGHT * prior[k]) / (n + PRIOR_WEIGHT)
     return out

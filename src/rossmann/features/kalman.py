@@ -24,7 +24,7 @@ from rossmann.features.state_space import (
     States,
     predict_state,
 )
-from rossmann.numba_kernel import kernel
+from rossmann.numba_kernel import cached_njit
 from rossmann.schema import FloatArray
 
 OBSERVATION_VARIANCE: Final = 0.011
@@ -34,7 +34,7 @@ CHAIN_DAYS: Final = 90
 _LEADS: Final = ERROR_HORIZON + 2 * CHAIN_SMOOTH
 
 
-@kernel
+@cached_njit
 def _design(
     mask: int,
     terms: npt.NDArray[np.float64],
@@ -57,7 +57,7 @@ def _design(
     return n
 
 
-@kernel
+@cached_njit
 def _update(
     y: float,
     seen: int,
@@ -89,7 +89,7 @@ def _update(
             cov[k, j] -= gain * cov_x[j]
 
 
-@kernel
+@cached_njit
 def _follow(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],
@@ -121,7 +121,7 @@ def _follow(
             kept[t, k] = mean[k]
 
 
-@kernel
+@cached_njit
 def run_filter(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],
@@ -164,8 +164,8 @@ def run_filter(
             _follow(log_sales[s], masks[s], terms, t, mean, cov, process, kept)
 
 
-@kernel
-def run_newcomers(
+@cached_njit
+def run_filter_with_priors(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],
     terms: npt.NDArray[np.float64],
@@ -194,7 +194,7 @@ def run_newcomers(
             _follow(log_sales[s], masks[s], terms, first[s], mean, cov[s], process, kept)
 
 
-def chain_levels(log_sales: npt.NDArray[np.float32]) -> FloatArray:
+def chain_mean_level(log_sales: npt.NDArray[np.float32]) -> FloatArray:
     """Mean log sales of the chain over the 90 days to each day, (days,); 0 before any sale."""
     known = ~np.isnan(log_sales)
     sums = np.where(known, log_sales, 0.0).sum(axis=0, dtype=np.float64)
@@ -207,7 +207,7 @@ def chain_levels(log_sales: npt.NDArray[np.float32]) -> FloatArray:
     return out
 
 
-@kernel
+@cached_njit
 def fill_chain_errors(
     log_sales: npt.NDArray[np.float32],
     masks: npt.NDArray[np.uint32],

@@ -5,20 +5,20 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.features.build_features import Arrays, is_known_between
+from rossmann.features.build_features import FeatureArrays, is_schedule_complete
 from rossmann.features.calendars import RAMP
 from rossmann.features.state_space import DECEMBER, FIRST_WEEKDAY, KFB, N_BASE, N_MASK, design_mask
-from rossmann.numba_kernel import kernel
+from rossmann.numba_kernel import cached_njit
 
 USUAL_WEEKDAY: Final = N_BASE
 """Place of the mean of the store's weekday effects, Monday to Saturday: what days are told from."""
-N_PARTS: Final = N_BASE + 1
+N_COMPONENTS: Final = N_BASE + 1
 _MONDAY_TO_SATURDAY: Final = 6
 
 
-@kernel
-def offset_parts(
-    a: Arrays,
+@cached_njit
+def offset_components(
+    a: FeatureArrays,
     store: npt.NDArray[np.int64],
     day: npt.NDArray[np.int64],
     origin: npt.NDArray[np.int64],
@@ -34,7 +34,7 @@ def offset_parts(
     """
     for i in range(len(day)):
         s, d, o, row = store[i], day[i], origin[i], out[i]
-        between = is_known_between(a, s, d, o, planned_to[i])
+        between = is_schedule_complete(a, s, d, o, planned_to[i])
         mask = design_mask(
             a.table, a.cube, d, s, promo[i], state_holiday[i], school_holiday[i], between
         )

@@ -8,18 +8,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.numba_kernel import kernel
-from rossmann.schema import FAR, QUIET, SHORT, UNPLANNED
+from rossmann.numba_kernel import cached_njit
+from rossmann.schema import BEYOND_HORIZON, NO_SCHEDULE, RECENTLY_IDLE, SHORT_HISTORY
 
 PLACE, DAY, ORIGIN, PLANNED = range(4)
 """Rows of what ``place_rows`` fills."""
-RECENT: Final = 90
+RECENT_DAYS: Final = 90
 """Days that show whether a store has been trading."""
 
-Places = npt.NDArray[np.int64]
+IndexArray = npt.NDArray[np.int64]
 
 
-@kernel
+@cached_njit
 def _place(numbers: npt.NDArray[np.int32], store: int) -> int:
     """The place of a store number in the sorted ``numbers``, -1 where there is none."""
     low, high = 0, len(numbers)
@@ -32,15 +32,17 @@ def _place(numbers: npt.NDArray[np.int32], store: int) -> int:
     return low if low < len(numbers) and numbers[low] == store else -1
 
 
-@kernel
-def locate(numbers: npt.NDArray[np.int32], stores: npt.NDArray[np.integer], out: Places) -> None:
+@cached_njit
+def store_indices(
+    numbers: npt.NDArray[np.int32], stores: npt.NDArray[np.integer], out: IndexArray
+) -> None:
     """Fill ``out`` (n,) with the places of ``stores`` (n,), -1 for those that there are not."""
     for i in range(len(stores)):
         out[i] = _place(numbers, stores[i])
 
 
-@kernel
-def reach(
+@cached_njit
+def row_extent(
     numbers: npt.NDArray[np.int32],
     stores: npt.NDArray[np.integer],
     days: npt.NDArray[np.integer],
@@ -53,15 +55,15 @@ def reach(
     return lowest, first, last
 
 
-@kernel
-def place_rows(
+@cached_njit
+def locate_rows(
     numbers: npt.NDArray[np.int32],
     store: npt.NDArray[np.integer],
     day: npt.NDArray[np.integer],
-    origin: Places,
-    planned_to: Places,
+    origin: IndexArray,
+    planned_to: IndexArray,
     reach: tuple[int, int, int],
-    out: Places,
+    out: IndexArray,
 ) -> bool:
     """Fill ``out`` (4, n), days counted from the first; False where a row cannot be asked.
 
@@ -82,12 +84,12 @@ def place_rows(
     return True
 
 
-@kernel
-def find_doubts(
+@cached_njit
+def find_warning_flags(
     numbers: npt.NDArray[np.int32],
     store: npt.NDArray[np.integer],
     day: npt.NDArray[np.integer],
-    origin: Places,
+    origin: IndexArray,
     first: int,
     furthest_horizon: int,
     fewest: int,
@@ -104,11 +106,15 @@ def find_doubts(
         s, since = _place(numbers, store[i]), origin[i if len(origin) > 1 else 0]
         t, found = since - first, 0
         if day[i] - since > furthest_horizon:
-            found |= FAR
+            found |= BEYOND_HORIZON
         if seen[s, t] < fewest:
-            found |= SHORT
-        if t >= RECENT and seen[s, t - RECENT] > 0 and seen[s, t] - seen[s, t - RECENT] < fewest:
-            found |= QUIET
+            found |= SHORT_HISTORY
+        if (
+            t >= RECENT_DAYS
+            and seen[s, t - RECENT_DAYS] > 0
+            and seen[s, t] - seen[s, t - RECENT_DAYS] < fewest
+        ):
+            found |= RECENTLY_IDLE
         if known[day[i] - first, s] == 0:
-            found |= UNPLANNED
+            found |= NO_SCHEDULE
         out[i] = found

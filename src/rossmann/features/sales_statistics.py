@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.numba_kernel import kernel
+from rossmann.numba_kernel import cached_njit
 
 # By weekday of the day: columns of (days, stores, N_WEEKLY). Those from MEAN_26 on exist twice,
 # without and with promotion: column + promo * N_KIND.
@@ -32,10 +32,10 @@ N_CENTRED: Final = 3
 CENTRED_REACH: Final = 21
 """Days after its own that a centred window looks at."""
 
-Record = npt.NDArray[np.float32]
+StatisticsArray = npt.NDArray[np.float32]
 
 
-@kernel
+@cached_njit
 def _median(values: npt.NDArray[np.float64], n: int) -> float:
     """Median of the first ``n``; sorts them in place (insertion: n is at most 52)."""
     for i in range(1, n):
@@ -50,7 +50,7 @@ def _median(values: npt.NDArray[np.float64], n: int) -> float:
     return float(0.5 * (values[n // 2 - 1] + values[n // 2]))
 
 
-@kernel
+@cached_njit
 def _same_kind(
     y: npt.NDArray[np.float64],
     customers: npt.NDArray[np.float64],
@@ -58,7 +58,7 @@ def _same_kind(
     t: int,
     kind: int,
     buffer: npt.NDArray[np.float64],
-    out: Record,
+    out: StatisticsArray,
 ) -> None:
     """Statistics of the same weekday and promotion over the 52 weeks that end on day ``t``."""
     n26, sum26, n, total, squares, logs, n_logs = 0, 0.0, 0, 0.0, 0.0, 0.0, 0
@@ -92,7 +92,7 @@ def _same_kind(
     out[at + MEDIAN_52] = _median(buffer, n)
 
 
-@kernel
+@cached_njit
 def _mean(y: npt.NDArray[np.float64], low: int, high: int) -> float:
     """Mean of the known values from ``low`` to ``high``, both included; NaN where there is none."""
     n, total = 0, 0.0
@@ -103,13 +103,13 @@ def _mean(y: npt.NDArray[np.float64], low: int, high: int) -> float:
     return total / n if n else np.nan
 
 
-@kernel
+@cached_njit
 def _trailing(
     y: npt.NDArray[np.float64],
     customers: npt.NDArray[np.float64],
     promo: npt.NDArray[np.uint8],
     t: int,
-    out: Record,
+    out: StatisticsArray,
 ) -> None:
     """Statistics of all days that end on day ``t``."""
     for kind in range(2):
@@ -131,8 +131,10 @@ def _trailing(
     out[MEAN_56] = _mean(y, t - 55, t)
 
 
-@kernel
-def _centred(y: npt.NDArray[np.float64], promo: npt.NDArray[np.uint8], t: int, out: Record) -> None:
+@cached_njit
+def _centred(
+    y: npt.NDArray[np.float64], promo: npt.NDArray[np.uint8], t: int, out: StatisticsArray
+) -> None:
     """Statistics of the days around ``t``."""
     out[MEAN_7] = _mean(y, t - 7, t + 7)
     for kind in range(2):
@@ -144,16 +146,16 @@ def _centred(y: npt.NDArray[np.float64], promo: npt.NDArray[np.uint8], t: int, o
         out[SAME_21 + kind] = total / n if n else np.nan
 
 
-@kernel
-def fill_history(
+@cached_njit
+def fill_sales_statistics(
     log_sales: npt.NDArray[np.float32],
     log_customers: npt.NDArray[np.float32],
     promo: npt.NDArray[np.uint8],
     low: int,
     high: int,
-    weekly: Record,
-    trailing: Record,
-    centred: Record,
+    weekly: StatisticsArray,
+    trailing: StatisticsArray,
+    centred: StatisticsArray,
 ) -> None:
     """Fill the three families for stores ``low`` to ``high``, in place.
 

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.numba_kernel import kernel
+from rossmann.numba_kernel import cached_njit
 
 # Columns of the plan cube (days, stores, N_PLAN), uint8.
 OPEN, PROMO, HOLIDAY, SCHOOL, KNOWN = range(5)
@@ -38,7 +38,7 @@ LONG_CLOSURE_CAP: Final = 200
 OPEN_WINDOW: Final = 14
 
 
-@kernel
+@cached_njit
 def _since(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.uint8]) -> None:
     """Days since (``step`` 1) or until (-1) the nearest flagged day, itself included."""
     n = len(flag)
@@ -49,7 +49,7 @@ def _since(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np
         out[t] = run
 
 
-@kernel
+@cached_njit
 def _run(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.uint8]) -> None:
     """Length of the run of flagged days that ends (1) or begins (-1) on each day."""
     n = len(flag)
@@ -60,7 +60,7 @@ def _run(flag: npt.NDArray[np.uint8], cap: int, step: int, out: npt.NDArray[np.u
         out[t] = run
 
 
-@kernel
+@cached_njit
 def _week_sums(
     flag: npt.NDArray[np.uint8],
     first_weekday: int,
@@ -83,7 +83,7 @@ def _week_sums(
         start, before = start + 7, total
 
 
-@kernel
+@cached_njit
 def _closures(
     closed: npt.NDArray[np.uint8], since_long: npt.NDArray[np.uint8], opened: npt.NDArray[np.uint8]
 ) -> None:
@@ -99,14 +99,16 @@ def _closures(
         opened[t] = count
 
 
-@kernel
-def is_shut_for_holiday(cube: npt.NDArray[np.uint8], t: int, s: int) -> bool:
+@cached_njit
+def is_closed_for_holiday(cube: npt.NDArray[np.uint8], t: int, s: int) -> bool:
     """Whether a state holiday shuts store ``s`` on day ``t``."""
     return bool(cube[t, s, HOLIDAY] > 0 and cube[t, s, OPEN] == 0)
 
 
-@kernel
-def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high: int) -> None:
+@cached_njit
+def fill_schedule_counts(
+    cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high: int
+) -> None:
     """Fill the running counts of stores ``low`` to ``high`` from the cube's flags, in place."""
     days = cube.shape[0]
     flag = np.empty(days, np.uint8)
@@ -124,7 +126,7 @@ def fill_counts(cube: npt.NDArray[np.uint8], first_weekday: int, low: int, high:
         cube[:, s, PROMO_LAST_WEEK] = two
 
         for t in range(days):
-            flag[t] = is_shut_for_holiday(cube, t, s)
+            flag[t] = is_closed_for_holiday(cube, t, s)
         _since(flag, HOLIDAY_CAP, 1, one)
         cube[:, s, HOLIDAY_SINCE] = one
         _since(flag, HOLIDAY_CAP, -1, one)

@@ -28,9 +28,9 @@ from rossmann.features.schedule_counts import (
     PROMO,
     PROMO_LAST_WEEK,
     SCHOOL,
-    is_shut_for_holiday,
+    is_closed_for_holiday,
 )
-from rossmann.numba_kernel import kernel
+from rossmann.numba_kernel import cached_njit
 from rossmann.schema import FloatArray
 
 # Components of the state. Those up to N_MASK are switched on or off by a day, and travel as a
@@ -50,7 +50,7 @@ N_FULL: Final = N_BASE + N_HARMONICS + 1
 KFB, KFA, KFC, KFD = 0, N_BASE, 2 * N_BASE, 3 * N_BASE + N_HARMONICS
 N_STATES: Final = KFD + N_FULL
 
-SLOW: Final = 1e-8
+SLOW_VARIANCE: Final = 1e-8
 
 LAST_YEAR: Final = 364
 ERROR_HORIZON: Final = 48
@@ -83,7 +83,7 @@ def prior_variances() -> FloatArray:
 
 def process_variances(level: float, weekday: float) -> FloatArray:
     """Daily process variance of each component."""
-    out = np.full(N_FULL, SLOW)
+    out = np.full(N_FULL, SLOW_VARIANCE)
     out[LEVEL] = level
     out[FIRST_WEEKDAY : PROMOTION + 1] = weekday
     return out
@@ -98,7 +98,7 @@ FILTERS: Final = (
 )
 
 
-@kernel
+@cached_njit
 def _calendar_mask(table: npt.NDArray[np.int16], t: int) -> int:
     """The components that the date alone switches on."""
     mask = 1 | (1 << int(table[t, WEEKDAY]))
@@ -118,7 +118,7 @@ def _calendar_mask(table: npt.NDArray[np.int16], t: int) -> int:
     return mask
 
 
-@kernel
+@cached_njit
 def _year_end_mask(table: npt.NDArray[np.int16], t: int) -> int:
     """The components of the last days of the year."""
     day = int(table[t, DAY_OF_MONTH])
@@ -136,7 +136,7 @@ def _year_end_mask(table: npt.NDArray[np.int16], t: int) -> int:
     return mask
 
 
-@kernel
+@cached_njit
 def design_mask(
     table: npt.NDArray[np.int16],
     cube: npt.NDArray[np.uint8],
@@ -167,20 +167,20 @@ def design_mask(
     if school:
         mask |= 1 << SCHOOL_DAY
     eve = mask & (1 << CHRISTMAS_EVE | 1 << NEW_YEARS_EVE)
-    if is_shut_for_holiday(cube, t + 1, s) and not eve:
+    if is_closed_for_holiday(cube, t + 1, s) and not eve:
         mask |= 1 << BEFORE_HOLIDAY
-    if is_shut_for_holiday(cube, t - 1, s):
+    if is_closed_for_holiday(cube, t - 1, s):
         mask |= 1 << AFTER_HOLIDAY
     if holiday:
         mask |= 1 << OPEN_HOLIDAY
-    if cube[t, s, HOLIDAY_WEEK] - is_shut_for_holiday(cube, t, s):
+    if cube[t, s, HOLIDAY_WEEK] - is_closed_for_holiday(cube, t, s):
         mask |= 1 << HOLIDAY_IN_WEEK
     if cube[t - 1, s, CLOSED_BACK] >= 4:
         mask |= 1 << REOPENED
     return mask
 
 
-@kernel
+@cached_njit
 def fill_masks(
     table: npt.NDArray[np.int16],
     cube: npt.NDArray[np.uint8],
@@ -196,7 +196,7 @@ def fill_masks(
             )
 
 
-@kernel
+@cached_njit
 def predict_state(
     state: States, at: int, size: int, mask: int, terms: npt.NDArray[np.float64]
 ) -> float:

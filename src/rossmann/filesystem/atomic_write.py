@@ -18,13 +18,13 @@ PREFIX: Final = ".draft-"
 
 
 @contextmanager
-def draft_folder(parent: Path) -> Iterator[Path]:
+def staging_folder(parent: Path) -> Iterator[Path]:
     """An empty folder in ``parent`` to fill; when the block ends it is gone, unless renamed.
 
     Drafts of processes that have ended are removed first.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    sweep(parent)
+    remove_stale(parent)
     folder, lock = _locked_folder(parent)
     try:
         folder.chmod(0o755)
@@ -34,7 +34,7 @@ def draft_folder(parent: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def sweep(parent: Path, older_than: float = 0.0) -> list[Path]:
+def remove_stale(parent: Path, older_than: float = 0.0) -> list[Path]:
     """Remove the drafts in ``parent`` that no process writes any more; returns them.
 
     ``older_than``: seconds since the last file was put into one; for drafts without a lock.

@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from rossmann.errors import AnotherRuns
-from rossmann.filesystem.process_identity import Owner
+from rossmann.errors import AlreadyRunningError
+from rossmann.filesystem.process_identity import ProcessIdentity
 
 LOCK_FILE: Final = "lock"
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def exclusive_process_lock(folder: Path) -> Iterator[None]:
     """Hold the lock in ``folder`` while the block runs.
 
     Raises ``AnotherRuns``, naming who holds it and since when. The kernel lets go of it when the
@@ -33,8 +33,11 @@ def only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AnotherRuns(_who(path)) from None
-        holder = {"owner": Owner.here().text(), "since": f"{datetime.now(UTC):%F %T} UTC"}
+            raise AlreadyRunningError(_who(path)) from None
+        holder = {
+            "owner": ProcessIdentity.current().to_json(),
+            "since": f"{datetime.now(UTC):%F %T} UTC",
+        }
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
@@ -45,7 +48,7 @@ def only_one(folder: Path) -> Iterator[None]:
 def _who(path: Path) -> str:
     try:
         told = json.loads(path.read_text("utf-8"))
-        owner, since = Owner.read(told["owner"]), str(told["since"])
+        owner, since = ProcessIdentity.from_json(told["owner"]), str(told["since"])
     except (OSError, ValueError, KeyError, TypeError):
         owner, since = None, "just now"
     who = "another process" if owner is None else str(owner)
@@ -90,26 +93,26 @@ class OwnedFolder:
             self._descriptor = -1
 
 
-def new_folder(parent: Path) -> OwnedFolder:
+def create_owned_folder(parent: Path) -> OwnedFolder:
     """A new folder of this process in ``parent``."""
     parent.mkdir(parents=True, exist_ok=True)
     while True:
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:12]}"
-        owned = take_folder(parent / name)
+        owned = try_lock_folder(parent / name)
         if owned is not None:
             owned.path.mkdir()
             return owned
 
 
-def orphans(parent: Path) -> Iterator[OwnedFolder]:
+def lock_orphans(parent: Path) -> Iterator[OwnedFolder]:
     """Take, one by one, the folders whose processes have ended."""
     for lock in sorted(parent.glob(f"*{_ENDING}")):
-        owned = take_folder(lock.with_suffix(""))
+        owned = try_lock_folder(lock.with_suffix(""))
         if owned is not None:
             yield owned
 
 
-def take_folder(path: Path) -> OwnedFolder | None:
+def try_lock_folder(path: Path) -> OwnedFolder | None:
     """Take that folder, be it there or not; None where somebody has it."""
     lock = path.with_suffix(_ENDING)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class ProcessIdentity:
     """An object in a process, and since when that process runs (kernel ticks)."""
 
     nonce: str
@@ -18,24 +18,24 @@ class Owner:
     started: str
 
     @classmethod
-    def here(cls) -> "Owner":
+    def current(cls) -> "ProcessIdentity":
         """A new one in this process."""
         process = os.getpid()
         return cls(uuid.uuid4().hex, _host(), process, _started(process))
 
     @classmethod
-    def read(cls, text: str) -> "Owner | None":
+    def from_json(cls, text: str) -> "ProcessIdentity | None":
         """From ``text()``; None where it is something else."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
             return None
 
-    def text(self) -> str:
+    def to_json(self) -> str:
         """As JSON."""
         return json.dumps(asdict(self))
 
-    def is_gone(self) -> bool:
+    def has_exited(self) -> bool:
         """Whether the process is known to have ended; False where nobody here can know."""
         if self.host != _host() or not self.started:
             return False

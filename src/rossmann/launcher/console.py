@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 
-class Screen:
+class LaunchConsole:
     """Lines on stdout; plain text where that is no terminal.
 
     A terminal that was closed swallows them: the services must be ended all the same.
@@ -18,7 +18,7 @@ class Screen:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._began = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """A plain line."""
         self._print(Text(text))
 

@@ -7,9 +7,9 @@ system gets back, and can be ended at any moment.
 import time
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.tables.raw_tables import find_raw
-from rossmann.errors import GateFailed, MissingData, ServiceError, UnknownVersion
-from rossmann.launcher.console import Screen
+from rossmann.data.tables.raw_tables import find_raw_tables
+from rossmann.errors import DataNotFoundError, GateRejectedError, ServiceError, VersionNotFoundError
+from rossmann.launcher.console import LaunchConsole
 from rossmann.models.registry.model_version import ModelVersion
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import MODEL_NAME, Dataset, Stage
@@ -19,18 +19,18 @@ _PATIENCE_SECONDS = 180.0
 _REASON = "first version of a fresh installation"
 
 
-def prepare(settings: Settings, screen: Screen) -> None:
+def prepare(settings: Settings, screen: LaunchConsole) -> None:
     """Make what is missing, in order; what is there already is used.
 
     Raises ``DataError`` for tables that cannot be used, ``ServiceError`` when MLflow does not
     come up, and ``GateFailed`` with the table when the model is not good enough to serve.
     """
-    dataset = wanted_dataset(settings)
+    dataset = select_dataset(settings)
     if dataset is Dataset.REAL:
-        screen.say(f"Data: the real tables in {settings.raw_dir}")
+        screen.print(f"Data: the real tables in {settings.raw_dir}")
     else:
         why = "asked for" if settings.demo else f"no real tables in {settings.raw_dir}"
-        screen.say(f"Data: the demo chain, which is synthetic ({why})")
+        screen.print(f"Data: the demo chain, which is synthetic ({why})")
     write_missing_demo(settings, dataset, screen)
     with screen.step("tables checked and cleaned"):
         info = make_dataset(settings, screen.detail)
@@ -40,28 +40,28 @@ def prepare(settings: Settings, screen: Screen) -> None:
         build_panel(info, settings.thread_count, screen.detail)
     registry = Registry(settings.tracking_uri)
     _wait_for(registry)
-    serving = production_of(registry, info.dataset)
+    serving = find_production(registry, info.dataset)
     if serving:
-        screen.say(f"Model: version {serving.version} is in Production, made from {info.dataset}")
+        screen.print(f"Model: version {serving.version} is in Production, made from {info.dataset}")
     else:
         _first_model(settings, registry, screen)
 
 
-def wanted_dataset(settings: Settings) -> Dataset:
+def select_dataset(settings: Settings) -> Dataset:
     """The real chain where its tables lie, else the demo chain.
 
     Raises ``MissingData`` where only one of the real tables is there.
     """
     try:
-        return find_raw(settings).dataset
-    except MissingData:
+        return find_raw_tables(settings).dataset
+    except DataNotFoundError:
         real = () if settings.demo else settings.raw_dir.glob("*.csv*")
         if any(path.name.startswith(("train.csv", "store.csv")) for path in real):
             raise
         return Dataset.DEMO
 
 
-def write_missing_demo(settings: Settings, dataset: Dataset, screen: Screen) -> None:
+def write_missing_demo(settings: Settings, dataset: Dataset, screen: LaunchConsole) -> None:
     """Write the demo chain's tables if they are needed and not there."""
     if dataset is not Dataset.DEMO or (settings.demo_raw_dir / "train.csv").is_file():
         return
@@ -71,11 +71,11 @@ def write_missing_demo(settings: Settings, dataset: Dataset, screen: Screen) -> 
         write_demo(settings.demo_raw_dir, settings.seed)
 
 
-def production_of(registry: Registry, dataset: Dataset) -> ModelVersion | None:
+def find_production(registry: Registry, dataset: Dataset) -> ModelVersion | None:
     """The Production version if it was made from that chain."""
     try:
         version = registry.find(Stage.PRODUCTION)
-    except UnknownVersion:
+    except VersionNotFoundError:
         return None
     return version if version.tags.get("data.dataset") == dataset else None
 
@@ -91,12 +91,12 @@ def _wait_for(registry: Registry) -> None:
         time.sleep(0.3)
 
 
-def _first_model(settings: Settings, registry: Registry, screen: Screen) -> None:
+def _first_model(settings: Settings, registry: Registry, screen: LaunchConsole) -> None:
     from rossmann.models.gate.gate import validate
     from rossmann.models.publishing.register import register
     from rossmann.models.training.train import train
 
-    screen.say(f"Model: there is none in Production for this data; {MODEL_NAME} is trained now")
+    screen.print(f"Model: there is none in Production for this data; {MODEL_NAME} is trained now")
     with screen.step("trained (profile quick)"):
         trained = train(settings, "quick", screen.detail)
     with screen.step("registered with its lineage"):
@@ -106,6 +106,6 @@ def _first_model(settings: Settings, registry: Registry, screen: Screen) -> None
         for line in verdict.table().splitlines():
             screen.detail(line)
     if not verdict.passed:
-        raise GateFailed(f"version {version.version} is not good enough:\n{verdict.table()}")
+        raise GateRejectedError(f"version {version.version} is not good enough:\n{verdict.table()}")
     with screen.step(f"version {version.version} promoted to Production"):
-        registry.promote(version.version, _REASON, "launcher", expected=verdict.against)
+        registry.promote(version.version, _REASON, "launcher", expected=verdict.compared_with)

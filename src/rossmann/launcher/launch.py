@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rossmann.errors import PortTaken, ServiceError
-from rossmann.launcher.console import Screen
-from rossmann.launcher.first_run import wanted_dataset
-from rossmann.launcher.run_files import LauncherRuns, RunFolder
-from rossmann.launcher.services import Service, our_services
+from rossmann.errors import PortInUseError, ServiceError
+from rossmann.launcher.console import LaunchConsole
+from rossmann.launcher.first_run import select_dataset
+from rossmann.launcher.run_files import LauncherAlreadyRunning, RunFolder
+from rossmann.launcher.services import Service, default_services
 from rossmann.launcher.stop_signals import Interrupts
 from rossmann.launcher.supervisor import Supervisor
 from rossmann.serving.client.client import Client
@@ -24,7 +24,7 @@ from rossmann.settings import Settings
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """What a launch does.
 
     ``services``: in the order in which they need each other. ``early``: how many of them are
@@ -36,15 +36,15 @@ class Plan:
     services: Sequence[Service]
     logs: Path
     run: RunFolder
-    early: int = 0
+    start_before_preparation: int = 0
     preparation: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    about: Callable[[], str] = lambda: ""
-    agrees: Callable[[Sequence[Service]], str] = lambda running: ""
+    summary: Callable[[], str] = lambda: ""
+    conflict: Callable[[Sequence[Service]], str] = lambda running: ""
     open_url: str = ""
 
 
-def up(plan: Plan, screen: Screen, *, detach: bool = False) -> None:
+def up(plan: LaunchPlan, screen: LaunchConsole, *, detach: bool = False) -> None:
     """Bring all services up; then stay until a signal (``detach``: return and leave them running).
 
     Uses what runs already and leaves it running. Raises ``PortTaken`` or ``ServiceError`` after
@@ -53,12 +53,12 @@ def up(plan: Plan, screen: Screen, *, detach: bool = False) -> None:
     try:
         with plan.run.lock(addresses(plan.services)):
             _up(plan, screen, detach)
-    except LauncherRuns as other:
-        screen.say(f"A launch is under way already: {other.text}")
-        screen.say("See it with: rossmann status. End it with: rossmann down")
+    except LauncherAlreadyRunning as other:
+        screen.print(f"A launch is under way already: {other.text}")
+        screen.print("See it with: rossmann status. End it with: rossmann down")
 
 
-def _up(plan: Plan, screen: Screen, detach: bool) -> None:
+def _up(plan: LaunchPlan, screen: LaunchConsole, detach: bool) -> None:
     with Interrupts() as interrupts:
         supervisor = Supervisor(plan.run, plan.logs, screen, interrupts)
         keep = False
@@ -73,12 +73,12 @@ def _up(plan: Plan, screen: Screen, detach: bool) -> None:
                 supervisor.stop()
 
 
-def _bring_up(plan: Plan, screen: Screen, supervisor: Supervisor) -> None:
+def _bring_up(plan: LaunchPlan, screen: LaunchConsole, supervisor: Supervisor) -> None:
     missing = supervisor.missing(plan.services)
-    conflict = plan.agrees([one for one in plan.services if one not in missing])
+    conflict = plan.conflict([one for one in plan.services if one not in missing])
     if conflict:
-        raise PortTaken(conflict)
-    early = [one for one in plan.services[: plan.early] if one in missing]
+        raise PortInUseError(conflict)
+    early = [one for one in plan.services[: plan.start_before_preparation] if one in missing]
     for service in early:
         supervisor.start(service)
     if plan.preparation:
@@ -89,19 +89,19 @@ def _bring_up(plan: Plan, screen: Screen, supervisor: Supervisor) -> None:
         supervisor.wait_healthy(service)
 
 
-def _tell(plan: Plan, screen: Screen, started: Sequence[str], detach: bool) -> None:
-    screen.say("")
-    screen.say(f"Ready after {screen.seconds:.0f} s. {plan.about()}".rstrip())
+def _tell(plan: LaunchPlan, screen: LaunchConsole, started: Sequence[str], detach: bool) -> None:
+    screen.print("")
+    screen.print(f"Ready after {screen.seconds:.0f} s. {plan.summary()}".rstrip())
     width = max(len(service.name) for service in plan.services)
     for service in reversed(plan.services):
-        screen.say(f"  {service.name:<{width}}  {service.address}")
-    screen.say(f"Logs: {plan.logs}")
+        screen.print(f"  {service.name:<{width}}  {service.address}")
+    screen.print(f"Logs: {plan.logs}")
     if not started:
-        screen.say("All of it ran already, and goes on. Stop it with: rossmann down")
+        screen.print("All of it ran already, and goes on. Stop it with: rossmann down")
     elif detach:
-        screen.say("Left running. Stop with: rossmann down")
+        screen.print("Left running. Stop with: rossmann down")
     else:
-        screen.say(f"Ctrl-C stops what was started here: {', '.join(started)}")
+        screen.print(f"Ctrl-C stops what was started here: {', '.join(started)}")
     if plan.open_url:
         open_browser(plan.open_url)
 
@@ -121,14 +121,14 @@ def open_browser(url: str) -> None:
             webbrowser.open(url)
 
 
-def our_plan(settings: Settings, *, browser: bool) -> Plan:
+def default_plan(settings: Settings, *, browser: bool) -> LaunchPlan:
     """MLflow early, then data and model, then the API and the dashboard.
 
     Raises ``MissingData`` where only one of the real tables is there.
     """
-    services = our_services(settings)
+    services = default_services(settings)
     api, dashboard = services[-2:]
-    wanted = wanted_dataset(settings)
+    wanted = select_dataset(settings)
 
     def agrees(running: Sequence[Service]) -> str:
         health = _health(api) if api in running else None
@@ -140,23 +140,23 @@ def our_plan(settings: Settings, *, browser: bool) -> Plan:
             " data folder and other ports: ROSSMANN_DATA_DIR, ROSSMANN_API_PORT"
         )
 
-    return Plan(
+    return LaunchPlan(
         services=services,
         logs=settings.logs_dir,
         run=RunFolder(settings.run_dir),
-        early=len(services) - 2,
+        start_before_preparation=len(services) - 2,
         preparation=[sys.executable, "-m", "rossmann.cli", "prepare"],
         environment={
             "ROSSMANN_DATA_DIR": str(settings.data_dir),
             "ROSSMANN_DEMO": "1" if settings.demo else "0",
         },
-        about=lambda: served(api),
-        agrees=agrees,
+        summary=lambda: model_summary(api),
+        conflict=agrees,
         open_url=dashboard.address if browser else "",
     )
 
 
-def served(api: Service) -> str:
+def model_summary(api: Service) -> str:
     """Which model answers and which data it comes from, in one line; "" where none does."""
     health = _health(api)
     if health is None:

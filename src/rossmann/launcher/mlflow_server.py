@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rossmann.errors import PortTaken, ServiceError
+from rossmann.errors import PortInUseError, ServiceError
 from rossmann.settings import Settings
 
 APP = "mlflow.server.fastapi_app:app"
@@ -82,7 +82,7 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise PortTaken(
+            raise PortInUseError(
                 f"MLflow cannot listen on {host}:{port} ({error.strerror});"
                 " choose another port with ROSSMANN_MLFLOW_PORT"
             ) from error

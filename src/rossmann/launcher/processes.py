@@ -24,7 +24,7 @@ PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ProcessIdentity:
     """The name of a process that is also the leader of its own session."""
 
     pid: int
@@ -34,9 +34,9 @@ class Identity:
     @property
     def alive(self) -> bool:
         """Whether that very process still runs (a zombie does not)."""
-        return start_mark(self.pid) == self.started != ""
+        return start_time_token(self.pid) == self.started != ""
 
-    def family(self) -> list[int]:
+    def process_tree(self) -> list[int]:
         """Pids of all living processes that carry the token, the leader first."""
         members = sorted(_carriers(self.token))
         if self.alive and self.pid not in members:
@@ -44,7 +44,7 @@ class Identity:
         return members
 
 
-def start_mark(pid: int) -> str:
+def start_time_token(pid: int) -> str:
     """When the process began, in words that no later process of the same pid shares; "" if gone."""
     if not PROC.joinpath("self").exists():
         return _start_mark_by_ps(pid)
@@ -77,7 +77,7 @@ def _carriers(token: str) -> list[int]:
     found = []
     for folder in PROC.glob("[0-9]*"):
         with suppress(OSError):  # gone meanwhile, or another user's
-            if mark in folder.joinpath("environ").read_bytes().split(b"\0") and start_mark(
+            if mark in folder.joinpath("environ").read_bytes().split(b"\0") and start_time_token(
                 int(folder.name)
             ):
                 found.append(int(folder.name))
@@ -86,7 +86,7 @@ def _carriers(token: str) -> list[int]:
 
 def start(
     command: Sequence[str], environment: Mapping[str, str], log: Path | None
-) -> tuple[subprocess.Popen[bytes], Identity]:
+) -> tuple[subprocess.Popen[bytes], ProcessIdentity]:
     """Start a command in a session of its own; its output goes to ``log`` (None: where ours goes).
 
     In a session of its own, a Ctrl-C on the terminal reaches the launcher alone, which then ends
@@ -109,10 +109,10 @@ def start(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-    return process, Identity(process.pid, start_mark(process.pid), token)
+    return process, ProcessIdentity(process.pid, start_time_token(process.pid), token)
 
 
-def end(identity: Identity, grace: float, hurry: Callable[[], bool] = lambda: False) -> bool:
+def end(identity: ProcessIdentity, grace: float, hurry: Callable[[], bool] = lambda: False) -> bool:
     """Ask the process and its family to end; after ``grace`` seconds, end them. False: they stay.
 
     ``hurry`` turning true cuts the grace short. Does nothing when the process is gone and nothing
@@ -125,21 +125,21 @@ def end(identity: Identity, grace: float, hurry: Callable[[], bool] = lambda: Fa
     return _gone_within(identity, 5.0)
 
 
-def _send(identity: Identity, number: signal.Signals) -> None:
+def _send(identity: ProcessIdentity, number: signal.Signals) -> None:
     if identity.alive:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(identity.pid, number)
-    for pid in identity.family():
+    for pid in identity.process_tree():
         with suppress(ProcessLookupError, PermissionError):
             if os.getpgid(pid) != identity.pid or not identity.alive:
                 os.kill(pid, number)
 
 
 def _gone_within(
-    identity: Identity, seconds: float, hurry: Callable[[], bool] = lambda: False
+    identity: ProcessIdentity, seconds: float, hurry: Callable[[], bool] = lambda: False
 ) -> bool:
     deadline = time.monotonic() + seconds
-    while identity.family():
+    while identity.process_tree():
         if time.monotonic() > deadline or hurry():
             return False
         _reap(identity.pid)
@@ -167,7 +167,7 @@ _LISTENING = "0A"
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class PortOwner:
     """The process that listens on a port: its command line, and where it works."""
 
     pid: int
@@ -194,7 +194,7 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
-def owner(port: int) -> Owner | None:
+def find_port_owner(port: int) -> PortOwner | None:
     """The process that listens on the port; None where nothing does or it cannot be seen."""
     sockets = _listening_sockets(port)
     if not sockets:
@@ -225,6 +225,6 @@ def _link(path: Path) -> str:
     return ""
 
 
-def _describe(folder: Path) -> Owner:
+def _describe(folder: Path) -> PortOwner:
     words = folder.joinpath("cmdline").read_bytes().decode(errors="replace").split("\0")
-    return Owner(int(folder.name), " ".join(words).strip(), _link(folder / "cwd"))
+    return PortOwner(int(folder.name), " ".join(words).strip(), _link(folder / "cwd"))

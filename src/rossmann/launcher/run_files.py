@@ -10,21 +10,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rossmann.launcher.processes import Identity, start_mark
+from rossmann.launcher.processes import ProcessIdentity, start_time_token
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ServiceRecord:
     """One started service: who it is, where it answers, where it writes its log."""
 
     name: str
-    identity: Identity
+    identity: ProcessIdentity
     port: int
     address: str
     log: Path
 
 
-class LauncherRuns(Exception):
+class LauncherAlreadyRunning(Exception):
     """Another launcher holds the lock; ``text`` tells about it."""
 
     def __init__(self, pid: int, text: str) -> None:
@@ -39,19 +39,19 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, record: Record) -> None:
+    def write(self, record: ServiceRecord) -> None:
         """Remember a service that was just started."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = asdict(record) | {"log": str(record.log)}
         self._put(self._path(record.name), content)
 
-    def read(self, name: str) -> Record | None:
+    def read(self, name: str) -> ServiceRecord | None:
         """The service of that name, if one was started and not ended since."""
         content = self._get(self._path(name))
         with suppress(KeyError, TypeError):
-            return Record(
+            return ServiceRecord(
                 name=content["name"],
-                identity=Identity(**content["identity"]),
+                identity=ProcessIdentity(**content["identity"]),
                 port=content["port"],
                 address=content["address"],
                 log=Path(content["log"]),
@@ -74,28 +74,34 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise self._other_launcher() from error
-            me = {"pid": os.getpid(), "started": start_mark(os.getpid()), "since": time.time()}
+            me = {
+                "pid": os.getpid(),
+                "started": start_time_token(os.getpid()),
+                "since": time.time(),
+            }
             self._put(self._launcher, me | {"text": text})
             try:
                 yield
             finally:
                 self._launcher.unlink(missing_ok=True)
 
-    def launcher(self) -> Identity | None:
+    def launcher(self) -> ProcessIdentity | None:
         """The launcher that runs, or None."""
         content = self._get(self._launcher)
-        me = Identity(int(content.get("pid", 0)), str(content.get("started", "")), token="")
+        me = ProcessIdentity(int(content.get("pid", 0)), str(content.get("started", "")), token="")
         return me if me.alive else None
 
     @property
     def _launcher(self) -> Path:
         return self.folder / "launcher.json"
 
-    def _other_launcher(self) -> LauncherRuns:
+    def _other_launcher(self) -> LauncherAlreadyRunning:
         content = self._get(self._launcher)
         pid = int(content.get("pid", 0))
         began = time.strftime("%H:%M:%S", time.localtime(content.get("since", time.time())))
-        return LauncherRuns(pid, f"pid {pid}, since {began}. {content.get('text', '')}".strip())
+        return LauncherAlreadyRunning(
+            pid, f"pid {pid}, since {began}. {content.get('text', '')}".strip()
+        )
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.lower()}.json"

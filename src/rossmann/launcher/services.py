@@ -17,10 +17,10 @@ class State(Enum):
     ABSENT = "not running"
     HEALTHY = "healthy"
     UNHEALTHY = "not healthy yet"
-    STRANGER = "held by something else"
+    OTHER_PROCESS = "held by something else"
 
 
-def any_good_answer(response: httpx.Response) -> bool:
+def is_ok_response(response: httpx.Response) -> bool:
     """Whether the answer is a plain success."""
     return response.status_code == 200
 
@@ -42,8 +42,8 @@ class Service:
     address: str
     setting: str
     environment: dict[str, str] = field(default_factory=dict)
-    accepts: Callable[[httpx.Response], bool] = any_good_answer
-    marks: tuple[str, ...] = ()
+    accepts: Callable[[httpx.Response], bool] = is_ok_response
+    command_markers: tuple[str, ...] = ()
     patience: float = 180.0
 
     def healthy(self, timeout: float = 5.0) -> bool:
@@ -55,11 +55,11 @@ class Service:
             return False
         return self.accepts(response)
 
-    def belongs(self, holder: ports.Owner | None) -> bool:
+    def owns(self, holder: ports.PortOwner | None) -> bool:
         """Whether the process on the port is one of ours; a process we cannot see may be."""
-        if holder is None or not self.marks:
+        if holder is None or not self.command_markers:
             return True
-        return any(mark in f"{holder.command}\n{holder.folder}" for mark in self.marks)
+        return any(mark in f"{holder.command}\n{holder.folder}" for mark in self.command_markers)
 
     def state(self) -> State:
         """What is on the port, for a service that the launcher has not started itself."""
@@ -67,7 +67,7 @@ class Service:
             return State.ABSENT
         if not self.healthy():
             return State.UNHEALTHY
-        return State.HEALTHY if self.belongs(ports.owner(self.port)) else State.STRANGER
+        return State.HEALTHY if self.owns(ports.find_port_owner(self.port)) else State.OTHER_PROCESS
 
 
 def client_host(host: str) -> str:
@@ -90,7 +90,7 @@ def is_api(response: httpx.Response) -> bool:
     return isinstance(body, dict) and "model_stage" in body and body.get("model_loaded") is True
 
 
-def our_services(settings: Settings) -> list[Service]:
+def default_services(settings: Settings) -> list[Service]:
     """MLflow, the API and the dashboard, in the order in which they need each other.
 
     MLflow is left out where the settings name another server than the embedded one.
@@ -118,7 +118,7 @@ def _mlflow(settings: Settings, here: str) -> Service:
         address=address,
         setting="ROSSMANN_MLFLOW_PORT",
         accepts=is_mlflow,
-        marks=(str(settings.mlflow_dir),),
+        command_markers=(str(settings.mlflow_dir),),
     )
 
 
@@ -150,5 +150,5 @@ def _dashboard(settings: Settings, here: str, common: dict[str, str]) -> Service
         health_url=f"{address}/_stcore/health",
         address=address,
         setting="ROSSMANN_DASHBOARD_PORT",
-        marks=("rossmann/dashboard/app.py", "deployment/streamlit"),
+        command_markers=("rossmann/dashboard/app.py", "deployment/streamlit"),
     )

@@ -9,7 +9,7 @@ from contextlib import suppress
 from rossmann.errors import ServiceError
 from rossmann.launcher import processes
 from rossmann.launcher import processes as ports
-from rossmann.launcher.console import Screen
+from rossmann.launcher.console import LaunchConsole
 from rossmann.launcher.run_files import RunFolder
 from rossmann.launcher.services import Service, State
 from rossmann.launcher.supervisor import GRACE_SECONDS
@@ -18,7 +18,7 @@ _LAUNCHER_SECONDS = 60.0
 """A launcher ends its services one after the other."""
 
 
-def down(services: Sequence[Service], run: RunFolder, screen: Screen) -> None:
+def down(services: Sequence[Service], run: RunFolder, screen: LaunchConsole) -> None:
     """End the launcher that runs, and every service that a launch has left running.
 
     Ends nothing else; says what it leaves. Raises ``ServiceError`` where a process does not end.
@@ -26,24 +26,24 @@ def down(services: Sequence[Service], run: RunFolder, screen: Screen) -> None:
     ended = _end_launcher(run, screen)
     for service in reversed(services):
         record = run.read(service.name)
-        if record and record.identity.family():
+        if record and record.identity.process_tree():
             if not processes.end(record.identity, GRACE_SECONDS):
                 raise ServiceError(f"{service.name} (pid {record.identity.pid}) does not end")
-            screen.say(f"  {service.name} stopped")
+            screen.print(f"  {service.name} stopped")
             ended = True
         run.forget(service.name)
         if service.state() is State.HEALTHY:
-            holder = ports.owner(service.port) or "another program"
-            screen.say(f"  {service.name} at {service.address} is left running: {holder}")
+            holder = ports.find_port_owner(service.port) or "another program"
+            screen.print(f"  {service.name} at {service.address} is left running: {holder}")
     if not ended:
-        screen.say("Nothing of the launcher's runs.")
+        screen.print("Nothing of the launcher's runs.")
 
 
-def _end_launcher(run: RunFolder, screen: Screen) -> bool:
+def _end_launcher(run: RunFolder, screen: LaunchConsole) -> bool:
     launcher = run.launcher()
     if launcher is None or launcher.pid == os.getpid():
         return False
-    screen.say(f"  The launcher (pid {launcher.pid}) is asked to stop its services")
+    screen.print(f"  The launcher (pid {launcher.pid}) is asked to stop its services")
     with suppress(ProcessLookupError):
         os.kill(launcher.pid, signal.SIGTERM)
     deadline = time.monotonic() + _LAUNCHER_SECONDS
@@ -54,15 +54,15 @@ def _end_launcher(run: RunFolder, screen: Screen) -> bool:
     return True
 
 
-def status(services: Sequence[Service], run: RunFolder, screen: Screen) -> bool:
+def status(services: Sequence[Service], run: RunFolder, screen: LaunchConsole) -> bool:
     """Say what runs where; True when all services are healthy."""
     launcher = run.launcher()
     if launcher:
-        screen.say(f"A launcher runs (pid {launcher.pid}).")
+        screen.print(f"A launcher runs (pid {launcher.pid}).")
     width = max(len(service.name) for service in services)
     states = [(service, service.state()) for service in services]
     for service, state in states:
-        screen.say(f"  {service.name:<{width}}  {service.address}  {_words(service, state, run)}")
+        screen.print(f"  {service.name:<{width}}  {service.address}  {_words(service, state, run)}")
     return all(state is State.HEALTHY for _, state in states)
 
 
@@ -77,7 +77,7 @@ def _words(service: Service, state: State, run: RunFolder) -> str:
         return f"{word} (pid {record.identity.pid}, log {record.log})"
     if state is State.ABSENT:
         return str(state.value)
-    holder = ports.owner(service.port) or "a process that cannot be seen"
+    holder = ports.find_port_owner(service.port) or "a process that cannot be seen"
     if state is State.HEALTHY:
         return f"{state.value}, not started by the launcher: {holder}"
-    return f"{State.STRANGER.value}: {holder}"
+    return f"{State.OTHER_PROCESS.value}: {holder}"

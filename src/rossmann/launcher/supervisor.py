@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rossmann.errors import PortTaken, ServiceError
+from rossmann.errors import PortInUseError, ServiceError
 from rossmann.launcher import processes
 from rossmann.launcher import processes as ports
-from rossmann.launcher.console import Screen
-from rossmann.launcher.processes import Identity
-from rossmann.launcher.run_files import Record, RunFolder
+from rossmann.launcher.console import LaunchConsole
+from rossmann.launcher.processes import ProcessIdentity
+from rossmann.launcher.run_files import RunFolder, ServiceRecord
 from rossmann.launcher.services import Service, State
 from rossmann.launcher.stop_signals import Interrupts
 
@@ -29,21 +29,23 @@ _SLOW_SECONDS = 15.0
 class _Started:
     service: Service
     process: subprocess.Popen[bytes]
-    record: Record
+    record: ServiceRecord
     at: float
 
 
 class Supervisor:
     """The services that this launch started, and those it found."""
 
-    def __init__(self, run: RunFolder, logs: Path, screen: Screen, interrupts: Interrupts) -> None:
+    def __init__(
+        self, run: RunFolder, logs: Path, screen: LaunchConsole, interrupts: Interrupts
+    ) -> None:
         self._run = run
         self._logs = logs
         self._screen = screen
         self._interrupts = interrupts
         self._started: list[_Started] = []
         self._answered: set[str] = set()
-        self._step: tuple[subprocess.Popen[bytes], Identity] | None = None
+        self._step: tuple[subprocess.Popen[bytes], ProcessIdentity] | None = None
 
     @property
     def started(self) -> list[str]:
@@ -64,21 +66,23 @@ class Supervisor:
             self._answers_within(service, _SLOW_SECONDS)
         state = service.state()
         if ours and record and record.port != service.port:
-            raise PortTaken(
+            raise PortInUseError(
                 f"{service.name} runs already at {record.address}, not at {service.address};"
                 " end it with: rossmann down"
             )
         if state is State.HEALTHY:
-            self._screen.say(f"  {service.name} runs already at {service.address}: used")
+            self._screen.print(f"  {service.name} runs already at {service.address}: used")
             return True
         if ours and record:
             # Started by an earlier launch and not answering: it would keep its port from ours.
-            self._screen.say(f"  {service.name} of an earlier launch does not answer: started anew")
+            self._screen.print(
+                f"  {service.name} of an earlier launch does not answer: started anew"
+            )
             processes.end(record.identity, GRACE_SECONDS)
             self._run.forget(service.name)
             state = service.state()
         if state is not State.ABSENT:
-            raise PortTaken(stranger_text(service))
+            raise PortInUseError(port_conflict_message(service))
         return False
 
     @staticmethod
@@ -99,7 +103,7 @@ class Supervisor:
                 process, identity = processes.start(service.command, service.environment, log)
             except OSError as error:
                 raise ServiceError(f"{service.name} cannot be started: {error}") from error
-            record = Record(service.name, identity, service.port, service.address, log)
+            record = ServiceRecord(service.name, identity, service.port, service.address, log)
             self._started.append(_Started(service, process, record, began))
             self._run.write(record)
 
@@ -174,7 +178,7 @@ class Supervisor:
                 self._run.forget(one.service.name)
                 self._screen.detail(f"{one.service.name} stopped")
 
-    def _end(self, identity: Identity) -> None:
+    def _end(self, identity: ProcessIdentity) -> None:
         before = self._interrupts.received
         processes.end(identity, GRACE_SECONDS, lambda: self._interrupts.received > before)
 
@@ -184,9 +188,9 @@ class Supervisor:
         return f" Its log is {log}" + (f"; the last lines:\n{lines}" if lines else " (empty)")
 
 
-def stranger_text(service: Service) -> str:
+def port_conflict_message(service: Service) -> str:
     """Who holds the service's port, and how to choose another."""
-    holder = ports.owner(service.port)
+    holder = ports.find_port_owner(service.port)
     another = service.port + 100 if service.port + 100 <= 65535 else service.port - 100
     text = (
         f"port {service.port}, which {service.name} needs, is held by"

@@ -19,16 +19,16 @@ import numpy.typing as npt
 import polars as pl
 
 from rossmann.errors import DataError
-from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, Rows
+from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
 
-Door = Literal["predict", "file", "explain"]
+Endpoint = Literal["predict", "file", "explain"]
 LoggedRole = Literal["answer", "challenger", "shadow"]
 """What the caller got; what a challenger answered in its share; what nobody but the log saw."""
 Bounds = tuple[tuple[float, FloatArray, FloatArray], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LoggedPrediction:
     """A request, or a part of a large one, with n rows and their forecasts.
 
     ``answered_at``: in UTC. ``as_of``: days since 1970-01-01. ``sales``: shape (n,), in sales.
@@ -40,14 +40,14 @@ class Entry:
 
     request_id: str
     answered_at: datetime
-    door: Door
+    door: Endpoint
     role: LoggedRole
     caller: str
     model_version: int
     model_stage: str
     as_of: int
     objective: Objective
-    rows: Rows
+    rows: StoreDays
     sales: FloatArray
     bounds: Bounds
     latency_seconds: float
@@ -67,7 +67,7 @@ _HEAD: Final = struct.Struct("<8sQQI")
 _LONGEST: Final = 200
 
 
-class DamagedBatch(DataError):
+class CorruptBatchError(DataError):
     """A file of the spool that is not as it was written."""
 
 
@@ -81,33 +81,33 @@ class Batch:
     def __len__(self) -> int:
         return self.rows.height
 
-    def pack(self) -> bytes:
+    def encode(self) -> bytes:
         """As the content of a file."""
         parts = [_to_ipc(self.requests), _to_ipc(self.rows)]
         sum_ = zlib.crc32(parts[1], zlib.crc32(parts[0]))
         return b"".join((_HEAD.pack(_MAGIC, len(parts[0]), len(parts[1]), sum_), *parts))
 
 
-def unpack(content: bytes) -> Batch:
+def decode(content: bytes) -> Batch:
     """The batch of a file; raises ``DamagedBatch``."""
     if len(content) < _HEAD.size:
-        raise DamagedBatch("it is cut off")
+        raise CorruptBatchError("it is cut off")
     magic, first, second, sum_ = _HEAD.unpack_from(content)
     if magic != _MAGIC or len(content) != _HEAD.size + first + second:
-        raise DamagedBatch("it is no batch, or cut off")
+        raise CorruptBatchError("it is no batch, or cut off")
     body = memoryview(content)[_HEAD.size :]
     if zlib.crc32(body) != sum_:
-        raise DamagedBatch("its checksum differs")
+        raise CorruptBatchError("its checksum differs")
     return Batch(pl.read_ipc(bytes(body[:first])), pl.read_ipc(bytes(body[first:])))
 
 
-def join(batches: Sequence[Batch]) -> Batch:
+def concat(batches: Sequence[Batch]) -> Batch:
     """Several batches as one, in their order."""
     return Batch(pl.concat([b.requests for b in batches]), pl.concat([b.rows for b in batches]))
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class BatchColumns:
     """Some entries as plain columns: made without the frames' engine, whose threads would take
     turns from those that answer. ``others``: bounds as JSON, or None for as many rows.
     """
@@ -118,14 +118,14 @@ class Columns:
     others: pl.Series | int
 
 
-def make_batch(entries: Sequence[Entry], first_number: int) -> Batch:
+def make_batch(entries: Sequence[LoggedPrediction], first_number: int) -> Batch:
     """Turn entries to a batch; the first gets ``first_number``."""
-    return assemble([gather(entries, first_number)])
+    return to_batch([to_columns(entries, first_number)])
 
 
-def gather(
-    entries: Sequence[Entry], first_number: int, pause: Callable[[], None] = lambda: None
-) -> Columns:
+def to_columns(
+    entries: Sequence[LoggedPrediction], first_number: int, pause: Callable[[], None] = lambda: None
+) -> BatchColumns:
     """Turn entries to columns; the first gets ``first_number``.
 
     ``pause`` is called after each column: one takes some .1 ms for a thousand entries, all of
@@ -146,13 +146,13 @@ def gather(
     for name in _TEXTS:
         texts[name] = [_plain(getattr(entry, name)) for entry in entries]
         pause()
-    made = Columns(texts, requests, rows | limits, others)
+    made = BatchColumns(texts, requests, rows | limits, others)
     if any(len(column) != len(rows["entry"]) for column in made.rows.values()):
         raise DataError("an entry's columns are not of one length")
     return made
 
 
-def assemble(parts: Sequence[Columns]) -> Batch:
+def to_batch(parts: Sequence[BatchColumns]) -> Batch:
     """Columns, one after the other, as a batch."""
     texts = {
         name: pl.Series([text for part in parts for text in part.texts[name]], dtype=pl.String)
@@ -186,7 +186,7 @@ def _texts_or_nulls(others: pl.Series | int) -> pl.Series:
 
 
 def _rows(
-    entries: Sequence[Entry], counts: IntArray, pause: Callable[[], None]
+    entries: Sequence[LoggedPrediction], counts: IntArray, pause: Callable[[], None]
 ) -> dict[str, npt.NDArray[Any]]:
     def joined(name: str, kind: type[np.generic]) -> npt.NDArray[Any]:
         pause()
@@ -214,7 +214,7 @@ def _rows(
 
 
 def _bounds(
-    entries: Sequence[Entry], counts: IntArray
+    entries: Sequence[LoggedPrediction], counts: IntArray
 ) -> tuple[dict[str, FloatArray], pl.Series | int]:
     """The columns of levels that have their own, and the others as JSON."""
     groups: dict[tuple[float, ...], list[int]] = {}

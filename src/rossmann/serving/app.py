@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 
 from rossmann.errors import RossmannError
 from rossmann.prediction_log.writing.log import PredictionLog, open_log
-from rossmann.serving.access.access_control import Guard
-from rossmann.serving.batch_prediction.handler import FilePredictor
+from rossmann.serving.access.access_control import AccessControl
+from rossmann.serving.batch_prediction.handler import BatchPredictHandler
 from rossmann.serving.error_handlers import (
     handle_http_error,
     handle_product_error,
@@ -27,22 +27,22 @@ from rossmann.serving.error_handlers import (
     handle_validation_error,
 )
 from rossmann.serving.experiments.report import ExperimentReport
-from rossmann.serving.experiments.shadow import Trial, open_trial
-from rossmann.serving.middleware.request_context import Watch
-from rossmann.serving.middleware.security_headers import add_headers
+from rossmann.serving.experiments.shadow import RunningExperiment, build_experiment
+from rossmann.serving.middleware.request_context import RequestContextMiddleware
+from rossmann.serving.middleware.security_headers import add_security_headers
 from rossmann.serving.observability import tracing
-from rossmann.serving.observability.access_log import RequestLog, request_log
-from rossmann.serving.observability.gauges import Gauges
-from rossmann.serving.observability.metrics import Metrics, shared_folder
-from rossmann.serving.observability.prediction_recorder import Journal
-from rossmann.serving.prediction.handler import Predictor
-from rossmann.serving.routes.dependencies import put_first
+from rossmann.serving.observability.access_log import AccessLog, open_access_log
+from rossmann.serving.observability.gauges import StateCollector
+from rossmann.serving.observability.metrics import Metrics, current_multiprocess_dir
+from rossmann.serving.observability.prediction_recorder import PredictionRecorder
+from rossmann.serving.prediction.handler import PredictHandler
+from rossmann.serving.routes.dependencies import prioritize_direct_routes
 from rossmann.serving.routes.file_options_openapi import add_file_route
-from rossmann.serving.routes.openapi import close_assets, describe
+from rossmann.serving.routes.openapi import install_openapi, restrict_static_mounts
 from rossmann.serving.routes.routes import add_routes
-from rossmann.serving.runtime.cpu_affinity import own_core
+from rossmann.serving.runtime.cpu_affinity import pinned_core
 from rossmann.serving.runtime.service import Service
-from rossmann.serving.runtime.store_catalog import Books
+from rossmann.serving.runtime.store_catalog import StoreCatalogCache
 from rossmann.settings import Settings
 
 _OBJECTS: Final = 25_000
@@ -50,28 +50,28 @@ _OBJECTS: Final = 25_000
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class AppComponents:
     """What lives as long as the application; the last three are None where they are off."""
 
     service: Service
-    guard: Guard
-    gauges: Gauges
-    predictor: Predictor
-    files: FilePredictor
+    guard: AccessControl
+    gauges: StateCollector
+    predictor: PredictHandler
+    files: BatchPredictHandler
     report: ExperimentReport
     log: PredictionLog | None
-    trial: Trial | None
-    lines: RequestLog | None
+    trial: RunningExperiment | None
+    lines: AccessLog | None
 
     @asynccontextmanager
-    async def running(
+    async def lifespan(
         self, reload_seconds: float, core: AbstractContextManager[object]
     ) -> AsyncIterator[None]:
         """Begin all; end them when the block ends, those that others hand work to last.
 
         ``core``: within it the loop may keep to one, and threads that take turns with it.
         """
-        self.service.versions.follow(reload_seconds, self.service.refresh)
+        self.service.versions.start_polling(reload_seconds, self.service.reload_data)
         if self.trial is not None:
             self.trial.start()
         # What is loaded stays: a full collection that walks over it would hold up requests (some
@@ -85,7 +85,7 @@ class Parts:
             for part in (self.log, self.lines):
                 if part is not None:
                     part.start()
-            async with self.gauges.keeping():
+            async with self.gauges.refreshing():
                 yield
         gc.set_threshold(*before)
         self.service.versions.close()
@@ -100,8 +100,8 @@ class Parts:
 def create_app(settings: Settings, service: Service) -> FastAPI:
     """The application over a service that is ready to answer."""
     metrics = Metrics(package_version())
-    traced = tracing.wanted(os.environ)
-    lines = request_log(settings.log_level, settings.log_format, traced)
+    traced = tracing.tracing_enabled(os.environ)
+    lines = open_access_log(settings.log_level, settings.log_format, traced)
     parts = _make_parts(settings, service, metrics, lines)
     # FastAPI's own page at /docs fetches its script from a CDN: blank on a closed network.
     app = FastAPIOffline(
@@ -110,45 +110,48 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         title="Rossmann Forecasting",
         version=package_version(),
         description="Daily sales of each store for the next six weeks.",
-        lifespan=lambda _: parts.running(
-            settings.reload_seconds, own_core(settings.workers, shared_folder(os.environ))
+        lifespan=lambda _: parts.lifespan(
+            settings.reload_seconds,
+            pinned_core(settings.workers, current_multiprocess_dir(os.environ)),
         ),
-        telemetry=tracing.telemetry(traced),
+        telemetry=tracing.telemetry_config(traced),
     )
-    books = Books(lambda: service.panel)
+    books = StoreCatalogCache(lambda: service.panel)
     add_routes(
         app, settings, service, books, parts.guard, parts.predictor, parts.gauges, parts.report
     )
     add_file_route(app, parts.files)
-    put_first(app)
-    describe(app, service.panel)
+    prioritize_direct_routes(app)
+    install_openapi(app, service.panel)
     app.add_exception_handler(RossmannError, handle_product_error)
     app.add_exception_handler(RequestValidationError, handle_validation_error)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(Exception, handle_unexpected_error)
-    close_assets(app)
-    add_headers(app, settings, parts.guard)
+    restrict_static_mounts(app)
+    add_security_headers(app, settings, parts.guard)
     # The last one added is outermost: what the others refuse is counted and told too.
-    app.add_middleware(Watch, metrics=metrics, tell=None if lines is None else lines.tell)
+    app.add_middleware(
+        RequestContextMiddleware, metrics=metrics, tell=None if lines is None else lines.write
+    )
     return app
 
 
 def _make_parts(
-    settings: Settings, service: Service, metrics: Metrics, lines: RequestLog | None
-) -> Parts:
-    guard = Guard.from_settings(settings)
-    gauges = Gauges(metrics, service)
+    settings: Settings, service: Service, metrics: Metrics, lines: AccessLog | None
+) -> AppComponents:
+    guard = AccessControl.from_settings(settings)
+    gauges = StateCollector(metrics, service)
     log = open_log(settings)
     if log is not None:
-        gauges.watch_log(log.state)
-    journal = Journal(log)
-    trial = open_trial(settings, service.versions, journal, metrics)
-    return Parts(
+        gauges.track_prediction_log(log.state)
+    journal = PredictionRecorder(log)
+    trial = build_experiment(settings, service.versions, journal, metrics)
+    return AppComponents(
         service,
         guard,
         gauges,
-        Predictor(settings, service, guard, metrics, journal, trial),
-        FilePredictor(settings, service, guard, metrics, journal),
+        PredictHandler(settings, service, guard, metrics, journal, trial),
+        BatchPredictHandler(settings, service, guard, metrics, journal),
         ExperimentReport(settings, service, trial),
         log,
         trial,

@@ -10,23 +10,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rossmann import errors
-from rossmann.errors import Fault, RequestError, RossmannError
+from rossmann.errors import ErrorDetail, RequestError, RossmannError
 from rossmann.logging_config import get_logger
-from rossmann.serving.middleware.security_headers import PLAIN
+from rossmann.serving.middleware.security_headers import DEFAULT_HEADERS
 
-CODES: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
-    (errors.NotUtf8, 400, "not_utf8"),
-    (errors.TooLarge, 413, "too_large"),
+STATUS_BY_ERROR: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
+    (errors.BodyEncodingError, 400, "not_utf8"),
+    (errors.PayloadTooLargeError, 413, "too_large"),
     (errors.RequestError, 422, "refused"),
-    (errors.NoKey, 401, "no_key"),
-    (errors.NoRight, 403, "no_right"),
-    (errors.UnknownVersion, 404, "unknown_version"),
-    (errors.NoModel, 503, "no_model"),
-    (errors.DamagedModel, 503, "damaged_model"),
-    (errors.GateFailed, 409, "gate_failed"),
+    (errors.AuthenticationError, 401, "no_key"),
+    (errors.PermissionDeniedError, 403, "no_right"),
+    (errors.VersionNotFoundError, 404, "unknown_version"),
+    (errors.ModelUnavailableError, 503, "no_model"),
+    (errors.CorruptModelError, 503, "damaged_model"),
+    (errors.GateRejectedError, 409, "gate_failed"),
     (errors.ModelError, 409, "model_refused"),
-    (errors.OverRate, 429, "over_rate"),
-    (errors.Busy, 503, "busy"),
+    (errors.RateLimitError, 429, "over_rate"),
+    (errors.ServiceBusyError, 503, "busy"),
     (errors.ServiceError, 503, "away"),
     (errors.DataError, 503, "no_data"),
 )
@@ -41,7 +41,10 @@ _PLACES: Final[dict[str, tuple[str | int, ...]]] = {
 
 
 def _answer(
-    request: Request, code: int, faults: Sequence[Fault], headers: dict[str, str] | None = None
+    request: Request,
+    code: int,
+    faults: Sequence[ErrorDetail],
+    headers: dict[str, str] | None = None,
 ) -> Response:
     # Faults go in as they are: there may be some for each of 100,000 rows.
     content = {"detail": faults, "request_id": _request_id(request)}
@@ -55,18 +58,19 @@ def _request_id(request: Request) -> str:
 def handle_product_error(request: Request, error: Exception) -> Response:
     """An error that the product raised on purpose."""
     code, word = next(
-        ((code, word) for kind, code, word in CODES if isinstance(error, kind)), (500, "internal")
+        ((code, word) for kind, code, word in STATUS_BY_ERROR if isinstance(error, kind)),
+        (500, "internal"),
     )
     if isinstance(error, RequestError):
         faults = error.faults
     else:
-        faults = [Fault(_PLACES.get(word, ()), str(error), word)]
+        faults = [ErrorDetail(_PLACES.get(word, ()), str(error), word)]
     if code >= 500:
         get_logger("api").warning(
             "cannot answer", request_id=_request_id(request), reason=str(error)
         )
     headers = _HEADERS.get(code)
-    if isinstance(error, errors.OverRate | errors.Busy):
+    if isinstance(error, errors.RateLimitError | errors.ServiceBusyError):
         headers = {"Retry-After": str(error.seconds)}
     return _answer(request, code, faults, headers)
 
@@ -75,7 +79,7 @@ def handle_validation_error(request: Request, error: Exception) -> Response:
     """A path, a query or a small body that FastAPI has read for us."""
     assert isinstance(error, RequestValidationError)
     faults = [
-        Fault(tuple(detail["loc"]), str(detail["msg"]), str(detail["type"]))
+        ErrorDetail(tuple(detail["loc"]), str(detail["msg"]), str(detail["type"]))
         for detail in error.errors()
     ]
     return _answer(request, 422, faults)
@@ -92,13 +96,13 @@ def handle_http_error(request: Request, error: Exception) -> Response:
     msg, word = words.get(error.status_code, (str(error.detail), "refused"))
     headers = dict(error.headers or {}) | _HEADERS.get(error.status_code, {})
     place = "body" if error.status_code in {400, 413} else "path"
-    return _answer(request, error.status_code, [Fault((place,), msg, word)], headers)
+    return _answer(request, error.status_code, [ErrorDetail((place,), msg, word)], headers)
 
 
 def handle_unexpected_error(request: Request, error: Exception) -> Response:
     """A fault of ours: the log has all of it, the caller its number."""
     request_id = _request_id(request)
     get_logger("api").error("unexpected error", request_id=request_id, exc_info=error)
-    fault = Fault((), "internal error: the log has more", "internal")
+    fault = ErrorDetail((), "internal error: the log has more", "internal")
     # It is made outside of what dresses the others.
-    return _answer(request, 500, [fault], {**PLAIN, "X-Request-ID": request_id})
+    return _answer(request, 500, [fault], {**DEFAULT_HEADERS, "X-Request-ID": request_id})

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rossmann.errors import PortTaken, RossmannError, ServiceError, SettingsError
-from rossmann.logging_config import configure_libraries, configure_logs, get_logger
-from rossmann.serving.observability.metrics import VARIABLE, metrics_folder
+from rossmann.errors import PortInUseError, RossmannError, ServiceError, SettingsError
+from rossmann.logging_config import configure_library_logging, configure_logging, get_logger
+from rossmann.serving.observability.metrics import MULTIPROC_DIR_VARIABLE, multiprocess_dir
 from rossmann.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -40,30 +40,32 @@ def run(settings: Settings) -> None:
     """
     _configure_logs(settings)
     logger = get_logger("server")
-    tell_access(settings)
+    log_access_policy(settings)
     check_tracing()
     with bind(settings.host, settings.api_port) as listener:
         url = f"http://{settings.host}:{settings.api_port}"
         try:
             if settings.workers == 1:
-                os.environ.pop(VARIABLE, None)  # another program's: alone, no folder is needed
+                os.environ.pop(
+                    MULTIPROC_DIR_VARIABLE, None
+                )  # another program's: alone, no folder is needed
                 app = build_app(settings)
                 logger.info("serving", url=url)
                 _run_one(server_config(app, trusted_proxies=settings.trusted_proxies), listener)
             else:
-                check_model(settings)
+                require_servable_model(settings)
                 logger.info("serving", url=url, workers=settings.workers)
                 _run_many(settings, listener)
         except KeyboardInterrupt:
             logger.info("stopped")
 
 
-def tell_access(settings: Settings) -> None:
+def log_access_policy(settings: Settings) -> None:
     """Log who is let in; raises ``SettingsError`` where keys or limits cannot be."""
-    from rossmann.serving.access.access_control import access, is_loopback
+    from rossmann.serving.access.access_control import access_summary, is_loopback
 
     logger = get_logger("security")
-    is_open, told = access(settings)
+    is_open, told = access_summary(settings)
     if not is_open:
         logger.info("callers need a key", **told)
     elif is_loopback(settings.host):
@@ -79,26 +81,26 @@ def tell_access(settings: Settings) -> None:
 def check_tracing() -> None:
     """Raise ``SettingsError`` where the environment asks for traces that cannot be had."""
     if any(name.startswith("OTEL_") for name in os.environ):
-        from rossmann.serving.observability.tracing import wanted
+        from rossmann.serving.observability.tracing import tracing_enabled
 
-        wanted(os.environ)
+        tracing_enabled(os.environ)
 
 
-def check_model(settings: Settings) -> None:
+def require_servable_model(settings: Settings) -> None:
     """Raise ``NoModel`` where no worker could start; loads nothing."""
-    from rossmann.serving.runtime.registry_snapshot import find_start
-    from rossmann.serving.runtime.service import hurry, open_registry
+    from rossmann.serving.runtime.registry_snapshot import require_startable
+    from rossmann.serving.runtime.service import open_registry, startup_timeout
 
     registry = open_registry(settings)
-    with hurry(registry, settings):
-        find_start(registry, settings.model_cache_dir)
+    with startup_timeout(registry, settings):
+        require_startable(registry, settings.model_cache_dir)
 
 
 def build_app(settings: Settings) -> "FastAPI":
     """The application with its real parts."""
-    from rossmann.serving.runtime.service import open_service
+    from rossmann.serving.runtime.service import build_service
 
-    service = open_service(settings)
+    service = build_service(settings)
     from rossmann.serving.app import create_app
 
     return create_app(settings, service)
@@ -112,8 +114,8 @@ def worker_app() -> "FastAPI":
 
 
 def _configure_logs(settings: Settings) -> None:
-    configure_logs(settings.log_level, settings.log_format)
-    configure_libraries(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format)
+    configure_library_logging(settings.log_level, settings.log_format)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -129,7 +131,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise PortTaken(
+            raise PortInUseError(
                 f"port {port} on {host} is taken by something else; "
                 "choose another with ROSSMANN_API_PORT"
             ) from error
@@ -149,7 +151,7 @@ def server_config(
         factory=isinstance(app, str),
         workers=workers,
         loop="uvloop",
-        http="httptools" if workers == 1 else SharingProtocol,
+        http="httptools" if workers == 1 else FairAcceptProtocol,
         ws="none",
         log_config=None,
         access_log=False,
@@ -180,8 +182,8 @@ def _run_many(settings: Settings, listener: socket.socket) -> None:
     config = server_config(
         "rossmann.serving.server:worker_app", settings.workers, settings.trusted_proxies
     )
-    with metrics_folder() as folder:
-        os.environ[VARIABLE] = str(folder)  # workers inherit it
+    with multiprocess_dir() as folder:
+        os.environ[MULTIPROC_DIR_VARIABLE] = str(folder)  # workers inherit it
         Multiprocess(config, sockets=[listener]).run()
 
 
@@ -190,7 +192,7 @@ _PAUSE: Final = 1e-4
 on an idle one."""
 
 
-class SharingProtocol(HttpToolsProtocol):
+class FairAcceptProtocol(HttpToolsProtocol):
     """HTTP for one of several workers: it lets another take the next connection.
 
     All of them wait at one port, and whoever wakes up first takes all that knock until none is

@@ -9,10 +9,10 @@ import pytest
 
 from rossmann.dashboard.batch import job as batch_job
 from rossmann.dashboard.batch import tables as batch_tables
-from rossmann.dashboard.batch.job import Job
+from rossmann.dashboard.batch.job import BatchRun
 from rossmann.data.prepare_predictions import Upload
-from rossmann.errors import Fault, ServiceError
-from rossmann.schema import Rows
+from rossmann.errors import ErrorDetail, ServiceError
+from rossmann.schema import StoreDays
 from rossmann.serving.client.client import Client
 
 START = date(2015, 8, 1)
@@ -25,12 +25,14 @@ def upload_of(stores: list[int], days: list[date], bad_lines: tuple[int, ...] = 
     numbers = np.array([(day - date(1970, 1, 1)).days for day in days], dtype=np.int32)
     opened = np.array([day.isoweekday() != 7 for day in days], dtype=np.uint8)
     plain = np.zeros(len(stores), dtype=np.uint8)
-    rows = Rows(np.array(stores, dtype=np.int32), numbers, opened, plain, plain, plain)
+    rows = StoreDays(np.array(stores, dtype=np.int32), numbers, opened, plain, plain, plain)
     text = ["?"] * height
     for line, store in zip(index, stores, strict=True):
         text[line] = str(store)
     frame = pl.DataFrame({"Id": [str(i) for i in range(height)], "Store": text})
-    faults = [Fault((line + 1, "Store"), "Store is no number", "number") for line in bad_lines]
+    faults = [
+        ErrorDetail((line + 1, "Store"), "Store is no number", "number") for line in bad_lines
+    ]
     return Upload(rows=rows, index=index, frame=frame, faults=faults, notes=[])
 
 
@@ -39,7 +41,7 @@ def many(count: int) -> Upload:
     return upload_of([1 + i % 3 for i in range(count)], days)
 
 
-def run(job: Job, stub_service: Any) -> list[int]:
+def run(job: BatchRun, stub_service: Any) -> list[int]:
     return list(job.run(Client(stub_service.url)))
 
 
@@ -53,7 +55,7 @@ def test_every_row_gets_its_own_answer_in_the_order_of_the_file(
 ) -> None:
     monkeypatch.setattr(batch_job, "CHUNK", 7)
     upload = many(45)
-    job = Job.of(upload)
+    job = BatchRun.of(upload)
     assert run(job, stub_service)[-1] == 45
     assert job.sales.tolist() == expected(upload).tolist()
     assert (job.low <= job.sales).all() and (job.sales <= job.high).all()
@@ -64,7 +66,7 @@ def test_all_chunks_have_the_origin_of_the_whole_file(
 ) -> None:
     monkeypatch.setattr(batch_job, "CHUNK", 10)
     days = [date(2015, 8, 5)] * 30 + [date(2015, 7, 10)]
-    job = Job.of(upload_of([1] * 31, days))
+    job = BatchRun.of(upload_of([1] * 31, days))
     run(job, stub_service)
     # The last row's day lies in the past and sets the origin of all.
     assert job.as_of == "2015-07-09"
@@ -76,7 +78,7 @@ def test_all_chunks_have_the_origin_of_the_whole_file(
 
 def test_rows_of_unknown_stores_are_faults_and_the_others_are_answered(stub_service: Any) -> None:
     upload = upload_of([1, 99, 2, 99, 77], [START] * 5)
-    job = Job.of(upload)
+    job = BatchRun.of(upload)
     run(job, stub_service)
     assert [fault.loc for fault in job.faults] == [(2, "Store"), (4, "Store"), (5, "Store")]
     assert np.isnan(job.sales).tolist() == [False, True, False, True, True]
@@ -84,7 +86,7 @@ def test_rows_of_unknown_stores_are_faults_and_the_others_are_answered(stub_serv
 
 def test_a_day_without_an_answer_does_not_set_the_origin(stub_service: Any) -> None:
     days = [START, date(2000, 1, 1), START, date(2000, 1, 1), date(2040, 1, 1)]
-    job = Job.of(upload_of([1, 1, 2, 2, 3], days))
+    job = BatchRun.of(upload_of([1, 1, 2, 2, 3], days))
     run(job, stub_service)
     assert job.as_of == "2015-07-31"
     assert [fault.loc for fault in job.faults] == [(2, "Date"), (4, "Date"), (5, "Date")]
@@ -92,7 +94,7 @@ def test_a_day_without_an_answer_does_not_set_the_origin(stub_service: Any) -> N
 
 
 def test_a_file_without_one_good_row_ends_with_faults_only(stub_service: Any) -> None:
-    job = Job.of(upload_of([99, 98], [START] * 2))
+    job = BatchRun.of(upload_of([99, 98], [START] * 2))
     run(job, stub_service)
     assert job.finished and len(job.faults) == 2 and job.version is None
 
@@ -102,7 +104,7 @@ def test_an_outage_keeps_what_is_done_and_the_job_goes_on(
 ) -> None:
     monkeypatch.setattr(batch_job, "CHUNK", 10)
     upload = many(35)
-    job = Job.of(upload)
+    job = BatchRun.of(upload)
     stub_service.answers_left = 3
     with pytest.raises(ServiceError):
         run(job, stub_service)
@@ -118,14 +120,14 @@ def test_warnings_are_summed_over_chunks(
     stub_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_job, "CHUNK", 4)
-    job = Job.of(upload_of([3] * 6 + [1] * 3, [START] * 9))
+    job = BatchRun.of(upload_of([3] * 6 + [1] * 3, [START] * 9))
     run(job, stub_service)
     assert dict(job.warnings) == {"days without a schedule": 6}
 
 
 def test_the_table_has_every_row_as_uploaded(stub_service: Any) -> None:
     upload = upload_of([1, 99, 2], [START, START, date(2015, 8, 2)], bad_lines=(1,))
-    job = Job.of(upload)
+    job = BatchRun.of(upload)
     run(job, stub_service)
     table = batch_tables.result_table(upload, job)
     assert table["Id"].to_list() == [0, 1, 2, 3]
@@ -138,7 +140,7 @@ def test_the_table_has_every_row_as_uploaded(stub_service: Any) -> None:
 
 def test_sums_by_store_and_by_day_agree(stub_service: Any) -> None:
     upload = many(60)
-    job = Job.of(upload)
+    job = BatchRun.of(upload)
     run(job, stub_service)
     total = expected(upload).sum()
     stores, days = batch_tables.by_store(job), batch_tables.by_day(job)
@@ -150,7 +152,7 @@ def test_sums_by_store_and_by_day_agree(stub_service: Any) -> None:
 
 def test_csv_and_excel_hold_the_same_unrounded_numbers(stub_service: Any) -> None:
     upload = many(20)
-    job = Job.of(upload)
+    job = BatchRun.of(upload)
     run(job, stub_service)
     job.sales += 1 / 3
     table = batch_tables.result_table(upload, job)

@@ -16,7 +16,7 @@ HEADER = "Store,Date,Open,Promo,StateHoliday,SchoolHoliday\n"
 
 @pytest.fixture(autouse=True)
 def _look_afresh() -> None:
-    state.forget()
+    state.clear_cache()
 
 
 def open_page(content: str | None = None, name: str = "plan.csv") -> AppTest:

@@ -13,7 +13,7 @@ SINGLE = "from rossmann.dashboard import single, state\nwith state.guarded():\n 
 
 @pytest.fixture(autouse=True)
 def _look_afresh() -> None:
-    state.forget()
+    state.clear_cache()
 
 
 def open_page(day: str | None = None, store: int | None = None) -> AppTest:
@@ -134,12 +134,12 @@ def test_days_around_that_lie_too_far_are_left_out(stub_service: Any) -> None:
 def test_a_first_visit_during_an_outage_leaves_no_wrong_day_behind(stub_service: Any) -> None:
     open_page()
     stub_service.stop()
-    state.forget_look()
+    state.clear_status_cache()
     # The stores are still known, the last day of sales is not.
     page = open_page()
     assert page.error
     stub_service.start()
-    state.forget()
+    state.clear_cache()
     page.run()
     assert page.text_input(key="day").value == "2015-08-01"
 

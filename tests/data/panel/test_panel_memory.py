@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from rossmann.data.make_dataset import DatasetInfo
-from rossmann.data.panel.panel import build_panel, open_panel, panel_from
+from rossmann.data.panel.panel import build_panel, in_memory_panel, open_panel
 from rossmann.schema import Dataset
 
 STORES, DAYS = 10_000, 90
@@ -79,7 +79,7 @@ def build_within(folder: Path) -> None:
     build_panel(info, threads=2)
     panel = open_panel(info)
     days = np.arange(panel.last_day + 1, panel.last_day + 8)
-    matrix = panel.matrix(panel.usual_rows(STORES, days), panel.last_day)
+    matrix = panel.matrix(panel.store_schedule(STORES, days), panel.last_day)
     assert np.isfinite(matrix[:, -1]).all()
 
 
@@ -99,7 +99,7 @@ def test_files_hold_what_memory_holds(tmp_path: Path) -> None:
     build_panel(info, threads=3)
     names = ("history", "schedule", "stores")
     tables = {name: pl.read_parquet(info.folder / f"{name}.parquet") for name in names}
-    built, mapped = panel_from(info, tables), open_panel(info)
+    built, mapped = in_memory_panel(info, tables), open_panel(info)
     for one, two in zip(built.arrays, mapped.arrays, strict=True):
         assert one.tobytes() == two.tobytes()
 

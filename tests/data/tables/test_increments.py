@@ -8,8 +8,14 @@ import pytest
 
 from rossmann.data.demo.write_tables import write_demo
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.tables.increments import add_piece, find_pieces, overlay, read_piece, read_source
-from rossmann.errors import BrokenRule
+from rossmann.data.tables.increments import (
+    list_increments,
+    read_increment,
+    read_source,
+    upsert,
+    write_increment,
+)
+from rossmann.errors import DataValidationError
 from rossmann.settings import load_settings
 
 DAY = date(2015, 8, 1)
@@ -32,32 +38,32 @@ def plan(*stores: int, promo: int = 0) -> pl.DataFrame:
 
 
 def test_pieces_are_numbered_and_read_back(tmp_path: Path) -> None:
-    first = add_piece(tmp_path, "schedule", plan(2, 1), "august.csv")
-    second = add_piece(tmp_path, "schedule", plan(1, promo=1), "again.csv")
-    assert find_pieces(tmp_path) == (first, second)
+    first = write_increment(tmp_path, "schedule", plan(2, 1), "august.csv")
+    second = write_increment(tmp_path, "schedule", plan(1, promo=1), "again.csv")
+    assert list_increments(tmp_path) == (first, second)
     assert [piece.number for piece in (first, second)] == [1, 2]
-    assert read_piece(first).equals(plan(1, 2))
+    assert read_increment(first).equals(plan(1, 2))
     assert [read_source(piece) for piece in (first, second)] == ["august.csv", "again.csv"]
 
 
 def test_the_digest_is_of_the_rows_alone(tmp_path: Path) -> None:
-    one = add_piece(tmp_path, "schedule", plan(1, 2), "one.csv")
-    same = add_piece(tmp_path, "schedule", plan(2, 1), "other.csv")
-    other = add_piece(tmp_path, "schedule", plan(1, 2, promo=1), "one.csv")
+    one = write_increment(tmp_path, "schedule", plan(1, 2), "one.csv")
+    same = write_increment(tmp_path, "schedule", plan(2, 1), "other.csv")
+    other = write_increment(tmp_path, "schedule", plan(1, 2, promo=1), "one.csv")
     assert one.digest == same.digest != other.digest
 
 
 def test_a_number_is_not_given_twice_after_a_piece_is_taken_away(tmp_path: Path) -> None:
-    pieces = [add_piece(tmp_path, "schedule", plan(store), "") for store in (1, 2)]
+    pieces = [write_increment(tmp_path, "schedule", plan(store), "") for store in (1, 2)]
     pieces[0].path.unlink()
-    assert add_piece(tmp_path, "schedule", plan(3), "").number == 3
+    assert write_increment(tmp_path, "schedule", plan(3), "").number == 3
 
 
 def test_drafts_and_strangers_are_no_pieces(tmp_path: Path) -> None:
     for name in (".draft-7", "notes.parquet", "0001-sales-xyz.parquet"):
         (tmp_path / name).write_bytes(b"half")
-    assert find_pieces(tmp_path) == ()
-    assert find_pieces(tmp_path / "none") == ()
+    assert list_increments(tmp_path) == ()
+    assert list_increments(tmp_path / "none") == ()
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,24 +73,24 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
     with pytest.raises(OSError, match="no space"):
-        add_piece(tmp_path, "schedule", plan(1), "")
+        write_increment(tmp_path, "schedule", plan(1), "")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 nonsense PAR1", None])
 def test_a_damaged_piece_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
-    piece = add_piece(tmp_path, "schedule", plan(1), "")
+    piece = write_increment(tmp_path, "schedule", plan(1), "")
     piece.path.chmod(0o644)
     if content is None:
         plan(1, promo=1).write_parquet(piece.path)
     else:
         piece.path.write_bytes(content)
-    with pytest.raises(BrokenRule, match=rf"{piece.path.name} is damaged"):
-        read_piece(piece)
+    with pytest.raises(DataValidationError, match=rf"{piece.path.name} is damaged"):
+        read_increment(piece)
 
 
 def test_later_rows_take_the_place_of_older_ones() -> None:
-    merged = overlay(plan(3, 1), plan(2, 3, promo=1))
+    merged = upsert(plan(3, 1), plan(2, 3, promo=1))
     assert merged["Store"].to_list() == [1, 2, 3]
     assert merged["Promo"].to_list() == [0, 1, 1]
 
@@ -94,6 +100,8 @@ def test_a_piece_of_a_store_that_is_gone_is_refused(tmp_path: Path) -> None:
     write_demo(settings.demo_raw_dir, seed=1, stores=3, days=40, schedule_days=5)
     folder = settings.ingested_dir / "demo"
     folder.mkdir(parents=True)
-    add_piece(folder, "schedule", plan(4), "")
-    with pytest.raises(BrokenRule, match=r"Store_known: Store is in the store table .*Store=4"):
+    write_increment(folder, "schedule", plan(4), "")
+    with pytest.raises(
+        DataValidationError, match=r"Store_known: Store is in the store table .*Store=4"
+    ):
         make_dataset(settings)

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from rossmann.data.demo.write_tables import LAST_DAY, write_demo
 from rossmann.data.make_dataset import DatasetInfo, current_dataset, make_dataset
 from rossmann.data.panel.panel import build_panel, open_panel
-from rossmann.data.tables.ingest import Ingested, Planned, ingest, planned_days
-from rossmann.data.tables.raw_tables import find_raw
+from rossmann.data.tables.ingest import IngestResult, ScheduleCoverage, ingest, schedule_coverage
+from rossmann.data.tables.raw_tables import find_raw_tables
 from rossmann.data.uploads.fields import FLAGS
-from rossmann.errors import BrokenRule, MissingData
+from rossmann.errors import DataNotFoundError, DataValidationError
 from rossmann.settings import Settings, load_settings
 
 Row = dict[str, Any]
@@ -64,7 +64,7 @@ NEXT = LAST_DAY + timedelta(days=1)
 NEW = [sold_row(s, day, 4000 + 10 * s) for day in days_from(NEXT, 3) for s in range(1, STORES + 1)]
 
 
-def put(settings: Settings, rows: Iterable[Row], name: str = "new.csv") -> Ingested:
+def put(settings: Settings, rows: Iterable[Row], name: str = "new.csv") -> IngestResult:
     path = settings.data_dir / name
     frame = pl.DataFrame(list(rows), infer_schema_length=None)
     if name.endswith(".gz"):
@@ -91,11 +91,11 @@ def test_sales_days_turn_plan_into_history(settings: Settings) -> None:
     before = tree(settings.demo_raw_dir)
     done = put(settings, NEW)
     assert (done.kind, done.added, done.corrected, done.unchanged) == ("sales", 12, 0, 0)
-    assert (done.planned, done.passed) == (12, 0)
+    assert (done.planned, done.skipped) == (12, 0)
     assert (done.last_day_before, done.last_day) == (LAST_DAY, LAST_DAY + timedelta(days=3))
     assert done.planned_to == LAST_DAY + timedelta(days=AHEAD)
     assert tree(settings.demo_raw_dir) == before
-    with pytest.raises(MissingData, match="rossmann features"):
+    with pytest.raises(DataNotFoundError, match="rossmann features"):
         current_dataset(settings)
     info = make_dataset(settings)
     history, schedule, _ = frames(info)
@@ -189,7 +189,7 @@ def test_a_schedule_extends_and_corrects_the_plan(settings: Settings) -> None:
 def test_planned_days_that_have_sales_are_left_out(settings: Settings) -> None:
     info = make_dataset(settings)
     done = put(settings, [plan_row(1, LAST_DAY), plan_row(1, LAST_DAY - timedelta(days=1))])
-    assert (done.passed, done.piece) == (2, None)
+    assert (done.skipped, done.piece) == (2, None)
     assert make_dataset(settings) == info
 
 
@@ -198,22 +198,22 @@ def test_days_between_history_and_schedule_stay_unknown(settings: Settings) -> N
     some = [LAST_DAY + timedelta(days=offset) for offset in (1, 2, 5)]
     put(settings, [plan_row(s, day) for s in range(1, STORES + 1) for day in some])
     info = make_dataset(settings)
-    assert planned_days(info) == [
-        Planned(some[0], some[1], STORES),
-        Planned(some[1] + timedelta(days=1), some[2] - timedelta(days=1), 0),
-        Planned(some[2], some[2], STORES),
-        Planned(some[2] + timedelta(days=1), LAST_DAY + timedelta(days=48), 0),
+    assert schedule_coverage(info) == [
+        ScheduleCoverage(some[0], some[1], STORES),
+        ScheduleCoverage(some[1] + timedelta(days=1), some[2] - timedelta(days=1), 0),
+        ScheduleCoverage(some[2], some[2], STORES),
+        ScheduleCoverage(some[2] + timedelta(days=1), LAST_DAY + timedelta(days=48), 0),
     ]
     build_panel(info, threads=1)
     panel = open_panel(info)
     ahead = panel.last_day + pl.Series([1, 2, 3, 4, 5, 6]).to_numpy()
-    place = panel.locate(panel.store_numbers[:1]).repeat(6)
-    assert panel.scheduled(place, ahead).tolist() == [True, True, False, False, True, False]
+    place = panel.store_indices(panel.store_numbers[:1]).repeat(6)
+    assert panel.is_scheduled(place, ahead).tolist() == [True, True, False, False, True, False]
 
 
 def test_stores_without_a_plan_are_counted(settings: Settings) -> None:
     put(settings, [plan_row(2, LAST_DAY + timedelta(days=AHEAD + 1))])
-    spans = planned_days(make_dataset(settings))
+    spans = schedule_coverage(make_dataset(settings))
     assert [span.stores for span in spans] == [STORES, 1, 0]
 
 
@@ -238,7 +238,7 @@ def test_a_file_that_breaks_a_rule_changes_nothing(settings: Settings, rule: str
     path = settings.data_dir / "new.csv"
     pl.DataFrame([*NEW[1:], row], infer_schema_length=None).write_csv(path)
     before = tree(settings.data_dir)
-    with pytest.raises(BrokenRule, match=rf"{rule} in new\.csv") as caught:
+    with pytest.raises(DataValidationError, match=rf"{rule} in new\.csv") as caught:
         ingest(settings, path)
     assert "line " in str(caught.value)
     assert tree(settings.data_dir) == before
@@ -247,19 +247,19 @@ def test_a_file_that_breaks_a_rule_changes_nothing(settings: Settings, rule: str
 
 def test_all_broken_rules_are_told_at_once(settings: Settings) -> None:
     rows = [sold_row(1, NEXT, Promo=9), sold_row(99, NEXT), sold_row(2, NEXT, sales=-5)]
-    with pytest.raises(BrokenRule) as caught:
+    with pytest.raises(DataValidationError) as caught:
         put(settings, rows)
     for words in ("line 2: Store=1", "line 3: Store=99", "line 4: Store=2"):
         assert words in str(caught.value)
 
 
 def test_one_of_the_two_sums_is_no_schedule(settings: Settings) -> None:
-    with pytest.raises(BrokenRule, match="lacks the columns Customers"):
+    with pytest.raises(DataValidationError, match="lacks the columns Customers"):
         put(settings, [plan_row(1, NEXT, Sales=5)])
 
 
 def test_without_raw_tables_there_is_nothing_to_add_to(tmp_path: Path) -> None:
-    with pytest.raises(MissingData, match="rossmann data demo"):
+    with pytest.raises(DataNotFoundError, match="rossmann data demo"):
         put(load_settings(data_dir=tmp_path, demo=True), NEW)
     assert not (tmp_path / "ingested").exists()
 
@@ -306,7 +306,7 @@ def test_several_at_once_lose_nothing(settings: Settings) -> None:
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0] * STORES
-    assert [piece.number for piece in find_raw(settings).pieces] == [1, 2, 3, 4]
+    assert [piece.number for piece in find_raw_tables(settings).pieces] == [1, 2, 3, 4]
     assert make_dataset(settings).last_day == LAST_DAY + timedelta(days=3)
     assert put(settings, NEW).unchanged == 12
 

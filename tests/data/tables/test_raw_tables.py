@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from rossmann.data.tables import raw_tables as files
-from rossmann.data.tables.raw_tables import content_digest, find_raw, read_text, table_digests
-from rossmann.errors import BrokenRule, MissingData
+from rossmann.data.tables.raw_tables import (
+    content_digest,
+    find_raw_tables,
+    read_text,
+    table_digests,
+)
+from rossmann.errors import DataNotFoundError, DataValidationError
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 
@@ -24,27 +29,27 @@ def put(folder: Path, *names: str) -> None:
 
 
 def test_no_tables_says_where_to_put_them_and_how_to_do_without(settings: Settings) -> None:
-    with pytest.raises(MissingData) as caught:
-        find_raw(settings)
+    with pytest.raises(DataNotFoundError) as caught:
+        find_raw_tables(settings)
     assert str(settings.raw_dir) in str(caught.value)
     assert "rossmann data demo" in str(caught.value)
 
 
 def test_real_tables_go_before_the_demo(settings: Settings) -> None:
     put(settings.demo_raw_dir, "train.csv", "store.csv", "test.csv")
-    assert find_raw(settings).dataset is Dataset.DEMO
+    assert find_raw_tables(settings).dataset is Dataset.DEMO
     put(settings.raw_dir, "train.csv.gz", "store.csv")
-    found = find_raw(settings)
+    found = find_raw_tables(settings)
     assert found.dataset is Dataset.REAL
     assert found.train == settings.raw_dir / "train.csv.gz"
     assert found.test is None
-    assert list(found.paths()) == ["train.csv", "store.csv"]
+    assert list(found.by_name()) == ["train.csv", "store.csv"]
 
 
 def test_the_demo_can_be_asked_for(settings: Settings) -> None:
     put(settings.demo_raw_dir, "train.csv", "store.csv", "test.csv")
     put(settings.raw_dir, "train.csv", "store.csv")
-    found = find_raw(load_settings(data_dir=settings.data_dir, demo=True))
+    found = find_raw_tables(load_settings(data_dir=settings.data_dir, demo=True))
     assert found.dataset is Dataset.DEMO
     assert found.test == settings.demo_raw_dir / "test.csv"
 
@@ -53,8 +58,8 @@ def test_the_demo_can_be_asked_for(settings: Settings) -> None:
 def test_half_a_chain_names_the_other_half(settings: Settings, there: str, absent: str) -> None:
     put(settings.demo_raw_dir, "train.csv", "store.csv")
     put(settings.raw_dir, f"{there}.csv")
-    with pytest.raises(MissingData, match=rf"has {there}\.csv but no {absent}\.csv"):
-        find_raw(settings)
+    with pytest.raises(DataNotFoundError, match=rf"has {there}\.csv but no {absent}\.csv"):
+        find_raw_tables(settings)
 
 
 SPELLINGS = {
@@ -87,7 +92,7 @@ def test_every_spelling_reads_the_same(tmp_path: Path, spelling: str, packed: bo
 )
 def test_what_is_no_table_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BrokenRule, match=f"{name} is no CSV table"):
+    with pytest.raises(DataValidationError, match=f"{name} is no CSV table"):
         read_text(tmp_path / name)
 
 
@@ -106,7 +111,7 @@ def test_unchanged_tables_are_not_read_again(
 ) -> None:
     put(settings.raw_dir, "train.csv", "store.csv")
     record = settings.processed_dir / "record.json"
-    first = table_digests(find_raw(settings), record)
+    first = table_digests(find_raw_tables(settings), record)
     read: list[Path] = []
 
     def spy(path: Path) -> str:
@@ -114,17 +119,17 @@ def test_unchanged_tables_are_not_read_again(
         return content_digest(path)
 
     monkeypatch.setattr(files, "content_digest", spy)
-    assert table_digests(find_raw(settings), record) == first
+    assert table_digests(find_raw_tables(settings), record) == first
     assert read == []
     changed = settings.raw_dir / "train.csv"
     changed.write_text("Store\n1\n2\n")
-    assert table_digests(find_raw(settings), record)["train.csv"] != first["train.csv"]
+    assert table_digests(find_raw_tables(settings), record)["train.csv"] != first["train.csv"]
     assert read == [changed]
 
 
 def test_a_damaged_record_only_costs_time(settings: Settings) -> None:
     put(settings.raw_dir, "train.csv", "store.csv")
     record = settings.processed_dir / "record.json"
-    first = table_digests(find_raw(settings), record)
+    first = table_digests(find_raw_tables(settings), record)
     record.write_text("{half")
-    assert table_digests(find_raw(settings), record) == first
+    assert table_digests(find_raw_tables(settings), record) == first

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rossmann.data.tables.raw_tables import COMPETITION, get_tables
-from rossmann.errors import MissingData
+from rossmann.errors import DataNotFoundError
 from rossmann.settings import Settings, load_settings
 
 TABLES = ("train.csv", "store.csv", "test.csv")
@@ -37,7 +37,7 @@ def test_a_refusal_says_what_to_do_by_hand(settings: Settings) -> None:
     def download(name: str) -> str:
         raise ValueError("403: you must accept the rules\nand a long story")
 
-    with pytest.raises(MissingData) as caught:
+    with pytest.raises(DataNotFoundError) as caught:
         get_tables(settings, lambda line: None, download)
     assert "403: you must accept the rules. " in str(caught.value)
     assert str(settings.raw_dir) in str(caught.value)
@@ -45,6 +45,6 @@ def test_a_refusal_says_what_to_do_by_hand(settings: Settings) -> None:
 
 def test_a_copy_without_a_table_is_refused(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("")
-    with pytest.raises(MissingData, match=r"store\.csv, test\.csv"):
+    with pytest.raises(DataNotFoundError, match=r"store\.csv, test\.csv"):
         get_tables(settings, lambda line: None, lambda name: str(tmp_path))
     assert not settings.raw_dir.exists()

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from rossmann.data.tables import validation_rules as checks
-from rossmann.errors import BrokenRule
+from rossmann.errors import DataValidationError
 
 DAY = {
     "Store": "1", "DayOfWeek": "6", "Date": "2015-08-01", "Sales": "100", "Customers": "10",
@@ -72,14 +72,14 @@ STORES_BROKEN: list[tuple[str, Change]] = [
 ]
 
 
-def history(rows: Sequence[Change]) -> list[checks.Breach]:
-    frame = checks.typed("train.csv", text(rows), checks.HISTORY_COLUMNS)
-    return checks.breaches("train.csv", frame, checks.history_rules([1, 2]))
+def history(rows: Sequence[Change]) -> list[checks.RuleViolation]:
+    frame = checks.parse_columns("train.csv", text(rows), checks.HISTORY_COLUMNS)
+    return checks.find_violations("train.csv", frame, checks.history_rules([1, 2]))
 
 
-def stores(rows: Sequence[Change]) -> list[checks.Breach]:
-    frame = checks.typed("store.csv", text(rows), checks.STORE_COLUMNS)
-    return checks.breaches("store.csv", frame, checks.store_rules())
+def stores(rows: Sequence[Change]) -> list[checks.RuleViolation]:
+    frame = checks.parse_columns("store.csv", text(rows), checks.STORE_COLUMNS)
+    return checks.find_violations("store.csv", frame, checks.store_rules())
 
 
 def text(rows: Sequence[Change]) -> pl.DataFrame:
@@ -117,8 +117,8 @@ def test_every_rule_has_an_example_that_breaks_it() -> None:
 
 
 def test_only_the_schedule_may_leave_open_empty() -> None:
-    frame = checks.typed("test.csv", text([{**DAY, "Open": None}]), checks.PLAN_COLUMNS)
-    assert checks.breaches("test.csv", frame, checks.plan_rules([1])) == []
+    frame = checks.parse_columns("test.csv", text([{**DAY, "Open": None}]), checks.PLAN_COLUMNS)
+    assert checks.find_violations("test.csv", frame, checks.plan_rules([1])) == []
 
 
 def test_one_fault_breaks_no_other_rule() -> None:
@@ -128,8 +128,8 @@ def test_one_fault_breaks_no_other_rule() -> None:
 
 def test_the_refusal_names_every_rule_its_count_and_its_first_rows() -> None:
     bad = [{**DAY, "Promo": "9", "Sales": "-7", "Date": f"2015-08-{d:02}"} for d in range(1, 29)]
-    with pytest.raises(BrokenRule) as caught:
-        checks.refuse(history(bad))
+    with pytest.raises(DataValidationError) as caught:
+        checks.raise_violations(history(bad))
     summary, *lines = str(caught.value).splitlines()
     assert "Promo_flag in train.csv (28)" in summary
     assert "Sales_whole in train.csv (28)" in summary
@@ -140,18 +140,20 @@ def test_the_refusal_names_every_rule_its_count_and_its_first_rows() -> None:
 
 
 def test_nothing_broken_refuses_nothing() -> None:
-    checks.refuse([])
+    checks.raise_violations([])
 
 
 def test_missing_columns_are_all_named() -> None:
     lacking = text([DAY]).drop("Promo", "Sales")
-    with pytest.raises(BrokenRule, match=r"lacks the columns Promo, Sales; it has Store, "):
-        checks.typed("train.csv", lacking, checks.HISTORY_COLUMNS)
+    with pytest.raises(
+        DataValidationError, match=r"lacks the columns Promo, Sales; it has Store, "
+    ):
+        checks.parse_columns("train.csv", lacking, checks.HISTORY_COLUMNS)
 
 
 def test_a_table_without_rows_is_refused() -> None:
-    with pytest.raises(BrokenRule, match=r"train\.csv has no rows"):
-        checks.typed("train.csv", text([DAY]).clear(), checks.HISTORY_COLUMNS)
+    with pytest.raises(DataValidationError, match=r"train\.csv has no rows"):
+        checks.parse_columns("train.csv", text([DAY]).clear(), checks.HISTORY_COLUMNS)
 
 
 def test_whole_numbers_may_have_a_point() -> None:

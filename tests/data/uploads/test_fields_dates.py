@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from rossmann.data.uploads.fields import (
     DATE_FORMATS,
-    AmbiguousDates,
+    AmbiguousDatesError,
     date_formats,
+    detect_date_format,
     parse_dates,
-    settle_format,
 )
-from rossmann.errors import BrokenRule
+from rossmann.errors import DataValidationError
 
 WRITERS = {
     "YYYY-MM-DD": "{0:%Y}-{0:%m}-{0:%d}",
@@ -50,8 +50,8 @@ def test_what_was_written_is_read_back(column: list[date], form: str) -> None:
 def test_the_format_is_found_or_asked_for_never_mistaken(column: list[date], form: str) -> None:
     texts = written(column, form)
     try:
-        chosen = settle_format(texts)
-    except AmbiguousDates as error:
+        chosen = detect_date_format(texts)
+    except AmbiguousDatesError as error:
         assert form in error.formats
         readings = {tuple(parse_dates(texts, name)[t] for t in texts) for name in error.formats}
         assert len(readings) == len(error.formats) > 1
@@ -67,8 +67,8 @@ def test_garbage_in_some_rows_mistakes_no_other(
     texts = written(column, form)
     noise = [text for text in garbage if not date_formats([text])][: len(texts)]
     try:
-        chosen = settle_format([*noise, *texts])
-    except AmbiguousDates as error:
+        chosen = detect_date_format([*noise, *texts])
+    except AmbiguousDatesError as error:
         assert form in error.formats
     else:
         read = parse_dates(texts, chosen)
@@ -79,8 +79,8 @@ def test_garbage_in_some_rows_mistakes_no_other(
 def test_the_order_of_rows_does_not_matter(column: list[date], form: str) -> None:
     def verdict(texts: list[str]) -> str | list[str]:
         try:
-            return settle_format(texts)
-        except AmbiguousDates as error:
+            return detect_date_format(texts)
+        except AmbiguousDatesError as error:
             return error.formats
 
     texts = written(column, form)
@@ -88,8 +88,8 @@ def test_the_order_of_rows_does_not_matter(column: list[date], form: str) -> Non
 
 
 def test_days_and_months_that_could_be_either_are_asked_about() -> None:
-    with pytest.raises(AmbiguousDates, match="08/01/2015") as caught:
-        settle_format(["08/01/2015", "08/02/2015"])
+    with pytest.raises(AmbiguousDatesError, match="08/01/2015") as caught:
+        detect_date_format(["08/01/2015", "08/02/2015"])
     assert caught.value.formats == ["MM/DD/YYYY", "DD/MM/YYYY"]
 
 
@@ -105,16 +105,16 @@ def test_days_and_months_that_could_be_either_are_asked_about() -> None:
     ],
 )
 def test_one_telling_row_settles_the_column(texts: list[str], form: str) -> None:
-    assert settle_format(texts) == form
+    assert detect_date_format(texts) == form
 
 
 def test_rows_that_contradict_each_other_are_asked_about_too() -> None:
-    with pytest.raises(AmbiguousDates):
-        settle_format(["08/13/2015", "13/08/2015", "08/14/2015", "01/02/2015"])
+    with pytest.raises(AmbiguousDatesError):
+        detect_date_format(["08/13/2015", "13/08/2015", "08/14/2015", "01/02/2015"])
 
 
 def test_a_minority_format_is_left_for_faults() -> None:
-    assert settle_format(["2015-08-01", "2015-08-02", "03.08.2015"]) == "YYYY-MM-DD"
+    assert detect_date_format(["2015-08-01", "2015-08-02", "03.08.2015"]) == "YYYY-MM-DD"
 
 
 @pytest.mark.parametrize(
@@ -139,5 +139,5 @@ def test_no_text_has_no_format() -> None:
 
 
 def test_an_unknown_format_names_those_there_are() -> None:
-    with pytest.raises(BrokenRule, match="YYYY-MM-DD, DD"):
+    with pytest.raises(DataValidationError, match="YYYY-MM-DD, DD"):
         parse_dates(["2015-08-01"], "YYYY/MM/DD")

@@ -10,8 +10,8 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.uploads import csv_chunks as upload_csv
-from rossmann.data.uploads.table_chunks import open_parts
-from rossmann.errors import BrokenRule
+from rossmann.data.uploads.table_chunks import open_table
+from rossmann.errors import DataValidationError
 
 LINES = ["1,2,3", '"x\n\ny",2,', '"",,', ",,", '"q""u",5', 'äö,"é\n",z', "", "1"]
 
@@ -20,7 +20,7 @@ def parts_of(content: bytes) -> list[pl.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body"
         path.write_bytes(content)
-        found = open_parts("x", path, Path(folder), 1 << 20).read()
+        found = open_table("x", path, Path(folder), 1 << 20).read()
         return [pl.DataFrame(batch) for batch in found]
 
 
@@ -45,12 +45,12 @@ def test_csv_in_blocks_is_csv(lines: list[str], tail: str, encoding: str) -> Non
 
 def test_what_no_block_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload_csv, "_LONGEST", 200)
-    with pytest.raises(BrokenRule, match="quotation mark"):
+    with pytest.raises(DataValidationError, match="quotation mark"):
         parts_of(b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 100)
-    with pytest.raises(BrokenRule, match="row 21 has 3 values, the first line 2"):
+    with pytest.raises(DataValidationError, match="row 21 has 3 values, the first line 2"):
         parts_of(b"a,b\n" + b"1,2\n" * 20 + b"1,2,3\n")
 
 
 def test_too_many_columns_are_refused_before_they_are_read() -> None:
-    with pytest.raises(BrokenRule, match="more than 1,000 columns"):
+    with pytest.raises(DataValidationError, match="more than 1,000 columns"):
         parts_of(b"a," * 1001 + b"b\n1\n")

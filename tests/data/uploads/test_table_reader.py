@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.uploads.table_reader import read_table
-from rossmann.errors import BrokenRule
+from rossmann.errors import DataValidationError
 
 TABLE = {"Store": ["1", "2"], "Date": ["2015-08-01", "2015-08-02"], "Name": ["Köln", None]}
 COMMAS = "Store,Date,Name\n1,2015-08-01,Köln\n2,2015-08-02,\n"
@@ -88,7 +88,7 @@ def test_a_table_without_rows_has_its_columns() -> None:
 
 
 def test_a_line_with_too_many_values_is_named() -> None:
-    with pytest.raises(BrokenRule, match="line 3 has 3 values, the first line 2 names"):
+    with pytest.raises(DataValidationError, match="line 3 has 3 values, the first line 2 names"):
         read_table("t.csv", b"a,b\n1,2\n3,4,5\n")
 
 
@@ -107,7 +107,7 @@ NO_TABLES = {
 
 @pytest.mark.parametrize("kind", NO_TABLES)
 def test_what_is_no_table_is_refused_by_name(kind: str) -> None:
-    with pytest.raises(BrokenRule, match=r"^upload\.x "):
+    with pytest.raises(DataValidationError, match=r"^upload\.x "):
         read_table("upload.x", NO_TABLES[kind])
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_table_is_refused_by_name(kind: str) -> None:
 def test_any_bytes_are_a_table_or_refused(content: bytes) -> None:
     try:
         frame = read_table("upload", content)
-    except BrokenRule:
+    except DataValidationError:
         return
     assert set(frame.dtypes) <= {pl.String}
 
@@ -130,5 +130,5 @@ def test_damage_is_refused_never_a_crash(kind: str, data: st.DataObject) -> None
         content[place] = data.draw(st.integers(0, 255))
     try:
         read_table("upload", bytes(content))
-    except BrokenRule as error:
+    except DataValidationError as error:
         assert "upload" in str(error)

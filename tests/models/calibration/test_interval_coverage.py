@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 
 from rossmann.models.calibration.interval_coverage import (
-    SHOWN,
+    ALL_LEVELS,
     calibrate_windows,
     coverage_rows,
-    cross_bands,
-    is_inside,
+    covers,
+    cross_validated_intervals,
     measure_coverage,
 )
-from rossmann.models.ensemble.prediction_intervals import bounds
-from rossmann.models.evaluation.windows import Outcome, Window
-from rossmann.schema import FEATURES, Rows
+from rossmann.models.ensemble.prediction_intervals import interval_bounds
+from rossmann.models.evaluation.windows import BacktestWindow, WindowForecasts
+from rossmann.schema import FEATURES, StoreDays
 
 DAY = 16_000
 
 
-def outcome(seed: int, noise: float, count: int = 4000) -> Outcome:
+def outcome(seed: int, noise: float, count: int = 4000) -> WindowForecasts:
     """A window whose forecast misses by ``noise`` times the row's volatility."""
     rng = np.random.default_rng(seed)
     matrix = np.zeros((count, len(FEATURES)), np.float32)
@@ -27,15 +27,17 @@ def outcome(seed: int, noise: float, count: int = 4000) -> Outcome:
     forecast = rng.uniform(2000, 9000, count)
     flags = np.ones(count, np.uint8)
     day = np.full(count, DAY + seed, np.int32)
-    rows = Rows(np.arange(count, dtype=np.int32), day, flags, flags, flags, flags)
+    rows = StoreDays(np.arange(count, dtype=np.int32), day, flags, flags, flags, flags)
     sold = forecast * np.exp(rng.normal(0, noise * spread))
-    return Outcome(Window(DAY + seed - 1, 1, rows, sold, matrix), {"ensemble": forecast})
+    return WindowForecasts(
+        BacktestWindow(DAY + seed - 1, 1, rows, sold, matrix), {"ensemble": forecast}
+    )
 
 
 def test_like_windows_cover_what_they_promise() -> None:
     found = measure_coverage([outcome(1, 1.0), outcome(2, 1.0), outcome(3, 1.0)])
     assert found is not None
-    assert set(found["levels"]) == {f"{level:.2f}" for level in SHOWN}
+    assert set(found["levels"]) == {f"{level:.2f}" for level in ALL_LEVELS}
     for name, one in found["levels"].items():
         assert one["coverage"] == pytest.approx(float(name), abs=0.015)
         assert len(one["windows"]) == 3
@@ -52,17 +54,17 @@ def test_a_window_is_judged_by_the_others_alone() -> None:
     first, second = by_window.values()
     assert first > 0.95
     assert second < 0.6
-    bands = cross_bands([calm, wild], (0.8,))
+    bands = cross_validated_intervals([calm, wild], (0.8,))
     assert bands is not None
     table = calibrate_windows([calm])
-    ((low, high),) = bounds(table, wild.window.matrix, wild.forecasts["ensemble"], [0.8])
+    ((low, high),) = interval_bounds(table, wild.window.matrix, wild.forecasts["ensemble"], [0.8])
     assert (bands[0.8][0][4000:] == low).all()
     assert (bands[0.8][1][4000:] == high).all()
 
 
 def test_one_window_has_no_honest_coverage() -> None:
     assert measure_coverage([outcome(1, 1.0)]) is None
-    assert cross_bands([outcome(1, 1.0)]) is None
+    assert cross_validated_intervals([outcome(1, 1.0)]) is None
 
 
 def test_the_table_for_people_says_what_was_measured() -> None:
@@ -78,4 +80,4 @@ def test_the_table_for_people_says_what_was_measured() -> None:
 def test_bounds_count_as_inside() -> None:
     sold = np.array([1.0, 2.0, 3.0, 4.0])
     band = (np.full(4, 2.0), np.full(4, 3.0))
-    assert is_inside(sold, band).tolist() == [0.0, 1.0, 1.0, 0.0]
+    assert covers(sold, band).tolist() == [0.0, 1.0, 1.0, 0.0]

@@ -7,29 +7,34 @@ import numpy as np
 import pytest
 
 from rossmann.models.calibration.totals_covariance import (
-    Lines,
-    bands,
+    ForecastRows,
     group_by,
     kernel_at,
-    quadratic,
-    spread,
+    kernel_quadratic_form,
+    totals_intervals,
+    totals_variance,
 )
 from rossmann.models.calibration.totals_fit import (
-    KINDS,
-    Past,
-    groups_of,
-    learn_totals,
+    TOTAL_KINDS,
+    WindowActuals,
+    fit_totals,
     measure_totals,
     student,
+    total_groups,
 )
-from rossmann.models.ensemble.prediction_intervals import LEVELS, bounds, calibrate, row_scale
-from rossmann.schema import FEATURES, FloatArray, Matrix
+from rossmann.models.ensemble.prediction_intervals import (
+    LEVELS,
+    calibrate,
+    interval_bounds,
+    residual_scale,
+)
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 STORES, DAYS, ORIGIN = 120, 42, 16_000
 Tables = tuple[dict[str, Any], dict[str, Any]]
 
 
-def matrix_of(count: int, seed: int = 0) -> Matrix:
+def matrix_of(count: int, seed: int = 0) -> FeatureMatrix:
     """Rows of old stores with a schedule, of differing volatility."""
     matrix = np.zeros((count, len(FEATURES)), np.float32)
     matrix[:, FEATURES.index("open_days_365")] = 300
@@ -39,7 +44,9 @@ def matrix_of(count: int, seed: int = 0) -> Matrix:
     return matrix
 
 
-def window(seed: int, chain: float = 0.04, store: float = 0.03) -> tuple[Past, Matrix]:
+def window(
+    seed: int, chain: float = 0.04, store: float = 0.03
+) -> tuple[WindowActuals, FeatureMatrix]:
     """A window of known joint misses: a shock for each date, a shift for each store, and noise."""
     rng = np.random.default_rng(seed)
     at = np.repeat(np.arange(STORES), DAYS)
@@ -48,11 +55,13 @@ def window(seed: int, chain: float = 0.04, store: float = 0.03) -> tuple[Past, M
     miss = rng.normal(0, chain, DAYS)[day] + rng.normal(0, store, STORES)[at]
     sold = sales * np.exp(miss + rng.normal(0, 0.07, len(at)))
     matrix = matrix_of(len(at))
-    lines = Lines(at + 1, ORIGIN + 1 + day, at % 3, sales, np.ones(len(at)))
-    return Past(lines, sold, ORIGIN), matrix
+    lines = ForecastRows(at + 1, ORIGIN + 1 + day, at % 3, sales, np.ones(len(at)))
+    return WindowActuals(lines, sold, ORIGIN), matrix
 
 
-def learned(seeds: range, chain: float = 0.04, store: float = 0.03) -> tuple[Tables, list[Past]]:
+def learned(
+    seeds: range, chain: float = 0.04, store: float = 0.03
+) -> tuple[Tables, list[WindowActuals]]:
     made = [window(seed, chain, store) for seed in seeds]
     intervals = calibrate(
         np.concatenate([m for _, m in made]),
@@ -60,13 +69,13 @@ def learned(seeds: range, chain: float = 0.04, store: float = 0.03) -> tuple[Tab
         np.concatenate([p.lines.sales for p, _ in made]),
     )
     windows = [scaled(past, matrix, intervals) for past, matrix in made]
-    return (intervals, learn_totals(windows)), windows
+    return (intervals, fit_totals(windows)), windows
 
 
-def scaled(past: Past, matrix: Matrix, intervals: dict[str, Any]) -> Past:
+def scaled(past: WindowActuals, matrix: FeatureMatrix, intervals: dict[str, Any]) -> WindowActuals:
     old = past.lines
-    lines = Lines(old.store, old.day, old.kind, old.sales, row_scale(intervals, matrix))
-    return Past(lines, past.sold, past.origin)
+    lines = ForecastRows(old.store, old.day, old.kind, old.sales, residual_scale(intervals, matrix))
+    return WindowActuals(lines, past.sold, past.origin)
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +84,17 @@ def tables() -> Tables:
 
 
 @pytest.fixture(scope="module")
-def others(tables: Tables) -> list[Past]:
+def others(tables: Tables) -> list[WindowActuals]:
     """Windows that the tables were not learned from."""
     return [scaled(*window(seed), tables[0]) for seed in range(100, 140)]
 
 
 def test_totals_of_other_windows_lie_in_their_bands_as_often_as_promised(
-    tables: Tables, others: list[Past]
+    tables: Tables, others: list[WindowActuals]
 ) -> None:
     found = measure_totals(others, [tables] * len(others), (0.8, 0.95))
     assert found["windows"] == len(others)
-    assert set(found["kinds"]) == set(KINDS)
+    assert set(found["kinds"]) == set(TOTAL_KINDS)
     for kind in ("store_week", "store"):
         levels = found["kinds"][kind]["levels"]
         assert levels["0.80"]["coverage"] == pytest.approx(0.8, abs=0.03)
@@ -97,10 +106,10 @@ def test_totals_of_other_windows_lie_in_their_bands_as_often_as_promised(
 
 
 def test_bands_are_wider_than_of_independent_rows_and_narrower_than_added_bounds(
-    tables: Tables, others: list[Past]
+    tables: Tables, others: list[WindowActuals]
 ) -> None:
     found = measure_totals(others[:3], [tables] * 3, (0.8,))
-    for kind in KINDS:
+    for kind in TOTAL_KINDS:
         one = found["kinds"][kind]["levels"]["0.80"]
         assert 1.05 * one["independent"] < one["width"] < 0.95 * one["added"], kind
 
@@ -118,10 +127,12 @@ def test_what_stores_share_is_found_again() -> None:
 def test_independent_misses_give_bands_of_independent_rows() -> None:
     (intervals, table), windows = learned(range(1, 5), chain=0.0, store=0.0)
     lines = windows[0].lines
-    found = spread(table, lines, groups_of("store", lines, ORIGIN))
+    found = totals_variance(table, lines, total_groups("store", lines, ORIGIN))
     alone = np.sqrt(np.bincount(lines.store - 1, (lines.sales * lines.scale) ** 2)) / found.total
     assert found.deviation == pytest.approx(alone, rel=0.15)
-    _, ((low, high),) = bands(intervals, table, lines, np.zeros(len(lines.day), np.int64), [0.8])
+    _, ((low, high),) = totals_intervals(
+        intervals, table, lines, np.zeros(len(lines.day), np.int64), [0.8]
+    )
     assert (high / low - 1).max() < 0.02
 
 
@@ -130,18 +141,18 @@ def test_the_total_of_one_row_has_the_row_s_band(tables: Tables) -> None:
     past = scaled(past, matrix, tables[0])
     some = np.arange(0, len(past.sold), 97)
     lines = past.lines.take(some)
-    of_rows = bounds(tables[0], matrix[some], lines.sales, [0.8, 0.95])
-    total, of_totals = bands(*tables, lines, np.arange(len(some)), [0.8, 0.95])
+    of_rows = interval_bounds(tables[0], matrix[some], lines.sales, [0.8, 0.95])
+    total, of_totals = totals_intervals(*tables, lines, np.arange(len(some)), [0.8, 0.95])
     assert total == pytest.approx(lines.sales)
     for row, one in zip(of_rows, of_totals, strict=True):
         assert one[0] == pytest.approx(row[0], rel=0.01)
         assert one[1] == pytest.approx(row[1], rel=0.01)
 
 
-def test_bands_nest_and_hold_the_total(tables: Tables, others: list[Past]) -> None:
+def test_bands_nest_and_hold_the_total(tables: Tables, others: list[WindowActuals]) -> None:
     lines = others[0].lines
-    for kind in KINDS:
-        total, found = bands(*tables, lines, groups_of(kind, lines, ORIGIN), LEVELS)
+    for kind in TOTAL_KINDS:
+        total, found = totals_intervals(*tables, lines, total_groups(kind, lines, ORIGIN), LEVELS)
         for (low, high), (lower, higher) in pairwise(found):
             assert (lower <= low).all()
             assert (high <= higher).all()
@@ -151,18 +162,20 @@ def test_bands_nest_and_hold_the_total(tables: Tables, others: list[Past]) -> No
 
 
 def test_a_group_s_band_knows_nothing_of_other_groups_or_of_the_order(
-    tables: Tables, others: list[Past]
+    tables: Tables, others: list[WindowActuals]
 ) -> None:
     lines = others[0].lines
-    groups = groups_of("store_week", lines, ORIGIN)
-    total, ((low, high),) = bands(*tables, lines, groups, [0.9])
+    groups = total_groups("store_week", lines, ORIGIN)
+    total, ((low, high),) = totals_intervals(*tables, lines, groups, [0.9])
     mixed = np.random.default_rng(5).permutation(len(groups))
-    again, ((low2, high2),) = bands(*tables, lines.take(mixed), groups[mixed], [0.9])
+    again, ((low2, high2),) = totals_intervals(*tables, lines.take(mixed), groups[mixed], [0.9])
     assert again == pytest.approx(total)
     assert low2 == pytest.approx(low)
     assert high2 == pytest.approx(high)
     mine = np.nonzero(groups == 11)[0]
-    alone, ((low3, high3),) = bands(*tables, lines.take(mine), np.zeros(len(mine), np.int64), [0.9])
+    alone, ((low3, high3),) = totals_intervals(
+        *tables, lines.take(mine), np.zeros(len(mine), np.int64), [0.9]
+    )
     assert (alone[0], low3[0], high3[0]) == pytest.approx((total[11], low[11], high[11]))
 
 
@@ -173,30 +186,34 @@ def test_closed_days_add_nothing(tables: Tables) -> None:
     shut = np.zeros(DAYS)
     shut[5:] = lines.sales[5:]
     scale = np.where(shut > 0, lines.scale, np.nan)
-    with_closed = Lines(lines.store, lines.day, lines.kind, shut, scale)
+    with_closed = ForecastRows(lines.store, lines.day, lines.kind, shut, scale)
     groups = np.zeros(DAYS, np.int64)
-    one = bands(*tables, with_closed, groups, [0.8])
-    two = bands(*tables, lines.take(np.arange(5, DAYS)), groups[5:], [0.8])
+    one = totals_intervals(*tables, with_closed, groups, [0.8])
+    two = totals_intervals(*tables, lines.take(np.arange(5, DAYS)), groups[5:], [0.8])
     assert one[0] == pytest.approx(two[0])
     for closed, without in zip(one[1][0], two[1][0], strict=True):
         assert closed == pytest.approx(without)
-    nothing = Lines(lines.store, lines.day, lines.kind, np.zeros(DAYS), scale)
-    total, ((low, high),) = bands(*tables, nothing, groups, [0.8])
+    nothing = ForecastRows(lines.store, lines.day, lines.kind, np.zeros(DAYS), scale)
+    total, ((low, high),) = totals_intervals(*tables, nothing, groups, [0.8])
     assert (total[0], low[0], high[0]) == (0.0, 0.0, 0.0)
 
 
 def test_no_rows_have_no_totals(tables: Tables) -> None:
     none = np.zeros(0, np.int64)
     empty: FloatArray = np.zeros(0)
-    total, ((low, high),) = bands(*tables, Lines(none, none, none, empty, empty), none, [0.8])
+    total, ((low, high),) = totals_intervals(
+        *tables, ForecastRows(none, none, none, empty, empty), none, [0.8]
+    )
     assert len(total) == len(low) == len(high) == 0
 
 
 @pytest.mark.parametrize("level", [0.0, 0.49, 0.995, 1.0])
-def test_a_level_out_of_reach_is_refused(tables: Tables, others: list[Past], level: float) -> None:
+def test_a_level_out_of_reach_is_refused(
+    tables: Tables, others: list[WindowActuals], level: float
+) -> None:
     lines = others[0].lines
     with pytest.raises(ValueError, match=r"between \.5 and \.99"):
-        bands(*tables, lines, np.zeros(len(lines.day), np.int64), [level])
+        totals_intervals(*tables, lines, np.zeros(len(lines.day), np.int64), [level])
 
 
 def test_one_window_of_one_type_of_one_store_is_learned_from_too() -> None:
@@ -204,21 +221,23 @@ def test_one_window_of_one_type_of_one_store_is_learned_from_too() -> None:
     mine = np.arange(DAYS)
     intervals = calibrate(matrix, past.sold, past.lines.sales)
     one = scaled(past, matrix, intervals)
-    table = learn_totals([Past(one.lines.take(mine), one.sold[mine], ORIGIN)])
-    total, ((low, high),) = bands(intervals, table, one.lines.take(mine), 0 * mine, [0.8])
+    table = fit_totals([WindowActuals(one.lines.take(mine), one.sold[mine], ORIGIN)])
+    total, ((low, high),) = totals_intervals(
+        intervals, table, one.lines.take(mine), 0 * mine, [0.8]
+    )
     assert 0 < low[0] < total[0] < high[0]
     assert sum(table["chain"].values()) == 0
     with pytest.raises(ValueError, match="one window at least"):
-        learn_totals([])
+        fit_totals([])
 
 
 def test_many_groups_are_summed_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     keys, day = rng.integers(0, 50, 3000), rng.integers(0, 60, 3000)
     weight, kernel = rng.random(3000), {"lasting": 0.1, "days": 0.5, "date": 0.3}
-    whole = quadratic(keys, day, weight, kernel)
+    whole = kernel_quadratic_form(keys, day, weight, kernel)
     monkeypatch.setattr("rossmann.models.calibration.totals_covariance._CELLS", 100)
-    assert quadratic(keys, day, weight, kernel) == pytest.approx(whole)
+    assert kernel_quadratic_form(keys, day, weight, kernel) == pytest.approx(whole)
     pair = kernel_at(kernel, np.abs(np.subtract.outer(day[keys == 3], day[keys == 3])))
     assert whole[3] == pytest.approx(weight[keys == 3] @ pair @ weight[keys == 3])
 

@@ -5,19 +5,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 from rossmann.models.ensemble.prediction_intervals import (
     LEVELS,
-    bounds,
     calibrate,
-    check,
-    quantile,
-    row_scale,
+    conformal_quantile,
+    interval_bounds,
+    residual_scale,
+    validate_table,
 )
-from rossmann.schema import FEATURES, FloatArray, Matrix
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 
-def world(seed: int, n: int = 6000) -> tuple[Matrix, FloatArray, FloatArray]:
+def world(seed: int, n: int = 6000) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
     """Rows whose spread is their volatility, with sales around a forecast."""
     rng = np.random.default_rng(seed)
     matrix = np.zeros((n, len(FEATURES)), np.float32)
@@ -32,7 +32,7 @@ def test_coverage_holds_on_other_rows() -> None:
     table = calibrate(matrix, sold, forecast)
     matrix, sold, forecast = world(2)
     for level in (0.5, 0.8, 0.95):
-        ((low, high),) = bounds(table, matrix, forecast, [level])
+        ((low, high),) = interval_bounds(table, matrix, forecast, [level])
         inside = (low <= sold) & (sold <= high)
         assert inside.mean() == pytest.approx(level, abs=0.02)
         spread = matrix[:, FEATURES.index("sd_same_364")]
@@ -43,7 +43,7 @@ def test_coverage_holds_on_other_rows() -> None:
 def test_bounds_nest_and_hold_the_forecast() -> None:
     matrix, sold, forecast = world(3)
     table = calibrate(matrix, sold, forecast)
-    found = bounds(table, matrix, forecast, LEVELS)
+    found = interval_bounds(table, matrix, forecast, LEVELS)
     for (low, high), (lower, higher) in pairwise(found):
         assert (lower <= low).all()
         assert (high <= higher).all()
@@ -55,7 +55,7 @@ def test_a_store_without_history_counts_as_volatile() -> None:
     matrix, sold, forecast = world(4)
     table = calibrate(matrix, sold, forecast)
     matrix[:2, FEATURES.index("sd_same_364")] = (np.nan, 0.05)
-    ((low, high),) = bounds(table, matrix[:2], np.array([1000.0, 1000.0]), [0.8])
+    ((low, high),) = interval_bounds(table, matrix[:2], np.array([1000.0, 1000.0]), [0.8])
     assert high[0] - low[0] > high[1] - low[1]
 
 
@@ -63,11 +63,11 @@ def test_a_store_without_history_counts_as_volatile() -> None:
 def test_a_level_out_of_reach_is_refused(level: float) -> None:
     matrix, sold, forecast = world(5, 500)
     with pytest.raises(ValueError, match=r"between \.5 and \.99"):
-        bounds(calibrate(matrix, sold, forecast), matrix, forecast, [level])
+        interval_bounds(calibrate(matrix, sold, forecast), matrix, forecast, [level])
 
 
 def test_sundays_and_reopened_stores_get_the_width_that_they_need() -> None:
-    def marked(seed: int) -> tuple[Matrix, FloatArray, FloatArray]:
+    def marked(seed: int) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
         matrix, _, forecast = world(seed)
         rng = np.random.default_rng(seed + 100)
         kind = rng.integers(0, 10, len(matrix))
@@ -78,7 +78,7 @@ def test_sundays_and_reopened_stores_get_the_width_that_they_need() -> None:
 
     table = calibrate(*marked(6))
     matrix, sold, forecast = marked(7)
-    ((low, high),) = bounds(table, matrix, forecast, [0.8])
+    ((low, high),) = interval_bounds(table, matrix, forecast, [0.8])
     inside = (low <= sold) & (sold <= high)
     sunday = matrix[:, FEATURES.index("day_of_week")] == 7
     reopened = matrix[:, FEATURES.index("days_since_long_closure")] == 5
@@ -94,8 +94,8 @@ def test_rows_without_a_schedule_are_as_wide_as_their_misses_were() -> None:
     assert table["unplanned"] == pytest.approx(1 / 0.6, rel=1e-6)
     blind = matrix.copy()
     blind[:, FEATURES.index("days_since_promo")] = np.nan
-    assert row_scale(table, blind) == pytest.approx(row_scale(table, matrix) / 0.6)
-    ((low, high),) = bounds(table, blind, forecast, [0.8])
+    assert residual_scale(table, blind) == pytest.approx(residual_scale(table, matrix) / 0.6)
+    ((low, high),) = interval_bounds(table, blind, forecast, [0.8])
     assert ((low <= sold) & (sold <= high)).mean() == pytest.approx(0.8, abs=0.01)
     # a schedule that did not help makes no row surer
     assert calibrate(matrix, sold, forecast, unplanned=missed)["unplanned"] == 1.0
@@ -108,7 +108,7 @@ def test_the_fewer_days_a_store_has_the_wider_its_bands() -> None:
     table = calibrate(matrix, sold, forecast)
     same = np.repeat(matrix[:1], 5, axis=0)
     same[:, days] = (np.nan, 0, 7, 60, 300)
-    scale = row_scale(table, same)
+    scale = residual_scale(table, same)
     assert scale[0] == scale[1]
     assert (np.diff(scale[1:]) < 0).all()
     assert scale[1] > 3 * scale[4]
@@ -117,9 +117,9 @@ def test_the_fewer_days_a_store_has_the_wider_its_bands() -> None:
 def test_a_band_knows_its_row_alone() -> None:
     matrix, sold, forecast = world(10)
     table = calibrate(matrix, sold, forecast)
-    ((low, high),) = bounds(table, matrix, forecast, [0.9])
+    ((low, high),) = interval_bounds(table, matrix, forecast, [0.9])
     some = np.array([17, 3, 999])
-    ((few, upper),) = bounds(table, matrix[some], forecast[some], [0.9])
+    ((few, upper),) = interval_bounds(table, matrix[some], forecast[some], [0.9])
     assert few == pytest.approx(low[some], rel=1e-12)
     assert upper == pytest.approx(high[some], rel=1e-12)
     assert calibrate(matrix, sold, forecast) == table
@@ -129,17 +129,17 @@ def test_a_scale_is_a_true_deviation() -> None:
     """Totals add variances up: the residuals over the scale have a root mean square of one."""
     matrix, sold, forecast = world(11)
     table = calibrate(matrix, sold, forecast)
-    scaled = np.log(sold / forecast) / row_scale(table, matrix)
+    scaled = np.log(sold / forecast) / residual_scale(table, matrix)
     assert np.sqrt(np.mean(scaled**2)) == pytest.approx(1.0, abs=0.02)
-    assert quantile(table, 0.8) == pytest.approx(1.28, abs=0.05)
+    assert conformal_quantile(table, 0.8) == pytest.approx(1.28, abs=0.05)
 
 
 def test_a_table_of_another_release_is_refused() -> None:
     matrix, sold, forecast = world(12, 500)
     old = {"levels": list(LEVELS), "cuts": [0.1, 0.2], "widths": [[0.1] * 50] * 3}
-    with pytest.raises(DamagedModel, match="rossmann train"):
-        bounds(old, matrix, forecast, [0.8])
+    with pytest.raises(CorruptModelError, match="rossmann train"):
+        interval_bounds(old, matrix, forecast, [0.8])
     table = calibrate(matrix, sold, forecast)
-    check(table)
-    with pytest.raises(DamagedModel, match="damaged"):
-        check({**table, "quantiles": table["quantiles"][1:]})
+    validate_table(table)
+    with pytest.raises(CorruptModelError, match="damaged"):
+        validate_table({**table, "quantiles": table["quantiles"][1:]})

@@ -9,15 +9,21 @@ from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError
 from rossmann.features import schedule_counts as plan
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.backtest import baselines, forecast_window, score
+from rossmann.models.evaluation.backtest import baselines, forecast_window, score_window
 from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
-from rossmann.models.evaluation.windows import Outcome, Window, ends_of, open_windows, rolling_ends
+from rossmann.models.evaluation.windows import (
+    BacktestWindow,
+    WindowForecasts,
+    build_windows,
+    origins_to_offsets,
+    rolling_offsets,
+)
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.publishing.trained_model import TrainedModel
 
 
 def test_windows_follow_their_origins(panel: Panel) -> None:
-    windows = open_windows(panel, (48, 200), 48, 31)
+    windows = build_windows(panel, (48, 200), 48, 31)
     assert [w.origin for w in windows] == [panel.last_day - 200, panel.last_day - 48]
     for window in windows:
         assert window.rows.day.min() == window.origin + 1
@@ -28,11 +34,11 @@ def test_windows_follow_their_origins(panel: Panel) -> None:
 
 
 def test_seasonal_naive_is_the_last_of_its_kind(panel: Panel) -> None:
-    (window,) = open_windows(panel, (48,), 48, 31)
+    (window,) = build_windows(panel, (48,), 48, 31)
     naive = baselines(panel, window)["seasonal_naive"]
     checked = 0
     for i in range(0, len(naive), 37):
-        s = int(panel.locate(window.rows.store[i : i + 1])[0])
+        s = int(panel.store_indices(window.rows.store[i : i + 1])[0])
         for day in range(window.origin, panel.first_day - 1, -1):
             t = day - panel.first_day
             y = panel.arrays.log_sales[s, t]
@@ -46,7 +52,7 @@ def test_seasonal_naive_is_the_last_of_its_kind(panel: Panel) -> None:
 
 def test_too_short_a_history_is_said(panel: Panel) -> None:
     with pytest.raises(DataError, match="needs more history"):
-        open_windows(panel, (610,), 48, 31)
+        build_windows(panel, (610,), 48, 31)
 
 
 def test_measures() -> None:
@@ -59,15 +65,17 @@ def test_measures() -> None:
 
 
 def test_a_score_tells_all_forecasters(panel: Panel) -> None:
-    (window,) = open_windows(panel, (48,), 48, 31)
-    found = score(Outcome(window, {"ensemble": window.sold, **baselines(panel, window)}))
+    (window,) = build_windows(panel, (48,), 48, 31)
+    found = score_window(
+        WindowForecasts(window, {"ensemble": window.sold, **baselines(panel, window)})
+    )
     assert found.rmspe["ensemble"] == 0.0
     assert found.rmspe["kalman"] > 0.0
     assert found.as_dict()["origin"] == window.origin_date.isoformat()
 
 
 @pytest.fixture(scope="module")
-def ensemble(trained: Trained) -> Ensemble:
+def ensemble(trained: TrainedModel) -> Ensemble:
     return Ensemble.load(trained.folder)
 
 
@@ -76,7 +84,7 @@ def test_a_backtest_is_what_the_service_answers(
     panel: Panel, ensemble: Ensemble, back: int, days: int
 ) -> None:
     """Bit for bit, in any order, alone or together: rows take one way to sales."""
-    (window,) = open_windows(panel, (back,), days, 31)
+    (window,) = build_windows(panel, (back,), days, 31)
     found = forecast_window(panel, window, ensemble, 1)["ensemble"]
     order = np.random.default_rng(back).permutation(len(window.rows))
     served = Forecaster(panel, ensemble).forecast(window.rows.take(order), as_of=window.origin)
@@ -86,7 +94,7 @@ def test_a_backtest_is_what_the_service_answers(
 def test_without_a_schedule_no_plan_after_the_origin_is_seen(
     panel: Panel, ensemble: Ensemble
 ) -> None:
-    (window,) = open_windows(panel, (48,), 48, 31)
+    (window,) = build_windows(panel, (48,), 48, 31)
     found = forecast_window(panel, window, ensemble, 1)
     bare = panel.matrix(window.rows, window.origin, planned_to=window.origin)
     assert (found["without_schedule"] == ensemble.predict(bare)).all()
@@ -94,7 +102,7 @@ def test_without_a_schedule_no_plan_after_the_origin_is_seen(
 
 
 def test_rolling_windows_lie_one_after_the_other(panel: Panel) -> None:
-    windows: list[Window] = open_windows(panel, rolling_ends(5, 20), 20, 31)
+    windows: list[BacktestWindow] = build_windows(panel, rolling_offsets(5, 20), 20, 31)
     assert [w.origin for w in windows] == [panel.last_day - 20 * k for k in (5, 4, 3, 2, 1)]
     days = np.concatenate([np.unique(w.rows.day) for w in windows])
     assert (np.diff(days) > 0).all()
@@ -102,7 +110,7 @@ def test_rolling_windows_lie_one_after_the_other(panel: Panel) -> None:
 
 def test_origins_are_dates_of_history(panel: Panel) -> None:
     last = panel.info.last_day
-    assert ends_of(panel, [date.fromordinal(last.toordinal() - 60)]) == (60,)
+    assert origins_to_offsets(panel, [date.fromordinal(last.toordinal() - 60)]) == (60,)
     for outside in (last, date(2000, 1, 1)):
         with pytest.raises(DataError, match="an origin must be from"):
-            ends_of(panel, [outside])
+            origins_to_offsets(panel, [outside])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossmann.models.evaluation.metrics import FLIPS, compare
+from rossmann.models.evaluation.metrics import N_PERMUTATIONS, permutation_test
 from rossmann.schema import FloatArray
 
 
@@ -27,7 +27,7 @@ def test_chance_passes_as_often_as_it_may() -> None:
         levels = rng.normal(0, 0.08, (2, 60))
         mine, other = (sold * np.exp(level[store] + rng.normal(0, 0.05, len(store)))
                        for level in levels)  # fmt: skip
-        passed += compare(store, day, sold, mine, other).p <= 0.05
+        passed += permutation_test(store, day, sold, mine, other).p <= 0.05
     assert 2 <= passed <= 22  # 10 expected; beyond these bounds one run in thousands
 
 
@@ -35,32 +35,34 @@ def test_chance_passes_as_often_as_it_may() -> None:
 def test_a_clearly_better_forecast_is_found(seed: int, stores: int) -> None:
     store, day = rows(stores, 84)
     sold = np.full(len(store), 5000.0)
-    found = compare(store, day, sold, noisy(sold, 0.05, seed), noisy(sold, 0.12, seed + 100))
+    found = permutation_test(
+        store, day, sold, noisy(sold, 0.05, seed), noisy(sold, 0.12, seed + 100)
+    )
     assert found.p < 0.01
-    assert found.mine < found.other
-    assert found.better > 0.9
-    assert compare(store, day, sold, noisy(sold, 0.12, seed), noisy(sold, 0.05, 7)).p > 0.5
+    assert found.first_rmspe < found.second_rmspe
+    assert found.share_of_stores_better > 0.9
+    assert permutation_test(store, day, sold, noisy(sold, 0.12, seed), noisy(sold, 0.05, 7)).p > 0.5
 
 
 def test_the_same_forecast_is_never_better() -> None:
     store, day = rows(30, 10)
     sold = np.linspace(1000, 9000, len(store))
     mine = noisy(sold, 0.1, 3)
-    found = compare(store, day, sold, mine, mine.copy())
+    found = permutation_test(store, day, sold, mine, mine.copy())
     assert found.p == 1
-    assert found.better == 0
+    assert found.share_of_stores_better == 0
 
 
 def test_it_gives_the_same_answer_in_any_order_of_the_rows() -> None:
     store, day = rows(30, 10)
     sold = np.linspace(1000, 9000, len(store))
     mine, other = noisy(sold, 0.1, 3), noisy(sold, 0.102, 4)
-    found = compare(store, day, sold, mine, other)
+    found = permutation_test(store, day, sold, mine, other)
     order = np.random.default_rng(0).permutation(len(store))
-    again = compare(store[order], day[order], sold[order], mine[order], other[order])
+    again = permutation_test(store[order], day[order], sold[order], mine[order], other[order])
     assert again.p == pytest.approx(found.p)
-    assert again.mine == pytest.approx(found.mine)
-    assert 1 / (FLIPS + 1) <= found.p <= 1
+    assert again.first_rmspe == pytest.approx(found.first_rmspe)
+    assert 1 / (N_PERMUTATIONS + 1) <= found.p <= 1
 
 
 def test_what_is_no_number_has_no_chance_to_pass() -> None:
@@ -68,10 +70,10 @@ def test_what_is_no_number_has_no_chance_to_pass() -> None:
     sold = np.full(len(store), 5000.0)
     broken = sold.copy()
     broken[7] = np.nan
-    assert not compare(store, day, sold, broken, sold * 1.1).p <= 0.05
+    assert not permutation_test(store, day, sold, broken, sold * 1.1).p <= 0.05
 
 
 def test_no_rows_are_no_comparison() -> None:
     none = np.empty(0)
     with pytest.raises(ValueError, match="no row"):
-        compare(none, none, none, none, none)
+        permutation_test(none, none, none, none, none)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rossmann.errors import DamagedModel
-from rossmann.models.gate.backtest_predictions import EVIDENCE_FILE, read_evidence
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.errors import CorruptModelError
+from rossmann.models.gate.backtest_predictions import PREDICTIONS_FILE, read_evidence
+from rossmann.models.publishing.trained_model import TrainedModel
 
 
-def test_it_holds_the_rows_that_the_windows_were_scored_on(trained: Trained) -> None:
-    evidence = read_evidence(trained.folder / EVIDENCE_FILE)
+def test_it_holds_the_rows_that_the_windows_were_scored_on(trained: TrainedModel) -> None:
+    evidence = read_evidence(trained.folder / PREDICTIONS_FILE)
     assert [w.origin for w in evidence.windows] == [str(w.origin) for w in trained.windows]
     for window, scored in zip(evidence.windows, trained.windows, strict=True):
         assert len(window.sold) == len(window.store) == scored.rows
@@ -22,23 +22,23 @@ def test_it_holds_the_rows_that_the_windows_were_scored_on(trained: Trained) -> 
         assert set(evidence.coverage[window.origin]) == {"0.80", "0.95"}
 
 
-def test_it_is_small(trained: Trained) -> None:
+def test_it_is_small(trained: TrainedModel) -> None:
     rows = sum(w.rows for w in trained.windows)
-    assert (trained.folder / EVIDENCE_FILE).stat().st_size < 16 * rows + 10_000
+    assert (trained.folder / PREDICTIONS_FILE).stat().st_size < 16 * rows + 10_000
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut short"])
 def test_damage_is_told(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / EVIDENCE_FILE
+    path = tmp_path / PREDICTIONS_FILE
     path.write_bytes(content)
-    with pytest.raises(DamagedModel, match="evidence"):
+    with pytest.raises(CorruptModelError, match="evidence"):
         read_evidence(path)
-    with pytest.raises(DamagedModel):
+    with pytest.raises(CorruptModelError):
         read_evidence(tmp_path / "none.npz")
 
 
-def test_a_cut_file_is_told(trained: Trained, tmp_path: Path) -> None:
-    whole = (trained.folder / EVIDENCE_FILE).read_bytes()
-    (tmp_path / EVIDENCE_FILE).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DamagedModel):
-        read_evidence(tmp_path / EVIDENCE_FILE)
+def test_a_cut_file_is_told(trained: TrainedModel, tmp_path: Path) -> None:
+    whole = (trained.folder / PREDICTIONS_FILE).read_bytes()
+    (tmp_path / PREDICTIONS_FILE).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CorruptModelError):
+        read_evidence(tmp_path / PREDICTIONS_FILE)

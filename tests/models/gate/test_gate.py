@@ -12,24 +12,34 @@ import numpy as np
 import pytest
 
 from rossmann.data.panel.panel import Panel
-from rossmann.errors import DamagedModel, DataError, GateFailed, ServiceError, UnknownVersion
+from rossmann.errors import (
+    CorruptModelError,
+    DataError,
+    GateRejectedError,
+    ServiceError,
+    VersionNotFoundError,
+)
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.gate.accuracy_checks import against_naive, against_serving, measured
+from rossmann.models.gate.accuracy_checks import (
+    checks_against_baseline,
+    checks_against_production,
+    coverage_and_bias_checks,
+)
 from rossmann.models.gate.backtest_predictions import (
-    EVIDENCE_FILE,
-    Evidence,
-    WindowRows,
+    PREDICTIONS_FILE,
+    BacktestPredictions,
+    WindowPredictions,
     read_evidence,
 )
-from rossmann.models.gate.gate import _beside, _Desk, _score, evidence_of, validate
-from rossmann.models.gate.sanity_checks import check_service, probe
-from rossmann.models.gate.verdict import Line, Verdict, at_least, at_most
+from rossmann.models.gate.gate import _beside, _Desk, _score, load_predictions, validate
+from rossmann.models.gate.sanity_checks import check_service, run_sanity_checks
+from rossmann.models.gate.verdict import CheckResult, Verdict, at_least, at_most
 from rossmann.models.inference.forecaster import Forecast, Forecaster
 from rossmann.models.publishing.register import register
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.model_version import ModelVersion
 from rossmann.models.registry.registry import Registry
-from rossmann.schema import Dataset, FloatArray, Matrix, Rows
+from rossmann.schema import Dataset, FeatureMatrix, FloatArray, StoreDays
 from rossmann.settings import Settings, load_settings
 
 LIMITS = load_settings(data_dir="nowhere")
@@ -38,40 +48,42 @@ NAME = "gate-test"
 
 def window(
     sd: float, seed: int = 1, first_day: int = 16_000, naive: float = 0.2, stores: int = 50
-) -> WindowRows:
+) -> WindowPredictions:
     """Forecasts that err by about ``sd``, of sales that do not depend on the seed."""
     store, day = np.repeat(np.arange(stores), 48), np.tile(first_day + np.arange(48), stores)
     sold = 4000.0 + 37 * (store % 11) + day % 7 * 100
     rng = np.random.default_rng([seed, first_day])
     forecast = sold * np.exp(rng.normal(0, sd, len(sold)))
     other = sold * np.exp(rng.normal(0, naive, len(sold)))
-    return WindowRows(f"day {first_day}", 48, store, day, sold, forecast, other)
+    return WindowPredictions(f"day {first_day}", 48, store, day, sold, forecast, other)
 
 
-def evidence(*windows: WindowRows) -> Evidence:
-    return Evidence(windows, {w.origin: {"0.80": 0.79, "0.95": 0.96} for w in windows})
+def evidence(*windows: WindowPredictions) -> BacktestPredictions:
+    return BacktestPredictions(windows, {w.origin: {"0.80": 0.79, "0.95": 0.96} for w in windows})
 
 
-def never(rows: WindowRows) -> FloatArray:
+def never(rows: WindowPredictions) -> FloatArray:
     raise AssertionError("nothing to score")
 
 
-def beside(mine: Evidence, other: Evidence | None, last_day: int | None = 16_047) -> list[Line]:
-    return against_serving(mine, other, "version 1", last_day, never, LIMITS)
+def beside(
+    mine: BacktestPredictions, other: BacktestPredictions | None, last_day: int | None = 16_047
+) -> list[CheckResult]:
+    return checks_against_production(mine, other, "version 1", last_day, never, LIMITS)
 
 
 def failed(verdict: Verdict) -> list[str]:
     return [line.check for line in verdict.lines if not line.passed]
 
 
-def verdicts(lines: list[Line]) -> list[bool]:
+def verdicts(lines: list[CheckResult]) -> list[bool]:
     return [line.passed for line in lines]
 
 
 def test_the_naive_must_be_beaten_by_more_than_luck() -> None:
     by_luck = window(0.2, seed=5)
     same = replace(by_luck, naive=by_luck.forecast.copy())
-    lines = against_naive([window(0.10), window(0.30), same], LIMITS)
+    lines = checks_against_baseline([window(0.10), window(0.30), same], LIMITS)
     assert verdicts(lines) == [True, False, False]
 
 
@@ -118,7 +130,7 @@ def test_another_chain_under_the_same_name_is_not_compared() -> None:
     candidate = window(0.15)
     other = replace(window(0.1), sold=window(0.1).sold * 1.01)
     for replaceable in (True, False):
-        (line,) = against_serving(
+        (line,) = checks_against_production(
             evidence(candidate), evidence(other), "1", 16_047, never, LIMITS, replaceable
         )
         assert line.passed is replaceable
@@ -128,15 +140,17 @@ def test_another_chain_under_the_same_name_is_not_compared() -> None:
 def test_on_newer_data_the_serving_version_forecasts_what_it_did_not_see() -> None:
     serving = evidence(window(0.1, first_day=15_980))
     for error, passed in ((0.15, True), (0.1, True), (0.05, False)):
-        asked: list[WindowRows] = []
+        asked: list[WindowPredictions] = []
 
-        def score(rows: WindowRows, error: float = error, asked: list = asked) -> FloatArray:
+        def score(rows: WindowPredictions, error: float = error, asked: list = asked) -> FloatArray:
             asked.append(rows)
             return rows.sold * (1 + error)
 
         candidate = window(0.0)
         candidate = replace(candidate, forecast=candidate.sold * 1.1)
-        (line,) = against_serving(evidence(candidate), serving, "version 1", 16_027, score, LIMITS)
+        (line,) = checks_against_production(
+            evidence(candidate), serving, "version 1", 16_027, score, LIMITS
+        )
         assert line.passed is passed
         assert asked[0].day.min() == 16_028
         assert len(asked[0].sold) == 20 * 50
@@ -154,12 +168,16 @@ def test_too_few_unseen_days_do_not_pass(last_day: int | None, why: str) -> None
 
 def test_coverage_and_bias_have_limits() -> None:
     fine = evidence(window(0.1))
-    assert all(verdicts(measured(fine, LIMITS)))
-    narrow = Evidence(fine.windows, {fine.windows[0].origin: {"0.80": 0.6, "0.95": 0.9}})
-    assert verdicts(measured(narrow, LIMITS)) == [False, True, True]
-    assert verdicts(measured(Evidence(fine.windows, {}), LIMITS)) == [False, False, True]
+    assert all(verdicts(coverage_and_bias_checks(fine, LIMITS)))
+    narrow = BacktestPredictions(fine.windows, {fine.windows[0].origin: {"0.80": 0.6, "0.95": 0.9}})
+    assert verdicts(coverage_and_bias_checks(narrow, LIMITS)) == [False, True, True]
+    assert verdicts(coverage_and_bias_checks(BacktestPredictions(fine.windows, {}), LIMITS)) == [
+        False,
+        False,
+        True,
+    ]
     high = replace(fine.windows[0], forecast=fine.windows[0].forecast * 1.1)
-    assert verdicts(measured(evidence(high), LIMITS)) == [True, True, False]
+    assert verdicts(coverage_and_bias_checks(evidence(high), LIMITS)) == [True, True, False]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
@@ -168,7 +186,7 @@ def test_what_is_no_number_fails(value: float | None) -> None:
     assert not at_least("x", value, -1).passed
     bad = window(0.1)
     bad.forecast[3] = math.nan if value is None else value
-    assert verdicts(against_naive([bad], LIMITS)) == [False]
+    assert verdicts(checks_against_baseline([bad], LIMITS)) == [False]
     assert not any(verdicts(beside(evidence(bad), evidence(window(0.2)))))
 
 
@@ -181,8 +199,8 @@ def test_the_table_gives_each_line_its_numbers_and_verdict() -> None:
     first, second = verdict.table().splitlines()[1:]
     assert first.split() == ["error", "0.0912", "0.1000", "passed"]
     assert second.split() == ["rows", "1,234", "2,000", "FAILED", "(slow)"]
-    with pytest.raises(GateFailed, match="version 3") as told:
-        verdict.require()
+    with pytest.raises(GateRejectedError, match="version 3") as told:
+        verdict.raise_if_failed()
     assert verdict.table() in str(told.value)
 
 
@@ -196,7 +214,7 @@ def gate_settings(
 
 
 @pytest.fixture(scope="module")
-def registry(gate_settings: Settings, trained: Trained) -> Iterator[Registry]:
+def registry(gate_settings: Settings, trained: TrainedModel) -> Iterator[Registry]:
     """Version 1: the small but real one."""
     register(trained, gate_settings, NAME)
     with Registry(gate_settings.tracking_uri, NAME) as registry:
@@ -214,18 +232,18 @@ def test_a_real_version_passes_and_the_verdict_stays_on_it(
     assert [line["check"] for line in json.loads(tags["gate.table"])] == [
         line.check for line in verdict.lines
     ]
-    with pytest.raises(UnknownVersion):
+    with pytest.raises(VersionNotFoundError):
         validate(registry, 9, gate_settings)
 
 
 def test_the_same_version_again_is_refused(
-    registry: Registry, gate_settings: Settings, trained: Trained
+    registry: Registry, gate_settings: Settings, trained: TrainedModel
 ) -> None:
     registry.promote(1, "first", "me")
-    assert validate(registry, 1, gate_settings).against is None  # not against itself
+    assert validate(registry, 1, gate_settings).compared_with is None  # not against itself
     again = register(trained, gate_settings, NAME).version
     verdict = validate(registry, again, gate_settings)
-    assert verdict.against == 1
+    assert verdict.compared_with == 1
     assert failed(verdict) == ["all windows: better than version 1"]
     assert registry.find(again).tags["gate.passed"] == "false"
 
@@ -276,24 +294,26 @@ class _ChangedForecaster(Forecaster):
         self,
         panel: Panel,
         ensemble: Ensemble,
-        change: Callable[["_ChangedForecaster", Rows, FloatArray], FloatArray],
+        change: Callable[["_ChangedForecaster", StoreDays, FloatArray], FloatArray],
     ) -> None:
         super().__init__(panel, ensemble)
         self._change = change
 
-    def forecast(self, rows: Rows, as_of: int | None = None, **options: Any) -> Forecast:
+    def forecast(self, rows: StoreDays, as_of: int | None = None, **options: Any) -> Forecast:
         found = super().forecast(rows, as_of, **options)
         return replace(found, sales=self._change(self, rows, found.sales))
 
 
-def test_a_forecaster_that_sells_on_closed_days_is_found(trained: Trained, panel: Panel) -> None:
+def test_a_forecaster_that_sells_on_closed_days_is_found(
+    trained: TrainedModel, panel: Panel
+) -> None:
     ensemble = Ensemble.load(trained.folder)
     stores = panel.store_numbers[:20]
-    rows = panel.plan_of(stores, np.full(len(stores), panel.last_day + 1, np.int32))
+    rows = panel.schedule(stores, np.full(len(stores), panel.last_day + 1, np.int32))
     rows = replace(rows, open=np.ones(len(rows), np.uint8))
     sales = ensemble.predict(panel.matrix(rows, panel.last_day))
 
-    def check(change: Callable[[Any, Rows, FloatArray], FloatArray]) -> Any:
+    def check(change: Callable[[Any, StoreDays, FloatArray], FloatArray]) -> Any:
         return check_service(_ChangedForecaster(panel, ensemble, change), rows, sales)
 
     sound = check_service(Forecaster(panel, ensemble), rows, sales)
@@ -315,7 +335,7 @@ def test_a_judgement_that_is_cut_short_leaves_no_old_verdict(
     def away(*arguments: object) -> None:
         raise ServiceError("gone")
 
-    monkeypatch.setattr("rossmann.models.gate.gate.evidence_of", away)
+    monkeypatch.setattr("rossmann.models.gate.gate.load_predictions", away)
     with pytest.raises(ServiceError):
         validate(registry, 1, gate_settings)
     assert registry.find(1).tags["gate.passed"] == "unfinished"
@@ -340,39 +360,39 @@ def test_limits_of_the_probes_are_kept(registry: Registry, gate_settings: Settin
 
 
 def test_evidence_that_is_missing_or_changed_fails(
-    registry: Registry, gate_settings: Settings, trained: Trained
+    registry: Registry, gate_settings: Settings, trained: TrainedModel
 ) -> None:
     version = registry.find(1)
-    assert len(evidence_of(registry, version).windows) == 2
+    assert len(load_predictions(registry, version).windows) == 2
     bare = replace(version, tags={k: v for k, v in version.tags.items() if "evidence" not in k})
-    with pytest.raises(DamagedModel, match="no record"):
-        evidence_of(registry, bare)
+    with pytest.raises(CorruptModelError, match="no record"):
+        load_predictions(registry, bare)
     changed = register(trained, gate_settings, NAME)
     with httpx.Client(base_url=gate_settings.tracking_uri, timeout=30, trust_env=False) as client:
         run = client.get("/api/2.0/mlflow/runs/get", params={"run_id": changed.run_id}).json()
         root = run["run"]["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
-        url = f"/api/2.0/mlflow-artifacts/artifacts/{root}/{EVIDENCE_FILE}"
+        url = f"/api/2.0/mlflow-artifacts/artifacts/{root}/{PREDICTIONS_FILE}"
         client.put(url, content=b"better figures").raise_for_status()
     lines = validate(registry, changed.version, gate_settings).lines
     assert not lines[0].passed
     assert "was changed" in lines[0].note
 
 
-def test_a_version_that_ignores_promotions_is_found(trained: Trained, panel: Panel) -> None:
+def test_a_version_that_ignores_promotions_is_found(trained: TrainedModel, panel: Panel) -> None:
     class Blind(Ensemble):
-        def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+        def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
             return np.full(len(matrix), 1e6)
 
     sound = Ensemble.load(trained.folder)
-    found = probe(panel, sound, trained.folder, 1)
+    found = run_sanity_checks(panel, sound, trained.folder, 1)
     assert found.promotion > 0.05
     assert 0 < found.record < 3
-    blind = probe(panel, Blind(sound.members, sound.card), trained.folder, 1)
+    blind = run_sanity_checks(panel, Blind(sound.members, sound.card), trained.folder, 1)
     assert blind.promotion < 0.01
     assert blind.record > 3
 
 
-def test_the_record_is_read_back_as_logged(registry: Registry, trained: Trained) -> None:
-    logged = evidence_of(registry, registry.find(1))
-    local = read_evidence(trained.folder / EVIDENCE_FILE)
+def test_the_record_is_read_back_as_logged(registry: Registry, trained: TrainedModel) -> None:
+    logged = load_predictions(registry, registry.find(1))
+    local = read_evidence(trained.folder / PREDICTIONS_FILE)
     assert np.array_equal(logged.windows[0].forecast, local.windows[0].forecast)

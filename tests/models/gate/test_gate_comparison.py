@@ -5,13 +5,13 @@ import pytest
 from rossmann.cli import main
 from rossmann.models.gate.gate import compare_versions
 from rossmann.models.publishing.register import register
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.registry import Registry
 from rossmann.settings import Settings
 
 
 def test_lineage_errors_and_history_are_told(
-    trained: Trained,
+    trained: TrainedModel,
     chain_settings: Settings,
     mlflow_server: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -28,7 +28,9 @@ def test_lineage_errors_and_history_are_told(
         found = compare_versions(registry, one, two)
         assert found.lineage == [("profile", "quick", "other")]
         assert [origin for origin, _ in found.windows] == [str(w.origin) for w in trained.windows]
-        assert all(test.mine == test.other and test.p == 1 for _, test in found.windows)
+        assert all(
+            test.first_rmspe == test.second_rmspe and test.p == 1 for _, test in found.windows
+        )
         registry.set_tags(2, {"digest.evidence": "changed"})
         spoilt = compare_versions(registry, one, registry.find(2))
         assert spoilt.windows == []

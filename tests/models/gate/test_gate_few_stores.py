@@ -12,15 +12,15 @@ from typer.testing import CliRunner
 
 from rossmann.cli import app
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import open_panel, panel_from
+from rossmann.data.panel.panel import in_memory_panel, open_panel
 from rossmann.epoch_days import to_date
 from rossmann.errors import DataError
-from rossmann.models.evaluation.windows import open_windows
-from rossmann.models.gate.accuracy_checks import against_naive, measured
-from rossmann.models.gate.backtest_predictions import Evidence, WindowRows
+from rossmann.models.evaluation.windows import build_windows
+from rossmann.models.gate.accuracy_checks import checks_against_baseline, coverage_and_bias_checks
+from rossmann.models.gate.backtest_predictions import BacktestPredictions, WindowPredictions
 from rossmann.models.gate.gate import validate
 from rossmann.models.publishing.register import register
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import FloatArray
 from rossmann.settings import Settings, load_settings
@@ -28,7 +28,9 @@ from rossmann.settings import Settings, load_settings
 LIMITS = load_settings(data_dir="nowhere")
 
 
-def window(stores: int, sd: float, naive: float, days: int = 42, first: int = 16_000) -> WindowRows:
+def window(
+    stores: int, sd: float, naive: float, days: int = 42, first: int = 16_000
+) -> WindowPredictions:
     """Forecasts that err by about ``sd``, those of seasonal naive by ``naive``."""
     store, day = np.repeat(np.arange(stores), days), np.tile(first + np.arange(days), stores)
     sold = np.full(len(store), 5000.0)
@@ -37,15 +39,15 @@ def window(stores: int, sd: float, naive: float, days: int = 42, first: int = 16
         rng = np.random.default_rng([seed, first])
         return sold * np.exp(rng.normal(0, error, len(sold)))
 
-    return WindowRows(f"day {first}", days, store, day, sold, noisy(sd, 1), noisy(naive, 2))
+    return WindowPredictions(f"day {first}", days, store, day, sold, noisy(sd, 1), noisy(naive, 2))
 
 
-def evidence(*windows: WindowRows) -> Evidence:
-    return Evidence(windows, {w.origin: {"0.80": 0.55, "0.95": 0.95} for w in windows})
+def evidence(*windows: WindowPredictions) -> BacktestPredictions:
+    return BacktestPredictions(windows, {w.origin: {"0.80": 0.55, "0.95": 0.95} for w in windows})
 
 
 @pytest.fixture(scope="module")
-def registry(few: Settings, few_trained: Trained, mlflow_server: str) -> Registry:
+def registry(few: Settings, few_trained: TrainedModel, mlflow_server: str) -> Registry:
     """Version 1 of a chain of a few stores."""
     settings = few.model_copy(update={"mlflow_tracking_uri": mlflow_server})
     stores = few_trained.card["data"]["stores"]
@@ -54,7 +56,7 @@ def registry(few: Settings, few_trained: Trained, mlflow_server: str) -> Registr
 
 
 def test_the_gate_judges_by_what_few_stores_can_tell(
-    registry: Registry, few: Settings, few_trained: Trained
+    registry: Registry, few: Settings, few_trained: TrainedModel
 ) -> None:
     with registry:
         verdict = validate(registry, 1, few)
@@ -70,11 +72,16 @@ def test_the_gate_judges_by_what_few_stores_can_tell(
 
 
 def test_limits_are_those_of_a_chain_again_with_twelve_stores() -> None:
-    limits = [measured(evidence(window(n, 0.1, 0.2)), LIMITS)[-1].limit for n in (1, 3, 11, 12)]
+    limits = [
+        coverage_and_bias_checks(evidence(window(n, 0.1, 0.2)), LIMITS)[-1].limit
+        for n in (1, 3, 11, 12)
+    ]
     assert limits == sorted(limits, key=lambda limit: -(limit or 0))
     assert limits[-1] == LIMITS.gate_bias
     assert (limits[0] or 0) < 0.2
-    one, chain = (measured(evidence(window(n, 0.1, 0.2)), LIMITS)[0] for n in (1, 12))
+    one, chain = (
+        coverage_and_bias_checks(evidence(window(n, 0.1, 0.2)), LIMITS)[0] for n in (1, 12)
+    )
     assert one.passed
     assert "wider limit for 1 store" in one.note
     assert not chain.passed
@@ -84,8 +91,8 @@ def test_limits_are_those_of_a_chain_again_with_twelve_stores() -> None:
 def test_a_forecast_that_is_far_off_does_not_pass_for_one_store() -> None:
     off = window(1, 0.05, 0.2)
     off = replace(off, forecast=off.forecast * 1.3)
-    assert not measured(evidence(off), LIMITS)[-1].passed
-    *windows, together = against_naive([off, window(1, 0.3, 0.1, first=15_001)], LIMITS)
+    assert not coverage_and_bias_checks(evidence(off), LIMITS)[-1].passed
+    *windows, together = checks_against_baseline([off, window(1, 0.3, 0.1, first=15_001)], LIMITS)
     assert [line.passed for line in windows] == [False, False]
     assert not together.passed
 
@@ -93,20 +100,20 @@ def test_a_forecast_that_is_far_off_does_not_pass_for_one_store() -> None:
 def test_bad_luck_in_one_window_is_made_up_by_the_other() -> None:
     lucky = window(1, 0.1, 0.1)
     unlucky = replace(lucky, forecast=lucky.naive, naive=lucky.forecast)
-    lines = against_naive([unlucky, window(1, 0.05, 0.2, first=15_001)], LIMITS)
+    lines = checks_against_baseline([unlucky, window(1, 0.05, 0.2, first=15_001)], LIMITS)
     assert [line.passed for line in lines] == [True, True, True]
     assert lines[0].value is not None
     assert lines[0].limit is not None
     assert lines[0].value > lines[0].limit
-    *_, alone = against_naive([unlucky], LIMITS)
+    *_, alone = checks_against_baseline([unlucky], LIMITS)
     assert not alone.passed
 
 
 def test_too_few_weeks_are_named_as_such() -> None:
-    *_, together = against_naive([window(1, 0.01, 0.3, days=21, first=16_002)], LIMITS)
+    *_, together = checks_against_baseline([window(1, 0.01, 0.3, days=21, first=16_002)], LIMITS)
     assert not together.passed
     assert "too few to tell luck from skill" in together.note
-    *_, enough = against_naive([window(5, 0.01, 0.3, days=21, first=16_002)], LIMITS)
+    *_, enough = checks_against_baseline([window(5, 0.01, 0.3, days=21, first=16_002)], LIMITS)
     assert enough.passed
     assert "too few" not in enough.note
 
@@ -114,7 +121,7 @@ def test_too_few_weeks_are_named_as_such() -> None:
 def test_what_is_no_number_fails_for_few_stores_too() -> None:
     broken = window(2, 0.1, 0.2)
     broken.forecast[3] = np.nan
-    assert not any(line.passed for line in against_naive([broken], LIMITS))
+    assert not any(line.passed for line in checks_against_baseline([broken], LIMITS))
 
 
 @pytest.mark.parametrize("words", [("--windows", "3", "--horizon", "1"), ("--horizon", "14")])
@@ -150,4 +157,4 @@ def test_a_window_without_sales_says_what_to_do(few: Settings) -> None:
         .cast(pl.UInt8).alias("Open")
     )  # fmt: skip
     with pytest.raises(DataError, match="`windows` in the parameters file"):
-        open_windows(panel_from(whole.info, frames, 1), (48,), 48, 31)
+        build_windows(in_memory_panel(whole.info, frames, 1), (48,), 48, 31)

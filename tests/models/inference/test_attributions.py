@@ -6,50 +6,50 @@ import numpy as np
 import pytest
 
 from rossmann.data.panel.panel import Panel
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 from rossmann.features import state_space
 from rossmann.features.offset_components import USUAL_WEEKDAY
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference import attributions as drivers
-from rossmann.models.inference.attributions import LABELS, Split, split
-from rossmann.models.members import MEMBERS
-from rossmann.models.publishing.trained_model import Trained
-from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, Rows
+from rossmann.models.inference.attributions import DRIVER_LABELS, Attribution, attribute
+from rossmann.models.members import LEARNERS
+from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray, StoreDays
 
 
 @pytest.fixture(scope="module")
-def ensemble(trained: Trained) -> Ensemble:
+def ensemble(trained: TrainedModel) -> Ensemble:
     return Ensemble.load(trained.folder)
 
 
 @pytest.fixture(scope="module")
-def rows(panel: Panel) -> Rows:
+def rows(panel: Panel) -> StoreDays:
     """The next 48 days of 12 stores, as planned."""
     days = np.arange(panel.last_day + 1, panel.last_day + 49)
     stores = panel.store_numbers[:12]
-    return panel.plan_of(np.repeat(stores, 48), np.tile(days, 12))
+    return panel.schedule(np.repeat(stores, 48), np.tile(days, 12))
 
 
 @pytest.fixture(scope="module")
-def matrix(panel: Panel, rows: Rows) -> Matrix:
+def matrix(panel: Panel, rows: StoreDays) -> FeatureMatrix:
     return panel.matrix(rows, panel.last_day)
 
 
 @pytest.fixture(scope="module")
-def found(panel: Panel, rows: Rows, matrix: Matrix, ensemble: Ensemble) -> Split:
+def found(panel: Panel, rows: StoreDays, matrix: FeatureMatrix, ensemble: Ensemble) -> Attribution:
     parts = panel.offset_parts(rows, panel.last_day)
-    return split(ensemble, matrix, parts, ensemble.predict(matrix))
+    return attribute(ensemble, matrix, parts, ensemble.predict(matrix))
 
 
 def test_every_feature_and_component_has_a_driver() -> None:
     assert len(drivers.FEATURE_DRIVERS) == len(FEATURES)
     assert {state_space.LEVEL, *drivers.COMPONENT_DRIVERS} == set(range(state_space.N_BASE))
-    assert {*drivers.FEATURE_DRIVERS, *drivers.COMPONENT_DRIVERS.values()} == set(LABELS)
+    assert {*drivers.FEATURE_DRIVERS, *drivers.COMPONENT_DRIVERS.values()} == set(DRIVER_LABELS)
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_a_members_contributions_sum_to_its_log_factor(
-    ensemble: Ensemble, matrix: Matrix, name: str
+    ensemble: Ensemble, matrix: FeatureMatrix, name: str
 ) -> None:
     holed = matrix.copy()
     holed[np.random.default_rng(1).random(holed.shape) < 0.2] = np.nan
@@ -58,19 +58,19 @@ def test_a_members_contributions_sum_to_its_log_factor(
         parts = member.contributions(given, 1)
         assert parts.shape == (len(given), len(FEATURES) + 1)
         assert np.abs(parts.sum(axis=1) - np.log(member.factor(given, 1))).max() < 2e-6
-        assert (parts[:, OFFSET] == 0).all()
+        assert (parts[:, OFFSET_COLUMN] == 0).all()
         assert np.ptp(parts[:, -1]) == 0
 
 
 def test_drivers_multiply_to_the_served_forecast(
-    found: Split, ensemble: Ensemble, matrix: Matrix
+    found: Attribution, ensemble: Ensemble, matrix: FeatureMatrix
 ) -> None:
-    assert list(found.factors) == list(LABELS)
+    assert list(found.factors) == list(DRIVER_LABELS)
     assert found.product() == pytest.approx(ensemble.predict(matrix), rel=1e-12)
 
 
 def test_rounding_alone_goes_into_the_baseline(
-    found: Split, panel: Panel, rows: Rows, ensemble: Ensemble, matrix: Matrix
+    found: Attribution, panel: Panel, rows: StoreDays, ensemble: Ensemble, matrix: FeatureMatrix
 ) -> None:
     parts = panel.offset_parts(rows, panel.last_day)
     start = ensemble.contributions(matrix)[:, -1]
@@ -78,15 +78,15 @@ def test_rounding_alone_goes_into_the_baseline(
     assert np.abs(np.log(found.baseline) - plain).max() < 1e-5
 
 
-def test_amounts_add_up(found: Split) -> None:
-    amounts = found.amounts()
+def test_amounts_add_up(found: Attribution) -> None:
+    amounts = found.sales_amounts()
     total = np.sum(list(amounts.values()), axis=0)
     assert found.baseline + total == pytest.approx(found.product(), rel=1e-9)
     for name, factor in found.factors.items():
         assert ((amounts[name] > 0) == (factor > 1)).all()
 
 
-def test_what_a_planner_would_say(found: Split, rows: Rows) -> None:
+def test_what_a_planner_would_say(found: Attribution, rows: StoreDays) -> None:
     """The demo chain: promotions and Mondays sell more, all else moves a plain day less."""
     promotion = found.factors["promotion"]
     assert (promotion[rows.promo > 0] > 1.05).all()
@@ -97,7 +97,9 @@ def test_what_a_planner_would_say(found: Split, rows: Rows) -> None:
         assert mine.max() / mine.min() == pytest.approx(1, abs=1e-4)
 
 
-def test_the_weekday_is_told_from_the_plain_day(found: Split, rows: Rows, panel: Panel) -> None:
+def test_the_weekday_is_told_from_the_plain_day(
+    found: Attribution, rows: StoreDays, panel: Panel
+) -> None:
     """Over a store's Mondays to Saturdays the filter's weekday effects cancel out."""
     parts = panel.offset_parts(rows, panel.last_day)
     weekday = (rows.day + 3) % 7 + 1
@@ -111,44 +113,46 @@ def test_the_weekday_is_told_from_the_plain_day(found: Split, rows: Rows, panel:
 
 
 def test_a_new_store_is_driven_by_the_filter_alone(
-    panel: Panel, rows: Rows, matrix: Matrix, ensemble: Ensemble
+    panel: Panel, rows: StoreDays, matrix: FeatureMatrix, ensemble: Ensemble
 ) -> None:
     """Where members are not heard, their contributions are nothing."""
     young = matrix.copy()
     young[:, FEATURES.index("open_days_365")] = 3
     assert (ensemble.contributions(young) == 0).all()
     parts = panel.offset_parts(rows, panel.last_day)
-    told = split(ensemble, young, parts, ensemble.predict(young))
-    assert told.product() == pytest.approx(np.exp(young[:, OFFSET].astype(float)), rel=1e-9)
+    told = attribute(ensemble, young, parts, ensemble.predict(young))
+    assert told.product() == pytest.approx(np.exp(young[:, OFFSET_COLUMN].astype(float)), rel=1e-9)
     assert (told.factors["horizon"] == 1).all() and (told.factors["store"] == 1).all()
 
 
 def test_a_row_is_split_the_same_in_any_company(
-    found: Split, panel: Panel, rows: Rows, ensemble: Ensemble
+    found: Attribution, panel: Panel, rows: StoreDays, ensemble: Ensemble
 ) -> None:
     some = rows.take(np.random.default_rng(2).permutation(len(rows))[:7])
     where = [int(np.flatnonzero((rows.store == s) & (rows.day == d))[0])
              for s, d in zip(some.store, some.day, strict=True)]  # fmt: skip
     matrix = panel.matrix(some, panel.last_day)
     parts = panel.offset_parts(some, panel.last_day)
-    again = split(ensemble, matrix, parts, ensemble.predict(matrix))
+    again = attribute(ensemble, matrix, parts, ensemble.predict(matrix))
     for name, factor in again.factors.items():
         assert factor == pytest.approx(found.factors[name][where], rel=1e-6)
 
 
 def test_more_than_rounding_is_refused(
-    panel: Panel, rows: Rows, matrix: Matrix, ensemble: Ensemble
+    panel: Panel, rows: StoreDays, matrix: FeatureMatrix, ensemble: Ensemble
 ) -> None:
     class Liar:
-        def contributions(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+        def contributions(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
             return ensemble.contributions(matrix) * 1.01
 
     parts: Any = panel.offset_parts(rows, panel.last_day)
-    with pytest.raises(DamagedModel, match="drivers miss"):
-        split(Liar(), matrix, parts, ensemble.predict(matrix))
+    with pytest.raises(CorruptModelError, match="drivers miss"):
+        attribute(Liar(), matrix, parts, ensemble.predict(matrix))
 
 
-def test_no_rows_no_drivers(panel: Panel, rows: Rows, matrix: Matrix, ensemble: Ensemble) -> None:
+def test_no_rows_no_drivers(
+    panel: Panel, rows: StoreDays, matrix: FeatureMatrix, ensemble: Ensemble
+) -> None:
     none = rows.take(slice(0, 0))
-    told = split(ensemble, matrix[:0], panel.offset_parts(none, panel.last_day), np.empty(0))
+    told = attribute(ensemble, matrix[:0], panel.offset_parts(none, panel.last_day), np.empty(0))
     assert told.baseline.shape == (0,)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rossmann.data.panel.panel import Panel
-from rossmann.errors import DamagedModel, RequestError
+from rossmann.errors import CorruptModelError, RequestError
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.schema import FloatArray, Matrix, Rows
+from rossmann.schema import FeatureMatrix, FloatArray, StoreDays
 
 CARD: dict[str, Any] = {"intervals": {"levels": [0.5, 0.99]}}
 
@@ -24,23 +24,23 @@ class Constant:
         self.card = CARD
         self._sales = sales
 
-    def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+    def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         return np.full(len(matrix), self._sales)
 
     def bounds(
-        self, matrix: Matrix, sales: FloatArray, levels: Sequence[float]
+        self, matrix: FeatureMatrix, sales: FloatArray, levels: Sequence[float]
     ) -> list[tuple[FloatArray, FloatArray]]:
         return [(sales - 10, sales + 10) for _ in levels]
 
 
-def some_rows(panel: Panel, count: int, seed: int = 1, **fixed: int) -> Rows:
+def some_rows(panel: Panel, count: int, seed: int = 1, **fixed: int) -> StoreDays:
     """Rows of any store on days after history, with flags of any kind."""
     rng = np.random.default_rng(seed)
     flags = {
         name: np.full(count, fixed[name]) if name in fixed else rng.integers(0, 2, count)
         for name in ("open", "promo", "school")
     }
-    return Rows(
+    return StoreDays(
         rng.choice(panel.store_numbers, count).astype(np.int32),
         (panel.last_day + rng.integers(1, 49, count)).astype(np.int32),
         flags["open"].astype(np.uint8),
@@ -72,7 +72,7 @@ def test_never_negative(panel: Panel) -> None:
 
 @pytest.mark.parametrize("sales", [np.nan, np.inf])
 def test_what_is_no_number_is_refused(panel: Panel, sales: float) -> None:
-    with pytest.raises(DamagedModel):
+    with pytest.raises(CorruptModelError):
         Forecaster(panel, Constant(sales)).forecast(some_rows(panel, 5, open=1))
 
 
@@ -97,10 +97,10 @@ def test_shuffled_split_and_repeated_rows_get_the_same_answers(
 
 def test_matrix_is_the_panels_bit_for_bit(panel: Panel) -> None:
     """What the model is given for a row is what ``Panel.matrix`` says of it, and no more."""
-    given_to: list[Matrix] = []
+    given_to: list[FeatureMatrix] = []
 
     class Watching(Constant):
-        def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+        def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
             given_to.append(matrix.copy())
             return super().predict(matrix)
 
@@ -114,7 +114,9 @@ def test_matrix_is_the_panels_bit_for_bit(panel: Panel) -> None:
 def test_origin(forecaster: Forecaster, panel: Panel) -> None:
     rows = some_rows(panel, 20, open=1)
     assert forecaster.forecast(rows).as_of == panel.last_day
-    past = Rows(rows.store, rows.day - 100, *[getattr(rows, n) for n in Rows.__slots__[2:]])
+    past = StoreDays(
+        rows.store, rows.day - 100, *[getattr(rows, n) for n in StoreDays.__slots__[2:]]
+    )
     assert forecaster.forecast(past).as_of == int(past.day.min()) - 1
     assert forecaster.forecast(past, panel.last_day - 150).as_of == panel.last_day - 150
 
@@ -129,7 +131,7 @@ def test_refusals_name_their_rows(forecaster: Forecaster, panel: Panel) -> None:
         stores, days = rows.store.copy(), rows.day.copy()
         stores[place], days[place] = store, day
         with pytest.raises(RequestError) as caught:
-            forecaster.forecast(Rows(stores, days, *[rows.open] * 4))
+            forecaster.forecast(StoreDays(stores, days, *[rows.open] * 4))
         assert [(f.loc[1], f.type) for f in caught.value.faults] == [(place, kind)]
     with pytest.raises(RequestError):
         forecaster.forecast(rows.take(slice(0, 0)))
@@ -137,7 +139,7 @@ def test_refusals_name_their_rows(forecaster: Forecaster, panel: Panel) -> None:
 
 def test_warnings_are_one_of_a_kind_with_count_and_first_rows(panel: Panel) -> None:
     days = np.arange(panel.last_day + 40, panel.last_day + 70, dtype=np.int32)
-    rows = panel.usual_rows(int(panel.store_numbers[0]), days)
+    rows = panel.store_schedule(int(panel.store_numbers[0]), days)
     told = Forecaster(panel, Constant(1.0), short_history=10**6).forecast(rows)
     assert {w.type: w.count for w in told.warnings} == {
         "horizon": 21,

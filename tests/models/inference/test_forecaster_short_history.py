@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import Panel, open_panel, panel_from
+from rossmann.data.panel.panel import Panel, in_memory_panel, open_panel
 from rossmann.epoch_days import to_date
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.windows import Window, open_windows
+from rossmann.models.evaluation.windows import BacktestWindow, build_windows
 from rossmann.models.inference.forecaster import Forecast, Forecaster
-from rossmann.models.publishing.trained_model import Trained
-from rossmann.schema import FEATURES, SHORT, FloatArray
+from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.schema import FEATURES, SHORT_HISTORY, FloatArray
 from rossmann.settings import Settings
 
 Tables = dict[str, pl.DataFrame]
@@ -22,7 +22,7 @@ STORES = 8
 
 
 @pytest.fixture(scope="module")
-def ensemble(trained: Trained) -> Ensemble:
+def ensemble(trained: TrainedModel) -> Ensemble:
     return Ensemble.load(trained.folder)
 
 
@@ -33,11 +33,13 @@ def tables(panel: Panel) -> Tables:
 
 
 @pytest.fixture(scope="module")
-def window(panel: Panel) -> Window:
+def window(panel: Panel) -> BacktestWindow:
     """What some stores sold on the last 48 days of history."""
-    (whole,) = open_windows(panel, (48,), 48, 31)
+    (whole,) = build_windows(panel, (48,), 48, 31)
     mine = np.nonzero(np.isin(whole.rows.store, panel.store_numbers[:STORES]))[0]
-    return Window(whole.origin, 48, whole.rows.take(mine), whole.sold[mine], whole.matrix[mine])
+    return BacktestWindow(
+        whole.origin, 48, whole.rows.take(mine), whole.sold[mine], whole.matrix[mine]
+    )
 
 
 def forget(panel: Panel, tables: Tables, origin: int, first: int, last: int = 0) -> Panel:
@@ -48,10 +50,10 @@ def forget(panel: Panel, tables: Tables, origin: int, first: int, last: int = 0)
         & (pl.col("Date") > day - timedelta(first))
         & (pl.col("Date") <= day - timedelta(last))
     )
-    return panel_from(panel.info, {**tables, "history": tables["history"].filter(~gone)}, 2)
+    return in_memory_panel(panel.info, {**tables, "history": tables["history"].filter(~gone)}, 2)
 
 
-def answer(panel: Panel, ensemble: Ensemble, window: Window) -> Forecast:
+def answer(panel: Panel, ensemble: Ensemble, window: BacktestWindow) -> Forecast:
     found = Forecaster(panel, ensemble).forecast(window.rows, as_of=window.origin, levels=[0.8])
     assert np.isfinite(found.sales).all()
     (band,) = found.bands
@@ -60,18 +62,18 @@ def answer(panel: Panel, ensemble: Ensemble, window: Window) -> Forecast:
     return found
 
 
-def miss(window: Window, sales: FloatArray) -> float:
+def miss(window: BacktestWindow, sales: FloatArray) -> float:
     """Median of the absolute log error."""
     return float(np.median(np.abs(np.log(sales / window.sold))))
 
 
 def test_a_new_store_gets_the_chains_level(
-    panel: Panel, ensemble: Ensemble, tables: Tables, window: Window
+    panel: Panel, ensemble: Ensemble, tables: Tables, window: BacktestWindow
 ) -> None:
     new = forget(panel, tables, window.origin, 10_000)
-    assert (new.doubts(window.rows, window.origin, fewest=1) & SHORT > 0).all()
+    assert (new.warning_flags(window.rows, window.origin, fewest=1) & SHORT_HISTORY > 0).all()
     found = answer(new, ensemble, window)
-    _, sold = panel.past_rows()
+    _, sold = panel.sales_rows()
     level = float(np.median(sold))
     assert 0.4 * level < found.sales.min()
     assert found.sales.max() < 4 * level
@@ -81,7 +83,7 @@ def test_a_new_store_gets_the_chains_level(
 
 @pytest.mark.parametrize("days", [1, 3, 7, 14, 30, 60])
 def test_a_young_store_is_forecast_better_than_an_unknown_one(
-    panel: Panel, ensemble: Ensemble, tables: Tables, window: Window, days: int
+    panel: Panel, ensemble: Ensemble, tables: Tables, window: BacktestWindow, days: int
 ) -> None:
     young = forget(panel, tables, window.origin, 10_000, days)
     found = answer(young, ensemble, window)
@@ -99,7 +101,7 @@ def test_a_young_store_is_forecast_better_than_an_unknown_one(
 
 @pytest.mark.parametrize("days", [7, 14])
 def test_members_do_not_spoil_a_young_store(
-    panel: Panel, ensemble: Ensemble, tables: Tables, window: Window, days: int
+    panel: Panel, ensemble: Ensemble, tables: Tables, window: BacktestWindow, days: int
 ) -> None:
     """With a week or two of sales the answer is the filter's, as members never saw the like."""
     young = forget(panel, tables, window.origin, 10_000, days)
@@ -109,7 +111,7 @@ def test_members_do_not_spoil_a_young_store(
 
 
 def test_a_store_that_reopened_keeps_its_level(
-    panel: Panel, ensemble: Ensemble, tables: Tables, window: Window
+    panel: Panel, ensemble: Ensemble, tables: Tables, window: BacktestWindow
 ) -> None:
     """Half a year without a row, then five days: what it sold before still counts."""
     back = forget(panel, tables, window.origin, 187, 5)
@@ -131,7 +133,7 @@ def test_a_store_that_reopened_keeps_its_level(
     ],
 )
 def test_a_store_that_was_away_is_named(
-    panel: Panel, ensemble: Ensemble, tables: Tables, window: Window,
+    panel: Panel, ensemble: Ensemble, tables: Tables, window: BacktestWindow,
     first: int, last: int, away: int,
 ) -> None:  # fmt: skip
     gone = forget(panel, tables, window.origin, first, last)
@@ -140,7 +142,7 @@ def test_a_store_that_was_away_is_named(
     assert ratio.min() > 0.2
     assert ratio.max() < 5
     told = [w for w in found.warnings if w.type == "reopened"]
-    mine = gone.locate(window.rows.store)
+    mine = gone.store_indices(window.rows.store)
     days = gone.idle_days(mine, window.origin, 31)
     if away:
         (one,) = told
@@ -162,11 +164,11 @@ def test_a_store_known_by_its_metadata_alone_is_served(
         name: frame if name == "stores" else frame.filter(pl.col("Store") != new)
         for name, frame in tables.items()
     }
-    chain = panel_from(panel.info, others, 2)
-    rows = chain.usual_rows(new, np.arange(panel.last_day + 1, panel.last_day + 49))
+    chain = in_memory_panel(panel.info, others, 2)
+    rows = chain.store_schedule(new, np.arange(panel.last_day + 1, panel.last_day + 49))
     found = Forecaster(chain, ensemble).forecast(rows, levels=[0.8])
     opened = rows.open > 0
-    level = float(np.median(panel.past_rows()[1]))
+    level = float(np.median(panel.sales_rows()[1]))
     assert opened.sum() > 30
     assert (found.sales[~opened] == 0).all()
     assert 0.3 * level < found.sales[opened].min()
@@ -176,11 +178,11 @@ def test_a_store_known_by_its_metadata_alone_is_served(
     assert "reopened" not in kinds
 
 
-def test_few_stores_are_a_chain(few: Settings, few_trained: Trained) -> None:
+def test_few_stores_are_a_chain(few: Settings, few_trained: TrainedModel) -> None:
     for score in few_trained.windows:
         assert score.rmspe["ensemble"] < score.rmspe["seasonal_naive"]
     panel = open_panel(make_dataset(few))
-    (window,) = open_windows(panel, (48,), 48, 31)
+    (window,) = build_windows(panel, (48,), 48, 31)
     found = answer(panel, Ensemble.load(few_trained.folder), window)
     ratio = found.sales / window.sold
     assert ratio.min() > 0.3

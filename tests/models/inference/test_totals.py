@@ -6,32 +6,32 @@ import numpy as np
 import pytest
 
 from rossmann.data.panel.panel import Panel
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.inference.totals import BY, forecast_totals
-from rossmann.models.publishing.trained_model import Trained
-from rossmann.schema import STORE_TYPES, Rows
+from rossmann.models.inference.totals import TOTAL_LEVELS, forecast_totals
+from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.schema import STORE_TYPES, StoreDays
 
 
 @pytest.fixture(scope="module")
-def ensemble(trained: Trained) -> Ensemble:
+def ensemble(trained: TrainedModel) -> Ensemble:
     return Ensemble.load(trained.folder)
 
 
 @pytest.fixture(scope="module")
-def rows(panel: Panel) -> Rows:
+def rows(panel: Panel) -> StoreDays:
     """Three weeks of every store, as planned."""
     stores = np.repeat(panel.store_numbers, 21)
     days = np.tile(np.arange(panel.last_day + 1, panel.last_day + 22), len(panel.store_numbers))
-    return panel.plan_of(stores, days)
+    return panel.schedule(stores, days)
 
 
 def test_totals_are_sums_of_the_served_forecasts(
-    panel: Panel, ensemble: Ensemble, rows: Rows
+    panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
     served = Forecaster(panel, ensemble).forecast(rows).sales
-    for found in forecast_totals(panel, ensemble, rows, panel.last_day, BY, [0.8, 0.95]):
+    for found in forecast_totals(panel, ensemble, rows, panel.last_day, TOTAL_LEVELS, [0.8, 0.95]):
         assert found.sales.sum() == pytest.approx(served.sum())
         assert found.rows.sum() == len(rows)
         (low, high), (lower, higher) = found.bands
@@ -45,16 +45,16 @@ def test_totals_are_sums_of_the_served_forecasts(
                 mine &= rows.store == found.store[g]
                 assert found.sales[g] == pytest.approx(served[mine].sum())
             elif found.by.startswith("chain"):
-                assert found.kind[g] == -1
+                assert found.store_type[g] == -1
                 assert found.sales[g] == pytest.approx(served[mine].sum())
             else:
-                assert 0 <= found.kind[g] < len(STORE_TYPES)
+                assert 0 <= found.store_type[g] < len(STORE_TYPES)
             if found.by.endswith("_week"):
                 assert (found.first[g] + 3) // 7 == (found.last[g] + 3) // 7
 
 
 def test_a_larger_total_is_surer_than_its_parts(
-    panel: Panel, ensemble: Ensemble, rows: Rows
+    panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
     week, store, chain = (
         np.mean((t.bands[0][1] - t.bands[0][0]) / t.sales)
@@ -65,7 +65,9 @@ def test_a_larger_total_is_surer_than_its_parts(
     assert chain < store < week
 
 
-def test_unbiased_totals_lie_in_their_bands(panel: Panel, ensemble: Ensemble, rows: Rows) -> None:
+def test_unbiased_totals_lie_in_their_bands(
+    panel: Panel, ensemble: Ensemble, rows: StoreDays
+) -> None:
     card = {**ensemble.card, "unbiased": {"factors": [1.5, 1.5]}}
     raised = Ensemble(ensemble.members, card)
     (plain,) = forecast_totals(panel, raised, rows, panel.last_day, ["chain"], [0.8])
@@ -76,17 +78,19 @@ def test_unbiased_totals_lie_in_their_bands(panel: Panel, ensemble: Ensemble, ro
 
 
 def test_a_closed_store_sells_nothing_for_certain(
-    panel: Panel, ensemble: Ensemble, rows: Rows
+    panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
     shut = replace(rows, open=np.zeros_like(rows.open))
-    for found in forecast_totals(panel, ensemble, shut, panel.last_day, BY, [0.95]):
+    for found in forecast_totals(panel, ensemble, shut, panel.last_day, TOTAL_LEVELS, [0.95]):
         assert (found.sales == 0).all()
         assert all((bound == 0).all() for bound in found.bands[0])
 
 
-def test_what_cannot_be_answered_is_refused(panel: Panel, ensemble: Ensemble, rows: Rows) -> None:
+def test_what_cannot_be_answered_is_refused(
+    panel: Panel, ensemble: Ensemble, rows: StoreDays
+) -> None:
     with pytest.raises(ValueError, match="totals are by store_week"):
         forecast_totals(panel, ensemble, rows, panel.last_day, ["region"])
     old = {k: v for k, v in ensemble.card.items() if k != "totals"}
-    with pytest.raises(DamagedModel, match="train a new one"):
+    with pytest.raises(CorruptModelError, match="train a new one"):
         forecast_totals(panel, Ensemble(ensemble.members, old), rows, panel.last_day, ["chain"])

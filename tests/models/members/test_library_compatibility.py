@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 from rossmann.models.ensemble.artifact_files import read_card, sha256
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.members.library_compatibility import PROMISES, check_releases, releases_of
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.members.library_compatibility import (
+    COMPATIBILITY,
+    check_compatibility,
+    installed_libraries,
+)
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.schema import FEATURES
 
 
@@ -36,17 +40,17 @@ from rossmann.schema import FEATURES
 def test_what_each_library_promises(
     library: str, installed: tuple[int, int], written: tuple[int, int], readable: bool
 ) -> None:
-    assert PROMISES[library].reads(installed, written) is readable
+    assert COMPATIBILITY[library].can_read(installed, written) is readable
 
 
-def test_saving_notes_the_releases(trained: Trained) -> None:
+def test_saving_notes_the_releases(trained: TrainedModel) -> None:
     told = json.loads((trained.folder / "ensemble.json").read_text())["libraries"]
-    assert releases_of(PROMISES).items() <= told.items()
+    assert installed_libraries(COMPATIBILITY).items() <= told.items()
     assert set(told) >= {"lightgbm", "catboost", "numpy", "numba"}
 
 
 @pytest.fixture
-def copy(trained: Trained, tmp_path: Path) -> Path:
+def copy(trained: TrainedModel, tmp_path: Path) -> Path:
     return shutil.copytree(trained.folder, tmp_path / "copy")
 
 
@@ -62,12 +66,14 @@ def vouch(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["lightgbm", "xgboost", "catboost"])
 def test_a_newer_release_is_refused_with_what_to_do(copy: Path, name: str) -> None:
     told = read_card(copy)["libraries"]
-    (distribution,) = releases_of([name])
+    (distribution,) = installed_libraries([name])
     rewrite(copy, libraries={**told, distribution: "99.1.0"})
     # The file must not even be opened: what a library cannot read may end the process.
     next(copy.glob(f"{name}*")).write_bytes(b"written by the future")
     vouch(copy)
-    with pytest.raises(DamagedModel, match=rf"install {distribution}==99\.1\.0.*rossmann train"):
+    with pytest.raises(
+        CorruptModelError, match=rf"install {distribution}==99\.1\.0.*rossmann train"
+    ):
         Ensemble.load(copy)
 
 
@@ -80,14 +86,14 @@ def test_an_earlier_patch_of_the_same_release_loads(copy: Path) -> None:
 @pytest.mark.parametrize("libraries", [None, {}, {"lightgbm": "?"}, "4.6", {"numpy": "2.4"}])
 def test_a_card_that_does_not_say_is_refused(copy: Path, libraries: object) -> None:
     rewrite(copy, libraries=libraries)
-    with pytest.raises(DamagedModel, match="does not say which release"):
+    with pytest.raises(CorruptModelError, match="does not say which release"):
         Ensemble.load(copy)
 
 
 def test_the_plain_wheel_counts_as_the_one_without_graphics() -> None:
-    (release,) = releases_of(["xgboost"]).values()
+    (release,) = installed_libraries(["xgboost"]).values()
     card = {"weights": {"xgboost": 1.0}, "libraries": {"xgboost": release}}
-    check_releases(card, Path("there"))
+    check_compatibility(card, Path("there"))
 
 
 def broken(path: Path, content: bytes | None) -> None:
@@ -102,7 +108,7 @@ def test_trees_that_the_card_vouches_for_and_that_are_none(
 ) -> None:
     broken(copy / name, content)
     vouch(copy)
-    with pytest.raises(DamagedModel, match="does not load"):
+    with pytest.raises(CorruptModelError, match="does not load"):
         Ensemble.load(copy)
 
 
@@ -117,12 +123,12 @@ def test_a_file_that_the_card_vouches_for_and_the_library_does_not(
     ensemble = Ensemble.load(copy)
     row = np.zeros((1, len(FEATURES)), np.float32)
     assert len(ensemble.predict(row)) == 1
-    with pytest.raises(DamagedModel, match="does not load"):
+    with pytest.raises(CorruptModelError, match="does not load"):
         ensemble.contributions(row)
 
 
 @pytest.mark.parametrize("weights", [None, {"perceptron": 1.0}, [1, 2]])
 def test_weights_of_no_known_member_are_refused(copy: Path, weights: object) -> None:
     rewrite(copy, weights=weights)
-    with pytest.raises(DamagedModel, match="no weights"):
+    with pytest.raises(CorruptModelError, match="no weights"):
         Ensemble.load(copy)

@@ -21,42 +21,49 @@ import pytest
 
 import rossmann
 from rossmann.cli import main
-from rossmann.errors import DamagedModel, ServiceError
+from rossmann.errors import CorruptModelError, ServiceError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.windows import WindowScore
-from rossmann.models.members import MEMBERS
+from rossmann.models.members import LEARNERS
 from rossmann.models.publishing import register as packaging
-from rossmann.models.publishing.mlflow_client import example, requirements
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.publishing.mlflow_client import input_example, pip_requirements
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry import lineage
 from rossmann.models.registry.model_version import ModelVersion
 from rossmann.models.registry.registry import Registry
 from rossmann.models.reports import model_card
-from rossmann.models.reports.model_card import render_page
-from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, Stage, feature_fingerprint
+from rossmann.models.reports.model_card import render_html
+from rossmann.schema import (
+    FEATURES,
+    OFFSET_COLUMN,
+    FeatureMatrix,
+    FloatArray,
+    Stage,
+    feature_fingerprint,
+)
 from rossmann.settings import Settings, load_settings
 
 NAME = "packaging-test"
 
 
-def rows(count: int, seed: int) -> Matrix:
+def rows(count: int, seed: int) -> FeatureMatrix:
     matrix = np.random.default_rng(seed).normal(size=(count, len(FEATURES))).astype(np.float32)
-    matrix[:, OFFSET] = 8.5 + 0.3 * matrix[:, OFFSET]
+    matrix[:, OFFSET_COLUMN] = 8.5 + 0.3 * matrix[:, OFFSET_COLUMN]
     return matrix
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     """A tiny real ensemble of all three members."""
     matrix = rows(3000, seed=1)
-    sales = np.exp(matrix[:, OFFSET] + 0.2 * matrix[:, 0]).astype(np.float64)
+    sales = np.exp(matrix[:, OFFSET_COLUMN] + 0.2 * matrix[:, 0]).astype(np.float64)
     params = {
         "lightgbm": {"rounds": 20, "num_leaves": 7, "learning_rate": 0.2},
         "xgboost": {"rounds": 20, "max_depth": 3, "eta": 0.2},
         "catboost": {"rounds": 20, "depth": 3, "learning_rate": 0.2},
     }
     members = {
-        name: MEMBERS[name].fit(matrix, sales, params[name], 1, 1, lambda share: None)
+        name: LEARNERS[name].fit(matrix, sales, params[name], 1, 1, lambda share: None)
         for name in params
     }
     windows = [
@@ -87,7 +94,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     (folder / "pictures").mkdir()
     (folder / "pictures" / "windows.png").write_bytes(b"a picture")
     (folder / "report.md").write_text("a report")
-    return Trained(folder, ensemble.card, windows)
+    return TrainedModel(folder, ensemble.card, windows)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +104,7 @@ def packaging_settings(mlflow_server: str, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def version(trained: Trained, packaging_settings: Settings) -> ModelVersion:
+def version(trained: TrainedModel, packaging_settings: Settings) -> ModelVersion:
     """The tiny ensemble as a registered version, in Production."""
     made = packaging.register(trained, packaging_settings, NAME)
     with Registry(packaging_settings.tracking_uri, NAME) as registry:
@@ -122,7 +129,7 @@ def clean_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def expected(trained: Trained, matrix: Matrix) -> FloatArray:
+def expected(trained: TrainedModel, matrix: FeatureMatrix) -> FloatArray:
     return Ensemble.load(trained.folder).predict(matrix)
 
 
@@ -138,14 +145,14 @@ def test_a_new_version_has_no_stage_and_knows_where_it_comes_from(version: Model
     assert version.tags["rmspe.2015-04-26"] == "0.09400"
 
 
-def test_the_windows_stand_on_the_version(trained: Trained, version: ModelVersion) -> None:
+def test_the_windows_stand_on_the_version(trained: TrainedModel, version: ModelVersion) -> None:
     windows = json.loads(version.tags["windows"])
     assert [w["origin"] for w in windows] == ["2014-06-13", "2015-04-26"]
     assert windows[1]["rmspe"] == trained.windows[1].rmspe
 
 
 def test_the_fetched_copy_is_the_ensemble(
-    trained: Trained, version: ModelVersion, registry: Registry, tmp_path: Path
+    trained: TrainedModel, version: ModelVersion, registry: Registry, tmp_path: Path
 ) -> None:
     folder = registry.fetch(version.version, tmp_path)
     matrix = rows(50, seed=2)
@@ -166,7 +173,7 @@ print(rossmann.__file__, above)
 
 
 def test_it_loads_in_a_clean_process_with_its_own_code(
-    trained: Trained, version: ModelVersion, packaging_settings: Settings, tmp_path: Path
+    trained: TrainedModel, version: ModelVersion, packaging_settings: Settings, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "rows.npy", rows(200, seed=3))
     uri = f"models:/{NAME}@production"
@@ -187,7 +194,7 @@ def test_it_loads_in_a_clean_process_with_its_own_code(
 
 
 def test_mlflow_serves_the_same_numbers(
-    trained: Trained, version: ModelVersion, packaging_settings: Settings, tmp_path: Path
+    trained: TrainedModel, version: ModelVersion, packaging_settings: Settings, tmp_path: Path
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -219,7 +226,7 @@ def test_mlflow_serves_the_same_numbers(
         server.wait(30)
 
 
-def ask(url: str, matrix: Matrix) -> list[float]:
+def ask(url: str, matrix: FeatureMatrix) -> list[float]:
     """JSON knows no NaN; null stands for what is not known."""
     data = [[None if np.isnan(v) else v for v in row] for row in matrix.astype(float).tolist()]
     split = {"dataframe_split": {"columns": list(FEATURES), "data": data}}
@@ -264,7 +271,7 @@ def test_nothing_is_pickled_and_needs_are_pinned(
     assert "pyfunc_model.py" in names
     assert {n for n in names if n.startswith("artifacts/")} == {
         f"artifacts/ensemble/{n}"
-        for n in ("ensemble.json", *(name for m in MEMBERS.values() for name in m.files()))
+        for n in ("ensemble.json", *(name for m in LEARNERS.values() for name in m.files()))
     }
     for trees in folder.glob("artifacts/ensemble/*.npz"):
         with np.load(trees, allow_pickle=False) as arrays:
@@ -272,7 +279,7 @@ def test_nothing_is_pickled_and_needs_are_pinned(
     assert "code/rossmann/models/ensemble/ensemble.py" in names
     assert not [n for n in names if n.startswith(("code/rossmann/serving", "code/rossmann/cli"))]
     needs = (folder / "requirements.txt").read_text().split()
-    assert set(requirements()) <= set(needs)
+    assert set(pip_requirements()) <= set(needs)
     assert all("==" in need and "://" not in need for need in needs)
 
 
@@ -292,7 +299,7 @@ def test_the_signature_is_46_doubles_in_order(
 
 
 def test_the_example_is_a_plausible_row() -> None:
-    row = example()
+    row = input_example()
     assert list(row.columns) == list(FEATURES)
     assert row.notna().all(axis=None)
     from rossmann.models.publishing.mlflow_client import _EXAMPLE
@@ -317,8 +324,8 @@ def test_the_run_holds_params_metrics_and_pictures(
     assert "lightgbm.txt" not in names
 
 
-def test_the_card_reads_well_in_mlflow(version: ModelVersion, trained: Trained) -> None:
-    card = model_card.render(trained.card, trained.windows, NAME)
+def test_the_card_reads_well_in_mlflow(version: ModelVersion, trained: TrainedModel) -> None:
+    card = model_card.render_markdown(trained.card, trained.windows, NAME)
     assert version.description == card
     for words in ("demo chain", "abc123def456", "0.1050", "0.0940", "0.1730", "LightGBM 34 %",
                   f"models:/{NAME}@production", feature_fingerprint()):  # fmt: skip
@@ -326,7 +333,7 @@ def test_the_card_reads_well_in_mlflow(version: ModelVersion, trained: Trained) 
 
 
 def test_the_card_is_a_page_with_its_pictures(
-    version: ModelVersion, registry: Registry, trained: Trained, tmp_path: Path
+    version: ModelVersion, registry: Registry, trained: TrainedModel, tmp_path: Path
 ) -> None:
     page = registry.run_file(version, "card.html", tmp_path).read_text()
     for words in ("<h1>packaging-test</h1>", "<table>", "0.1050", "ab" * 32, "python 3."):
@@ -339,7 +346,7 @@ def test_the_card_is_a_page_with_its_pictures(
 def test_the_page_takes_the_pictures_of_the_report(tmp_path: Path) -> None:
     parts = [f'<h2>Part {n}</h2><p>said</p><svg id="{n}"></svg><br>' for n in range(5)]
     (tmp_path / "report.html").write_text("<h1>Backtest</h1><p>no picture</p>" + "".join(parts))
-    page = render_page("# Card", "name", tmp_path)
+    page = render_html("# Card", "name", tmp_path)
     assert re.findall(r'<h2>(.*?)</h2><svg id="(\d)">', page) == [
         ("Part 0", "0"), ("Part 1", "1"), ("Part 2", "2"),
     ]  # fmt: skip
@@ -387,10 +394,10 @@ def test_mlflow_shows_the_page(
 
 
 def test_a_card_without_anything_still_renders() -> None:
-    assert "No window" in model_card.render({}, [], NAME)
+    assert "No window" in model_card.render_markdown({}, [], NAME)
 
 
-def test_registering_twice_counts_on(trained: Trained, packaging_settings: Settings) -> None:
+def test_registering_twice_counts_on(trained: TrainedModel, packaging_settings: Settings) -> None:
     name = f"{NAME}-twice"
     told: list[str] = []
     made = [
@@ -401,7 +408,7 @@ def test_registering_twice_counts_on(trained: Trained, packaging_settings: Setti
 
 
 def test_registering_leaves_the_process_as_it_was(
-    trained: Trained, packaging_settings: Settings
+    trained: TrainedModel, packaging_settings: Settings
 ) -> None:
     import mlflow
 
@@ -413,18 +420,18 @@ def test_registering_leaves_the_process_as_it_was(
 
 
 def test_a_damaged_folder_is_not_registered(
-    trained: Trained, packaging_settings: Settings, tmp_path: Path
+    trained: TrainedModel, packaging_settings: Settings, tmp_path: Path
 ) -> None:
     for file in trained.folder.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "xgboost.ubj").write_bytes(b"rot")
-    damaged = Trained(tmp_path, trained.card, trained.windows)
-    with pytest.raises(DamagedModel, match=r"xgboost\.ubj"):
+    damaged = TrainedModel(tmp_path, trained.card, trained.windows)
+    with pytest.raises(CorruptModelError, match=r"xgboost\.ubj"):
         packaging.register(damaged, packaging_settings, f"{NAME}-damaged")
 
 
-def test_registering_without_a_server_is_told_in_one_line(trained: Trained) -> None:
+def test_registering_without_a_server_is_told_in_one_line(trained: TrainedModel) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         settings = load_settings(mlflow_tracking_uri=f"http://127.0.0.1:{held.getsockname()[1]}")

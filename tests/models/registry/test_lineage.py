@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 
 import rossmann
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry import lineage
 from rossmann.models.registry.lineage import (
     code_version,
     environment,
-    flat_tags,
+    filter_by_origin,
+    flatten_tags,
     lineage_tags,
-    made_from,
-    recipe,
+    training_fingerprint,
 )
 from rossmann.models.registry.model_version import ModelVersion
 from rossmann.schema import Stage, feature_fingerprint
 from rossmann.settings import Settings
 
 
-def test_the_card_says_code_environment_and_tables(trained: Trained) -> None:
+def test_the_card_says_code_environment_and_tables(trained: TrainedModel) -> None:
     card = trained.card
     assert card["code"]["release"] == card["release"] == rossmann.__version__
     assert len(card["code"]["digest"]) == 16
@@ -35,7 +35,7 @@ def test_the_card_says_code_environment_and_tables(trained: Trained) -> None:
     assert all(len(digest) == 64 for digest in card["data"]["files"].values())
 
 
-def test_the_tags_say_what_the_card_says(trained: Trained) -> None:
+def test_the_tags_say_what_the_card_says(trained: TrainedModel) -> None:
     tags = lineage_tags(trained.card)
     data = trained.card["data"]
     for name in ("dataset", "version", "rows", "stores", "first_day", "last_day"):
@@ -82,7 +82,7 @@ def test_the_recipe_changes_with_all_that_decides_the_version(
     chain_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of(data: str = "a", **changes: Any) -> str:
-        return recipe(chain_settings.model_copy(update=changes), "quick", data)
+        return training_fingerprint(chain_settings.model_copy(update=changes), "quick", data)
 
     monkeypatch.setattr(lineage, "code_digest", lambda: "code")
     first = of()
@@ -128,10 +128,10 @@ VERSIONS = [
 def test_back_from_data_code_or_table_to_the_versions(
     asked: dict[str, str], found: list[int]
 ) -> None:
-    assert [v.version for v in made_from(VERSIONS, **asked)] == found
+    assert [v.version for v in filter_by_origin(VERSIONS, **asked)] == found
 
 
 def test_tags_for_people_open_what_is_json() -> None:
     tags = {"data.raw": '{"train.csv": "12ab", "n": 3}', "params": "{cut", "windows": "[]"}
-    flat = flat_tags(tags)
+    flat = flatten_tags(tags)
     assert flat == {"data.raw.n": "3", "data.raw.train.csv": "12ab", "params": "{cut"}

@@ -6,7 +6,7 @@ from threading import Barrier
 
 import pytest
 
-from rossmann.models.registry.mlflow_rest import MlflowRest, Refused
+from rossmann.models.registry.mlflow_rest import MlflowRest, RequestRejectedError
 
 TOGETHER = 4
 
@@ -34,6 +34,6 @@ def test_a_tag_that_may_not_be_set_is_refused(mlflow_server: str) -> None:
     rest = MlflowRest(mlflow_server, timeout=30)
     name = f"tags-{time.time_ns()}"
     assert rest.create("registered-models/create", name=name)
-    with pytest.raises(Refused, match="400"):
+    with pytest.raises(RequestRejectedError, match="400"):
         rest.set_tag("registered-models", name=name, key="no/../such", value="same")
     rest.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rossmann.errors import LostRace
+from rossmann.errors import PromotionConflictError
 from rossmann.filesystem import process_identity as owner
 from rossmann.models.registry import promotion as promotion_claims
 from rossmann.models.registry.registry import Registry
@@ -78,7 +78,7 @@ class Race:
         return self.registry.find("Production").version
 
     def moves(self) -> list[tuple[int | None, int]]:
-        return [(step.left, step.version) for step in self.registry.history()[::-1]]
+        return [(step.replaced, step.version) for step in self.registry.history()[::-1]]
 
     def claims(self) -> list[str]:
         fields = {"filter": f"name LIKE '{self.name}.%'", "max_results": 100}
@@ -140,12 +140,12 @@ def test_a_claim_of_another_machine_lapses(race: Race, monkeypatch: pytest.Monke
     killed.send_signal(signal.SIGKILL)
     killed.wait(30)
     monkeypatch.setattr(owner.socket, "gethostname", lambda: "elsewhere")
-    with pytest.raises(LostRace, match="at this moment"):
+    with pytest.raises(PromotionConflictError, match="at this moment"):
         race.registry.promote(3, "too early", "me")
     assert race.serving() == 1
     monkeypatch.setattr(promotion_claims, "LEASE_SECONDS", 0.0)
     with pytest.raises(
-        LostRace, match="held up"
+        PromotionConflictError, match="held up"
     ):  # it was taken over, and half of no lease is over at once
         race.registry.promote(3, "too late", "me")
     monkeypatch.setattr(promotion_claims, "LEASE_SECONDS", 120.0)

@@ -13,9 +13,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rossmann.errors import DamagedModel, LostRace, ModelError, ServiceError, UnknownVersion
+from rossmann.errors import (
+    CorruptModelError,
+    ModelError,
+    PromotionConflictError,
+    ServiceError,
+    VersionNotFoundError,
+)
 from rossmann.models.registry.mlflow_rest import MlflowRest
-from rossmann.models.registry.model_cache import last_production, local_copy, remember_production
+from rossmann.models.registry.model_cache import (
+    cached_version,
+    last_production,
+    save_last_production,
+)
 from rossmann.models.registry.promotion import Promotion
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import Stage
@@ -91,7 +101,7 @@ def test_no_versions_of_a_model_that_is_not_registered(each_server: str) -> None
         registry.ping()
         assert registry.versions() == []
         assert registry.history() == []
-        with pytest.raises(UnknownVersion, match="rossmann train"):
+        with pytest.raises(VersionNotFoundError, match="rossmann train"):
             registry.find("Production")
 
 
@@ -101,7 +111,7 @@ def test_who_can_do_without_waits_no_minute() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         # longer than a test may take
         registry = Registry(url, timeout=3_600)
-        with registry.hurried(0.2), pytest.raises(ServiceError):
+        with registry.with_timeout(0.2), pytest.raises(ServiceError):
             registry.versions()
 
 
@@ -133,16 +143,16 @@ def test_find_names_what_there_is(shop: Shop, registry: Registry) -> None:
     shop.add(), shop.add()
     registry.promote(1, "first", "me")
     for wanted in ("Staging", 9, "Archived", "nonsense"):
-        with pytest.raises(UnknownVersion, match=r"there are: 2 \(None\), 1 \(Production\)"):
+        with pytest.raises(VersionNotFoundError, match=r"there are: 2 \(None\), 1 \(Production\)"):
             registry.find(wanted)
 
 
 def test_the_seeds_path_none_staging_production_archived(shop: Shop, registry: Registry) -> None:
     shop.add(), shop.add()
-    assert registry.to_staging(1).stage is Stage.STAGING
+    assert registry.stage(1).stage is Stage.STAGING
     assert registry.promote("1", "first", "me").stage is Stage.PRODUCTION
     assert shop.alias("staging") is None
-    registry.to_staging(2)
+    registry.stage(2)
     assert stages(registry) == {1: "Production", 2: "Staging"}
     registry.promote(2, "better", "me")
     assert stages(registry) == {1: "Archived", 2: "Production"}
@@ -151,8 +161,8 @@ def test_the_seeds_path_none_staging_production_archived(shop: Shop, registry: R
 
 def test_a_version_that_leaves_staging_is_archived(shop: Shop, registry: Registry) -> None:
     shop.add(), shop.add()
-    registry.to_staging(1)
-    registry.to_staging(2)
+    registry.stage(1)
+    registry.stage(2)
     assert stages(registry) == {1: "Archived", 2: "Staging"}
 
 
@@ -160,7 +170,7 @@ def test_production_cannot_become_staging(shop: Shop, registry: Registry) -> Non
     shop.add()
     registry.promote(1, "first", "me")
     with pytest.raises(ModelError, match="promote another"):
-        registry.to_staging(1)
+        registry.stage(1)
     assert registry.find("Production").version == 1
 
 
@@ -174,7 +184,7 @@ def test_promoting_what_serves_changes_nothing(shop: Shop, registry: Registry) -
 
 def test_promoting_what_is_not_there(shop: Shop, registry: Registry) -> None:
     shop.add()
-    with pytest.raises(UnknownVersion):
+    with pytest.raises(VersionNotFoundError):
         registry.promote(7, "typo", "me")
     assert shop.alias("production") is None
 
@@ -191,7 +201,7 @@ def test_a_verdict_on_another_version_than_the_one_that_serves_promotes_nothing(
     if works:
         assert registry.promote(3, "why", "me", expected).version == 3
         return
-    with pytest.raises(LostRace, match=r"version 1 serves.*rossmann validate 3"):
+    with pytest.raises(PromotionConflictError, match=r"version 1 serves.*rossmann validate 3"):
         registry.promote(3, "why", "me", expected)
     assert stages(registry) == {3: "None", 2: "None", 1: "Production"}
     assert len(registry.history()) == 1
@@ -199,7 +209,7 @@ def test_a_verdict_on_another_version_than_the_one_that_serves_promotes_nothing(
 
 def test_a_verdict_on_one_that_serves_no_more(shop: Shop, registry: Registry) -> None:
     shop.add()
-    with pytest.raises(LostRace, match="now none serves"):
+    with pytest.raises(PromotionConflictError, match="now none serves"):
         registry.promote(1, "why", "me", expected=7)
     assert shop.alias("production") is None
 
@@ -210,7 +220,7 @@ def test_history_says_who_when_why(shop: Shop, registry: Registry) -> None:
     registry.promote(2, "better on both windows", "ben")
     registry.rollback("complaints", "anna")
     steps = registry.history()
-    assert [(s.action, s.version, s.left, s.who, s.why) for s in steps] == [
+    assert [(s.action, s.version, s.replaced, s.who, s.why) for s in steps] == [
         ("rollback", 1, 2, "anna", "complaints"),
         ("promote", 2, 1, "ben", "better on both windows"),
         ("promote", 1, None, "anna", "the first"),
@@ -220,10 +230,10 @@ def test_history_says_who_when_why(shop: Shop, registry: Registry) -> None:
 
 def test_rollback_without_a_past(shop: Shop, registry: Registry) -> None:
     shop.add()
-    with pytest.raises(UnknownVersion, match="nothing to roll back"):
+    with pytest.raises(VersionNotFoundError, match="nothing to roll back"):
         registry.rollback("?", "me")
     registry.promote(1, "first", "me")
-    with pytest.raises(UnknownVersion, match="nothing served before"):
+    with pytest.raises(VersionNotFoundError, match="nothing served before"):
         registry.rollback("?", "me")
     assert registry.find("Production").version == 1
 
@@ -249,7 +259,7 @@ def test_rollback_undoes_promotions_like_a_stack(each_server: str, moves: list[i
                 served.pop()
                 assert registry.rollback("why", "me").version == served[-1]
             else:
-                with pytest.raises(UnknownVersion):
+                with pytest.raises(VersionNotFoundError):
                     registry.rollback("why", "me")
             assert shop.alias("production") == (served[-1] if served else None)
             assert list(stages(registry).values()).count("Production") == bool(served)
@@ -295,7 +305,7 @@ def test_a_kill_at_any_point_leaves_one_version_that_serves(
         shop.add()
     registry.promote(1, "first", "me")
     registry.promote(2, "second", "me")
-    registry.to_staging(3)
+    registry.stage(3)
     target = 3 if action == "promote" else 1
     with pytest.MonkeyPatch.context() as monkeypatch:
         cut_after(calls, monkeypatch)
@@ -338,7 +348,7 @@ def test_fetch_refuses_what_differs_from_what_was_registered(
     version = shop.add()
     content = b'{"files": {"member.txt": "00"}}' if name.endswith("json") else b"other trees"
     shop.put(f"{shop.artifact_root(version)}/artifacts/ensemble/{name}", content)
-    with pytest.raises(DamagedModel, match=name):
+    with pytest.raises(CorruptModelError, match=name):
         registry.fetch(version, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -346,7 +356,7 @@ def test_fetch_refuses_what_differs_from_what_was_registered(
 def test_fetch_replaces_a_damaged_copy(shop: Shop, registry: Registry, tmp_path: Path) -> None:
     folder = registry.fetch(shop.add(), tmp_path)
     (folder / "member.txt").write_bytes(b"rot")
-    assert local_copy(tmp_path, 1) is None
+    assert cached_version(tmp_path, 1) is None
     assert (registry.fetch(1, tmp_path) / "member.txt").read_bytes() == b"trees"
 
 
@@ -364,17 +374,17 @@ def test_fetch_replaces_a_copy_of_another_registry(
 def test_the_local_copy_needs_no_registry(shop: Shop, registry: Registry, tmp_path: Path) -> None:
     assert last_production(tmp_path) is None
     folder = registry.fetch(shop.add(), tmp_path)
-    remember_production(tmp_path, 1)
+    save_last_production(tmp_path, 1)
     assert last_production(tmp_path) == 1
-    assert local_copy(tmp_path, 1) == folder
-    assert local_copy(tmp_path, 2) is None
+    assert cached_version(tmp_path, 1) == folder
+    assert cached_version(tmp_path, 2) is None
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"version": null}', "[1]"])
 def test_a_spoilt_record_of_production_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "production.json").write_text(text)
     assert last_production(tmp_path) is None
-    remember_production(tmp_path, 4)
+    save_last_production(tmp_path, 4)
     assert last_production(tmp_path) == 4
 
 
@@ -431,4 +441,4 @@ def test_passwords_are_not_told() -> None:
 
 @given(st.text())
 def test_a_foreign_promotion_tag_is_no_promotion(text: str) -> None:
-    assert Promotion.read(text) is None
+    assert Promotion.from_json(text) is None

@@ -14,26 +14,26 @@ from rossmann.data.panel.panel import Panel
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import forecast_window
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.evaluation.windows import Outcome, open_windows
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.evaluation.windows import WindowForecasts, build_windows
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.reports import html_report as report_html
-from rossmann.models.reports.figures import pictures
-from rossmann.models.reports.segments import summarize
-from rossmann.models.training.train import about
+from rossmann.models.reports.figures import figures
+from rossmann.models.reports.segments import build_report_data
+from rossmann.models.training.train import data_summary
 
 Report = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def outcomes(panel: Panel, trained: Trained) -> list[Outcome]:
+def outcomes(panel: Panel, trained: TrainedModel) -> list[WindowForecasts]:
     ensemble = Ensemble.load(trained.folder)
-    windows = open_windows(panel, (48, 200), 30, 31)
-    return [Outcome(w, forecast_window(panel, w, ensemble, 1)) for w in windows]
+    windows = build_windows(panel, (48, 200), 30, 31)
+    return [WindowForecasts(w, forecast_window(panel, w, ensemble, 1)) for w in windows]
 
 
 @pytest.fixture(scope="module")
-def report(panel: Panel, outcomes: list[Outcome]) -> Report:
-    return summarize(panel, outcomes, about("quick", panel))
+def report(panel: Panel, outcomes: list[WindowForecasts]) -> Report:
+    return build_report_data(panel, outcomes, data_summary("quick", panel))
 
 
 def test_slices_add_up_to_the_whole(report: Report) -> None:
@@ -51,7 +51,7 @@ def test_slices_add_up_to_the_whole(report: Report) -> None:
 
 
 def test_a_slice_is_what_its_label_says(
-    report: Report, panel: Panel, outcomes: list[Outcome]
+    report: Report, panel: Panel, outcomes: list[WindowForecasts]
 ) -> None:
     """Mondays counted by the calendar, from the rows themselves."""
     sold, forecast = [], []
@@ -77,24 +77,24 @@ def test_days_add_up_and_the_worst_come_first(report: Report) -> None:
         assert shares == sorted(shares, reverse=True)
 
 
-def test_the_worst_store_is_named(panel: Panel, outcomes: list[Outcome]) -> None:
+def test_the_worst_store_is_named(panel: Panel, outcomes: list[WindowForecasts]) -> None:
     bad = int(panel.store_numbers[5])
     spoilt = []
     for o in outcomes:
         factor = np.where(o.window.rows.store == bad, 3.0, 1.0)
         best = o.forecasts["ensemble"] * factor
-        spoilt.append(Outcome(o.window, {**o.forecasts, "ensemble": best}))
-    worst = summarize(panel, spoilt, about("quick", panel))["worst_stores"][0]
+        spoilt.append(WindowForecasts(o.window, {**o.forecasts, "ensemble": best}))
+    worst = build_report_data(panel, spoilt, data_summary("quick", panel))["worst_stores"][0]
     assert worst["store"] == bad
     assert worst["bias"] > 1.5
     assert worst["share"] > 0.9
 
 
 def test_the_page_stands_alone(report: Report, tmp_path: Path) -> None:
-    report_html.write(tmp_path / "new", report)
+    report_html.write_html_report(tmp_path / "new", report)
     page = (tmp_path / "new" / "report.html").read_text()
     assert not re.search(r"<script|<link|<img|src=|@import|href=\"http", page)
-    assert page.count("<svg") == len(pictures(report)) == 9
+    assert page.count("<svg") == len(figures(report)) == 9
     assert "Seasonal naive" in page
     assert "a store&#x27;s week" in page
     assert "Ensemble, without a schedule" in page
@@ -105,30 +105,34 @@ def test_the_page_stands_alone(report: Report, tmp_path: Path) -> None:
 
 
 def test_pictures_are_well_formed_and_repeatable(report: Report) -> None:
-    drawn = pictures(report)
+    drawn = figures(report)
     for svg in drawn.values():
         assert ET.fromstring(svg).tag.endswith("svg")
-    assert pictures(report) == drawn
+    assert figures(report) == drawn
 
 
-def test_one_window_is_reported_without_coverage(panel: Panel, outcomes: list[Outcome]) -> None:
-    report = summarize(panel, outcomes[:1], about("quick", panel))
+def test_one_window_is_reported_without_coverage(
+    panel: Panel, outcomes: list[WindowForecasts]
+) -> None:
+    report = build_report_data(panel, outcomes[:1], data_summary("quick", panel))
     assert report["coverage"] is None
     assert report["totals"] is None
-    page = report_html.render(report)
+    page = report_html.render_html(report)
     assert "that takes two windows or more" in page
     assert "In 80 % band" not in page
 
 
-def test_what_is_no_number_is_none_in_json(panel: Panel, outcomes: list[Outcome]) -> None:
+def test_what_is_no_number_is_none_in_json(panel: Panel, outcomes: list[WindowForecasts]) -> None:
     broken = {**outcomes[0].forecasts, "median": np.full(len(outcomes[0].window.sold), np.nan)}
-    report = summarize(panel, [Outcome(outcomes[0].window, broken)], about("quick", panel))
+    report = build_report_data(
+        panel, [WindowForecasts(outcomes[0].window, broken)], data_summary("quick", panel)
+    )
     assert report["forecasters"]["median"]["rmspe"] is None
     assert "NaN" not in json.dumps(report)
-    assert "nan" not in report_html.render(report)
+    assert "nan" not in report_html.render_html(report)
 
 
-def test_training_writes_the_report_beside_the_version(trained: Trained) -> None:
+def test_training_writes_the_report_beside_the_version(trained: TrainedModel) -> None:
     found = json.loads((trained.folder / "report.json").read_text())
     assert found["windows"] == trained.card["metrics"]["windows"]
     assert found["coverage"] == trained.card["metrics"]["coverage"]

@@ -56,7 +56,7 @@ def work(told: dict[str, Any]) -> int:
     settings = load_settings(**told["settings"])
     if told["pause"]:
         pause_at(told["pause"], Path(told["folder"]))
-    order = retrain.Order("quick", "scheduler", promote=told["promote"], name=told["name"])
+    order = retrain.RetrainRequest("quick", "scheduler", promote=told["promote"], name=told["name"])
     try:
         return int(retrain.retrain(settings, order).outcome)
     except RossmannError as error:

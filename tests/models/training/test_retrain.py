@@ -15,14 +15,19 @@ import pytest
 
 from rossmann.cli import main
 from rossmann.data.demo.write_tables import write_demo
-from rossmann.errors import AnotherRuns, BrokenRule, LostRace, ServiceError
-from rossmann.filesystem.locks import only_one
+from rossmann.errors import (
+    AlreadyRunningError,
+    DataValidationError,
+    PromotionConflictError,
+    ServiceError,
+)
+from rossmann.filesystem.locks import exclusive_process_lock
 from rossmann.launcher.stop_signals import Interrupted
-from rossmann.models.gate.verdict import Line, Verdict
+from rossmann.models.gate.verdict import CheckResult, Verdict
 from rossmann.models.publishing.trained_model import trained_dir
 from rossmann.models.registry.registry import Registry
 from rossmann.models.training import retrain as module
-from rossmann.models.training.retrain import Order, Outcome, retrain, retrain_dir
+from rossmann.models.training.retrain import RetrainOutcome, RetrainRequest, retrain, retrain_dir
 from rossmann.schema import Stage
 from rossmann.settings import Settings, load_settings
 
@@ -66,8 +71,8 @@ class Site:
             (raw / table.name).symlink_to(table)
         self.registry = Registry(uri, self.name, timeout=30)
 
-    def run(self, settings: Settings | None = None, **changes: Any) -> Outcome:
-        order = replace(Order("quick", "scheduler", name=self.name), **changes)
+    def run(self, settings: Settings | None = None, **changes: Any) -> RetrainOutcome:
+        order = replace(RetrainRequest("quick", "scheduler", name=self.name), **changes)
         return retrain(settings or self.settings, order).outcome
 
     def reports(self) -> list[dict[str, Any]]:
@@ -144,11 +149,11 @@ KILLS = (
     ("rossmann.data.make_dataset:_put", "check"),
     ("rossmann.models.training.retrain:build_panel", "features"),
     ("rossmann.models.training.train:make_card", "train"),
-    ("rossmann.models.training.train:write_report", "train"),
+    ("rossmann.models.training.train:write_summary", "train"),
     ("rossmann.models.training.retrain:register", "register"),
     ("rossmann.models.publishing.register:_log_model", "register"),
     ("rossmann.models.publishing.register:_create_version", "register"),
-    ("rossmann.models.publishing.register:link", "register"),
+    ("rossmann.models.publishing.register:link_logged_model", "register"),
     ("rossmann.models.gate.gate:_by_probes", "gate"),
     ("rest:POST registered-models/alias", "staging"),
     ("rossmann.models.registry.registry:Registry.promote", "promotion"),
@@ -165,7 +170,7 @@ def test_a_kill_in_any_step_leaves_nothing_half_done_and_the_next_run_goes_on(
         assert "Production" not in site.stages().values()
         assert len(site.stages()) == (step in {"gate", "staging", "promotion"} or "link" in pause)
     assert site.stages() == {1: "Staging"}
-    assert site.run(promote=True) is Outcome.STAGED
+    assert site.run(promote=True) is RetrainOutcome.STAGED
     assert site.stages() == {1: "Production"}
     *dead, last = site.reports()
     assert {report["outcome"] for report in dead} == {"died"}
@@ -183,21 +188,21 @@ def test_a_kill_in_any_step_leaves_nothing_half_done_and_the_next_run_goes_on(
     digest = f"tags.`digest.card` = '{version.tags['digest.card']}'"
     runs = client.search_runs([experiment.experiment_id], digest)
     assert [(run.info.run_id, run.info.status) for run in runs] == [(version.run_id, "FINISHED")]
-    assert site.run(promote=True) is Outcome.NOTHING_NEW
+    assert site.run(promote=True) is RetrainOutcome.NOTHING_NEW
 
 
 def test_two_at_once_one_is_told_who_runs(site: Site, zygote: Zygote, tmp_path: Path) -> None:
     child = zygote.start(site, "rossmann.models.training.retrain:make_dataset")
     while not (site.folder / "paused").exists():
         time.sleep(0.01)
-    with pytest.raises(AnotherRuns, match=f"process {child} on .* since 20"):
+    with pytest.raises(AlreadyRunningError, match=f"process {child} on .* since 20"):
         site.run(report=tmp_path / "report.json")
     told = json.loads((tmp_path / "report.json").read_text())
     assert (told["exit_code"], told["outcome"]) == (12, "another runs")
     assert f"process {child}" in told["error"]
     os.kill(child, signal.SIGKILL)
     assert int(zygote.line()) == -signal.SIGKILL
-    with only_one(retrain_dir(site.settings)):
+    with exclusive_process_lock(retrain_dir(site.settings)):
         pass  # the lock went with its process
 
 
@@ -205,7 +210,7 @@ def test_two_at_once_one_is_told_who_runs(site: Site, zygote: Zygote, tmp_path: 
 def staged(tmp_path_factory: pytest.TempPathFactory, tables: Path, each_server: str) -> Site:
     """A site whose first version is in Production and whose tables are known."""
     site = Site(tmp_path_factory.mktemp("staged") / "data", tables, each_server)
-    assert site.run() is Outcome.STAGED
+    assert site.run() is RetrainOutcome.STAGED
     assert site.stages() == {1: "Staging"}
     return site
 
@@ -230,7 +235,7 @@ def test_the_report_says_all(staged: Site) -> None:
 def test_nothing_new_trains_nothing(staged: Site, tmp_path: Path) -> None:
     before = set(trained_dir(staged.settings).iterdir())
     report = tmp_path / "deep" / "report.json"
-    assert staged.run(report=report) is Outcome.NOTHING_NEW
+    assert staged.run(report=report) is RetrainOutcome.NOTHING_NEW
     assert set(trained_dir(staged.settings).iterdir()) == before
     assert len(staged.stages()) == 1
     told = json.loads(report.read_text())
@@ -241,25 +246,27 @@ def test_nothing_new_trains_nothing(staged: Site, tmp_path: Path) -> None:
 def test_a_candidate_that_is_no_better_stays_without_a_stage(staged: Site) -> None:
     staged.registry.promote(1, "first", "me")
     changed = staged.settings.model_copy(update={"seed": 1, "gate_chance": 1e-9})
-    assert staged.run(changed, promote=True) is Outcome.CANDIDATE_WORSE
+    assert staged.run(changed, promote=True) is RetrainOutcome.CANDIDATE_WORSE
     assert staged.stages() == {1: "Production", 2: "None"}
     told = staged.reports()[-1]
     assert (told["exit_code"], told["outcome"], told["stage"]) == (11, "candidate worse", "None")
     assert told["verdict"]["against"] == 1
     assert not told["verdict"]["passed"]
-    assert staged.run(changed) is Outcome.NOTHING_NEW
+    assert staged.run(changed) is RetrainOutcome.NOTHING_NEW
 
 
 def test_a_stale_verdict_does_not_promote(staged: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Production was moved between the gate's comparison and the promotion."""
     latest = max(staged.stages())
     staged.registry.promote(1, "known", "me")
-    staged.registry.to_staging(latest)
-    verdict = Verdict(latest, 99, [Line("better", 1, 1, True)])
+    staged.registry.stage(latest)
+    verdict = Verdict(latest, 99, [CheckResult("better", 1, 1, True)])
     monkeypatch.setattr(module, "validate", lambda *_: verdict)
     profile = staged.registry.find(latest).tags["params"]
     changed = staged.settings.model_copy(update={"seed": json.loads(profile)["seed"]})
-    with pytest.raises(LostRace, match=r"judged against version 99.*version 1 serves"):
+    with pytest.raises(
+        PromotionConflictError, match=r"judged against version 99.*version 1 serves"
+    ):
         staged.run(changed, promote=True)
     assert staged.registry.find("Production").version == 1
     assert staged.reports()[-1]["exit_code"] == 1
@@ -271,7 +278,7 @@ def test_what_is_broken_is_told_and_kept(site: Site, tmp_path: Path) -> None:
     raw.unlink()
     raw.write_text(text.replace("\n2,", "\n1,", 1))
     report = tmp_path / "report.json"
-    with pytest.raises(BrokenRule):
+    with pytest.raises(DataValidationError):
         site.run(report=report)
     told = json.loads(report.read_text())
     assert (told["exit_code"], told["outcome"]) == (1, "broken")
@@ -312,17 +319,19 @@ def test_a_signal_is_kept_as_a_stop(
 @pytest.mark.parametrize(
     ("outcome", "code", "words"),
     [
-        (Outcome.STAGED, 0, "version 1 is in Staging"),
-        (Outcome.NOTHING_NEW, 10, "nothing new"),
-        (Outcome.CANDIDATE_WORSE, 11, "did not pass the gate"),
+        (RetrainOutcome.STAGED, 0, "version 1 is in Staging"),
+        (RetrainOutcome.NOTHING_NEW, 10, "nothing new"),
+        (RetrainOutcome.CANDIDATE_WORSE, 11, "did not pass the gate"),
     ],
 )
 def test_the_verb_exits_with_what_happened(
-    outcome: Outcome, code: int, words: str, staged: Site,
+    outcome: RetrainOutcome, code: int, words: str, staged: Site,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     version = replace(staged.registry.find(1), stage=Stage.STAGING)
-    monkeypatch.setattr(module, "retrain", lambda *_: module.Done(outcome, version, Path("r.json")))
+    monkeypatch.setattr(
+        module, "retrain", lambda *_: module.RetrainResult(outcome, version, Path("r.json"))
+    )
     assert main(["retrain"]) == code
     said = capsys.readouterr().out
     assert words in said
@@ -333,6 +342,6 @@ def test_the_verb_is_told_that_another_runs(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(site.folder))
-    with only_one(retrain_dir(site.settings)):
+    with exclusive_process_lock(retrain_dir(site.settings)):
         assert main(["retrain", "--profile", "quick"]) == 12
     assert f"process {os.getpid()}" in capsys.readouterr().err

@@ -9,17 +9,17 @@ import pytest
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import SettingsError
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.members import MEMBERS
-from rossmann.models.members.base import ratio_of
-from rossmann.models.members.fit import draw_examples, draw_plan_ends
-from rossmann.models.publishing.trained_model import Trained
+from rossmann.models.members import LEARNERS
+from rossmann.models.members.base import target_ratio
+from rossmann.models.members.fit import sample_schedule_ends, sample_training_rows
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.training.train import train
-from rossmann.schema import FEATURES, MAX_HORIZON, OFFSET, feature_fingerprint
+from rossmann.schema import FEATURES, MAX_HORIZON, OFFSET_COLUMN, feature_fingerprint
 from rossmann.settings import Settings
 
 
 def test_origins_are_uniform_and_early_rows_are_left_out(panel: Panel) -> None:
-    examples = draw_examples(panel, 31, seed=1)
+    examples = sample_training_rows(panel, 31, seed=1)
     horizon = examples.matrix[:, FEATURES.index("horizon")]
     counts = np.bincount(horizon.astype(int), minlength=MAX_HORIZON + 1)[1:]
     assert horizon.min() == 1
@@ -30,16 +30,16 @@ def test_origins_are_uniform_and_early_rows_are_left_out(panel: Panel) -> None:
 
 def test_training_examples_are_what_serving_builds(panel: Panel) -> None:
     """Rule 3: the matrix that members learn from is the one that a request gets, bit for bit."""
-    examples = draw_examples(panel, 31, seed=1)
+    examples = sample_training_rows(panel, 31, seed=1)
     origins = examples.day - examples.matrix[:, FEATURES.index("horizon")].astype(np.int64)
-    plan_ends = draw_plan_ends(examples.day, origins, seed=1)
-    rows, sold = panel.past_rows()
+    plan_ends = sample_schedule_ends(examples.day, origins, seed=1)
+    rows, sold = panel.sales_rows()
     kept = np.nonzero(np.isin(rows.day, examples.day))[0]
     for i in np.random.default_rng(0).integers(0, len(examples.sold), 50):
         same = kept[(rows.day[kept] == examples.day[i]) & (sold[kept] == examples.sold[i])]
         found = {
             panel.matrix(
-                panel.usual_rows(int(rows.store[j]), examples.day[i : i + 1]),
+                panel.store_schedule(int(rows.store[j]), examples.day[i : i + 1]),
                 int(origins[i]),
                 planned_to=int(plan_ends[i]),
             )[0].tobytes()
@@ -49,24 +49,24 @@ def test_training_examples_are_what_serving_builds(panel: Panel) -> None:
 
 
 def test_some_rows_learn_without_a_schedule(panel: Panel) -> None:
-    examples = draw_examples(panel, 31, seed=1)
+    examples = sample_training_rows(panel, 31, seed=1)
     unknown = np.isnan(examples.matrix[:, FEATURES.index("days_to_promo")]).mean()
     assert 0.2 < unknown < 0.4
     origins = examples.day - 5
-    ends = draw_plan_ends(examples.day, origins, seed=2)
+    ends = sample_schedule_ends(examples.day, origins, seed=2)
     assert 0.17 < (ends == origins).mean() < 0.23
     assert (ends >= origins).all()
 
 
 def test_a_sample_is_the_same_rows_whether_the_whole_is_built_or_not(panel: Panel) -> None:
     """A chain too large for one matrix has only its sample's built, bit for bit the same."""
-    lazy, whole = (draw_examples(panel, 31, seed=1) for _ in range(2))
+    lazy, whole = (sample_training_rows(panel, 31, seed=1) for _ in range(2))
     chosen = np.sort(np.random.default_rng(2).choice(len(whole.sold), 500, replace=False))
-    whole.prepare(0)
-    lazy.prepare(len(lazy.sold) // 10)
+    whole.materialize(0)
+    lazy.materialize(len(lazy.sold) // 10)
     for one, two in (
         (lazy.take(chosen), whole.take(chosen)),
-        (lazy.until(panel.last_day - 300), whole.until(panel.last_day - 300)),
+        (lazy.known_at(panel.last_day - 300), whole.known_at(panel.last_day - 300)),
     ):
         assert one.matrix.tobytes() == two.matrix.tobytes()
         assert (one.sold == two.sold).all()
@@ -74,36 +74,36 @@ def test_a_sample_is_the_same_rows_whether_the_whole_is_built_or_not(panel: Pane
 
 
 def test_the_same_seed_gives_the_same_version(
-    chain_settings: Settings, trained: Trained, panel: Panel
+    chain_settings: Settings, trained: TrainedModel, panel: Panel
 ) -> None:
     again = train(chain_settings, "quick")
     assert again.folder != trained.folder
     days = np.arange(panel.last_day + 1, panel.last_day + 40)
-    matrix = panel.matrix(panel.usual_rows(int(panel.store_numbers[2]), days), panel.last_day)
+    matrix = panel.matrix(panel.store_schedule(int(panel.store_numbers[2]), days), panel.last_day)
     one, two = (Ensemble.load(t.folder).predict(matrix) for t in (trained, again))
     assert (one == two).all()
     assert again.card["metrics"] == trained.card["metrics"]
 
 
-def test_the_ensemble_beats_the_naive(trained: Trained) -> None:
+def test_the_ensemble_beats_the_naive(trained: TrainedModel) -> None:
     assert len(trained.windows) == 2
     for window in trained.windows:
         assert window.rmspe["ensemble"] < window.rmspe["seasonal_naive"]
         assert window.rmspe["ensemble"] < window.rmspe["median"]
 
 
-def test_the_card_says_where_it_comes_from(trained: Trained, panel: Panel) -> None:
+def test_the_card_says_where_it_comes_from(trained: TrainedModel, panel: Panel) -> None:
     card = json.loads((trained.folder / "ensemble.json").read_text())
     assert card["fingerprint"] == feature_fingerprint()
     assert card["data"]["version"] == panel.info.version
     assert card["data"]["dataset"] == "demo"
     assert card["features"] == list(FEATURES)
-    assert set(card["files"]) == {name for m in MEMBERS.values() for name in m.files()}
+    assert set(card["files"]) == {name for m in LEARNERS.values() for name in m.files()}
     assert card["params"]["training_rows"] > 1000
     assert len(card["metrics"]["windows"]) == 2
 
 
-def test_the_report_has_its_table_and_picture(trained: Trained) -> None:
+def test_the_report_has_its_table_and_picture(trained: TrainedModel) -> None:
     report = (trained.folder / "report.md").read_text()
     assert "Seasonal naive" in report
     picture = Path(trained.folder / "pictures" / "windows.png").read_bytes()
@@ -117,5 +117,5 @@ def test_an_unknown_profile_is_named(chain_settings: Settings) -> None:
 
 def test_the_target_is_floored() -> None:
     matrix = np.zeros((2, len(FEATURES)), np.float32)
-    matrix[:, OFFSET] = np.log(1000.0)
-    assert ratio_of(matrix, np.array([2000.0, 1.0])) == pytest.approx([2.0, 0.2], rel=1e-6)
+    matrix[:, OFFSET_COLUMN] = np.log(1000.0)
+    assert target_ratio(matrix, np.array([2000.0, 1.0])) == pytest.approx([2.0, 0.2], rel=1e-6)

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import Panel, panel_from
-from rossmann.models.publishing.trained_model import Trained
-from rossmann.schema import Rows
+from rossmann.data.panel.panel import Panel, in_memory_panel
+from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.schema import StoreDays
 from rossmann.settings import Settings
 
 FIT = """
@@ -83,10 +83,10 @@ def test_the_filter_alone_does_not_depend_on_threads(
         assert len({told[name] for told in digests.values()}) == 1
 
 
-def rows_of(panel: Panel) -> Rows:
+def rows_of(panel: Panel) -> StoreDays:
     days = np.arange(panel.last_day + 1, panel.last_day + 49)
     stores = np.repeat(panel.store_numbers, len(days))
-    return panel.plan_of(stores, np.tile(days, len(panel.store_numbers)))
+    return panel.schedule(stores, np.tile(days, len(panel.store_numbers)))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -94,7 +94,7 @@ def test_the_features_do_not_depend_on_threads(chain_settings: Settings, threads
     info = make_dataset(chain_settings)
     names = ("history", "schedule", "stores")
     tables = {name: pl.read_parquet(info.folder / f"{name}.parquet") for name in names}
-    one, more = (panel_from(info, tables, count) for count in (1, threads))
+    one, more = (in_memory_panel(info, tables, count) for count in (1, threads))
     for name, array, other in zip(one.arrays._fields, one.arrays, more.arrays, strict=True):
         assert array.tobytes() == other.tobytes(), name
     rows = rows_of(one)
@@ -102,7 +102,7 @@ def test_the_features_do_not_depend_on_threads(chain_settings: Settings, threads
 
 
 def test_the_card_says_how_many_threads_fitted_it(
-    chain_settings: Settings, trained: Trained
+    chain_settings: Settings, trained: TrainedModel
 ) -> None:
     assert trained.card["params"]["threads"] == chain_settings.thread_count == 1
     assert trained.card["params"]["seed"] == chain_settings.seed

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rossmann.errors import DamagedModel, ModelError
-from rossmann.models.members import MEMBERS
-from rossmann.models.members.base import Member, agreed
-from rossmann.models.trees.forest import Forest, read_lightgbm
-from rossmann.models.trees.node_trees import DEEP, Nodes
-from rossmann.models.trees.row_encoding import BLOCK
-from rossmann.schema import FEATURES, FloatArray, Matrix
+from rossmann.errors import CorruptModelError, ModelError
+from rossmann.models.members import LEARNERS
+from rossmann.models.members.base import BaseLearner, verify_against_library
+from rossmann.models.trees.forest import Forest, parse_lightgbm
+from rossmann.models.trees.node_trees import DEEP_TREE_DEPTH, NodeTrees
+from rossmann.models.trees.row_encoding import BLOCK_ROWS
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 PARAMS = {
     "lightgbm": {"rounds": 70, "num_leaves": 31, "learning_rate": 0.1, "min_data_in_leaf": 5},
@@ -22,7 +22,7 @@ PARAMS = {
 }
 
 
-def rows(count: int, seed: int) -> Matrix:
+def rows(count: int, seed: int) -> FeatureMatrix:
     """Rows with ties, with values missing from most columns, and with large and small ones."""
     rng = np.random.default_rng(seed)
     out = rng.normal(size=(count, len(FEATURES))).astype(np.float32)
@@ -34,20 +34,20 @@ def rows(count: int, seed: int) -> Matrix:
     return out
 
 
-def sales_of(matrix: Matrix) -> FloatArray:
+def sales_of(matrix: FeatureMatrix) -> FloatArray:
     known = np.nan_to_num(matrix.astype(np.float64))
     log = 8 + 0.1 * known[:, 0] + 0.2 * (known[:, 7] > 0) - 0.1 * np.isnan(matrix[:, 12])
     return np.exp(log + 0.05 * known[:, 20])
 
 
-@pytest.fixture(scope="module", params=MEMBERS)
-def member(request: pytest.FixtureRequest) -> Member:
+@pytest.fixture(scope="module", params=LEARNERS)
+def member(request: pytest.FixtureRequest) -> BaseLearner:
     matrix = rows(3000, 1)
     params = PARAMS[request.param]
-    return MEMBERS[request.param].fit(matrix, sales_of(matrix), params, 7, 1, lambda share: None)
+    return LEARNERS[request.param].fit(matrix, sales_of(matrix), params, 7, 1, lambda share: None)
 
 
-def told_by_the_library(member: Member, matrix: Matrix) -> FloatArray:
+def told_by_the_library(member: BaseLearner, matrix: FeatureMatrix) -> FloatArray:
     booster = member.booster
     if type(member).__name__ == "LightGbm":
         return np.asarray(booster.predict(matrix, raw_score=True))
@@ -56,7 +56,7 @@ def told_by_the_library(member: Member, matrix: Matrix) -> FloatArray:
     return np.asarray(booster.predict(matrix))
 
 
-def test_they_answer_as_the_library_does(member: Member) -> None:
+def test_they_answer_as_the_library_does(member: BaseLearner) -> None:
     matrix = rows(5000, 2)
     told = told_by_the_library(member, matrix)
     assert told.std() > 0.05
@@ -65,21 +65,21 @@ def test_they_answer_as_the_library_does(member: Member) -> None:
     assert np.abs(member.forest(matrix) - told).max() <= near
 
 
-def test_flat_and_deep_trees_are_among_those_that_are_compared(member: Member) -> None:
+def test_flat_and_deep_trees_are_among_those_that_are_compared(member: BaseLearner) -> None:
     """Both ways down are tried: all rows together to the end, and only those on their way."""
     trees = member.forest.trees
-    if isinstance(trees, Nodes) and type(member).__name__ == "LightGbm":
-        assert (trees.depth < DEEP).any()
-        assert len({int(depth) for depth in trees.depth if depth >= DEEP}) > 2
-    matrix = rows(2 * BLOCK + 17, 4)  # whole blocks, and one that is not full
+    if isinstance(trees, NodeTrees) and type(member).__name__ == "LightGbm":
+        assert (trees.depth < DEEP_TREE_DEPTH).any()
+        assert len({int(depth) for depth in trees.depth if depth >= DEEP_TREE_DEPTH}) > 2
+    matrix = rows(2 * BLOCK_ROWS + 17, 4)  # whole blocks, and one that is not full
     alone = np.concatenate([member.forest(matrix[i : i + 1]) for i in range(len(matrix))])
     assert (member.forest(matrix) == alone).all()
 
 
-def test_they_go_the_librarys_way_at_every_threshold(member: Member) -> None:
+def test_they_go_the_librarys_way_at_every_threshold(member: BaseLearner) -> None:
     """On a threshold, and on the numbers just above and below it."""
     trees = member.forest.trees
-    column = trees.link & 255 if isinstance(trees, Nodes) else trees.column
+    column = trees.link & 255 if isinstance(trees, NodeTrees) else trees.column
     limit = trees.threshold
     kept = np.isfinite(limit) & (np.abs(limit) < 1e37)
     feature, limit = np.asarray(column, np.int64)[kept] % len(FEATURES), limit[kept]
@@ -95,28 +95,28 @@ def test_they_go_the_librarys_way_at_every_threshold(member: Member) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_rows_answer_does_not_depend_on_the_rows_beside_it(
-    member: Member, data: st.DataObject
+    member: BaseLearner, data: st.DataObject
 ) -> None:
-    matrix = rows(4 * BLOCK + 5, 4)
+    matrix = rows(4 * BLOCK_ROWS + 5, 4)
     whole = member.forest(matrix)
     picked = data.draw(st.lists(st.integers(0, len(matrix) - 1), min_size=1, max_size=200))
     threads = data.draw(st.integers(1, 4))
     assert (member.forest(matrix[picked], threads) == whole[picked]).all()
 
 
-def test_it_does_not_depend_on_how_many_they_are(member: Member) -> None:
-    matrix = rows(2 * BLOCK + 3, 12)
+def test_it_does_not_depend_on_how_many_they_are(member: BaseLearner) -> None:
+    matrix = rows(2 * BLOCK_ROWS + 3, 12)
     whole = member.forest(matrix)
     for count in range(1, len(matrix)):
         assert (member.forest(matrix[:count]) == whole[:count]).all(), count
 
 
-def test_threads_change_nothing(member: Member) -> None:
+def test_threads_change_nothing(member: BaseLearner) -> None:
     matrix = rows(3000, 5)
     assert (member.forest(matrix, 1) == member.forest(matrix, 3)).all()
 
 
-def test_they_come_back_as_they_were_saved(member: Member, tmp_path: Path) -> None:
+def test_they_come_back_as_they_were_saved(member: BaseLearner, tmp_path: Path) -> None:
     matrix = rows(300, 6)
     member.save(tmp_path)
     again = type(member).load(tmp_path)
@@ -125,29 +125,29 @@ def test_they_come_back_as_they_were_saved(member: Member, tmp_path: Path) -> No
 
 
 def test_a_booster_that_does_not_open_is_refused_when_it_is_needed(
-    member: Member, tmp_path: Path
+    member: BaseLearner, tmp_path: Path
 ) -> None:
     member.save(tmp_path)
     (tmp_path / member.file).unlink()
     again = type(member).load(tmp_path)
     assert len(again.factor(rows(2, 8), 1)) == 2
-    with pytest.raises(DamagedModel, match="does not load"):
+    with pytest.raises(CorruptModelError, match="does not load"):
         again.contributions(rows(1, 8), 1)
 
 
-def test_trees_that_answer_otherwise_are_refused(member: Member) -> None:
+def test_trees_that_answer_otherwise_are_refused(member: BaseLearner) -> None:
     forest = Forest(member.forest.trees, member.forest.start + 0.01)
     with pytest.raises(ModelError, match="answer otherwise"):
-        agreed(forest, rows(100, 9), lambda some: told_by_the_library(member, some))
+        verify_against_library(forest, rows(100, 9), lambda some: told_by_the_library(member, some))
 
 
 def test_a_tree_of_one_leaf_adds_it_to_all() -> None:
     text = "tree\nTree=0\nnum_leaves=1\nleaf_value=0.25\n\nTree=1\nnum_leaves=1\nleaf_value=-1\n"
-    forest = read_lightgbm(text + "\nend of trees\n")
+    forest = parse_lightgbm(text + "\nend of trees\n")
     assert (forest(rows(20, 1)) == -0.75).all()
     assert (forest(rows(2, 1)) == -0.75).all()
 
 
-def test_a_matrix_of_another_width_is_refused(member: Member) -> None:
+def test_a_matrix_of_another_width_is_refused(member: BaseLearner) -> None:
     with pytest.raises(ValueError, match="46"):
         member.forest(np.zeros((2, 45), np.float32))

@@ -12,11 +12,11 @@ from rossmann.errors import SettingsError
 from rossmann.models.tuning.params_file import (
     check_writable,
     diff,
-    numbers_at,
+    format_number,
+    read_numbers,
     read_text,
-    spelled,
-    with_numbers,
-    write_text,
+    replace_numbers,
+    write_text_atomic,
 )
 from tests.paths import ROOT
 
@@ -33,7 +33,7 @@ def places(document: object, above: tuple[str, ...] = ()) -> list[tuple[str, ...
 
 
 def test_only_the_named_numbers_change() -> None:
-    after = with_numbers(TEXT, {RATE: 0.0432, (*LIGHTGBM, "rounds"): 1234, WEIGHT: 0.15})
+    after = replace_numbers(TEXT, {RATE: 0.0432, (*LIGHTGBM, "rounds"): 1234, WEIGHT: 0.15})
     changed = [
         (one, two)
         for one, two in zip(TEXT.split("\n"), after.split("\n"), strict=True)
@@ -57,9 +57,9 @@ def test_only_the_named_numbers_change() -> None:
 def test_what_is_written_is_read_back_and_the_rest_stays(
     changes: dict[tuple[str, ...], int | float],
 ) -> None:
-    after = with_numbers(TEXT, changes)
-    assert numbers_at(after, changes) == changes
-    back = with_numbers(after, numbers_at(TEXT, changes))
+    after = replace_numbers(TEXT, changes)
+    assert read_numbers(after, changes) == changes
+    back = replace_numbers(after, read_numbers(TEXT, changes))
     assert yaml.safe_load(back) == yaml.safe_load(TEXT)
     comments = [line.partition("#")[2] for line in TEXT.split("\n")]
     assert [line.partition("#")[2] for line in after.split("\n")] == comments
@@ -67,23 +67,23 @@ def test_what_is_written_is_read_back_and_the_rest_stays(
 
 @given(st.floats(1e-12, 1e12))
 def test_yaml_reads_every_number_as_a_number(number: float) -> None:
-    assert math.isclose(yaml.safe_load(spelled(number)), number, rel_tol=1e-15)
+    assert math.isclose(yaml.safe_load(format_number(number)), number, rel_tol=1e-15)
 
 
 def test_line_ends_and_odd_letters_stay() -> None:
     text = "a: 1 # größer — 😀\r\nb: {c: 2.50, 'd': 3}\r\n"
-    assert with_numbers(text, {("b", "c"): 7, ("b", "d"): 4}) == (
+    assert replace_numbers(text, {("b", "c"): 7, ("b", "d"): 4}) == (
         "a: 1 # größer — 😀\r\nb: {c: 7, 'd': 4}\r\n"
     )
 
 
 def test_a_missing_place_is_named() -> None:
     with pytest.raises(SettingsError, match=r"no profiles\.full\.members\.lightgbm\.gamma"):
-        with_numbers(TEXT, {(*LIGHTGBM, "gamma"): 1})
+        replace_numbers(TEXT, {(*LIGHTGBM, "gamma"): 1})
 
 
 def test_a_key_that_stands_twice_is_changed_where_it_counts() -> None:
-    assert with_numbers("a: {x: 1, x: 2}\n", {("a", "x"): 9}) == "a: {x: 1, x: 9}\n"
+    assert replace_numbers("a: {x: 1, x: 2}\n", {("a", "x"): 9}) == "a: {x: 1, x: 9}\n"
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_a_key_that_stands_twice_is_changed_where_it_counts() -> None:
 )
 def test_a_value_that_two_places_share_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"by hand: b\.x: 9"):
-        with_numbers(text, {("b", "x"): 9})
+        replace_numbers(text, {("b", "x"): 9})
 
 
 def test_the_diff_shows_the_changed_line_alone() -> None:
-    shown = diff(TEXT, with_numbers(TEXT, {RATE: 0.03}), "params.yaml").split("\n")
+    shown = diff(TEXT, replace_numbers(TEXT, {RATE: 0.03}), "params.yaml").split("\n")
     assert next(line for line in shown if line[:3] == "-  ").startswith("-      lightgbm: {")
     assert sum(line.startswith(("-", "+")) for line in shown) == 4
     assert diff(TEXT, TEXT, "params.yaml") == ""
@@ -109,7 +109,7 @@ def test_the_file_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:
     path.chmod(0o640)
     link = tmp_path / "params.yaml"
     link.symlink_to(path)
-    write_text(link, read_text(link).replace("1", "2"))
+    write_text_atomic(link, read_text(link).replace("1", "2"))
     assert path.read_bytes() == b"a: 2\r\n"
     assert link.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o640

@@ -17,19 +17,19 @@ from rossmann.data.panel.panel import Panel
 from rossmann.errors import ModelError, SettingsError
 from rossmann.models.evaluation.backtest import backtest
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.members.fit import draw_examples
-from rossmann.models.tuning.params_file import with_numbers
-from rossmann.models.tuning.search import LEAST_GAIN, Search, TrialLine, Tuned, tune
+from rossmann.models.members.fit import sample_training_rows
+from rossmann.models.tuning.params_file import replace_numbers
+from rossmann.models.tuning.search import MIN_GAIN, SearchConfig, TrialResult, TuningResult, tune
 from rossmann.models.tuning.study import (
-    BEHIND,
+    N_STARTUP_TRIALS,
+    PRUNE_MARGIN,
     SPACE,
-    STARTUP,
-    Range,
+    SearchRange,
     distributions,
     finished,
     next_trial,
     open_study,
-    rounded,
+    round_params,
 )
 from rossmann.settings import Profile, Settings, load_settings, project_root
 
@@ -47,7 +47,7 @@ Home = Callable[[str], Settings]
 def home(chain_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """Settings of a data folder of that name, with the small chain in it and few rounds."""
     params = tmp_path / "params.yaml"
-    params.write_text(with_numbers(PARAMS.read_text("utf-8"), FEW_ROUNDS), "utf-8")
+    params.write_text(replace_numbers(PARAMS.read_text("utf-8"), FEW_ROUNDS), "utf-8")
     monkeypatch.setenv("ROSSMANN_PARAMS", str(params))
     monkeypatch.setenv("ROSSMANN_THREADS", "1")
     for name in ("ROSSMANN_DEMO", "ROSSMANN_PROFILES"):
@@ -64,12 +64,12 @@ def home(chain_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return make
 
 
-def look(settings: Settings, panel: Panel, **options: object) -> Tuned:
+def look(settings: Settings, panel: Panel, **options: object) -> TuningResult:
     given_options = {"member": "lightgbm", "profile": "quick", "trials": TRIALS, "checks": 1}
-    return tune(settings, panel, Search(**{**given_options, **options}), lambda line: None)  # type: ignore[arg-type]
+    return tune(settings, panel, SearchConfig(**{**given_options, **options}), lambda line: None)  # type: ignore[arg-type]
 
 
-def timeless(lines: list[TrialLine]) -> list[TrialLine]:
+def timeless(lines: list[TrialResult]) -> list[TrialResult]:
     return [replace(line, seconds=0.0) for line in lines]
 
 
@@ -86,7 +86,7 @@ def test_the_present_parameters_come_first_and_are_measured_as_backtest_does(
         members={"lightgbm": members["lightgbm"]},
         weights={"lightgbm": 1.0},
     )
-    examples = draw_examples(panel, settings.history_days, settings.seed)
+    examples = sample_training_rows(panel, settings.history_days, settings.seed)
     outcomes = backtest(settings, panel, examples, alone, lambda line: None)
     assert first.windows == {
         o.window.origin_date: rmspe(o.window.sold, o.forecasts["ensemble"]) for o in outcomes
@@ -102,9 +102,9 @@ def test_each_member_is_searched_where_it_says(home: Home, panel: Panel, member:
     for line in found.trials[1:]:
         assert line.params != found.present
         for name, value in line.params.items():
-            low, high = SPACE[member][name].around(found.present[name])
+            low, high = SPACE[member][name].bounds(found.present[name])
             assert low * 0.99 <= value <= high * 1.01
-            assert line.params == rounded(line.params)
+            assert line.params == round_params(line.params)
 
 
 def test_the_same_seed_proposes_the_same_and_another_seed_does_not(
@@ -121,7 +121,7 @@ def test_a_hopeless_trial_is_stopped_after_its_first_window(
     home: Home, panel: Panel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Rates so high that the member overshoots.
-    monkeypatch.setitem(SPACE, "lightgbm", {"learning_rate": Range(30, 0.1, 3)})
+    monkeypatch.setitem(SPACE, "lightgbm", {"learning_rate": SearchRange(30, 0.1, 3)})
     found = look(home("one"), panel)
     stopped = [line for line in found.trials if line.error is None]
     assert stopped
@@ -129,7 +129,7 @@ def test_a_hopeless_trial_is_stopped_after_its_first_window(
     assert found.trials[0].error is not None
     oldest = min(found.trials[0].windows)
     least = min(line.windows[oldest] for line in found.trials)
-    assert all(line.windows[oldest] > least + BEHIND for line in stopped)
+    assert all(line.windows[oldest] > least + PRUNE_MARGIN for line in stopped)
 
 
 def test_killed_in_the_middle_it_ends_as_if_never_killed(home: Home, panel: Panel) -> None:
@@ -151,7 +151,7 @@ def test_killed_in_the_middle_it_ends_as_if_never_killed(home: Home, panel: Pane
     assert process.returncode == -signal.SIGKILL
 
     told: list[str] = []
-    search = Search("lightgbm", "quick", TRIALS, checks=1)
+    search = SearchConfig("lightgbm", "quick", TRIALS, checks=1)
     resumed = tune(settings, panel, search, told.append)
     assert "going on after" in told[0]
     assert not any(f"trial 2 of {TRIALS}" in line for line in told)
@@ -195,7 +195,7 @@ def proposals_of(folder: Path, trials: int, kills: int, seed: int = 7) -> list[d
 
 
 def test_no_interruption_changes_what_the_sampler_proposes(tmp_path: Path) -> None:
-    trials = STARTUP + 5  # the sampler is led by earlier trials only after the first few
+    trials = N_STARTUP_TRIALS + 5  # the sampler is led by earlier trials only after the first few
     whole = proposals_of(tmp_path / "whole", trials, kills=0)
     assert len({str(params) for params in whole}) == trials
     assert proposals_of(tmp_path / "killed", trials, kills=2) == whole
@@ -214,7 +214,7 @@ def test_a_first_trial_that_was_left_running_has_the_present_parameters_again(
 
 def test_a_finished_search_is_not_done_again_unless_fresh(home: Home, panel: Panel) -> None:
     settings = home("one")
-    search = Search("xgboost", "quick", 2, checks=1)
+    search = SearchConfig("xgboost", "quick", 2, checks=1)
     first = tune(settings, panel, search, lambda line: None)
     told: list[str] = []
     again = tune(settings, panel, search, told.append)
@@ -248,7 +248,7 @@ def test_two_at_once_are_told(tmp_path: Path) -> None:
 
 def test_when_the_minutes_are_over_no_trial_begins(home: Home, panel: Panel) -> None:
     told: list[str] = []
-    search = Search("lightgbm", "quick", 50, minutes=1e-9, checks=1)
+    search = SearchConfig("lightgbm", "quick", 50, minutes=1e-9, checks=1)
     found = tune(home("one"), panel, search, told.append)
     assert len(found.trials) == 1
     assert found.best == found.present
@@ -264,12 +264,12 @@ def test_a_wrong_member_is_refused_naming_those_there_are(
 
 
 def test_noise_is_not_worth_a_change() -> None:
-    line = TrialLine(0, 0.1, {}, {}, 1.0)
-    found = Tuned("lightgbm", "", {}, {"rounds": 2}, [line], [(0.1, 0.0990), (0.1, 0.0994)])
+    line = TrialResult(0, 0.1, {}, {}, 1.0)
+    found = TuningResult("lightgbm", "", {}, {"rounds": 2}, [line], [(0.1, 0.0990), (0.1, 0.0994)])
     assert found.gain == pytest.approx(0.0008)
-    assert found.worth_it
-    assert not replace(found, checks=[(0.1, 0.0980), (0.1, 0.1001)]).worth_it
-    assert not replace(found, checks=[(0.1, 0.1 - 0.9 * LEAST_GAIN)] * 2).worth_it
+    assert found.is_significant
+    assert not replace(found, checks=[(0.1, 0.0980), (0.1, 0.1001)]).is_significant
+    assert not replace(found, checks=[(0.1, 0.1 - 0.9 * MIN_GAIN)] * 2).is_significant
 
 
 @given(
@@ -279,7 +279,7 @@ def test_noise_is_not_worth_a_change() -> None:
 def test_a_range_always_holds_the_present_value(place: tuple[str, str], value: float) -> None:
     span = SPACE[place[0]][place[1]]
     present = round(value) or 1 if span.whole else value
-    low, high = span.around(present)
+    low, high = span.bounds(present)
     assert 0 < low <= present <= high or (low == 0 and span.whole)
 
 

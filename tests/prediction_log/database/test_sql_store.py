@@ -12,23 +12,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rossmann.errors import ServiceError, SettingsError
-from rossmann.prediction_log.database.sql_store import SqlStore
-from rossmann.prediction_log.database.store_protocol import RefusedRows
-from rossmann.prediction_log.database.tables import NewerSchema, open_engine
-from rossmann.prediction_log.records import Batch, Entry, make_batch
+from rossmann.prediction_log.database.sql_store import SqlLogStore
+from rossmann.prediction_log.database.store_protocol import RejectedRowsError
+from rossmann.prediction_log.database.tables import NewerSchemaError, open_engine
+from rossmann.prediction_log.records import Batch, LoggedPrediction, make_batch
 
-MakeEntry = Callable[..., Entry]
+MakeEntry = Callable[..., LoggedPrediction]
 Logged = Callable[[str], list[tuple[str, int]]]
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[SqlStore]:
-    store = SqlStore(url)
+def store(url: str) -> Iterator[SqlLogStore]:
+    store = SqlLogStore(url)
     yield store
     store.close()
 
 
-def keys(*entries: Entry) -> list[tuple[str, int]]:
+def keys(*entries: LoggedPrediction) -> list[tuple[str, int]]:
     return sorted((e.request_id, row) for e in entries for row in range(len(e.rows)))
 
 
@@ -47,7 +47,7 @@ def expected(make_entry: MakeEntry, *numbers: int) -> list[tuple[str, int]]:
 )
 @given(offers=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, max_size=8))
 def test_a_batch_that_is_offered_again_changes_nothing(
-    store: SqlStore, url: str, make_entry: MakeEntry, offers: list[tuple[int, int]]
+    store: SqlLogStore, url: str, make_entry: MakeEntry, offers: list[tuple[int, int]]
 ) -> None:
     """Offers overlap in any way; a writer's batches rise, as files in a folder do."""
     writer = f"writer-{datetime.now(UTC).timestamp()}-{offers}"
@@ -71,11 +71,11 @@ def test_a_batch_that_is_offered_again_changes_nothing(
 def test_two_who_write_the_same_at_once_write_it_once(
     url: str, make_entry: MakeEntry, logged: Logged
 ) -> None:
-    stores = [SqlStore(url) for _ in range(4)]
+    stores = [SqlLogStore(url) for _ in range(4)]
     stores[0].write("w", numbered(make_entry, 1))
     gate = threading.Barrier(len(stores))
 
-    def offer(store: SqlStore) -> None:
+    def offer(store: SqlLogStore) -> None:
         gate.wait()
         for number in range(2, 12):
             for _ in range(100):
@@ -102,7 +102,7 @@ def test_all_begin_at_once_on_an_empty_database(
     failed: list[str] = []
 
     def begin(name: str) -> None:
-        store = SqlStore(url)
+        store = SqlLogStore(url)
         gate.wait()
         for _ in range(50):
             try:
@@ -123,7 +123,9 @@ def test_all_begin_at_once_on_an_empty_database(
     assert logged(url) == sorted(expected(make_entry, 1) * 4)
 
 
-def test_the_view_shows_what_was_answered(store: SqlStore, url: str, make_entry: MakeEntry) -> None:
+def test_the_view_shows_what_was_answered(
+    store: SqlLogStore, url: str, make_entry: MakeEntry
+) -> None:
     entry = make_entry(5, 2, caller='a "quoted", \\N; name', door="file", role="shadow")
     closed = make_entry(6, caller="", bounds=())
     store.write("w", [(1, make_batch([entry, closed], 1))])
@@ -148,13 +150,13 @@ def test_the_view_shows_what_was_answered(store: SqlStore, url: str, make_entry:
 
 
 def test_rows_at_fault_are_told_from_a_database_that_is_away(
-    store: SqlStore, url: str, make_entry: MakeEntry, logged: Logged
+    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: Logged
 ) -> None:
     batch = make_batch([make_entry(1)], 1)
     nothing = pl.lit(None, pl.Int32).alias("store")
     broken = Batch(batch.requests, batch.rows.with_columns(nothing))
     store.write("w", [(1, batch)])
-    with pytest.raises(RefusedRows):
+    with pytest.raises(RejectedRowsError):
         store.write("w", [(2, broken)])
     assert logged(url) == [("request-1", 0)]
     store.write("w", numbered(make_entry, 3))
@@ -162,19 +164,19 @@ def test_rows_at_fault_are_told_from_a_database_that_is_away(
 
 
 def test_tables_of_a_newer_release_are_refused(
-    store: SqlStore, url: str, make_entry: MakeEntry
+    store: SqlLogStore, url: str, make_entry: MakeEntry
 ) -> None:
     store.write("w", numbered(make_entry, 1))
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE log_meta SET value = '2' WHERE name = 'schema'")
     engine.dispose()
-    with pytest.raises(NewerSchema, match="version 2, and this release knows 1"):
-        SqlStore(url).write("w", numbered(make_entry, 2))
+    with pytest.raises(NewerSchemaError, match="version 2, and this release knows 1"):
+        SqlLogStore(url).write("w", numbered(make_entry, 2))
 
 
 def test_one_of_all_prunes_on_a_day(url: str) -> None:
-    stores = [SqlStore(url) for _ in range(3)]
+    stores = [SqlLogStore(url) for _ in range(3)]
     first = [store.claim_pruning(date(2026, 3, 1)) for store in stores]
     second = [store.claim_pruning(date(2026, 3, 2)) for store in stores]
     back = [store.claim_pruning(date(2026, 2, 27)) for store in stores]  # the clock was set back
@@ -184,7 +186,7 @@ def test_one_of_all_prunes_on_a_day(url: str) -> None:
 
 
 def test_pruning_goes_by_steps_from_the_oldest_on(
-    store: SqlStore, url: str, make_entry: MakeEntry, logged: Logged
+    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: Logged
 ) -> None:
     entries = [make_entry(number, 3) for number in range(20)]
     store.write("w", [(1, make_batch(entries, 1))])
@@ -199,7 +201,7 @@ def test_pruning_goes_by_steps_from_the_oldest_on(
 
 
 def test_a_large_request_is_pruned_whole(
-    store: SqlStore, url: str, make_entry: MakeEntry, logged: Logged
+    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: Logged
 ) -> None:
     entries = [make_entry(0, 50), make_entry(1, 3)]
     store.write("w", [(1, make_batch(entries, 1))])
@@ -208,7 +210,7 @@ def test_a_large_request_is_pruned_whole(
 
 
 def test_pruned_room_is_given_back(sqlite_url: str, make_entry: MakeEntry) -> None:
-    store = SqlStore(sqlite_url)
+    store = SqlLogStore(sqlite_url)
     entry = make_entry(1, 20_000)
     store.write("w", [(1, make_batch([entry], 1))])
     path = Path(sqlite_url.removeprefix("sqlite:///"))
@@ -231,7 +233,7 @@ def test_a_file_that_was_deleted_is_made_anew(
     sqlite_url: str, make_entry: MakeEntry, logged: Logged
 ) -> None:
     """Else rows would go to a file that has no name any more."""
-    store = SqlStore(sqlite_url)
+    store = SqlLogStore(sqlite_url)
     store.write("w", numbered(make_entry, 1))
     for path in Path(sqlite_url.removeprefix("sqlite:///")).parent.iterdir():
         path.unlink()
@@ -256,6 +258,6 @@ def test_a_url_that_is_no_use_is_named_without_its_password(url: str) -> None:
 
 def test_a_database_that_is_away_is_one_line_without_the_password() -> None:
     with pytest.raises(ServiceError) as told:
-        SqlStore("postgresql://u:secret@127.0.0.1:1/d").claim_pruning(date(2026, 3, 1))
+        SqlLogStore("postgresql://u:secret@127.0.0.1:1/d").claim_pruning(date(2026, 3, 1))
     assert "\n" not in str(told.value)
     assert "secret" not in str(told.value)

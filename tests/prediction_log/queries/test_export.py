@@ -9,25 +9,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rossmann.errors import BrokenRule, MissingData
-from rossmann.prediction_log.database.sql_store import SqlStore
+from rossmann.errors import DataNotFoundError, DataValidationError
+from rossmann.prediction_log.database.sql_store import SqlLogStore
 from rossmann.prediction_log.queries import export as exporting
-from rossmann.prediction_log.queries.export import LogReader, Wanted
-from rossmann.prediction_log.records import Batch, Entry, make_batch
+from rossmann.prediction_log.queries.export import ExportFilter, LogReader
+from rossmann.prediction_log.records import Batch, LoggedPrediction, make_batch
 
-MakeEntry = Callable[..., Entry]
+MakeEntry = Callable[..., LoggedPrediction]
 EPOCH = date(1970, 1, 1)
 
 
-def write(url: str, entries: list[Entry]) -> Batch:
+def write(url: str, entries: list[LoggedPrediction]) -> Batch:
     batch = make_batch(entries, 1)
-    store = SqlStore(url)
+    store = SqlLogStore(url)
     store.write("w", [(1, batch)])
     store.close()
     return batch
 
 
-def exported(url: str, wanted: Wanted, output: Path) -> int:
+def exported(url: str, wanted: ExportFilter, output: Path) -> int:
     reader = LogReader(url)
     try:
         return reader.export(wanted, output, lambda _: None)
@@ -64,7 +64,7 @@ def test_an_export_equals_what_was_put(
         bounds = tuple((level, sales * level, sales / level) for level in levels)
         entries.append(make_entry(number, rows, caller=callers[number], bounds=bounds))
     put = flat(write(url, entries))
-    assert exported(url, Wanted(), folder / "x.parquet") == put.height
+    assert exported(url, ExportFilter(), folder / "x.parquet") == put.height
     found = pl.read_parquet(folder / "x.parquet")
     assert set(found.columns) == set(put.columns) - {"entry"}
     for name in found.columns:
@@ -77,7 +77,7 @@ def test_both_databases_and_all_formats_hold_the_same(
     put = flat(write(url, [make_entry(number, 3, caller="=1+1") for number in range(4)]))
     sales = put["forecast"].to_list()
     for ending in ("csv", "parquet", "xlsx"):
-        assert exported(url, Wanted(), tmp_path / f"x.{ending}") == 12
+        assert exported(url, ExportFilter(), tmp_path / f"x.{ending}") == 12
     table = pl.read_parquet(tmp_path / "x.parquet")
     assert table["forecast"].to_list() == sales
     assert table["answered_at"].to_list() == put["answered_at"].to_list()
@@ -102,16 +102,16 @@ def test_an_export_can_be_narrowed(tmp_path: Path, url: str, make_entry: MakeEnt
     day = first.date()
     store = int(entries[3].rows.store[0])
     cases = [
-        (Wanted(first=day + timedelta(2)), entries[2:]),
-        (Wanted(last=day + timedelta(2)), entries[:3]),
-        (Wanted(first=day + timedelta(2), last=day + timedelta(2)), entries[2:3]),
-        (Wanted(version=2), entries[1::2]),
+        (ExportFilter(first=day + timedelta(2)), entries[2:]),
+        (ExportFilter(last=day + timedelta(2)), entries[:3]),
+        (ExportFilter(first=day + timedelta(2), last=day + timedelta(2)), entries[2:3]),
+        (ExportFilter(version=2), entries[1::2]),
     ]
     for wanted, expected in cases:
         exported(url, wanted, tmp_path / "x.parquet")
         found = pl.read_parquet(tmp_path / "x.parquet")["request_id"].unique(maintain_order=True)
         assert found.to_list() == [entry.request_id for entry in expected]
-    exported(url, Wanted(store=store), tmp_path / "x.parquet")
+    exported(url, ExportFilter(store=store), tmp_path / "x.parquet")
     of_store = sum(int((entry.rows.store == store).sum()) for entry in entries)
     assert pl.read_parquet(tmp_path / "x.parquet")["store"].to_list() == [store] * of_store
 
@@ -121,7 +121,7 @@ def test_nothing_that_is_wanted_gives_a_file_without_rows(
 ) -> None:
     write(sqlite_url, [make_entry(1)])
     for ending in ("csv", "parquet", "xlsx"):
-        assert exported(sqlite_url, Wanted(version=99), tmp_path / f"x.{ending}") == 0
+        assert exported(sqlite_url, ExportFilter(version=99), tmp_path / f"x.{ending}") == 0
     assert (
         pl.read_csv(tmp_path / "x.csv").columns == pl.read_parquet(tmp_path / "x.parquet").columns
     )
@@ -132,8 +132,8 @@ def test_more_than_a_sheet_holds_is_refused_and_leaves_nothing(
 ) -> None:
     write(sqlite_url, [make_entry(1, 11)])
     monkeypatch.setattr(exporting, "MOST_IN_EXCEL", 10)
-    with pytest.raises(BrokenRule, match="--from and --to"):
-        exported(sqlite_url, Wanted(), tmp_path / "x.xlsx")
+    with pytest.raises(DataValidationError, match="--from and --to"):
+        exported(sqlite_url, ExportFilter(), tmp_path / "x.xlsx")
     assert list(tmp_path.glob("*x*")) == []
 
 
@@ -144,7 +144,7 @@ def test_it_goes_page_by_page(
     monkeypatch.setattr(exporting, "_PAGE", 4)
     said: list[str] = []
     reader = LogReader(sqlite_url)
-    assert reader.export(Wanted(), tmp_path / "x.parquet", said.append) == 35
+    assert reader.export(ExportFilter(), tmp_path / "x.parquet", said.append) == 35
     reader.close()
     assert (
         pl.read_parquet(tmp_path / "x.parquet")["forecast"].to_list() == put["forecast"].to_list()
@@ -152,6 +152,6 @@ def test_it_goes_page_by_page(
 
 
 def test_there_is_no_log_yet(tmp_path: Path, url: str) -> None:
-    with pytest.raises(MissingData, match="nothing was logged yet"):
-        exported(url, Wanted(), tmp_path / "x.csv")
+    with pytest.raises(DataNotFoundError, match="nothing was logged yet"):
+        exported(url, ExportFilter(), tmp_path / "x.csv")
     assert not (tmp_path / "log").exists()

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from rossmann.prediction_log.database.store_protocol import LogStore
-from rossmann.prediction_log.records import Batch, Entry
+from rossmann.prediction_log.records import Batch, LoggedPrediction
 from rossmann.prediction_log.writing.log import PredictionLog, open_store
-from rossmann.schema import Rows
+from rossmann.schema import StoreDays
 
 BY_THEN = 3
 """The write of that number is the last one."""
@@ -55,10 +55,10 @@ class Deadly:
         self.real.close()
 
 
-def entry(number: int) -> Entry:
+def entry(number: int) -> LoggedPrediction:
     flags = np.ones(2, np.uint8)
-    rows = Rows(np.arange(1, 3, dtype=np.int32), np.full(2, 16_650, np.int32), *[flags] * 4)
-    return Entry(
+    rows = StoreDays(np.arange(1, 3, dtype=np.int32), np.full(2, 16_650, np.int32), *[flags] * 4)
+    return LoggedPrediction(
         request_id=f"{os.getpid()}-{number}",
         answered_at=datetime.now(UTC),
         door="predict",
@@ -97,7 +97,7 @@ def main() -> None:
     number = 0
     while True:
         for _ in range(20):
-            log.put(entry(number))
+            log.log(entry(number))
             number += 1
         if log.flush():
             sys.stdout.write(f"{number}\n")

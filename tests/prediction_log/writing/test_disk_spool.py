@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rossmann.filesystem.locks import new_folder, orphans, take_folder
-from rossmann.prediction_log.records import Batch, Entry, make_batch, unpack
-from rossmann.prediction_log.writing.disk_spool import Spool, measure
+from rossmann.filesystem.locks import create_owned_folder, lock_orphans, try_lock_folder
+from rossmann.prediction_log.records import Batch, LoggedPrediction, decode, make_batch
+from rossmann.prediction_log.writing.disk_spool import DiskSpool, spool_totals
 
-MakeEntry = Callable[..., Entry]
+MakeEntry = Callable[..., LoggedPrediction]
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def batch(make_entry: MakeEntry) -> Batch:
     return make_batch([make_entry(1, 3)], 1)
 
 
-def spool_in(folder: Path, most_bytes: int = 10**9) -> Spool:
-    return Spool(folder / "spool", most_bytes)
+def spool_in(folder: Path, most_bytes: int = 10**9) -> DiskSpool:
+    return DiskSpool(folder / "spool", most_bytes)
 
 
 def test_files_come_back_in_order_and_whole(tmp_path: Path, make_entry: MakeEntry) -> None:
@@ -30,7 +30,7 @@ def test_files_come_back_in_order_and_whole(tmp_path: Path, make_entry: MakeEntr
     files = spool.next_files(most_rows=100, most_files=100)
     assert [file.number for file in files] == [1, 2, 3]
     assert [file.rows for file in files] == [1, 2, 3]
-    read = [unpack(file.path.read_bytes()).requests["request_id"][0] for file in files]
+    read = [decode(file.path.read_bytes()).requests["request_id"][0] for file in files]
     assert read == ["request-1", "request-2", "request-3"]
     assert [f.number for f in spool.next_files(most_rows=3, most_files=100)] == [1, 2]
     assert [f.number for f in spool.next_files(most_rows=100, most_files=1)] == [1]
@@ -44,7 +44,7 @@ def test_what_it_holds_is_counted_until_it_is_removed(tmp_path: Path, batch: Bat
     spool.write(batch)
     on_disk = sum(path.stat().st_size for path in tmp_path.rglob("*.batch"))
     assert spool.size == (2, 6, on_disk)
-    total = measure(spool.parent)
+    total = spool_totals(spool.parent)
     assert (total.files, total.rows, total.bytes, total.aside) == (2, 6, on_disk, 0)
     spool.remove(spool.next_files(100, 100))
     assert spool.size == (0, 0, 0)
@@ -52,7 +52,7 @@ def test_what_it_holds_is_counted_until_it_is_removed(tmp_path: Path, batch: Bat
 
 
 def test_it_is_full_at_its_bound(tmp_path: Path, batch: Batch) -> None:
-    spool = spool_in(tmp_path, most_bytes=len(batch.pack()) + 1)
+    spool = spool_in(tmp_path, most_bytes=len(batch.encode()) + 1)
     spool.write(batch)
     assert not spool.full
     spool.write(batch)
@@ -67,10 +67,10 @@ def test_the_files_of_one_that_ended_are_taken_over(tmp_path: Path, batch: Batch
     dead.write(batch)
     (file, _) = dead.next_files(100, 100)
     (file.path.parent / "000000000003-1.draft").write_bytes(b"half")
-    assert heir.adopt() == 0  # it lives
+    assert heir.adopt_orphans() == 0  # it lives
     dead.close()
     heir.write(batch)
-    assert heir.adopt() == 1
+    assert heir.adopt_orphans() == 1
     files = heir.next_files(100, 100)
     assert [(f.writer, f.number) for f in files] == [(file.writer, 1), (file.writer, 2)]
     assert list(tmp_path.rglob("*.draft")) == []
@@ -86,7 +86,7 @@ def test_two_heirs_never_take_the_same(tmp_path: Path, batch: Batch) -> None:
         dead.write(batch)
         dead.close()
     heirs = [spool_in(tmp_path), spool_in(tmp_path)]
-    assert sum(heir.adopt() for heir in heirs) == 4
+    assert sum(heir.adopt_orphans() for heir in heirs) == 4
     assert sum(heir.size[0] for heir in heirs) == 4
 
 
@@ -106,7 +106,7 @@ def test_a_folder_that_somebody_deleted_is_made_anew(tmp_path: Path, batch: Batc
     first.path.parent.rmdir()
     spool.write(batch)
     assert spool.next_files(100, 100) == [first]  # found missing by who reads it
-    spool.set_aside(first, "gone")
+    spool.quarantine(first, "gone")
     (second,) = spool.next_files(100, 100)
     assert second.writer != first.writer
     assert second.path.is_file()
@@ -117,10 +117,10 @@ def test_what_is_set_aside_is_out_of_the_way_and_not_lost(tmp_path: Path, batch:
     spool.write(batch)
     (file,) = spool.next_files(1, 1)
     content = file.path.read_bytes()
-    spool.set_aside(file, "refused")
+    spool.quarantine(file, "refused")
     assert spool.size == (0, 0, 0)
-    assert measure(spool.parent).aside == 1
-    assert measure(spool.parent).files == 0
+    assert spool_totals(spool.parent).aside == 1
+    assert spool_totals(spool.parent).files == 0
     (kept,) = (spool.parent / "aside").iterdir()
     assert kept.read_bytes() == content
 
@@ -141,14 +141,14 @@ def test_a_draft_that_could_not_be_finished_is_no_file(tmp_path: Path, batch: Ba
 
 
 def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(tmp_path: Path) -> None:
-    owned = new_folder(tmp_path)
+    owned = create_owned_folder(tmp_path)
     lock = owned.path.with_suffix(".lock")
     kept_open = os.open(lock, os.O_RDWR)
-    assert take_folder(owned.path) is None
-    assert list(orphans(tmp_path)) == []
+    assert try_lock_folder(owned.path) is None
+    assert list(lock_orphans(tmp_path)) == []
     assert owned.remove_if_empty()
     assert not lock.exists()
-    again = take_folder(owned.path)
+    again = try_lock_folder(owned.path)
     assert again is not None
     assert os.fstat(kept_open).st_ino != lock.stat().st_ino
     os.close(kept_open)
@@ -166,6 +166,6 @@ def test_a_lock_won_on_a_removed_file_is_no_lock(
         real(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", owner_is_faster)
-    assert take_folder(tmp_path / "one") is None
+    assert try_lock_folder(tmp_path / "one") is None
     monkeypatch.undo()
-    assert take_folder(tmp_path / "one") is not None
+    assert try_lock_folder(tmp_path / "one") is not None

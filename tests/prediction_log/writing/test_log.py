@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.errors import ServiceError
-from rossmann.prediction_log.database.store_protocol import RefusedRows
-from rossmann.prediction_log.records import Batch, Entry
+from rossmann.prediction_log.database.store_protocol import RejectedRowsError
+from rossmann.prediction_log.records import Batch, LoggedPrediction
 from rossmann.prediction_log.writing.log import PredictionLog, open_log, open_store
 from rossmann.settings import load_settings
 
-MakeEntry = Callable[..., Entry]
+MakeEntry = Callable[..., LoggedPrediction]
 Logged = Callable[[str], list[tuple[str, int]]]
 
 
@@ -64,7 +64,7 @@ class Blocked(Troubled):
         super().write(writer, batches)
 
 
-def keys(entries: Sequence[Entry]) -> list[tuple[str, int]]:
+def keys(entries: Sequence[LoggedPrediction]) -> list[tuple[str, int]]:
     return sorted((e.request_id, row) for e in entries for row in range(len(e.rows)))
 
 
@@ -77,7 +77,7 @@ def step_until_quiet(log: PredictionLog) -> None:
     log.spooler.step()
     for _ in range(200):
         try:
-            if not log.shipper.step() and not log.shipper.trouble.text:
+            if not log.shipper.step() and not log.shipper.trouble.error:
                 return
         except RuntimeError:
             continue
@@ -103,7 +103,7 @@ def test_each_row_arrives_once_whatever_the_database_does(
     log = log_in(folder, url, open_store=lambda url: Troubled(url, plan))
     entries = [make_entry(number, rows) for number, rows in enumerate(sizes)]
     for entry in entries:
-        log.put(entry)
+        log.log(entry)
         log.spooler.step()
         try:
             log.shipper.step()
@@ -125,13 +125,13 @@ def test_answers_do_not_wait_for_a_database_that_hangs(
     store = Blocked(sqlite_url)
     log = log_in(tmp_path, sqlite_url, open_store=lambda _: store)
     log.start()
-    log.put(make_entry(0))
+    log.log(make_entry(0))
     assert store.reached.wait(10)
     # The database holds the first rows in a call that does not return. Others are put, and kept on
     # disk, meanwhile.
     entries = [make_entry(number) for number in range(1, 301)]
     for entry in entries:
-        log.put(entry)
+        log.log(entry)
     assert log.flush(10)
     state = log.state()
     assert (state.kept_rows, state.written_rows, state.spool_rows) == (301, 0, 301)
@@ -147,13 +147,13 @@ def test_a_locked_sqlite_is_waited_out(
 ) -> None:
     log = log_in(tmp_path, sqlite_url)
     log.start()
-    log.put(make_entry(0))
+    log.log(make_entry(0))
     assert log.drain()
     locker = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
     locker.execute("BEGIN EXCLUSIVE")
     entries = [make_entry(number) for number in range(1, 51)]
     for entry in entries:
-        log.put(entry)
+        log.log(entry)
     assert log.flush(10)
     assert eventually(lambda: "locked" in log.state().last_error)
     assert log.state().spool_rows == 50
@@ -173,7 +173,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(
     url = f"sqlite:///{place / 'log.db'}"
     log = log_in(tmp_path, url)
     log.start()
-    log.put(make_entry(1, 4))
+    log.log(make_entry(1, 4))
     assert log.flush(10)
     assert eventually(lambda: log.state().last_error != "")
     place.unlink()
@@ -192,7 +192,7 @@ def test_postgres_that_is_away_at_the_start_and_comes(
     log.start()
     entries = [make_entry(number, 3) for number in range(4)]
     for entry in entries:
-        log.put(entry)
+        log.log(entry)
     assert log.drain()
     log.close()
     assert logged(postgres_url) == keys(entries)
@@ -224,11 +224,11 @@ def test_a_full_spool_refuses_the_newest_and_says_so(
         memory_rows=10,
         open_store=lambda url: Troubled(url, plan),
     )
-    log.put(make_entry(0, 2))
+    log.log(make_entry(0, 2))
     assert log.spooler.step()
     entries = [make_entry(number, 2) for number in range(1, 9)]
     for entry in entries:
-        log.put(entry)
+        log.log(entry)
     assert not log.spooler.step()
     state = log.state()
     assert (state.spool_rows, state.queue_rows, state.dropped_rows) == (2, 10, 6)
@@ -250,7 +250,7 @@ def test_rows_stay_in_memory_while_the_disk_takes_nothing(
     (tmp_path / "spool").write_text("no folder")
     log = log_in(tmp_path, sqlite_url)
     for number in range(3):
-        log.put(make_entry(number))
+        log.log(make_entry(number))
         assert not log.spooler.step()
     assert log.state().queue_rows == 3
     assert "cannot write the spool" in log.state().last_error
@@ -268,7 +268,7 @@ def test_an_entry_that_cannot_be_logged_costs_no_other(
     log = log_in(tmp_path, sqlite_url)
     broken = make_entry(1, 3, sales=make_entry(1, 2).sales)
     for entry in (make_entry(0), broken, make_entry(2)):
-        log.put(entry)
+        log.log(entry)
     step_until_quiet(log)
     assert logged(sqlite_url) == keys([make_entry(0), make_entry(2)])
     assert (log.state().dropped_rows, log.state().queue_rows) == (3, 0)
@@ -281,12 +281,12 @@ def test_rows_that_the_database_refuses_are_set_aside(
     class Choosy(Troubled):
         def write(self, writer: str, batches: Sequence[tuple[int, Batch]]) -> None:
             if any("request-1" in batch.requests["request_id"] for _, batch in batches):
-                raise RefusedRows("not these")
+                raise RejectedRowsError("not these")
             super().write(writer, batches)
 
     log = log_in(tmp_path, sqlite_url, open_store=lambda url: Choosy(url, iter(())))
     for number in range(3):
-        log.put(make_entry(number, 2))
+        log.log(make_entry(number, 2))
         log.spooler.step()
     step_until_quiet(log)
     assert logged(sqlite_url) == keys([make_entry(0, 2), make_entry(2, 2)])
@@ -300,7 +300,7 @@ def test_a_damaged_file_stops_no_other(
 ) -> None:
     log = log_in(tmp_path, sqlite_url)
     for number in range(3):
-        log.put(make_entry(number))
+        log.log(make_entry(number))
         log.spooler.step()
     (damaged,) = (tmp_path / "spool").glob("*/000000000002-*")
     damaged.write_bytes(damaged.read_bytes()[:-5])
@@ -317,9 +317,9 @@ def test_closing_keeps_what_waits_and_puts_after_it_do_no_harm(
     log.start()
     entries = [make_entry(number) for number in range(20)]
     for entry in entries:
-        log.put(entry)
+        log.log(entry)
     log.close()
-    log.put(make_entry(99))
+    log.log(make_entry(99))
     assert logged(sqlite_url) == keys(entries)
     assert log.state().dropped_rows == 1
 
@@ -330,7 +330,7 @@ def test_closing_without_a_database_leaves_the_rows_to_the_next(
     away = "postgresql://nobody@127.0.0.1:1/none"
     first = log_in(tmp_path, away, flush_seconds=60)
     first.start()
-    first.put(make_entry(1, 5))
+    first.log(make_entry(1, 5))
     first.close()
     assert first.state().spool_rows == 5
     second = log_in(tmp_path, sqlite_url)
@@ -345,7 +345,7 @@ def test_a_large_request_goes_to_files_of_bounded_size(
 ) -> None:
     log = log_in(tmp_path, sqlite_url)
     for part in range(3):
-        log.put(make_entry(1, 40_000, first_row=part * 40_000))
+        log.log(make_entry(1, 40_000, first_row=part * 40_000))
     log.spooler.step()
     files = list((tmp_path / "spool").glob("*/*.batch"))
     assert [int(path.stem.split("-")[1]) for path in sorted(files)] == [40_000] * 3
@@ -361,11 +361,11 @@ def test_old_rows_go_by_themselves_once(
     old = make_entry(1, 3, answered_at=now - timedelta(days=31))
     new = make_entry(2, 2, answered_at=now - timedelta(days=29))
     log = log_in(tmp_path, sqlite_url, keep_days=30)
-    log.put(old)
-    log.put(new)
+    log.log(old)
+    log.log(new)
     step_until_quiet(log)
     assert logged(sqlite_url) == keys([new])
-    log.put(make_entry(3, answered_at=now - timedelta(days=31)))
+    log.log(make_entry(3, answered_at=now - timedelta(days=31)))
     step_until_quiet(log)
     assert len(logged(sqlite_url)) == 3  # tomorrow
     log.close()
@@ -384,7 +384,7 @@ def test_a_clock_that_was_set_deletes_nothing(
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 90 * 86_400)
     old = make_entry(1, answered_at=datetime.now(UTC) - timedelta(days=60))
-    log.put(old)
+    log.log(old)
     step_until_quiet(log)
     assert logged(sqlite_url) == keys([old])
     log.close()

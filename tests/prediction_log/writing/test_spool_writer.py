@@ -5,10 +5,10 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossmann.prediction_log.records import Entry
-from rossmann.prediction_log.writing.spool_writer import Intake
+from rossmann.prediction_log.records import LoggedPrediction
+from rossmann.prediction_log.writing.spool_writer import MemoryQueue
 
-MakeEntry = Callable[..., Entry]
+MakeEntry = Callable[..., LoggedPrediction]
 STEPS = st.lists(
     st.one_of(st.tuples(st.just("put"), st.integers(1, 12)), st.tuples(st.just("take"), st.just(5)))
 )
@@ -18,14 +18,14 @@ STEPS = st.lists(
 def test_it_holds_what_it_took_in_order_and_no_more_than_its_bound(
     make_entry: MakeEntry, steps: list[tuple[str, int]]
 ) -> None:
-    intake = Intake(most_rows=20, hurry_rows=10)
-    accepted: list[Entry] = []
-    taken: list[Entry] = []
+    intake = MemoryQueue(most_rows=20, hurry_rows=10)
+    accepted: list[LoggedPrediction] = []
+    taken: list[LoggedPrediction] = []
     refused = 0
     for number, (what, rows) in enumerate(steps):
         if what == "take":
             some = intake.take(rows)
-            intake.settle(sum(len(entry.rows) for entry in some))
+            intake.acknowledge(sum(len(entry.rows) for entry in some))
             taken += some
             continue
         room = 20 - sum(len(entry.rows) for entry in accepted[len(taken) :])
@@ -43,31 +43,31 @@ def test_it_holds_what_it_took_in_order_and_no_more_than_its_bound(
 
 
 def test_one_that_is_larger_than_all_the_room_is_taken_alone(make_entry: MakeEntry) -> None:
-    intake = Intake(most_rows=20, hurry_rows=10)
+    intake = MemoryQueue(most_rows=20, hurry_rows=10)
     assert intake.put(make_entry(1, 50))
     assert not intake.put(make_entry(2, 1))
     assert [len(entry.rows) for entry in intake.take(5)] == [50]
 
 
 def test_rows_that_are_not_kept_yet_still_count(make_entry: MakeEntry) -> None:
-    intake = Intake(most_rows=2, hurry_rows=2)
+    intake = MemoryQueue(most_rows=2, hurry_rows=2)
     intake.put(make_entry(1, 2))
     intake.take(10)
     assert not intake.put(make_entry(2))
-    intake.settle(2)
+    intake.acknowledge(2)
     assert intake.put(make_entry(3))
 
 
 def test_many_rows_call_for_hurry(make_entry: MakeEntry) -> None:
-    intake = Intake(most_rows=20, hurry_rows=10)
+    intake = MemoryQueue(most_rows=20, hurry_rows=10)
     intake.put(make_entry(1, 9))
-    assert not intake.hurry.is_set()
+    assert not intake.high_water.is_set()
     intake.put(make_entry(2, 1))
-    assert intake.hurry.is_set()
+    assert intake.high_water.is_set()
 
 
 def test_a_closed_one_refuses_and_counts(make_entry: MakeEntry) -> None:
-    intake = Intake(most_rows=20, hurry_rows=10)
+    intake = MemoryQueue(most_rows=20, hurry_rows=10)
     intake.close()
     assert not intake.put(make_entry(1, 3))
     assert intake.dropped == 3

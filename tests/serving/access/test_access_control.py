@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from rossmann.serving.schemas.forecasts import ErrorAnswer
+from rossmann.serving.schemas.forecasts import ErrorResponse
 
 App = Callable[..., FastAPI]
 KEYS = ",".join(
@@ -25,7 +25,7 @@ PAGES = {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
 
 def kind(answer: Any, code: int) -> str:
     assert answer.status_code == code, answer.text
-    return ErrorAnswer.model_validate_json(answer.content, strict=True).detail[0].type
+    return ErrorResponse.model_validate_json(answer.content, strict=True).detail[0].type
 
 
 def leaves(routes: Any) -> Iterator[str]:
@@ -197,7 +197,7 @@ def test_a_fault_of_ours_is_dressed_too(
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(type(service.versions), "pick", broken)
+    monkeypatch.setattr(type(service.versions), "get_loaded", broken)
     answer = api.post("/predict", json={"inputs": [row()]})
     assert answer.status_code == 500 and answer.headers["Cache-Control"] == "no-store"
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rossmann.serving.access.api_keys import Right, make_key
+from rossmann.serving.access.api_keys import Permission, generate_key
 
 App = Callable[..., FastAPI]
 MARK = "zq9mark"
@@ -157,7 +157,10 @@ def test_a_version_whose_files_are_damaged_is_not_loaded(
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_no_secret_is_in_the_log(run_door: Callable[..., Any], row: Any, form: str) -> None:
-    (good, entry), (other, boss) = make_key(Right.PREDICT, "shop"), make_key(Right.OPERATE, "boss")
+    (good, entry), (other, boss) = (
+        generate_key(Permission.PREDICT, "shop"),
+        generate_key(Permission.OPERATE, "boss"),
+    )
     door = run_door(
         api_keys=f"{entry.line},{boss.line}",
         api_key=good,

@@ -13,19 +13,19 @@ from fastapi.testclient import TestClient
 
 from rossmann.cli import main
 from rossmann.errors import SettingsError
-from rossmann.logging_config import configure_logs
+from rossmann.logging_config import configure_logging
 from rossmann.serving.access import api_keys as security_keys
-from rossmann.serving.access.access_control import access
+from rossmann.serving.access.access_control import access_summary
 from rossmann.serving.access.api_keys import (
-    KeyBook,
-    Right,
-    add_entry,
-    digest_of,
-    make_key,
+    ApiKeyStore,
+    Permission,
+    add_key,
+    generate_key,
+    key_digest,
     parse_setting,
-    revoke,
+    revoke_key,
 )
-from rossmann.serving.server import tell_access
+from rossmann.serving.server import log_access_policy
 from rossmann.settings import Settings, load_settings
 
 App = Callable[..., FastAPI]
@@ -53,11 +53,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_is_random_and_only_its_digest_is_kept() -> None:
-    made = [make_key(Right.PREDICT, "shop") for _ in range(20)]
+    made = [generate_key(Permission.PREDICT, "shop") for _ in range(20)]
     assert len({key for key, _ in made}) == 20
     key, entry = made[0]
     assert key.startswith("rsf_") and len(key) >= 4 + 43  # 32 bytes
-    assert entry.digest == hashlib.sha256(key.encode()).hexdigest() == digest_of(key)
+    assert entry.digest == hashlib.sha256(key.encode()).hexdigest() == key_digest(key)
     assert key not in entry.line and entry.line.startswith(f"predict:{entry.digest}:shop:20")
     assert parse_setting(f" {entry.line} ,, {entry.line}") == [entry, entry]
 
@@ -65,8 +65,8 @@ def test_a_key_is_random_and_only_its_digest_is_kept() -> None:
 def test_the_first_spelling_still_works() -> None:
     found = parse_setting(f"viewer:{'a' * 64},operator:{'B' * 64}")
     assert [(entry.right, entry.digest[0]) for entry in found] == [
-        (Right.PREDICT, "a"),
-        (Right.OPERATE, "b"),
+        (Permission.PREDICT, "a"),
+        (Permission.OPERATE, "b"),
     ]
 
 
@@ -83,7 +83,7 @@ def test_keys_that_cannot_be_are_refused_unseen(text: str, tmp_path: Path) -> No
     file.write_text(f"# ours\n\n{text}\n")
     file.chmod(0o600)
     with pytest.raises(SettingsError, match="line 3") as caught:
-        KeyBook.open_book("", file)
+        ApiKeyStore.open_book("", file)
     assert "secret" not in str(caught.value)
 
 
@@ -110,7 +110,7 @@ def test_keys_are_made_listed_and_revoked_while_the_service_runs(
         assert code_of() == 200  # open: there is no key
         key = run("new", "--name", "shop", "--file")[1].strip()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert key not in file.read_text() and digest_of(key) in file.read_text()
+        assert key not in file.read_text() and key_digest(key) in file.read_text()
         assert (code_of(), code_of("rsf_other"), code_of(key)) == (401, 401, 200)
         other = run("new", "--name", "night", "--right", "operate", "--file")[1].strip()
         assert client.get("/models", headers={"X-API-Key": other}).status_code == 200
@@ -136,42 +136,42 @@ def test_a_name_is_taken_once(run: Run) -> None:
 
 def test_a_file_in_disorder_keeps_the_keys_that_were_known(tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
-    key, entry = make_key(Right.PREDICT, "shop")
-    add_entry(file, entry)
-    book = KeyBook.open_book("", file, required=True)
+    key, entry = generate_key(Permission.PREDICT, "shop")
+    add_key(file, entry)
+    book = ApiKeyStore.open_book("", file, required=True)
     file.write_text("nonsense\n")
     with pytest.raises(SettingsError):
-        book.look()
-    assert book.find(digest_of(key)) == entry
+        book.reload()
+    assert book.find(key_digest(key)) == entry
     file.write_text(entry.line)
     file.chmod(0o660)
     with pytest.raises(SettingsError, match="chmod 600"):
-        book.look()
+        book.reload()
     file.write_text("")
     file.chmod(0o600)
-    book.look()
-    assert book.find(digest_of(key)) is None and book.closed
+    book.reload()
+    assert book.find(key_digest(key)) is None and book.requires_key
 
 
 def test_revoking_leaves_the_rest_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
-    entries = [make_key(Right.PREDICT, f"shop-{n}")[1] for n in range(3)]
+    entries = [generate_key(Permission.PREDICT, f"shop-{n}")[1] for n in range(3)]
     for entry in entries:
-        add_entry(file, entry)
+        add_key(file, entry)
     file.write_text(file.read_text().replace("# API", "# our own words\n# API"))
     before = file.read_text().splitlines()
-    assert revoke(file, "shop-1") == entries[1]
+    assert revoke_key(file, "shop-1") == entries[1]
     assert file.read_text().splitlines() == [line for line in before if "shop-1" not in line]
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_what_is_said_at_start(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
-    assert access(settings)[0]
-    add_entry(settings.keys_file, make_key(Right.OPERATE, "night")[1])
-    keys = ",".join(make_key(Right.PREDICT, name)[1].line for name in "ab")
+    assert access_summary(settings)[0]
+    add_key(settings.keys_file, generate_key(Permission.OPERATE, "night")[1])
+    keys = ",".join(generate_key(Permission.PREDICT, name)[1].line for name in "ab")
     settings = load_settings(data_dir=tmp_path, api_keys=keys, rate_limit="9 per minute,2/second")
-    is_open, told = access(settings)
+    is_open, told = access_summary(settings)
     assert not is_open
     assert told == {
         "predict_keys": 2, "operate_keys": 1, "tokens_of": "nobody",
@@ -186,9 +186,9 @@ def test_what_is_said_at_start(tmp_path: Path) -> None:
 def test_an_open_door_to_other_machines_is_warned_of(
     host: str, keys: str, level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    configure_logs("info", "json")
+    configure_logging("info", "json")
     settings = load_settings(data_dir=tmp_path, host=host, api_keys=keys and f"predict:{keys}")
-    tell_access(settings)
+    log_access_policy(settings)
     (line,) = capsys.readouterr().err.splitlines()
     told = json.loads(line)
     assert told["level"] == level and ("open to all" in told["event"]) == (not keys)
@@ -207,7 +207,7 @@ def test_an_open_door_to_other_machines_is_warned_of(
 )
 def test_nonsense_is_refused_at_start(tmp_path: Path, values: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=f"ROSSMANN_{next(iter(values)).upper()}"):
-        access(load_settings(data_dir=tmp_path, **values))
+        access_summary(load_settings(data_dir=tmp_path, **values))
 
 
 @pytest.mark.parametrize(
@@ -228,11 +228,11 @@ def test_settings_that_are_not_safe_are_refused(values: dict[str, Any]) -> None:
 
 
 def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = make_key(Right.PREDICT, "shop")[1]
+    entry = generate_key(Permission.PREDICT, "shop")[1]
     monkeypatch.setenv("ROSSMANN_CORS_ORIGINS", "https://a.example, https://b.example:8443")
     settings: Settings = load_settings(
         api_keys=entry.line, api_key="rsf_ours", rate_limit_store="redis://me:hunter2@host:6379/0"
     )
     assert settings.cors_origins == ("https://a.example", "https://b.example:8443")
-    shown = str(settings.public())
+    shown = str(settings.redacted())
     assert not {word for word in ("rsf_ours", "hunter2", entry.digest) if word in shown}

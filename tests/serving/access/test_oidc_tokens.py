@@ -261,9 +261,9 @@ def test_a_document_of_another_issuer_is_not_believed(
 
 
 def test_keys_and_tokens_side_by_side(make_app: App, provider: Provider, registry: Any) -> None:
-    from rossmann.serving.access.api_keys import Right, make_key
+    from rossmann.serving.access.api_keys import Permission, generate_key
 
-    key, entry = make_key(Right.PREDICT, "shop")
+    key, entry = generate_key(Permission.PREDICT, "shop")
     app = make_app(oidc_issuer=provider.issuer, oidc_audience="rossmann", api_keys=entry.line)
     with TestClient(app) as client:
         assert ask(client, key)[0] == 200

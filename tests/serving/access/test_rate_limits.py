@@ -19,12 +19,12 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rossmann.errors import OverRate
+from rossmann.errors import RateLimitError
 from rossmann.serving.access import rate_limiter as rate_store
-from rossmann.serving.access.api_keys import Right, make_key
-from rossmann.serving.access.rate_limiter import Limiter
-from rossmann.serving.access.rate_limits import Limit, Standing, parse_limits
-from rossmann.serving.access.shared_rate_counter import RateFile
+from rossmann.serving.access.api_keys import Permission, generate_key
+from rossmann.serving.access.rate_limiter import RateLimiter
+from rossmann.serving.access.rate_limits import RateLimit, WindowUsage, parse_rate_limits
+from rossmann.serving.access.shared_rate_counter import SharedRateCounter
 from rossmann.serving.client.client import Client
 from rossmann.settings import load_settings
 
@@ -44,13 +44,13 @@ class Clock:
 
 
 def test_words() -> None:
-    assert parse_limits("") == parse_limits(" , ") == ()
-    assert parse_limits("20/second, 600 per Minutes,5/hour") == (
-        Limit(20, 1),
-        Limit(600, 60),
-        Limit(5, 3600),
+    assert parse_rate_limits("") == parse_rate_limits(" , ") == ()
+    assert parse_rate_limits("20/second, 600 per Minutes,5/hour") == (
+        RateLimit(20, 1),
+        RateLimit(600, 60),
+        RateLimit(5, 3600),
     )
-    assert str(Limit(600, 60)) == "600/minute"
+    assert str(RateLimit(600, 60)) == "600/minute"
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,16 +60,16 @@ def test_words() -> None:
 )
 def test_nobody_gets_more_than_the_limit(count: int, steps: list[float]) -> None:
     clock = Clock()
-    counter = RateFile([Limit(count, PERIOD)], None, clock)
+    counter = SharedRateCounter([RateLimit(count, PERIOD)], None, clock)
     let_in: list[float] = []
     for step in steps:
         clock.now += step
-        allowed, standing = counter.take("key")
+        allowed, standing = counter.hit("key")
         if allowed:
             let_in.append(clock.now)
-            assert standing.left >= 0
+            assert standing.remaining >= 0
         else:
-            assert standing.wait > 0
+            assert standing.retry_after > 0
     for moment in let_in:
         window = moment // PERIOD
         assert sum(t // PERIOD == window for t in let_in) <= count
@@ -88,80 +88,80 @@ def test_nobody_gets_more_than_the_limit(count: int, steps: list[float]) -> None
 def test_the_wait_is_neither_too_short_nor_too_long(
     count: int, passed: float, before: int, now: int
 ) -> None:
-    here = Standing(Limit(count, PERIOD), passed, min(before, count), min(now, count))
-    if here.allows:
-        assert here.wait == 0
+    here = WindowUsage(RateLimit(count, PERIOD), passed, min(before, count), min(now, count))
+    if here.allowed:
+        assert here.retry_after == 0
         return
 
-    def after(seconds: float) -> Standing:
+    def after(seconds: float) -> WindowUsage:
         later = passed + seconds / PERIOD
         if later < 1:
             return here._replace(passed=later)
-        return Standing(here.limit, later - 1, here.now, 0)
+        return WindowUsage(here.limit, later - 1, here.now, 0)
 
-    assert here.wait <= 2 * PERIOD
-    assert after(here.wait + 0.001).allows
-    assert not after(max(0.0, here.wait - 0.001)).allows
-    assert here.refusal("calls").seconds >= here.wait
+    assert here.retry_after <= 2 * PERIOD
+    assert after(here.retry_after + 0.001).allowed
+    assert not after(max(0.0, here.retry_after - 0.001)).allowed
+    assert here.to_error("calls").seconds >= here.retry_after
 
 
 def test_callers_are_counted_apart_and_refusals_not_at_all() -> None:
     clock = Clock(PERIOD * 100.0)
-    counter = RateFile(parse_limits("3/minute"), None, clock)
-    assert [counter.take("a")[0] for _ in range(9)] == [True] * 3 + [False] * 6
-    assert counter.take("b")[0]
+    counter = SharedRateCounter(parse_rate_limits("3/minute"), None, clock)
+    assert [counter.hit("a")[0] for _ in range(9)] == [True] * 3 + [False] * 6
+    assert counter.hit("b")[0]
     clock.now += PERIOD * 2
-    assert [counter.take("a")[0] for _ in range(9)] == [True] * 3 + [False] * 6
+    assert [counter.hit("a")[0] for _ in range(9)] == [True] * 3 + [False] * 6
 
 
 def test_every_limit_holds() -> None:
     clock = Clock(86_400.0 * 10)
-    counter = RateFile(parse_limits("2/second, 5/hour"), None, clock)
+    counter = SharedRateCounter(parse_rate_limits("2/second, 5/hour"), None, clock)
     let_in = 0
     for _ in range(10):
         clock.now += 2
-        let_in += sum(counter.take("a")[0] for _ in range(3))
+        let_in += sum(counter.hit("a")[0] for _ in range(3))
     assert let_in == 5
-    allowed, standing = counter.take("a")
-    assert not allowed and standing.limit == Limit(5, 3600)
+    allowed, standing = counter.hit("a")
+    assert not allowed and standing.limit == RateLimit(5, 3600)
 
 
 def test_what_was_forced_is_counted_and_what_costs_nothing_is_not() -> None:
-    counter = RateFile(parse_limits("10/day"), None, Clock())
-    assert all(counter.take("a", cost=0)[0] for _ in range(30))
-    assert counter.take("a", 9)[0] and counter.take("a", 2**40)[0]
-    allowed, standing = counter.take("a", cost=0)
-    assert not allowed and standing.left == 0
-    assert counter.take("a", 5, force=True)[0]
+    counter = SharedRateCounter(parse_rate_limits("10/day"), None, Clock())
+    assert all(counter.hit("a", cost=0)[0] for _ in range(30))
+    assert counter.hit("a", 9)[0] and counter.hit("a", 2**40)[0]
+    allowed, standing = counter.hit("a", cost=0)
+    assert not allowed and standing.remaining == 0
+    assert counter.hit("a", 5, force=True)[0]
 
 
 def test_a_file_of_before_the_machine_was_started_counts_for_nothing(tmp_path: Path) -> None:
-    clock, limits = Clock(5_000_000.0), parse_limits("2/hour")
-    before = RateFile(limits, tmp_path / "rates", clock)
-    assert [before.take("a")[0] for _ in range(3)] == [True, True, False]
+    clock, limits = Clock(5_000_000.0), parse_rate_limits("2/hour")
+    before = SharedRateCounter(limits, tmp_path / "rates", clock)
+    assert [before.hit("a")[0] for _ in range(3)] == [True, True, False]
     clock.now = 100.0
-    after = RateFile(limits, tmp_path / "rates", clock)
-    assert [after.take("a")[0] for _ in range(3)] == [True, True, False]
+    after = SharedRateCounter(limits, tmp_path / "rates", clock)
+    assert [after.hit("a")[0] for _ in range(3)] == [True, True, False]
 
 
 def test_more_callers_than_there_is_room_for() -> None:
-    counter = RateFile(parse_limits("1/day"), None, Clock())
+    counter = SharedRateCounter(parse_rate_limits("1/day"), None, Clock())
     for number in range(60_000):
-        assert counter.take(f"caller {number}")[0]
-    assert not counter.take("caller 59999")[0]
+        assert counter.hit(f"caller {number}")[0]
+    assert not counter.hit("caller 59999")[0]
 
 
 def test_who_holds_the_lock_for_ever_stops_nobody(tmp_path: Path) -> None:
-    counter = RateFile(parse_limits("2/day"), tmp_path / "rates")
+    counter = SharedRateCounter(parse_rate_limits("2/day"), tmp_path / "rates")
     with (tmp_path / "rates").open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert [counter.take("a")[0] for _ in range(3)] == [True, True, False]
+        assert [counter.hit("a")[0] for _ in range(3)] == [True, True, False]
 
 
 def test_without_room_for_the_file_the_worker_counts_alone(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("no folder")
-    counter = RateFile(parse_limits("2/day"), tmp_path / "run" / "rates")
-    assert [counter.take("a")[0] for _ in range(3)] == [True, True, False]
+    counter = SharedRateCounter(parse_rate_limits("2/day"), tmp_path / "run" / "rates")
+    assert [counter.hit("a")[0] for _ in range(3)] == [True, True, False]
 
 
 def test_processes_lose_no_count(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def over(answer: Any) -> int:
 
 
 def test_over_the_rate_is_429_with_how_long_to_wait(make_app: App, row: Any) -> None:
-    (first, one), (second, two) = (make_key(Right.PREDICT, name) for name in "ab")
+    (first, one), (second, two) = (generate_key(Permission.PREDICT, name) for name in "ab")
     app = make_app(api_keys=f"{one.line},{two.line}", rate_limit="3/day")
     body = {"inputs": [row()]}
     with TestClient(app) as client:
@@ -253,7 +253,7 @@ def test_a_caller_is_only_taken_for_another_at_a_trusted_proxys_word(
 def test_the_client_tells_how_long_to_wait(live: Live, make_app: App) -> None:
     with live(make_app(rate_limit="1/hour")) as url, Client(url) as client:
         client.model_info()
-        with pytest.raises(OverRate, match="over the rate of 1/hour") as caught:
+        with pytest.raises(RateLimitError, match="over the rate of 1/hour") as caught:
             client.model_info()
         assert 1 <= caught.value.seconds <= 7200
 
@@ -300,27 +300,30 @@ def test_machines_share_the_count_by_redis(
 
     async def play() -> None:
         process = redis_server()
-        one, two = Limiter(chosen, "calls"), Limiter(chosen, "calls")
-        let_in = [(await limiter.take("a"))[0] for _ in range(4) for limiter in (one, two)]
+        one, two = RateLimiter(chosen, "calls"), RateLimiter(chosen, "calls")
+        let_in = [(await limiter.hit("a"))[0] for _ in range(4) for limiter in (one, two)]
         assert let_in == [True] * 6 + [False] * 2
-        allowed, standing = await one.take("a")
-        assert not allowed and standing.limit == Limit(6, 86_400)
-        assert (standing.left, standing.now) == (0, 6) and 0 < standing.wait <= 2 * 86_400
-        allowed, standing = await two.take("b")
-        assert allowed and standing.left == 5
-        assert (await two.take("b", cost=0))[1].left == 5
-        assert await one.take("b", 9, force=True) == (True, ANY)
-        allowed, standing = await two.take("b", cost=0)
-        assert not allowed and (standing.left, standing.now) == (0, 10)
-        assert (await Limiter(rows, "rows").take("b"))[0]  # counted apart
+        allowed, standing = await one.hit("a")
+        assert not allowed and standing.limit == RateLimit(6, 86_400)
+        assert (standing.remaining, standing.now) == (
+            0,
+            6,
+        ) and 0 < standing.retry_after <= 2 * 86_400
+        allowed, standing = await two.hit("b")
+        assert allowed and standing.remaining == 5
+        assert (await two.hit("b", cost=0))[1].remaining == 5
+        assert await one.hit("b", 9, force=True) == (True, ANY)
+        allowed, standing = await two.hit("b", cost=0)
+        assert not allowed and (standing.remaining, standing.now) == (0, 10)
+        assert (await RateLimiter(rows, "rows").hit("b"))[0]  # counted apart
         process.kill()
         process.wait(30)
         (tmp_path / "redis.sock").unlink()
         # Away: each machine counts by itself, from nothing.
-        assert [(await one.take("a"))[0] for _ in range(8)] == [True] * 6 + [False] * 2
-        assert (await two.take("a"))[0]
+        assert [(await one.hit("a"))[0] for _ in range(8)] == [True] * 6 + [False] * 2
+        assert (await two.hit("a"))[0]
         redis_server()
-        assert (await one.take("a"))[0]  # it came back, empty
+        assert (await one.hit("a"))[0]  # it came back, empty
         await one.close()
         await two.close()
 
@@ -337,9 +340,9 @@ def test_a_redis_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
         chosen = load_settings(data_dir=tmp_path, rate_limit="2/day", rate_limit_store=url)
 
         async def play() -> list[bool]:
-            limiter = Limiter(chosen, "calls")
+            limiter = RateLimiter(chosen, "calls")
             begun = time.monotonic()
-            found = [(await limiter.take("a"))[0] for _ in range(3)]
+            found = [(await limiter.hit("a"))[0] for _ in range(3)]
             assert time.monotonic() - begun < 30  # not for ever; it is asked once
             await limiter.close()
             return found

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
 from rossmann.data.uploads.fields import FLAGS
-from rossmann.serving.schemas.forecasts import ErrorAnswer
+from rossmann.serving.schemas.forecasts import ErrorResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 KINDS = ("csv", "parquet", "xlsx")
@@ -57,7 +57,7 @@ def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def faults(answer: Any, code: int = 422) -> dict[tuple[Any, ...], str]:
     assert answer.status_code == code, answer.text
-    told = ErrorAnswer.model_validate_json(answer.content, strict=True)
+    told = ErrorResponse.model_validate_json(answer.content, strict=True)
     return {tuple(fault.loc): fault.msg for fault in told.detail}
 
 

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rossmann.data.uploads.fields import FIELDS
-from rossmann.serving.schemas.forecasts import ErrorAnswer
+from rossmann.data.uploads.fields import REQUIRED_FIELDS
+from rossmann.serving.schemas.forecasts import ErrorResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 fuzz = settings(
@@ -22,7 +22,7 @@ fuzz = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-HEADER = ",".join(FIELDS).encode() + b"\n"
+HEADER = ",".join(REQUIRED_FIELDS).encode() + b"\n"
 texts = st.text(max_size=10) | st.sampled_from(
     ["1", "0", "a", "2015-08-01", "01/02/15", '"', '"x', "1.0", "", " ", "NaN", "9" * 30]
 )
@@ -33,7 +33,7 @@ def check(answer: Any) -> None:
         assert height(answer.content) == int(answer.headers["X-Rows"]) > 0
         return
     assert answer.status_code in {400, 413, 422}, answer.text
-    told = ErrorAnswer.model_validate_json(answer.content, strict=True)
+    told = ErrorResponse.model_validate_json(answer.content, strict=True)
     assert told.detail and all(fault.msg and fault.type for fault in told.detail)
 
 
@@ -60,14 +60,14 @@ def test_any_bytes(api: TestClient, body: bytes) -> None:
 
 @fuzz
 @given(
-    table=st.lists(st.tuples(*[texts] * len(FIELDS)), max_size=6),
+    table=st.lists(st.tuples(*[texts] * len(REQUIRED_FIELDS)), max_size=6),
     separator=st.sampled_from(",;\t"),
     kind=st.sampled_from(["csv", "parquet", "xlsx"]),
 )
 def test_any_text_in_any_field(
     api: TestClient, table: list[tuple[str, ...]], separator: str, kind: str
 ) -> None:
-    lines = [FIELDS, *table]
+    lines = [REQUIRED_FIELDS, *table]
     body = "\n".join(separator.join(line) for line in lines).encode("utf-8", "replace")
     check(api.post(f"/predict/file?format={kind}", content=body))
 
@@ -79,7 +79,7 @@ def test_any_text_in_any_field(
         [pl.Date, pl.Int32, pl.Float32, pl.Boolean, pl.Time, pl.Datetime("ms"), pl.Duration,
          pl.List(pl.Int32), pl.Binary, pl.Decimal(20, 2), pl.Null, pl.Categorical]
     ),
-    field=st.sampled_from([*FIELDS, "Other"]),
+    field=st.sampled_from([*REQUIRED_FIELDS, "Other"]),
 )  # fmt: skip
 def test_columns_of_any_kind(
     api: TestClient, row: MakeRow, values: list[int], kind: Any, field: str

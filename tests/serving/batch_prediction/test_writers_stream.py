@@ -19,11 +19,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.data.uploads.table_chunks import PART
+from rossmann.data.uploads.table_chunks import CHUNK_ROWS
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.schema import FloatArray, Matrix
-from rossmann.serving.batch_prediction.handler import MOST_INSIDE
-from rossmann.serving.batch_prediction.writers import Channel, Gone
+from rossmann.schema import FeatureMatrix, FloatArray
+from rossmann.serving.batch_prediction.handler import MAX_ACCEPTED_FILES
+from rossmann.serving.batch_prediction.writers import BlockStream, ClientGoneError
 from rossmann.settings import Settings
 
 Live = Callable[[FastAPI], AbstractContextManager[str]]
@@ -41,7 +41,7 @@ class Valve:
         self.reached, self.go_on = threading.Event(), threading.Event()
         self.calls = itertools.count(1)
 
-    def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+    def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         if next(self.calls) >= self.at:
             self.reached.set()
             assert self.go_on.wait(60)
@@ -84,7 +84,7 @@ def make_forecaster(panel: Panel, valve: Valve) -> Callable[[Path], Forecaster]:
 def test_the_first_bytes_come_before_the_last_part_is_made(
     make_app: MakeApp, live: Live, panel: Panel, valve: Valve, kind: str
 ) -> None:
-    body = table(panel, 9 * PART, kind)
+    body = table(panel, 9 * CHUNK_ROWS, kind)
     with (
         live(make_app(threads=1)) as url,
         httpx.stream("POST", f"{url}/predict/file", content=body, timeout=60) as answer,
@@ -95,13 +95,13 @@ def test_the_first_bytes_come_before_the_last_part_is_made(
         valve.go_on.set()
         content = first + b"".join(blocks)
     read = pl.read_csv if kind == "csv" else pl.read_parquet
-    assert read(content)["Id"].to_list() == list(range(9 * PART))
+    assert read(content)["Id"].to_list() == list(range(9 * CHUNK_ROWS))
 
 
 def test_a_client_that_goes_away_leaves_nothing(
     make_app: MakeApp, live: Live, panel: Panel, valve: Valve, serving_settings: Settings
 ) -> None:
-    body = table(panel, 9 * PART)
+    body = table(panel, 9 * CHUNK_ROWS)
     with live(make_app(threads=1)) as url:
         with httpx.stream("POST", f"{url}/predict/file", content=body, timeout=60) as answer:
             next(answer.iter_bytes())
@@ -135,7 +135,7 @@ def test_a_late_fault_breaks_the_connection(
     with (
         live(make_app(threads=1)) as url,
         httpx.stream(
-            "POST", f"{url}/predict/file", content=table(panel, 9 * PART), timeout=60
+            "POST", f"{url}/predict/file", content=table(panel, 9 * CHUNK_ROWS), timeout=60
         ) as answer,
     ):
         assert answer.status_code == 200
@@ -150,10 +150,10 @@ def test_more_files_than_are_taken_in_are_told_to_come_again(
     with live(make_app()) as url:
         host, port = url.removeprefix("http://").split(":")
         head = b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\nStore"
-        slow = [socket.create_connection((host, int(port))) for _ in range(MOST_INSIDE)]
+        slow = [socket.create_connection((host, int(port))) for _ in range(MAX_ACCEPTED_FILES)]
         for client in slow:
             client.sendall(head)
-        wait_until(lambda: len(drafts(serving_settings)) == MOST_INSIDE)
+        wait_until(lambda: len(drafts(serving_settings)) == MAX_ACCEPTED_FILES)
         answer = httpx.post(f"{url}/predict/file", content=b"Store")
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         for client in slow:
@@ -202,14 +202,14 @@ def test_memory_does_not_grow_with_the_file(
 
 def test_a_channel_lets_nobody_get_far_ahead() -> None:
     async def check() -> None:
-        channel = Channel(patience=0.01)
+        channel = BlockStream(patience=0.01)
         loop = asyncio.get_running_loop()
         for _ in range(2):
             await loop.run_in_executor(None, channel.send, b"x")
-        with pytest.raises(Gone, match="took nothing"):
+        with pytest.raises(ClientGoneError, match="took nothing"):
             await loop.run_in_executor(None, channel.send, b"x")
         channel.close()
-        with pytest.raises(Gone, match="went away"):
+        with pytest.raises(ClientGoneError, match="went away"):
             await loop.run_in_executor(None, channel.send, b"x")
 
     asyncio.run(check())

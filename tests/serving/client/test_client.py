@@ -11,13 +11,13 @@ from fastapi import FastAPI
 
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import (
-    GateFailed,
-    NoKey,
-    NoRight,
+    AuthenticationError,
+    GateRejectedError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
     RequestError,
     ServiceError,
-    TooLarge,
-    UnknownVersion,
+    VersionNotFoundError,
 )
 from rossmann.serving.client.client import Client
 
@@ -43,7 +43,7 @@ def test_every_call(live: Live, make_app: App, row: Any, panel: Panel, registry:
         assert client.promote(2, "why not").stage == "Production"
         assert client.rollback().version == 1
         assert [v.version for v in client.models()] == [13, 3, 2, 1]
-        with pytest.raises(GateFailed):
+        with pytest.raises(GateRejectedError):
             client.promote(13)
 
 
@@ -55,9 +55,9 @@ def test_refusals(live: Live, make_app: App, row: Any) -> None:
             ("inputs", 1, "Store"),
             ("inputs", 1, "Open"),
         ]
-        with pytest.raises(TooLarge, match="at most 3 rows"):
+        with pytest.raises(PayloadTooLargeError, match="at most 3 rows"):
             client.predict([row()] * 4)
-        with pytest.raises(UnknownVersion, match="Production"):
+        with pytest.raises(VersionNotFoundError, match="Production"):
             client.predict([row()], stage="Nowhere")
         with pytest.raises(RequestError, match="Store must be between"):
             client.history(4444)
@@ -68,7 +68,7 @@ def test_a_body_too_long_is_refused_and_the_next_call_works(
 ) -> None:
     with live(make_app(max_body_mb=1)) as url, Client(url) as client:
         for _ in range(3):
-            with pytest.raises((TooLarge, ServiceError)):
+            with pytest.raises((PayloadTooLargeError, ServiceError)):
                 client.predict([row()] * 30_000)
             assert client.predict([row()]).count == 1
 
@@ -76,11 +76,11 @@ def test_a_body_too_long_is_refused_and_the_next_call_works(
 def test_keys(live: Live, make_app: App, row: Any) -> None:
     digest = hashlib.sha256(b"see").hexdigest()
     with live(make_app(api_keys=f"predict:{digest}")) as url:
-        with Client(url) as client, pytest.raises(NoKey):
+        with Client(url) as client, pytest.raises(AuthenticationError):
             client.predict([row()])
         with Client(url, api_key="see") as client:
             assert client.predict([row()]).count == 1
-            with pytest.raises(NoRight):
+            with pytest.raises(PermissionDeniedError):
                 client.rollback()
 
 

@@ -14,10 +14,10 @@ import pytest
 from fastapi import FastAPI
 
 from rossmann.data.panel.panel import Panel
-from rossmann.errors import NoKey, RequestError, ServiceError, UnknownVersion
-from rossmann.serving.access.api_keys import digest_of
-from rossmann.serving.batch_prediction.chunk_forecasts import Order
-from rossmann.serving.batch_prediction.upload import OPTIONS
+from rossmann.errors import AuthenticationError, RequestError, ServiceError, VersionNotFoundError
+from rossmann.serving.access.api_keys import key_digest
+from rossmann.serving.batch_prediction.chunk_forecasts import ChunkPlan
+from rossmann.serving.batch_prediction.upload import OPTION_NAMES
 from rossmann.serving.client.client import Client
 from tests.paths import ROOT
 
@@ -77,8 +77,8 @@ def test_the_refusal_that_is_shown(live: Live, make_app: App, plan: Path) -> Non
 
 def test_the_page_names_every_option_and_warning(panel: Panel) -> None:
     text = PAGE.read_text("utf-8")
-    order = Order(None, 1, 0, (0.8,), "accuracy", False)  # type: ignore[arg-type]
-    for word in (*OPTIONS, *order.added):
+    order = ChunkPlan(None, 1, 0, (0.8,), "accuracy", False)  # type: ignore[arg-type]
+    for word in (*OPTION_NAMES, *order.added):
         assert f"`{word}`" in text, word
 
 
@@ -91,16 +91,16 @@ def test_the_client_passes_on_what_it_is_asked(live: Live, make_app: App, plan: 
         assert (told.as_of, told.objective) == ("2014-06-30", "unbiased")
         assert "horizon" in {warning.type for warning in told.warnings}
         assert "lower_80" in pl.read_excel(target).columns
-        with pytest.raises(UnknownVersion):
+        with pytest.raises(VersionNotFoundError):
             client.predict_file(plan, target, stage=77)
     with pytest.raises(ServiceError, match="away"):
         Client(url).predict_file(plan, target)
 
 
 def test_files_need_the_right_to_predict(live: Live, make_app: App, plan: Path) -> None:
-    app = make_app(api_keys=f"predict:{digest_of('secret')}:x")
+    app = make_app(api_keys=f"predict:{key_digest('secret')}:x")
     target = plan.with_name("out.csv")
     with live(app) as url:
-        with pytest.raises(NoKey):
+        with pytest.raises(AuthenticationError):
             Client(url).predict_file(plan, target)
         assert Client(url, "secret").predict_file(plan, target).count == 500

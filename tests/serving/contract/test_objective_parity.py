@@ -15,7 +15,7 @@ from rossmann.errors import RequestError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.serving.client.client import Client
-from rossmann.serving.schemas.forecasts import ErrorAnswer, ExplainAnswer
+from rossmann.serving.schemas.forecasts import ErrorResponse, ExplainResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 MakeApp = Callable[..., FastAPI]
@@ -60,7 +60,7 @@ def test_the_setting_decides_where_the_request_does_not(make_app: MakeApp, row: 
 
 def test_the_correction_is_a_driver(api: TestClient, row: MakeRow, ensemble: Ensemble) -> None:
     body = {"inputs": [row(1), row(2, Open=0)], "objective": "unbiased"}
-    told = ExplainAnswer.model_validate_json(api.post("/explain", json=body).content)
+    told = ExplainResponse.model_validate_json(api.post("/explain", json=body).content)
     opened, closed = told.explanations
     *_, last = opened.drivers
     assert (last.name, last.label) == ("totals", "Correction to unbiased totals")
@@ -75,7 +75,7 @@ def test_the_correction_is_a_driver(api: TestClient, row: MakeRow, ensemble: Ens
 def test_an_unknown_objective_is_refused_by_name(api: TestClient, row: MakeRow, wrong: Any) -> None:
     answer = api.post("/predict", json={"inputs": [row()], "objective": wrong})
     assert answer.status_code == 422
-    (fault,) = ErrorAnswer.model_validate_json(answer.content).detail
+    (fault,) = ErrorResponse.model_validate_json(answer.content).detail
     assert fault.loc == ["objective"]
     assert fault.msg.startswith("objective must be one of accuracy, unbiased (got ")
 
@@ -88,12 +88,12 @@ def test_a_version_without_a_correction_says_so(
     for path in ("/predict", "/explain"):
         answer = api.post(path, json={"inputs": [row()], "objective": "unbiased"})
         assert answer.status_code == 422
-        (fault,) = ErrorAnswer.model_validate_json(answer.content).detail
+        (fault,) = ErrorResponse.model_validate_json(answer.content).detail
         assert (fault.loc, fault.type) == (["objective"], "no_correction")
         assert "rossmann train" in fault.msg
     days = np.arange(panel.last_day + 1, panel.last_day + 4, dtype=np.int32)
     with pytest.raises(RequestError, match="before there were unbiased totals"):
-        Forecaster(panel, ensemble).forecast(panel.usual_rows(1, days), objective="unbiased")
+        Forecaster(panel, ensemble).forecast(panel.store_schedule(1, days), objective="unbiased")
 
 
 def test_the_client_asks_for_either(

@@ -15,12 +15,12 @@ from rossmann.errors import RequestError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.metrics import rmspe
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.inference.totals import BY, forecast_totals
-from rossmann.schema import STATE_HOLIDAYS, FloatArray, Rows
+from rossmann.models.inference.totals import TOTAL_LEVELS, forecast_totals
+from rossmann.schema import STATE_HOLIDAYS, FloatArray, StoreDays
 from rossmann.serving.app import create_app
 from rossmann.serving.client.client import Client
-from rossmann.serving.runtime.service import Service, warm
-from rossmann.serving.runtime.version_manager import Versions
+from rossmann.serving.runtime.service import Service, warm_up
+from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.settings import Settings
 
 WINDOW = 48
@@ -39,25 +39,25 @@ def client(
 
     def make(_: Path) -> Forecaster:
         forecaster = Forecaster(panel, ensemble, threads=2)
-        warm(forecaster, panel)
+        warm_up(forecaster, panel)
         return forecaster
 
-    versions = Versions(registry, tmp_path / "cache", make)
+    versions = VersionManager(registry, tmp_path / "cache", make)
     versions.start()
     app = create_app(serving_settings, Service(panel, versions, registry, lambda _: None))
     with live(app) as url, Client(url) as client:
         yield client
 
 
-def window(panel: Panel) -> tuple[Rows, FloatArray]:
+def window(panel: Panel) -> tuple[StoreDays, FloatArray]:
     """The last 48 days of history and what was sold on them, in no particular order."""
-    rows, sold = panel.past_rows()
+    rows, sold = panel.sales_rows()
     chosen = np.flatnonzero(rows.day > panel.last_day - WINDOW)
     np.random.default_rng(3).shuffle(chosen)
     return rows.take(chosen), sold[chosen]
 
 
-def records(rows: Rows) -> list[dict[str, Any]]:
+def records(rows: StoreDays) -> list[dict[str, Any]]:
     made = []
     for at in range(len(rows)):
         day = date(1970, 1, 1) + timedelta(days=int(rows.day[at]))
@@ -121,9 +121,9 @@ def test_totals_equal_the_offline_ones(client: Client, panel: Panel, ensemble: E
     rows, _ = window(panel)
     origin = panel.last_day - WINDOW
     as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
-    told = client.predict(records(rows), as_of=as_of, intervals=[0.8], totals=BY)
-    offline = forecast_totals(panel, ensemble, rows, origin, BY, [0.8])
-    assert [one.by for one in told.totals] == list(BY)
+    told = client.predict(records(rows), as_of=as_of, intervals=[0.8], totals=TOTAL_LEVELS)
+    offline = forecast_totals(panel, ensemble, rows, origin, TOTAL_LEVELS, [0.8])
+    assert [one.by for one in told.totals] == list(TOTAL_LEVELS)
     for got, one in zip(told.totals, offline, strict=True):
         assert np.allclose(got.sales, one.sales, rtol=1e-6)
         assert np.allclose(got.intervals[0].lower, one.bands[0][0], rtol=1e-6)

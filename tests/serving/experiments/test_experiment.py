@@ -18,12 +18,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rossmann.data.panel.panel import Panel
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.schema import FloatArray, Matrix, Stage
-from rossmann.serving.experiments.experiment import Dealer, Experiment, place_of
+from rossmann.schema import FeatureMatrix, FloatArray, Stage
+from rossmann.serving.experiments.experiment import Experiment, StoreAssigner, hash_fraction
 from rossmann.serving.runtime.service import Service
-from rossmann.serving.schemas.forecasts import ExplainAnswer, PredictAnswer
+from rossmann.serving.schemas.forecasts import ExplainResponse, PredictResponse
 from rossmann.settings import Settings
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -49,20 +49,20 @@ def rows(row: MakeRow, panel: Panel) -> list[dict[str, Any]]:
     return [made[place] for place in np.random.default_rng(3).permutation(len(made))]
 
 
-def ask(client: TestClient, rows: list[dict[str, Any]], **options: Any) -> PredictAnswer:
+def ask(client: TestClient, rows: list[dict[str, Any]], **options: Any) -> PredictResponse:
     answer = client.post("/predict", json={"inputs": rows, **options})
     assert answer.status_code == 200, answer.text
-    return PredictAnswer.model_validate_json(answer.content, strict=True)
+    return PredictResponse.model_validate_json(answer.content, strict=True)
 
 
 def dealt(rows: list[dict[str, Any]], share: float = 0.4, salt: str = "1") -> list[int]:
-    return [n for n, row in enumerate(rows) if place_of(salt, row["Store"]) < share]
+    return [n for n, row in enumerate(rows) if hash_fraction(salt, row["Store"]) < share]
 
 
 def test_the_share_is_about_right_and_grows_without_dealing_anew() -> None:
     before = np.zeros(len(STORES), bool)
     for share in (0.0, 0.05, 0.1, 0.3, 0.5, 0.9, 1.0):
-        now = Dealer("autumn", share).deals(STORES)
+        now = StoreAssigner("autumn", share).is_challenger(STORES)
         spread = 4 * np.sqrt(share * (1 - share) / len(STORES))
         assert abs(now.mean() - share) <= spread
         assert not (before & ~now).any()
@@ -71,15 +71,17 @@ def test_the_share_is_about_right_and_grows_without_dealing_anew() -> None:
 
 
 def test_another_salt_deals_anew() -> None:
-    one, other = (Dealer(salt, 0.5).deals(STORES) for salt in ("1", "2"))
+    one, other = (StoreAssigner(salt, 0.5).is_challenger(STORES) for salt in ("1", "2"))
     assert 0.4 < np.mean(one == other) < 0.6
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
 @given(stores=st.lists(st.integers(1, 1115), min_size=1, max_size=80))
 def test_a_store_is_dealt_by_its_number_alone(stores: list[int]) -> None:
-    together = Dealer("1", 0.3).deals(np.array(stores, np.int32))
-    alone = [bool(Dealer("1", 0.3).deals(np.array([s], np.int32))[0]) for s in stores]
+    together = StoreAssigner("1", 0.3).is_challenger(np.array(stores, np.int32))
+    alone = [
+        bool(StoreAssigner("1", 0.3).is_challenger(np.array([s], np.int32))[0]) for s in stores
+    ]
     assert together.tolist() == alone
 
 
@@ -158,9 +160,9 @@ def test_drivers_are_those_of_the_version_that_answers(
 ) -> None:
     with experiment() as client:
 
-        def explain(**options: Any) -> ExplainAnswer:
+        def explain(**options: Any) -> ExplainResponse:
             answer = client.post("/explain", json={"inputs": rows[:20], **options})
-            return ExplainAnswer.model_validate_json(answer.content, strict=True)
+            return ExplainResponse.model_validate_json(answer.content, strict=True)
 
         served, mixed = ask(client, rows[:20]), explain()
         first, second = explain(model_stage=3), explain(model_stage=2)
@@ -206,7 +208,7 @@ def test_what_the_challenger_cannot_do_production_does(
         assert ask(client, rows, intervals=[0.95]).challenger is not None
 
 
-@pytest.mark.parametrize("surprise", [DamagedModel("torn"), KeyError("gone")], ids=repr)
+@pytest.mark.parametrize("surprise", [CorruptModelError("torn"), KeyError("gone")], ids=repr)
 def test_a_challenger_that_fails_costs_no_answer_and_is_set_aside(
     experiment: Run,
     service: Service,
@@ -216,7 +218,7 @@ def test_a_challenger_that_fails_costs_no_answer_and_is_set_aside(
 ) -> None:
     calls = []
 
-    def fail(matrix: Matrix, threads: int = 1) -> FloatArray:
+    def fail(matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         calls.append(len(matrix))
         raise surprise
 
@@ -238,7 +240,7 @@ def test_the_challenger_follows_staging(
     experiment = Experiment(
         serving_settings.model_copy(update={"experiment": "ab"}), service.versions
     )
-    service.versions.after_each_poll(experiment.look)
+    service.versions.on_poll(experiment.refresh_challenger)
 
     def now() -> int | None:
         found = experiment.challenger(panel)
@@ -265,7 +267,7 @@ def test_a_challenger_by_number_that_is_production_is_none(
 ) -> None:
     changes = {"experiment": "ab", "experiment_challenger": "2"}
     experiment = Experiment(serving_settings.model_copy(update=changes), service.versions)
-    service.versions.after_each_poll(experiment.look)
+    service.versions.on_poll(experiment.refresh_challenger)
     registry.promote(2, "", "")
     service.versions.poll()
     assert experiment.challenger(panel) is None
@@ -303,7 +305,7 @@ def test_new_data_is_seen_by_both_in_one_request(
 ) -> None:
     other = copy(panel)
     experiment = Experiment(chain_settings, service.versions)
-    experiment.look()
+    experiment.refresh_challenger()
     found = experiment.challenger(other)
     assert found is not None and found.served.forecaster.panel is other
 

@@ -16,16 +16,16 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.epoch_days import iso
-from rossmann.errors import NoKey, ServiceError
-from rossmann.models.evaluation.metrics import compare
+from rossmann.epoch_days import format_iso_day
+from rossmann.errors import AuthenticationError, ServiceError
+from rossmann.models.evaluation.metrics import permutation_test
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.prediction_log.queries.experiment_rows import Distinct, ExperimentLog
+from rossmann.prediction_log.queries.experiment_rows import DistinctRows, ExperimentLog
 from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.client.client import Client
 from rossmann.serving.experiments import report as experiment_report
 from rossmann.serving.experiments import report as experiment_scores
-from rossmann.serving.experiments.experiment import place_of
+from rossmann.serving.experiments.experiment import hash_fraction
 from rossmann.serving.schemas.models import ExperimentState
 from tests.paths import ROOT
 
@@ -48,12 +48,12 @@ def past(panel: Panel) -> list[dict[str, Any]]:
     days = np.arange(panel.last_day - DAYS + 1, panel.last_day + 1, dtype=np.int32)
     made = []
     for store in panel.store_numbers:
-        rows = panel.usual_rows(int(store), days)
+        rows = panel.store_schedule(int(store), days)
         made += [
             {
                 "Store": int(store),
                 "DayOfWeek": (int(rows.day[n]) + 3) % 7 + 1,
-                "Date": iso(rows.day[n]),
+                "Date": format_iso_day(rows.day[n]),
                 "Open": int(rows.open[n]),
                 "Promo": int(rows.promo[n]),
                 "StateHoliday": STATE_HOLIDAYS[rows.state_holiday[n]],
@@ -67,8 +67,10 @@ def past(panel: Panel) -> list[dict[str, Any]]:
 @pytest.fixture
 def sold(panel: Panel, past: list[dict[str, Any]]) -> np.ndarray:
     """What each of ``past`` sold; 0 where that is not known."""
-    rows, sales = panel.past_rows()
-    known = {(int(s), iso(d)): v for s, d, v in zip(rows.store, rows.day, sales, strict=True)}
+    rows, sales = panel.sales_rows()
+    known = {
+        (int(s), format_iso_day(d)): v for s, d, v in zip(rows.store, rows.day, sales, strict=True)
+    }
     return np.array([known.get((row["Store"], row["Date"]), 0.0) for row in past])
 
 
@@ -100,7 +102,7 @@ def settled(client: TestClient, rows: int) -> ExperimentState:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No comparison is told again."""
-    monkeypatch.setattr(experiment_report, "KEPT", 0.0)
+    monkeypatch.setattr(experiment_report, "COMPARISON_TTL", 0.0)
 
 
 @pytest.fixture(params=["sqlite", "pg"])
@@ -138,19 +140,23 @@ def test_the_shadow_by_hand(
     url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(experiment_scores, "FAR", 0.01)  # small trees are not further apart
-    origin = {"as_of": iso(panel.last_day - DAYS)}
+    monkeypatch.setattr(
+        experiment_scores, "LARGE_DIFFERENCE", 0.01
+    )  # small trees are not further apart
+    origin = {"as_of": format_iso_day(panel.last_day - DAYS)}
     other_plan = {**past[0], "Promo": 1 - past[0]["Promo"], "Open": 1}
     changes = {"experiment": "shadow", "database_url": url, "log_flush_seconds": 0.05}
     with experiment(**changes) as client:
         whole = [*past, other_plan]
         mine = np.array(ask(client, whole, **origin)["predictions"])
         ask(client, past[:50], **origin)  # rows that were asked before are none more
-        early = np.array(ask(client, past[:40], as_of=iso(panel.last_day - 30))["predictions"])
+        early = np.array(
+            ask(client, past[:40], as_of=format_iso_day(panel.last_day - 30))["predictions"]
+        )
         count = len(whole) + 50 + 40
         told = settled(client, 2 * count)
         named = [ask(client, w, model_stage=2, as_of=o)["predictions"] for w, o in
-                 ((whole, origin["as_of"]), (past[:40], iso(panel.last_day - 30)))]  # fmt: skip
+                 ((whole, origin["as_of"]), (past[:40], format_iso_day(panel.last_day - 30)))]  # fmt: skip
     assert (told.mode, told.reason, told.challenger) == ("shadow", "", "Staging")
     assert (told.production_version, told.challenger_version) == (1, 2)
     assert told.share is told.salt is told.stores is None
@@ -177,14 +183,14 @@ def test_the_shadow_by_hand(
     rows = [asked[n] for n in known]
     store = np.array([row["Store"] for row in rows])
     day = np.array([np.datetime64(row["Date"]).astype(int) for row in rows])
-    test = compare(store, day, real[known], theirs[known], mine[known])
+    test = permutation_test(store, day, real[known], theirs[known], mine[known])
     assert found.known_sales is not None
     assert found.known_sales.model_dump() == {
         "paired": True,
         "challenger": score(2, rows, real[known], theirs[known]),
         "production": score(1, rows, real[known], mine[known]),
         "chance": pytest.approx(test.p, abs=0.02),
-        "better_stores": pytest.approx(test.better),
+        "better_stores": pytest.approx(test.share_of_stores_better),
     }
 
 
@@ -193,7 +199,7 @@ def test_the_agreement_is_of_open_days_with_sales() -> None:
     flags = np.array([1, 1, 1, 1, 1, 0], np.uint8)
     place = np.arange(6, dtype=np.int32)
     found = experiment_scores.agreement(
-        Distinct(place, place, flags, flags, theirs, np.full(6, 100.0))
+        DistinctRows(place, place, flags, flags, theirs, np.full(6, 100.0))
     )
     assert found is not None
     assert (found.rows, found.beyond_10_percent) == (4, 0.5)
@@ -205,12 +211,12 @@ def test_the_agreement_is_of_open_days_with_sales() -> None:
 def test_a_share_by_hand(
     experiment: Run, past: list[dict[str, Any]], sold: np.ndarray, panel: Panel, url: str
 ) -> None:
-    origin = {"as_of": iso(panel.last_day - DAYS)}
+    origin = {"as_of": format_iso_day(panel.last_day - DAYS)}
     with experiment(database_url=url, log_flush_seconds=0.05) as client:
         sales = np.array(ask(client, past, **origin)["predictions"])
         ask(client, past[:30], model_stage=1, **origin)  # by number: no part of it
         told = settled(client, len(past) + 30)
-    theirs = np.array([place_of("1", row["Store"]) < 0.4 for row in past])
+    theirs = np.array([hash_fraction("1", row["Store"]) < 0.4 for row in past])
     assert (told.mode, told.share, told.salt) == ("ab", 0.4, "1")
     assert told.stores == len({row["Store"] for row, its in zip(past, theirs, strict=True) if its})
     assert told.queue is None
@@ -322,7 +328,7 @@ def test_a_look_at_the_log_is_broken_off_when_the_service_ends(
     deadline = time.monotonic() + 60
     while thread.is_alive():
         assert time.monotonic() < deadline
-        log.stop()
+        log.cancel()
         thread.join(0.05)
     assert len(failures) == 1
     with pytest.raises(ServiceError, match="the service ends"):
@@ -348,7 +354,7 @@ def test_calls_share_one_comparison(experiment: Run, monkeypatch: pytest.MonkeyP
         made.append(1)
         return compared(*given)
 
-    monkeypatch.setattr(experiment_report, "KEPT", 3600.0)
+    monkeypatch.setattr(experiment_report, "COMPARISON_TTL", 3600.0)
     monkeypatch.setattr(experiment_report.ExperimentReport, "_compare", count)
     with experiment() as client:
         for _ in range(5):
@@ -361,7 +367,7 @@ def test_the_client_and_who_may(
     make_app: Callable[..., FastAPI],
 ) -> None:
     app = make_app(experiment="ab", api_keys=f"predict:{'0' * 64}:nobody")
-    with live(app) as url, Client(url) as client, pytest.raises(NoKey):
+    with live(app) as url, Client(url) as client, pytest.raises(AuthenticationError):
         client.experiments_current()
     with live(make_app(experiment="ab")) as url, Client(url) as client:
         assert client.experiments_current().mode == "ab"

@@ -18,12 +18,12 @@ from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.schema import FloatArray, Matrix, Rows
-from rossmann.serving.experiments.experiment import Experiment, place_of
-from rossmann.serving.experiments.shadow import Job, Shadow
-from rossmann.serving.observability.access_log import Line
+from rossmann.schema import FeatureMatrix, FloatArray, StoreDays
+from rossmann.serving.experiments.experiment import Experiment, hash_fraction
+from rossmann.serving.experiments.shadow import ShadowJob, ShadowRunner
+from rossmann.serving.observability.access_log import RequestRecord
 from rossmann.serving.observability.metrics import Metrics
-from rossmann.serving.observability.prediction_recorder import Journal
+from rossmann.serving.observability.prediction_recorder import PredictionRecorder
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 
@@ -107,7 +107,7 @@ def test_a_share_is_logged_by_who_answered_each_row(
     with experiment(experiment="ab") as client:
         told = ask(client, rows, intervals=[0.95])
         page = client.get("/metrics").text
-    theirs = [n for n, row in enumerate(rows) if place_of("1", row["Store"]) < 0.4]
+    theirs = [n for n, row in enumerate(rows) if hash_fraction("1", row["Store"]) < 0.4]
     found = {r["row"]: r for r in logged(serving_settings)}
     assert sorted(found) == list(range(len(rows))) and len(logged(serving_settings)) == len(rows)
     for place, line in found.items():
@@ -128,7 +128,7 @@ def test_a_challenger_that_hangs_delays_no_answer(
 ) -> None:
     free, reached = threading.Event(), threading.Event()
 
-    def hang(matrix: Matrix, threads: int = 1) -> FloatArray:
+    def hang(matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         reached.set()
         assert free.wait(60)
         return np.ones(len(matrix))
@@ -155,7 +155,7 @@ def test_a_challenger_that_raises_fails_no_answer(
     monkeypatch: pytest.MonkeyPatch,
     surprise: Exception,
 ) -> None:
-    def fail(matrix: Matrix, threads: int = 1) -> FloatArray:
+    def fail(matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         raise surprise
 
     with experiment(experiment="shadow") as client:
@@ -181,7 +181,7 @@ def test_the_challenger_begins_when_the_answer_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(Shadow, "put", lambda *_: steps.append("shadow"))
+    monkeypatch.setattr(ShadowRunner, "submit", lambda *_: steps.append("shadow"))
     app = make_app(experiment="shadow")
     body = json.dumps({"inputs": rows[:2]}).encode()
     scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict",
@@ -200,54 +200,54 @@ def test_the_challenger_begins_when_the_answer_is_sent(
 
 
 @pytest.fixture
-def idle(service: Service, serving_settings: Settings) -> Shadow:
+def idle(service: Service, serving_settings: Settings) -> ShadowRunner:
     """A shadow with room for ten rows, not yet started."""
     trial = Experiment(serving_settings, service.versions)
-    trial.look()
-    return Shadow(trial, Journal(None), Metrics(), most_rows=10)
+    trial.refresh_challenger()
+    return ShadowRunner(trial, PredictionRecorder(None), Metrics(), most_rows=10)
 
 
-def job(panel: Panel, count: int) -> Job:
+def job(panel: Panel, count: int) -> ShadowJob:
     days = np.arange(panel.last_day + 1, panel.last_day + 1 + count, dtype=np.int32)
-    rows: Rows = panel.usual_rows(int(panel.store_numbers[0]), days)
-    line = Line("one", "POST", "/predict")
-    return Job("predict", line, panel, rows, panel.last_day, (), "accuracy")
+    rows: StoreDays = panel.store_schedule(int(panel.store_numbers[0]), days)
+    line = RequestRecord("one", "POST", "/predict")
+    return ShadowJob("predict", line, panel, rows, panel.last_day, (), "accuracy")
 
 
-def test_what_finds_the_queue_full_is_dropped_and_counted(idle: Shadow, panel: Panel) -> None:
+def test_what_finds_the_queue_full_is_dropped_and_counted(idle: ShadowRunner, panel: Panel) -> None:
     for count in (4, 6, 1, 3):
-        idle.put(job(panel, count))
+        idle.submit(job(panel, count))
     assert (idle.waiting, idle.dropped) == (10, 4)
     idle.start()
     wait_for(lambda: idle.waiting == 0)
     assert (idle.done, idle.dropped) == (10, 4)
-    idle.put(job(panel, 40))  # larger than all the room, and nothing else is there
+    idle.submit(job(panel, 40))  # larger than all the room, and nothing else is there
     wait_for(lambda: idle.done == 50)
     idle.close()
-    idle.put(job(panel, 1))
+    idle.submit(job(panel, 1))
     assert idle.dropped == 5
 
 
-def test_at_the_end_what_waits_is_worked_on_for_a_while(idle: Shadow, panel: Panel) -> None:
-    idle.put(job(panel, 4))
+def test_at_the_end_what_waits_is_worked_on_for_a_while(idle: ShadowRunner, panel: Panel) -> None:
+    idle.submit(job(panel, 4))
     idle.start()
     idle.close()
     assert (idle.done, idle.waiting) == (4, 0)
 
 
 def test_at_the_end_no_challenger_is_waited_for_long(
-    idle: Shadow, panel: Panel, service: Service, monkeypatch: pytest.MonkeyPatch
+    idle: ShadowRunner, panel: Panel, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free, reached = threading.Event(), threading.Event()
 
-    def hang(matrix: Matrix, threads: int = 1) -> FloatArray:
+    def hang(matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         reached.set()
         assert free.wait(60)
         return np.ones(len(matrix))
 
     monkeypatch.setattr(service.versions.load(2).served.forecaster.ensemble, "predict", hang)
-    idle.put(job(panel, 2))
-    idle.put(job(panel, 3))
+    idle.submit(job(panel, 2))
+    idle.submit(job(panel, 3))
     idle.start()
     assert reached.wait(30)
     idle.close(seconds=0)
@@ -257,13 +257,13 @@ def test_at_the_end_no_challenger_is_waited_for_long(
 
 
 def test_levels_that_the_challenger_does_not_know_cost_no_row(
-    idle: Shadow, panel: Panel, service: Service
+    idle: ShadowRunner, panel: Panel, service: Service
 ) -> None:
     card = service.versions.load(2).served.forecaster.ensemble.card
     card["intervals"] = {**card["intervals"], "levels": [0.8]}
     asked = job(panel, 2)
-    narrow = Job("predict", asked.line, panel, asked.rows, asked.origin, (0.95,), "accuracy")
-    idle.put(narrow)
+    narrow = ShadowJob("predict", asked.line, panel, asked.rows, asked.origin, (0.95,), "accuracy")
+    idle.submit(narrow)
     idle.start()
     wait_for(lambda: idle.waiting == 0)
     assert (idle.done, idle.failed) == (2, 0)

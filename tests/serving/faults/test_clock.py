@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from rossmann.models.registry.model_cache import new_copy
+from rossmann.models.registry.model_cache import write_version
 
 Call = Callable[..., Any]
 YEARS = 10 * 365 * 86_400
@@ -52,10 +52,10 @@ def test_a_download_under_way_is_not_swept(set_clock: Call, tmp_path: Path) -> N
     """What a killed download left is swept after an hour, by whatever clock; one at work never."""
     left = tmp_path / "8.left.tmp"
     left.mkdir()
-    with new_copy(tmp_path, 1, "run-1") as at_work:
+    with write_version(tmp_path, 1, "run-1") as at_work:
         (at_work / "ensemble.json").write_text('{"files": {}}')
         set_clock()
-        with new_copy(tmp_path, 2, "run-2") as other:
+        with write_version(tmp_path, 2, "run-2") as other:
             (other / "ensemble.json").write_text('{"files": {}}')
         assert at_work.is_dir()
         assert left.exists() == (time.time() < REAL())

@@ -10,7 +10,7 @@ import pytest
 
 from rossmann.errors import ServiceError
 from rossmann.models.registry.model_cache import last_production
-from rossmann.serving.runtime.version_manager import Versions
+from rossmann.serving.runtime.version_manager import VersionManager
 
 Call = Callable[..., Any]
 
@@ -42,7 +42,7 @@ def test_full_disk_costs_no_answer_and_recovers(
     small_disk: Path, registry: Any, make_forecaster: Any
 ) -> None:
     """What cannot be kept cannot be taken over: the version before goes on, and it says why."""
-    versions = Versions(registry, small_disk, make_forecaster)
+    versions = VersionManager(registry, small_disk, make_forecaster)
     versions.start()
     filling = fill(small_disk)
     registry.promote(2, "", "")
@@ -64,7 +64,7 @@ def test_full_disk_costs_no_answer_and_recovers(
 def test_what_is_production_is_noted_as_soon_as_there_is_room(
     small_disk: Path, registry: Any, make_forecaster: Any
 ) -> None:
-    versions = Versions(registry, small_disk, make_forecaster)
+    versions = VersionManager(registry, small_disk, make_forecaster)
     versions.start()
     versions.load(2)  # it is in memory, so that only the note needs room
     filling = fill(small_disk)

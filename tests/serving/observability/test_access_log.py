@@ -15,15 +15,15 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.logging_config import (
-    Clock,
-    configure_libraries,
-    configure_logs,
+    TimestampFormatter,
+    configure_library_logging,
+    configure_logging,
     get_logger,
     json_line,
-    writes_json,
+    uses_json,
 )
 from rossmann.serving.observability import access_log as request_log_module
-from rossmann.serving.observability.access_log import Line, RequestLog, request_log
+from rossmann.serving.observability.access_log import AccessLog, RequestRecord, open_access_log
 
 Lines = Callable[..., list[dict[str, Any]]]
 NAMES = [
@@ -61,21 +61,21 @@ def own_logging() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
     root.manager._clear_cache()  # type: ignore[attr-defined]
     logging.captureWarnings(False)
-    configure_logs()
+    configure_logging()
 
 
-def line(**changes: Any) -> Line:
-    made = Line("id-1", "POST", "/predict")
+def line(**changes: Any) -> RequestRecord:
+    made = RequestRecord("id-1", "POST", "/predict")
     for name, value in changes.items():
         setattr(made, name, value)
     return made
 
 
-def told(made: Line, **options: Any) -> str:
+def told(made: RequestRecord, **options: Any) -> str:
     stream = io.StringIO()
-    tell = request_log("info", options.pop("form", "json"), stream=stream, **options)
+    tell = open_access_log("info", options.pop("form", "json"), stream=stream, **options)
     assert tell is not None
-    tell.tell(made)
+    tell.write(made)
     return stream.getvalue()
 
 
@@ -110,8 +110,8 @@ def test_a_fault_of_ours_can_be_found_by_its_number(
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("odd")
 
-    configure_logs("info", "json")
-    monkeypatch.setattr(type(service.versions), "pick", broken)
+    configure_logging("info", "json")
+    monkeypatch.setattr(type(service.versions), "get_loaded", broken)
     app = make_app(log_format="json")
     with TestClient(app, raise_server_exceptions=False) as api:
         lines()
@@ -199,10 +199,10 @@ class Reader(io.StringIO):
 
 def test_who_reads_slowly_holds_up_nobody_and_misses_nothing() -> None:
     reader = Reader()
-    log = RequestLog("json", stream=reader)
+    log = AccessLog("json", stream=reader)
     log.start()
     for number in range(500):
-        log.tell(line(rows=number))  # it would wait for ever, did it write
+        log.write(line(rows=number))  # it would wait for ever, did it write
     assert reader.getvalue() == ""
     reader.reads.set()
     log.close()
@@ -213,12 +213,12 @@ def test_who_does_not_read_at_all_costs_so_much_room_and_no_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(request_log_module, "_MOST", 100)
-    configure_logs("info", "json")
+    configure_logging("info", "json")
     reader = Reader()
-    log = RequestLog("json", stream=reader)
+    log = AccessLog("json", stream=reader)
     log.start()
     for number in range(1_000):
-        log.tell(line(rows=number))
+        log.write(line(rows=number))
     reader.reads.set()
     log.close()
     lines = reader.getvalue().splitlines()
@@ -234,7 +234,7 @@ def test_faults_of_ours_stand_out() -> None:
 
 @pytest.mark.parametrize("level", ["warning", "error"])
 def test_no_lines_above_info(level: Any) -> None:
-    assert request_log(level, "json") is None
+    assert open_access_log(level, "json") is None
 
 
 def test_a_full_disk_behind_the_log_fails_no_request(
@@ -246,7 +246,7 @@ def test_a_full_disk_behind_the_log_fails_no_request(
     with pytest.raises(OSError, match="space"):
         full.write("x\n")
     monkeypatch.setattr("sys.stderr", full)
-    configure_logs()
+    configure_logging()
     with TestClient(make_app(log_format="json")) as api:
         for _ in range(200):
             assert api.post("/predict", json={"inputs": [row()]}).status_code == 200
@@ -256,8 +256,8 @@ def test_a_full_disk_behind_the_log_fails_no_request(
 
 
 def test_events_of_ours_and_of_libraries_are_lines_alike(own_logging: None, lines: Lines) -> None:
-    configure_logs("info", "json")
-    configure_libraries("info", "json")
+    configure_logging("info", "json")
+    configure_library_logging("info", "json")
     lines()
     get_logger("versions").info("in service", version=3)
     get_logger("versions").debug("not told")
@@ -277,8 +277,8 @@ def test_events_of_ours_and_of_libraries_are_lines_alike(own_logging: None, line
 
 def test_configured_twice_each_event_is_still_one_line(own_logging: None, lines: Lines) -> None:
     for _ in range(3):
-        configure_logs("info", "json")
-        configure_libraries("info", "json")
+        configure_logging("info", "json")
+        configure_library_logging("info", "json")
     lines()
     logging.getLogger("uvicorn.error").warning("once")
     get_logger("x").warning("once")
@@ -286,7 +286,7 @@ def test_configured_twice_each_event_is_still_one_line(own_logging: None, lines:
 
 
 def test_the_clock_tells_utc_and_never_goes_back() -> None:
-    clock = Clock()
+    clock = TimestampFormatter()
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     told = [clock() for _ in range(2000)]
     assert told == sorted(told) and {len(text) for text in told} == {29}
@@ -302,5 +302,5 @@ def test_what_json_has_no_word_for_becomes_text() -> None:
 def test_the_form_follows_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal in (True, False):
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
-        assert writes_json("auto") is not terminal
-        assert writes_json("json") and not writes_json("console")
+        assert uses_json("auto") is not terminal
+        assert uses_json("json") and not uses_json("console")

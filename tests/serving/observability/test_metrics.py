@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from rossmann.serving.observability.gauges import Gauges, resident_bytes
+from rossmann.serving.observability.gauges import StateCollector, resident_bytes
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.runtime.service import Service
 
@@ -52,9 +52,9 @@ def test_a_request_is_counted_once_under_its_route(api: TestClient, row: Any) ->
 
 def test_explained_rows_have_a_door_of_their_own() -> None:
     metrics = Metrics()
-    metrics.forecast("explain", 5)
-    metrics.forecast("explain", 2)
-    told = parsed(metrics.page().decode())
+    metrics.rows_forecast("explain", 5)
+    metrics.rows_forecast("explain", 2)
+    told = parsed(metrics.render().decode())
     assert value(told, "rows_total", door="explain") == 7
     assert value(told, "rows_total", door="predict") == 0
 
@@ -110,8 +110,8 @@ def test_the_age_of_history_counts_days(service: Service) -> None:
     last = service.panel.info.last_day
     for days in (0, 1, 40):
         day: date = last + timedelta(days=days)
-        gauges = Gauges(metrics, service, today=lambda day=day: day)
-        told = parsed(gauges.page().decode())
+        gauges = StateCollector(metrics, service, today=lambda day=day: day)
+        told = parsed(gauges.render().decode())
         assert value(told, "history_age_days") == days
 
 
@@ -125,12 +125,12 @@ def test_the_state_of_the_prediction_log(service: Service) -> None:
         refused_rows=1,
         seconds_since_success=None,
     )
-    gauges = Gauges(Metrics(), service)
-    assert value(parsed(gauges.page().decode()), "prediction_log_written_total") == 0
-    gauges.watch_log(lambda: state)
+    gauges = StateCollector(Metrics(), service)
+    assert value(parsed(gauges.render().decode()), "prediction_log_written_total") == 0
+    gauges.track_prediction_log(lambda: state)
 
     def told() -> list[float]:
-        found = parsed(gauges.page().decode())
+        found = parsed(gauges.render().decode())
         gauges_of_it = ("queue_rows", "spool_rows", "spool_bytes")
         totals = ("written_total", "dropped_total", "refused_total")
         return [value(found, f"prediction_log_{name}") for name in (*gauges_of_it, *totals)]
@@ -140,18 +140,20 @@ def test_the_state_of_the_prediction_log(service: Service) -> None:
     state.queue_rows, state.written_rows, state.dropped_rows = 0, 53, 2
     assert told() == [0, 40, 5000, 53, 2, 1]
     success = "prediction_log_last_success_timestamp_seconds"
-    assert value(parsed(gauges.page().decode()), success) == 0
+    assert value(parsed(gauges.render().decode()), success) == 0
     state.seconds_since_success = 90.0
-    assert value(parsed(gauges.page().decode()), success) == pytest.approx(time.time() - 90, abs=30)
+    assert value(parsed(gauges.render().decode()), success) == pytest.approx(
+        time.time() - 90, abs=30
+    )
 
 
 def test_a_log_that_cannot_tell_its_state_leaves_the_rest(service: Service) -> None:
     def broken() -> Any:
         raise OSError("the disk is gone")
 
-    gauges = Gauges(Metrics(), service)
-    gauges.watch_log(broken)
-    assert value(parsed(gauges.page().decode()), "workers") == 1
+    gauges = StateCollector(Metrics(), service)
+    gauges.track_prediction_log(broken)
+    assert value(parsed(gauges.render().decode()), "workers") == 1
 
 
 def test_the_process_and_its_build(api: TestClient) -> None:

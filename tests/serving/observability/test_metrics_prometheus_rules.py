@@ -121,10 +121,10 @@ def test_every_metric_is_on_the_dashboard(run_page: set[str]) -> None:
 @pytest.fixture
 def run_page(service: Any) -> set[str]:
     """Names of all metrics, as told by a page."""
-    from rossmann.serving.observability.gauges import Gauges
+    from rossmann.serving.observability.gauges import StateCollector
     from rossmann.serving.observability.metrics import Metrics
 
-    text = Gauges(Metrics(), service).page().decode()
+    text = StateCollector(Metrics(), service).render().decode()
     return set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from rossmann.serving.observability.prediction_recorder import Behind
+from rossmann.serving.observability.prediction_recorder import NextTickTask
 
 
 def test_answers_of_one_turn_are_sent_before_what_follows_any_of_them() -> None:
@@ -18,7 +18,7 @@ def test_answers_of_one_turn_are_sent_before_what_follows_any_of_them() -> None:
         async def receive() -> Any:
             raise AssertionError("an answer asks for nothing")
 
-        noted = Behind(happened.append, f"{name} noted")
+        noted = NextTickTask(happened.append, f"{name} noted")
         await Response(b"5234.56", background=noted)({"type": "http"}, receive, send)
 
     async def ask() -> None:

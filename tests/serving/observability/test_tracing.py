@@ -14,7 +14,12 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from rossmann.errors import SettingsError
-from rossmann.serving.observability.tracing import carried, span, trace_id, wanted
+from rossmann.serving.observability.tracing import (
+    span,
+    trace_id,
+    tracing_enabled,
+    with_current_context,
+)
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -108,7 +113,7 @@ def test_nothing_is_imported_or_told_without_the_variables() -> None:
     ],
 )
 def test_the_usual_variables(environment: dict[str, str], on: bool) -> None:
-    assert wanted(environment) is on
+    assert tracing_enabled(environment) is on
 
 
 @pytest.mark.parametrize(
@@ -121,7 +126,7 @@ def test_the_usual_variables(environment: dict[str, str], on: bool) -> None:
 )
 def test_what_cannot_be_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match="OTEL_"):
-        wanted({ENDPOINT: HERE, name: value})
+        tracing_enabled({ENDPOINT: HERE, name: value})
 
 
 def test_the_service_refuses_to_start_in_one_line() -> None:
@@ -139,8 +144,8 @@ def test_the_service_refuses_to_start_in_one_line() -> None:
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rossmann.serving.observability.tracing.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"pip install rossmann\[tracing\]"):
-        wanted({ENDPOINT: HERE})
-    assert not wanted({})
+        tracing_enabled({ENDPOINT: HERE})
+    assert not tracing_enabled({})
 
 
 def test_without_a_trace_a_span_is_nothing() -> None:
@@ -150,4 +155,4 @@ def test_without_a_trace_a_span_is_nothing() -> None:
     assert span("a") is span("b")
     with span("a"):
         assert trace_id() == ""
-    assert carried(work) is work
+    assert with_current_context(work) is work

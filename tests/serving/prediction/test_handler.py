@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.serving.schemas.forecasts import ErrorAnswer, PredictAnswer
+from rossmann.serving.schemas.forecasts import ErrorResponse, PredictResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 
@@ -19,7 +19,7 @@ MakeRow = Callable[..., dict[str, Any]]
 def faults(answer: Any, code: int = 422) -> dict[tuple[Any, ...], str]:
     """Place → message, after checking code and shape."""
     assert answer.status_code == code, answer.text
-    told = ErrorAnswer.model_validate_json(answer.content, strict=True)
+    told = ErrorResponse.model_validate_json(answer.content, strict=True)
     assert set(answer.json()) == {"detail", "request_id"}
     assert told.request_id == answer.headers["X-Request-ID"]
     return {tuple(fault.loc): fault.msg for fault in told.detail}
@@ -51,8 +51,8 @@ def test_faults_of_all_kinds_are_told_together(api: TestClient, row: MakeRow) ->
 
 def test_shape_and_defaults(api: TestClient, row: MakeRow, panel: Panel) -> None:
     answer = api.post("/predict", json={"inputs": [row()]})
-    told = PredictAnswer.model_validate_json(answer.content, strict=True)
-    assert set(answer.json()) == set(PredictAnswer.model_fields)
+    told = PredictResponse.model_validate_json(answer.content, strict=True)
+    assert set(answer.json()) == set(PredictResponse.model_fields)
     assert (told.model_version, told.model_stage, told.count) == (1, "Production", 1)
     assert told.as_of == panel.info.last_day.isoformat()
     assert told.intervals == [] and told.warnings == []

@@ -16,11 +16,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.errors import RequestError, ServiceError, TooLarge
-from rossmann.models.inference.attributions import LABELS
+from rossmann.errors import PayloadTooLargeError, RequestError, ServiceError
+from rossmann.models.inference.attributions import DRIVER_LABELS
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.serving.client.client import PATIENCE, Client
-from rossmann.serving.schemas.forecasts import ErrorAnswer, ExplainAnswer, Explanation
+from rossmann.serving.client.client import EXPLAIN_TIMEOUT, Client
+from rossmann.serving.schemas.forecasts import ErrorResponse, ExplainResponse, Explanation
 
 MakeRow = Callable[..., dict[str, Any]]
 MakeApp = Callable[..., FastAPI]
@@ -32,11 +32,11 @@ def make_forecaster(make_trained: MakeForecaster) -> MakeForecaster:
     return make_trained
 
 
-def explained(api: TestClient, body: Any) -> ExplainAnswer:
+def explained(api: TestClient, body: Any) -> ExplainResponse:
     answer = api.post("/explain", json=body)
     assert answer.status_code == 200, answer.text
-    assert set(answer.json()) == set(ExplainAnswer.model_fields)
-    return ExplainAnswer.model_validate_json(answer.content, strict=True)
+    assert set(answer.json()) == set(ExplainResponse.model_fields)
+    return ExplainResponse.model_validate_json(answer.content, strict=True)
 
 
 def factor(told: Explanation, name: str) -> float:
@@ -75,8 +75,8 @@ def test_an_open_day_has_every_driver_and_a_closed_one_its_own(
     api: TestClient, row: MakeRow
 ) -> None:
     opened, closed = explained(api, {"inputs": [row(1), row(2, Open=0)]}).explanations
-    assert [driver.name for driver in opened.drivers] == list(LABELS)
-    assert [driver.label for driver in opened.drivers] == list(LABELS.values())
+    assert [driver.name for driver in opened.drivers] == list(DRIVER_LABELS)
+    assert [driver.label for driver in opened.drivers] == list(DRIVER_LABELS.values())
     (only,) = closed.drivers
     assert (only.name, only.label, only.factor, only.percent) == ("closed", "Closed", 0, -100)
     assert closed.forecast == 0 and only.sales == -closed.baseline
@@ -131,7 +131,7 @@ def test_more_rows_than_are_explained_at_once(make_app: MakeApp, row: MakeRow) -
         assert len(explained(api, {"inputs": [row()] * 3}).explanations) == 3
         answer = api.post("/explain", json={"inputs": [row()] * 4})
         assert answer.status_code == 413
-        told = ErrorAnswer.model_validate_json(answer.content)
+        told = ErrorResponse.model_validate_json(answer.content)
         assert "at most 3 rows" in told.detail[0].msg
         assert api.post("/predict", json={"inputs": [row()] * 4}).status_code == 200
 
@@ -158,7 +158,7 @@ def test_the_client_explains(
         assert told.model_version == 2 and told.intervals[0].level == 0.8
         assert told.explanations[0].forecast == told.predictions[0]
         assert np.prod([d.factor for d in told.explanations[0].drivers]) > 0
-        with pytest.raises(TooLarge):
+        with pytest.raises(PayloadTooLargeError):
             client.explain([row()] * 3)
         with pytest.raises(RequestError):
             client.explain([row(Store=4444)])
@@ -181,7 +181,7 @@ def test_a_service_that_may_not_start_imports_nothing_slow() -> None:
     assert told.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize(("told", "waits"), [(5.0, PATIENCE), (600.0, 600.0)])
+@pytest.mark.parametrize(("told", "waits"), [(5.0, EXPLAIN_TIMEOUT), (600.0, 600.0)])
 def test_the_client_waits_longer_for_drivers(row: MakeRow, told: float, waits: float) -> None:
     seen: list[float] = []
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.schema import ROW_FIELDS
-from rossmann.serving.schemas.forecasts import ErrorAnswer, PredictAnswer
+from rossmann.serving.schemas.forecasts import ErrorResponse, PredictResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 
@@ -41,9 +41,9 @@ days = st.dates().map(str) | st.integers(-700, 500).map(lambda n: f"+{n}")
 def check(answer: Any) -> None:
     """An answer of the right shape, or a refusal of the right shape."""
     assert answer.status_code in {200, 400, 404, 413, 422}, answer.text
-    shape = PredictAnswer if answer.status_code == 200 else ErrorAnswer
+    shape = PredictResponse if answer.status_code == 200 else ErrorResponse
     told = shape.model_validate_json(answer.content, strict=True)
-    if isinstance(told, PredictAnswer):
+    if isinstance(told, PredictResponse):
         assert all(0 <= sales < float("inf") for sales in told.predictions)
     else:
         assert told.detail and all(fault.msg and fault.type for fault in told.detail)
@@ -150,7 +150,7 @@ def test_any_store_address(api: TestClient, path: str, place: str, query: dict[s
     answer = api.get(path.format(quote(place, safe="")), params=query)
     assert answer.status_code in {200, 404, 405, 422}, answer.text
     if answer.status_code != 200:
-        assert ErrorAnswer.model_validate_json(answer.content, strict=True).detail
+        assert ErrorResponse.model_validate_json(answer.content, strict=True).detail
 
 
 @fuzz
@@ -165,4 +165,4 @@ def test_any_order(api: TestClient, path: str, body: bytes, kind: str) -> None:
     answer = api.post(path, content=body, headers={"content-type": kind})
     assert answer.status_code in {200, 400, 404, 409, 413, 422}, answer.text
     if answer.status_code != 200:
-        assert ErrorAnswer.model_validate_json(answer.content, strict=True).detail
+        assert ErrorResponse.model_validate_json(answer.content, strict=True).detail

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rossmann.data.panel.panel import Panel
-from rossmann.errors import DamagedModel, RequestError
+from rossmann.errors import CorruptModelError, RequestError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference.forecaster import Forecast, Forecaster
-from rossmann.schema import FloatArray, Matrix, Objective, Rows
-from rossmann.serving.prediction.micro_batching import MOST_ROWS, Together
+from rossmann.schema import FeatureMatrix, FloatArray, Objective, StoreDays
+from rossmann.serving.prediction.micro_batching import MAX_BATCH_ROWS, MicroBatcher
 
-Asked = tuple[Rows, int | None, tuple[float, ...], Objective]
+Asked = tuple[StoreDays, int | None, tuple[float, ...], Objective]
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def forecaster(panel: Panel, ensemble: Ensemble) -> Forecaster:
     return Forecaster(panel, ensemble)
 
 
-def rows_of(panel: Panel, count: int, seed: int, earliest: int = 1, latest: int = 90) -> Rows:
+def rows_of(panel: Panel, count: int, seed: int, earliest: int = 1, latest: int = 90) -> StoreDays:
     """Rows of any store up to ``latest`` days after history, some of them closed."""
     rng = np.random.default_rng(seed)
     flags = [rng.integers(0, most, count).astype(np.uint8) for most in (2, 2, 4, 2)]
-    return Rows(
+    return StoreDays(
         rng.choice(panel.store_numbers, count).astype(np.int32),
         (panel.last_day + rng.integers(earliest, latest, count)).astype(np.int32),
         *flags,
@@ -39,7 +39,7 @@ def together(forecaster: Forecaster, asked: Sequence[Asked]) -> list[Forecast | 
     """What comes of all when they come at one moment."""
 
     async def play() -> list[Forecast | BaseException]:
-        door = Together(lambda: len(asked))
+        door = MicroBatcher(lambda: len(asked))
         work = [door.forecast(forecaster, *one) for one in asked]
         return await asyncio.gather(*work, return_exceptions=True)
 
@@ -98,7 +98,7 @@ class Counting:
         self.card, self._own, self._sales = ensemble.card, ensemble, sales
         self.asked: list[int] = []
 
-    def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+    def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         self.asked.append(len(matrix))
         if self._sales is not None:
             return np.full(len(matrix), self._sales)
@@ -114,12 +114,12 @@ class Counting:
 def test_they_go_in_portions(ensemble: Ensemble, panel: Panel) -> None:
     model = Counting(ensemble)
     full = [np.ones(20, np.uint8)] * 4
-    rows = Rows(
+    rows = StoreDays(
         np.resize(panel.store_numbers, 20), np.full(20, panel.last_day + 1, np.int32), *full
     )
     together(Forecaster(panel, model), [(rows, None, (), "accuracy")] * 30)
     assert sum(model.asked) == 600
-    assert max(model.asked) <= MOST_ROWS
+    assert max(model.asked) <= MAX_BATCH_ROWS
     assert len(model.asked) == 5
 
 
@@ -128,7 +128,7 @@ def test_one_alone_is_not_kept_waiting(ensemble: Ensemble, panel: Panel) -> None
     asked: list[Asked] = [(rows_of(panel, 4, seed), None, (), "accuracy") for seed in range(3)]
 
     async def play() -> None:
-        door = Together(lambda: 1)
+        door = MicroBatcher(lambda: 1)
         for one in asked:
             await door.forecast(Forecaster(panel, model), *one)
 
@@ -141,7 +141,7 @@ def test_versions_do_not_mix(ensemble: Ensemble, panel: Panel) -> None:
     rows = rows_of(panel, 5, 3)
 
     async def play() -> list[Forecast]:
-        door = Together(lambda: 9)
+        door = MicroBatcher(lambda: 9)
         every = [door.forecast((one, two)[n % 2], rows, None, (), "accuracy") for n in range(8)]
         return list(await asyncio.gather(*every))
 
@@ -152,7 +152,7 @@ def test_versions_do_not_mix(ensemble: Ensemble, panel: Panel) -> None:
 def test_a_broken_model_is_told_to_all(ensemble: Ensemble, panel: Panel) -> None:
     asked: list[Asked] = [(rows_of(panel, 9, seed), None, (), "accuracy") for seed in range(3)]
     found = together(Forecaster(panel, Counting(ensemble, float("nan"))), asked)
-    assert [type(one) for one in found] == [DamagedModel] * 3
+    assert [type(one) for one in found] == [CorruptModelError] * 3
 
 
 def test_one_that_gives_up_takes_nothing_from_the_others(
@@ -161,7 +161,7 @@ def test_one_that_gives_up_takes_nothing_from_the_others(
     asked: list[Asked] = [(rows_of(panel, 3, seed), None, (), "accuracy") for seed in range(4)]
 
     async def play() -> list[Forecast | BaseException]:
-        door = Together(lambda: 4)
+        door = MicroBatcher(lambda: 4)
         tasks = [asyncio.create_task(door.forecast(forecaster, *one)) for one in asked]
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.serving.error_handlers import CODES
-from rossmann.serving.schemas.forecasts import ErrorAnswer
+from rossmann.serving.error_handlers import STATUS_BY_ERROR
+from rossmann.serving.schemas.forecasts import ErrorResponse
 from rossmann.serving.schemas.models import Health, ModelInfo
 
 App = Callable[..., FastAPI]
@@ -19,7 +19,7 @@ App = Callable[..., FastAPI]
 
 def kind(answer: Any, code: int) -> str:
     assert answer.status_code == code, answer.text
-    return ErrorAnswer.model_validate_json(answer.content, strict=True).detail[0].type
+    return ErrorResponse.model_validate_json(answer.content, strict=True).detail[0].type
 
 
 def test_root_tells_where_things_are(api: TestClient) -> None:
@@ -171,14 +171,14 @@ def test_a_fault_of_ours_is_500_without_its_text(
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(type(service.versions), "pick", broken)
+    monkeypatch.setattr(type(service.versions), "get_loaded", broken)
     answer = api.post("/predict", json={"inputs": [row()]})
     assert kind(answer, 500) == "internal" and "secret" not in answer.text
 
 
 def test_each_error_has_its_own_code() -> None:
-    for place, (error, _, _) in enumerate(CODES):
-        assert not any(issubclass(error, earlier) for earlier, _, _ in CODES[:place])
+    for place, (error, _, _) in enumerate(STATUS_BY_ERROR):
+        assert not any(issubclass(error, earlier) for earlier, _, _ in STATUS_BY_ERROR[:place])
 
 
 def test_stores(api: TestClient, panel: Panel) -> None:

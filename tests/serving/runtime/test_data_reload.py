@@ -17,13 +17,13 @@ from rossmann.data.demo.write_tables import LAST_DAY, write_demo
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import Panel, build_panel, open_panel
 from rossmann.data.tables.ingest import ingest
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.schema import Dataset, Rows, Stage
+from rossmann.schema import Dataset, Stage, StoreDays
 from rossmann.serving.app import create_app
-from rossmann.serving.runtime.data_reload import DataWatch
-from rossmann.serving.runtime.service import Service, warm
-from rossmann.serving.runtime.version_manager import Versions
+from rossmann.serving.runtime.data_reload import DataReloader
+from rossmann.serving.runtime.service import Service, warm_up
+from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.settings import Settings, load_settings
 
 NEXT = LAST_DAY + timedelta(days=1)
@@ -61,12 +61,12 @@ def running(
     panel = prepared(settings)
 
     def make(folder: Path, panel: Panel = panel) -> Forecaster:
-        return make_forecaster(folder).over(panel)
+        return make_forecaster(folder).with_panel(panel)
 
-    versions = Versions(registry, settings.model_cache_dir, make)
+    versions = VersionManager(registry, settings.model_cache_dir, make)
     versions.start()
-    watch = DataWatch(settings, versions, panel, make, warm)  # type: ignore[arg-type]
-    service = Service(panel, versions, registry, lambda _: None, watch.look)
+    watch = DataReloader(settings, versions, panel, make, warm_up)  # type: ignore[arg-type]
+    service = Service(panel, versions, registry, lambda _: None, watch.reload_if_changed)
     return Running(settings, service, TestClient(create_app(settings, service)))
 
 
@@ -95,14 +95,14 @@ def test_new_days_are_taken_over_when_they_are_ready(running: Running) -> None:
     running.service.versions.load(Stage.STAGING)
     assert running.predict(NEXT + timedelta(days=1))["as_of"] == LAST_DAY.isoformat()
     take_in(running.settings)
-    running.service.refresh()
+    running.service.reload_data()
     assert running.data() == old, "tables that are not prepared"
     info = make_dataset(running.settings)
-    running.service.refresh()
+    running.service.reload_data()
     assert running.data() == old, "arrays that are not built"
     build_panel(info, threads=1)
     assert running.data() == old
-    running.service.refresh()
+    running.service.reload_data()
     new = running.data()
     assert (new["version"], new["last_day"]) == (info.version, NEXT.isoformat())
     for stage in ("Production", "Staging", 3):
@@ -118,7 +118,7 @@ def test_new_days_are_taken_over_when_they_are_ready(running: Running) -> None:
 def test_a_version_promoted_later_answers_from_the_new_data(running: Running) -> None:
     take_in(running.settings)
     prepared(running.settings)
-    running.service.refresh()
+    running.service.reload_data()
     running.service.registry.promote(3, "", "test")
     running.service.versions.poll()
     answer = running.predict(NEXT + timedelta(days=1))
@@ -127,7 +127,7 @@ def test_a_version_promoted_later_answers_from_the_new_data(running: Running) ->
 
 def test_the_same_data_is_not_taken_again(running: Running) -> None:
     before = running.service.versions.production
-    running.service.refresh()
+    running.service.reload_data()
     assert running.service.versions.production is before
 
 
@@ -136,10 +136,10 @@ def test_another_chain_is_not_taken_over(running: Running) -> None:
     settings = running.settings.model_copy(update={"demo": False})
     write_demo(settings.raw_dir, seed=6, stores=3, days=60, schedule_days=20)
     assert prepared(settings).info.dataset is Dataset.REAL
-    watch = DataWatch(
+    watch = DataReloader(
         settings, running.service.versions, running.service.panel, fail, lambda *_: None
     )
-    watch.look()
+    watch.reload_if_changed()
     assert running.data() == old
 
 
@@ -148,15 +148,15 @@ def test_data_that_a_version_cannot_answer_from_is_refused_once(running: Running
 
     def refuse(new: Forecaster, panel: object) -> None:
         tried.append(new)
-        raise DamagedModel("no")
+        raise CorruptModelError("no")
 
-    watch = DataWatch(
+    watch = DataReloader(
         running.settings, running.service.versions, running.service.panel, fail, refuse
     )
     take_in(running.settings)
     prepared(running.settings)
-    watch.look()
-    watch.look()
+    watch.reload_if_changed()
+    watch.reload_if_changed()
     assert len(tried) == 1
     assert running.service.versions.production is before
     assert running.predict(NEXT)["as_of"] == LAST_DAY.isoformat()
@@ -173,11 +173,11 @@ def test_no_request_mixes_two_data_versions(running: Running) -> None:
     panels = (old, prepared(running.settings))
     day = np.array([panels[1].last_day + 1], np.int32)
     flag = np.ones(1, np.uint8)
-    rows = Rows(np.ones(1, np.int32), day, flag, flag, flag * 0, flag * 0)
+    rows = StoreDays(np.ones(1, np.int32), day, flag, flag, flag * 0, flag * 0)
     assert versions.production is not None
     expected = {}
     for panel in panels:
-        answer = versions.production.forecaster.over(panel).forecast(rows)
+        answer = versions.production.forecaster.with_panel(panel).forecast(rows)
         expected[answer.as_of] = answer.sales.tolist()
     assert len({str(sales) for sales in expected.values()}) == 2
     stop = threading.Event()
@@ -195,7 +195,7 @@ def test_no_request_mixes_two_data_versions(running: Running) -> None:
         asked = [pool.submit(ask) for _ in range(3)]
         for turn in range(60):
             panel = panels[turn % 2]
-            versions.renew(lambda _: fail(_, None), lambda f, to=panel: f.over(to))  # type: ignore[misc]
+            versions.replace_panel(lambda _: fail(_, None), lambda f, to=panel: f.with_panel(to))  # type: ignore[misc]
         stop.set()
         assert all(answers.result() > 0 for answers in asked)
 
@@ -207,11 +207,11 @@ def test_what_fails_midway_leaves_all_as_it_was(running: Running) -> None:
 
     def change(old: Forecaster) -> Forecaster:
         if old is before[2].forecaster:
-            raise DamagedModel("no")
-        return old.over(old.panel)
+            raise CorruptModelError("no")
+        return old.with_panel(old.panel)
 
-    with pytest.raises(DamagedModel):
-        versions.renew(lambda _: fail(_, None), change)
+    with pytest.raises(CorruptModelError):
+        versions.replace_panel(lambda _: fail(_, None), change)
     assert {n: versions.load(n).served for n in versions.loaded} == before
     assert versions.load(3).served.version == 3
     assert replace(before[1]) == versions.production

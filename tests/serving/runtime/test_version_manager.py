@@ -7,25 +7,25 @@ from typing import Any
 
 import pytest
 
-from rossmann.errors import NoModel, ServiceError, UnknownVersion
+from rossmann.errors import ModelUnavailableError, ServiceError, VersionNotFoundError
 from rossmann.schema import Stage
-from rossmann.serving.runtime.registry_snapshot import find_start
-from rossmann.serving.runtime.version_manager import Versions
+from rossmann.serving.runtime.registry_snapshot import require_startable
+from rossmann.serving.runtime.version_manager import VersionManager
 
-Open = Callable[..., Versions]
+Open = Callable[..., VersionManager]
 
 
 @pytest.fixture
 def open_versions(registry: Any, make_forecaster: Any, tmp_path: Path) -> Open:
     """Versions over the same registry and cache each time, as after a restart."""
 
-    def make(keep: int = 4) -> Versions:
-        return Versions(registry, tmp_path / "models", make_forecaster, keep)
+    def make(keep: int = 4) -> VersionManager:
+        return VersionManager(registry, tmp_path / "models", make_forecaster, keep)
 
     return make
 
 
-def number(versions: Versions) -> int:
+def number(versions: VersionManager) -> int:
     now = versions.production
     assert now is not None
     return now.version
@@ -39,20 +39,20 @@ def test_starts_with_production(open_versions: Open) -> None:
 
 def test_does_not_start_without_production(registry: Any, open_versions: Open) -> None:
     registry.shelf = {2: registry.shelf[2], 3: registry.shelf[3]}
-    with pytest.raises(NoModel, match="bash scripts/launch_dashboard"):
+    with pytest.raises(ModelUnavailableError, match="bash scripts/launch_dashboard"):
         open_versions().start()
-    with pytest.raises(NoModel, match="bash scripts/launch_dashboard"):
-        find_start(registry, Path("nowhere"))
+    with pytest.raises(ModelUnavailableError, match="bash scripts/launch_dashboard"):
+        require_startable(registry, Path("nowhere"))
 
 
 def test_does_not_start_without_registry_and_copy(
     registry: Any, open_versions: Open, tmp_path: Path
 ) -> None:
     registry.away = True
-    with pytest.raises(NoModel, match=r"no server answers.*holds no whole copy"):
+    with pytest.raises(ModelUnavailableError, match=r"no server answers.*holds no whole copy"):
         open_versions().start()
-    with pytest.raises(NoModel, match="holds no whole copy"):
-        find_start(registry, tmp_path)
+    with pytest.raises(ModelUnavailableError, match="holds no whole copy"):
+        require_startable(registry, tmp_path)
 
 
 def test_starts_from_the_local_copy_and_recovers(
@@ -60,11 +60,11 @@ def test_starts_from_the_local_copy_and_recovers(
 ) -> None:
     open_versions().start()
     registry.away = True
-    find_start(registry, tmp_path / "models")
+    require_startable(registry, tmp_path / "models")
     versions = open_versions()
     versions.start()
     assert number(versions) == 1 and "no server answers" in versions.reason
-    picked = versions.pick(1)
+    picked = versions.get_loaded(1)
     assert picked is not None and picked.stage == "Production"
     with pytest.raises(ServiceError, match="no server answers"):
         versions.load("Staging")
@@ -103,7 +103,7 @@ def test_takes_over_a_promotion_and_a_rollback(registry: Any, open_versions: Ope
     versions.start()
     registry.promote(2, "", "")
     versions.poll()
-    assert number(versions) == 2 and versions.seen.in_stage(Stage.STAGING) is None
+    assert number(versions) == 2 and versions.snapshot.version_in_stage(Stage.STAGING) is None
     registry.rollback("", "")
     versions.poll()
     assert number(versions) == 1
@@ -160,7 +160,7 @@ def test_cache_is_bounded_and_never_drops_production(registry: Any, open_version
     versions.start()
     for version in (2, 3, 4, 5, 6, 7, 8):
         assert versions.load(version).served.version == version
-        assert versions.pick("Production") is not None
+        assert versions.get_loaded("Production") is not None
         assert len(versions.loaded) <= 3 and 1 in versions.loaded
     assert versions.loaded == [1, 7, 8]
 
@@ -171,7 +171,7 @@ def test_least_recently_used_goes_first(registry: Any, open_versions: Open) -> N
     versions.start()
     versions.load(2)
     versions.load(3)
-    assert versions.pick(2) is not None
+    assert versions.get_loaded(2) is not None
     versions.load(4)
     assert versions.loaded == [1, 2, 4]
 
@@ -192,7 +192,7 @@ def test_nonsense_asks_nobody(registry: Any, open_versions: Open) -> None:
     versions.start()
     calls = registry.calls
     for wanted in ("", "x", "../../etc", "production", -1, 0, 10**50, "Archived"):
-        with pytest.raises(UnknownVersion, match="versions 1, 2, 3"):
+        with pytest.raises(VersionNotFoundError, match="versions 1, 2, 3"):
             versions.load(wanted)
     assert registry.calls == calls
 
@@ -206,7 +206,7 @@ def test_one_load_serves_all_that_wait_for_it(
         made.append(folder)
         return make_forecaster(folder)
 
-    versions = Versions(registry, tmp_path, make)
+    versions = VersionManager(registry, tmp_path, make)
     versions.start()
     threads = [threading.Thread(target=versions.load, args=(3,)) for _ in range(8)]
     for thread in threads:
@@ -232,7 +232,7 @@ def test_the_poller_outlives_a_surprise(
         return real()
 
     monkeypatch.setattr(registry, "versions", surprising)
-    versions.follow(0.01)
+    versions.start_polling(0.01)
     try:
         assert answered.wait(30)
     finally:

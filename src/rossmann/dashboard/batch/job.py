@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.data.prepare_predictions import Upload
-from rossmann.errors import Fault, RequestError
-from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, Rows
+from rossmann.errors import ErrorDetail, RequestError
+from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
 from rossmann.serving.client.client import Client
 
 CHUNK: Final = 5_000
@@ -19,7 +19,7 @@ LEVEL: Final = 0.8
 _EPOCH: Final = date(1970, 1, 1)
 
 
-def records(rows: Rows) -> list[dict[str, Any]]:
+def to_request_rows(rows: StoreDays) -> list[dict[str, Any]]:
     """Rows as the service takes them: a list of n objects with the seven fields."""
     days = {day: _EPOCH + timedelta(days=day) for day in np.unique(rows.day).tolist()}
     return [
@@ -45,7 +45,7 @@ def records(rows: Rows) -> list[dict[str, Any]]:
 
 
 @dataclass
-class Job:
+class BatchRun:
     """The state of one batch; ``run`` goes on where it stopped, so an outage costs no work.
 
     ``rows``: the n rows to answer; ``lines``: the place in the file of each, shape (n,).
@@ -54,7 +54,7 @@ class Job:
     ``warnings``: text → rows that it touches.
     """
 
-    rows: Rows
+    rows: StoreDays
     lines: npt.NDArray[np.int64]
     usable: npt.NDArray[np.bool_]
     sales: FloatArray
@@ -64,11 +64,11 @@ class Job:
     as_of: str | None = None
     version: int | None = None
     done: int = 0
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ErrorDetail] = field(default_factory=list)
     warnings: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, upload: Upload, objective: Objective = "accuracy") -> "Job":
+    def of(cls, upload: Upload, objective: Objective = "accuracy") -> "BatchRun":
         """A job for the good rows of an upload, all made for the same."""
         lines = np.asarray(upload.index, dtype=np.int64)
         sales, low, high = np.full((3, upload.frame.height), np.nan)
@@ -105,7 +105,7 @@ class Job:
             first = np.unique(self.rows.day[left], return_index=True)[1]
             sample = left[first[:CHUNK]]
             try:
-                answer = service.predict(records(self.rows.take(sample)))
+                answer = service.predict(to_request_rows(self.rows.take(sample)))
             except RequestError as error:
                 self._refuse(error, sample)
                 continue
@@ -117,7 +117,7 @@ class Job:
         while len(places := places[self.usable[places]]):
             try:
                 answer = service.predict(
-                    records(self.rows.take(places)),
+                    to_request_rows(self.rows.take(places)),
                     stage="Production" if self.version is None else self.version,
                     as_of=self.as_of,
                     intervals=(LEVEL,),
@@ -148,7 +148,9 @@ class Job:
                 case _:
                     continue
             numbers = (self.lines[same & self.usable] + 1).tolist()
-            self.faults += [Fault((n, *fault.loc[2:]), fault.msg, fault.type) for n in numbers]
+            self.faults += [
+                ErrorDetail((n, *fault.loc[2:]), fault.msg, fault.type) for n in numbers
+            ]
             self.usable &= ~same
         if int(self.usable.sum()) == before:
             raise error

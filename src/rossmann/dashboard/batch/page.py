@@ -9,11 +9,11 @@ from streamlit.delta_generator import DeltaGenerator
 
 from rossmann.dashboard.batch import result as batch_result
 from rossmann.dashboard.batch import tables as batch_tables
-from rossmann.dashboard.batch.job import Job
+from rossmann.dashboard.batch.job import BatchRun
 from rossmann.dashboard.shared import inputs as objectives
 from rossmann.dashboard.shared import service_state as state
 from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
-from rossmann.data.uploads.fields import AmbiguousDates
+from rossmann.data.uploads.fields import AmbiguousDatesError
 
 SHOWN_FAULTS = 1_000
 _OBJECTIVE = "batch-objective"
@@ -38,7 +38,7 @@ class Batch:
     name: str
     key: str
     upload: Upload
-    job: Job
+    job: BatchRun
     running: bool = False
     result: batch_result.Result | None = None
 
@@ -114,13 +114,15 @@ def _forget() -> None:
 
 def _open(name: str, content: bytes, key: str, date_format: str | None = None) -> Batch | None:
     """Read an upload; None where it is unusable, or where its dates have to be asked about."""
-    with state.guarded():
+    with state.error_boundary():
         try:
             upload = read_upload(name, content, date_format)
-        except AmbiguousDates as error:
+        except AmbiguousDatesError as error:
             st.session_state[f"formats-{key}"] = error.formats
         else:
-            return Batch(name, key, upload, Job.of(upload, objectives.chosen(_OBJECTIVE)))
+            return Batch(
+                name, key, upload, BatchRun.of(upload, objectives.selected_objective(_OBJECTIVE))
+            )
     return None
 
 
@@ -177,7 +179,7 @@ def _predict(batch: Batch) -> None:
     st.subheader("3 · Forecast")
     left, right = st.columns([1, 1], vertical_alignment="bottom")
     with left:
-        objectives.ask(_OBJECTIVE, _begin_again, (batch,))
+        objectives.objective_select(_OBJECTIVE, _begin_again, (batch,))
     if job.finished:
         return
     place = right.empty()
@@ -193,7 +195,7 @@ def _predict(batch: Batch) -> None:
 
 def _begin_again(batch: Batch) -> None:
     """All rows of a batch are made for the same: another choice asks for them anew."""
-    batch.job = Job.of(batch.upload, objectives.chosen(_OBJECTIVE))
+    batch.job = BatchRun.of(batch.upload, objectives.selected_objective(_OBJECTIVE))
     batch.result = None
 
 
@@ -205,7 +207,7 @@ def _run(batch: Batch, place: DeltaGenerator) -> None:
     """Work the batch off under a progress bar; what is done stays done if the service goes away."""
     batch.running = False
     total = len(batch.job.lines)
-    with state.guarded():
+    with state.error_boundary():
         bar = place.progress(0.0, "Asking the service …")
         for done in batch.job.run(state.client()):
             bar.progress(done / total, f"{done:,} of {total:,} rows")

@@ -11,7 +11,7 @@ import streamlit as st
 from streamlit.elements.lib.column_types import ColumnConfig
 
 from rossmann.dashboard.batch import tables as batch_tables
-from rossmann.dashboard.batch.job import Job
+from rossmann.dashboard.batch.job import BatchRun
 from rossmann.dashboard.shared import charts
 from rossmann.dashboard.shared import inputs as dates
 from rossmann.dashboard.shared import inputs as objectives
@@ -38,7 +38,7 @@ class Result:
     excel: bytes | None
 
     @classmethod
-    def of(cls, upload: Upload, job: Job) -> "Result":
+    def of(cls, upload: Upload, job: BatchRun) -> "Result":
         """Tables and files of a job whose rows are all answered."""
         table, stores = batch_tables.result_table(upload, job), batch_tables.by_store(job)
         made = made_by(job)
@@ -72,7 +72,7 @@ def _numbers(stores: pl.DataFrame, days: pl.DataFrame) -> None:
     first, last = days["day"].min(), days["day"].max()
     assert isinstance(first, date) and isinstance(last, date)
     length.metric(
-        "Days", f"{days.height:,}", f"{dates.short(first)} to {dates.short(last)}", border=True,
+        "Days", f"{days.height:,}", f"{dates.short_date(first)} to {dates.short_date(last)}", border=True,
         delta_color="off", delta_arrow="off",
     )  # fmt: skip
 
@@ -110,11 +110,11 @@ def _files(name: str, result: Result) -> None:
     )
 
 
-def made_by(job: Job) -> str:
+def made_by(job: BatchRun) -> str:
     """Which model made the forecasts, and what it knew."""
-    known = dates.short(date.fromisoformat(job.as_of)) if job.as_of else "an unknown day"
+    known = dates.short_date(date.fromisoformat(job.as_of)) if job.as_of else "an unknown day"
     return f"Model version {job.version}, knowing sales up to {known}. {_made_for(job)}"
 
 
-def _made_for(job: Job) -> str:
+def _made_for(job: BatchRun) -> str:
     return f"Made for: {objectives.WORDS[job.objective].lower()}."

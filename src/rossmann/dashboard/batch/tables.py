@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from rossmann.dashboard.batch.job import Job
+from rossmann.dashboard.batch.job import BatchRun
 from rossmann.data.prepare_predictions import Upload
-from rossmann.errors import Fault
+from rossmann.errors import ErrorDetail
 
 FORECAST: Final = "Forecast"
 LOW: Final = "Low80"
@@ -17,7 +17,7 @@ HIGH: Final = "High80"
 NOTE: Final = "Note"
 
 
-def result_table(upload: Upload, job: Job) -> pl.DataFrame:
+def result_table(upload: Upload, job: BatchRun) -> pl.DataFrame:
     """Every row as uploaded and in that order, with ``Forecast``, ``Low80``, ``High80``, ``Note``.
 
     A row at fault has no forecast; its note says why.
@@ -42,7 +42,7 @@ def _as_number(column: pl.Series) -> pl.Series:
     return numbers if numbers.null_count() == column.null_count() else column
 
 
-def by_store(job: Job) -> pl.DataFrame:
+def by_store(job: BatchRun) -> pl.DataFrame:
     """One row per store: days, days open, total forecast, mean per open day; largest first."""
     return (
         _answers(job)
@@ -57,7 +57,7 @@ def by_store(job: Job) -> pl.DataFrame:
     )
 
 
-def by_day(job: Job) -> pl.DataFrame:
+def by_day(job: BatchRun) -> pl.DataFrame:
     """One row per day: day, total (all stores), stores (that are open)."""
     return (
         _answers(job)
@@ -67,7 +67,7 @@ def by_day(job: Job) -> pl.DataFrame:
     )
 
 
-def _answers(job: Job) -> pl.DataFrame:
+def _answers(job: BatchRun) -> pl.DataFrame:
     frame = pl.DataFrame(
         {
             "Store": job.rows.store,
@@ -79,7 +79,7 @@ def _answers(job: Job) -> pl.DataFrame:
     return frame.filter(pl.Series(job.usable)).with_columns(pl.col("day").cast(pl.Date))
 
 
-def faults_table(faults: list[Fault]) -> pl.DataFrame:
+def faults_table(faults: list[ErrorDetail]) -> pl.DataFrame:
     """One row per fault: Row (as counted in the file, the first row of data is 1), Column, What."""
     return pl.DataFrame(
         {

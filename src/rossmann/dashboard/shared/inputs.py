@@ -22,7 +22,7 @@ _WEEKDAY = re.compile(r"^(mon|tue|wed|thu|fri|sat|sun)[a-z]*[,.\s]+")
 _CLOCK = re.compile(r"[t\s]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?z?$")
 
 
-def readings(text: str) -> list[date]:
+def parse_date_candidates(text: str) -> list[date]:
     """Every date that ``text`` can mean: none, one, or two (day and month may be either way).
 
     Takes 2015-08-01, 08/01/2015, 08/01/15, 01.08.2015, 20150801, 1 August 2015, Aug 1, 2015, with
@@ -73,12 +73,12 @@ def _year(text: str) -> int:
     return int(text) + 2000 if len(text) == 2 else int(text)
 
 
-def spoken(day: date) -> str:
+def long_date(day: date) -> str:
     """The date as people say it: Saturday 1 August 2015."""
     return f"{day:%A} {day.day} {day:%B %Y}"
 
 
-def short(day: date) -> str:
+def short_date(day: date) -> str:
     """The date in a few letters: Sat 1 Aug 2015."""
     return f"{day:%a} {day.day} {day:%b %Y}"
 
@@ -89,13 +89,13 @@ WORDS: Final[dict[Objective, str]] = {
 }
 
 
-def chosen(key: str) -> Objective:
+def selected_objective(key: str) -> Objective:
     """What was chosen at ``key`` in this session; before a choice, what the settings say."""
     found: Objective = st.session_state.get(key, load_settings().objective)
     return found
 
 
-def ask(
+def objective_select(
     key: str, on_change: Callable[..., None] | None = None, args: tuple[Any, ...] = ()
 ) -> Objective:
     """Let the planner choose; each page keeps its choice at a key of its own."""

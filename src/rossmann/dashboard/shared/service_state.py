@@ -13,10 +13,10 @@ import streamlit as st
 
 from rossmann.dashboard.shared import inputs as dates
 from rossmann.errors import (
-    AccessError,
+    AuthError,
     DataError,
-    NoModel,
-    OverRate,
+    ModelUnavailableError,
+    RateLimitError,
     RequestError,
     RossmannError,
     ServiceError,
@@ -51,7 +51,7 @@ def client() -> Client:
 
 
 @dataclass(frozen=True)
-class Look:
+class ServiceStatus:
     """What the service said when it was last asked; ``problem`` is empty where it answered."""
 
     url: str
@@ -60,23 +60,23 @@ class Look:
     problem: str
 
 
-def look() -> Look:
+def service_status() -> ServiceStatus:
     """Ask the service how it is; an answer is kept for two seconds and shared by all pages."""
     return _look(load_settings().service_url)
 
 
 @st.cache_resource(ttl=2, show_spinner=False)
-def _look(url: str) -> Look:
+def _look(url: str) -> ServiceStatus:
     service = _client(url)
     try:
-        return Look(url, service.health(), service.model_info(), "")
+        return ServiceStatus(url, service.health(), service.model_info(), "")
     except RossmannError as error:
-        return Look(url, None, None, str(error))
+        return ServiceStatus(url, None, None, str(error))
 
 
 def info() -> ModelInfo:
     """Versions and data in use; raises ``ServiceError`` while the service is away."""
-    seen = look()
+    seen = service_status()
     if seen.info is None:
         raise ServiceError(seen.problem)
     return seen.info
@@ -92,20 +92,20 @@ def _stores(url: str) -> dict[int, StoreSummary]:
     return {store.store: store for store in _client(url).stores()}
 
 
-def forget_look() -> None:
+def clear_status_cache() -> None:
     """Drop what the service said of itself, so that the next look asks it."""
     _look.clear()
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Drop all answers that are kept."""
-    forget_look()
+    clear_status_cache()
     _stores.clear()
 
 
 def data_label(data: DataInfo) -> tuple[str, Colour, str]:
     """What to call the data: a few words, a colour, and a sentence."""
-    known = f"Sales known to {dates.short(data.last_day)}." if data.last_day else ""
+    known = f"Sales known to {dates.short_date(data.last_day)}." if data.last_day else ""
     if data.dataset == Dataset.DEMO:
         text = "The chain is made up, so that everything can be tried. Do not plan with it."
         return "Demo data", "orange", f"{text} {known}"
@@ -113,7 +113,7 @@ def data_label(data: DataInfo) -> tuple[str, Colour, str]:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def error_boundary() -> Iterator[None]:
     """Turn whatever goes wrong inside into a box that says what it is and what to do."""
     try:
         yield
@@ -133,10 +133,10 @@ def guarded() -> Iterator[None]:
 
 def _title(error: RossmannError) -> str:
     titles = {
-        OverRate: "The service was called too often.",
+        RateLimitError: "The service was called too often.",
         ServiceError: "The prediction service does not answer.",
-        NoModel: "No model is in Production yet.",
-        AccessError: "The service does not let the dashboard in.",
+        ModelUnavailableError: "No model is in Production yet.",
+        AuthError: "The service does not let the dashboard in.",
         DataError: "This file cannot be used.",
         SettingsError: "A setting is wrong.",
     }
@@ -144,10 +144,10 @@ def _title(error: RossmannError) -> str:
 
 
 def _advice(error: RossmannError) -> str:
-    if isinstance(error, OverRate):
+    if isinstance(error, RateLimitError):
         return ""
     if isinstance(error, ServiceError):
         return HOW_TO_START
-    if isinstance(error, NoModel):
+    if isinstance(error, ModelUnavailableError):
         return "`rossmann train` makes one, `rossmann promote` puts it in Production."
     return ""

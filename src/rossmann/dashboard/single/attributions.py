@@ -13,7 +13,7 @@ from rossmann.logging_config import get_logger
 from rossmann.schema import Objective
 from rossmann.serving.schemas.forecasts import Driver, Explanation
 
-SMALL: Final = 0.5
+MIN_SHOWN_EFFECT: Final = 0.5
 """Drivers that change the sales by less than so many per cent are gathered."""
 
 
@@ -34,7 +34,7 @@ def show(row: dict[str, Any], version: int, as_of: str, objective: Objective) ->
         st.caption("What drives it cannot be told at the moment; the forecast stands.")
         return
     told = answer.explanations[0]
-    st.altair_chart(charts.driver_chart(steps(told)), width="stretch")
+    st.altair_chart(charts.driver_chart(waterfall_steps(told)), width="stretch")
     st.caption(
         "Plain day x drivers = forecast. A plain day is the store's mean from Monday to Saturday, "
         "without promotion and holidays. Drivers say what the model made of its inputs, which "
@@ -42,10 +42,10 @@ def show(row: dict[str, Any], version: int, as_of: str, objective: Objective) ->
     )
 
 
-def steps(told: Explanation) -> list[Step]:
+def waterfall_steps(told: Explanation) -> list[Step]:
     """From the plain day to the forecast, the largest driver first, small ones gathered last."""
-    large = sorted((d for d in told.drivers if abs(d.percent) >= SMALL), key=_size)
-    small = [d for d in told.drivers if abs(d.percent) < SMALL]
+    large = sorted((d for d in told.drivers if abs(d.percent) >= MIN_SHOWN_EFFECT), key=_size)
+    small = [d for d in told.drivers if abs(d.percent) < MIN_SHOWN_EFFECT]
     if len(small) == 1:
         large, small = [*large, small[0]], []
     out = [Step("A plain day", charts.PLAIN, 0.0, told.baseline, None)]
@@ -67,7 +67,7 @@ def _gathered(small: Sequence[Driver]) -> list[Driver]:
     factor = 1.0
     for driver in small:
         factor *= driver.factor
-    label = f"{len(small)} other, under {SMALL:g} % each"
+    label = f"{len(small)} other, under {MIN_SHOWN_EFFECT:g} % each"
     sales = sum(driver.sales for driver in small)
     return [
         Driver(name="other", label=label, factor=factor, percent=100 * (factor - 1), sales=sales)

@@ -25,9 +25,9 @@ def show() -> None:
     chain = state.stores()
     ask, answer = st.columns([2, 5], gap="medium")
     question = None
-    with ask, state.guarded():
+    with ask, state.error_boundary():
         question = _ask(chain)
-    with answer, state.guarded():
+    with answer, state.error_boundary():
         if question is not None:
             single_answer.show(question)
 
@@ -67,7 +67,7 @@ def _ask_day() -> date | None:
         st.date_input("Day", value=_first_day(), key="picked", on_change=_take_picked)
     day = _read_day(text)
     if day is not None:
-        st.markdown(f"**{dates.spoken(day)}** · week {day.isocalendar().week}")
+        st.markdown(f"**{dates.long_date(day)}** · week {day.isocalendar().week}")
     return day
 
 
@@ -82,12 +82,12 @@ def _take_picked() -> None:
 
 
 def _read_day(text: str) -> date | None:
-    found = dates.readings(text)
+    found = dates.parse_date_candidates(text)
     if len(found) > 1:
         return st.radio(
             "This can be two dates. Which one do you mean?",
             found,
-            format_func=dates.spoken,
+            format_func=dates.long_date,
             index=None,
             key=f"which-{text}",
         )
@@ -134,4 +134,4 @@ def _ask_plan(planned: PlannedRow) -> Question:
         "StateHoliday": holiday,
         "SchoolHoliday": int(school),
     }
-    return Question(row, planned, objectives.ask("objective"))
+    return Question(row, planned, objectives.objective_select("objective"))

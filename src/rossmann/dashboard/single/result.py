@@ -14,7 +14,7 @@ from rossmann.dashboard.shared import service_state as state
 from rossmann.dashboard.shared.charts import Day
 from rossmann.dashboard.single import attributions as drivers
 from rossmann.schema import Objective
-from rossmann.serving.schemas.forecasts import PredictAnswer
+from rossmann.serving.schemas.forecasts import PredictResponse
 from rossmann.serving.schemas.stores import PastDay, PlannedRow
 
 LEVEL: Final = 0.8
@@ -64,13 +64,13 @@ def show(question: Question) -> None:
     st.altair_chart(charts.store_chart(bars, known if near else None), width="stretch")
     st.caption(
         f"Model version {answer.model_version} ({answer.model_stage}), knowing sales up to "
-        f"{dates.short(known)}. Made for: {objectives.WORDS[answer.objective].lower()}. "
+        f"{dates.short_date(known)}. Made for: {objectives.WORDS[answer.objective].lower()}. "
         "Thin lines: four days in five end inside them. Pale bars: no promotion."
     )
     drivers.show(question.row, answer.model_version, answer.as_of, answer.objective)
 
 
-def _numbers(question: Question, answer: PredictAnswer, past: list[PastDay]) -> None:
+def _numbers(question: Question, answer: PredictResponse, past: list[PastDay]) -> None:
     here, band = answer.predictions[0], answer.intervals[0]
     like = [p for p in past if p.Date.weekday() == question.day.weekday() and p.Open and p.Sales]
     # Side by side where there is room, else below each other: no number is cut.
@@ -128,7 +128,7 @@ def _beside(share: float) -> str:
     return f"{abs(share):.0%} {'above' if share > 0 else 'below'} forecast"
 
 
-def _words(question: Question, answer: PredictAnswer) -> None:
+def _words(question: Question, answer: PredictResponse) -> None:
     if not question.open:
         st.info(
             f"The store is closed on this day{_why_closed(question)}, so nothing is sold: "
@@ -157,7 +157,7 @@ def _sold(day: PastDay) -> Day:
     return Day(day.Date, charts.SOLD, day.Sales, None, None, note, bool(day.Promo))
 
 
-def _forecasts(question: Question, answer: PredictAnswer) -> list[Day]:
+def _forecasts(question: Question, answer: PredictResponse) -> list[Day]:
     """Forecasts from the day after what is known, or some weeks before, to a week after."""
     known = date.fromisoformat(answer.as_of)
     start = max(known + timedelta(days=1), question.day - timedelta(days=7 * WEEKS))
@@ -173,7 +173,7 @@ def _forecasts(question: Question, answer: PredictAnswer) -> list[Day]:
     return sorted(bars, key=lambda bar: bar.day)
 
 
-def _bar(row: dict[str, Any], day: date, chosen: bool, told: PredictAnswer, i: int) -> Day:
+def _bar(row: dict[str, Any], day: date, chosen: bool, told: PredictResponse, i: int) -> Day:
     band = told.intervals[0]
     kind = charts.CHOSEN if chosen else charts.FORECAST
     note = "" if row["Open"] else "closed"

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.data.demo.schedule import LONG_CLOSURE, Plan
+from rossmann.data.demo.schedule import LONG_CLOSURE, DemoSchedule
 from rossmann.data.demo.stores import STATES, Stores
 from rossmann.schema import FloatArray
 
@@ -32,7 +32,7 @@ _AFTER_RAMP: Final = {
 
 
 def make_sales(
-    rng: np.random.Generator, chain: Stores, plan: Plan
+    rng: np.random.Generator, chain: Stores, plan: DemoSchedule
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Sales and customers of each store and day, 0 where closed; each (stores, days)."""
     signal = _base(chain, plan) + _calendar(rng, chain, plan) + _holidays(rng, plan)
@@ -48,11 +48,11 @@ def make_sales(
     return sales, np.where(sales > 0, np.maximum(customers, 1), 0)
 
 
-def _base(chain: Stores, plan: Plan) -> FloatArray:
+def _base(chain: Stores, plan: DemoSchedule) -> FloatArray:
     return np.asarray(chain.level[:, None] + chain.weekday[:, plan.weekday] - 0.06)
 
 
-def _calendar(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
+def _calendar(rng: np.random.Generator, chain: Stores, plan: DemoSchedule) -> FloatArray:
     """Season, month ends, December and school holidays, each store in its own measure."""
     stores = len(chain)
     days = [d.astype(date) for d in plan.dates]
@@ -80,7 +80,7 @@ def _measure(rng: np.random.Generator, stores: int, spread: float) -> FloatArray
     return rng.normal(1.0, spread, (stores, 1)).clip(0.1, 2.0)
 
 
-def _holidays(rng: np.random.Generator, plan: Plan) -> FloatArray:
+def _holidays(rng: np.random.Generator, plan: DemoSchedule) -> FloatArray:
     """Shopping moved from the days that are closed to those before and after."""
     kept = (plan.holiday > 0).astype(float)
     before, after = np.zeros_like(kept), np.zeros_like(kept)
@@ -104,7 +104,7 @@ def _rolling_any(flags: FloatArray, reach: int) -> FloatArray:
     return ((sums[:, 2 * reach + 1 :] - sums[:, : -2 * reach - 1]) > 0).astype(float)
 
 
-def _promotions(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
+def _promotions(rng: np.random.Generator, chain: Stores, plan: DemoSchedule) -> FloatArray:
     """The promotion's rush, the lull in the week after, and the mailings of Promo2."""
     lift = np.array(_LIFT)[plan.weekday] * plan.promo
     lull = np.zeros(len(plan.dates))
@@ -116,7 +116,7 @@ def _promotions(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArr
     return np.asarray(chain.lift[:, None] * (lift + lull) + strength * mailing)
 
 
-def _changes(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
+def _changes(rng: np.random.Generator, chain: Stores, plan: DemoSchedule) -> FloatArray:
     """What happens to a store once: a competitor opens, it is refurbished, its place changes."""
     stores, days = plan.open.shape
     place = np.arange(days)
@@ -140,7 +140,7 @@ def _changes(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
     return np.asarray(out + trend * (place - days / 2) / 365)
 
 
-def _days_since_works(plan: Plan) -> FloatArray:
+def _days_since_works(plan: DemoSchedule) -> FloatArray:
     """Days since a closure of at least ``LONG_CLOSURE`` days, ``days`` where there was none."""
     stores, days = plan.open.shape
     since = np.full((stores, days), float(days))
@@ -153,7 +153,7 @@ def _days_since_works(plan: Plan) -> FloatArray:
     return since
 
 
-def _shocks(rng: np.random.Generator, chain: Stores, plan: Plan) -> FloatArray:
+def _shocks(rng: np.random.Generator, chain: Stores, plan: DemoSchedule) -> FloatArray:
     """Weather and the like: days that are good or bad for the whole chain, and for a state."""
     days = len(plan.dates)
     common = rng.normal(0, 0.027, days) + _fading(rng, (1, days), 0.015, 5)[0]
@@ -194,7 +194,9 @@ def _fading(
     return steps
 
 
-def _spend(rng: np.random.Generator, chain: Stores, plan: Plan, noise: FloatArray) -> FloatArray:
+def _spend(
+    rng: np.random.Generator, chain: Stores, plan: DemoSchedule, noise: FloatArray
+) -> FloatArray:
     """Log of sales per customer: higher on promotions, and on days that sell more."""
     weekday = np.array((-0.05, -0.055, -0.05, -0.05, -0.025, 0.0, 0.03))[plan.weekday]
     promo = 0.42 * np.array(_LIFT)[plan.weekday] * plan.promo

@@ -22,7 +22,7 @@ LONG_CLOSURE: Final = 6
 """Days closed in a row from which on a store was refurbished, not just closed for a holiday."""
 
 
-GAP: Final = (np.datetime64("2014-07-01"), np.datetime64("2014-12-31"))
+DATA_GAP: Final = (np.datetime64("2014-07-01"), np.datetime64("2014-12-31"))
 
 
 _GAP_STATE: Final = tuple(STATES).index("BY")
@@ -38,7 +38,7 @@ BoolMatrix = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DemoSchedule:
     """Known ahead: ``promo`` (days,), the others (stores, days); ``recorded``: rows that exist."""
 
     dates: Dates
@@ -54,7 +54,9 @@ class Plan:
         return (self.dates.astype("int64") + 3) % 7
 
 
-def make_plan(rng: np.random.Generator, chain: Stores, dates: Dates, history_days: int) -> Plan:
+def make_schedule(
+    rng: np.random.Generator, chain: Stores, dates: Dates, history_days: int
+) -> DemoSchedule:
     """The chain's plan on ``dates``; refurbishments begin within the first ``history_days``."""
     promo = promotion_days(rng, dates)
     holiday = state_holidays(dates)[chain.state]
@@ -62,10 +64,10 @@ def make_plan(rng: np.random.Generator, chain: Stores, dates: Dates, history_day
     closed = _closed_by_calendar(rng, chain, dates, holiday)
     closed |= _refurbished(rng, len(chain), len(dates), history_days)
     closed |= rng.random(closed.shape) < 0.0002
-    away = (chain.state == _GAP_STATE)[:, None] & (dates >= GAP[0]) & (dates <= GAP[1])
+    away = (chain.state == _GAP_STATE)[:, None] & (dates >= DATA_GAP[0]) & (dates <= DATA_GAP[1])
     # One store's first row is missing, as it is in the real table.
     away[rng.integers(len(chain)), 0] = True
-    return Plan(dates, promo, holiday, school, (~closed).astype(np.uint8), ~away)
+    return DemoSchedule(dates, promo, holiday, school, (~closed).astype(np.uint8), ~away)
 
 
 def _closed_by_calendar(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rossmann.data.demo.sales import make_sales
-from rossmann.data.demo.schedule import Plan, make_plan
+from rossmann.data.demo.schedule import DemoSchedule, make_schedule
 from rossmann.data.demo.stores import (
     CHAIN_STORES,
     dates_between,
@@ -48,7 +48,7 @@ def write_demo(
     for_stores, for_plan, for_sales = (np.random.default_rng(s) for s in seeds)
     first = LAST_DAY - timedelta(days=days - 1)
     chain = make_stores(for_stores, stores, first, LAST_DAY)
-    plan = make_plan(for_plan, chain, dates_between(first, days + schedule_days), days)
+    plan = make_schedule(for_plan, chain, dates_between(first, days + schedule_days), days)
     sales, customers = make_sales(for_sales, chain, plan)
     train = _plan_table(plan, np.arange(days - 1, -1, -1), sales, customers)
     test = _plan_table(plan, np.arange(days + schedule_days - 1, days - 1, -1))
@@ -59,7 +59,7 @@ def write_demo(
 
 
 def _plan_table(
-    plan: Plan,
+    plan: DemoSchedule,
     days: DayIndex,
     sales: npt.NDArray[np.int64] | None = None,
     customers: npt.NDArray[np.int64] | None = None,

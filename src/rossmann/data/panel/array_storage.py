@@ -16,30 +16,30 @@ import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
 
-class Shelf(Protocol):
+class ArrayStorage(Protocol):
     """Makes arrays by name and knows when their pages are not needed for now."""
 
     def array(self, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
         """A new array of zeros."""
         ...
 
-    def rest(self) -> None:
+    def release_pages(self) -> None:
         """Give back what memory the arrays can do without; their content stays."""
         ...
 
 
-class InMemory:
+class MemoryStorage:
     """Arrays as usual, for small chains and tests."""
 
     def array(self, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
-        """See ``Shelf``."""
+        """See ``ArrayStorage``."""
         return np.zeros(shape, kind)
 
-    def rest(self) -> None:
-        """See ``Shelf``."""
+    def release_pages(self) -> None:
+        """See ``ArrayStorage``."""
 
 
-class InFiles:
+class MemmapStorage:
     """Arrays mapped from ``<name>.npy`` in a folder: a large chain's need not fit in memory."""
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class InFiles:
         self._maps: list[mmap.mmap] = []
 
     def array(self, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
-        """See ``Shelf``; raises ``OSError`` where the disk has no room for it."""
+        """See ``ArrayStorage``; raises ``OSError`` where the disk has no room for it."""
         path = self._folder / f"{name}.npy"
         mapped = open_memmap(path, mode="w+", dtype=kind, shape=shape)
         if hasattr(os, "posix_fallocate"):
@@ -59,8 +59,8 @@ class InFiles:
         # a plain view, because the kernels' dispatch is slow on the memmap subclass
         return np.asarray(mapped).view(np.ndarray)
 
-    def rest(self) -> None:
-        """See ``Shelf``: the pages go to the system's cache, which writes them out as it likes."""
+    def release_pages(self) -> None:
+        """See ``ArrayStorage``: the pages go to the system's cache, which writes them out as it likes."""
         if hasattr(mmap, "MADV_DONTNEED"):
             for pages in self._maps:
                 pages.madvise(mmap.MADV_DONTNEED)
@@ -70,7 +70,7 @@ _BLOCK: Final = 64
 """Most stores (or days) that one call of a kernel takes."""
 
 
-class Blocks:
+class ParallelBlocks:
     """Runs a kernel over ranges of stores (or days) on a pool; the kernels release the GIL."""
 
     def __init__(
@@ -92,11 +92,11 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Past:
+class SalesArrays:
     """What the past is computed from, and the blocks that it is computed in."""
 
-    run: Blocks
-    shelf: Shelf
+    run: ParallelBlocks
+    shelf: ArrayStorage
     log_sales: npt.NDArray[np.float32]
     log_customers: npt.NDArray[np.float32]
     cube: npt.NDArray[np.uint8]

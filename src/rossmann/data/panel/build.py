@@ -13,27 +13,32 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.data.panel.array_storage import Blocks, Past, Shelf
-from rossmann.data.panel.filter_states import fill_states
-from rossmann.data.panel.schedule_arrays import fill_plan, kinds_of, places_of, store_table
+from rossmann.data.panel.array_storage import ArrayStorage, ParallelBlocks, SalesArrays
+from rossmann.data.panel.filter_states import compute_filter_states
+from rossmann.data.panel.schedule_arrays import (
+    fill_schedule,
+    row_positions,
+    store_kind_codes,
+    store_traits,
+)
 from rossmann.epoch_days import to_day
 from rossmann.features import calendars, kalman, state_space
 from rossmann.features import sales_statistics as history
 from rossmann.features import schedule_counts as plan
-from rossmann.features.build_features import Arrays
-from rossmann.schema import DayArray, Report
+from rossmann.features.build_features import FeatureArrays
+from rossmann.schema import DayArray, ProgressReporter
 
-AHEAD: Final = 366
+MAX_DAYS_AHEAD: Final = 366
 """Days after the end of history for which a forecast may be asked."""
 _MARGIN: Final = plan.SCHOOL_CAP + 2
 """Days beyond those that counts look at."""
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltArrays:
     """Arrays, and what a panel needs beside them."""
 
-    arrays: Arrays
+    arrays: FeatureArrays
     sales: npt.NDArray[np.int32]  # (stores, days), -1 where not known
     seen: npt.NDArray[np.int16]  # (stores, days), days with sales up to each
 
@@ -43,17 +48,17 @@ def build_arrays(
     first: date,
     last: date,
     threads: int,
-    report: Report,
-    shelf: Shelf,
-) -> Built:
+    report: ProgressReporter,
+    shelf: ArrayStorage,
+) -> BuiltArrays:
     """Everything for one data version from its ``history``, ``schedule`` and ``stores``."""
     days = (last - first).days + 1
     axis = _axis(tables["schedule"], first, days)
     numbers = tables["stores"]["Store"].to_numpy()
-    table, terms = calendars.date_table(axis), calendars.date_terms(axis, int(axis[0]))
+    table, terms = calendars.date_table(axis), calendars.date_regressors(axis, int(axis[0]))
     cube = shelf.array("cube", (len(axis), len(numbers), plan.N_PLAN), np.uint8)
-    regions = fill_plan(tables, axis, days, numbers, cube)
-    stores = store_table(tables["stores"], regions, int(axis[0]))
+    regions = fill_schedule(tables, axis, days, numbers, cube)
+    stores = store_traits(tables["stores"], regions, int(axis[0]))
     sales = shelf.array("sales", (len(numbers), days), np.int32)
     customers = np.empty((len(numbers), days), np.int32)
     for name, dense in (("Sales", sales), ("Customers", customers)):
@@ -64,26 +69,26 @@ def build_arrays(
     del customers
     seen = shelf.array("seen", sales.shape, np.int16)
     np.cumsum(~np.isnan(log_sales), axis=1, dtype=np.int16, out=seen)
-    kinds = kinds_of(tables["stores"])
+    kinds = store_kind_codes(tables["stores"])
     with ThreadPoolExecutor(threads) as pool:
-        run = Blocks(pool, len(numbers), threads, shelf.rest)
+        run = ParallelBlocks(pool, len(numbers), threads, shelf.release_pages)
         report("counting the days around each day")
-        run(lambda lo, hi: plan.fill_counts(cube, int(table[0, 0]) - 1, lo, hi))
+        run(lambda lo, hi: plan.fill_schedule_counts(cube, int(table[0, 0]) - 1, lo, hi))
         masks = shelf.array("masks", (len(numbers), len(axis)), np.uint32)
         run(lambda lo, hi: state_space.fill_masks(table, cube, lo, hi, masks))
-        past = Past(run, shelf, log_sales, log_customers, cube, masks, terms)
+        past = SalesArrays(run, shelf, log_sales, log_customers, cube, masks, terms)
         report("averaging each store's past")
         weekly, trailing, centred = _averages(past)
         report("filtering each store's sales")
-        states = fill_states(past, seen, kinds)
+        states = compute_filter_states(past, seen, kinds)
         report("measuring what the filters got wrong a year ago")
         chain = _chain(past, states)
     known = (table, terms, cube, masks, stores)
-    arrays = Arrays(*known, log_sales, weekly, trailing, centred, states, chain)
-    return Built(arrays, sales, seen)
+    arrays = FeatureArrays(*known, log_sales, weekly, trailing, centred, states, chain)
+    return BuiltArrays(arrays, sales, seen)
 
 
-def _averages(past: Past) -> tuple[npt.NDArray[np.float32], ...]:
+def _averages(past: SalesArrays) -> tuple[npt.NDArray[np.float32], ...]:
     """The statistics of the past, by weekday, trailing and centred."""
     stores, days = past.log_sales.shape
     kinds = (
@@ -98,7 +103,7 @@ def _averages(past: Past) -> tuple[npt.NDArray[np.float32], ...]:
         blocks = [np.empty((days, high - low, width), np.float32) for _, width in kinds]
         promo = np.ascontiguousarray(past.cube[:days, mine, plan.PROMO])
         y, customers = past.log_sales[mine], past.log_customers[mine]
-        history.fill_history(y, customers, promo, 0, high - low, *blocks)
+        history.fill_sales_statistics(y, customers, promo, 0, high - low, *blocks)
         for whole, block in zip(kept, blocks, strict=True):
             whole[:, mine] = block
 
@@ -106,7 +111,7 @@ def _averages(past: Past) -> tuple[npt.NDArray[np.float32], ...]:
     return tuple(kept)
 
 
-def _chain(past: Past, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _chain(past: SalesArrays, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The chain's errors by origin and horizon."""
     days = len(states)
     chain = past.shelf.array("chain", (days, state_space.CHAIN_COLUMNS), np.float32)
@@ -134,14 +139,14 @@ def _spread(
     dense: npt.NDArray[np.int32],
 ) -> None:
     """A column of sums into (stores, days), -1 where not known."""
-    t, s = places_of(frame, axis, numbers)
+    t, s = row_positions(frame, axis, numbers)
     dense[...] = -1
     dense[s, t] = frame[name].to_numpy()
 
 
 def _axis(schedule: pl.DataFrame, first: date, days: int) -> DayArray:
     """All days that arrays tell of: history, the schedule, and what may be asked after it."""
-    ends = [days + AHEAD]
+    ends = [days + MAX_DAYS_AHEAD]
     planned_to = schedule.select(pl.max("Date")).item()
     if planned_to is not None:
         ends.append((planned_to - first).days + 1)

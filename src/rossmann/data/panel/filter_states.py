@@ -3,33 +3,39 @@
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.data.panel.array_storage import Past
+from rossmann.data.panel.array_storage import SalesArrays
 from rossmann.features import cold_start as newcomers
 from rossmann.features import kalman, state_space
 
 Index = npt.NDArray[np.int64]
 
 
-def fill_states(past: Past, seen: npt.NDArray[np.int16], kinds: Index) -> npt.NDArray[np.float32]:
+def compute_filter_states(
+    past: SalesArrays, seen: npt.NDArray[np.int16], kinds: Index
+) -> npt.NDArray[np.float32]:
     """The states (days, stores, N_STATES).
 
     ``seen`` (stores, days) counts days with sales; ``kinds`` (stores,) tells like stores apart.
     """
-    chain_level = kalman.chain_levels(past.log_sales)
+    chain_level = kalman.chain_mean_level(past.log_sales)
     states = _from_fixed_prior(past, chain_level)
-    first = newcomers.first_sales(past.log_sales)
-    joined = np.nonzero(first > newcomers.first_established(past.log_sales))[0]
+    first = newcomers.first_sales_day(past.log_sales)
+    joined = np.nonzero(first > newcomers.first_established_day(past.log_sales))[0]
     if len(joined):
         means = np.empty((len(states), int(kinds.max()) + 1, state_space.N_STATES))
         past.run(
-            lambda lo, hi: newcomers.fill_means(states, seen, kinds, chain_level, lo, hi, means),
+            lambda lo, hi: newcomers.fill_prior_means(
+                states, seen, kinds, chain_level, lo, hi, means
+            ),
             len(states),
         )
         _from_the_chain(past, seen, kinds, means, joined, first[joined], states)
     return states
 
 
-def _from_fixed_prior(past: Past, chain_level: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _from_fixed_prior(
+    past: SalesArrays, chain_level: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
     """The states of stores that start without knowing the chain."""
     stores, days = past.log_sales.shape
     kept = past.shelf.array("states", (days, stores, state_space.N_STATES), np.float32)
@@ -51,7 +57,7 @@ def _from_fixed_prior(past: Past, chain_level: npt.NDArray[np.float64]) -> npt.N
 
 
 def _from_the_chain(
-    past: Past,
+    past: SalesArrays,
     seen: npt.NDArray[np.int16],
     kinds: Index,
     means: npt.NDArray[np.float64],
@@ -68,7 +74,7 @@ def _from_the_chain(
         block = np.empty((len(states), high - low, state_space.N_STATES), np.float32)
         for (at, _, level, weekday), cov in zip(state_space.FILTERS, covs, strict=True):
             noise = state_space.process_variances(level, weekday)
-            kalman.run_newcomers(
+            kalman.run_filter_with_priors(
                 past.log_sales[mine], past.masks[mine], past.terms, first[low:high], kinds[mine],
                 means, cov[which[low:high]], noise, at, block,
             )  # fmt: skip
@@ -78,7 +84,7 @@ def _from_the_chain(
 
 
 def _priors(
-    past: Past,
+    past: SalesArrays,
     seen: npt.NDArray[np.int16],
     states: npt.NDArray[np.float32],
     starts: Index,

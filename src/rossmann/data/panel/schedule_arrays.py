@@ -10,7 +10,7 @@ from rossmann.features import schedule_counts as plan
 from rossmann.schema import ASSORTMENTS, DayArray
 
 
-def places_of(
+def row_positions(
     frame: pl.DataFrame, axis: DayArray, numbers: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Places of a table's rows on the day axis and in the store table."""
@@ -18,7 +18,7 @@ def places_of(
     return day.astype(np.int64), np.searchsorted(numbers, frame["Store"].to_numpy())
 
 
-def fill_plan(
+def fill_schedule(
     tables: dict[str, pl.DataFrame],
     axis: DayArray,
     days: int,
@@ -34,7 +34,7 @@ def fill_plan(
     for name in ("history", "schedule"):
         frame = tables[name]
         if frame.height:
-            at = places_of(frame, axis, numbers)
+            at = row_positions(frame, axis, numbers)
             cube[(*at, plan.OPEN)] = frame["Open"].to_numpy()
             cube[(*at, plan.PROMO)] = frame["Promo"].to_numpy()
             cube[(*at, plan.HOLIDAY)] = frame["StateHoliday"].to_numpy()
@@ -42,7 +42,7 @@ def fill_plan(
             cube[(*at, plan.KNOWN)] = 1
     known = cube[:, :, plan.KNOWN] > 0
     kinds = calendars.public_holidays(axis)
-    regions = calendars.find_regions(cube[:, :, plan.HOLIDAY] > 0, known, kinds)
+    regions = calendars.infer_regions(cube[:, :, plan.HOLIDAY] > 0, known, kinds)
     gaps = ~known
     holiday = kinds[regions].T
     everyone = np.zeros(len(numbers), np.int64)
@@ -92,13 +92,13 @@ def _usual_opening(
     return out
 
 
-def kinds_of(frame: pl.DataFrame) -> npt.NDArray[np.int64]:
+def store_kind_codes(frame: pl.DataFrame) -> npt.NDArray[np.int64]:
     """Each store's kind (stores,): its type and assortment."""
     kinds = frame["StoreType"].to_numpy().astype(np.int64) * len(ASSORTMENTS)
     return np.asarray(kinds + frame["Assortment"].to_numpy())
 
 
-def store_table(
+def store_traits(
     frame: pl.DataFrame, regions: npt.NDArray[np.int64], first_day: int
 ) -> npt.NDArray[np.float64]:
     """The fixed traits of stores, (stores, N_STORE)."""

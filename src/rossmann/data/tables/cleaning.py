@@ -7,16 +7,16 @@ from typing import Final
 import polars as pl
 
 from rossmann.data.tables import validation_rules as checks
-from rossmann.data.tables.increments import Piece, overlay, read_piece
+from rossmann.data.tables.increments import Increment, read_increment, upsert
 from rossmann.data.tables.raw_tables import RawTables, read_text
-from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES, Report
+from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES, ProgressReporter
 
-SUMS: Final = ("Sales", "Customers")
+SALES_COLUMNS: Final = ("Sales", "Customers")
 """What a day of history has and a planned one has not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class CleanTables:
     """Clean frames, sorted by store and day.
 
     ``history``: Store, Date, Sales, Customers, Open, Promo, StateHoliday, SchoolHoliday.
@@ -30,53 +30,55 @@ class Tables:
     stores: pl.DataFrame
 
 
-def read_tables(raw: RawTables, report: Report = lambda line: None) -> Tables:
+def read_tables(raw: RawTables, report: ProgressReporter = lambda line: None) -> CleanTables:
     """Read, check and clean the raw tables with what was ingested over them.
 
     ``report`` gets a line for each thing that was filled or left out by rule. Raises
     ``BrokenRule`` that lists every broken rule of every table, with its count and first rows.
     """
-    said = read_said(raw)
+    said = read_as_given(raw)
     if raw.pieces:
         report(f"laid {len(raw.pieces):,} ingested pieces over them")
-    return Tables(said.history, _schedule(said.schedule, said.history, report), said.stores)
+    return CleanTables(said.history, _schedule(said.schedule, said.history, report), said.stores)
 
 
-def read_said(raw: RawTables) -> Tables:
+def read_as_given(raw: RawTables) -> CleanTables:
     """The same as it is said: planned days may have sales too, and leave Open empty."""
-    stores = checks.typed(raw.store.name, read_text(raw.store), checks.STORE_COLUMNS)
-    found = checks.breaches(raw.store.name, stores, checks.store_rules())
+    stores = checks.parse_columns(raw.store.name, read_text(raw.store), checks.STORE_COLUMNS)
+    found = checks.find_violations(raw.store.name, stores, checks.store_rules())
     numbers = stores["Store"].drop_nulls().unique().to_list()
-    train = checks.typed(raw.train.name, read_text(raw.train), checks.HISTORY_COLUMNS)
-    found += checks.breaches(raw.train.name, train, checks.history_rules(numbers))
+    train = checks.parse_columns(raw.train.name, read_text(raw.train), checks.HISTORY_COLUMNS)
+    found += checks.find_violations(raw.train.name, train, checks.history_rules(numbers))
     test = None
     if raw.test:
-        test = checks.typed(raw.test.name, read_text(raw.test), checks.PLAN_COLUMNS)
-        found += checks.breaches(raw.test.name, test, checks.plan_rules(numbers))
-    checks.refuse(found)
-    history = clean_days(train, SUMS)
-    plan = history.drop(SUMS).clear() if test is None else clean_days(test)
+        test = checks.parse_columns(raw.test.name, read_text(raw.test), checks.PLAN_COLUMNS)
+        found += checks.find_violations(raw.test.name, test, checks.plan_rules(numbers))
+    checks.raise_violations(found)
+    history = clean_daily_rows(train, SALES_COLUMNS)
+    plan = history.drop(SALES_COLUMNS).clear() if test is None else clean_daily_rows(test)
     for piece in raw.pieces:
         days = _piece_days(piece, numbers)
         if piece.kind == "sales":
-            history = overlay(history, days)
+            history = upsert(history, days)
         else:
-            plan = overlay(plan, days)
-    return Tables(history, plan, _stores(stores))
+            plan = upsert(plan, days)
+    return CleanTables(history, plan, _stores(stores))
 
 
-def _piece_days(piece: Piece, stores: Sequence[int]) -> pl.DataFrame:
-    days = read_piece(piece)
+def _piece_days(piece: Increment, stores: Sequence[int]) -> pl.DataFrame:
+    days = read_increment(piece)
     strange = days.filter(~pl.col("Store").is_in(stores))
     if strange.height:
         # The store table is another one than when the piece was ingested.
         first = tuple(f"Store={store}" for store in strange["Store"].unique().sort().head(3))
         says = "Store is in the store table"
-        checks.refuse([checks.Breach(str(piece.path), "Store_known", says, strange.height, first)])
+        checks.raise_violations(
+            [checks.RuleViolation(str(piece.path), "Store_known", says, strange.height, first)]
+        )
     return days
 
 
-def clean_days(frame: pl.DataFrame, sums: Sequence[str] = ()) -> pl.DataFrame:
+def clean_daily_rows(frame: pl.DataFrame, sums: Sequence[str] = ()) -> pl.DataFrame:
     """Checked days (as ``checks.typed`` makes them) in the types of ``Tables``; with ``sums``."""
     flags = [pl.col(name).cast(pl.UInt8) for name in ("Open", "Promo")]
     columns = [
@@ -94,7 +96,7 @@ def _code(column: str, values: Sequence[str]) -> pl.Expr:
     return pl.col(column).replace_strict(list(values), range(len(values)), return_dtype=pl.UInt8)
 
 
-def _schedule(plan: pl.DataFrame, history: pl.DataFrame, report: Report) -> pl.DataFrame:
+def _schedule(plan: pl.DataFrame, history: pl.DataFrame, report: ProgressReporter) -> pl.DataFrame:
     ahead = plan.join(history, on=["Store", "Date"], how="anti", maintain_order="left")
     if ahead.height < plan.height:
         report(f"left out {plan.height - ahead.height:,} planned rows of days that have sales")
@@ -144,7 +146,7 @@ def _stores(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _month_mask() -> pl.Expr:
-    bits = {name: 1 << place for name, place in checks.MONTHS.items()}
+    bits = {name: 1 << place for name, place in checks.MONTH_INDEX.items()}
     names = pl.col("PromoInterval").str.split(",")
     each = (
         pl.element()

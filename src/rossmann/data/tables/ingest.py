@@ -9,9 +9,14 @@ import polars as pl
 
 from rossmann.data.make_dataset import DatasetInfo
 from rossmann.data.tables import validation_rules as checks
-from rossmann.data.tables.cleaning import SUMS, Tables, clean_days, read_said
-from rossmann.data.tables.increments import Kind, Piece, add_piece, locked
-from rossmann.data.tables.raw_tables import find_raw
+from rossmann.data.tables.cleaning import (
+    SALES_COLUMNS,
+    CleanTables,
+    clean_daily_rows,
+    read_as_given,
+)
+from rossmann.data.tables.increments import Increment, IncrementKind, exclusive, write_increment
+from rossmann.data.tables.raw_tables import find_raw_tables
 from rossmann.data.uploads.fields import FLAGS, flag_text
 from rossmann.data.uploads.table_reader import read_table
 from rossmann.schema import MAX_HORIZON
@@ -23,7 +28,7 @@ _REACH: Final = 366
 
 
 @dataclass(frozen=True, slots=True)
-class Ingested:
+class IngestResult:
     """What an ingest did, in rows; ``piece`` is None where nothing changed.
 
     ``planned``: sales that came for days that were planned until then. ``passed``: planned days
@@ -32,21 +37,21 @@ class Ingested:
     between the two of which no store's sales are known.
     """
 
-    kind: Kind
+    kind: IncrementKind
     added: int
     corrected: int
     unchanged: int
     planned: int
-    passed: int
+    skipped: int
     last_day_before: date
     last_day: date
     gap: int
     planned_to: date | None
-    piece: Piece | None
+    piece: Increment | None
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class ScheduleCoverage:
     """Days in a row for which equally many stores are planned."""
 
     first: date
@@ -54,7 +59,7 @@ class Planned:
     stores: int
 
 
-def ingest(settings: Settings, path: Path) -> Ingested:
+def ingest(settings: Settings, path: Path) -> IngestResult:
     """Add or correct days by Store and Date, from CSV (also gzipped), Parquet or Excel.
 
     A file with Sales or Customers holds sales days, another a schedule. What changes is kept as a
@@ -65,29 +70,29 @@ def ingest(settings: Settings, path: Path) -> Ingested:
     """
     text = read_table(path.name, path.read_bytes())
     text = text.with_columns(flag_text(name) for name in FLAGS if name in text.columns)
-    folder = settings.ingested_dir / find_raw(settings).dataset
-    with locked(folder):
+    folder = settings.ingested_dir / find_raw_tables(settings).dataset
+    with exclusive(folder):
         # Read under the lock: another ingest may just have added a piece.
-        said = read_said(find_raw(settings))
-        kind: Kind = "schedule" if not set(SUMS) & set(text.columns) else "sales"
+        said = read_as_given(find_raw_tables(settings))
+        kind: IncrementKind = "schedule" if not set(SALES_COLUMNS) & set(text.columns) else "sales"
         days = _checked(path.name, text, said, kind)
         base = said.history if kind == "sales" else said.schedule
         fresh = days if kind == "sales" else days.join(said.history, on=_KEY, how="anti")
         changed = fresh.join(base, on=fresh.columns, how="anti", nulls_equal=True)
         corrected = changed.join(base, on=_KEY, how="semi").height
-        piece = add_piece(folder, kind, changed, path.name) if changed.height else None
+        piece = write_increment(folder, kind, changed, path.name) if changed.height else None
     before = said.history.select(pl.max("Date")).item()
     last = max([before, *_latest(changed)]) if kind == "sales" else before
     new_days = changed.filter(pl.col("Date") > before)["Date"].n_unique()
     plans = (said.schedule, fresh) if kind == "schedule" else (said.schedule,)
     ahead = [day for plan in plans for day in _latest(plan) if day > last]
-    return Ingested(
+    return IngestResult(
         kind=kind,
         added=changed.height - corrected,
         corrected=corrected,
         unchanged=fresh.height - changed.height,
         planned=_planned_until_now(changed, said) if kind == "sales" else 0,
-        passed=days.height - fresh.height,
+        skipped=days.height - fresh.height,
         last_day_before=before,
         last_day=last,
         gap=(last - before).days - new_days if kind == "sales" else 0,
@@ -96,30 +101,32 @@ def ingest(settings: Settings, path: Path) -> Ingested:
     )
 
 
-def planned_days(info: DatasetInfo) -> list[Planned]:
+def schedule_coverage(info: DatasetInfo) -> list[ScheduleCoverage]:
     """How many stores are planned on the days after history that a model is trained for."""
     first, end = (info.last_day + timedelta(days=days) for days in (1, MAX_HORIZON))
     schedule = pl.read_parquet(info.folder / "schedule.parquet")
     ahead = pl.date_range(first, end, eager=True).alias("Date").to_frame()
     counts = schedule.group_by("Date").len("stores")
     days = ahead.join(counts, on="Date", how="left", maintain_order="left").fill_null(0)
-    spans: list[Planned] = []
+    spans: list[ScheduleCoverage] = []
     for day, stores in days.iter_rows():
         if spans and spans[-1].stores == stores:
-            spans[-1] = Planned(spans[-1].first, day, stores)
+            spans[-1] = ScheduleCoverage(spans[-1].first, day, stores)
         else:
-            spans.append(Planned(day, day, stores))
+            spans.append(ScheduleCoverage(day, day, stores))
     return spans
 
 
-def _checked(name: str, text: pl.DataFrame, said: Tables, kind: Kind) -> pl.DataFrame:
+def _checked(name: str, text: pl.DataFrame, said: CleanTables, kind: IncrementKind) -> pl.DataFrame:
     """The file's rows as clean days; raises ``BrokenRule`` with every rule that they break."""
     columns = checks.HISTORY_COLUMNS if kind == "sales" else checks.PLAN_COLUMNS
     rules = checks.history_rules if kind == "sales" else checks.plan_rules
-    frame = checks.typed(name, text, columns)
+    frame = checks.parse_columns(name, text, columns)
     numbers = said.stores["Store"].to_list()
-    checks.refuse(checks.breaches(name, frame, (*rules(numbers), _reach(said.history))))
-    return clean_days(frame, SUMS if kind == "sales" else ())
+    checks.raise_violations(
+        checks.find_violations(name, frame, (*rules(numbers), _reach(said.history)))
+    )
+    return clean_daily_rows(frame, SALES_COLUMNS if kind == "sales" else ())
 
 
 def _reach(history: pl.DataFrame) -> checks.Rule:
@@ -130,7 +137,7 @@ def _reach(history: pl.DataFrame) -> checks.Rule:
     return checks.Rule("Date_reach", says, ~inside, ())
 
 
-def _planned_until_now(changed: pl.DataFrame, said: Tables) -> int:
+def _planned_until_now(changed: pl.DataFrame, said: CleanTables) -> int:
     new = changed.join(said.history, on=_KEY, how="anti")
     return new.join(said.schedule, on=_KEY, how="semi").height
 

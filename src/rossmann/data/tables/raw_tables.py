@@ -16,8 +16,8 @@ from typing import IO, Final
 
 import polars as pl
 
-from rossmann.data.tables.increments import Piece, find_pieces
-from rossmann.errors import BrokenRule, MissingData
+from rossmann.data.tables.increments import Increment, list_increments
+from rossmann.errors import DataNotFoundError, DataValidationError
 from rossmann.schema import Dataset
 from rossmann.settings import Settings
 
@@ -36,15 +36,15 @@ class RawTables:
     train: Path
     store: Path
     test: Path | None
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[Increment, ...] = ()
 
-    def paths(self) -> dict[str, Path]:
+    def by_name(self) -> dict[str, Path]:
         """The tables that are there, by their plain name (``train.csv``), in a fixed order."""
         named = (("train.csv", self.train), ("store.csv", self.store), ("test.csv", self.test))
         return {name: path for name, path in named if path is not None}
 
 
-def find_raw(settings: Settings) -> RawTables:
+def find_raw_tables(settings: Settings) -> RawTables:
     """The real tables where ``raw_dir`` has them (unless ``demo`` is set), else the demo chain's.
 
     Raises ``MissingData``: neither is there, or one of the two tables that a chain needs is not.
@@ -52,9 +52,9 @@ def find_raw(settings: Settings) -> RawTables:
     real = None if settings.demo else _tables_in(settings.raw_dir, Dataset.REAL)
     found = real or _tables_in(settings.demo_raw_dir, Dataset.DEMO)
     if found:
-        return replace(found, pieces=find_pieces(settings.ingested_dir / found.dataset))
+        return replace(found, pieces=list_increments(settings.ingested_dir / found.dataset))
     wanted = "" if settings.demo else f"put train.csv and store.csv into {settings.raw_dir}, or "
-    raise MissingData(f"there are no sales tables yet: {wanted}run: rossmann data demo")
+    raise DataNotFoundError(f"there are no sales tables yet: {wanted}run: rossmann data demo")
 
 
 def _tables_in(folder: Path, dataset: Dataset) -> RawTables | None:
@@ -63,7 +63,9 @@ def _tables_in(folder: Path, dataset: Dataset) -> RawTables | None:
         return None
     if train is None or store is None:
         there, absent = ("store.csv", "train.csv") if train is None else ("train.csv", "store.csv")
-        raise MissingData(f"{folder} has {there} but no {absent} (or {absent}.gz): put it there")
+        raise DataNotFoundError(
+            f"{folder} has {there} but no {absent} (or {absent}.gz): put it there"
+        )
     return RawTables(dataset, train, store, test)
 
 
@@ -83,7 +85,7 @@ def read_text(path: Path) -> pl.DataFrame:
         frame = pl.read_csv(path, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise BrokenRule(f"{path.name} is no CSV table in UTF-8: {reason}") from error
+        raise DataValidationError(f"{path.name} is no CSV table in UTF-8: {reason}") from error
     names = {name: name.strip().strip("\ufeff") for name in frame.columns}
     text = pl.all().str.strip_chars()
     return frame.rename(names).with_columns(
@@ -120,7 +122,7 @@ def table_digests(tables: RawTables, record: Path) -> dict[str, str]:
     """
     known = _read_record(record)
     digests: dict[str, str] = {}
-    for name, path in tables.paths().items():
+    for name, path in tables.by_name().items():
         stat = path.stat()
         mark = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
         digests[name] = known.get(mark) or content_digest(path)
@@ -169,10 +171,10 @@ def get_tables(
         source = Path(fetch(COMPETITION))
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MissingData(f"Kaggle refuses: {reason}. {_by_hand(settings)}") from error
+        raise DataNotFoundError(f"Kaggle refuses: {reason}. {_by_hand(settings)}") from error
     absent = [name for name in _TABLES if not (source / name).is_file()]
     if absent:
-        raise MissingData(f"Kaggle's copy has no {', '.join(absent)}. {_by_hand(settings)}")
+        raise DataNotFoundError(f"Kaggle's copy has no {', '.join(absent)}. {_by_hand(settings)}")
     return [_put(source / name, settings.raw_dir, report) for name in _TABLES]
 
 
@@ -180,7 +182,7 @@ def _kagglehub(settings: Settings) -> Download:
     try:
         download: Download = importlib.import_module("kagglehub").competition_download
     except ImportError as error:
-        raise MissingData(
+        raise DataNotFoundError(
             f"kagglehub is not installed (pip install kagglehub). {_by_hand(settings)}"
         ) from error
     return download

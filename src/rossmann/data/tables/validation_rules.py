@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from rossmann.errors import BrokenRule
+from rossmann.errors import DataValidationError
 from rossmann.schema import ASSORTMENTS, MONTH_NAMES, STATE_HOLIDAYS, STORE_TYPES
 
 PLAN_COLUMNS: Final = (
@@ -22,7 +22,7 @@ STORE_COLUMNS: Final = (
     "Store", "StoreType", "Assortment", "CompetitionDistance", "CompetitionOpenSinceMonth",
     "CompetitionOpenSinceYear", "Promo2", "Promo2SinceWeek", "Promo2SinceYear", "PromoInterval",
 )  # fmt: skip
-MONTHS: Final = {**{name: i for i, name in enumerate(MONTH_NAMES)}, "Sep": 8}
+MONTH_INDEX: Final = {**{name: i for i, name in enumerate(MONTH_NAMES)}, "Sep": 8}
 """Place in the year of each month's name as the tables spell it, and of the usual ``Sep``."""
 
 _TEXT_COLUMNS: Final = ("StateHoliday", "StoreType", "Assortment", "PromoInterval")
@@ -35,13 +35,13 @@ class Rule:
     """One rule of a table: ``broken`` is true where a row breaks it; ``columns`` are shown."""
 
     name: str
-    says: str
+    description: str
     broken: pl.Expr
     columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Breach:
+class RuleViolation:
     """A rule that a table breaks: in how many rows, and the first of them as text."""
 
     table: str
@@ -164,7 +164,7 @@ def _promo2_rules() -> tuple[Rule, ...]:
     columns = ("Promo2", "Promo2SinceWeek", "Promo2SinceYear", "PromoInterval")
     lacking = pl.any_horizontal(pl.col(f"text:{c}").is_null() for c in columns[1:])
     months = pl.col("PromoInterval").str.split(",")
-    known = months.list.eval(pl.element().str.strip_chars().is_in(list(MONTHS))).list.all()
+    known = months.list.eval(pl.element().str.strip_chars().is_in(list(MONTH_INDEX))).list.all()
     return (
         _flag("Promo2"),
         _whole("Promo2SinceWeek", 1, 53, optional=True),
@@ -184,7 +184,7 @@ def _promo2_rules() -> tuple[Rule, ...]:
     )
 
 
-def typed(table: str, text: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+def parse_columns(table: str, text: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     """``columns`` as typed values, null where the text is none, and the text as ``text:<name>``.
 
     ``text``: as ``files.read_text`` gives it. Whole numbers may be spelled ``5.0``. Raises
@@ -192,11 +192,11 @@ def typed(table: str, text: pl.DataFrame, columns: Sequence[str]) -> pl.DataFram
     """
     missing = [name for name in columns if name not in text.columns]
     if missing:
-        raise BrokenRule(
+        raise DataValidationError(
             f"{table} lacks the columns {', '.join(missing)}; it has {', '.join(text.columns)}"
         )
     if text.is_empty():
-        raise BrokenRule(f"{table} has no rows")
+        raise DataValidationError(f"{table} has no rows")
     values = [_value(name).alias(name) for name in columns]
     return text.select(*values, pl.col(columns).name.prefix("text:"))
 
@@ -215,7 +215,7 @@ def _value(column: str) -> pl.Expr:
     return pl.when(number == number.floor()).then(number.cast(pl.Int64, strict=False))
 
 
-def breaches(table: str, frame: pl.DataFrame, rules: Sequence[Rule]) -> list[Breach]:
+def find_violations(table: str, frame: pl.DataFrame, rules: Sequence[Rule]) -> list[RuleViolation]:
     """Every rule that ``frame`` (as ``typed`` makes it) breaks, in the rules' order."""
     broken = frame.select(rule.broken.fill_null(False).alias(rule.name) for rule in rules)
     counts = broken.sum().row(0)
@@ -224,7 +224,7 @@ def breaches(table: str, frame: pl.DataFrame, rules: Sequence[Rule]) -> list[Bre
         if count:
             index = broken[rule.name].arg_true().head(_SHOWN_ROWS).to_list()
             first = tuple(_shown(frame, i, rule) for i in index)
-            found.append(Breach(table, rule.name, rule.says, count, first))
+            found.append(RuleViolation(table, rule.name, rule.description, count, first))
     return found
 
 
@@ -236,10 +236,10 @@ def _shown(frame: pl.DataFrame, index: int, rule: Rule) -> str:
     return f"line {index + 2}: {' '.join(values)}"
 
 
-def refuse(found: Sequence[Breach]) -> None:
+def raise_violations(found: Sequence[RuleViolation]) -> None:
     """Raise ``BrokenRule`` where there is a breach: a summary line, then a line for each rule."""
     if not found:
         return
     names = ", ".join(f"{b.rule} in {b.table} ({b.count:,})" for b in found)
     rules = "1 rule is" if len(found) == 1 else f"{len(found)} rules are"
-    raise BrokenRule("\n".join([f"{rules} broken: {names}", *(f"- {b}" for b in found)]))
+    raise DataValidationError("\n".join([f"{rules} broken: {names}", *(f"- {b}" for b in found)]))

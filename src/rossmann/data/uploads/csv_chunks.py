@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from rossmann.data.uploads.table_reader import SEPARATORS, first_line
-from rossmann.errors import BrokenRule
+from rossmann.errors import DataValidationError
 
 _BLOCK: Final = 4 << 20
 _LONGEST: Final = 64 << 20
@@ -24,7 +24,7 @@ _LONGEST: Final = 64 << 20
 MOST_COLUMNS: Final = 1_000
 
 
-class CsvParts:
+class CsvChunks:
     """A CSV file, opened; every value is text as it stands there, null where there is none."""
 
     kind: Literal["csv", "parquet", "xlsx"] = "csv"
@@ -34,12 +34,12 @@ class CsvParts:
         self._path, self._skip = _as_utf8(name, _unpacked(name, path, work, most), work)
         first = next(self._blocks(), b"").decode("utf-8", errors="replace")
         if not first:
-            raise BrokenRule(f"{name} is empty")
+            raise DataValidationError(f"{name} is empty")
         self._header = _first_row(first)
         bare = re.sub(r'"[^"]*"', "", self._header)
         self.separator = max(SEPARATORS, key=bare.count)
         if bare.count(self.separator) >= MOST_COLUMNS:
-            raise BrokenRule(f"{name} has more than {MOST_COLUMNS:,} columns")
+            raise DataValidationError(f"{name} has more than {MOST_COLUMNS:,} columns")
         self.columns = self._read(b"", 0).columns
 
     def read(self) -> Iterator[pa.RecordBatch]:
@@ -52,7 +52,7 @@ class CsvParts:
             rows = block[len(self._header.encode()) + 1 :] if number == 0 else block
             frame = self._read(rows, done)
             done += frame.height
-            yield from whole_batches(frame)
+            yield from arrow_batches(frame)
 
     def _read(self, rows: bytes, done: int) -> pl.DataFrame:
         # Under the header again, every block is read as it would be in its place.
@@ -61,7 +61,7 @@ class CsvParts:
             frame = pl.read_csv(content, separator=self.separator, infer_schema=False)
         except pl.exceptions.PolarsError as error:
             why = self._why(content, done) or first_line(error)
-            raise BrokenRule(f"{self._name} is no CSV table: {why}") from error
+            raise DataValidationError(f"{self._name} is no CSV table: {why}") from error
         return frame.rename(lambda column: column.strip()) if frame.width else frame
 
     def _why(self, content: bytes, done: int) -> str:
@@ -94,12 +94,12 @@ class CsvParts:
                     rest = rest[cut:]
                 elif len(rest) > _LONGEST:
                     msg = f"{self._name} has a row of more than {_LONGEST >> 20} MB"
-                    raise BrokenRule(f"{msg}: is a quotation mark missing?")
+                    raise DataValidationError(f"{msg}: is a quotation mark missing?")
         if rest:
             yield rest
 
 
-def whole_batches(frame: pl.DataFrame) -> Iterator[pa.RecordBatch]:
+def arrow_batches(frame: pl.DataFrame) -> Iterator[pa.RecordBatch]:
     """A frame as batches of Arrow, with kinds that every reader knows."""
     table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
     yield from table.combine_chunks().to_batches()
@@ -138,10 +138,12 @@ def _unpacked(name: str, path: Path, work: Path, most: int) -> Path:
             while piece := packed.read(_BLOCK):
                 size += len(piece)
                 if size > most:
-                    raise BrokenRule(f"{name} holds more than {most >> 20:,} MB: send it in parts")
+                    raise DataValidationError(
+                        f"{name} holds more than {most >> 20:,} MB: send it in parts"
+                    )
                 out.write(piece)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BrokenRule(f"{name} is a damaged gzip file: {first_line(error)}") from error
+        raise DataValidationError(f"{name} is a damaged gzip file: {first_line(error)}") from error
     return plain
 
 
@@ -156,7 +158,9 @@ def _as_utf8(name: str, path: Path, work: Path) -> tuple[Path, int]:
     with path.open("rb") as file:
         while piece := file.read(_BLOCK):
             if b"\x00" in piece:
-                raise BrokenRule(f"{name} is no table: it must be CSV, Parquet or Excel (.xlsx)")
+                raise DataValidationError(
+                    f"{name} is no table: it must be CSV, Parquet or Excel (.xlsx)"
+                )
             good = good and _decodes(decoder, piece, False)
     if good and _decodes(decoder, b"", True):
         return path, 3 if head == codecs.BOM_UTF8 else 0

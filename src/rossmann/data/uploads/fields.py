@@ -10,11 +10,11 @@ from typing import Final
 
 import polars as pl
 
-from rossmann.data.uploads.table_reader import plain
-from rossmann.errors import BrokenRule
+from rossmann.data.uploads.table_reader import normalize_text
+from rossmann.errors import DataValidationError
 from rossmann.schema import STATE_HOLIDAYS
 
-FIELDS: Final = ("Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
+REQUIRED_FIELDS: Final = ("Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
 _MOST: Final = 2**31 - 1
 _MUST: Final = {
     "Store": f"a whole number from 1 to {_MOST}",
@@ -44,18 +44,20 @@ def field_columns(name: str, columns: Sequence[str]) -> dict[str, str]:
 
     Raises ``BrokenRule`` where one is missing or there twice.
     """
-    found = {field: spellings(columns, field) for field in FIELDS}
+    found = {field: matching_columns(columns, field) for field in REQUIRED_FIELDS}
     missing = [field for field, named in found.items() if not named]
     if missing:
         there = ", ".join(columns) or "none"
-        raise BrokenRule(f"{name} lacks the columns {', '.join(missing)}; it has: {there}")
+        raise DataValidationError(f"{name} lacks the columns {', '.join(missing)}; it has: {there}")
     for field, named in found.items():
         if len(named) > 1:
-            raise BrokenRule(f"{name} has the column {field} more than once: {', '.join(named)}")
+            raise DataValidationError(
+                f"{name} has the column {field} more than once: {', '.join(named)}"
+            )
     return {field: named[0] for field, named in found.items()}
 
 
-def spellings(columns: Sequence[str], field: str) -> list[str]:
+def matching_columns(columns: Sequence[str], field: str) -> list[str]:
     """The columns that may be ``field``."""
     wanted = field.casefold()
     # A name that a CSV file holds twice comes back as this.
@@ -71,7 +73,7 @@ def field_text(column: pl.Series) -> pl.Series:
 
     Where a column has gaps, other tools write its whole numbers as 1.0.
     """
-    return plain(column).str.replace(r"^([0-9]+)\.0+$", "$1")
+    return normalize_text(column).str.replace(r"^([0-9]+)\.0+$", "$1")
 
 
 def field_value(field: str, days: Mapping[str, date]) -> pl.Expr:
@@ -104,13 +106,13 @@ def flag_text(field: str) -> pl.Expr:
     return pl.col(field).replace(_TRUTHS)
 
 
-def usual_open(weekday: pl.Expr, holiday: pl.Expr) -> pl.Expr:
+def default_open(weekday: pl.Expr, holiday: pl.Expr) -> pl.Expr:
     """Open where nothing is said: all but Sundays (7) and holidays; from the row alone."""
     closed = (weekday == 7) | (holiday > 0)
     return (~closed.fill_null(False)).cast(pl.UInt8)
 
 
-def wrong(field: str, got: str | None, date_format: str) -> tuple[str, str]:
+def invalid_value_error(field: str, got: str | None, date_format: str) -> tuple[str, str]:
     """What is amiss with a text that is no value of ``field``, and its kind."""
     if got is None:
         return f"{field} is missing", "missing"
@@ -131,7 +133,7 @@ DATE_FORMATS: Final = tuple(_PATTERNS)
 """Formats that are understood; a year of two digits is in this century."""
 
 
-class AmbiguousDates(BrokenRule):
+class AmbiguousDatesError(DataValidationError):
     """A column that more than one format fits, with different dates; ``formats``: which."""
 
     def __init__(self, formats: list[str], example: str) -> None:
@@ -155,12 +157,14 @@ def parse_dates(texts: Sequence[str], chosen: str) -> dict[str, date]:
     Raises ``BrokenRule`` for a format that is not in ``DATE_FORMATS``.
     """
     if chosen not in _PATTERNS:
-        raise BrokenRule(f"no date format {chosen!r}; there are: {', '.join(DATE_FORMATS)}")
+        raise DataValidationError(
+            f"no date format {chosen!r}; there are: {', '.join(DATE_FORMATS)}"
+        )
     found = {text: _read(text, chosen) for text in set(texts)}
     return {text: day for text, day in found.items() if day}
 
 
-def settle_format(texts: Sequence[str]) -> str:
+def detect_date_format(texts: Sequence[str]) -> str:
     """The one format to read the column in; raises ``AmbiguousDates`` where it must be asked for.
 
     Texts that it does not fit are faults of their rows. Of formats that read the same texts to the
@@ -176,7 +180,7 @@ def settle_format(texts: Sequence[str]) -> str:
     example = next(
         text for text in texts if len({read[name].get(text, date.min) for name in best}) > 1
     )
-    raise AmbiguousDates(best, example)
+    raise AmbiguousDatesError(best, example)
 
 
 def _compete(one: Mapping[str, date], other: Mapping[str, date]) -> bool:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rossmann.data.uploads.csv_chunks import MOST_COLUMNS, CsvParts
+from rossmann.data.uploads.csv_chunks import MOST_COLUMNS, CsvChunks
 from rossmann.data.uploads.table_reader import first_line, read_workbook
-from rossmann.errors import BrokenRule
+from rossmann.errors import DataValidationError
 
-Kind = Literal["csv", "parquet", "xlsx"]
-PART: Final = 16_384
+FileFormat = Literal["csv", "parquet", "xlsx"]
+CHUNK_ROWS: Final = 16_384
 """Rows of a part of Parquet."""
 _WIDEST: Final = 4_096
 """Bytes of text that a row may hold: a small file can unpack to any amount of it."""
@@ -32,11 +32,11 @@ _PLAIN: Final = (
 )
 
 
-class Parts(Protocol):
+class TableChunks(Protocol):
     """An opened table: its kind, its columns, and its rows in parts, as often as wanted."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> FileFormat:
         """What the file is."""
 
     @property
@@ -54,7 +54,7 @@ class Parts(Protocol):
         """
 
 
-def open_parts(name: str, path: Path, work: Path, most: int) -> Parts:
+def open_table(name: str, path: Path, work: Path, most: int) -> TableChunks:
     """Open CSV (also gzipped), Parquet or the first sheet of a workbook.
 
     ``work``: a folder for drafts. ``most``: bytes that it may hold unpacked. A workbook is read
@@ -63,17 +63,17 @@ def open_parts(name: str, path: Path, work: Path, most: int) -> Parts:
     with path.open("rb") as file:
         head = file.read(8)
     if head.startswith(b"PAR1"):
-        return _distinct(name, ParquetParts(name, path, most))
+        return _distinct(name, ParquetChunks(name, path, most))
     if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        return _distinct(name, ParquetParts(name, _sheet(name, path, work, most), most, "xlsx"))
-    return _distinct(name, CsvParts(name, path, work, most))
+        return _distinct(name, ParquetChunks(name, _sheet(name, path, work, most), most, "xlsx"))
+    return _distinct(name, CsvChunks(name, path, work, most))
 
 
-def _distinct(name: str, parts: Parts) -> Parts:
+def _distinct(name: str, parts: TableChunks) -> TableChunks:
     seen: set[str] = set()
     for column in parts.columns:
         if column in seen:
-            raise BrokenRule(f"{name} has the column {column[:40]} more than once")
+            raise DataValidationError(f"{name} has the column {column[:40]} more than once")
         seen.add(column)
     return parts
 
@@ -86,18 +86,20 @@ def _sheet(name: str, path: Path, work: Path, most: int) -> Path:
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         size = 0  # the old kind, or none: the reader will say so
     if size > most:
-        raise BrokenRule(f"{name} holds more than {most >> 20:,} MB unpacked: send it as CSV")
+        raise DataValidationError(
+            f"{name} holds more than {most >> 20:,} MB unpacked: send it as CSV"
+        )
     sheet = work / "sheet"
-    read_workbook(name, path.read_bytes()).write_parquet(sheet, row_group_size=4 * PART)
+    read_workbook(name, path.read_bytes()).write_parquet(sheet, row_group_size=4 * CHUNK_ROWS)
     return sheet
 
 
-class ParquetParts:
+class ParquetChunks:
     """A Parquet file, opened."""
 
     separator = ","
 
-    def __init__(self, name: str, path: Path, most: int, kind: Kind = "parquet") -> None:
+    def __init__(self, name: str, path: Path, most: int, kind: FileFormat = "parquet") -> None:
         self.kind = kind
         self._name, self._path = name, path
         try:
@@ -107,22 +109,24 @@ class ParquetParts:
             raise self._damaged(error) from error
         self.columns = [column.strip() for column in schema.names]
         if len(self.columns) > MOST_COLUMNS:
-            raise BrokenRule(f"{name} has more than {MOST_COLUMNS:,} columns")
+            raise DataValidationError(f"{name} has more than {MOST_COLUMNS:,} columns")
         for field in schema:
             if not _is_plain(field.type):
-                raise BrokenRule(
+                raise DataValidationError(
                     f"{name}: the column {field.name[:40]} holds {field.type}: a table's values "
                     "are numbers, texts, days, times and flags"
                 )
         size = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))
         if size > most:
-            raise BrokenRule(f"{name} holds more than {most >> 20:,} MB unpacked: send it in parts")
+            raise DataValidationError(
+                f"{name} holds more than {most >> 20:,} MB unpacked: send it in parts"
+            )
         self._types = dict(zip(self.columns, schema.types, strict=True))
         # As places in a list of texts: then a few bytes cannot unpack to gigabytes.
         self._texts = [f.name for f in schema if _is_text(f.type)]
 
-    def _damaged(self, error: Exception) -> BrokenRule:
-        return BrokenRule(f"{self._name} is no Parquet table: {first_line(error)}")
+    def _damaged(self, error: Exception) -> DataValidationError:
+        return DataValidationError(f"{self._name} is no Parquet table: {first_line(error)}")
 
     def read(self) -> Iterator[pa.RecordBatch]:
         """The rows in parts of about ``PART``."""
@@ -131,7 +135,7 @@ class ParquetParts:
             with pq.ParquetFile(
                 self._path, read_dictionary=self._texts, pre_buffer=False, buffer_size=_READ
             ) as file:
-                named = (b.rename_columns(self.columns) for b in file.iter_batches(PART))
+                named = (b.rename_columns(self.columns) for b in file.iter_batches(CHUNK_ROWS))
                 yield from _merged(map(self._checked, named))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
@@ -145,10 +149,12 @@ class ParquetParts:
                 column.validate(full=True)
                 size += _text_bytes(column)
             if size > _WIDEST * max(len(batch), 1):
-                raise BrokenRule(f"{self._name} has rows with more than {_WIDEST} bytes of text")
+                raise DataValidationError(
+                    f"{self._name} has rows with more than {_WIDEST} bytes of text"
+                )
             if not _in_reach(column):
                 msg = f"{self._name}: the column {name[:40]} holds days or times that there are not"
-                raise BrokenRule(msg)
+                raise DataValidationError(msg)
             kind = self._types[name]
             columns.append(column if column.type == kind else column.cast(kind))
         return pa.RecordBatch.from_arrays(columns, batch.schema.names)
@@ -159,7 +165,7 @@ def _merged(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     kept: list[pa.RecordBatch] = []
     for batch in batches:
         kept.append(batch)
-        if sum(map(len, kept)) >= PART // 2:
+        if sum(map(len, kept)) >= CHUNK_ROWS // 2:
             yield from _joined(kept)
             kept = []
     if kept:
@@ -210,7 +216,7 @@ def _is_plain(kind: Any) -> bool:
     return any(fits(kind) for fits in _PLAIN)
 
 
-def arrow_of(
+def to_arrow(
     values: Sequence[str | None] | Sequence[int] | npt.NDArray[Any],
     kind: type[pl.DataType] | None = None,
 ) -> pa.Array:
@@ -221,7 +227,7 @@ def arrow_of(
     return pl.Series(values, dtype=kind).to_arrow()
 
 
-def series_of(column: pa.Array) -> pl.Series:
+def to_series(column: pa.Array) -> pl.Series:
     """An Arrow column for polars."""
     found = pl.from_arrow(column)
     assert isinstance(found, pl.Series)

@@ -9,7 +9,7 @@ from typing import Final
 
 import polars as pl
 
-from rossmann.errors import BrokenRule
+from rossmann.errors import DataValidationError
 
 SEPARATORS: Final = (",", ";", "\t")
 _MIDNIGHT: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]00:00(?::00(?:\.0+)?)?$"
@@ -36,7 +36,9 @@ def read_table(name: str, content: bytes) -> pl.DataFrame:
     try:
         return _plain(frame)
     except pl.exceptions.PolarsError as error:
-        raise BrokenRule(f"{name} cannot be read as a table: {first_line(error)}") from error
+        raise DataValidationError(
+            f"{name} cannot be read as a table: {first_line(error)}"
+        ) from error
 
 
 def _read_parquet(name: str, content: bytes) -> pl.DataFrame:
@@ -44,7 +46,7 @@ def _read_parquet(name: str, content: bytes) -> pl.DataFrame:
         return pl.read_parquet(io.BytesIO(content))
     # Some kinds of damage make the reader panic, which is no PolarsError.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise BrokenRule(f"{name} is no Parquet table: {first_line(error)}") from error
+        raise DataValidationError(f"{name} is no Parquet table: {first_line(error)}") from error
 
 
 def read_workbook(name: str, content: bytes) -> pl.DataFrame:
@@ -55,7 +57,7 @@ def read_workbook(name: str, content: bytes) -> pl.DataFrame:
         # A length of 0 leaves every cell as it is written: nothing is guessed from a few rows.
         return pl.read_excel(content, infer_schema_length=0, drop_empty_rows=False)
     except (fastexcel.FastExcelError, pl.exceptions.PolarsError, ValueError, IndexError) as error:
-        raise BrokenRule(f"{name} is no workbook: {first_line(error)}") from error
+        raise DataValidationError(f"{name} is no workbook: {first_line(error)}") from error
 
 
 def _unpack(name: str, content: bytes) -> bytes:
@@ -63,9 +65,9 @@ def _unpack(name: str, content: bytes) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             plain = stream.read(_MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise BrokenRule(f"{name} is a damaged gzip file: {first_line(error)}") from error
+        raise DataValidationError(f"{name} is a damaged gzip file: {first_line(error)}") from error
     if len(plain) > _MOST_BYTES:
-        raise BrokenRule(f"{name} holds more than a gigabyte: send it in parts")
+        raise DataValidationError(f"{name} holds more than a gigabyte: send it in parts")
     return plain
 
 
@@ -73,7 +75,7 @@ def _decode(name: str, content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", errors="replace")
     if b"\x00" in content:
-        raise BrokenRule(f"{name} is no table: it must be CSV, Parquet or Excel (.xlsx)")
+        raise DataValidationError(f"{name} is no table: it must be CSV, Parquet or Excel (.xlsx)")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -83,13 +85,15 @@ def _decode(name: str, content: bytes) -> str:
 def _read_csv(name: str, text: str) -> pl.DataFrame:
     text = text.lstrip("\r\n \t")
     if not text:
-        raise BrokenRule(f"{name} is empty")
+        raise DataValidationError(f"{name} is empty")
     header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
     separator = max(SEPARATORS, key=header.count)
     try:
         return pl.read_csv(text.encode(), separator=separator, infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        raise BrokenRule(f"{name} is no CSV table: {_why(text, separator, error)}") from error
+        raise DataValidationError(
+            f"{name} is no CSV table: {_why(text, separator, error)}"
+        ) from error
 
 
 def _why(text: str, separator: str, error: Exception) -> str:
@@ -105,7 +109,7 @@ def _why(text: str, separator: str, error: Exception) -> str:
     return first_line(error)
 
 
-def plain(column: pl.Series) -> pl.Series:
+def normalize_text(column: pl.Series) -> pl.Series:
     """A column as text without outer blanks, null where it is empty.
 
     Truth becomes true and false: which fields may say so is theirs to tell. The midnight of a day
@@ -117,7 +121,7 @@ def plain(column: pl.Series) -> pl.Series:
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     """Every value as text, without the empty rows at the end."""
-    text = pl.DataFrame([plain(column) for column in frame.get_columns()])
+    text = pl.DataFrame([normalize_text(column) for column in frame.get_columns()])
     text = text.rename({name: name.strip() for name in text.columns})
     some = pl.any_horizontal(pl.all().is_not_null()).alias("some")
     filled = text.select(some)["some"].arg_true().to_list() if text.width else []

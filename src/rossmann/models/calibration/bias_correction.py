@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.models.evaluation.metrics import bias
-from rossmann.schema import FEATURES, FloatArray, Matrix
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 if TYPE_CHECKING:
-    from rossmann.models.evaluation.windows import Outcome
+    from rossmann.models.evaluation.windows import WindowForecasts
 
 
-CORRECTION: Final = "unbiased"
+BIAS_CORRECTION_KEY: Final = "unbiased"
 """Where a version's card holds the table."""
 GROUPS: Final = ("without promotion", "with promotion")
 _PROMO: Final = FEATURES.index("promo")
@@ -33,19 +33,19 @@ _EXTREME: Final = 0.35
 """Log residuals count up to here: beyond lie days on which something else happened."""
 
 
-def correction(table: Mapping[str, Any], matrix: Matrix) -> FloatArray:
+def bias_factors(table: Mapping[str, Any], matrix: FeatureMatrix) -> FloatArray:
     """What to multiply each forecast with, (n,), so that their total is without bias."""
     return np.asarray(np.array(table["factors"], np.float64)[_group(matrix)])
 
 
-def calibrate_bias(outcomes: "Sequence[Outcome]") -> dict[str, Any]:
+def fit_bias_correction(outcomes: "Sequence[WindowForecasts]") -> dict[str, Any]:
     """The table from windows that the members did not see, as JSON."""
     counted = [_expected(outcomes), *(_ratios(outcome) for outcome in outcomes)]
     factors = 1.0 / np.nanmean(counted, axis=0)
     return {"groups": list(GROUPS), "factors": factors.tolist(), "windows": len(outcomes)}
 
 
-def measure_bias(outcomes: "Sequence[Outcome]") -> dict[str, Any]:
+def measure_bias(outcomes: "Sequence[WindowForecasts]") -> dict[str, Any]:
     """Bias of each window's total for either objective, and the means over windows, as JSON.
 
     A window is corrected by the table of the other windows; with one window alone there is
@@ -57,7 +57,7 @@ def measure_bias(outcomes: "Sequence[Outcome]") -> dict[str, Any]:
         others = [*outcomes[:place], *outcomes[place + 1 :]]
         told: dict[str, float | None] = {"accuracy": bias(sold, forecast), "unbiased": None}
         if others:
-            factor = correction(calibrate_bias(others), outcome.window.matrix)
+            factor = bias_factors(fit_bias_correction(others), outcome.window.matrix)
             told["unbiased"] = bias(sold, forecast * factor)
         windows.append({"origin": outcome.window.origin_date.isoformat(), **told})
     return {
@@ -75,11 +75,11 @@ def bias_rows(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _group(matrix: Matrix) -> npt.NDArray[np.int64]:
+def _group(matrix: FeatureMatrix) -> npt.NDArray[np.int64]:
     return np.asarray(matrix[:, _PROMO] > 0, np.int64)
 
 
-def _ratios(outcome: "Outcome") -> FloatArray:
+def _ratios(outcome: "WindowForecasts") -> FloatArray:
     """Forecast total over sold total by group, (groups,); NaN where a group has no day."""
     group, size = _group(outcome.window.matrix), len(GROUPS)
     sold = np.bincount(group, outcome.window.sold, size)
@@ -87,7 +87,7 @@ def _ratios(outcome: "Outcome") -> FloatArray:
     return np.asarray(np.where(sold > 0, forecast / np.where(sold > 0, sold, 1.0), np.nan))
 
 
-def _expected(outcomes: "Sequence[Outcome]") -> FloatArray:
+def _expected(outcomes: "Sequence[WindowForecasts]") -> FloatArray:
     """What theory says of the same ratios, (groups,), from the spread within each day."""
     group = np.concatenate([_group(outcome.window.matrix) for outcome in outcomes])
     spread = np.concatenate([_residuals(outcome) for outcome in outcomes]) ** 2
@@ -95,7 +95,7 @@ def _expected(outcomes: "Sequence[Outcome]") -> FloatArray:
     return np.exp([-2.0 * float(np.mean(mine if len(mine) else spread)) for mine in known])
 
 
-def _residuals(outcome: "Outcome") -> FloatArray:
+def _residuals(outcome: "WindowForecasts") -> FloatArray:
     """Log residuals less their day's mean: what the whole chain missed is no spread. (n,)"""
     residual = np.log(outcome.window.sold / outcome.forecasts["ensemble"])
     _, day = np.unique(outcome.window.rows.day, return_inverse=True)

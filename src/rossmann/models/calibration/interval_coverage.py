@@ -10,22 +10,22 @@ from typing import Any, Final
 import numpy as np
 
 from rossmann.models.ensemble.prediction_intervals import (
-    bounds,
     calibrate,
+    interval_bounds,
     terciles,
     volatility_cuts,
 )
-from rossmann.models.evaluation.windows import Outcome
+from rossmann.models.evaluation.windows import WindowForecasts
 from rossmann.schema import FloatArray
 
-SHOWN: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+ALL_LEVELS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Levels whose coverage is measured."""
-MAIN: Final = (0.8, 0.95)
-UNPLANNED: Final = "without_schedule"
+REPORTED_LEVELS: Final = (0.8, 0.95)
+NO_SCHEDULE_FORECAST: Final = "without_schedule"
 """The forecaster that tells how much wider bands are where there is no schedule."""
 TERCILES: Final = ("steady", "medium", "volatile")
 
-TOTALS: Final = {
+TOTAL_LABELS: Final = {
     "store_week": "a store's week",
     "store": "a store's window",
     "type_week": "a store type's week",
@@ -36,17 +36,19 @@ TOTALS: Final = {
 }
 """Kinds of totals, in words."""
 
-Band = tuple[FloatArray, FloatArray]
+Interval = tuple[FloatArray, FloatArray]
 
 
-def key(level: float) -> str:
+def level_key(level: float) -> str:
     """A level as JSON and tables name it: 0.80."""
     return f"{level:.2f}"
 
 
-def calibrate_windows(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def calibrate_windows(outcomes: Sequence[WindowForecasts]) -> dict[str, Any]:
     """The interval table from the ensemble's residuals on all ``outcomes``."""
-    planless = [o.forecasts[UNPLANNED] for o in outcomes if UNPLANNED in o.forecasts]
+    planless = [
+        o.forecasts[NO_SCHEDULE_FORECAST] for o in outcomes if NO_SCHEDULE_FORECAST in o.forecasts
+    ]
     return calibrate(
         np.concatenate([o.window.matrix for o in outcomes]),
         np.concatenate([o.window.sold for o in outcomes]),
@@ -55,9 +57,9 @@ def calibrate_windows(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     )
 
 
-def cross_bands(
-    outcomes: Sequence[Outcome], levels: Sequence[float] = SHOWN
-) -> dict[float, Band] | None:
+def cross_validated_intervals(
+    outcomes: Sequence[WindowForecasts], levels: Sequence[float] = ALL_LEVELS
+) -> dict[float, Interval] | None:
     """Bounds of each level for the rows of all windows in a row, (n,) each.
 
     A window's bands are calibrated on the other windows; None where there is only one.
@@ -68,7 +70,7 @@ def cross_bands(
     for i, outcome in enumerate(outcomes):
         table = calibrate_windows([o for j, o in enumerate(outcomes) if j != i])
         forecast = outcome.forecasts["ensemble"]
-        parts.append(bounds(table, outcome.window.matrix, forecast, levels))
+        parts.append(interval_bounds(table, outcome.window.matrix, forecast, levels))
     joined = {}
     for place, level in enumerate(levels):
         lower = np.concatenate([part[place][0] for part in parts])
@@ -77,19 +79,19 @@ def cross_bands(
     return joined
 
 
-def is_inside(sold: FloatArray, band: Band) -> FloatArray:
+def covers(sold: FloatArray, band: Interval) -> FloatArray:
     """1.0 where the band holds what was sold, else 0.0; (n,)."""
     lower, upper = band
     return ((lower <= sold) & (sold <= upper)).astype(np.float64)
 
 
-def measure_coverage(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+def measure_coverage(outcomes: Sequence[WindowForecasts]) -> dict[str, Any] | None:
     """Coverage and mean width (as a share of the forecast) of each level, as JSON.
 
     By level: ``coverage`` and ``width`` over all rows, ``windows`` (coverage by origin) and
     ``volatility`` (coverage by tercile). None where one window alone was forecast.
     """
-    bands = cross_bands(outcomes)
+    bands = cross_validated_intervals(outcomes)
     if bands is None:
         return None
     matrix = np.concatenate([o.window.matrix for o in outcomes])
@@ -99,9 +101,9 @@ def measure_coverage(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
     edges = np.cumsum([len(o.window.sold) for o in outcomes])[:-1]
     levels = {}
     for level, band in bands.items():
-        inside = is_inside(sold, band)
+        inside = covers(sold, band)
         by_window = zip(outcomes, np.split(inside, edges), strict=True)
-        levels[key(level)] = {
+        levels[level_key(level)] = {
             "coverage": float(inside.mean()),
             "width": float(np.mean((band[1] - band[0]) / forecast)),
             "windows": {o.window.origin_date.isoformat(): float(x.mean()) for o, x in by_window},
@@ -116,8 +118,8 @@ def measure_coverage(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
 def coverage_rows(found: dict[str, Any]) -> list[list[str]]:
     """A header, then a row for each level that people ask for: what its band really held."""
     rows = [["band", "covers", *(f"{name} stores" for name in TERCILES), "mean width"]]
-    for level in MAIN:
-        one = found["levels"][key(level)]
+    for level in REPORTED_LEVELS:
+        one = found["levels"][level_key(level)]
         by_tercile = [_percent(one["volatility"][name]) for name in TERCILES]
         rows.append(
             [f"{level:.0%}", _percent(one["coverage"]), *by_tercile, _percent(one["width"])]
@@ -127,14 +129,14 @@ def coverage_rows(found: dict[str, Any]) -> list[list[str]]:
 
 def totals_rows(found: dict[str, Any]) -> list[list[str]]:
     """A header, then a row for each kind of total: what its bands held, and how wide they are."""
-    shown = [key(level) for level in MAIN]
+    shown = [level_key(level) for level in REPORTED_LEVELS]
     rows = [["total", "totals", *(f"{100 * float(k):.0f} % band covers" for k in shown),
              *(f"{k} width" for k in ("mean", "if added up,", "if independent,"))]]  # fmt: skip
     for name, one in found["kinds"].items():
         first = one["levels"][shown[0]]
         rows.append(
             [
-                TOTALS[name],
+                TOTAL_LABELS[name],
                 f"{one['totals']:,}",
                 *(_percent(one["levels"][k]["coverage"]) for k in shown),
                 *(_percent(first[k]) for k in ("width", "added", "independent")),

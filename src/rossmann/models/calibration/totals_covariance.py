@@ -20,12 +20,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.models.ensemble.prediction_intervals import check, quantile
+from rossmann.models.ensemble.prediction_intervals import conformal_quantile, validate_table
 from rossmann.schema import FloatArray
 
 Group = npt.NDArray[np.int64]
 
-MEMORY: Final = {"lasting": np.inf, "weeks": 14.0, "days": 2.0, "date": 0.0}
+DECAY_DAYS: Final = {"lasting": np.inf, "weeks": 14.0, "days": 2.0, "date": 0.0}
 """What kernels are sums of: name, and the days after which e times less of it is left."""
 _CELLS: Final = 2_000_000
 """Largest table of paths that is made at once."""
@@ -34,7 +34,7 @@ _LEAST_OWN: Final = 0.1
 
 
 @dataclass(frozen=True)
-class Lines:
+class ForecastRows:
     """Forecast rows that totals are made of: arrays of shape (n,).
 
     ``store``, ``day`` (since 1970-01-01), ``kind`` (store type, a small number), ``sales`` (the
@@ -47,16 +47,16 @@ class Lines:
     sales: FloatArray
     scale: FloatArray
 
-    def take(self, index: npt.NDArray[np.integer]) -> "Lines":
+    def take(self, index: npt.NDArray[np.integer]) -> "ForecastRows":
         """The lines at ``index``."""
-        return Lines(
+        return ForecastRows(
             self.store[index], self.day[index], self.kind[index], self.sales[index],
             self.scale[index],
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Spread:
+class TotalsVariance:
     """How uncertain totals are: arrays (groups,).
 
     ``total``: the forecast; ``deviation``: standard deviation of its log residual; ``one_row`` and
@@ -69,10 +69,10 @@ class Spread:
     one_store: FloatArray
 
 
-def bands(
+def totals_intervals(
     intervals: dict[str, Any],
     table: dict[str, Any],
-    lines: Lines,
+    lines: ForecastRows,
     groups: Group,
     levels: Sequence[float],
 ) -> tuple[FloatArray, list[tuple[FloatArray, FloatArray]]]:
@@ -85,12 +85,12 @@ def bands(
     Raises ``ValueError`` for a level outside .5 to .99, ``DamagedModel`` for another release's
     tables.
     """
-    check(intervals)
-    found = spread(table, lines, groups)
+    validate_table(intervals)
+    found = totals_variance(table, lines, groups)
     shift = (1.0 - found.one_store) * table["shift"]
     out = []
     for level in levels:
-        row = quantile(intervals, level)
+        row = conformal_quantile(intervals, level)
         store, many = (np.interp(level, table["levels"], table[k]) for k in ("store", "many"))
         among_rows = np.divide(found.one_row, found.one_store.clip(1e-12))
         one = among_rows * row + (1.0 - among_rows) * store
@@ -102,7 +102,7 @@ def bands(
     return found.total, out
 
 
-def spread(table: dict[str, Any], lines: Lines, groups: Group) -> Spread:
+def totals_variance(table: dict[str, Any], lines: ForecastRows, groups: Group) -> TotalsVariance:
     """The variance of each group's total, by the table's covariance."""
     count = int(groups.max()) + 1 if len(groups) else 0
     total = sum_by(groups, lines.sales, count)
@@ -119,10 +119,10 @@ def spread(table: dict[str, Any], lines: Lines, groups: Group) -> Spread:
         ("within_store", by_store, of_store, weighted),
     )
     for name, keys, of_group, weight in tiers:
-        found = quadratic(keys, lines.day, weight, table[name])
+        found = kernel_quadratic_form(keys, lines.day, weight, table[name])
         variance[:count] += sum_by(of_group[: len(found)], found, count)
     shares = sum_by(by_store, share, len(of_store))
-    return Spread(
+    return TotalsVariance(
         total=total,
         deviation=np.sqrt(variance),
         one_row=sum_by(groups, share**2, count),
@@ -137,7 +137,7 @@ def own_variance(table: dict[str, Any], scale: FloatArray) -> FloatArray:
     return np.maximum(rest, _LEAST_OWN * scale**2)
 
 
-def quadratic(
+def kernel_quadratic_form(
     keys: Group, day: npt.NDArray[np.integer], weight: FloatArray, kernel: dict[str, float]
 ) -> FloatArray:
     """Sum of w_i w_j kernel(|day_i - day_j|) over the pairs of rows of each key, (keys,)."""
@@ -166,11 +166,11 @@ def kernel_at(kernel: dict[str, float], lag: npt.NDArray[np.integer]) -> FloatAr
     """The kernel's covariance at each lag in days."""
     out = np.zeros(lag.shape)
     for name, height in kernel.items():
-        out += height * memory(MEMORY[name], lag)
+        out += height * exponential_decay(DECAY_DAYS[name], lag)
     return out
 
 
-def memory(days: float, lag: npt.NDArray[np.integer]) -> FloatArray:
+def exponential_decay(days: float, lag: npt.NDArray[np.integer]) -> FloatArray:
     """What is left of a miss after ``lag`` days: 1 at 0, e times less after each ``days``."""
     if days == 0:
         return np.asarray(lag == 0, np.float64)

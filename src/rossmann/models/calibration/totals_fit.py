@@ -5,30 +5,41 @@ MERGED: From backtest windows to what totals are learned from and judged on.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from rossmann.data.panel.panel import Panel
-from rossmann.models.calibration.interval_coverage import MAIN, calibrate_windows
+from rossmann.models.calibration.interval_coverage import REPORTED_LEVELS, calibrate_windows
 from rossmann.models.calibration.totals_covariance import (
-    MEMORY,
+    DECAY_DAYS,
+    ForecastRows,
     Group,
-    Lines,
-    bands,
+    exponential_decay,
     group_by,
-    memory,
-    spread,
+    totals_intervals,
+    totals_variance,
 )
-from rossmann.models.ensemble.prediction_intervals import LEVELS, conformal, row_scale
-from rossmann.models.evaluation.windows import Outcome
-from rossmann.schema import DayArray, FloatArray, Matrix, Rows
+from rossmann.models.ensemble.prediction_intervals import (
+    LEVELS,
+    conformal_quantiles,
+    residual_scale,
+)
+from rossmann.models.evaluation.windows import WindowForecasts
+from rossmann.schema import FeatureMatrix, FloatArray, StoreDays
 
-KINDS: Final = ("store_week", "store", "type_week", "type", "chain_day", "chain_week", "chain")
+TOTAL_KINDS: Final = (
+    "store_week",
+    "store",
+    "type_week",
+    "type",
+    "chain_day",
+    "chain_week",
+    "chain",
+)
 """Totals whose coverage is measured: by week from the origin, by day, or over the whole window."""
 _WILD: Final = 4.0
 """Scaled residuals count as this at most: a store that shut at noon says nothing of the others."""
@@ -39,15 +50,15 @@ _WEEK: Final = 7
 
 
 @dataclass(frozen=True)
-class Past:
+class WindowActuals:
     """A window's rows as totals see them, and what was sold (n,); ``origin``: its day."""
 
-    lines: Lines
+    lines: ForecastRows
     sold: FloatArray
     origin: int
 
 
-def learn_totals(windows: Sequence[Past]) -> dict[str, Any]:
+def fit_totals(windows: Sequence[WindowActuals]) -> dict[str, Any]:
     """The table of ``totals.bands``, as JSON; raises ``ValueError`` without windows."""
     if not windows:
         raise ValueError("totals are learned from one window at least")
@@ -65,12 +76,12 @@ def learn_totals(windows: Sequence[Past]) -> dict[str, Any]:
     shift = float(np.mean([_misses(w, np.zeros(len(w.sold), np.int64))[0] for w in windows]))
     table["shift"] = shift * len(windows) / (len(windows) + _PRIOR_WINDOWS)
     store = [_scores(table, w, kind) for w in windows for kind in ("store_week", "store")]
-    table["store"] = conformal(np.abs(np.concatenate(store)), LEVELS).tolist()
+    table["store"] = conformal_quantiles(np.abs(np.concatenate(store)), LEVELS).tolist()
     table["many"] = _of_many(table, windows)
     return table
 
 
-def groups_of(kind: str, lines: Lines, origin: int) -> Group:
+def total_groups(kind: str, lines: ForecastRows, origin: int) -> Group:
     """The group of each row (n,) for one of ``KINDS``."""
     what, _, span = kind.partition("_")
     whose = {"store": lines.store, "type": lines.kind, "chain": np.zeros_like(lines.store)}[what]
@@ -80,7 +91,7 @@ def groups_of(kind: str, lines: Lines, origin: int) -> Group:
 
 
 def measure_totals(
-    windows: Sequence[Past],
+    windows: Sequence[WindowActuals],
     others: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     levels: Sequence[float],
 ) -> dict[str, Any]:
@@ -91,7 +102,7 @@ def measure_totals(
     as independent (``independent``), which are what not to do.
     """  # fmt: skip
     out = {}
-    for kind in KINDS:
+    for kind in TOTAL_KINDS:
         judged = [
             _judge(w, *tables, kind, levels) for w, tables in zip(windows, others, strict=True)
         ]
@@ -113,13 +124,13 @@ def measure_totals(
 
 
 def _judge(
-    window: Past, intervals: dict[str, Any], table: dict[str, Any], kind: str,
+    window: WindowActuals, intervals: dict[str, Any], table: dict[str, Any], kind: str,
     levels: Sequence[float],
 ) -> dict[str, FloatArray]:  # fmt: skip
     """By level and total (levels, g): whether it lay inside, and the widths."""
     lines = window.lines
-    groups = groups_of(kind, lines, window.origin)
-    forecast, found = bands(intervals, table, lines, groups, levels)
+    groups = total_groups(kind, lines, window.origin)
+    forecast, found = totals_intervals(intervals, table, lines, groups, levels)
     sold = np.bincount(groups, window.sold)
     reach = np.interp(levels, intervals["levels"], intervals["quantiles"])
     normal = np.array([NormalDist().inv_cdf(0.5 + level / 2) for level in levels])
@@ -137,7 +148,7 @@ def _judge(
     }
 
 
-def _tiers(windows: Sequence[Past], lags: int) -> dict[str, tuple[FloatArray, FloatArray]]:
+def _tiers(windows: Sequence[WindowActuals], lags: int) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Mean products of residuals of pairs by lag, and the numbers of pairs, (lags,) each.
 
     ``chain``: pairs of stores of different types; ``type``: of one type, less the chain's;
@@ -166,7 +177,7 @@ def _mean(sums: FloatArray) -> FloatArray:
     return np.asarray(sums[0] / np.maximum(sums[1], 1.0), np.float64)
 
 
-def _add_pairs(sums: dict[str, FloatArray], window: Past, lags: int) -> None:
+def _add_pairs(sums: dict[str, FloatArray], window: WindowActuals, lags: int) -> None:
     """Add a window's sums of products (row 0) and numbers of pairs (row 1) to each tier's."""
     lines = window.lines
     residual = _residuals(window)
@@ -190,7 +201,7 @@ def _add_pairs(sums: dict[str, FloatArray], window: Past, lags: int) -> None:
         sums["squares"][0, lag] += float((scale[:, : lags - lag] * scale[:, lag:]).sum())
 
 
-def _residuals(window: Past) -> FloatArray:
+def _residuals(window: WindowActuals) -> FloatArray:
     """Log residuals (n,), wild ones drawn in."""
     scaled = np.log(window.sold / window.lines.sales) / window.lines.scale
     return np.asarray(np.clip(scaled, -_WILD, _WILD) * window.lines.scale, np.float64)
@@ -199,8 +210,8 @@ def _residuals(window: Past) -> FloatArray:
 def _fit_kernel(products: FloatArray, pairs: FloatArray, first: int = 0) -> dict[str, float]:
     """Heights of the kernel's parts, none below zero, by least squares over the lags."""
     lag = np.arange(first, first + len(products))
-    names = [name for name in MEMORY if first == 0 or name != "date"]
-    basis = np.column_stack([memory(MEMORY[name], lag) for name in names])
+    names = [name for name in DECAY_DAYS if first == 0 or name != "date"]
+    basis = np.column_stack([exponential_decay(DECAY_DAYS[name], lag) for name in names])
     weight = pairs / max(pairs.sum(), 1.0)
     gram = basis.T @ (weight[:, None] * basis)
     target = basis.T @ (weight * products)
@@ -213,21 +224,21 @@ def _fit_kernel(products: FloatArray, pairs: FloatArray, first: int = 0) -> dict
     return dict(zip(names, height.tolist(), strict=True))
 
 
-def _misses(window: Past, groups: Group) -> FloatArray:
+def _misses(window: WindowActuals, groups: Group) -> FloatArray:
     """Log of sold over forecast of each group's total, (g,)."""
     sold, forecast = (np.bincount(groups, x) for x in (window.sold, window.lines.sales))
     return np.asarray(np.log(sold / forecast), np.float64)
 
 
-def _scores(table: dict[str, Any], window: Past, kind: str) -> FloatArray:
+def _scores(table: dict[str, Any], window: WindowActuals, kind: str) -> FloatArray:
     """Misses of a kind's totals in standard deviations, (g,)."""
-    groups = groups_of(kind, window.lines, window.origin)
-    found = spread(table, window.lines, groups)
+    groups = total_groups(kind, window.lines, window.origin)
+    found = totals_variance(table, window.lines, groups)
     shift = (1.0 - found.one_store) * table["shift"]
     return np.asarray((_misses(window, groups) - shift) / found.deviation, np.float64)
 
 
-def _of_many(table: dict[str, Any], windows: Sequence[Past]) -> list[float]:
+def _of_many(table: dict[str, Any], windows: Sequence[WindowActuals]) -> list[float]:
     """Reach in standard deviations of each level for totals of many stores, (levels,).
 
     Windows are few, so the deviation itself is uncertain: Student's t with two degrees for each
@@ -248,44 +259,34 @@ def student(share: float, degrees: float) -> float:
     return z + first / degrees + second / degrees**2 + third / degrees**3
 
 
-class Files(Protocol):
-    """Where the clean tables lie."""
-
-    @property
-    def folder(self) -> Path: ...  # noqa: D102 -- documented where it is defined
-
-
-class Shelf(Protocol):
-    """What totals need of a panel."""
-
-    @property
-    def info(self) -> Files: ...  # noqa: D102 -- documented where it is defined
-    def locate(self, stores: DayArray) -> npt.NDArray[np.int64]: ...  # noqa: D102
-    def matrix(self, rows: Rows, origin: int) -> Matrix: ...  # noqa: D102
-
-
-def store_types(panel: Shelf) -> npt.NDArray[np.int64]:
+def store_types(panel: "Panel") -> npt.NDArray[np.int64]:
     """Each store's type, (stores,): place in ``schema.STORE_TYPES``."""
     table = pl.read_parquet(panel.info.folder / "stores.parquet", columns=["StoreType"])
     return table["StoreType"].to_numpy().astype(np.int64)
 
 
-def lines_of(
-    panel: Panel, intervals: dict[str, Any], rows: Rows, matrix: Matrix, sales: FloatArray
-) -> Lines:
+def forecast_rows(
+    panel: Panel,
+    intervals: dict[str, Any],
+    rows: StoreDays,
+    matrix: FeatureMatrix,
+    sales: FloatArray,
+) -> ForecastRows:
     """Forecast rows (n,), all open, as totals see them."""
-    kind = store_types(panel)[panel.locate(rows.store)]
-    return Lines(rows.store, rows.day, kind, sales, row_scale(intervals, matrix))
+    kind = store_types(panel)[panel.store_indices(rows.store)]
+    return ForecastRows(rows.store, rows.day, kind, sales, residual_scale(intervals, matrix))
 
 
 def calibrate_totals(
-    panel: Panel, outcomes: Sequence[Outcome], intervals: dict[str, Any]
+    panel: Panel, outcomes: Sequence[WindowForecasts], intervals: dict[str, Any]
 ) -> dict[str, Any]:
     """The table for bands of totals, from all windows, later ones too."""
-    return learn_totals([_past(panel, o, intervals) for o in flat(outcomes)])
+    return fit_totals([_past(panel, o, intervals) for o in flatten_windows(outcomes)])
 
 
-def cross_totals(panel: Panel, outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+def cross_validated_totals(
+    panel: Panel, outcomes: Sequence[WindowForecasts]
+) -> dict[str, Any] | None:
     """What bands of totals held in each window by tables of the others, as JSON.
 
     None where one window alone was forecast.
@@ -293,21 +294,23 @@ def cross_totals(panel: Panel, outcomes: Sequence[Outcome]) -> dict[str, Any] | 
     if len(outcomes) < 2:
         return None
     windows, tables = [], []
-    every = flat(outcomes)
+    every = flatten_windows(outcomes)
     for judged in every:
         intervals = calibrate_windows([o for o in outcomes if o is not judged])
         rest = [_past(panel, o, intervals) for o in every if o is not judged]
         windows.append(_past(panel, judged, intervals))
-        tables.append((intervals, learn_totals(rest)))
-    return measure_totals(windows, tables, MAIN)
+        tables.append((intervals, fit_totals(rest)))
+    return measure_totals(windows, tables, REPORTED_LEVELS)
 
 
-def flat(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def flatten_windows(outcomes: Sequence[WindowForecasts]) -> list[WindowForecasts]:
     """All windows, each fit's later ones behind its own."""
-    return [one for outcome in outcomes for one in (outcome, *outcome.later)]
+    return [one for outcome in outcomes for one in (outcome, *outcome.follow_ups)]
 
 
-def _past(panel: Panel, outcome: Outcome, intervals: dict[str, Any]) -> Past:
+def _past(panel: Panel, outcome: WindowForecasts, intervals: dict[str, Any]) -> WindowActuals:
     window = outcome.window
-    lines = lines_of(panel, intervals, window.rows, window.matrix, outcome.forecasts["ensemble"])
-    return Past(lines, window.sold, window.origin)
+    lines = forecast_rows(
+        panel, intervals, window.rows, window.matrix, outcome.forecasts["ensemble"]
+    )
+    return WindowActuals(lines, window.sold, window.origin)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 
 CARD_FILE: Final = "ensemble.json"
 
@@ -26,9 +26,9 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DamagedModel(f"{folder / CARD_FILE} cannot be read: {error}") from error
+        raise CorruptModelError(f"{folder / CARD_FILE} cannot be read: {error}") from error
     if not isinstance(card, dict):
-        raise DamagedModel(f"{folder / CARD_FILE} is no JSON object")
+        raise CorruptModelError(f"{folder / CARD_FILE} is no JSON object")
     return card
 
 
@@ -44,14 +44,16 @@ def member_files(folder: Path) -> dict[str, str]:
     """The files that belong to the version beside its card, with the digests that it names."""
     files = read_card(folder).get("files")
     if not isinstance(files, dict) or not files:
-        raise DamagedModel(f"{folder / CARD_FILE} names no files")
+        raise CorruptModelError(f"{folder / CARD_FILE} names no files")
     for name in files:
         if Path(name).name != name or name.startswith("."):
-            raise DamagedModel(f"{folder / CARD_FILE} names {name!r}, which is no plain file name")
+            raise CorruptModelError(
+                f"{folder / CARD_FILE} names {name!r}, which is no plain file name"
+            )
     return {str(name): str(digest) for name, digest in files.items()}
 
 
-def verify(folder: Path, card_digest: str | None = None) -> None:
+def verify_digests(folder: Path, card_digest: str | None = None) -> None:
     """Check every file against its digest; raises ``DamagedModel`` naming the file that differs.
 
     ``card_digest``: SHA-256 of the card as the registry knows it; None where unknown.
@@ -64,9 +66,9 @@ def verify(folder: Path, card_digest: str | None = None) -> None:
 
 def _check(path: Path, digest: str) -> None:
     if not path.is_file():
-        raise DamagedModel(f"{path} is missing: {_WHAT_TO_DO}")
+        raise CorruptModelError(f"{path} is missing: {_WHAT_TO_DO}")
     found = sha256(path)
     if found != digest:
-        raise DamagedModel(
+        raise CorruptModelError(
             f"{path} is damaged (its digest is {found[:12]}…, not {digest[:12]}…): {_WHAT_TO_DO}"
         )

@@ -13,17 +13,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from rossmann.errors import DamagedModel
-from rossmann.models.ensemble.artifact_files import read_card, verify, write_card
-from rossmann.models.ensemble.prediction_intervals import bounds, check
-from rossmann.models.members import MEMBERS
-from rossmann.models.members.base import Member
-from rossmann.models.members.library_compatibility import check_releases, releases_of
-from rossmann.numba_kernel import kernel
-from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix, feature_fingerprint
+from rossmann.errors import CorruptModelError
+from rossmann.models.ensemble.artifact_files import read_card, verify_digests, write_card
+from rossmann.models.ensemble.prediction_intervals import interval_bounds, validate_table
+from rossmann.models.members import LEARNERS
+from rossmann.models.members.base import BaseLearner
+from rossmann.models.members.library_compatibility import check_compatibility, installed_libraries
+from rossmann.numba_kernel import cached_njit
+from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray, feature_fingerprint
 
 
-@kernel
+@cached_njit
 def _heard(days: np.float32, low: int, high: int) -> float:
     """0 up to ``low`` days or where they are missing, 1 from ``high`` on."""
     share = (np.float64(days) - low) / (high - low)
@@ -31,9 +31,9 @@ def _heard(days: np.float32, low: int, high: int) -> float:
     return min(share, 1.0) if share > 0.0 else 0.0
 
 
-@kernel
+@cached_njit
 def blend(
-    matrix: Matrix,
+    matrix: FeatureMatrix,
     offset: int,
     days: int,
     limits: tuple[int, int],
@@ -53,16 +53,16 @@ def blend(
         out[i] = np.exp(np.float64(matrix[i, offset]) + heard * change)
 
 
-@kernel
-def rise(matrix: Matrix, column: int, low: int, high: int, out: FloatArray) -> None:
+@cached_njit
+def trust_ramp(matrix: FeatureMatrix, column: int, low: int, high: int, out: FloatArray) -> None:
     """Fill ``out`` (n,): 0 where the column is at most ``low`` or missing, 1 from ``high`` on."""
     for i in range(len(out)):
         out[i] = _heard(matrix[i, column], low, high)
 
 
 _OPEN_DAYS: Final = FEATURES.index("open_days_365")
-UNTRIED_DAYS: Final = 25
-KNOWN_DAYS: Final = 50
+TRUST_FROM_DAYS: Final = 25
+FULL_TRUST_DAYS: Final = 50
 """Days with sales in a store's last year: up to the first the members are not heard, from the
 second on in full. They never learned from stores so new, and trees guess wildly there: measured
 on the real tables with 7 days of history, RMSPE .47 against .20 of the filter alone."""
@@ -74,30 +74,38 @@ class Ensemble:
     ``card`` is JSON: what the version is, was made from and was measured at.
     """
 
-    def __init__(self, members: dict[str, Member], card: dict[str, Any]) -> None:
+    def __init__(self, members: dict[str, BaseLearner], card: dict[str, Any]) -> None:
         self.members = members
         self.card = card
         self._weights = {name: float(card["weights"][name]) for name in members}
 
-    def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+    def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         """Sales of open days for (n, 46): (n,), positive and finite."""
         return self.blend(self.log_factors(matrix, threads), matrix)
 
-    def log_factors(self, matrix: Matrix, threads: int = 1) -> dict[str, FloatArray]:
+    def log_factors(self, matrix: FeatureMatrix, threads: int = 1) -> dict[str, FloatArray]:
         """What each member makes of each row, over ``exp(kfb)``, on the log scale: (n,) each."""
         if matrix.shape[1] != len(FEATURES):
             raise ValueError(f"the matrix has {matrix.shape[1]} columns, not {len(FEATURES)}")
         return {name: member.log_factor(matrix, threads) for name, member in self.members.items()}
 
-    def blend(self, log_factors: dict[str, FloatArray], matrix: Matrix) -> FloatArray:
+    def blend(self, log_factors: dict[str, FloatArray], matrix: FeatureMatrix) -> FloatArray:
         """The forecast from the members' factors."""
         weights = np.array([self._weights[name] for name in log_factors])
         out = np.empty(len(matrix))
         parts = tuple(log_factors.values())
-        blend(matrix, OFFSET, _OPEN_DAYS, (UNTRIED_DAYS, KNOWN_DAYS), weights, parts, out)
+        blend(
+            matrix,
+            OFFSET_COLUMN,
+            _OPEN_DAYS,
+            (TRUST_FROM_DAYS, FULL_TRUST_DAYS),
+            weights,
+            parts,
+            out,
+        )
         return out
 
-    def contributions(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+    def contributions(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         """What each feature adds to log forecast less ``kfb``: (n, 47), blended as ``predict``.
 
         The last column is what all rows start from.
@@ -106,20 +114,20 @@ class Ensemble:
         if len(matrix):
             for name, member in self.members.items():
                 total += self._weights[name] * member.contributions(matrix, threads)
-        return total * trust(matrix)[:, None]
+        return total * learner_trust(matrix)[:, None]
 
     def bounds(
-        self, matrix: Matrix, sales: FloatArray, levels: Sequence[float]
+        self, matrix: FeatureMatrix, sales: FloatArray, levels: Sequence[float]
     ) -> list[tuple[FloatArray, FloatArray]]:
         """Lower and upper bound (n,) of each level, from the version's own table."""
-        return bounds(self.card["intervals"], matrix, sales, levels)
+        return interval_bounds(self.card["intervals"], matrix, sales, levels)
 
     def save(self, folder: Path) -> None:
         """Write the members in their own formats, and the card with a digest of each file."""
         folder.mkdir(parents=True, exist_ok=True)
         for member in self.members.values():
             member.save(folder)
-        made_by = {**self.card.get("libraries", {}), **releases_of(self.members)}
+        made_by = {**self.card.get("libraries", {}), **installed_libraries(self.members)}
         files = [name for member in self.members.values() for name in member.files()]
         self.card = write_card(folder, {**self.card, "libraries": made_by}, files)
 
@@ -130,30 +138,32 @@ class Ensemble:
         Raises ``DamagedModel`` where a file is missing or changed, or where the version was made
         for other features than the code's, or by a release of a booster that this one cannot read.
         """
-        verify(folder)
+        verify_digests(folder)
         card = read_card(folder)
-        if not isinstance(card.get("weights"), dict) or not set(card["weights"]) <= set(MEMBERS):
-            raise DamagedModel(f"the card in {folder} names no weights of members that there are")
+        if not isinstance(card.get("weights"), dict) or not set(card["weights"]) <= set(LEARNERS):
+            raise CorruptModelError(
+                f"the card in {folder} names no weights of members that there are"
+            )
         if card.get("fingerprint") != feature_fingerprint():
-            raise DamagedModel(
+            raise CorruptModelError(
                 f"the version in {folder} was made for other features ({card.get('fingerprint')}) "
                 f"than this release computes ({feature_fingerprint()}): train a new one with "
                 "`rossmann train`, or run the release that made it"
             )
-        check_releases(card, folder)
+        check_compatibility(card, folder)
         if "intervals" in card:
-            check(card["intervals"])
+            validate_table(card["intervals"])
         try:
-            members: dict[str, Member] = {
-                name: MEMBERS[name].load(folder) for name in card["weights"]
+            members: dict[str, BaseLearner] = {
+                name: LEARNERS[name].load(folder) for name in card["weights"]
             }
         except (OSError, ValueError) as error:
-            raise DamagedModel(f"the version in {folder} does not load: {error}") from error
+            raise CorruptModelError(f"the version in {folder} does not load: {error}") from error
         return cls(members, card)
 
 
-def trust(matrix: Matrix) -> FloatArray:
+def learner_trust(matrix: FeatureMatrix) -> FloatArray:
     """How far the members are heard in each row (n,), 0 to 1, by the store's days with sales."""
     out = np.empty(len(matrix))
-    rise(matrix, _OPEN_DAYS, UNTRIED_DAYS, KNOWN_DAYS, out)
+    trust_ramp(matrix, _OPEN_DAYS, TRUST_FROM_DAYS, FULL_TRUST_DAYS, out)
     return out

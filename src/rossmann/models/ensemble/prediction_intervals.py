@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.errors import DamagedModel
-from rossmann.schema import FEATURES, FloatArray, Matrix
+from rossmann.errors import CorruptModelError
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 LEVELS: Final = tuple(np.round(np.arange(0.50, 0.9901, 0.01), 2).tolist())
 METHOD: Final = "scaled conformal"
@@ -43,7 +43,10 @@ _TINY: Final = 1e-12
 
 
 def calibrate(
-    matrix: Matrix, sales: FloatArray, forecast: FloatArray, unplanned: FloatArray | None = None
+    matrix: FeatureMatrix,
+    sales: FloatArray,
+    forecast: FloatArray,
+    unplanned: FloatArray | None = None,
 ) -> dict[str, Any]:
     """The table, as JSON, from rows (n,) that the forecast's members did not learn from.
 
@@ -60,16 +63,16 @@ def calibrate(
         "unplanned": 1.0,
         "rows": len(sales),
     }
-    base = row_scale(table, matrix)
+    base = residual_scale(table, matrix)
     fitted = _fit_scale(_terms(table, matrix), residual / base)
     table["coefficients"] = fitted.tolist()
-    spread = residual / row_scale(table, matrix)
+    spread = residual / residual_scale(table, matrix)
     spread = np.minimum(spread, np.quantile(spread, _OUTLIER))
     # residuals over the scale get a root mean square of 1: totals add up variances
     fitted[0] += 0.5 * np.log(max(float(np.mean(spread**2)), _TINY))
     table["coefficients"] = fitted.tolist()
-    scale = row_scale(table, matrix)
-    table["quantiles"] = conformal(residual / scale, LEVELS).tolist()
+    scale = residual_scale(table, matrix)
+    table["quantiles"] = conformal_quantiles(residual / scale, LEVELS).tolist()
     if unplanned is not None:
         missed = np.abs(np.log(sales) - np.log(unplanned))
         with_plan, without = (np.quantile(r / scale, _WIDENED_AT) for r in (residual, missed))
@@ -77,47 +80,47 @@ def calibrate(
     return table
 
 
-def conformal(scores: FloatArray, levels: Sequence[float]) -> FloatArray:
+def conformal_quantiles(scores: FloatArray, levels: Sequence[float]) -> FloatArray:
     """The conformal quantile of each level, (levels,): the ceil((n + 1) level)-th of n scores."""
     share = np.minimum(np.ceil((len(scores) + 1) * np.array(levels)) / len(scores), 1.0)
     return np.asarray(np.quantile(scores, share, method="inverted_cdf"), np.float64)
 
 
-def check(table: Any) -> None:
+def validate_table(table: Any) -> None:
     """Raises ``DamagedModel`` for a table of another method than this release reads."""
     if not isinstance(table, dict) or table.get("method") != METHOD:
-        raise DamagedModel(
+        raise CorruptModelError(
             "the version's interval table was made by another release: train a new version with "
             "`rossmann train`, or run the release that made it"
         )
     if table.get("terms") != list(TERMS) or len(table["quantiles"]) != len(table["levels"]):
-        raise DamagedModel("the version's interval table is damaged: train a new version")
+        raise CorruptModelError("the version's interval table is damaged: train a new version")
 
 
-def bounds(
-    table: dict[str, Any], matrix: Matrix, sales: FloatArray, levels: Sequence[float]
+def interval_bounds(
+    table: dict[str, Any], matrix: FeatureMatrix, sales: FloatArray, levels: Sequence[float]
 ) -> list[tuple[FloatArray, FloatArray]]:
     """Lower and upper bound (n,) for each level between .5 and .99, interpolated in the table.
 
     Raises ``ValueError`` for a level outside, ``DamagedModel`` for a table of another release.
     """
-    check(table)
-    scale = row_scale(table, matrix)
+    validate_table(table)
+    scale = residual_scale(table, matrix)
     out = []
     for level in levels:
-        width = quantile(table, level) * scale
+        width = conformal_quantile(table, level) * scale
         out.append((sales * np.exp(-width), sales * np.exp(width)))
     return out
 
 
-def quantile(table: dict[str, Any], level: float) -> float:
+def conformal_quantile(table: dict[str, Any], level: float) -> float:
     """How many scales a level's band reaches; raises ``ValueError`` outside .5 to .99."""
     if not LEVELS[0] <= level <= LEVELS[-1]:
         raise ValueError(f"an interval's level must lie between .5 and .99 (got {level})")
     return float(np.interp(level, table["levels"], table["quantiles"]))
 
 
-def row_scale(table: dict[str, Any], matrix: Matrix) -> FloatArray:
+def residual_scale(table: dict[str, Any], matrix: FeatureMatrix) -> FloatArray:
     """The root mean square log residual that each row (n,) lets expect."""
     # Column by column: a product of matrices adds in an order that depends on the number of rows.
     terms = _terms(table, matrix).T
@@ -128,27 +131,27 @@ def row_scale(table: dict[str, Any], matrix: Matrix) -> FloatArray:
     return np.asarray(scale * young * widened, np.float64)
 
 
-def volatility_cuts(matrix: Matrix) -> FloatArray:
+def volatility_cuts(matrix: FeatureMatrix) -> FloatArray:
     """Where the terciles of volatility part, (2,)."""
     known = matrix[:, _VOLATILITY]
     known = known[np.isfinite(known)]
     return np.quantile(known, [1 / 3, 2 / 3]) if len(known) else np.array([0.1, 0.2])
 
 
-def terciles(matrix: Matrix, cuts: FloatArray) -> npt.NDArray[np.int64]:
+def terciles(matrix: FeatureMatrix, cuts: FloatArray) -> npt.NDArray[np.int64]:
     """Each row's tercile (n,), 0 to 2; a store too new to have a volatility counts as volatile."""
     sd = matrix[:, _VOLATILITY]
     return np.searchsorted(cuts, np.where(np.isnan(sd), np.float32(np.inf), sd))
 
 
-def _unknown_volatility(matrix: Matrix) -> float:
+def _unknown_volatility(matrix: FeatureMatrix) -> float:
     """What a store without a volatility of its own is taken to have: that of a restless one."""
     known = matrix[:, _VOLATILITY]
     known = known[np.isfinite(known)]
     return float(np.quantile(known, 0.9)) if len(known) else _VOLATILITIES[-1]
 
 
-def _terms(table: dict[str, Any], matrix: Matrix) -> FloatArray:
+def _terms(table: dict[str, Any], matrix: FeatureMatrix) -> FloatArray:
     """The terms of the scale, (n, terms)."""
     low, middle, high = _VOLATILITIES
     sd = matrix[:, _VOLATILITY].astype(np.float64)

@@ -10,21 +10,21 @@ from rossmann.features import schedule_counts as plan
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
 from rossmann.models.evaluation.windows import (
-    Outcome,
-    Window,
+    BacktestWindow,
+    WindowForecasts,
     WindowScore,
-    later_windows,
-    open_windows,
+    build_windows,
+    follow_up_windows,
 )
-from rossmann.models.members.fit import Examples, fit_members
-from rossmann.schema import FEATURES, OFFSET, FloatArray, Report
+from rossmann.models.members.fit import TrainingRows, fit_members
+from rossmann.schema import FEATURES, OFFSET_COLUMN, FloatArray, ProgressReporter
 from rossmann.settings import Profile, Settings
 
 _MEDIAN = FEATURES.index("median_same_364")
 
 
 def forecast_window(
-    panel: Panel, window: Window, ensemble: Ensemble, threads: int
+    panel: Panel, window: BacktestWindow, ensemble: Ensemble, threads: int
 ) -> dict[str, FloatArray]:
     """What the ensemble, its members and the methods to beat say of the window's rows, (n,) each.
 
@@ -32,7 +32,7 @@ def forecast_window(
     the ensemble.
     """
     factors = ensemble.log_factors(window.matrix, threads)
-    offset = window.matrix[:, OFFSET].astype(np.float64)
+    offset = window.matrix[:, OFFSET_COLUMN].astype(np.float64)
     unplanned = panel.matrix(window.rows, window.origin, planned_to=window.origin)
     return {
         "ensemble": ensemble.blend(factors, window.matrix),
@@ -42,9 +42,9 @@ def forecast_window(
     }
 
 
-def baselines(panel: Panel, window: Window) -> dict[str, FloatArray]:
+def baselines(panel: Panel, window: BacktestWindow) -> dict[str, FloatArray]:
     """Forecasts (n,) of the methods to beat: seasonal naive, median and the filter alone."""
-    offset = window.matrix[:, OFFSET].astype(np.float64)
+    offset = window.matrix[:, OFFSET_COLUMN].astype(np.float64)
     kalman = np.exp(offset)
     median = np.exp(offset + window.matrix[:, _MEDIAN].astype(np.float64))
     naive = _last_same_kind(panel, window)
@@ -55,9 +55,9 @@ def baselines(panel: Panel, window: Window) -> dict[str, FloatArray]:
     }
 
 
-def _last_same_kind(panel: Panel, window: Window) -> FloatArray:
+def _last_same_kind(panel: Panel, window: BacktestWindow) -> FloatArray:
     """The store's last sales on the same weekday with the same promotion, NaN where none."""
-    places = panel.locate(window.rows.store)
+    places = panel.store_indices(window.rows.store)
     day = window.rows.day.astype(np.int64) - panel.first_day
     origin = window.origin - panel.first_day
     last = origin - (origin - day) % 7
@@ -72,7 +72,7 @@ def _last_same_kind(panel: Panel, window: Window) -> FloatArray:
     return out
 
 
-def score(outcome: Outcome, main: str = "ensemble") -> WindowScore:
+def score_window(outcome: WindowForecasts, main: str = "ensemble") -> WindowScore:
     """RMSPE of every forecaster, and the other measures of the main one."""
     sold, best = outcome.window.sold, outcome.forecasts[main]
     return WindowScore(
@@ -91,13 +91,13 @@ def score(outcome: Outcome, main: str = "ensemble") -> WindowScore:
 def backtest(
     settings: Settings,
     panel: Panel,
-    examples: Examples,
+    examples: TrainingRows,
     profile: Profile,
-    report: Report,
+    report: ProgressReporter,
     ends: Sequence[int] = (),
     days: int = 0,
     later: int = 0,
-) -> list[Outcome]:
+) -> list[WindowForecasts]:
     """Fit as of each window's origin and forecast it, oldest first.
 
     ``ends``: the origins as days before the last day of history, ``days``: the windows' length;
@@ -105,24 +105,26 @@ def backtest(
     far as no newer fit saw them.
     """
     outcomes = []
-    examples.prepare(profile.rows)
-    windows = open_windows(
+    examples.materialize(profile.rows)
+    windows = build_windows(
         panel, ends or settings.windows, days or settings.window_days, settings.history_days
     )
     for window in windows:
         report(f"backtest from {window.origin_date}, {window.days} days")
         members = fit_members(
-            examples.until(window.origin), profile, settings.seed, settings.thread_count, report
+            examples.known_at(window.origin), profile, settings.seed, settings.thread_count, report
         )
         ensemble = Ensemble(members, {"weights": profile.weights})
         found = forecast_window(panel, window, ensemble, settings.thread_count)
-        after = later_windows(panel, windows, window, later, settings.history_days)
+        after = follow_up_windows(panel, windows, window, later, settings.history_days)
         outcomes.append(
-            Outcome(
+            WindowForecasts(
                 window,
                 found,
                 tuple(
-                    Outcome(w, {"ensemble": ensemble.predict(w.matrix, settings.thread_count)})
+                    WindowForecasts(
+                        w, {"ensemble": ensemble.predict(w.matrix, settings.thread_count)}
+                    )
                     for w in after
                 ),
             )

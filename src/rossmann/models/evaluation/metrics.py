@@ -45,7 +45,7 @@ def bias(sold: FloatArray, forecast: FloatArray) -> float:
     return float(forecast.sum()) / total - 1.0 if total else float("nan")
 
 
-FLIPS: Final = 4_000
+N_PERMUTATIONS: Final = 4_000
 _AT_ONCE: Final = 400
 FEW_STORES: Final = 12
 """With fewer, no split of the signs is rare: then each store's weeks are flipped one by one."""
@@ -53,7 +53,7 @@ _SEED: Final = 20150801
 
 
 @dataclass(frozen=True)
-class Paired:
+class PermutationTest:
     """RMSPE of both on the same rows, and how often chance alone makes the first look as good.
 
     ``p``: one-sided, between 1 / (flips + 1) and 1; ``better``: share of stores where the first
@@ -61,21 +61,21 @@ class Paired:
     weeks.
     """
 
-    mine: float
-    other: float
+    first_rmspe: float
+    second_rmspe: float
     p: float
-    better: float
+    share_of_stores_better: float
     stores: int
     units: int
 
 
-def compare(
+def permutation_test(
     store: npt.NDArray[np.integer],
     day: npt.NDArray[np.integer],
     sold: FloatArray,
     mine: FloatArray,
     other: FloatArray,
-) -> Paired:
+) -> PermutationTest:
     """Test forecast ``mine`` against ``other`` on rows (n,) with sales above 0.
 
     Raises ``ValueError`` where there is no row.
@@ -88,7 +88,7 @@ def compare(
     units = by_store
     if len(by_store) < FEW_STORES:
         units = _add_up(store.astype(np.int64) * 10_000 + day.astype(np.int64) // 7, difference)
-    return Paired(
+    return PermutationTest(
         float(np.sqrt(mine_squared.mean())),
         float(np.sqrt(other_squared.mean())),
         _flip(units),
@@ -111,7 +111,7 @@ def _flip(units: FloatArray) -> float:
     # a hair of slack, so that the very same sum in another order counts
     found = units.sum() + 1e-12 * np.abs(units).sum()
     reached = 0
-    for _ in range(FLIPS // _AT_ONCE):
+    for _ in range(N_PERMUTATIONS // _AT_ONCE):
         signs = rng.integers(0, 2, (_AT_ONCE, len(units)), dtype=np.int8) * 2 - 1
         reached += int(np.count_nonzero(signs @ units <= found))
-    return (1 + reached) / (FLIPS + 1)
+    return (1 + reached) / (N_PERMUTATIONS + 1)

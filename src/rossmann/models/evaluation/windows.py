@@ -10,18 +10,18 @@ import numpy as np
 from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import to_date
 from rossmann.errors import DataError
-from rossmann.schema import FloatArray, Matrix, Rows
+from rossmann.schema import FeatureMatrix, FloatArray, StoreDays
 
 
 @dataclass(frozen=True)
-class Window:
+class BacktestWindow:
     """The rows of one window as of its origin: days with sales, after it."""
 
     origin: int
     days: int
-    rows: Rows
+    rows: StoreDays
     sold: FloatArray
-    matrix: Matrix
+    matrix: FeatureMatrix
 
     @property
     def origin_date(self) -> date:
@@ -45,24 +45,24 @@ class WindowScore:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WindowForecasts:
     """A window and what each forecaster said of it: arrays (n,) by the forecaster's name.
 
     ``later``: the windows after this one that the same fit forecast too, from origins of their
     own; only the ensemble's forecasts, and only what totals are learned from.
     """
 
-    window: Window
+    window: BacktestWindow
     forecasts: dict[str, FloatArray]
-    later: tuple["Outcome", ...] = ()
+    follow_ups: tuple["WindowForecasts", ...] = ()
 
 
-def rolling_ends(count: int, days: int) -> tuple[int, ...]:
+def rolling_offsets(count: int, days: int) -> tuple[int, ...]:
     """Origins as days before the last day of history: ``count`` windows, one after the other."""
     return tuple(days * (i + 1) for i in range(count))
 
 
-def ends_of(panel: Panel, origins: Sequence[date]) -> tuple[int, ...]:
+def origins_to_offsets(panel: Panel, origins: Sequence[date]) -> tuple[int, ...]:
     """Origins as days before the last day of history; raises ``DataError`` for one not in it."""
     first, last = to_date(panel.first_day), to_date(panel.last_day)
     for origin in origins:
@@ -71,12 +71,14 @@ def ends_of(panel: Panel, origins: Sequence[date]) -> tuple[int, ...]:
     return tuple((last - origin).days for origin in dict.fromkeys(origins))
 
 
-def open_windows(panel: Panel, ends: Sequence[int], days: int, history_days: int) -> list[Window]:
+def build_windows(
+    panel: Panel, ends: Sequence[int], days: int, history_days: int
+) -> list[BacktestWindow]:
     """The windows whose origins lie ``ends`` days before the last day of history, oldest first.
 
     Raises ``DataError`` where history is too short for one of them.
     """
-    rows, sold = panel.past_rows()
+    rows, sold = panel.sales_rows()
     windows = []
     for back in sorted(ends, reverse=True):
         origin = panel.last_day - back
@@ -92,16 +94,20 @@ def open_windows(panel: Panel, ends: Sequence[int], days: int, history_days: int
                 " `windows` in the parameters file, or `rossmann backtest --origins`"
             )
         part = rows.take(mine)
-        windows.append(Window(origin, days, part, sold[mine], panel.matrix(part, origin)))
+        windows.append(BacktestWindow(origin, days, part, sold[mine], panel.matrix(part, origin)))
     return windows
 
 
-def later_windows(
-    panel: Panel, windows: Sequence[Window], window: Window, count: int, history_days: int
-) -> list[Window]:
+def follow_up_windows(
+    panel: Panel,
+    windows: Sequence[BacktestWindow],
+    window: BacktestWindow,
+    count: int,
+    history_days: int,
+) -> list[BacktestWindow]:
     """Up to ``count`` windows right after ``window``, none of which reaches a newer one's days."""
     newer = [w.origin for w in windows if w.origin > window.origin]
     end = min([panel.last_day, *newer])
     origins = [window.origin + window.days * (i + 1) for i in range(count)]
     ends = [panel.last_day - o for o in origins if o + window.days <= end]
-    return open_windows(panel, ends, window.days, history_days)
+    return build_windows(panel, ends, window.days, history_days)

@@ -20,16 +20,18 @@ import numpy.typing as npt
 
 from rossmann.models.evaluation import metrics as paired
 from rossmann.models.evaluation.metrics import FEW_STORES
-from rossmann.models.gate.backtest_predictions import Evidence, WindowRows
-from rossmann.models.gate.verdict import Line, at_most, refused
+from rossmann.models.gate.backtest_predictions import BacktestPredictions, WindowPredictions
+from rossmann.models.gate.verdict import CheckResult, at_most, not_measured
 from rossmann.schema import FloatArray
 from rossmann.settings import Settings
 
-Score = Callable[[WindowRows], FloatArray]
+ProductionForecast = Callable[[WindowPredictions], FloatArray]
 """Forecasts (n,) of the serving version for a window's rows, as of the window's origin."""
 
 
-def against_naive(windows: Sequence[WindowRows], settings: Settings) -> list[Line]:
+def checks_against_baseline(
+    windows: Sequence[WindowPredictions], settings: Settings
+) -> list[CheckResult]:
     """Better than seasonal naive on every window.
 
     Six weeks of a few stores seldom tell a better forecast from a luckier one. There no window may
@@ -39,59 +41,65 @@ def against_naive(windows: Sequence[WindowRows], settings: Settings) -> list[Lin
     if len(stores) >= paired.FEW_STORES or not all(len(window.sold) for window in windows):
         return [_against_naive(window, settings) for window in windows]
     rows = [(w.store, w.day, w.sold, w.forecast, w.naive) for w in windows]
-    found = paired.compare(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+    found = paired.permutation_test(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
     return [
         *(_not_worse(window, settings) for window in windows),
         _better("all windows: better than seasonal naive", found, settings),
     ]
 
 
-def _against_naive(window: WindowRows, settings: Settings) -> Line:
+def _against_naive(window: WindowPredictions, settings: Settings) -> CheckResult:
     check = f"{window.origin}: better than seasonal naive"
     if not len(window.sold):
-        return refused(check, "no row")
-    found = paired.compare(window.store, window.day, window.sold, window.forecast, window.naive)
+        return not_measured(check, "no row")
+    found = paired.permutation_test(
+        window.store, window.day, window.sold, window.forecast, window.naive
+    )
     return _better(check, found, settings)
 
 
-def _not_worse(window: WindowRows, settings: Settings) -> Line:
+def _not_worse(window: WindowPredictions, settings: Settings) -> CheckResult:
     """A higher error than seasonal naive's passes where it may be bad luck."""
     check = f"{window.origin}: not clearly worse than seasonal naive"
-    found = paired.compare(window.store, window.day, window.sold, window.naive, window.forecast)
-    if not np.isfinite([found.mine, found.other, found.p]).all():
-        return refused(check, "a forecast is no number")
-    passed = found.other <= found.mine or found.p > settings.gate_chance
+    found = paired.permutation_test(
+        window.store, window.day, window.sold, window.naive, window.forecast
+    )
+    if not np.isfinite([found.first_rmspe, found.second_rmspe, found.p]).all():
+        return not_measured(check, "a forecast is no number")
+    passed = found.second_rmspe <= found.first_rmspe or found.p > settings.gate_chance
     note = f"{_whom(found)}, worse by chance p = {found.p:.4f}"
-    return Line(check, found.other, found.mine, passed, note)
+    return CheckResult(check, found.second_rmspe, found.first_rmspe, passed, note)
 
 
-def against_serving(
-    candidate: Evidence, serving: Evidence | None, name: str, last_day: int | None,
-    score: Score, settings: Settings, replaceable: bool = False,
-) -> list[Line]:  # fmt: skip
+def checks_against_production(
+    candidate: BacktestPredictions, serving: BacktestPredictions | None, name: str, last_day: int | None,
+    score: ProductionForecast, settings: Settings, replaceable: bool = False,
+) -> list[CheckResult]:  # fmt: skip
     """The lines; ``last_day``: the last day of the serving version's data, None if unknown.
 
     ``replaceable``: another chain of the same name may take over without a comparison, as one
     demo chain after another does.
     """
-    pairs = same_windows(candidate, serving)
+    pairs = matched_windows(candidate, serving)
     if sum(len(other) for *_, other in pairs) < sum(len(w.sold) for w, *_ in pairs) / 2:
         note = "another chain: what was sold on the same days differs"
         if replaceable:
-            return [Line(f"against {name}", None, None, True, note)]
-        return [refused(f"against {name}", f"{note}; promote with --force if that is meant")]
+            return [CheckResult(f"against {name}", None, None, True, note)]
+        return [not_measured(f"against {name}", f"{note}; promote with --force if that is meant")]
     if pairs:
         return _on_shared(pairs, name, settings)
     if last_day is None:
-        return [refused(f"against {name}", "its last day of data is not known")]
+        return [not_measured(f"against {name}", "its last day of data is not known")]
     return [_on_newer(candidate, name, last_day, score, settings)]
 
 
-Pair = tuple[WindowRows, WindowRows, FloatArray]
+MatchedWindow = tuple[WindowPredictions, WindowPredictions, FloatArray]
 """The candidate's window, its rows that both versions forecast, and the other's forecasts."""
 
 
-def same_windows(candidate: Evidence, serving: Evidence | None) -> list[Pair]:
+def matched_windows(
+    candidate: BacktestPredictions, serving: BacktestPredictions | None
+) -> list[MatchedWindow]:
     """The windows that both have, each with the rows where both know the same sales."""
     others = {} if serving is None else {(w.origin, w.days): w for w in serving.windows}
     found = []
@@ -106,19 +114,19 @@ def same_windows(candidate: Evidence, serving: Evidence | None) -> list[Pair]:
     return found
 
 
-def _key(window: WindowRows) -> npt.NDArray[np.int64]:
+def _key(window: WindowPredictions) -> npt.NDArray[np.int64]:
     return window.store.astype(np.int64) * 1_000_000 + window.day
 
 
-def _on_shared(pairs: list[Pair], name: str, settings: Settings) -> list[Line]:
+def _on_shared(pairs: list[MatchedWindow], name: str, settings: Settings) -> list[CheckResult]:
     """No window clearly worse, and all of them together better than chance would make it."""
     lines = []
     pairs = [pair for pair in pairs if len(pair[2])]
     for _, rows, other in pairs:
-        found = paired.compare(rows.store, rows.day, rows.sold, rows.forecast, other)
-        limit = found.other + settings.gate_tolerance
-        lines.append(at_most(f"{rows.origin}: no worse than {name}", found.mine, limit))
-    all_found = paired.compare(
+        found = paired.permutation_test(rows.store, rows.day, rows.sold, rows.forecast, other)
+        limit = found.second_rmspe + settings.gate_tolerance
+        lines.append(at_most(f"{rows.origin}: no worse than {name}", found.first_rmspe, limit))
+    all_found = paired.permutation_test(
         np.concatenate([rows.store for _, rows, _ in pairs]),
         np.concatenate([rows.day for _, rows, _ in pairs]),
         np.concatenate([rows.sold for _, rows, _ in pairs]),
@@ -129,8 +137,12 @@ def _on_shared(pairs: list[Pair], name: str, settings: Settings) -> list[Line]:
 
 
 def _on_newer(
-    candidate: Evidence, name: str, last_day: int, score: Score, settings: Settings
-) -> Line:
+    candidate: BacktestPredictions,
+    name: str,
+    last_day: int,
+    score: ProductionForecast,
+    settings: Settings,
+) -> CheckResult:
     """On newer data no worse is enough: that a version knows the latest days is worth something."""
     check = f"days that {name} did not see: no worse"
     newest = candidate.windows[-1]
@@ -138,31 +150,31 @@ def _on_newer(
     days = len(np.unique(rows.day))
     if days < settings.gate_days:
         why = f"{days} days are newer than its data, {settings.gate_days} are needed"
-        return refused(check, why)
-    found = paired.compare(rows.store, rows.day, rows.sold, rows.forecast, score(rows))
+        return not_measured(check, why)
+    found = paired.permutation_test(rows.store, rows.day, rows.sold, rows.forecast, score(rows))
     note = f"{days} days; {_chance(found)}"
-    return at_most(check, found.mine, found.other + settings.gate_tolerance, note)
+    return at_most(check, found.first_rmspe, found.second_rmspe + settings.gate_tolerance, note)
 
 
-def _better(check: str, found: paired.Paired, settings: Settings) -> Line:
+def _better(check: str, found: paired.PermutationTest, settings: Settings) -> CheckResult:
     """A lower error, and by store so steadily lower that it is not luck."""
-    if not np.isfinite([found.mine, found.other, found.p]).all():
-        return refused(check, "a forecast is no number")
-    passed = found.mine < found.other and found.p <= settings.gate_chance
+    if not np.isfinite([found.first_rmspe, found.second_rmspe, found.p]).all():
+        return not_measured(check, "a forecast is no number")
+    passed = found.first_rmspe < found.second_rmspe and found.p <= settings.gate_chance
     note = _chance(found)
     if 0.5**found.units > settings.gate_chance:
         note += ": too few to tell luck from skill"
-    return Line(check, found.mine, found.other, passed, note)
+    return CheckResult(check, found.first_rmspe, found.second_rmspe, passed, note)
 
 
-def _chance(found: paired.Paired) -> str:
+def _chance(found: paired.PermutationTest) -> str:
     return f"{_whom(found)}, by chance p = {found.p:.4f}"
 
 
-def _whom(found: paired.Paired) -> str:
+def _whom(found: paired.PermutationTest) -> str:
     """Whom the test asked: many stores, or the weeks of a few."""
     if found.stores >= paired.FEW_STORES:
-        return f"better in {found.better:.0%} of {found.stores:,} stores"
+        return f"better in {found.share_of_stores_better:.0%} of {found.stores:,} stores"
     stores, weeks = (
         f"{count} {what}{'s' if count > 1 else ''}"
         for count, what in ((found.stores, "store"), (found.units, "week"))
@@ -178,7 +190,9 @@ _SPREADS: Final = 2.0
 """How many standard deviations are taken for chance."""
 
 
-def measured(evidence: Evidence, settings: Settings) -> list[Line]:
+def coverage_and_bias_checks(
+    evidence: BacktestPredictions, settings: Settings
+) -> list[CheckResult]:
     """The lines on coverage and bias of each window."""
     lines = []
     for window in evidence.windows:
@@ -199,7 +213,7 @@ def measured(evidence: Evidence, settings: Settings) -> list[Line]:
     return lines
 
 
-def _limit(limit: float, spread: float, window: WindowRows) -> float:
+def _limit(limit: float, spread: float, window: WindowPredictions) -> float:
     """The limit of a chain; for a few stores wider, by what chance adds."""
     stores = _stores(window)
     if not 0 < stores < FEW_STORES:
@@ -207,12 +221,12 @@ def _limit(limit: float, spread: float, window: WindowRows) -> float:
     return math.hypot(limit, _SPREADS * spread / math.sqrt(stores))
 
 
-def _few(window: WindowRows) -> str:
+def _few(window: WindowPredictions) -> str:
     stores = _stores(window)
     if not 0 < stores < FEW_STORES:
         return ""
     return f"; wider limit for {stores} store{'s' if stores > 1 else ''}"
 
 
-def _stores(window: WindowRows) -> int:
+def _stores(window: WindowPredictions) -> int:
     return len(np.unique(window.store))

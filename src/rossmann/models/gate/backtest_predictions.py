@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 from rossmann.models.evaluation.metrics import bias, rmspe
 from rossmann.schema import DayArray, FloatArray
 
 if TYPE_CHECKING:
-    from rossmann.models.evaluation.windows import Outcome
+    from rossmann.models.evaluation.windows import WindowForecasts
 
 
-EVIDENCE_FILE: Final = "evidence.npz"
+PREDICTIONS_FILE: Final = "evidence.npz"
 _ROWS: Final = ("store", "day", "sold", "forecast", "naive")
 _BASELINE: Final = "seasonal_naive"
 
 
 @dataclass(frozen=True)
-class WindowRows:
+class WindowPredictions:
     """One window's rows: store, day since 1970-01-01, sales, and two forecasts of them; (n,) each.
 
     ``forecast`` comes from members that saw nothing after the origin, ``naive`` is seasonal naive.
@@ -52,9 +52,9 @@ class WindowRows:
         """Of the version: forecast total over sold total, less 1."""
         return bias(self.sold, self.forecast)
 
-    def take(self, index: npt.NDArray[np.integer]) -> "WindowRows":
+    def take(self, index: npt.NDArray[np.integer]) -> "WindowPredictions":
         """The rows at ``index``."""
-        return WindowRows(
+        return WindowPredictions(
             self.origin,
             self.days,
             self.store[index],
@@ -66,20 +66,20 @@ class WindowRows:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class BacktestPredictions:
     """All windows, oldest first, and by origin the coverage of each main level of the bands.
 
     A window's coverage is that of bands calibrated on the other windows.
     """
 
-    windows: tuple[WindowRows, ...]
+    windows: tuple[WindowPredictions, ...]
     coverage: dict[str, dict[str, float]]
 
 
-def collect(outcomes: "Sequence[Outcome]") -> Evidence:
+def from_outcomes(outcomes: "Sequence[WindowForecasts]") -> BacktestPredictions:
     """From what a backtest gave."""
     windows = tuple(
-        WindowRows(
+        WindowPredictions(
             o.window.origin_date.isoformat(),
             o.window.days,
             o.window.rows.store,
@@ -90,21 +90,28 @@ def collect(outcomes: "Sequence[Outcome]") -> Evidence:
         )
         for o in outcomes
     )
-    return Evidence(windows, _coverage(outcomes))
+    return BacktestPredictions(windows, _coverage(outcomes))
 
 
-def _coverage(outcomes: "Sequence[Outcome]") -> dict[str, dict[str, float]]:
-    from rossmann.models.calibration.interval_coverage import MAIN, key, measure_coverage
+def _coverage(outcomes: "Sequence[WindowForecasts]") -> dict[str, dict[str, float]]:
+    from rossmann.models.calibration.interval_coverage import (
+        REPORTED_LEVELS,
+        level_key,
+        measure_coverage,
+    )
 
     measured = measure_coverage(outcomes)
     if measured is None:
         return {}
     names = [o.window.origin_date.isoformat() for o in outcomes]
-    levels = {key(level): measured["levels"][key(level)]["windows"] for level in MAIN}
+    levels = {
+        level_key(level): measured["levels"][level_key(level)]["windows"]
+        for level in REPORTED_LEVELS
+    }
     return {name: {level: levels[level][name] for level in levels} for name in names}
 
 
-def write_evidence(folder: Path, evidence: Evidence) -> None:
+def write_evidence(folder: Path, evidence: BacktestPredictions) -> None:
     """Write ``evidence.npz`` into ``folder``: about 10 bytes a row."""
     about = {
         "windows": [{"origin": w.origin, "days": w.days} for w in evidence.windows],
@@ -115,16 +122,16 @@ def write_evidence(folder: Path, evidence: Evidence) -> None:
         for name in _ROWS:
             kind = np.int32 if name in {"store", "day"} else np.float32
             arrays[f"{place}.{name}"] = getattr(window, name).astype(kind)
-    np.savez_compressed(folder / EVIDENCE_FILE, **arrays)  # type: ignore[arg-type]  # numpy's stub
+    np.savez_compressed(folder / PREDICTIONS_FILE, **arrays)  # type: ignore[arg-type]  # numpy's stub
 
 
-def read_evidence(path: Path) -> Evidence:
+def read_evidence(path: Path) -> BacktestPredictions:
     """Read what ``write_evidence`` wrote; raises ``DamagedModel`` where that cannot be done."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
             windows = tuple(
-                WindowRows(
+                WindowPredictions(
                     str(w["origin"]),
                     int(w["days"]),
                     stored[f"{i}.store"],
@@ -133,6 +140,6 @@ def read_evidence(path: Path) -> Evidence:
                 )
                 for i, w in enumerate(about["windows"])
             )
-            return Evidence(windows, dict(about["coverage"]))
+            return BacktestPredictions(windows, dict(about["coverage"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DamagedModel(f"{path} cannot be read: {error}") from error
+        raise CorruptModelError(f"{path} cannot be read: {error}") from error

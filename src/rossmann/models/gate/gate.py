@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rossmann.epoch_days import to_day
-from rossmann.errors import DamagedModel, DataError, UnknownVersion
+from rossmann.errors import CorruptModelError, DataError, VersionNotFoundError
 from rossmann.models.ensemble.artifact_files import sha256
 from rossmann.models.evaluation import metrics as paired
 from rossmann.models.gate.accuracy_checks import (
-    against_naive,
-    against_serving,
-    measured,
-    same_windows,
+    checks_against_baseline,
+    checks_against_production,
+    coverage_and_bias_checks,
+    matched_windows,
 )
 from rossmann.models.gate.backtest_predictions import (
-    EVIDENCE_FILE,
-    Evidence,
-    WindowRows,
+    PREDICTIONS_FILE,
+    BacktestPredictions,
+    WindowPredictions,
     read_evidence,
 )
-from rossmann.models.gate.verdict import Line, Verdict, at_least, at_most, refused
+from rossmann.models.gate.verdict import CheckResult, Verdict, at_least, at_most, not_measured
 from rossmann.models.registry.model_version import ModelVersion
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import Dataset, FloatArray, Stage
@@ -37,7 +37,7 @@ from rossmann.settings import Settings
 
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
-    from rossmann.models.gate.sanity_checks import Probed
+    from rossmann.models.gate.sanity_checks import SanityMetrics
 
 
 WINDOWS_TAG = "windows"
@@ -83,7 +83,7 @@ def validate(registry: Registry, version: int | str, settings: Settings) -> Verd
         candidate.version,
         {
             TABLE_TAG: json.dumps([asdict(line) for line in verdict.lines]),
-            "gate.against": str(verdict.against or ""),
+            "gate.against": str(verdict.compared_with or ""),
             "gate.at": datetime.now(UTC).isoformat(timespec="seconds"),
             PASSED_TAG: "true" if verdict.passed else "false",
         },
@@ -91,68 +91,72 @@ def validate(registry: Registry, version: int | str, settings: Settings) -> Verd
     return verdict
 
 
-def evidence_of(registry: Registry, version: ModelVersion) -> Evidence:
+def load_predictions(registry: Registry, version: ModelVersion) -> BacktestPredictions:
     """What the version's backtest said of each row; raises ``DamagedModel`` where it has none."""
     digest = version.tags.get(EVIDENCE_TAG)
     if not digest:
-        raise DamagedModel(f"version {version.version} has no record of its backtest's rows")
+        raise CorruptModelError(f"version {version.version} has no record of its backtest's rows")
     with tempfile.TemporaryDirectory(prefix="rossmann-") as folder:
-        path = registry.run_file(version, EVIDENCE_FILE, Path(folder))
+        path = registry.run_file(version, PREDICTIONS_FILE, Path(folder))
         if sha256(path) != digest:
-            raise DamagedModel(f"the record of version {version.version}'s backtest was changed")
+            raise CorruptModelError(
+                f"the record of version {version.version}'s backtest was changed"
+            )
         return read_evidence(path)
 
 
 def _serving(registry: Registry) -> ModelVersion | None:
     try:
         return registry.find(Stage.PRODUCTION.value)
-    except UnknownVersion:
+    except VersionNotFoundError:
         return None
 
 
-def _by_evidence(desk: _Desk, candidate: ModelVersion, serving: ModelVersion | None) -> list[Line]:
+def _by_evidence(
+    desk: _Desk, candidate: ModelVersion, serving: ModelVersion | None
+) -> list[CheckResult]:
     try:
-        evidence = evidence_of(desk.registry, candidate)
-    except DamagedModel as error:
-        return [refused("backtest windows", str(error))]
+        evidence = load_predictions(desk.registry, candidate)
+    except CorruptModelError as error:
+        return [not_measured("backtest windows", str(error))]
     if not evidence.windows:
-        return [refused("backtest windows", "there are none")]
-    lines = against_naive(evidence.windows, desk.settings)
+        return [not_measured("backtest windows", "there are none")]
+    lines = checks_against_baseline(evidence.windows, desk.settings)
     if serving is not None:
         lines += _beside(desk, candidate, evidence, serving)
-    return [*lines, *measured(evidence, desk.settings)]
+    return [*lines, *coverage_and_bias_checks(evidence, desk.settings)]
 
 
 def _beside(
-    desk: _Desk, candidate: ModelVersion, evidence: Evidence, serving: ModelVersion
-) -> list[Line]:
+    desk: _Desk, candidate: ModelVersion, evidence: BacktestPredictions, serving: ModelVersion
+) -> list[CheckResult]:
     name = f"version {serving.version}"
     mine, other = (v.tags.get("data.dataset") for v in (candidate, serving))
     if mine is None or other is None:
-        return [refused(f"against {name}", "which chain it was made from is not known")]
+        return [not_measured(f"against {name}", "which chain it was made from is not known")]
     if mine != other:
         return [_another_chain(name, mine, other, desk.settings)]
     try:
-        theirs = evidence_of(desk.registry, serving)
-    except DamagedModel:
+        theirs = load_predictions(desk.registry, serving)
+    except CorruptModelError:
         theirs = None
     try:
         last_day = to_day(date.fromisoformat(serving.tags["data.last_day"]))
     except (KeyError, ValueError):
         last_day = None
 
-    def score(rows: WindowRows) -> FloatArray:
+    def score(rows: WindowPredictions) -> FloatArray:
         return _score(desk, serving, mine, rows)
 
     try:
-        return against_serving(
+        return checks_against_production(
             evidence, theirs, name, last_day, score, desk.settings, mine == Dataset.DEMO.value
         )
-    except (DamagedModel, DataError) as error:
-        return [refused(f"against {name}", str(error))]
+    except (CorruptModelError, DataError) as error:
+        return [not_measured(f"against {name}", str(error))]
 
 
-def _another_chain(name: str, mine: str, other: str, settings: Settings) -> Line:
+def _another_chain(name: str, mine: str, other: str, settings: Settings) -> CheckResult:
     """Nothing to compare with: fine where the real chain follows the demo, or demo was asked for.
 
     Real tables that are gone for a night (a disk that is not mounted) leave the demo chain's: a
@@ -160,36 +164,36 @@ def _another_chain(name: str, mine: str, other: str, settings: Settings) -> Line
     """
     check, note = f"against {name}", f"another chain: {mine}, not {other}"
     if mine == Dataset.REAL.value or settings.demo:
-        return Line(check, None, None, True, note)
-    return refused(check, f"{note}; if that is meant, set ROSSMANN_DEMO=1")
+        return CheckResult(check, None, None, True, note)
+    return not_measured(check, f"{note}; if that is meant, set ROSSMANN_DEMO=1")
 
 
-def _score(desk: _Desk, serving: ModelVersion, chain: str, window: WindowRows) -> FloatArray:
+def _score(desk: _Desk, serving: ModelVersion, chain: str, window: WindowPredictions) -> FloatArray:
     """What the version that serves says of a window's rows, as of its origin."""
     from rossmann.models.ensemble.ensemble import Ensemble
 
     panel = desk.panel(chain)
-    if (panel.locate(window.store) < 0).any():
+    if (panel.store_indices(window.store) < 0).any():
         raise DataError("the tables at hand lack stores of the backtest")
     origin = to_day(date.fromisoformat(window.origin))
     if not panel.first_day <= origin <= panel.last_day or window.day.max() > panel.furthest_day:
         raise DataError("the tables at hand do not reach the days of the backtest")
     ensemble = Ensemble.load(desk.registry.fetch(serving.version, desk.settings.model_cache_dir))
-    rows = panel.plan_of(window.store, window.day)
+    rows = panel.schedule(window.store, window.day)
     return ensemble.predict(panel.matrix(rows, origin), desk.settings.thread_count)
 
 
-def _by_probes(desk: _Desk, candidate: ModelVersion) -> list[Line]:
+def _by_probes(desk: _Desk, candidate: ModelVersion) -> list[CheckResult]:
     from rossmann.models.ensemble.ensemble import Ensemble
-    from rossmann.models.gate.sanity_checks import probe
+    from rossmann.models.gate.sanity_checks import run_sanity_checks
 
     settings = desk.settings
     try:
         panel = desk.panel(candidate.tags.get("data.dataset", ""))
         folder = desk.registry.fetch(candidate.version, settings.model_cache_dir)
-        found = probe(panel, Ensemble.load(folder), folder, settings.thread_count)
-    except (DamagedModel, DataError) as error:
-        return [refused("sanity probes", str(error))]
+        found = run_sanity_checks(panel, Ensemble.load(folder), folder, settings.thread_count)
+    except (CorruptModelError, DataError) as error:
+        return [not_measured("sanity probes", str(error))]
     return [
         *_of_service(found),
         at_least(
@@ -202,7 +206,7 @@ def _by_probes(desk: _Desk, candidate: ModelVersion) -> list[Line]:
     ]
 
 
-def _of_service(found: "Probed") -> list[Line]:
+def _of_service(found: "SanityMetrics") -> list[CheckResult]:
     return [
         at_most("a closed day is zero: highest", found.served.closed, 0.0),
         at_most("service and model differ by", found.served.apart, _APART),
@@ -229,7 +233,7 @@ class Comparison:
     """
 
     lineage: list[tuple[str, str, str]]
-    windows: list[tuple[str, paired.Paired]]
+    windows: list[tuple[str, paired.PermutationTest]]
     note: str = ""
 
 
@@ -240,13 +244,15 @@ def compare_versions(registry: Registry, first: ModelVersion, second: ModelVersi
     """
     lineage = _differences(first.tags, second.tags)
     try:
-        pairs = same_windows(evidence_of(registry, first), evidence_of(registry, second))
-    except DamagedModel as error:
+        pairs = matched_windows(
+            load_predictions(registry, first), load_predictions(registry, second)
+        )
+    except CorruptModelError as error:
         return Comparison(lineage, [], str(error))
     windows = [
         (
             rows.origin,
-            paired.compare(rows.store, rows.day, rows.sold, rows.forecast, other),
+            paired.permutation_test(rows.store, rows.day, rows.sold, rows.forecast, other),
         )
         for _, rows, other in pairs
         if len(other)

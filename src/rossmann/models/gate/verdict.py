@@ -4,11 +4,11 @@ import json
 import math
 from dataclasses import dataclass
 
-from rossmann.errors import GateFailed
+from rossmann.errors import GateRejectedError
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CheckResult:
     """One check: the value found, the limit that it is held against, and whether it passed."""
 
     check: str
@@ -18,23 +18,23 @@ class Line:
     note: str = ""
 
 
-def at_most(check: str, value: float | None, limit: float, note: str = "") -> Line:
+def at_most(check: str, value: float | None, limit: float, note: str = "") -> CheckResult:
     """Passed where ``value`` is a number and no more than ``limit``."""
     if value is None or not math.isfinite(value):
-        return Line(check, None, limit, False, note or "no measure")
-    return Line(check, value, limit, value <= limit, note)
+        return CheckResult(check, None, limit, False, note or "no measure")
+    return CheckResult(check, value, limit, value <= limit, note)
 
 
-def at_least(check: str, value: float | None, limit: float, note: str = "") -> Line:
+def at_least(check: str, value: float | None, limit: float, note: str = "") -> CheckResult:
     """Passed where ``value`` is a number and no less than ``limit``."""
     if value is None or not math.isfinite(value):
-        return Line(check, None, limit, False, note or "no measure")
-    return Line(check, value, limit, value >= limit, note)
+        return CheckResult(check, None, limit, False, note or "no measure")
+    return CheckResult(check, value, limit, value >= limit, note)
 
 
-def refused(check: str, why: str) -> Line:
+def not_measured(check: str, why: str) -> CheckResult:
     """A check that could not be made: what is not measured has not passed."""
-    return Line(check, None, None, False, why)
+    return CheckResult(check, None, None, False, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Verdict:
     """All checks of one version; ``against``: the version that served when it was judged."""
 
     version: int
-    against: int | None
-    lines: list[Line]
+    compared_with: int | None
+    lines: list[CheckResult]
 
     @property
     def passed(self) -> bool:
@@ -54,21 +54,23 @@ class Verdict:
         """The lines as text in columns, with the verdict of each."""
         return "\n".join(_columns(self.lines))
 
-    def require(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raise ``GateFailed``, with the table, unless the version passed."""
         if not self.passed:
-            raise GateFailed(f"version {self.version} did not pass the gate:\n{self.table()}")
+            raise GateRejectedError(
+                f"version {self.version} did not pass the gate:\n{self.table()}"
+            )
 
 
-def table_of(tag: str) -> list[str]:
+def format_stored_verdict(tag: str) -> list[str]:
     """The table of a stored verdict, line by line; empty where there is none to read."""
     try:
-        return _columns([Line(**fields) for fields in json.loads(tag)])
+        return _columns([CheckResult(**fields) for fields in json.loads(tag)])
     except (ValueError, TypeError):
         return []
 
 
-def _columns(lines: list[Line]) -> list[str]:
+def _columns(lines: list[CheckResult]) -> list[str]:
     head = ("check", "value", "limit", "verdict")
     rows = [head, *(_cells(line) for line in lines)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -77,7 +79,7 @@ def _columns(lines: list[Line]) -> list[str]:
     ]
 
 
-def _cells(line: Line) -> tuple[str, str, str, str]:
+def _cells(line: CheckResult) -> tuple[str, str, str, str]:
     verdict = "passed" if line.passed else "FAILED"
     return (
         line.check,

@@ -12,26 +12,29 @@ MERGED: What drove a forecast, as it is told: for HTTP, and as columns of a tabl
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 from rossmann.features import state_space as parts_of
 from rossmann.features.offset_components import USUAL_WEEKDAY
-from rossmann.models.inference.forecaster import Explained
-from rossmann.schema import CATALOGUE, FloatArray, Matrix
+from rossmann.models.inference.forecaster import Explanation
+from rossmann.schema import FEATURE_CATALOGUE, FeatureMatrix, FloatArray
+
+if TYPE_CHECKING:
+    from rossmann.models.ensemble.ensemble import Ensemble
 
 
-def log_mean(a: FloatArray, b: FloatArray) -> FloatArray:
+def logarithmic_mean(a: FloatArray, b: FloatArray) -> FloatArray:
     """The logarithmic mean of positive ``a`` and ``b``: (a - b) / log(a / b), and a where equal."""
     change = (a - b) / b
     near = np.abs(change) < 1e-9
     return np.asarray(np.where(near, a, b * change / np.log1p(np.where(near, 1.0, change))))
 
 
-LABELS: Final[dict[str, str]] = {
+DRIVER_LABELS: Final[dict[str, str]] = {
     "weekday": "Day of the week",
     "promotion": "Promotion, on the day and around it",
     "holiday": "State holidays and Easter",
@@ -71,7 +74,7 @@ _OF_CALENDAR: Final = {
     "days_to_christmas": "season",
 }
 FEATURE_DRIVERS: Final = tuple(
-    _OF_CALENDAR[f.name] if f.group == "calendar" else _OF_GROUP[f.group] for f in CATALOGUE
+    _OF_CALENDAR[f.name] if f.group == "calendar" else _OF_GROUP[f.group] for f in FEATURE_CATALOGUE
 )
 """The driver of each feature, in the order of ``schema.FEATURES``."""
 COMPONENT_DRIVERS: Final[dict[int, str]] = {
@@ -99,28 +102,21 @@ COMPONENT_DRIVERS: Final[dict[int, str]] = {
 """The driver of each component of the base filter but its level, which is the baseline's."""
 
 
-class Explainable(Protocol):
-    """What ``split`` needs of an ensemble."""
-
-    def contributions(self, matrix: Matrix, threads: int = 1) -> FloatArray:
-        """See ``Ensemble.contributions``."""
-
-
 @dataclass(frozen=True)
-class Split:
+class Attribution:
     """Forecasts (n,) as ``baseline`` (n,) times ``factors``, by driver (n,) each."""
 
     baseline: FloatArray
     factors: dict[str, FloatArray]
 
-    def times(self, name: str, factor: FloatArray) -> "Split":
+    def with_factor(self, name: str, factor: FloatArray) -> "Attribution":
         """The same with one more factor."""
-        return Split(self.baseline, {**self.factors, name: factor})
+        return Attribution(self.baseline, {**self.factors, name: factor})
 
-    def closing(self, closed: npt.NDArray[np.bool_]) -> "Split":
+    def with_closed_days(self, closed: npt.NDArray[np.bool_]) -> "Attribution":
         """The same where the rows ``closed`` (n,) sell nothing, for that reason alone."""
         kept = {name: np.where(closed, 1.0, factor) for name, factor in self.factors.items()}
-        return Split(self.baseline, {**kept, CLOSED: np.where(closed, 0.0, 1.0)})
+        return Attribution(self.baseline, {**kept, CLOSED: np.where(closed, 0.0, 1.0)})
 
     def product(self) -> FloatArray:
         """The forecasts, multiplied back, (n,)."""
@@ -129,14 +125,14 @@ class Split:
             out *= factor
         return out
 
-    def amounts(self) -> dict[str, FloatArray]:
+    def sales_amounts(self) -> dict[str, FloatArray]:
         """What each driver adds in sales, (n,) each: they sum to forecast less baseline.
 
         A factor's share of the difference is its share of the log (LMDI).
         """
         sales = self.product()
         closed = sales == 0
-        mean = log_mean(np.where(closed, self.baseline, sales), self.baseline)
+        mean = logarithmic_mean(np.where(closed, self.baseline, sales), self.baseline)
         amounts = {}
         for name, factor in self.factors.items():
             shut = factor == 0
@@ -144,16 +140,20 @@ class Split:
         return amounts
 
 
-def split(
-    ensemble: Explainable, matrix: Matrix, parts: FloatArray, sales: FloatArray, threads: int = 1
-) -> Split:
+def attribute(
+    ensemble: "Ensemble",
+    matrix: FeatureMatrix,
+    parts: FloatArray,
+    sales: FloatArray,
+    threads: int = 1,
+) -> Attribution:
     """Split the forecasts ``sales`` (n,) that ``ensemble`` made of ``matrix`` (n, 46).
 
     ``parts`` (n, N_PARTS) are the panel's ``offset_parts`` of the same rows. What rounding leaves
     over goes into the baseline. Raises ``DamagedModel`` where more than rounding is left over.
     """
     told = ensemble.contributions(matrix, threads)
-    logs = {name: np.zeros(len(matrix)) for name in LABELS}
+    logs = {name: np.zeros(len(matrix)) for name in DRIVER_LABELS}
     for place, name in enumerate(FEATURE_DRIVERS):
         logs[name] += told[:, place]
     for place, name in COMPONENT_DRIVERS.items():
@@ -164,18 +164,18 @@ def split(
     plain = parts[:, parts_of.LEVEL] + usual + told[:, -1]
     left_over = np.abs(np.log(sales) - moved - plain)
     if left_over.size and not left_over.max() <= TOLERANCE:
-        raise DamagedModel(
+        raise CorruptModelError(
             f"the drivers miss the forecast by {left_over.max():.1e} on the log scale: load another"
             " version, and report this one"
         )
     factors = {name: np.exp(log) for name, log in logs.items()}
-    return Split(sales / np.prod(list(factors.values()), axis=0), factors)
+    return Attribution(sales / np.prod(list(factors.values()), axis=0), factors)
 
 
-_LABELS = {**LABELS, **OTHER_LABELS}
+_LABELS = {**DRIVER_LABELS, **OTHER_LABELS}
 
 
-def explanations(found: Explained) -> list[dict[str, Any]]:
+def explanation_records(found: Explanation) -> list[dict[str, Any]]:
     """What ``messages.Explanation`` says of each row; a closed one has one driver."""
     factors = {name: column.tolist() for name, column in found.factors.items()}
     sales = {name: column.tolist() for name, column in found.sales.items()}
@@ -203,7 +203,7 @@ def explanations(found: Explained) -> list[dict[str, Any]]:
     return told
 
 
-def columns(found: Explained) -> dict[str, FloatArray]:
+def explanation_columns(found: Explanation) -> dict[str, FloatArray]:
     """The same as columns (n,): the baseline, and each driver in per cent of sales."""
     named = {f"Driver_{name}": 100 * (factor - 1) for name, factor in found.factors.items()}
     return {"Baseline": found.baseline, **named}

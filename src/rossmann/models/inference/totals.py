@@ -2,31 +2,41 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.errors import DamagedModel
-from rossmann.models.calibration.bias_correction import CORRECTION, correction
-from rossmann.models.calibration.totals_covariance import Group, Lines, bands, group_by, sum_by
-from rossmann.models.calibration.totals_fit import Shelf, store_types
-from rossmann.models.ensemble.prediction_intervals import row_scale
-from rossmann.schema import FloatArray, Matrix, Objective, Rows
+from rossmann.errors import CorruptModelError
+from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, bias_factors
+from rossmann.models.calibration.totals_covariance import (
+    ForecastRows,
+    Group,
+    group_by,
+    sum_by,
+    totals_intervals,
+)
+from rossmann.models.calibration.totals_fit import store_types
+from rossmann.models.ensemble.prediction_intervals import residual_scale
+from rossmann.schema import FloatArray, Objective, StoreDays
 
-TOTALS: Final = "totals"
+if TYPE_CHECKING:
+    from rossmann.data.panel.panel import Panel
+    from rossmann.models.ensemble.ensemble import Ensemble
+
+
+TOTALS_KEY: Final = "totals"
 """Where a version's card holds the table."""
-BY: Final = ("store_week", "store", "store_type_week", "store_type", "chain_week", "chain")
+TOTAL_LEVELS: Final = (
+    "store_week",
+    "store",
+    "store_type_week",
+    "store_type",
+    "chain_week",
+    "chain",
+)
 """Totals that can be asked for; a week is Monday to Sunday."""
 _ALL: Final = -1
-
-
-class Model(Protocol):
-    """What totals need of a version."""
-
-    @property
-    def card(self) -> dict[str, Any]: ...  # noqa: D102 -- documented where it is defined
-    def predict(self, matrix: Matrix, threads: int = 1) -> FloatArray: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class Totals:
 
     by: str
     store: Group
-    kind: Group
+    store_type: Group
     first: Group
     last: Group
     rows: Group
@@ -49,9 +59,9 @@ class Totals:
 
 
 def forecast_totals(
-    panel: Shelf,
-    ensemble: Model,
-    rows: Rows,
+    panel: "Panel",
+    ensemble: "Ensemble",
+    rows: StoreDays,
     origin: int,
     by: Sequence[str],
     levels: Sequence[float] = (),
@@ -64,25 +74,25 @@ def forecast_totals(
     forecasts, within the same bands. Raises ``ValueError`` for an unknown sort or a level outside
     .5 to .99, ``DamagedModel`` for a version without the tables that this takes.
     """
-    unknown = [name for name in by if name not in BY]
+    unknown = [name for name in by if name not in TOTAL_LEVELS]
     if unknown:
-        raise ValueError(f"totals are by {', '.join(BY)} (got {unknown[0]})")
+        raise ValueError(f"totals are by {', '.join(TOTAL_LEVELS)} (got {unknown[0]})")
     card = ensemble.card
-    missing = [t for t in (TOTALS, CORRECTION) if t not in card]
-    if TOTALS in missing or (objective == "unbiased" and missing):
-        raise DamagedModel("this version has no tables for totals: train a new one")
+    missing = [t for t in (TOTALS_KEY, BIAS_CORRECTION_KEY) if t not in card]
+    if TOTALS_KEY in missing or (objective == "unbiased" and missing):
+        raise CorruptModelError("this version has no tables for totals: train a new one")
     lines, point = _lines(panel, ensemble, rows, origin, objective, threads)
     out = []
     for name in by:
         groups, store, kind = _groups(name, lines)
         count = len(store)
-        _, found = bands(card["intervals"], card[TOTALS], lines, groups, levels)
+        _, found = totals_intervals(card["intervals"], card[TOTALS_KEY], lines, groups, levels)
         sales = sum_by(groups, point, count)
         out.append(
             Totals(
                 by=name,
                 store=store,
-                kind=kind,
+                store_type=kind,
                 first=_extreme(np.minimum, groups, lines.day, count),
                 last=_extreme(np.maximum, groups, lines.day, count),
                 rows=np.bincount(groups, minlength=count).astype(np.int64),
@@ -94,22 +104,27 @@ def forecast_totals(
 
 
 def _lines(
-    panel: Shelf, ensemble: Model, rows: Rows, origin: int, objective: Objective, threads: int
-) -> tuple[Lines, FloatArray]:
+    panel: "Panel",
+    ensemble: "Ensemble",
+    rows: StoreDays,
+    origin: int,
+    objective: Objective,
+    threads: int,
+) -> tuple[ForecastRows, FloatArray]:
     """The rows as totals see them, and the forecasts that are added up (n,)."""
     opened = np.nonzero(rows.open)[0]
     matrix = panel.matrix(rows.take(opened), origin)
     sales, scale, factor = (np.zeros(len(rows)) for _ in range(3))
     sales[opened] = ensemble.predict(matrix, threads)
-    scale[opened] = row_scale(ensemble.card["intervals"], matrix)
+    scale[opened] = residual_scale(ensemble.card["intervals"], matrix)
     factor[opened] = 1.0
     if objective == "unbiased":
-        factor[opened] = correction(ensemble.card[CORRECTION], matrix)
-    kind = store_types(panel)[panel.locate(rows.store)]
-    return Lines(rows.store, rows.day, kind, sales, scale), sales * factor
+        factor[opened] = bias_factors(ensemble.card[BIAS_CORRECTION_KEY], matrix)
+    kind = store_types(panel)[panel.store_indices(rows.store)]
+    return ForecastRows(rows.store, rows.day, kind, sales, scale), sales * factor
 
 
-def _groups(name: str, lines: Lines) -> tuple[Group, Group, Group]:
+def _groups(name: str, lines: ForecastRows) -> tuple[Group, Group, Group]:
     """Each row's group (n,), and each group's store and store type, (g,)."""
     whose = name.removesuffix("_week")
     nobody = np.full(len(lines.day), _ALL)

@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from rossmann.models.members.base import Member
+from rossmann.models.members.base import BaseLearner
 from rossmann.models.members.catboost import CatBoost
 from rossmann.models.members.lightgbm import LightGbm
 from rossmann.models.members.xgboost import XGBoost
 
-MEMBERS: Final[dict[str, type[Member]]] = {
+LEARNERS: Final[dict[str, type[BaseLearner]]] = {
     "lightgbm": LightGbm,
     "xgboost": XGBoost,
     "catboost": CatBoost,

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
-from rossmann.errors import DamagedModel, ModelError
+from rossmann.errors import CorruptModelError, ModelError
 from rossmann.models.members.library_compatibility import load_errors
 from rossmann.models.trees.forest import Forest
-from rossmann.schema import FEATURES, OFFSET, FloatArray, Matrix
+from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray
 
 Params = Mapping[str, float | int]
 Progress = Callable[[float], None]
@@ -30,13 +30,13 @@ MIN_RATIO: Final = 0.2
 """Floor of the target: below it lie a few days on which a store shut early."""
 MIN_HESSIAN: Final = 0.3
 MIN_FACTOR: Final = 0.02
-NAMES: Final = list(FEATURES)
+FEATURE_NAMES: Final = list(FEATURES)
 _TRIED: Final = 512
 _AGREE: Final = 1e-4
 """By how much the trees' answer may differ from the library's, which adds in float32."""
 
 
-class Member(ABC):
+class BaseLearner(ABC):
     """A fitted booster."""
 
     file: ClassVar[str]
@@ -51,21 +51,21 @@ class Member(ABC):
     @classmethod
     @abstractmethod
     def fit(
-        cls, matrix: Matrix, sales: FloatArray, params: Params, seed: int, threads: int,
+        cls, matrix: FeatureMatrix, sales: FloatArray, params: Params, seed: int, threads: int,
         progress: Progress,
     ) -> Self:  # fmt: skip
         """Fit on (n, 46) and sales (n,)."""
 
-    def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
+    def log_factor(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """Log of sales over ``exp(kfb)`` for each row of (n, 46): (n,)."""
         return self.forest(matrix, threads)
 
-    def factor(self, matrix: Matrix, threads: int) -> FloatArray:
+    def factor(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """Sales over ``exp(kfb)``, (n,), positive."""
         return np.asarray(np.exp(self.log_factor(matrix, threads)))
 
     @abstractmethod
-    def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
+    def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """What each feature adds to the factor's log: (n, 47), last what all rows start from.
 
         Shapley values of the trees; a row's sum is the log of its ``factor`` but for rounding.
@@ -97,7 +97,7 @@ class Member(ABC):
         """Write the booster and the trees; ``load`` reads them."""
         booster, trees = self.files()
         self.write(folder / booster)
-        np.savez_compressed(folder / trees, **self.forest.stored(), allow_pickle=False)
+        np.savez_compressed(folder / trees, **self.forest.to_arrays(), allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -105,7 +105,7 @@ class Member(ABC):
         booster, trees = cls.files()
         try:
             with np.load(folder / trees, allow_pickle=False) as arrays:
-                forest = Forest.restored(arrays)
+                forest = Forest.from_arrays(arrays)
         except (KeyError, zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{folder / trees} holds no trees: {error!r}") from error
         return cls(forest, lambda: cls._read_or_refuse(folder / booster))
@@ -115,10 +115,12 @@ class Member(ABC):
         try:
             return cls.read(path)
         except load_errors() as error:
-            raise DamagedModel(f"{path} does not load: {error}") from error
+            raise CorruptModelError(f"{path} does not load: {error}") from error
 
 
-def agreed(forest: Forest, matrix: Matrix, raw: Callable[[Matrix], FloatArray]) -> Forest:
+def verify_against_library(
+    forest: Forest, matrix: FeatureMatrix, raw: Callable[[FeatureMatrix], FloatArray]
+) -> Forest:
     """The forest, if it answers rows of ``matrix`` as the library does; else ``ModelError``."""
     some = matrix[:: max(len(matrix) // _TRIED, 1)]
     away = float(np.abs(forest(some) - raw(some)).max(initial=0.0))
@@ -131,25 +133,25 @@ def agreed(forest: Forest, matrix: Matrix, raw: Callable[[Matrix], FloatArray]) 
     return forest
 
 
-def ratio_of(matrix: Matrix, sales: FloatArray) -> FloatArray:
+def target_ratio(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
     """The target: sales over the base filter's forecast, (n,), floored."""
-    offset = np.exp(matrix[:, OFFSET].astype(np.float64))
+    offset = np.exp(matrix[:, OFFSET_COLUMN].astype(np.float64))
     return np.asarray(np.maximum(sales / offset, MIN_RATIO))
 
 
-def log_ratio_of(matrix: Matrix, sales: FloatArray) -> FloatArray:
+def log_target_ratio(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
     """The target on the log scale: log sales less the base filter's forecast, (n,)."""
-    return np.asarray(np.log(sales) - matrix[:, OFFSET].astype(np.float64))
+    return np.asarray(np.log(sales) - matrix[:, OFFSET_COLUMN].astype(np.float64))
 
 
-def percentage_loss(output: FloatArray, data: Any) -> tuple[FloatArray, FloatArray]:
+def squared_percentage_error(output: FloatArray, data: Any) -> tuple[FloatArray, FloatArray]:
     """Gradient and hessian of (exp(f - z) - 1)^2 / 2; the hessian is floored to stay convex."""
     r = np.exp(output - data.get_label())
     return (r - 1.0) * r, np.maximum(r * (2.0 * r - 1.0), MIN_HESSIAN)
 
 
-def without_offset(matrix: Matrix) -> Matrix:
+def mask_offset(matrix: FeatureMatrix) -> FeatureMatrix:
     """A copy whose offset column says nothing, so that no tree splits on it."""
     blind = matrix.copy()
-    blind[:, OFFSET] = 0.0
+    blind[:, OFFSET_COLUMN] = 0.0
     return blind

@@ -8,20 +8,20 @@ from typing import Any, Self
 import numpy as np
 
 from rossmann.models.members.base import (
+    FEATURE_NAMES,
     MIN_FACTOR,
-    NAMES,
-    Member,
+    BaseLearner,
     Params,
     Progress,
-    agreed,
-    ratio_of,
-    without_offset,
+    mask_offset,
+    target_ratio,
+    verify_against_library,
 )
-from rossmann.models.trees.forest import Forest, read_catboost
-from rossmann.schema import FloatArray, Matrix
+from rossmann.models.trees.forest import Forest, parse_catboost
+from rossmann.schema import FeatureMatrix, FloatArray
 
 
-def log_split(parts: FloatArray, floor: float) -> FloatArray:
+def to_log_contributions(parts: FloatArray, floor: float) -> FloatArray:
     """Parts (n, k) that sum to ratios, as parts of the logs of those ratios, (n, k).
 
     The last column is what a row starts from. What the others add to it is scaled, row by row, by
@@ -37,27 +37,27 @@ def log_split(parts: FloatArray, floor: float) -> FloatArray:
     return np.column_stack([parts[:, :-1] * scale[:, None], np.log(start)])
 
 
-class CatBoost(Member):
+class CatBoost(BaseLearner):
     """See ``Member``."""
 
     file = "catboost.cbm"
 
     @classmethod
     def fit(
-        cls, matrix: Matrix, sales: FloatArray, params: Params, seed: int, threads: int,
+        cls, matrix: FeatureMatrix, sales: FloatArray, params: Params, seed: int, threads: int,
         progress: Progress,
     ) -> Self:  # fmt: skip
         """See ``Member``."""
         import catboost
 
-        ratio = ratio_of(matrix, sales)
+        ratio = target_ratio(matrix, sales)
         settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         pool = catboost.Pool(
-            without_offset(matrix),
+            mask_offset(matrix),
             ratio,
             weight=ratio**-2.0,
-            feature_names=NAMES,
+            feature_names=FEATURE_NAMES,
             thread_count=threads,
         )
 
@@ -79,22 +79,22 @@ class CatBoost(Member):
         )
         booster.fit(pool, callbacks=[Tell()])
 
-        def raw(some: Matrix) -> FloatArray:
+        def raw(some: FeatureMatrix) -> FloatArray:
             return np.asarray(booster.predict(some, thread_count=threads))
 
-        return cls(agreed(_forest_of(booster), matrix, raw), lambda: booster)
+        return cls(verify_against_library(_forest_of(booster), matrix, raw), lambda: booster)
 
-    def log_factor(self, matrix: Matrix, threads: int) -> FloatArray:
+    def log_factor(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """See ``Member``."""
         return np.asarray(np.log(np.maximum(self.forest(matrix, threads), MIN_FACTOR)))
 
-    def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
+    def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """See ``Member``."""
         import catboost
 
-        pool = catboost.Pool(matrix, feature_names=NAMES, thread_count=threads)
+        pool = catboost.Pool(matrix, feature_names=FEATURE_NAMES, thread_count=threads)
         parts = self.booster.get_feature_importance(pool, type="ShapValues", thread_count=threads)
-        return log_split(np.asarray(parts, np.float64), MIN_FACTOR)
+        return to_log_contributions(np.asarray(parts, np.float64), MIN_FACTOR)
 
     def write(self, path: Path) -> None:
         """See ``Member``."""
@@ -112,4 +112,4 @@ def _forest_of(booster: Any) -> Forest:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trees.json"
         booster.save_model(str(path), format="json")
-        return read_catboost(json.loads(path.read_text("utf-8")))
+        return parse_catboost(json.loads(path.read_text("utf-8")))

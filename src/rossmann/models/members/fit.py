@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from rossmann.data.panel.panel import Panel
 from rossmann.features import schedule_counts as plan
-from rossmann.models.members import MEMBERS
-from rossmann.models.members.base import Member
-from rossmann.schema import MAX_HORIZON, FloatArray, Matrix, Report, Rows
+from rossmann.models.members import LEARNERS
+from rossmann.models.members.base import BaseLearner
+from rossmann.schema import MAX_HORIZON, FeatureMatrix, FloatArray, ProgressReporter, StoreDays
 from rossmann.settings import Profile
 
 Days = npt.NDArray[np.integer]
@@ -24,7 +24,7 @@ _FEW_SAMPLES: Final = 4
 """With more rows than that many samples, only the samples' matrices are built."""
 
 
-class Examples:
+class TrainingRows:
     """What members learn from: rows, each as of its own origin, and what they sold (n,).
 
     The matrix is built when it is first asked for. A sample's is built of the sample alone, so
@@ -32,15 +32,15 @@ class Examples:
     """
 
     def __init__(
-        self, panel: Panel, rows: Rows, origin: Days, planned_to: Days, sold: FloatArray,
-        matrix: Matrix | None = None,
+        self, panel: Panel, rows: StoreDays, origin: Days, planned_to: Days, sold: FloatArray,
+        matrix: FeatureMatrix | None = None,
     ) -> None:  # fmt: skip
         self._panel, self._rows, self._origin, self._planned_to = panel, rows, origin, planned_to
         self.sold = sold
         self._matrix = matrix
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> StoreDays:
         """The seven fields of each row."""
         return self._rows
 
@@ -50,19 +50,19 @@ class Examples:
         return self._rows.day
 
     @property
-    def matrix(self) -> Matrix:
+    def matrix(self) -> FeatureMatrix:
         """The features (n, 46)."""
         if self._matrix is None:
             self._matrix = self._panel.matrix(self._rows, self._origin, self._planned_to)
         return self._matrix
 
-    def until(self, origin: int) -> "Examples":
+    def known_at(self, origin: int) -> "TrainingRows":
         """Those whose sales were known at ``origin``."""
         return self.take(np.nonzero(self.day <= origin)[0])
 
-    def take(self, index: npt.NDArray[np.integer]) -> "Examples":
+    def take(self, index: npt.NDArray[np.integer]) -> "TrainingRows":
         """The rows at ``index``."""
-        return Examples(
+        return TrainingRows(
             self._panel,
             self._rows.take(index),
             self._origin[index],
@@ -71,26 +71,26 @@ class Examples:
             None if self._matrix is None else self._matrix[index],
         )
 
-    def prepare(self, rows: int) -> None:
+    def materialize(self, rows: int) -> None:
         """Build the whole matrix now, unless samples of ``rows`` (0: all) are far smaller."""
         if not rows or len(self.sold) <= _FEW_SAMPLES * rows:
             self.matrix  # noqa: B018 -- asking for it keeps it
 
 
-def draw_examples(panel: Panel, history_days: int, seed: int) -> Examples:
+def sample_training_rows(panel: Panel, history_days: int, seed: int) -> TrainingRows:
     """Every open day with sales, each as of an origin drawn uniformly 1 to 48 days before it.
 
     Rows whose origin has fewer than ``history_days`` days of history are left out.
     """
-    rows, sold = panel.past_rows()
+    rows, sold = panel.sales_rows()
     horizon = np.random.default_rng(seed).integers(1, MAX_HORIZON + 1, len(rows))
     origin = rows.day - horizon
     kept = np.nonzero(origin - panel.first_day + 1 >= history_days)[0]
     part, since = rows.take(kept), origin[kept]
-    return Examples(panel, part, since, draw_plan_ends(part.day, since, seed), sold[kept])
+    return TrainingRows(panel, part, since, sample_schedule_ends(part.day, since, seed), sold[kept])
 
 
-def draw_plan_ends(
+def sample_schedule_ends(
     day: npt.NDArray[np.integer], origin: npt.NDArray[np.integer], seed: int
 ) -> npt.NDArray[np.int64]:
     """How far each row's schedule is taken to reach: members must learn to do without one.
@@ -105,23 +105,28 @@ def draw_plan_ends(
     return np.where(kind < PLAN_AT_ORIGIN + PLAN_ENDS_SOON, ends, np.iinfo(np.int32).max)
 
 
-def seeds(seed: int) -> dict[str, int]:
+def learner_seeds(seed: int) -> dict[str, int]:
     """A seed for each member, so that they do not sample the same rows."""
-    return {name: seed + i for i, name in enumerate(MEMBERS)}
+    return {name: seed + i for i, name in enumerate(LEARNERS)}
 
 
 def fit_members(
-    examples: Examples, profile: Profile, seed: int, threads: int, report: Report
-) -> dict[str, Member]:
+    examples: TrainingRows, profile: Profile, seed: int, threads: int, report: ProgressReporter
+) -> dict[str, BaseLearner]:
     """Fit each member of the profile, on a sample of its size where it names one."""
     if profile.rows and len(examples.sold) > profile.rows:
         chosen = np.random.default_rng(seed).choice(len(examples.sold), profile.rows, replace=False)
         examples = examples.take(np.sort(chosen))
-    members: dict[str, Member] = {}
+    members: dict[str, BaseLearner] = {}
     for name, params in profile.members.items():
         begun = time.perf_counter()
-        members[name] = MEMBERS[name].fit(
-            examples.matrix, examples.sold, params, seeds(seed)[name], threads, lambda share: None
+        members[name] = LEARNERS[name].fit(
+            examples.matrix,
+            examples.sold,
+            params,
+            learner_seeds(seed)[name],
+            threads,
+            lambda share: None,
         )
         took = time.perf_counter() - begun
         report(f"  {name}: {len(examples.sold):,} rows, {took:.1f} s")

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rossmann.errors import DamagedModel
+from rossmann.errors import CorruptModelError
 
 Release = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Promise:
+class CompatibilityRule:
     """``names``: the distributions that hold the library. ``oldest``: first release whose files
     are readable, as (major, minor). ``same_major``: only those of the installed major release.
     """
@@ -35,39 +35,39 @@ class Promise:
     oldest: Release
     same_major: bool = False
 
-    def reads(self, installed: Release, written: Release) -> bool:
+    def can_read(self, installed: Release, written: Release) -> bool:
         """Whether the installed release reads what the other one wrote."""
         same = not self.same_major or installed[0] == written[0]
         return same and self.oldest <= written <= installed
 
 
-PROMISES: Final[dict[str, Promise]] = {
-    "lightgbm": Promise(("lightgbm",), (3, 0), same_major=True),
-    "xgboost": Promise(("xgboost-cpu", "xgboost"), (1, 6)),
-    "catboost": Promise(("catboost",), (0, 5)),
+COMPATIBILITY: Final[dict[str, CompatibilityRule]] = {
+    "lightgbm": CompatibilityRule(("lightgbm",), (3, 0), same_major=True),
+    "xgboost": CompatibilityRule(("xgboost-cpu", "xgboost"), (1, 6)),
+    "catboost": CompatibilityRule(("catboost",), (0, 5)),
 }
 
 
-def releases_of(members: Iterable[str]) -> dict[str, str]:
+def installed_libraries(members: Iterable[str]) -> dict[str, str]:
     """The installed release of each member's library, by the name of its distribution."""
-    return dict(_installed(PROMISES[member]) for member in members)
+    return dict(_installed(COMPATIBILITY[member]) for member in members)
 
 
-def check_releases(card: Mapping[str, Any], folder: Path) -> None:
+def check_compatibility(card: Mapping[str, Any], folder: Path) -> None:
     """Raise ``DamagedModel``, with what to do, unless every member of the version is readable."""
     told = card.get("libraries")
     for member in card["weights"]:
-        promise = PROMISES[member]
+        promise = COMPATIBILITY[member]
         name, installed = _installed(promise)
         written = _written(told, promise)
         release = _parse(written)
         if release is None:
-            raise DamagedModel(
+            raise CorruptModelError(
                 f"the card in {folder} does not say which release of {name} made the version:"
                 " train a new one (rossmann train)"
             )
-        if not promise.reads(_parse(installed) or (0, 0), release):
-            raise DamagedModel(
+        if not promise.can_read(_parse(installed) or (0, 0), release):
+            raise CorruptModelError(
                 f"the version in {folder} was made by {name} {written}, which {name} {installed}"
                 f" cannot be trusted to read: install {name}=={written}, or train a new version"
                 " (rossmann train), or bring the version before back (rossmann rollback)"
@@ -83,16 +83,16 @@ def load_errors() -> tuple[type[Exception], ...]:
     return (CatBoostError, LightGBMError, XGBoostError, OSError, ValueError, KeyError, RuntimeError)
 
 
-def _installed(promise: Promise) -> tuple[str, str]:
+def _installed(promise: CompatibilityRule) -> tuple[str, str]:
     for name in promise.names:
         try:
             return name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    raise DamagedModel(f"{promise.names[0]} is not installed: install it to load this version")
+    raise CorruptModelError(f"{promise.names[0]} is not installed: install it to load this version")
 
 
-def _written(told: object, promise: Promise) -> str:
+def _written(told: object, promise: CompatibilityRule) -> str:
     if not isinstance(told, Mapping):
         return ""
     return next((str(told[name]) for name in promise.names if name in told), "")

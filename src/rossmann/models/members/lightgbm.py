@@ -6,27 +6,27 @@ from typing import Any, Self
 import numpy as np
 
 from rossmann.models.members.base import (
-    NAMES,
-    Member,
+    FEATURE_NAMES,
+    BaseLearner,
     Params,
     Progress,
-    agreed,
-    log_ratio_of,
-    percentage_loss,
-    without_offset,
+    log_target_ratio,
+    mask_offset,
+    squared_percentage_error,
+    verify_against_library,
 )
-from rossmann.models.trees.forest import read_lightgbm
-from rossmann.schema import FloatArray, Matrix
+from rossmann.models.trees.forest import parse_lightgbm
+from rossmann.schema import FeatureMatrix, FloatArray
 
 
-class LightGbm(Member):
+class LightGbm(BaseLearner):
     """See ``Member``."""
 
     file = "lightgbm.txt"
 
     @classmethod
     def fit(
-        cls, matrix: Matrix, sales: FloatArray, params: Params, seed: int, threads: int,
+        cls, matrix: FeatureMatrix, sales: FloatArray, params: Params, seed: int, threads: int,
         progress: Progress,
     ) -> Self:  # fmt: skip
         """See ``Member``."""
@@ -35,15 +35,15 @@ class LightGbm(Member):
         settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         data = lightgbm.Dataset(
-            without_offset(matrix),
-            log_ratio_of(matrix, sales),
-            feature_name=NAMES,
+            mask_offset(matrix),
+            log_target_ratio(matrix, sales),
+            feature_name=FEATURE_NAMES,
             params={"max_bin": settings.get("max_bin", 255), "verbosity": -1,
                     "num_threads": threads, "seed": seed},
             free_raw_data=True,
         )  # fmt: skip
         settings |= {
-            "objective": percentage_loss,
+            "objective": squared_percentage_error,
             "bagging_freq": 1,
             "num_threads": threads,
             "seed": seed,
@@ -56,14 +56,14 @@ class LightGbm(Member):
             progress((env.iteration + 1) / rounds)
 
         booster = lightgbm.train(settings, data, rounds, callbacks=[tell])
-        forest = read_lightgbm(booster.model_to_string())
+        forest = parse_lightgbm(booster.model_to_string())
 
-        def raw(some: Matrix) -> FloatArray:
+        def raw(some: FeatureMatrix) -> FloatArray:
             return np.asarray(booster.predict(some, raw_score=True, num_threads=threads))
 
-        return cls(agreed(forest, matrix, raw), lambda: booster)
+        return cls(verify_against_library(forest, matrix, raw), lambda: booster)
 
-    def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
+    def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """See ``Member``."""
         parts = self.booster.predict(matrix, pred_contrib=True, num_threads=threads)
         return np.asarray(parts, np.float64)

@@ -6,27 +6,27 @@ from typing import Any, Self
 import numpy as np
 
 from rossmann.models.members.base import (
-    NAMES,
-    Member,
+    FEATURE_NAMES,
+    BaseLearner,
     Params,
     Progress,
-    agreed,
-    log_ratio_of,
-    percentage_loss,
-    without_offset,
+    log_target_ratio,
+    mask_offset,
+    squared_percentage_error,
+    verify_against_library,
 )
-from rossmann.models.trees.forest import read_xgboost
-from rossmann.schema import FloatArray, Matrix
+from rossmann.models.trees.forest import parse_xgboost
+from rossmann.schema import FeatureMatrix, FloatArray
 
 
-class XGBoost(Member):
+class XGBoost(BaseLearner):
     """See ``Member``."""
 
     file = "xgboost.ubj"
 
     @classmethod
     def fit(
-        cls, matrix: Matrix, sales: FloatArray, params: Params, seed: int, threads: int,
+        cls, matrix: FeatureMatrix, sales: FloatArray, params: Params, seed: int, threads: int,
         progress: Progress,
     ) -> Self:  # fmt: skip
         """See ``Member``."""
@@ -35,9 +35,9 @@ class XGBoost(Member):
         settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         data = xgboost.QuantileDMatrix(
-            without_offset(matrix),
-            log_ratio_of(matrix, sales),
-            feature_names=NAMES,
+            mask_offset(matrix),
+            log_target_ratio(matrix, sales),
+            feature_names=FEATURE_NAMES,
             nthread=threads,
             max_bin=int(settings.get("max_bin", 256)),
         )
@@ -53,20 +53,22 @@ class XGBoost(Member):
                 progress((epoch + 1) / rounds)
                 return False
 
-        booster = xgboost.train(settings, data, rounds, obj=percentage_loss, callbacks=[Tell()])
-        forest = read_xgboost(bytes(booster.save_raw("json")))
+        booster = xgboost.train(
+            settings, data, rounds, obj=squared_percentage_error, callbacks=[Tell()]
+        )
+        forest = parse_xgboost(bytes(booster.save_raw("json")))
 
-        def raw(some: Matrix) -> FloatArray:
+        def raw(some: FeatureMatrix) -> FloatArray:
             told = booster.inplace_predict(some, predict_type="margin", validate_features=False)
             return np.asarray(told, np.float64)
 
-        return cls(agreed(forest, matrix, raw), lambda: booster)
+        return cls(verify_against_library(forest, matrix, raw), lambda: booster)
 
-    def contributions(self, matrix: Matrix, threads: int) -> FloatArray:
+    def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """See ``Member``."""
         import xgboost
 
-        data = xgboost.DMatrix(matrix, feature_names=NAMES, nthread=threads)
+        data = xgboost.DMatrix(matrix, feature_names=FEATURE_NAMES, nthread=threads)
         booster = self.booster.copy()  # to set threads beside another caller is not safe
         booster.set_param({"nthread": threads})
         return np.asarray(booster.predict(data, pred_contribs=True), np.float64)

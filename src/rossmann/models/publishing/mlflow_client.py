@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
 
-    from rossmann.models.publishing.trained_model import Trained
+    from rossmann.models.publishing.trained_model import TrainedModel
 
 
 EXPERIMENT: Final = "rossmann"
@@ -73,35 +73,37 @@ def open_client(settings: Settings) -> "Iterator[MlflowClient]":
         try:
             yield MlflowClient(settings.tracking_uri, settings.tracking_uri)
         except MlflowException as error:
-            raise refusal(settings.tracking_uri, error) from error
+            raise to_service_error(settings.tracking_uri, error) from error
 
 
-def refusal(tracking_uri: str, error: "MlflowException") -> ServiceError:
+def to_service_error(tracking_uri: str, error: "MlflowException") -> ServiceError:
     """What MLflow said, in one line."""
     reason = str(error.message).strip().splitlines()[0]
     return ServiceError(f"MLflow at {tracking_uri} refused: {reason}")
 
 
-def card_digest(trained: "Trained") -> str:
+def card_digest(trained: "TrainedModel") -> str:
     """SHA-256 of the card: what a version and its run are known by."""
     return model_files.sha256(trained.folder / model_files.CARD_FILE)
 
 
-def link(client: "MlflowClient", model_id: str, name: str, version: int | str) -> None:
+def link_logged_model(client: "MlflowClient", model_id: str, name: str, version: int | str) -> None:
     """Write down which version comes from a logged model: MLflow's pages find it by that."""
     text = json.dumps([{"name": name, "version": str(version)}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": text})
 
 
-def finish_version(version: ModelVersion, settings: Settings, name: str = MODEL_NAME) -> None:
+def complete_registration(
+    version: ModelVersion, settings: Settings, name: str = MODEL_NAME
+) -> None:
     """Do what a registration that was cut short at its very end left to do."""
     with open_client(settings) as client:
         model_id = client.get_model_version(name, str(version.version)).model_id
         if model_id:
-            link(client, model_id, name, version.version)
+            link_logged_model(client, model_id, name, version.version)
 
 
-def drop_abandoned_runs(trained: "Trained", settings: Settings) -> None:
+def drop_abandoned_runs(trained: "TrainedModel", settings: Settings) -> None:
     """Take away the runs of registrations of ``trained`` that were cut short.
 
     Only for a folder that no version comes from and whose maker has ended: else the run may be
@@ -125,7 +127,7 @@ BACKTEST_EXPERIMENT: Final = "rossmann-backtests"
 """Beside the experiment of the versions: a backtest registers nothing."""
 
 
-def log_backtest(settings: Settings, folder: Path, report: dict[str, Any]) -> str:
+def log_backtest_run(settings: Settings, folder: Path, report: dict[str, Any]) -> str:
     """Log the report in ``folder`` with its figures; answers the run's address in MLflow's pages.
 
     Raises ``ServiceError`` where MLflow is away or refuses.
@@ -181,7 +183,7 @@ _EXAMPLE: Final = {
 }
 
 
-def requirements() -> list[str]:
+def pip_requirements() -> list[str]:
     """The needs, pinned to what made the version: package names and versions, no hosts."""
     return [f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES]
 
@@ -198,7 +200,7 @@ def signature() -> "ModelSignature":
     return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(DataType.double)]))
 
 
-def example() -> "pd.DataFrame":
+def input_example() -> "pd.DataFrame":
     """One row of input, (1, 46): what is not named is 0."""
     import pandas as pd
 

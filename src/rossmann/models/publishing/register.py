@@ -15,32 +15,32 @@ from typing import TYPE_CHECKING, Any
 
 import rossmann
 from rossmann.models.ensemble import artifact_files as model_files
-from rossmann.models.gate.backtest_predictions import EVIDENCE_FILE
+from rossmann.models.gate.backtest_predictions import PREDICTIONS_FILE
 from rossmann.models.gate.gate import EVIDENCE_TAG, WINDOWS_TAG
 from rossmann.models.publishing.mlflow_client import (
     EXPERIMENT,
     card_digest,
-    example,
-    link,
+    input_example,
+    link_logged_model,
+    pip_requirements,
     quiet_mlflow,
-    refusal,
-    requirements,
     signature,
+    to_service_error,
 )
 from rossmann.models.registry.lineage import lineage_tags
 from rossmann.models.registry.model_cache import ARTIFACT_FOLDER
 from rossmann.models.registry.model_version import CARD_DIGEST_TAG, STAGE_TAG, ModelVersion
 from rossmann.models.registry.registry import Registry
 from rossmann.models.reports import model_card
-from rossmann.models.reports.model_card import PAGE_FILE, render_page
+from rossmann.models.reports.model_card import PAGE_FILE, render_html
 from rossmann.schema import MODEL_NAME, Stage
 from rossmann.settings import Settings
 
 if TYPE_CHECKING:
-    from rossmann.models.publishing.trained_model import Trained
+    from rossmann.models.publishing.trained_model import TrainedModel
 
 
-_ABOVE = ("prediction_log", "serving", "dashboard", "launcher", "cli")
+_EXCLUDED_LAYERS = ("prediction_log", "serving", "dashboard", "launcher", "cli")
 """Layers that a model may not import, so that its copy of the code does without them."""
 _DESCRIPTION_LENGTH = 5000
 
@@ -56,7 +56,7 @@ class _Parts:
 
 
 def register(
-    trained: "Trained",
+    trained: "TrainedModel",
     settings: Settings,
     name: str = MODEL_NAME,
     report: Callable[[str], None] = lambda line: None,
@@ -66,7 +66,7 @@ def register(
     Raises ``ServiceError`` when MLflow is away or refuses, ``DamagedModel`` when the trained
     folder is not whole.
     """
-    model_files.verify(trained.folder)
+    model_files.verify_digests(trained.folder)
     with Registry(settings.tracking_uri, name) as registry:
         registry.ping()
         report(f"registering with MLflow at {settings.tracking_uri}")
@@ -77,7 +77,7 @@ def register(
         return registry.find(number)
 
 
-def _lay_out(trained: "Trained", folder: Path, name: str) -> _Parts:
+def _lay_out(trained: "TrainedModel", folder: Path, name: str) -> _Parts:
     parts = _Parts(
         folder / Path(ARTIFACT_FOLDER).name,
         folder / "rossmann",
@@ -89,21 +89,21 @@ def _lay_out(trained: "Trained", folder: Path, name: str) -> _Parts:
         shutil.copy2(trained.folder / file, parts.ensemble / file)
     package = Path(rossmann.__file__).parent
     shutil.copytree(package, parts.code, ignore=_without_layers_above(package))
-    card = model_card.render(trained.card, trained.windows, name)
+    card = model_card.render_markdown(trained.card, trained.windows, name)
     parts.card_text.write_text(card, encoding="utf-8")
-    parts.card_page.write_text(render_page(card, name, trained.folder), encoding="utf-8")
+    parts.card_page.write_text(render_html(card, name, trained.folder), encoding="utf-8")
     return parts
 
 
 def _without_layers_above(package: Path) -> Callable[[str, list[str]], list[str]]:
     def ignore(folder: str, names: list[str]) -> list[str]:
-        above = _ABOVE if Path(folder) == package else ()
+        above = _EXCLUDED_LAYERS if Path(folder) == package else ()
         return [name for name in names if name in above or name == "__pycache__"]
 
     return ignore
 
 
-def _log(trained: "Trained", parts: _Parts, tracking_uri: str, name: str) -> int:
+def _log(trained: "TrainedModel", parts: _Parts, tracking_uri: str, name: str) -> int:
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -118,12 +118,12 @@ def _log(trained: "Trained", parts: _Parts, tracking_uri: str, name: str) -> int
             source, model_id = _log_model(parts)
         return _create_version(trained, parts, name, source, model_id, run.info.run_id)
     except MlflowException as error:
-        raise refusal(tracking_uri, error) from error
+        raise to_service_error(tracking_uri, error) from error
     finally:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: as if never set
 
 
-def _log_run(trained: "Trained", parts: _Parts) -> None:
+def _log_run(trained: "TrainedModel", parts: _Parts) -> None:
     import mlflow
 
     mlflow.log_params(_flat(trained.card.get("params", {})))
@@ -147,14 +147,14 @@ def _log_model(parts: _Parts) -> tuple[str, str]:
         artifacts={"ensemble": str(parts.ensemble)},
         code_paths=[str(parts.code)],
         signature=signature(),
-        input_example=example(),
-        pip_requirements=requirements(),
+        input_example=input_example(),
+        pip_requirements=pip_requirements(),
     )
     return str(info.model_uri), str(info.model_id)
 
 
 def _create_version(
-    trained: "Trained", parts: _Parts, name: str, source: str, model_id: str, run_id: str
+    trained: "TrainedModel", parts: _Parts, name: str, source: str, model_id: str, run_id: str
 ) -> int:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -172,7 +172,7 @@ def _create_version(
         CARD_DIGEST_TAG: card_digest(trained),
         STAGE_TAG: Stage.NONE.value,
     }
-    evidence = trained.folder / EVIDENCE_FILE
+    evidence = trained.folder / PREDICTIONS_FILE
     if evidence.is_file():
         tags[EVIDENCE_TAG] = model_files.sha256(evidence)
     version = client.create_model_version(
@@ -183,11 +183,11 @@ def _create_version(
         description=parts.card_text.read_text(encoding="utf-8")[:_DESCRIPTION_LENGTH],
         model_id=model_id,
     )
-    link(client, model_id, name, version.version)
+    link_logged_model(client, model_id, name, version.version)
     return int(version.version)
 
 
-def _windows(trained: "Trained") -> list[dict[str, Any]]:
+def _windows(trained: "TrainedModel") -> list[dict[str, Any]]:
     return [
         {"origin": str(w.origin), "days": w.days, "rows": w.rows, "rmspe": dict(w.rmspe)}
         for w in trained.windows

@@ -13,15 +13,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
-from rossmann.errors import DamagedModel
-from rossmann.filesystem.atomic_write import draft_folder, sweep
-from rossmann.filesystem.process_identity import Owner
-from rossmann.models.ensemble.artifact_files import CARD_FILE, read_card, sha256, verify
+from rossmann.errors import CorruptModelError
+from rossmann.filesystem.atomic_write import remove_stale, staging_folder
+from rossmann.filesystem.process_identity import ProcessIdentity
+from rossmann.models.ensemble.artifact_files import CARD_FILE, read_card, sha256, verify_digests
 from rossmann.models.evaluation.windows import WindowScore
 from rossmann.settings import Settings
 
 WINDOWS_FILE: Final = "windows.json"
-MAKER_FILE: Final = ".maker.json"
+OWNER_FILE: Final = ".maker.json"
 
 
 def trained_dir(settings: Settings) -> Path:
@@ -29,7 +29,7 @@ def trained_dir(settings: Settings) -> Path:
     return settings.data_dir / "trained"
 
 
-class Place:
+class PendingFolder:
     """``draft``: the folder to fill; after the block, ``folder`` is where it stands."""
 
     def __init__(self, draft: Path) -> None:
@@ -38,12 +38,12 @@ class Place:
 
 
 @contextmanager
-def new_folder(home: Path) -> Iterator[Place]:
+def publish_folder(home: Path) -> Iterator[PendingFolder]:
     """A folder in ``home`` that appears in one step, named after the time, when the block ends."""
-    with draft_folder(home) as draft:
-        place = Place(draft)
+    with staging_folder(home) as draft:
+        place = PendingFolder(draft)
         yield place
-        (draft / MAKER_FILE).write_text(Owner.here().text(), "utf-8")
+        (draft / OWNER_FILE).write_text(ProcessIdentity.current().to_json(), "utf-8")
         place.folder = _put(draft, home)
 
 
@@ -68,10 +68,10 @@ def write_windows(folder: Path, scores: "list[WindowScore]") -> None:
     (folder / WINDOWS_FILE).write_text(text, "utf-8")
 
 
-def read_trained(folder: Path) -> "Trained":
+def read_trained(folder: Path) -> "TrainedModel":
     """A trained version as ``train`` left it; raises ``DamagedModel`` where it is not whole."""
 
-    verify(folder)
+    verify_digests(folder)
     try:
         stored: list[dict[str, Any]] = json.loads((folder / WINDOWS_FILE).read_text("utf-8"))
         windows = [
@@ -79,11 +79,13 @@ def read_trained(folder: Path) -> "Trained":
             for window in stored
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedModel(f"{folder / WINDOWS_FILE} cannot be read: {error}") from error
-    return Trained(folder, read_card(folder), windows)
+        raise CorruptModelError(f"{folder / WINDOWS_FILE} cannot be read: {error}") from error
+    return TrainedModel(folder, read_card(folder), windows)
 
 
-def left_behind(home: Path, recipe: str, registered: Collection[str]) -> "Trained | None":
+def find_unregistered(
+    home: Path, recipe: str, registered: Collection[str]
+) -> "TrainedModel | None":
     """The newest version of that recipe that was trained and never registered; None without one.
 
     ``registered``: SHA-256 of the card of each version in the registry. Drafts that were left
@@ -91,9 +93,9 @@ def left_behind(home: Path, recipe: str, registered: Collection[str]) -> "Traine
     """
     if not home.is_dir():
         return None
-    sweep(home)
+    remove_stale(home)
     for folder in sorted(home.glob(f"*/{CARD_FILE}"), reverse=True):
-        with suppress(DamagedModel):
+        with suppress(CorruptModelError):
             if _is_abandoned(folder.parent) and sha256(folder) not in registered:
                 found = read_trained(folder.parent)
                 if found.card.get("recipe") == recipe:
@@ -104,14 +106,14 @@ def left_behind(home: Path, recipe: str, registered: Collection[str]) -> "Traine
 def _is_abandoned(folder: Path) -> bool:
     """Whether no other process may be about to register it."""
     try:
-        maker = Owner.read((folder / MAKER_FILE).read_text("utf-8"))
+        maker = ProcessIdentity.from_json((folder / OWNER_FILE).read_text("utf-8"))
     except OSError:
         return False
-    return maker is not None and maker.is_gone()
+    return maker is not None and maker.has_exited()
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained version on disk: the ensemble's folder, its card and its windows."""
 
     folder: Path

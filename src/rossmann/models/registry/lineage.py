@@ -22,7 +22,7 @@ _ENVIRONMENT: Final = (*LIBRARIES, "polars", "pandas", "scipy", "mlflow", "holid
 _GIT_SECONDS: Final = 5.0
 _OF_TRAINING: Final = {"seed", "history_days", "windows", "window_days", "later_windows"}
 """The settings beside the profile that decide what training makes."""
-RECIPE_TAG: Final = "recipe"
+FINGERPRINT_TAG: Final = "recipe"
 _FOR_PROGRAMS: Final = ("gate.table", "promotion", "windows")
 _CODE_TAGS: Final = ("code.release", "code.commit", "code.digest")
 
@@ -87,7 +87,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def recipe(settings: Settings, profile: str, data_version: str) -> str:
+def training_fingerprint(settings: Settings, profile: str, data_version: str) -> str:
     """Digest of all that decides what training gives: data, parameters, code, libraries.
 
     Two trainings with the same one give the same version, so the second may be left out.
@@ -108,14 +108,14 @@ def _of_training(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json", include=_OF_TRAINING)
 
 
-def described(settings: Settings, profile: str, data_version: str) -> dict[str, Any]:
+def lineage_fields(settings: Settings, profile: str, data_version: str) -> dict[str, Any]:
     """The part of a card that says where the version comes from, beside its data."""
     return {
         "release": rossmann.__version__,
         "code": code_version(),
         "environment": environment(),
         "libraries": library_versions(),
-        "recipe": recipe(settings, profile, data_version),
+        "recipe": training_fingerprint(settings, profile, data_version),
     }
 
 
@@ -131,7 +131,7 @@ def lineage_tags(card: Mapping[str, Any]) -> dict[str, str]:
         "features.fingerprint": card.get("fingerprint"),
         "profile": card.get("profile"),
         "trained": card.get("trained"),
-        RECIPE_TAG: card.get("recipe"),
+        FINGERPRINT_TAG: card.get("recipe"),
         **{f"code.{name}": value for name, value in code.items()},
     }
     return {key: str(value) for key, value in named.items() if value is not None}
@@ -141,7 +141,7 @@ def _text(value: object) -> str | None:
     return json.dumps(value, sort_keys=True) if value else None
 
 
-def made_from(
+def filter_by_origin(
     versions: Iterable[ModelVersion], data: str = "", code: str = "", file: str = ""
 ) -> list[ModelVersion]:
     """Those versions that come from a data version, a code and a raw table; empty: from any.
@@ -154,11 +154,13 @@ def made_from(
         for version in versions
         if version.tags.get("data.version", "").startswith(data)
         and (not code or any(version.tags.get(t, "").startswith(code) for t in _CODE_TAGS))
-        and (not file or any(d.startswith(file.lower()) for d in raw_files(version).values()))
+        and (
+            not file or any(d.startswith(file.lower()) for d in raw_table_digests(version).values())
+        )
     ]
 
 
-def flat_tags(tags: Mapping[str, str]) -> dict[str, str]:
+def flatten_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Tags for people, by name: those that hold JSON opened, so that nothing is cut off."""
     flat: dict[str, str] = {}
     for key, text in tags.items():
@@ -177,7 +179,7 @@ def _opened(key: str, text: str) -> dict[str, str]:
     return {f"{key}.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
 
 
-def raw_files(version: ModelVersion) -> dict[str, str]:
+def raw_table_digests(version: ModelVersion) -> dict[str, str]:
     """SHA-256 of each raw table that the version was made from; empty where it does not say."""
     try:
         found = json.loads(version.tags.get("data.raw", ""))

@@ -13,7 +13,7 @@ import httpx
 
 from rossmann.errors import ServiceError
 
-Method = Literal["GET", "POST", "PATCH", "DELETE"]
+HttpMethod = Literal["GET", "POST", "PATCH", "DELETE"]
 Json = dict[str, Any]
 
 _API = "/api/2.0/mlflow"
@@ -25,11 +25,11 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 START_HINT = "start it with: bash scripts/start_mlflow.sh"
 
 
-class Refused(ServiceError):
+class RequestRejectedError(ServiceError):
     """The server is there and says no."""
 
 
-class NameTaken(Refused):
+class NameConflictError(RequestRejectedError):
     """There is something of that name already."""
 
 
@@ -56,7 +56,7 @@ class MlflowRest:
         )
 
     @contextmanager
-    def hurried(self, seconds: float) -> Iterator[None]:
+    def with_timeout(self, seconds: float) -> Iterator[None]:
         """Wait at most ``seconds`` for an answer meanwhile; for one thread alone."""
         usual = self._client.timeout
         self._client.timeout = httpx.Timeout(seconds)
@@ -69,7 +69,7 @@ class MlflowRest:
         """Close the connections that are kept open."""
         self._client.close()
 
-    def healthy(self) -> None:
+    def check_health(self) -> None:
         """Raise ``ServiceError`` unless an MLflow server answers."""
         response = self._send("GET", "/health")
         if response.status_code != 200 or response.text.strip() != "OK":
@@ -78,7 +78,7 @@ class MlflowRest:
                 f" (GET /health: {response.status_code}); {START_HINT}"
             )
 
-    def call(self, method: Method, path: str, **fields: Any) -> Json | None:
+    def call(self, method: HttpMethod, path: str, **fields: Any) -> Json | None:
         """Call ``/api/2.0/mlflow/<path>``; None where MLflow says that there is no such thing.
 
         Raises ``ServiceError`` when the server is away or answers with no JSON, and its kind
@@ -95,7 +95,7 @@ class MlflowRest:
         missing_alias = code == "INVALID_PARAMETER_VALUE" and path == "registered-models/alias"
         if code == "RESOURCE_DOES_NOT_EXIST" or (method == "GET" and missing_alias):
             return None
-        kind = NameTaken if code == "RESOURCE_ALREADY_EXISTS" else Refused
+        kind = NameConflictError if code == "RESOURCE_ALREADY_EXISTS" else RequestRejectedError
         reason = str(body.get("message", code)).strip().splitlines()
         raise kind(
             f"MLflow at {self.address} answered {response.status_code} to {method} {path}:"
@@ -109,7 +109,7 @@ class MlflowRest:
         """
         try:
             self.call("POST", path, **fields)
-        except NameTaken:
+        except NameConflictError:
             return False
         return True
 
@@ -121,7 +121,7 @@ class MlflowRest:
         """
         try:
             self.call("POST", f"{kind}/set-tag", **fields)
-        except Refused:
+        except RequestRejectedError:
             self.call("POST", f"{kind}/set-tag", **fields)
 
     def artifact_names(self, folder: str) -> list[str]:
@@ -145,7 +145,7 @@ class MlflowRest:
         except httpx.HTTPError as error:
             raise self._away(error) from error
 
-    def _send(self, method: Method, path: str, **options: Any) -> httpx.Response:
+    def _send(self, method: HttpMethod, path: str, **options: Any) -> httpx.Response:
         try:
             return self._client.request(method, path, **options)
         except httpx.HTTPError as error:

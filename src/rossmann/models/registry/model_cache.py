@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import urlparse
 
-from rossmann.errors import DamagedModel, ServiceError
-from rossmann.models.ensemble.artifact_files import CARD_FILE, sha256, verify
+from rossmann.errors import CorruptModelError, ServiceError
+from rossmann.models.ensemble.artifact_files import CARD_FILE, sha256, verify_digests
 from rossmann.models.registry.mlflow_rest import MlflowRest
 
 _SEAL = "copy.json"
@@ -29,7 +29,7 @@ _UNFINISHED = ".tmp"
 _STALE_SECONDS = 3600
 
 
-def local_copy(cache: Path, version: int, run_id: str | None = None) -> Path | None:
+def cached_version(cache: Path, version: int, run_id: str | None = None) -> Path | None:
     """The folder of a whole local copy of ``version``, or None; asks no registry.
 
     ``run_id``: the run that the copy must come from; a registry that was set up anew counts its
@@ -40,14 +40,14 @@ def local_copy(cache: Path, version: int, run_id: str | None = None) -> Path | N
         seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
         if run_id is not None and seal["run_id"] != run_id:
             return None
-        verify(folder, seal["card"])
-    except (OSError, ValueError, KeyError, TypeError, DamagedModel):
+        verify_digests(folder, seal["card"])
+    except (OSError, ValueError, KeyError, TypeError, CorruptModelError):
         return None
     return folder
 
 
 @contextmanager
-def new_copy(cache: Path, version: int, run_id: str) -> Iterator[Path]:
+def write_version(cache: Path, version: int, run_id: str) -> Iterator[Path]:
     """An empty folder to fill; it becomes ``<cache>/<version>`` in one step when the block ends."""
     cache.mkdir(parents=True, exist_ok=True)
     _sweep(cache)
@@ -72,7 +72,7 @@ def _put_in_place(folder: Path, cache: Path, version: int, run_id: str) -> None:
         folder.rename(target)
         return
     # There is a copy already: another worker was quicker, or it is damaged or of an older registry.
-    if local_copy(cache, version, run_id):
+    if cached_version(cache, version, run_id):
         return
     aside = Path(tempfile.mkdtemp(prefix=f"{version}.", suffix=_UNFINISHED, dir=cache))
     with suppress(OSError):
@@ -81,8 +81,8 @@ def _put_in_place(folder: Path, cache: Path, version: int, run_id: str) -> None:
     with suppress(OSError):
         folder.rename(target)
         return
-    if not local_copy(cache, version, run_id):
-        raise DamagedModel(f"{target} cannot be replaced; remove it")
+    if not cached_version(cache, version, run_id):
+        raise CorruptModelError(f"{target} cannot be replaced; remove it")
 
 
 def _sweep(cache: Path) -> None:
@@ -109,7 +109,7 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
-def remember_production(cache: Path, version: int) -> None:
+def save_last_production(cache: Path, version: int) -> None:
     """Note that ``version`` is Production, for a start while the registry is away."""
     cache.mkdir(parents=True, exist_ok=True)
     if last_production(cache) == version:
@@ -136,7 +136,7 @@ ARTIFACT_FOLDER: Final = "artifacts/ensemble"
 """Where a version keeps the ensemble's files."""
 
 
-def version_files(rest: MlflowRest, name: str, version: int, folder: Path) -> None:
+def download_version(rest: MlflowRest, name: str, version: int, folder: Path) -> None:
     """Download the ensemble's files of a version into ``folder``.
 
     Raises ``ServiceError`` where they cannot be had.
@@ -155,7 +155,7 @@ def version_files(rest: MlflowRest, name: str, version: int, folder: Path) -> No
         rest.download(f"{root}/{file}", folder / file)
 
 
-def run_file(rest: MlflowRest, run_id: str, name: str, folder: Path) -> Path:
+def download_run_file(rest: MlflowRest, run_id: str, name: str, folder: Path) -> Path:
     """Download the file ``name`` that a run logged into ``folder``; raises ``ServiceError``."""
     answer = rest.call("GET", "runs/get", run_id=run_id)
     if answer is None:

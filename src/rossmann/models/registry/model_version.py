@@ -19,7 +19,7 @@ PROMOTION_TAG = "promotion"
 CARD_DIGEST_TAG = "digest.card"
 PRODUCTION = "production"
 STAGING = "staging"
-Expected = int | None | Literal["any"]
+ExpectedProduction = int | None | Literal["any"]
 """The version that must serve for a promotion to go on; None: none may, ``any``: whichever does."""
 
 
@@ -35,31 +35,31 @@ class ModelVersion:
     description: str = ""
 
 
-def pairs(tags: Any) -> dict[str, str]:
+def parse_tags(tags: Any) -> dict[str, str]:
     """MLflow's list of key and value as a mapping."""
     return {str(tag["key"]): str(tag.get("value", "")) for tag in tags or []}
 
 
-def aliases_of(model: Json) -> dict[str, int]:
+def parse_aliases(model: Json) -> dict[str, int]:
     """The version that each alias of a registered model names."""
     return {str(a["alias"]): int(a["version"]) for a in model.get("aliases", [])}
 
 
-def step_of(version: ModelVersion | None) -> Promotion | None:
+def last_promotion(version: ModelVersion | None) -> Promotion | None:
     """The promotion or rollback that brought the version in last; None where there is none."""
-    return None if version is None else Promotion.read(version.tags.get(PROMOTION_TAG))
+    return None if version is None else Promotion.from_json(version.tags.get(PROMOTION_TAG))
 
 
-def state_of(serving: ModelVersion | None) -> str:
+def production_state(serving: ModelVersion | None) -> str:
     """Names what is Production since when, so that two reads tell whether it was moved between."""
-    step = step_of(serving)
+    step = last_promotion(serving)
     number = "none" if serving is None else str(serving.version)
     return f"{number}.{'first' if step is None else step.id}"
 
 
-def read_version(raw: Json, aliases: Mapping[str, int]) -> ModelVersion:
+def parse_version(raw: Json, aliases: Mapping[str, int]) -> ModelVersion:
     """A version as MLflow tells it; its number comes as text over REST."""
-    number, tags = int(raw["version"]), pairs(raw.get("tags"))
+    number, tags = int(raw["version"]), parse_tags(raw.get("tags"))
     return ModelVersion(
         version=number,
         stage=stage_of(number, tags.get(STAGE_TAG), aliases),
@@ -80,7 +80,7 @@ def stage_of(number: int, tag: str | None, aliases: Mapping[str, int]) -> Stage:
     return Stage.NONE if tag in {None, "", Stage.NONE.value} else Stage.ARCHIVED
 
 
-def answers_to(version: ModelVersion, wanted: str) -> bool:
+def matches(version: ModelVersion, wanted: str) -> bool:
     """Whether a version is the one that a number or ``Production`` or ``Staging`` names."""
     if wanted.isdecimal():
         return version.version == int(wanted)
@@ -88,7 +88,7 @@ def answers_to(version: ModelVersion, wanted: str) -> bool:
     return live and wanted.lower() == version.stage.value.lower()
 
 
-def nothing_found(name: str, wanted: str, versions: list[ModelVersion]) -> str:
+def not_found_message(name: str, wanted: str, versions: list[ModelVersion]) -> str:
     """Message for a stage or number that no version has, with those there are."""
     if not versions:
         return f"no version of {name} is registered; make one with: rossmann train"
@@ -97,7 +97,9 @@ def nothing_found(name: str, wanted: str, versions: list[ModelVersion]) -> str:
     return f"{name} has no {what}; there are: {there}"
 
 
-def stale_verdict(version: int, expected: Expected, serving: ModelVersion | None) -> str:
+def stale_verdict_message(
+    version: int, expected: ExpectedProduction, serving: ModelVersion | None
+) -> str:
     """Message for a promotion whose verdict is about another version than the one that serves."""
     before = "while no version served" if expected is None else f"against version {expected}"
     now = "none serves" if serving is None else f"version {serving.version} serves"
@@ -107,9 +109,9 @@ def stale_verdict(version: int, expected: Expected, serving: ModelVersion | None
     )
 
 
-def overtaken(serving: ModelVersion | None) -> str:
+def conflict_message(serving: ModelVersion | None) -> str:
     """Message for one who came second."""
-    step = step_of(serving)
+    step = last_promotion(serving)
     if serving is None or step is None:
         return "Production was moved meanwhile by somebody else; look before you retry"
     return (
@@ -121,7 +123,7 @@ def overtaken(serving: ModelVersion | None) -> str:
 _PAGE: Final = 1000
 
 
-class Shelf:
+class ModelReader:
     """One model name on one server."""
 
     def __init__(self, rest: MlflowRest, name: str) -> None:
@@ -135,14 +137,14 @@ class Shelf:
 
     def versions(self, model: Json) -> list[ModelVersion]:
         """All versions, newest first, with the stages that the model's aliases give them."""
-        aliases = aliases_of(model)
+        aliases = parse_aliases(model)
         found: list[ModelVersion] = []
         token: dict[str, str] = {}
         while True:
             quoted = self._name.replace("'", "\\'")
             fields = {"filter": f"name='{quoted}'", "max_results": _PAGE, **token}
             answer = self._rest.call("GET", "model-versions/search", **fields) or {}
-            found += [read_version(raw, aliases) for raw in answer.get("model_versions", [])]
+            found += [parse_version(raw, aliases) for raw in answer.get("model_versions", [])]
             if not answer.get("next_page_token"):
                 return sorted(found, key=lambda v: v.version, reverse=True)
             token = {"page_token": str(answer["next_page_token"])}
@@ -154,4 +156,4 @@ class Shelf:
         if answer is None:
             return None
         raw = answer["model_version"]
-        return read_version(raw, {PRODUCTION: int(raw["version"])})
+        return parse_version(raw, {PRODUCTION: int(raw["version"])})

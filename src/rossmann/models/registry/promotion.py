@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from rossmann.errors import LostRace, RossmannError, ServiceError
-from rossmann.filesystem.process_identity import Owner
+from rossmann.errors import PromotionConflictError, RossmannError, ServiceError
+from rossmann.filesystem.process_identity import ProcessIdentity
 from rossmann.models.registry.mlflow_rest import Json, MlflowRest
 
 Action = Literal["promote", "rollback"]
@@ -41,18 +41,18 @@ class Promotion:
     id: str
     action: Action
     version: int
-    left: int | None
+    replaced: int | None
     at: str
     who: str
     why: str
-    below: tuple[int, ...]
+    previous_versions: tuple[int, ...]
 
-    def text(self) -> str:
+    def to_json(self) -> str:
         """As JSON, for a tag."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def read(cls, text: str | None) -> "Promotion | None":
+    def from_json(cls, text: str | None) -> "Promotion | None":
         """From a tag; None where there is none, or somebody wrote something else there."""
         try:
             fields = json.loads(text or "")
@@ -71,22 +71,22 @@ def _begin(
     return Promotion(name, action, version, left, now.isoformat(), who, why, kept)
 
 
-def promotion(
+def new_promotion(
     version: int, left: int | None, before: Promotion | None, who: str, why: str
 ) -> Promotion:
     """``version`` replaces ``left`` (None: nothing served), which had come in by ``before``."""
-    below = () if left is None else (left, *(before.below if before else ()))
+    below = () if left is None else (left, *(before.previous_versions if before else ()))
     return _begin("promote", version, left, who, why, below)
 
 
-def rollback(
+def new_rollback(
     left: int, before: Promotion | None, there: Mapping[int, object], who: str, why: str
 ) -> Promotion | None:
     """Back to the version that served before ``left``; None where there is none to go to.
 
     Versions that were deleted since (not in ``there``) are passed over.
     """
-    below = [v for v in (before.below if before else ()) if v in there]
+    below = [v for v in (before.previous_versions if before else ()) if v in there]
     while below and below[0] == left:  # what lay between is gone
         below.pop(0)
     if not below:
@@ -100,28 +100,30 @@ _OWNER_TAG: Final = "owner"
 _PAGE: Final = 1000
 
 
-class Claim:
+class Lease:
     """A claim that was won; ask it right before each step that may not come late."""
 
     def __init__(self) -> None:
         self._won = time.monotonic()
 
-    def check(self) -> None:
+    def raise_if_stale(self) -> None:
         """Raise ``LostRace`` where the claim is so old that another may soon take it over."""
         if time.monotonic() - self._won > LEASE_SECONDS / 2:
-            raise LostRace("the move was held up for so long that another may begin; try again")
+            raise PromotionConflictError(
+                "the move was held up for so long that another may begin; try again"
+            )
 
 
-class Claims:
+class PromotionLock:
     """The claims on one model's Production alias."""
 
     def __init__(self, rest: MlflowRest, name: str) -> None:
         self._rest = rest
         self._prefix = f"{name}{_MARK}"
-        self._owner = Owner.here()
+        self._owner = ProcessIdentity.current()
 
     @contextmanager
-    def hold(self, state: str) -> Iterator[Claim]:
+    def acquire(self, state: str) -> Iterator[Lease]:
         """Claim the move that starts from ``state``; given back when the block ends.
 
         Raises ``LostRace`` where somebody else makes that move.
@@ -130,7 +132,7 @@ class Claims:
         while not self._create(self._name(state, number)):
             self._refuse_unless_lapsed(self._name(state, number))
             number += 1
-        claim = Claim()
+        claim = Lease()
         self._sweep(state)
         try:
             yield claim
@@ -148,7 +150,7 @@ class Claims:
         return f"{self._prefix}{state}.{number}"
 
     def _create(self, name: str) -> bool:
-        tags = [{"key": _OWNER_TAG, "value": self._owner.text()}]
+        tags = [{"key": _OWNER_TAG, "value": self._owner.to_json()}]
         what = "Somebody moves Production now; removed when that is done."
         fields = {"name": name, "tags": tags, "description": what}
         return self._rest.create("registered-models/create", **fields)
@@ -156,15 +158,19 @@ class Claims:
     def _refuse_unless_lapsed(self, name: str) -> None:
         answer = self._rest.call("GET", "registered-models/get", name=name)
         if answer is None:
-            raise LostRace("Production was moved just now by somebody else; look before you retry")
+            raise PromotionConflictError(
+                "Production was moved just now by somebody else; look before you retry"
+            )
         model = answer.get("registered_model", {})
         owner = _owner_of(model)
-        if owner is not None and (owner.nonce == self._owner.nonce or owner.is_gone()):
+        if owner is not None and (owner.nonce == self._owner.nonce or owner.has_exited()):
             return
         age = time.time() - int(model.get("creation_timestamp", 0)) / 1000
         if age < LEASE_SECONDS:
             who = str(owner) if owner else "somebody"
-            raise LostRace(f"{who} moves Production at this moment; look before you retry")
+            raise PromotionConflictError(
+                f"{who} moves Production at this moment; look before you retry"
+            )
 
     def _sweep(self, state: str) -> None:
         """Delete what dead owners left of earlier states: nobody can win anything with it."""
@@ -179,8 +185,8 @@ class Claims:
         self._rest.call("DELETE", "registered-models/delete", name=name)
 
 
-def _owner_of(model: Json) -> Owner | None:
+def _owner_of(model: Json) -> ProcessIdentity | None:
     for tag in model.get("tags", []):
         if tag.get("key") == _OWNER_TAG:
-            return Owner.read(str(tag.get("value", "")))
+            return ProcessIdentity.from_json(str(tag.get("value", "")))
     return None

@@ -12,32 +12,32 @@ from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
-from rossmann.errors import LostRace, ModelError, ServiceError, UnknownVersion
+from rossmann.errors import ModelError, PromotionConflictError, ServiceError, VersionNotFoundError
 from rossmann.models.ensemble import artifact_files as model_files
 from rossmann.models.registry import model_cache
 from rossmann.models.registry import model_cache as artifacts
 from rossmann.models.registry import promotion as promotions
 from rossmann.models.registry.mlflow_rest import MlflowRest
-from rossmann.models.registry.model_cache import local_copy
+from rossmann.models.registry.model_cache import cached_version
 from rossmann.models.registry.model_version import (
     CARD_DIGEST_TAG,
     PRODUCTION,
     PROMOTION_TAG,
     STAGE_TAG,
     STAGING,
-    Expected,
+    ExpectedProduction,
+    ModelReader,
     ModelVersion,
-    Shelf,
-    aliases_of,
-    answers_to,
-    nothing_found,
-    overtaken,
-    pairs,
-    stale_verdict,
-    state_of,
-    step_of,
+    conflict_message,
+    last_promotion,
+    matches,
+    not_found_message,
+    parse_aliases,
+    parse_tags,
+    production_state,
+    stale_verdict_message,
 )
-from rossmann.models.registry.promotion import Claims, Promotion
+from rossmann.models.registry.promotion import Promotion, PromotionLock
 from rossmann.schema import MODEL_NAME, Stage
 
 _HISTORY_PREFIX = "history."
@@ -52,8 +52,8 @@ class Registry:
     def __init__(self, tracking_uri: str, name: str = MODEL_NAME, timeout: float = 5.0) -> None:
         self.name = name
         self._rest = MlflowRest(tracking_uri, timeout)
-        self._shelf = Shelf(self._rest, name)
-        self._claims = Claims(self._rest, name)
+        self._shelf = ModelReader(self._rest, name)
+        self._claims = PromotionLock(self._rest, name)
         self._moving = Lock()
 
     def __enter__(self) -> "Registry":
@@ -68,9 +68,9 @@ class Registry:
         self.close()
 
     @contextmanager
-    def hurried(self, seconds: float) -> Iterator[None]:
+    def with_timeout(self, seconds: float) -> Iterator[None]:
         """Give each answer at most ``seconds`` meanwhile: for who can do without."""
-        with self._rest.hurried(seconds):
+        with self._rest.with_timeout(seconds):
             yield
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Registry:
 
     def ping(self) -> None:
         """Raise ``ServiceError`` unless an MLflow server answers."""
-        self._rest.healthy()
+        self._rest.check_health()
 
     def versions(self) -> list[ModelVersion]:
         """All versions, newest first; empty when the model is not registered."""
@@ -99,9 +99,9 @@ class Registry:
                 return found
         versions = self.versions()
         for version in versions:
-            if answers_to(version, wanted):
+            if matches(version, wanted):
                 return version
-        raise UnknownVersion(nothing_found(self.name, wanted, versions))
+        raise VersionNotFoundError(not_found_message(self.name, wanted, versions))
 
     def fetch(self, version: int | str, cache: Path) -> Path:
         """A local folder with the ensemble's files, every digest checked; used again when there.
@@ -110,12 +110,12 @@ class Registry:
         what was registered.
         """
         found = self.find(int(version))
-        ready = local_copy(cache, found.version, found.run_id)
+        ready = cached_version(cache, found.version, found.run_id)
         if ready is not None:
             return ready
-        with model_cache.new_copy(cache, found.version, found.run_id) as folder:
-            artifacts.version_files(self._rest, self.name, found.version, folder)
-            model_files.verify(folder, found.tags.get(CARD_DIGEST_TAG))
+        with model_cache.write_version(cache, found.version, found.run_id) as folder:
+            artifacts.download_version(self._rest, self.name, found.version, folder)
+            model_files.verify_digests(folder, found.tags.get(CARD_DIGEST_TAG))
         return cache / str(found.version)
 
     def run_file(self, version: ModelVersion, name: str, folder: Path) -> Path:
@@ -125,9 +125,9 @@ class Registry:
         """
         if not version.run_id:
             raise ServiceError(f"version {version.version} of {self.name} names no run")
-        return artifacts.run_file(self._rest, version.run_id, name, folder)
+        return artifacts.download_run_file(self._rest, version.run_id, name, folder)
 
-    def to_staging(self, version: int | str) -> ModelVersion:
+    def stage(self, version: int | str) -> ModelVersion:
         """Make ``version`` the one in Staging; a Production version stays where it is, refused."""
         target = self.find(int(version))
         if target.stage is Stage.PRODUCTION:
@@ -140,7 +140,7 @@ class Registry:
         return self.find(target.version)
 
     def promote(
-        self, version: int | str, reason: str, who: str, expected: Expected = "any"
+        self, version: int | str, reason: str, who: str, expected: ExpectedProduction = "any"
     ) -> ModelVersion:
         """Make ``version`` Production in one step; the one that leaves is Archived and remembered.
 
@@ -154,9 +154,13 @@ class Registry:
         target = self.find(int(version))
         if serving is None or serving.version != target.version:
             if expected not in {"any", None if serving is None else serving.version}:
-                raise LostRace(stale_verdict(target.version, expected, serving))
+                raise PromotionConflictError(
+                    stale_verdict_message(target.version, expected, serving)
+                )
             left = None if serving is None else serving.version
-            step = promotions.promotion(target.version, left, step_of(serving), who, reason)
+            step = promotions.new_promotion(
+                target.version, left, last_promotion(serving), who, reason
+            )
             self._make_step(step, serving)
         self._tidy()
         return self.find(target.version)
@@ -169,11 +173,13 @@ class Registry:
         """
         serving = self._shelf.production()
         if serving is None:
-            raise UnknownVersion(f"no version of {self.name} is Production: nothing to roll back")
+            raise VersionNotFoundError(
+                f"no version of {self.name} is Production: nothing to roll back"
+            )
         there = {v.version: v for v in self.versions()}
-        step = promotions.rollback(serving.version, step_of(serving), there, who, reason)
+        step = promotions.new_rollback(serving.version, last_promotion(serving), there, who, reason)
         if step is None:
-            raise UnknownVersion(
+            raise VersionNotFoundError(
                 f"nothing served before version {serving.version}; promote another version instead"
             )
         self._make_step(step, serving)
@@ -184,8 +190,8 @@ class Registry:
         """Every promotion and rollback that happened, the latest first."""
         steps = [
             step
-            for key, text in pairs((self._shelf.model() or {}).get("tags")).items()
-            if key.startswith(_HISTORY_PREFIX) and (step := Promotion.read(text)) is not None
+            for key, text in parse_tags((self._shelf.model() or {}).get("tags")).items()
+            if key.startswith(_HISTORY_PREFIX) and (step := Promotion.from_json(text)) is not None
         ]
         return sorted(steps, key=lambda step: step.id, reverse=True)
 
@@ -197,14 +203,14 @@ class Registry:
 
     def _make_step(self, step: Promotion, seen: ModelVersion | None) -> None:
         """Move Production from the state that the caller saw, if nobody else does."""
-        with self._moving, self._claims.hold(state_of(seen)) as claim:
+        with self._moving, self._claims.acquire(production_state(seen)) as claim:
             serving = self._shelf.production()
-            if state_of(serving) != state_of(seen):
-                raise LostRace(overtaken(serving))
+            if production_state(serving) != production_state(seen):
+                raise PromotionConflictError(conflict_message(serving))
             self._tidy()  # what an earlier move left undone must be written before the next
-            claim.check()
-            self.set_tags(step.version, {PROMOTION_TAG: step.text()})
-            claim.check()
+            claim.raise_if_stale()
+            self.set_tags(step.version, {PROMOTION_TAG: step.to_json()})
+            claim.raise_if_stale()
             self._move(PRODUCTION, step.version)
 
     def _move(self, alias: str, version: int) -> None:
@@ -216,17 +222,17 @@ class Registry:
         model = self._shelf.model()
         if model is None:
             return
-        aliases = aliases_of(model)
+        aliases = parse_aliases(model)
         if STAGING in aliases and aliases[STAGING] == aliases.get(PRODUCTION):
             self._rest.call("DELETE", "registered-models/alias", name=self.name, alias=STAGING)
         for version in self._shelf.versions(model):
             if version.tags.get(STAGE_TAG) != version.stage.value:
                 self.set_tags(version.version, {STAGE_TAG: version.stage.value})
-            step = step_of(version)
+            step = last_promotion(version)
             if version.stage is Stage.PRODUCTION and step is not None:
-                self._keep_in_history(step, pairs(model.get("tags")))
+                self._keep_in_history(step, parse_tags(model.get("tags")))
 
     def _keep_in_history(self, step: Promotion, known: Mapping[str, str]) -> None:
         key = f"{_HISTORY_PREFIX}{step.id}"
         if key not in known:
-            self._rest.set_tag("registered-models", name=self.name, key=key, value=step.text())
+            self._rest.set_tag("registered-models", name=self.name, key=key, value=step.to_json())

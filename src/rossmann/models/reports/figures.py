@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rossmann.models.calibration.interval_coverage import TOTALS
+from rossmann.models.calibration.interval_coverage import TOTAL_LABELS
 from rossmann.models.evaluation.windows import WindowScore
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-NAMES: Final = {
+FORECASTER_LABELS: Final = {
     "ensemble": "Ensemble",
     "without_schedule": "Ensemble, without a schedule",
     "lightgbm": "LightGBM",
@@ -34,7 +34,7 @@ def table_rows(scores: list[WindowScore]) -> list[list[str]]:
     """A header, then a row for each forecaster: RMSPE by window, and their mean."""
     header = ["RMSPE", *(f"from {s.origin}" for s in scores), "mean"]
     rows = [header]
-    for key, name in NAMES.items():
+    for key, name in FORECASTER_LABELS.items():
         values = [s.rmspe[key] for s in scores if key in s.rmspe]
         if len(values) == len(scores):
             cells = [f"{v:.4f}" for v in values]
@@ -54,7 +54,7 @@ def stores_of(data: Mapping[str, Any]) -> str:
     return "1 store" if data["stores"] == 1 else f"{data['stores']:,} stores"
 
 
-def write_report(folder: Path, card: dict[str, Any], scores: list[WindowScore]) -> None:
+def write_summary(folder: Path, card: dict[str, Any], scores: list[WindowScore]) -> None:
     """Write ``pictures/windows.png`` and ``report.md`` beside the ensemble."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -75,30 +75,32 @@ def _bars(path: Path, scores: list[WindowScore]) -> None:
     from matplotlib.figure import Figure  # a figure of its own: no backend, no global state
 
     figure = Figure(figsize=(8, 5), layout="constrained")
-    draw_windows(figure, [s.as_dict() for s in scores])
+    plot_windows(figure, [s.as_dict() for s in scores])
     figure.savefig(path, dpi=120)
 
 
-def draw_windows(figure: "Figure", windows: Sequence[Mapping[str, Any]]) -> None:
+def plot_windows(figure: "Figure", windows: Sequence[Mapping[str, Any]]) -> None:
     """RMSPE by forecaster, a bar for each window (as ``WindowScore.as_dict`` gives them)."""
     axes = figure.subplots()
-    keys = [k for k in NAMES if all(w["rmspe"].get(k) is not None for w in windows)]
+    keys = [k for k in FORECASTER_LABELS if all(w["rmspe"].get(k) is not None for w in windows)]
     height = 0.8 / len(windows)
     for i, window in enumerate(windows):
         at = [k + i * height for k in range(len(keys))]
         values = [window["rmspe"][k] for k in keys]
         bars = axes.barh(at, values, height, label=f"from {window['origin']}")
         axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
-    axes.set_yticks([k + 0.4 - height / 2 for k in range(len(keys))], [NAMES[k] for k in keys])
+    axes.set_yticks(
+        [k + 0.4 - height / 2 for k in range(len(keys))], [FORECASTER_LABELS[k] for k in keys]
+    )
     axes.invert_yaxis()
     axes.set_xlabel("RMSPE (lower is better)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", fontsize=8, ncols=4)
 
 
-SHOWN: Final = ("ensemble", "without_schedule", "kalman", "median", "seasonal_naive")
+COMPARED_FORECASTERS: Final = ("ensemble", "without_schedule", "kalman", "median", "seasonal_naive")
 """Forecasters that slices compare."""
-COLOURS: Final = {
+FORECASTER_COLOURS: Final = {
     "ensemble": "#c3002f",
     "without_schedule": "#e8879b",
     "kalman": "#33658a",
@@ -108,7 +110,7 @@ COLOURS: Final = {
 _SOLD: Final = "#333333"
 
 
-def pictures(report: Mapping[str, Any]) -> dict[str, str]:
+def figures(report: Mapping[str, Any]) -> dict[str, str]:
     """SVG texts by name: windows, chain, each slice and, where measured, coverage."""
     drawn = {"windows": _windows(report["windows"]), "chain": _chain(report["days"])}
     for name, groups in report["slices"].items():
@@ -142,8 +144,8 @@ def _svg(figure: "Figure") -> str:
 
 
 def _windows(windows: Sequence[Mapping[str, Any]]) -> str:
-    figure = _figure(9, 1.3 + 0.22 * len(NAMES) * max(len(windows), 2))
-    draw_windows(figure, windows)
+    figure = _figure(9, 1.3 + 0.22 * len(FORECASTER_LABELS) * max(len(windows), 2))
+    plot_windows(figure, windows)
     return _svg(figure)
 
 
@@ -158,7 +160,7 @@ def _chain(days: Sequence[Mapping[str, Any]]) -> str:
         when = np.array([day["date"] for day in mine], "datetime64[D]")
         axes.plot(when, [d["sold"] / unit for d in mine], color=_SOLD, lw=1.4, label="sold")
         axes.plot(
-            when, [d["forecast"] / unit for d in mine], color=COLOURS["ensemble"], lw=1.4, ls="--",
+            when, [d["forecast"] / unit for d in mine], color=FORECASTER_COLOURS["ensemble"], lw=1.4, ls="--",
             label="forecast",
         )  # fmt: skip
         axes.set_title(f"from {origin}", loc="left", fontsize=10)
@@ -174,15 +176,22 @@ def _groups(groups: Sequence[Mapping[str, Any]]) -> str:
     """RMSPE of the forecasters in each group, and the ensemble's bias."""
     figure = _figure(9, 3.2)
     left, right = figure.subplots(1, 2, width_ratios=(3, 1.4))
-    keys = [k for k in SHOWN if all(g["forecasters"].get(k) is not None for g in groups)]
+    keys = [
+        k for k in COMPARED_FORECASTERS if all(g["forecasters"].get(k) is not None for g in groups)
+    ]
     width = 0.84 / max(len(keys), 1)
     for i, name in enumerate(keys):
         at = [g + (i - (len(keys) - 1) / 2) * width for g in range(len(groups))]
         left.bar(
-            at, [g["forecasters"][name] for g in groups], width, color=COLOURS[name],
-            label=NAMES[name],
+            at, [g["forecasters"][name] for g in groups], width, color=FORECASTER_COLOURS[name],
+            label=FORECASTER_LABELS[name],
         )  # fmt: skip
-    right.bar(range(len(groups)), [100 * g["bias"] for g in groups], 0.6, color=COLOURS["ensemble"])
+    right.bar(
+        range(len(groups)),
+        [100 * g["bias"] for g in groups],
+        0.6,
+        color=FORECASTER_COLOURS["ensemble"],
+    )
     right.axhline(0, color=_SOLD, lw=0.8)
     left.set_ylabel("RMSPE")
     right.set_ylabel("bias of the ensemble, %")
@@ -204,12 +213,14 @@ def _coverage(levels: Mapping[str, Mapping[str, Any]]) -> str:
     asked = [100 * float(level) for level in levels]
     axes.plot(asked, asked, color="#bbbbbb", lw=1, label="as promised")
     found = [100 * one["coverage"] for one in levels.values()]
-    axes.plot(asked, found, color=COLOURS["ensemble"], marker="o", ms=4, label="all stores")
+    axes.plot(
+        asked, found, color=FORECASTER_COLOURS["ensemble"], marker="o", ms=4, label="all stores"
+    )
     for name, style in zip(("steady", "medium", "volatile"), (":", "--", "-."), strict=True):
         values = [one["volatility"][name] for one in levels.values()]
         if all(v is not None for v in values):
             axes.plot(
-                asked, [100 * v for v in values], color=COLOURS["kalman"], lw=1, ls=style,
+                asked, [100 * v for v in values], color=FORECASTER_COLOURS["kalman"], lw=1, ls=style,
                 label=f"{name} stores",
             )  # fmt: skip
     axes.set_xlabel("level of the band, %")
@@ -230,18 +241,18 @@ def _totals(kinds: Mapping[str, Mapping[str, Any]]) -> str:
         left.axvline(asked, color="#bbbbbb", lw=1)
         found = [100 * one["levels"][level]["coverage"] for one in kinds.values()]
         left.plot(
-            found, place, marker, color=COLOURS["ensemble"], ms=5, label=f"{asked:.0f} % band",
+            found, place, marker, color=FORECASTER_COLOURS["ensemble"], ms=5, label=f"{asked:.0f} % band",
             mfc="none" if marker == "s" else None,
         )  # fmt: skip
     styles = (
-        ("added", "bounds added up", COLOURS["kalman"], "|"),
-        ("width", "as given", COLOURS["ensemble"], "o"),
-        ("independent", "rows as independent", COLOURS["seasonal_naive"], "|"),
+        ("added", "bounds added up", FORECASTER_COLOURS["kalman"], "|"),
+        ("width", "as given", FORECASTER_COLOURS["ensemble"], "o"),
+        ("independent", "rows as independent", FORECASTER_COLOURS["seasonal_naive"], "|"),
     )
     for name, label, colour, marker in styles:
         widths = [100 * one["levels"][levels[0]][name] for one in kinds.values()]
         right.plot(widths, place, marker, color=colour, ms=6, mew=2, label=label)
-    left.set_yticks(place, [TOTALS[name] for name in kinds], fontsize=8)
+    left.set_yticks(place, [TOTAL_LABELS[name] for name in kinds], fontsize=8)
     left.invert_yaxis()
     left.set_xlabel("totals that lay in their band, %")
     right.set_xlabel(f"width of the {100 * float(levels[0]):.0f} % band, % of the forecast")

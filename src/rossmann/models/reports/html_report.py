@@ -9,7 +9,7 @@ from typing import Any, Final
 from rossmann.models.calibration.bias_correction import bias_rows
 from rossmann.models.calibration.interval_coverage import coverage_rows, totals_rows
 from rossmann.models.evaluation.metrics import FEW_STORES
-from rossmann.models.reports.figures import NAMES, pictures, stores_of
+from rossmann.models.reports.figures import FORECASTER_LABELS, figures, stores_of
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto;
@@ -42,17 +42,17 @@ PAGE_FILE: Final = "report.html"
 DATA_FILE: Final = "report.json"
 
 
-def write(folder: Path, report: Mapping[str, Any]) -> None:
+def write_html_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Write ``report.json`` and ``report.html`` into a folder, made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False)
     (folder / DATA_FILE).write_text(text + "\n", "utf-8")
-    (folder / PAGE_FILE).write_text(render(report), "utf-8")
+    (folder / PAGE_FILE).write_text(render_html(report), "utf-8")
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render_html(report: Mapping[str, Any]) -> str:
     """The page for a report as ``backtest_slices.summarize`` makes it."""
-    drawn = pictures(report)
+    drawn = figures(report)
     parts = [
         f"<h1>Backtest, profile {escape(str(report['profile']))}</h1>",
         _intro(report),
@@ -97,10 +97,10 @@ def _intro(report: Mapping[str, Any]) -> str:
 
 
 def _overview(report: Mapping[str, Any], picture: str) -> str:
-    names = [k for k in NAMES if k in report["forecasters"]]
+    names = [k for k in FORECASTER_LABELS if k in report["forecasters"]]
     rows = [
         [
-            NAMES[k],
+            FORECASTER_LABELS[k],
             *(_number(w["rmspe"].get(k)) for w in report["windows"]),
             *_all_measures(report["forecasters"][k]),
         ]
@@ -171,7 +171,7 @@ def _slice_table(groups: Sequence[Mapping[str, Any]]) -> str:
         ]
         for g in groups
     ]
-    return _table([*head, *(f"RMSPE: {NAMES[k]}" for k in shown)], rows)
+    return _table([*head, *(f"RMSPE: {FORECASTER_LABELS[k]}" for k in shown)], rows)
 
 
 def _worst(report: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rossmann.models.evaluation.windows import WindowScore
-from rossmann.models.reports.figures import NAMES, markdown, table_rows
+from rossmann.models.reports.figures import FORECASTER_LABELS, markdown, table_rows
 from rossmann.schema import Dataset
 
 _FILES = 6
@@ -25,7 +25,7 @@ _CHAINS = {
 }
 
 
-def render(card: Mapping[str, Any], scores: list[WindowScore], name: str) -> str:
+def render_markdown(card: Mapping[str, Any], scores: list[WindowScore], name: str) -> str:
     """The page for ``card`` (what ``ensemble.json`` holds), registered under ``name``."""
     parts = [
         f"# {name}",
@@ -60,7 +60,9 @@ def _count(number: object) -> str:
 def _members(card: Mapping[str, Any]) -> str:
     weights = card.get("weights", {})
     libraries = card.get("libraries", {})
-    blend = ", ".join(f"{NAMES.get(k, k)} {100 * float(w):.0f} %" for k, w in weights.items())
+    blend = ", ".join(
+        f"{FORECASTER_LABELS.get(k, k)} {100 * float(w):.0f} %" for k, w in weights.items()
+    )
     versions = ", ".join(f"{k} {v}" for k, v in libraries.items())
     return (
         "## Made of\n"
@@ -127,7 +129,7 @@ svg, img { max-width: 100%; height: auto; } code { overflow-wrap: anywhere; }
 """
 
 
-def render_page(card: str, title: str, folder: Path) -> str:
+def render_html(card: str, title: str, folder: Path) -> str:
     """The page for a card in Markdown, with the pictures of the trained version in ``folder``."""
     from markdown_it import MarkdownIt
 

@@ -15,23 +15,23 @@ from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import to_date
 from rossmann.models.calibration.bias_correction import measure_bias
 from rossmann.models.calibration.interval_coverage import (
-    MAIN,
+    REPORTED_LEVELS,
     TERCILES,
-    Band,
-    cross_bands,
-    is_inside,
-    key,
+    Interval,
+    covers,
+    cross_validated_intervals,
+    level_key,
     measure_coverage,
 )
-from rossmann.models.calibration.totals_fit import cross_totals, store_types
+from rossmann.models.calibration.totals_fit import cross_validated_totals, store_types
 from rossmann.models.ensemble.prediction_intervals import terciles, volatility_cuts
-from rossmann.models.evaluation.backtest import score
+from rossmann.models.evaluation.backtest import score_window
 from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
-from rossmann.models.evaluation.windows import Outcome
+from rossmann.models.evaluation.windows import WindowForecasts
 from rossmann.schema import STORE_TYPES, DayArray, FloatArray
 
 WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-WORST: Final = 15
+N_WORST: Final = 15
 """Days and stores that the report names."""
 _WEEK: Final = 7
 
@@ -39,7 +39,7 @@ Group = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pool:
+class PooledRows:
     """The rows of all windows, one after the other: arrays (n,); ``tercile``: of volatility."""
 
     store: DayArray
@@ -49,11 +49,11 @@ class Pool:
     tercile: Group
     sold: FloatArray
     forecasts: dict[str, FloatArray]
-    bands: dict[float, Band]
+    bands: dict[float, Interval]
 
 
-def summarize(
-    panel: Panel, outcomes: Sequence[Outcome], about: Mapping[str, Any]
+def build_report_data(
+    panel: Panel, outcomes: Sequence[WindowForecasts], about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All that a report shows, as JSON; ``about`` (profile, data, ...) goes in as it is.
 
@@ -66,13 +66,13 @@ def summarize(
     }
     found = {
         **about,
-        "windows": [score(outcome).as_dict() for outcome in outcomes],
+        "windows": [score_window(outcome).as_dict() for outcome in outcomes],
         "rows": len(pool.sold),
         "forecasters": {
             name: _measures(pool.sold, forecast) for name, forecast in pool.forecasts.items()
         },
         "coverage": measure_coverage(outcomes),
-        "totals": cross_totals(panel, outcomes),
+        "totals": cross_validated_totals(panel, outcomes),
         "totals_bias": measure_bias(outcomes),
         "slices": slices,
         "days": _days(pool),
@@ -83,10 +83,10 @@ def summarize(
     return cleaned
 
 
-def _pool(outcomes: Sequence[Outcome]) -> Pool:
+def _pool(outcomes: Sequence[WindowForecasts]) -> PooledRows:
     windows = [o.window for o in outcomes]
     matrix = np.concatenate([w.matrix for w in windows])
-    return Pool(
+    return PooledRows(
         store=np.concatenate([w.rows.store for w in windows]),
         day=np.concatenate([w.rows.day for w in windows]),
         origin=np.concatenate([np.full(len(w.rows), w.origin) for w in windows]),
@@ -97,11 +97,11 @@ def _pool(outcomes: Sequence[Outcome]) -> Pool:
             name: np.concatenate([o.forecasts[name] for o in outcomes])
             for name in outcomes[0].forecasts
         },
-        bands=cross_bands(outcomes, MAIN) or {},
+        bands=cross_validated_intervals(outcomes, REPORTED_LEVELS) or {},
     )
 
 
-def _groupings(panel: Panel, pool: Pool) -> dict[str, tuple[Group, Sequence[str]]]:
+def _groupings(panel: Panel, pool: PooledRows) -> dict[str, tuple[Group, Sequence[str]]]:
     """Each slicing: the group of each row (n,), and the groups' names."""
     horizon = pool.day - pool.origin
     weeks = (horizon.max() + _WEEK - 1) // _WEEK
@@ -112,7 +112,7 @@ def _groupings(panel: Panel, pool: Pool) -> dict[str, tuple[Group, Sequence[str]
         ),
         "weekday": ((pool.day.astype(np.int64) + 3) % 7, WEEKDAYS),  # 1970-01-01 was a Thursday
         "promotion": (pool.promo.astype(np.int64), ("without promotion", "with promotion")),
-        "store_type": (store_types(panel)[panel.locate(pool.store)], STORE_TYPES),
+        "store_type": (store_types(panel)[panel.store_indices(pool.store)], STORE_TYPES),
         "volatility": (pool.tercile, TERCILES),
     }
 
@@ -126,9 +126,9 @@ def _measures(sold: FloatArray, forecast: FloatArray) -> dict[str, float]:
     }
 
 
-def _slice(pool: Pool, group: Group, labels: Sequence[str]) -> list[dict[str, Any]]:
+def _slice(pool: PooledRows, group: Group, labels: Sequence[str]) -> list[dict[str, Any]]:
     """The measures of each group that has rows."""
-    inside = {level: is_inside(pool.sold, band) for level, band in pool.bands.items()}
+    inside = {level: covers(pool.sold, band) for level, band in pool.bands.items()}
     out = []
     for g, label in enumerate(labels):
         mine = np.nonzero(group == g)[0]
@@ -140,13 +140,15 @@ def _slice(pool: Pool, group: Group, labels: Sequence[str]) -> list[dict[str, An
                     "rows": len(mine),
                     **_measures(sold, pool.forecasts["ensemble"][mine]),
                     "forecasters": {k: rmspe(sold, v[mine]) for k, v in pool.forecasts.items()},
-                    "coverage": {key(level): float(x[mine].mean()) for level, x in inside.items()},
+                    "coverage": {
+                        level_key(level): float(x[mine].mean()) for level, x in inside.items()
+                    },
                 }
             )
     return out
 
 
-def _days(pool: Pool) -> list[dict[str, Any]]:
+def _days(pool: PooledRows) -> list[dict[str, Any]]:
     """The chain by origin and day: what was sold, and what the ensemble said."""
     forecast = pool.forecasts["ensemble"]
     squared = (forecast / pool.sold - 1.0) ** 2
@@ -174,16 +176,16 @@ def _days(pool: Pool) -> list[dict[str, Any]]:
     ]
 
 
-def _worst_days(pool: Pool) -> list[dict[str, Any]]:
+def _worst_days(pool: PooledRows) -> list[dict[str, Any]]:
     """The days that hold the largest shares of the squared error."""
-    return sorted(_days(pool), key=lambda day: -float(day["share"]))[:WORST]
+    return sorted(_days(pool), key=lambda day: -float(day["share"]))[:N_WORST]
 
 
-def _worst_stores(panel: Panel, pool: Pool) -> list[dict[str, Any]]:
+def _worst_stores(panel: Panel, pool: PooledRows) -> list[dict[str, Any]]:
     """The stores that hold the largest shares of the squared error."""
     forecast = pool.forecasts["ensemble"]
     squared = (forecast / pool.sold - 1.0) ** 2
-    places = panel.locate(pool.store)
+    places = panel.store_indices(pool.store)
     size = len(panel.store_numbers)
     sums = {
         name: np.bincount(places, values, size)
@@ -191,7 +193,7 @@ def _worst_stores(panel: Panel, pool: Pool) -> list[dict[str, Any]]:
     }
     rows = np.bincount(places, minlength=size)
     types = store_types(panel)
-    worst = np.argsort(-sums["squared"], kind="stable")[:WORST]
+    worst = np.argsort(-sums["squared"], kind="stable")[:N_WORST]
     total = max(float(squared.sum()), np.finfo(float).tiny)
     return [
         {

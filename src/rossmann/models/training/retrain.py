@@ -20,15 +20,15 @@ from typing import Any, Final
 
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import build_panel
-from rossmann.errors import AnotherRuns, RossmannError
-from rossmann.filesystem.atomic_write import sweep
-from rossmann.filesystem.locks import only_one
+from rossmann.errors import AlreadyRunningError, RossmannError
+from rossmann.filesystem.atomic_write import remove_stale
+from rossmann.filesystem.locks import exclusive_process_lock
 from rossmann.models.gate.gate import PASSED_TAG, validate
 from rossmann.models.gate.verdict import Verdict
-from rossmann.models.publishing.mlflow_client import drop_abandoned_runs, finish_version
+from rossmann.models.publishing.mlflow_client import complete_registration, drop_abandoned_runs
 from rossmann.models.publishing.register import register
-from rossmann.models.publishing.trained_model import left_behind, trained_dir
-from rossmann.models.registry.lineage import RECIPE_TAG, recipe
+from rossmann.models.publishing.trained_model import find_unregistered, trained_dir
+from rossmann.models.registry.lineage import FINGERPRINT_TAG, training_fingerprint
 from rossmann.models.registry.model_version import CARD_DIGEST_TAG, ModelVersion
 from rossmann.models.registry.registry import Registry
 from rossmann.models.training.train import train
@@ -38,20 +38,20 @@ from rossmann.settings import Settings
 RUNNING: Final = "running"
 
 
-DIED: Final = "died"
+INTERRUPTED: Final = "died"
 
 
 _STALE_DRAFT_SECONDS: Final = 60.0
 
 
-class Outcome(IntEnum):
+class RetrainOutcome(IntEnum):
     """How a retraining ended; the value is the exit code."""
 
     STAGED = 0
     BROKEN = 1
     NOTHING_NEW = 10
     CANDIDATE_WORSE = 11
-    ANOTHER_RUNS = AnotherRuns.exit_code
+    ANOTHER_RUNS = AlreadyRunningError.exit_code
 
     @property
     def words(self) -> str:
@@ -59,7 +59,7 @@ class Outcome(IntEnum):
         return self.name.lower().replace("_", " ")
 
 
-class Journal:
+class RetrainReport:
     """The report of one run, kept in ``folder`` and, where one is named, in ``copy``."""
 
     def __init__(self, folder: Path, copy: Path | None, about: Mapping[str, Any]) -> None:
@@ -89,16 +89,16 @@ class Journal:
         """Where the report is kept."""
         return self._paths[0]
 
-    def note(self, **fields: Any) -> None:
+    def update(self, **fields: Any) -> None:
         """Write down what is known now."""
         self._said.update(fields)
         self._write()
 
-    def judged(self, verdict: Verdict) -> None:
+    def record_verdict(self, verdict: Verdict) -> None:
         """Write down the gate's verdict."""
         lines = [asdict(line) for line in verdict.lines]
-        told = {"passed": verdict.passed, "against": verdict.against, "lines": lines}
-        self.note(verdict=told)
+        told = {"passed": verdict.passed, "against": verdict.compared_with, "lines": lines}
+        self.update(verdict=told)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -124,14 +124,14 @@ class Journal:
     def end(self, exit_code: int, words: str, error: str | None = None) -> None:
         """Write down how it ended."""
         seconds = round(time.monotonic() - self._begun, 3)
-        self.note(exit_code=exit_code, outcome=words, error=error, seconds=seconds)
+        self.update(exit_code=exit_code, outcome=words, error=error, seconds=seconds)
 
     def _write(self) -> None:
         for path in self._paths:
-            write_whole(path, {**self._said, "steps": self._steps})
+            write_json_atomic(path, {**self._said, "steps": self._steps})
 
 
-def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+def write_json_atomic(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON beside the place and rename: who reads finds all of it or what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
@@ -142,7 +142,7 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def mark_dead(folder: Path, but: Path) -> None:
+def mark_interrupted(folder: Path, but: Path) -> None:
     """Mark the reports of runs that were killed; call it where no other run can be under way."""
     for draft in folder.glob(".*.draft"):
         if time.time() - draft.stat().st_mtime > _STALE_DRAFT_SECONDS:
@@ -154,8 +154,8 @@ def mark_dead(folder: Path, but: Path) -> None:
             continue
         if isinstance(told, dict) and told.get("outcome") == RUNNING:
             for step in told.get("steps", []):
-                step["outcome"] = DIED if step["outcome"] == RUNNING else step["outcome"]
-            write_whole(path, {**told, "outcome": DIED})
+                step["outcome"] = INTERRUPTED if step["outcome"] == RUNNING else step["outcome"]
+            write_json_atomic(path, {**told, "outcome": INTERRUPTED})
 
 
 def _plain(value: Any) -> Any:
@@ -172,11 +172,11 @@ def _plain(value: Any) -> Any:
 _CTRL_C: Final = 130
 _STALE_SECONDS: Final = 3600.0
 """Arrays that nobody has added a file to for so long are of a build that was killed."""
-REASON: Final = "retrained; the gate let it pass"
+PROMOTION_REASON: Final = "retrained; the gate let it pass"
 
 
 @dataclass(frozen=True)
-class Order:
+class RetrainRequest:
     """What to do: which profile, whether to go on to Production, and in whose name.
 
     ``report``: a file for the report, beside the
@@ -187,15 +187,15 @@ class Order:
     who: str
     promote: bool = False
     report: Path | None = None
-    tell: Callable[[str], None] = lambda line: None
+    progress: Callable[[str], None] = lambda line: None
     name: str = MODEL_NAME
 
 
 @dataclass(frozen=True)
-class Done:
+class RetrainResult:
     """How it ended, the version that it is about (None: there is none), and the kept report."""
 
-    outcome: Outcome
+    outcome: RetrainOutcome
     version: ModelVersion | None
     report: Path
 
@@ -205,56 +205,60 @@ def retrain_dir(settings: Settings) -> Path:
     return settings.data_dir / "retrain"
 
 
-def retrain(settings: Settings, order: Order) -> Done:
+def retrain(settings: Settings, order: RetrainRequest) -> RetrainResult:
     """Make a new version from the tables at hand, judge it, and put it into Staging if it may.
 
     Raises ``AnotherRuns`` where another retraining is under way in the data folder, and what its
     steps raise; the report is written all the same.
     """
     folder = retrain_dir(settings)
-    journal = Journal(folder, order.report, {"profile": order.profile})
+    journal = RetrainReport(folder, order.report, {"profile": order.profile})
     done = None
     try:
-        with only_one(folder):
+        with exclusive_process_lock(folder):
             done = _run(settings, order, journal)
         return done
     finally:
         journal.end(*_ending(done, sys.exc_info()[1]))
 
 
-def _ending(done: Done | None, error: BaseException | None) -> tuple[int, str, str | None]:
+def _ending(done: RetrainResult | None, error: BaseException | None) -> tuple[int, str, str | None]:
     """Exit code, outcome and error for the report."""
     if done is not None:
         return int(done.outcome), done.outcome.words, None
-    if isinstance(error, AnotherRuns):
-        return error.exit_code, Outcome.ANOTHER_RUNS.words, str(error)
+    if isinstance(error, AlreadyRunningError):
+        return error.exit_code, RetrainOutcome.ANOTHER_RUNS.words, str(error)
     if isinstance(error, RossmannError):
-        return error.exit_code, Outcome.BROKEN.words, str(error)
+        return error.exit_code, RetrainOutcome.BROKEN.words, str(error)
     if isinstance(error, Exception):
-        return int(Outcome.BROKEN), Outcome.BROKEN.words, f"{type(error).__name__}: {error}"
+        return (
+            int(RetrainOutcome.BROKEN),
+            RetrainOutcome.BROKEN.words,
+            f"{type(error).__name__}: {error}",
+        )
     return getattr(error, "exit_code", _CTRL_C), "stopped", None
 
 
-def _run(settings: Settings, order: Order, journal: Journal) -> Done:
-    mark_dead(retrain_dir(settings), but=journal.path)
+def _run(settings: Settings, order: RetrainRequest, journal: RetrainReport) -> RetrainResult:
+    mark_interrupted(retrain_dir(settings), but=journal.path)
     settings.profile(order.profile)
     with Registry(settings.tracking_uri, order.name) as registry:
         with journal.step("registry"):
             registry.ping()
         with journal.step("check"):
-            info = make_dataset(settings, order.tell)
-        wanted = recipe(settings, order.profile, info.version)
+            info = make_dataset(settings, order.progress)
+        wanted = training_fingerprint(settings, order.profile, info.version)
         about = {"dataset": info.dataset.value, "version": info.version, "rows": info.rows}
-        journal.note(data={**about, "last_day": info.last_day.isoformat()}, recipe=wanted)
+        journal.update(data={**about, "last_day": info.last_day.isoformat()}, recipe=wanted)
         with journal.step("features"):
-            sweep(info.folder, _STALE_SECONDS)
-            build_panel(info, settings.thread_count, order.tell)
+            remove_stale(info.folder, _STALE_SECONDS)
+            build_panel(info, settings.thread_count, order.progress)
         found = _latest(registry, order.profile, wanted)
         if found is not None and _is_open(found, order):
-            finish_version(found, settings, order.name)
+            complete_registration(found, settings, order.name)
         elif found is not None:
-            journal.note(version=found.version, stage=found.stage.value)
-            return Done(Outcome.NOTHING_NEW, found, journal.path)
+            journal.update(version=found.version, stage=found.stage.value)
+            return RetrainResult(RetrainOutcome.NOTHING_NEW, found, journal.path)
         if found is None:
             found = _make(registry, settings, order, journal, wanted)
         return _judge(registry, settings, order, journal, found)
@@ -264,10 +268,10 @@ def _latest(registry: Registry, profile: str, wanted: str) -> ModelVersion | Non
     """The latest version of the profile, if it is what a training now would give again."""
     mine = (v for v in registry.versions() if v.tags.get("profile") == profile)
     latest = next(mine, None)
-    return latest if latest is not None and latest.tags.get(RECIPE_TAG) == wanted else None
+    return latest if latest is not None and latest.tags.get(FINGERPRINT_TAG) == wanted else None
 
 
-def _is_open(version: ModelVersion, order: Order) -> bool:
+def _is_open(version: ModelVersion, order: RetrainRequest) -> bool:
     """Whether a run that was cut short has left something to do for the version."""
     judged = version.tags.get(PASSED_TAG)
     if version.stage is Stage.NONE:
@@ -276,35 +280,47 @@ def _is_open(version: ModelVersion, order: Order) -> bool:
 
 
 def _make(
-    registry: Registry, settings: Settings, order: Order, journal: Journal, wanted: str
+    registry: Registry,
+    settings: Settings,
+    order: RetrainRequest,
+    journal: RetrainReport,
+    wanted: str,
 ) -> ModelVersion:
     registered = {v.tags.get(CARD_DIGEST_TAG, "") for v in registry.versions()}
-    trained = left_behind(trained_dir(settings), wanted, registered)
+    trained = find_unregistered(trained_dir(settings), wanted, registered)
     if trained is None:
         with journal.step("train"):
-            trained = train(settings, order.profile, order.tell)
+            trained = train(settings, order.profile, order.progress)
     else:
         with journal.step("mend"):
             drop_abandoned_runs(trained, settings)
     with journal.step("register"):
-        return register(trained, settings, order.name, order.tell)
+        return register(trained, settings, order.name, order.progress)
 
 
 def _judge(
-    registry: Registry, settings: Settings, order: Order, journal: Journal, version: ModelVersion
-) -> Done:
-    journal.note(version=version.version, stage=version.stage.value)
+    registry: Registry,
+    settings: Settings,
+    order: RetrainRequest,
+    journal: RetrainReport,
+    version: ModelVersion,
+) -> RetrainResult:
+    journal.update(version=version.version, stage=version.stage.value)
     with journal.step("gate"):
         verdict = validate(registry, version.version, settings)
-        journal.judged(verdict)
+        journal.record_verdict(verdict)
     if not verdict.passed:
-        return Done(Outcome.CANDIDATE_WORSE, registry.find(version.version), journal.path)
+        return RetrainResult(
+            RetrainOutcome.CANDIDATE_WORSE, registry.find(version.version), journal.path
+        )
     if version.stage is not Stage.STAGING:
         with journal.step("staging"):
-            version = registry.to_staging(version.version)
-            journal.note(stage=version.stage.value)
+            version = registry.stage(version.version)
+            journal.update(stage=version.stage.value)
     if order.promote:
         with journal.step("promotion"):
-            version = registry.promote(version.version, REASON, order.who, expected=verdict.against)
-            journal.note(stage=version.stage.value)
-    return Done(Outcome.STAGED, version, journal.path)
+            version = registry.promote(
+                version.version, PROMOTION_REASON, order.who, expected=verdict.compared_with
+            )
+            journal.update(stage=version.stage.value)
+    return RetrainResult(RetrainOutcome.STAGED, version, journal.path)

@@ -20,10 +20,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.models.trees.node_trees import COLUMN_BITS, Nodes, packed, sum_nodes
-from rossmann.models.trees.oblivious_trees import Tables, levels, sum_tables
+from rossmann.models.trees.node_trees import COLUMN_BITS, NodeTrees, pack_nodes, predict_node_trees
+from rossmann.models.trees.oblivious_trees import (
+    ObliviousTrees,
+    build_split_index,
+    predict_oblivious_trees,
+)
 from rossmann.models.trees.row_encoding import LEFT, RIGHT, ZERO
-from rossmann.schema import FEATURES, FloatArray, Matrix
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 _ALONE: Final = 512
 """From twice so many rows on, threads are worth their start."""
@@ -33,16 +37,16 @@ Stored = dict[str, npt.NDArray[Any]]
 class Forest:
     """Trees whose leaves, added to ``start``, are a booster's raw output."""
 
-    def __init__(self, trees: Nodes | Tables, start: float) -> None:
+    def __init__(self, trees: NodeTrees | ObliviousTrees, start: float) -> None:
         self.trees = trees
         self.start = start
-        self._fill: Callable[[Matrix, int, int, float, FloatArray], None] = (
-            partial(sum_nodes, packed(trees))
-            if isinstance(trees, Nodes)
-            else partial(sum_tables, trees, levels(trees))
+        self._fill: Callable[[FeatureMatrix, int, int, float, FloatArray], None] = (
+            partial(predict_node_trees, pack_nodes(trees))
+            if isinstance(trees, NodeTrees)
+            else partial(predict_oblivious_trees, trees, build_split_index(trees))
         )
 
-    def __call__(self, matrix: Matrix, threads: int = 1) -> FloatArray:
+    def __call__(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         """The raw output (n,) for (n, 46) of float32."""
         rows = np.ascontiguousarray(matrix, np.float32)
         if rows.ndim != 2 or rows.shape[1] != len(FEATURES):
@@ -61,14 +65,14 @@ class Forest:
                 done.result()
         return out
 
-    def stored(self) -> Stored:
+    def to_arrays(self) -> Stored:
         """Its arrays by name, to be written."""
         return {"start": np.array(self.start), **self.trees._asdict()}
 
     @classmethod
-    def restored(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Forest":
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Forest":
         """The forest that ``stored`` gave ``arrays`` of; raises ``KeyError`` where one lacks."""
-        kind = Nodes if "root" in arrays else Tables
+        kind = NodeTrees if "root" in arrays else ObliviousTrees
         trees = kind(*(np.ascontiguousarray(arrays[name]) for name in kind._fields))
         return cls(trees, float(arrays["start"]))
 
@@ -89,7 +93,7 @@ class Tree:
     value: FloatArray
 
 
-def read_lightgbm(text: str) -> Forest:
+def parse_lightgbm(text: str) -> Forest:
     """From ``Booster.model_to_string``."""
     return Forest(_pack(_lightgbm_tree(block) for block in _lightgbm_blocks(text)), 0.0)
 
@@ -128,7 +132,7 @@ def _at_most(limit: FloatArray) -> npt.NDArray[np.float32]:
     return np.where(near > limit, np.nextafter(near, np.float32(-np.inf)), near)
 
 
-def read_xgboost(model: bytes) -> Forest:
+def parse_xgboost(model: bytes) -> Forest:
     """From ``Booster.save_raw("json")`` of a model whose base score is 0."""
     learner = json.loads(model)["learner"]
     base = float(learner["learner_model_param"]["base_score"].strip("[]"))
@@ -153,7 +157,7 @@ def _xgboost_tree(tree: dict[str, Any]) -> Tree:
     )
 
 
-def read_catboost(model: dict[str, Any]) -> Forest:
+def parse_catboost(model: dict[str, Any]) -> Forest:
     """From the JSON that ``CatBoost.save_model(format="json")`` writes."""
     missing = {
         told["feature_index"]: RIGHT if told["nan_value_treatment"] == "AsTrue" else LEFT
@@ -171,7 +175,7 @@ def read_catboost(model: dict[str, Any]) -> Forest:
         leaf.append(leaves)
         leaves += len(tree["leaf_values"])
         value.append(np.array(tree["leaf_values"], np.float64) * scale)
-    tables = Tables(
+    tables = ObliviousTrees(
         np.array(column, np.int32),
         np.array(threshold, np.float32),
         np.array(first, np.int64),
@@ -181,7 +185,7 @@ def read_catboost(model: dict[str, Any]) -> Forest:
     return Forest(tables, float(bias))
 
 
-def _pack(trees: Iterable[Tree]) -> Nodes:
+def _pack(trees: Iterable[Tree]) -> NodeTrees:
     """All trees in one record, children side by side and each tree level by level."""
     links, thresholds, values, roots, depths = [], [], [], [], []
     base = 0
@@ -195,7 +199,7 @@ def _pack(trees: Iterable[Tree]) -> Nodes:
         base += len(order)
     if base >= 1 << (32 - COLUMN_BITS):
         raise ValueError(f"{base:,} nodes are more than a forest can hold")
-    return Nodes(
+    return NodeTrees(
         np.concatenate(links).astype(np.uint32),
         np.concatenate(thresholds),
         np.concatenate(values),

@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.models.trees.row_encoding import (
-    BLOCK,
+    BLOCK_ROWS,
     Keys,
-    end_of_blocks,
-    keys_of,
-    lanes_of,
-    spread,
-    spread_one,
+    block_end,
+    encode_block,
+    encode_row,
+    padded_row_count,
+    sortable_keys,
 )
-from rossmann.numba_kernel import kernel
-from rossmann.schema import FloatArray, Matrix
+from rossmann.numba_kernel import cached_njit
+from rossmann.schema import FeatureMatrix, FloatArray
 
 COLUMN_BITS: Final = 8
 LINK_BITS: Final = 32
@@ -30,7 +30,7 @@ _COLUMN: Final = np.uint64((1 << COLUMN_BITS) - 1)
 _LINK: Final = np.uint64((1 << LINK_BITS) - 1)
 _FEW: Final = 13
 """Up to so many rows that fill no register go one by one."""
-DEEP: Final = 10
+DEEP_TREE_DEPTH: Final = 10
 _TOGETHER: Final = 6
 """Of a tree of ``DEEP`` levels and more all rows of a block go down the first six together, and
 then those that are at no leaf yet: LightGBM's trees have a few long branches. Measured: a fifth
@@ -39,7 +39,7 @@ _LOOK: Final = 2
 """So many steps of these, and it is looked again who has arrived."""
 
 
-class Nodes(NamedTuple):
+class NodeTrees(NamedTuple):
     """Trees of any shape. ``link``: left child * 256 + column; ``value``: what a leaf adds."""
 
     link: npt.NDArray[np.uint32]  # (nodes,)
@@ -49,7 +49,7 @@ class Nodes(NamedTuple):
     depth: npt.NDArray[np.int32]  # (trees,)
 
 
-class Packed(NamedTuple):
+class PackedNodes(NamedTuple):
     """``Nodes`` with a node in one word, so that a step fetches one: its threshold's key above its
     link. ``by_depth``: the trees, flat ones first; ``turn``: each one's place among those.
     """
@@ -62,50 +62,52 @@ class Packed(NamedTuple):
     turn: npt.NDArray[np.int64]  # (trees,)
 
 
-def packed(nodes: Nodes) -> Packed:
+def pack_nodes(nodes: NodeTrees) -> PackedNodes:
     """The nodes as they are walked."""
-    word = keys_of(nodes.threshold).astype(np.int64) << LINK_BITS | nodes.link.astype(np.int64)
+    word = sortable_keys(nodes.threshold).astype(np.int64) << LINK_BITS | nodes.link.astype(
+        np.int64
+    )
     by_depth = np.argsort(nodes.depth, kind="stable")
     told = (nodes.value, nodes.root, nodes.depth, by_depth, np.argsort(by_depth))
-    return Packed(word.view(np.uint64), *told)
+    return PackedNodes(word.view(np.uint64), *told)
 
 
-@kernel
+@cached_njit
 def _below(node: np.uint64, seen: np.int32) -> np.uint64:
     """The child that a row goes to which has ``seen`` in the node's column; a leaf is its own."""
     goes_right = np.uint64(seen > np.int64(node) >> LINK_BITS)
     return ((node & _LINK) >> np.uint64(COLUMN_BITS)) + goes_right
 
 
-@kernel
-def sum_nodes(
-    nodes: Packed, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
+@cached_njit
+def predict_node_trees(
+    nodes: PackedNodes, matrix: FeatureMatrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
     """Fill ``out`` (n,) from ``low`` to ``high``: ``start`` and what the rows' leaves add."""
-    end = end_of_blocks(low, high, _FEW)
+    end = block_end(low, high, _FEW)
     if end < high:
         _sum_one_by_one(nodes, matrix, end, high, start, out)
     if end == low:
         return
     word, value, root, depth = nodes.word, nodes.value, nodes.root, nodes.depth
     bits = matrix.view(np.int32)
-    x = np.empty(3 * matrix.shape[1] * BLOCK, np.int32)
-    at = np.zeros(BLOCK, np.uint64)
-    total = np.empty(BLOCK)
-    on_way = np.empty(BLOCK, np.uint64)
-    for first in range(low, end, BLOCK):
-        last = min(first + BLOCK, end)
-        lanes = lanes_of(last - first)
-        spread(bits, first, last, x)
+    x = np.empty(3 * matrix.shape[1] * BLOCK_ROWS, np.int32)
+    at = np.zeros(BLOCK_ROWS, np.uint64)
+    total = np.empty(BLOCK_ROWS)
+    on_way = np.empty(BLOCK_ROWS, np.uint64)
+    for first in range(low, end, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, end)
+        lanes = padded_row_count(last - first)
+        encode_block(bits, first, last, x)
         total[:] = start
         for t in range(len(root)):
             for r in range(lanes):
                 at[r] = root[t]
-            together = depth[t] if depth[t] < DEEP else _TOGETHER
+            together = depth[t] if depth[t] < DEEP_TREE_DEPTH else _TOGETHER
             for _ in range(together):
                 for r in range(lanes):
                     node = word[at[r]]
-                    at[r] = _below(node, x[(node & _COLUMN) * np.uint64(BLOCK) + np.uint64(r)])
+                    at[r] = _below(node, x[(node & _COLUMN) * np.uint64(BLOCK_ROWS) + np.uint64(r)])
             if together < depth[t]:
                 _finish(word, x, lanes, depth[t] - together, at, on_way)
             for r in range(lanes):
@@ -114,7 +116,7 @@ def sum_nodes(
             out[first + r] = total[r]
 
 
-@kernel
+@cached_njit
 def _finish(
     word: npt.NDArray[np.uint64],
     x: Keys,
@@ -141,12 +143,12 @@ def _finish(
         for k in range(count):
             r = on_way[k]
             node = word[at[r]]
-            at[r] = _below(node, x[(node & _COLUMN) * np.uint64(BLOCK) + r])
+            at[r] = _below(node, x[(node & _COLUMN) * np.uint64(BLOCK_ROWS) + r])
 
 
-@kernel
+@cached_njit
 def _sum_one_by_one(
-    nodes: Packed, matrix: Matrix, low: int, high: int, start: float, out: FloatArray
+    nodes: PackedNodes, matrix: FeatureMatrix, low: int, high: int, start: float, out: FloatArray
 ) -> None:
     """The same for a few rows: each goes down BLOCK trees together, of much the same depth."""
     word, value, root, depth, by_depth, turn = nodes
@@ -154,11 +156,11 @@ def _sum_one_by_one(
     x = np.empty(3 * matrix.shape[1], np.int32)
     at = np.empty(trees, np.uint64)
     for i in range(low, high):
-        spread_one(bits[i], x)
+        encode_row(bits[i], x)
         for t in range(trees):
             at[t] = root[by_depth[t]]
-        for first in range(0, trees, BLOCK):
-            last = min(first + BLOCK, trees)
+        for first in range(0, trees, BLOCK_ROWS):
+            last = min(first + BLOCK_ROWS, trees)
             some = at[first:last]
             for _ in range(depth[by_depth[last - 1]]):
                 for k in range(len(some)):

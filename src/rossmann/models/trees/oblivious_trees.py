@@ -10,22 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.models.trees.row_encoding import (
-    BLOCK,
+    BLOCK_ROWS,
     Keys,
-    end_of_blocks,
-    keys_of,
-    lanes_of,
-    spread,
-    spread_one,
+    block_end,
+    encode_block,
+    encode_row,
+    padded_row_count,
+    sortable_keys,
 )
-from rossmann.numba_kernel import kernel
-from rossmann.schema import FEATURES, FloatArray, Matrix
+from rossmann.numba_kernel import cached_njit
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 _FEW: Final = 3
 """Up to so many rows that fill no register go one by one: a block is cheap here."""
 
 
-class Tables(NamedTuple):
+class ObliviousTrees(NamedTuple):
     """Trees that ask the same question of all nodes of a level: a leaf's place is the answers."""
 
     column: npt.NDArray[np.int32]  # (questions,)
@@ -35,7 +35,7 @@ class Tables(NamedTuple):
     value: FloatArray  # (leaves,)
 
 
-class Levels(NamedTuple):
+class SplitIndex(NamedTuple):
     """``Tables`` as they are walked: thresholds as keys, ``limit``.
 
     And for one row each different question once, column by column, and where each level's answer
@@ -48,9 +48,9 @@ class Levels(NamedTuple):
     which: npt.NDArray[np.uint32]  # (most levels of a tree, trees)
 
 
-def levels(tables: Tables) -> Levels:
+def build_split_index(tables: ObliviousTrees) -> SplitIndex:
     """The questions of the trees, in the order in which one row answers them."""
-    limit = keys_of(tables.threshold)
+    limit = sortable_keys(tables.threshold)
     asked = np.stack([tables.column, limit], axis=1)
     different, place = np.unique(asked, axis=0, return_inverse=True)
     depth = np.diff(tables.first)
@@ -59,40 +59,40 @@ def levels(tables: Tables) -> Levels:
     which[np.arange(len(asked)) - tables.first[tree], tree] = place.reshape(-1)
     columns = np.arange(3 * len(FEATURES) + 1)
     of_column = np.searchsorted(different[:, 0], columns).astype(np.int64)
-    return Levels(limit, of_column, np.ascontiguousarray(different[:, 1], np.int32), which)
+    return SplitIndex(limit, of_column, np.ascontiguousarray(different[:, 1], np.int32), which)
 
 
-@kernel
-def sum_tables(
-    tables: Tables,
-    levels: Levels,
-    matrix: Matrix,
+@cached_njit
+def predict_oblivious_trees(
+    tables: ObliviousTrees,
+    levels: SplitIndex,
+    matrix: FeatureMatrix,
     low: int,
     high: int,
     start: float,
     out: FloatArray,
 ) -> None:
     """The same as ``sum_nodes`` for trees of the other kind."""
-    end = end_of_blocks(low, high, _FEW)
+    end = block_end(low, high, _FEW)
     if end < high:
         _look_up_one_by_one(tables, levels, matrix, end, high, start, out)
     if end == low:
         return
     bits = matrix.view(np.int32)
-    x = np.empty(3 * matrix.shape[1] * BLOCK, np.int32)
-    leaf = np.empty(BLOCK, np.uint32)
-    total = np.empty(BLOCK)
-    for first in range(low, end, BLOCK):
-        last = min(first + BLOCK, end)
-        lanes = lanes_of(last - first)
-        spread(bits, first, last, x)
+    x = np.empty(3 * matrix.shape[1] * BLOCK_ROWS, np.int32)
+    leaf = np.empty(BLOCK_ROWS, np.uint32)
+    total = np.empty(BLOCK_ROWS)
+    for first in range(low, end, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, end)
+        lanes = padded_row_count(last - first)
+        encode_block(bits, first, last, x)
         total[:] = start
         for t in range(len(tables.leaf)):
             for r in range(lanes):
                 leaf[r] = 0
             bit = np.uint32(1)
             for q in range(tables.first[t], tables.first[t + 1]):
-                seen = x[tables.column[q] * BLOCK : tables.column[q] * BLOCK + lanes]
+                seen = x[tables.column[q] * BLOCK_ROWS : tables.column[q] * BLOCK_ROWS + lanes]
                 limit = levels.limit[q]
                 for r in range(lanes):
                     leaf[r] |= bit if seen[r] > limit else np.uint32(0)
@@ -104,11 +104,11 @@ def sum_tables(
             out[first + r] = total[r]
 
 
-@kernel
+@cached_njit
 def _look_up_one_by_one(
-    tables: Tables,
-    levels: Levels,
-    matrix: Matrix,
+    tables: ObliviousTrees,
+    levels: SplitIndex,
+    matrix: FeatureMatrix,
     low: int,
     high: int,
     start: float,
@@ -121,7 +121,7 @@ def _look_up_one_by_one(
     above = np.zeros(questions + 1, np.uint8)
     leaf = np.empty(trees, np.uint32)
     for i in range(low, high):
-        spread_one(bits[i], x)
+        encode_row(bits[i], x)
         for column in range(len(x)):
             seen = x[column]
             for q in range(levels.of_column[column], levels.of_column[column + 1]):

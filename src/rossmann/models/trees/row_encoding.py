@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.numba_kernel import kernel
+from rossmann.numba_kernel import cached_njit
 
-BLOCK: Final = 64
+BLOCK_ROWS: Final = 64
 """Rows (or trees) that go down together; more do not stay in the processor's nearest memory."""
-REGISTER: Final = 16
+SIMD_LANES: Final = 16
 """Rows that the processor works on at once."""
 LEFT, RIGHT, ZERO = range(3)
 """Where a missing value goes: the set of columns that a node looks at."""
@@ -26,13 +26,13 @@ _INFINITE: Final = 0x7F800000
 Keys = npt.NDArray[np.int32]
 
 
-def keys_of(numbers: npt.NDArray[np.float32]) -> Keys:
+def sortable_keys(numbers: npt.NDArray[np.float32]) -> Keys:
     """Keys of ``numbers``, none of them missing: as ``_key`` makes them."""
     bits = (numbers + np.float32(0)).view(np.int32)  # -0 is 0
     return np.where(bits < 0, bits ^ np.int32(_ABS), bits)
 
 
-@kernel
+@cached_njit
 def _key(bits: int) -> int:
     """The key of a float32's bits: negative numbers have theirs in the wrong order, and a -0."""
     if bits == -_ABS - 1:
@@ -40,8 +40,8 @@ def _key(bits: int) -> int:
     return bits ^ _ABS if bits < 0 else bits
 
 
-@kernel
-def spread(bits: Keys, low: int, high: int, x: Keys) -> None:
+@cached_njit
+def encode_block(bits: Keys, low: int, high: int, x: Keys) -> None:
     """Rows ``low`` to ``high`` of a matrix, as bits, to keys: BLOCK places for each column."""
     width = bits.shape[1]
     for i in range(low, high):
@@ -49,14 +49,14 @@ def spread(bits: Keys, low: int, high: int, x: Keys) -> None:
             v = bits[i, j]
             missing = v & _ABS > _INFINITE
             key = _key(v)
-            at = j * BLOCK + i - low
+            at = j * BLOCK_ROWS + i - low
             x[at] = -_INFINITE - 1 if missing else key
-            x[at + width * BLOCK] = _INFINITE if missing else key
-            x[at + 2 * width * BLOCK] = 0 if missing else key
+            x[at + width * BLOCK_ROWS] = _INFINITE if missing else key
+            x[at + 2 * width * BLOCK_ROWS] = 0 if missing else key
 
 
-@kernel
-def spread_one(bits: Keys, x: Keys) -> None:
+@cached_njit
+def encode_row(bits: Keys, x: Keys) -> None:
     """The same for one row, a place for each column."""
     width = len(bits)
     for j in range(width):
@@ -68,14 +68,14 @@ def spread_one(bits: Keys, x: Keys) -> None:
         x[j + 2 * width] = 0 if missing else key
 
 
-@kernel
-def lanes_of(rows: int) -> int:
+@cached_njit
+def padded_row_count(rows: int) -> int:
     """Places of a block that are worked on: whole registers, the last ones for nobody."""
-    return (rows + REGISTER - 1) // REGISTER * REGISTER
+    return (rows + SIMD_LANES - 1) // SIMD_LANES * SIMD_LANES
 
 
-@kernel
-def end_of_blocks(low: int, high: int, few: int) -> int:
+@cached_njit
+def block_end(low: int, high: int, few: int) -> int:
     """Where rows one by one begin: all, or those that are left over, where they are few."""
-    left = (high - low) % REGISTER
+    left = (high - low) % SIMD_LANES
     return high - left if left <= few else high

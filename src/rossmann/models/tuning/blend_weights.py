@@ -16,20 +16,20 @@ from rossmann.errors import DataError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import backtest
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.evaluation.windows import Outcome
-from rossmann.models.members.base import Member
-from rossmann.models.members.fit import draw_examples
-from rossmann.models.tuning.search import LEAST_GAIN
-from rossmann.schema import OFFSET, FloatArray
+from rossmann.models.evaluation.windows import WindowForecasts
+from rossmann.models.members.base import BaseLearner
+from rossmann.models.members.fit import sample_training_rows
+from rossmann.models.tuning.search import MIN_GAIN
+from rossmann.schema import OFFSET_COLUMN, FloatArray
 from rossmann.settings import Settings
 
 Weights = dict[str, float]
-STEPS: Final = 20
+GRID_STEPS: Final = 20
 """Weights are multiples of 1 / STEPS."""
 
 
 @dataclass(frozen=True)
-class WeightLine:
+class WindowResult:
     """One window: RMSPE with the present weights, with those that the other windows would choose,
     and with those chosen on all of them."""
 
@@ -40,12 +40,12 @@ class WeightLine:
 
 
 @dataclass(frozen=True)
-class TunedWeights:
+class WeightsResult:
     """The weights that err least on the mean of the windows, and what they are worth."""
 
     present: Weights
     best: Weights
-    windows: list[WeightLine]
+    windows: list[WindowResult]
 
     @property
     def gain(self) -> float:
@@ -53,9 +53,9 @@ class TunedWeights:
         return sum(line.present - line.others for line in self.windows) / len(self.windows)
 
     @property
-    def worth_it(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether that is more than noise."""
-        return self.best != self.present and self.gain >= LEAST_GAIN
+        return self.best != self.present and self.gain >= MIN_GAIN
 
 
 def tune_weights(
@@ -64,7 +64,7 @@ def tune_weights(
     profile: str,
     ends: Sequence[int],
     report: Callable[[str], None],
-) -> TunedWeights:
+) -> WeightsResult:
     """Fit every member as of each window's origin once, then try all mixes.
 
     Raises ``SettingsError`` for an unknown profile, ``DataError`` for fewer than two windows.
@@ -73,22 +73,22 @@ def tune_weights(
     back = sorted(set(ends or settings.windows), reverse=True)
     if len(back) < 2:
         raise DataError("weights need two windows or more: one to choose by, one to judge on")
-    examples = draw_examples(panel, settings.history_days, settings.seed)
+    examples = sample_training_rows(panel, settings.history_days, settings.seed)
     outcomes = backtest(settings, panel, examples, chosen, report, back)
     mixes = list(simplex(tuple(chosen.members)))
     if chosen.weights not in mixes:
         mixes.insert(0, chosen.weights)
     report(f"trying {len(mixes)} mixes")
     errors = np.array([[_error(outcome, mix) for mix in mixes] for outcome in outcomes])
-    return judged(errors, mixes, chosen.weights, [o.window.origin_date for o in outcomes])
+    return cross_validate(errors, mixes, chosen.weights, [o.window.origin_date for o in outcomes])
 
 
-def judged(
+def cross_validate(
     errors: FloatArray,
     mixes: list[Weights],
     present: Weights,
     origins: list[date],
-) -> TunedWeights:
+) -> WeightsResult:
     """Choose on all windows, judge each by the others; ``errors`` is (windows, mixes).
 
     Of equals the present weights win.
@@ -99,14 +99,14 @@ def judged(
     for w, origin in enumerate(origins):
         others = _least(np.delete(errors, w, axis=0).mean(axis=0), now)
         lines.append(
-            WeightLine(
+            WindowResult(
                 origin, float(errors[w, now]), float(errors[w, others]), float(errors[w, best])
             )
         )
-    return TunedWeights(present, mixes[best], lines)
+    return WeightsResult(present, mixes[best], lines)
 
 
-def simplex(names: Sequence[str], steps: int = STEPS) -> Iterator[Weights]:
+def simplex(names: Sequence[str], steps: int = GRID_STEPS) -> Iterator[Weights]:
     """Every way to share ``steps`` equal parts among the names, as weights that sum to 1."""
 
     def share(count: int, parts: int) -> Iterator[tuple[int, ...]]:
@@ -126,13 +126,13 @@ def _least(errors: FloatArray, now: int) -> int:
     return least if errors[least] < errors[now] else now
 
 
-def _error(outcome: Outcome, weights: Weights) -> float:
+def _error(outcome: WindowForecasts, weights: Weights) -> float:
     """RMSPE of a mix, blended as the ensemble does it."""
     matrix = outcome.window.matrix
-    offset = matrix[:, OFFSET].astype(np.float64)
+    offset = matrix[:, OFFSET_COLUMN].astype(np.float64)
     factors = {name: np.log(outcome.forecasts[name]) - offset for name in weights}
     # No member is asked again: its factors are known.
-    members: dict[str, Member] = dict.fromkeys(weights, cast("Member", None))
+    members: dict[str, BaseLearner] = dict.fromkeys(weights, cast("BaseLearner", None))
     return rmspe(
         outcome.window.sold, Ensemble(members, {"weights": weights}).blend(factors, matrix)
     )

@@ -18,7 +18,7 @@ import yaml
 from rossmann.errors import SettingsError
 from rossmann.settings import project_root
 
-Place = tuple[str, ...]
+KeyPath = tuple[str, ...]
 """Keys from the top of the file down to a number."""
 Number = float | int
 _WRITABLE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -58,13 +58,13 @@ def check_writable(path: Path, environment: Mapping[str, str]) -> None:
         )
 
 
-def numbers_at(text: str, places: Mapping[Place, Number]) -> dict[Place, Any]:
+def read_numbers(text: str, places: Mapping[KeyPath, Number]) -> dict[KeyPath, Any]:
     """What the text holds at each place, ``None`` where nothing is."""
     document = _parsed(text)
     return {place: _at(document, place) for place in places}
 
 
-def with_numbers(text: str, changes: Mapping[Place, Number]) -> str:
+def replace_numbers(text: str, changes: Mapping[KeyPath, Number]) -> str:
     """The text with the numbers at these places replaced, and nothing else.
 
     Raises ``SettingsError`` where a place is not there or the text is too clever for this: an
@@ -78,17 +78,17 @@ def with_numbers(text: str, changes: Mapping[Place, Number]) -> str:
     done = text
     for place in sorted(changes, key=lambda one: spans[one], reverse=True):
         begin, end = spans[place]
-        done = done[:begin] + spelled(changes[place]) + done[end:]
+        done = done[:begin] + format_number(changes[place]) + done[end:]
     wanted = _unshared(yaml.safe_load(text))
     for place, number in changes.items():
         _at(wanted, place[:-1])[place[-1]] = number
     if _parsed(done) != wanted:
-        values = ", ".join(f"{'.'.join(p)}: {spelled(n)}" for p, n in changes.items())
+        values = ", ".join(f"{'.'.join(p)}: {format_number(n)}" for p, n in changes.items())
         raise SettingsError(f"the parameters file must be changed by hand: {values}")
     return done
 
 
-def spelled(number: Number) -> str:
+def format_number(number: Number) -> str:
     """A number as YAML 1.1 reads it back: never with an exponent, which may be read as text."""
     return str(int(number)) if number == int(number) else format(Decimal(repr(number)), "f")
 
@@ -106,7 +106,7 @@ def diff(before: str, after: str, name: str) -> str:
     return "\n".join(lines)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text_atomic(path: Path, text: str) -> None:
     """Write beside the file and rename, with its mode: it is whole at any moment.
 
     Raises ``SettingsError`` where that cannot be done.
@@ -142,13 +142,15 @@ def _unshared(value: Any) -> Any:
     return [_unshared(one) for one in value] if isinstance(value, list) else value
 
 
-def _at(document: Any, place: Place) -> Any:
+def _at(document: Any, place: KeyPath) -> Any:
     for key in place:
         document = document.get(key) if isinstance(document, dict) else None
     return document
 
 
-def _scalars(node: yaml.Node | None, above: Place = ()) -> Iterator[tuple[Place, tuple[int, int]]]:
+def _scalars(
+    node: yaml.Node | None, above: KeyPath = ()
+) -> Iterator[tuple[KeyPath, tuple[int, int]]]:
     """Every scalar's place and where its text begins and ends."""
     if isinstance(node, yaml.ScalarNode):
         yield above, (node.start_mark.index, node.end_mark.index)

@@ -21,7 +21,7 @@ from rossmann.epoch_days import to_date
 from rossmann.errors import SettingsError
 from rossmann.models.evaluation.backtest import backtest
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.members.fit import Examples, draw_examples
+from rossmann.models.members.fit import TrainingRows, sample_training_rows
 from rossmann.models.tuning.study import (
     PARAMS,
     PRESENT,
@@ -34,13 +34,13 @@ from rossmann.models.tuning.study import (
     finished,
     next_trial,
     open_study,
-    rounded,
+    round_params,
     study_name,
 )
-from rossmann.schema import Report, feature_fingerprint
+from rossmann.schema import ProgressReporter, feature_fingerprint
 from rossmann.settings import Profile, Settings
 
-LEAST_GAIN: Final = 0.0003
+MIN_GAIN: Final = 0.0003
 """RMSPE, mean of windows and fresh seeds, that a change of parameters must gain to be worth it."""
 SEED_STRIDE: Final = 1000
 """Between the seeds of a check: members take the next few seeds each for themselves."""
@@ -48,7 +48,7 @@ _LIBRARY: Final = {"lightgbm": "lightgbm", "xgboost": "xgboost-cpu", "catboost":
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchConfig:
     """What to look for, and for how long.
 
     ``trials`` counts those of an earlier, interrupted run too. ``minutes`` 0 is no limit: after
@@ -66,7 +66,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class TrialLine:
+class TrialResult:
     """One finished trial: error is the mean over ``windows``, ``None`` where it was stopped."""
 
     place: int
@@ -77,14 +77,14 @@ class TrialLine:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """What a search found. ``checks`` are errors of present and best with each fresh seed."""
 
     member: str
     study: str
     present: Params
     best: Params
-    trials: list[TrialLine]
+    trials: list[TrialResult]
     checks: list[tuple[float, float]]
 
     @property
@@ -98,12 +98,12 @@ class Tuned:
         return sum(present - best for present, best in pairs) / len(pairs)
 
     @property
-    def worth_it(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the best beats the present by more than noise: every fresh seed must agree."""
-        return self.gain >= LEAST_GAIN and all(best < present for present, best in self.checks)
+        return self.gain >= MIN_GAIN and all(best < present for present, best in self.checks)
 
 
-class Yardstick:
+class TrialEvaluator:
     """The error of a member's parameters on one window, by the path that ``backtest`` takes."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Yardstick:
     ) -> None:
         self._settings, self._panel, self._member, self._rows = settings, panel, member, rows
         self.ends = tuple(sorted(set(ends), reverse=True))
-        self._drawn: tuple[int, Examples] | None = None
+        self._drawn: tuple[int, TrainingRows] | None = None
 
     def origin(self, end: int) -> date:
         """The last day whose sales the window's forecasts may use."""
@@ -128,16 +128,18 @@ class Yardstick:
         )
         return rmspe(outcome.window.sold, outcome.forecasts["ensemble"])
 
-    def _examples(self, seed: int) -> Examples:
+    def _examples(self, seed: int) -> TrainingRows:
         """Drawn once for a seed, as training does; the last ones are kept."""
         if self._drawn is None or self._drawn[0] != seed:
             self._drawn = None
-            drawn = draw_examples(self._panel, self._settings.history_days, seed)
+            drawn = sample_training_rows(self._panel, self._settings.history_days, seed)
             self._drawn = (seed, drawn)
         return self._drawn[1]
 
 
-def tune(settings: Settings, panel: Panel, search: Search, report: Report) -> Tuned:
+def tune(
+    settings: Settings, panel: Panel, search: SearchConfig, report: ProgressReporter
+) -> TuningResult:
     """Search one member's parameters; writes nothing but the study in ``data_dir/tuning``.
 
     Raises ``SettingsError`` for a member or a profile that there is not, ``ModelError`` where
@@ -145,7 +147,7 @@ def tune(settings: Settings, panel: Panel, search: Search, report: Report) -> Tu
     """
     present = present_params(settings, search.profile, search.member)
     rows = settings.profile(search.profile).rows
-    yard = Yardstick(settings, panel, search.member, rows, search.ends or settings.windows)
+    yard = TrialEvaluator(settings, panel, search.member, rows, search.ends or settings.windows)
     name = study_name(search.member, search.profile, _question(settings, panel, search, yard))
     folder = settings.data_dir / "tuning"
     with open_study(folder, name, fresh=search.fresh) as study:
@@ -156,7 +158,7 @@ def tune(settings: Settings, panel: Panel, search: Search, report: Report) -> Tu
         checks: list[tuple[float, float]] = []
         if best != present:
             checks = _check(study, yard, (present, best), search, settings.seed, report)
-        return Tuned(search.member, name, present, best, trial_lines(study, yard), checks)
+        return TuningResult(search.member, name, present, best, trial_lines(study, yard), checks)
 
 
 def present_params(settings: Settings, profile: str, member: str) -> Params:
@@ -168,10 +170,10 @@ def present_params(settings: Settings, profile: str, member: str) -> Params:
     return dict(members[member])
 
 
-def trial_lines(study: optuna.Study, yard: Yardstick) -> list[TrialLine]:
+def trial_lines(study: optuna.Study, yard: TrialEvaluator) -> list[TrialResult]:
     """The finished trials in their order."""
     return [
-        TrialLine(
+        TrialResult(
             place,
             trial.value if trial.state is TrialState.COMPLETE else None,
             {yard.origin(int(end)): error for end, error in trial.user_attrs["windows"].items()},
@@ -183,7 +185,12 @@ def trial_lines(study: optuna.Study, yard: Yardstick) -> list[TrialLine]:
 
 
 def _run_trials(
-    study: optuna.Study, yard: Yardstick, present: Params, search: Search, seed: int, report: Report
+    study: optuna.Study,
+    yard: TrialEvaluator,
+    present: Params,
+    search: SearchConfig,
+    seed: int,
+    report: ProgressReporter,
 ) -> None:
     space = distributions(search.member, present)
     begun = time.monotonic()
@@ -195,10 +202,10 @@ def _run_trials(
             return
         trial = next_trial(study, space, present, seed)
         first = trial.user_attrs.get(PRESENT, False)
-        params = present if first else {**present, **rounded(trial.params)}
+        params = present if first else {**present, **round_params(trial.params)}
         left = _left(study, search.trials - place)
         report(f"{search.member}: trial {place + 1} of {search.trials}{left}")
-        report(f"  {told(params, present)}")
+        report(f"  {describe_params(params, present)}")
         _run(study, trial, yard, params, seed, report)
 
 
@@ -212,7 +219,12 @@ def _left(study: optuna.Study, trials: int) -> str:
 
 
 def _run(
-    study: optuna.Study, trial: Trial, yard: Yardstick, params: Params, seed: int, report: Report
+    study: optuna.Study,
+    trial: Trial,
+    yard: TrialEvaluator,
+    params: Params,
+    seed: int,
+    report: ProgressReporter,
 ) -> None:
     """Run one trial window by window; the last thing told to the study is that it has finished."""
     trial.set_user_attr(PARAMS, params)
@@ -239,11 +251,11 @@ def _run(
 
 def _check(
     study: optuna.Study,
-    yard: Yardstick,
+    yard: TrialEvaluator,
     pair: tuple[Params, Params],
-    search: Search,
+    search: SearchConfig,
     seed: int,
-    report: Report,
+    report: ProgressReporter,
 ) -> list[tuple[float, float]]:
     """Mean errors of present and best with each fresh seed; kept in the study, for a resume."""
     errors: list[tuple[float, float]] = []
@@ -256,7 +268,7 @@ def _check(
     return errors
 
 
-def _mean_error(study: optuna.Study, yard: Yardstick, params: Params, seed: int) -> float:
+def _mean_error(study: optuna.Study, yard: TrialEvaluator, params: Params, seed: int) -> float:
     key = f"check {seed} {sorted(params.items())}"
     known = study.user_attrs.get(key)
     if known is None:
@@ -265,7 +277,9 @@ def _mean_error(study: optuna.Study, yard: Yardstick, params: Params, seed: int)
     return float(known)
 
 
-def _question(settings: Settings, panel: Panel, search: Search, yard: Yardstick) -> dict[str, Any]:
+def _question(
+    settings: Settings, panel: Panel, search: SearchConfig, yard: TrialEvaluator
+) -> dict[str, Any]:
     """All that a trial's error depends on, so that only like is compared with like."""
     profile = settings.profile(search.profile)
     return {
@@ -288,7 +302,7 @@ def _params_of(attributes: Mapping[str, Any]) -> Params:
     return dict(attributes[PARAMS])
 
 
-def told(params: Mapping[str, Number], present: Mapping[str, Number]) -> str:
+def describe_params(params: Mapping[str, Number], present: Mapping[str, Number]) -> str:
     """Parameters in one line; only "present parameters" where none differs."""
     if params == present:
         return "present parameters"

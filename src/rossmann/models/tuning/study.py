@@ -26,12 +26,12 @@ from rossmann.errors import ModelError
 
 Number = float | int
 Params = dict[str, Number]
-DIGITS: Final = 3
+SIGNIFICANT_DIGITS: Final = 3
 """Significant digits of a proposal: more would be noise in the parameters file."""
 
 
 @dataclass(frozen=True)
-class Range:
+class SearchRange:
     """From the present value over ``factor`` to the present value times it, within limits."""
 
     factor: float
@@ -39,45 +39,45 @@ class Range:
     most: float
     whole: bool = False
 
-    def around(self, present: Number) -> tuple[Number, Number]:
+    def bounds(self, present: Number) -> tuple[Number, Number]:
         """Lowest and highest value to try; the present one lies between, even beyond limits."""
         low = min(max(present / self.factor, self.least), present)
         high = max(min(present * self.factor, self.most), present)
         return (math.floor(low), math.ceil(high)) if self.whole else (low, high)
 
 
-SPACE: Final[dict[str, dict[str, Range]]] = {
+SPACE: Final[dict[str, dict[str, SearchRange]]] = {
     "lightgbm": {
-        "rounds": Range(1.5, 1, 5000, whole=True),
-        "learning_rate": Range(2, 0.001, 1),
-        "num_leaves": Range(2, 3, 1024, whole=True),
-        "feature_fraction": Range(2, 0.05, 1),
-        "bagging_fraction": Range(1.6, 0.1, 1),
-        "min_data_in_leaf": Range(3, 1, 5000, whole=True),
-        "lambda_l2": Range(5, 0.001, 1000),
-        "path_smooth": Range(5, 0.001, 1000),
-        "max_bin": Range(2, 15, 255, whole=True),
+        "rounds": SearchRange(1.5, 1, 5000, whole=True),
+        "learning_rate": SearchRange(2, 0.001, 1),
+        "num_leaves": SearchRange(2, 3, 1024, whole=True),
+        "feature_fraction": SearchRange(2, 0.05, 1),
+        "bagging_fraction": SearchRange(1.6, 0.1, 1),
+        "min_data_in_leaf": SearchRange(3, 1, 5000, whole=True),
+        "lambda_l2": SearchRange(5, 0.001, 1000),
+        "path_smooth": SearchRange(5, 0.001, 1000),
+        "max_bin": SearchRange(2, 15, 255, whole=True),
     },
     "xgboost": {
-        "rounds": Range(1.5, 1, 5000, whole=True),
-        "eta": Range(2, 0.001, 1),
-        "max_depth": Range(1.3, 2, 14, whole=True),
-        "colsample_bytree": Range(2, 0.05, 1),
-        "subsample": Range(1.6, 0.1, 1),
-        "min_child_weight": Range(3, 0.1, 5000),
-        "lambda": Range(5, 0.001, 1000),
-        "gamma": Range(5, 0.001, 100),
-        "max_bin": Range(2, 15, 1024, whole=True),
+        "rounds": SearchRange(1.5, 1, 5000, whole=True),
+        "eta": SearchRange(2, 0.001, 1),
+        "max_depth": SearchRange(1.3, 2, 14, whole=True),
+        "colsample_bytree": SearchRange(2, 0.05, 1),
+        "subsample": SearchRange(1.6, 0.1, 1),
+        "min_child_weight": SearchRange(3, 0.1, 5000),
+        "lambda": SearchRange(5, 0.001, 1000),
+        "gamma": SearchRange(5, 0.001, 100),
+        "max_bin": SearchRange(2, 15, 1024, whole=True),
     },
     "catboost": {
-        "rounds": Range(1.5, 1, 5000, whole=True),
-        "learning_rate": Range(2, 0.001, 1),
-        "depth": Range(1.3, 2, 12, whole=True),
-        "rsm": Range(2, 0.05, 1),
-        "l2_leaf_reg": Range(5, 0.01, 1000),
-        "border_count": Range(2, 15, 254, whole=True),
-        "random_strength": Range(5, 0.01, 100),
-        "bagging_temperature": Range(5, 0.01, 10),
+        "rounds": SearchRange(1.5, 1, 5000, whole=True),
+        "learning_rate": SearchRange(2, 0.001, 1),
+        "depth": SearchRange(1.3, 2, 12, whole=True),
+        "rsm": SearchRange(2, 0.05, 1),
+        "l2_leaf_reg": SearchRange(5, 0.01, 1000),
+        "border_count": SearchRange(2, 15, 254, whole=True),
+        "random_strength": SearchRange(5, 0.01, 100),
+        "bagging_temperature": SearchRange(5, 0.01, 10),
     },
 }
 
@@ -88,7 +88,7 @@ def distributions(member: str, present: Mapping[str, Number]) -> dict[str, BaseD
     for name, span in SPACE[member].items():
         if name not in present or present[name] <= 0:
             continue
-        low, high = span.around(present[name])
+        low, high = span.bounds(present[name])
         if low == high:
             continue
         kind = IntDistribution if span.whole else FloatDistribution
@@ -96,17 +96,17 @@ def distributions(member: str, present: Mapping[str, Number]) -> dict[str, BaseD
     return found
 
 
-def rounded(params: Mapping[str, Number]) -> Params:
+def round_params(params: Mapping[str, Number]) -> Params:
     """The proposal with few digits: what is tried is, to the digit, what would be written."""
     return {
-        name: value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+        name: value if isinstance(value, int) else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
         for name, value in params.items()
     }
 
 
-STARTUP: Final = 6
+N_STARTUP_TRIALS: Final = 6
 """Proposals that are drawn at random before earlier trials lead them."""
-BEHIND: Final = 0.002
+PRUNE_MARGIN: Final = 0.002
 """RMSPE by which a trial may lie behind the best one after the same windows before it is stopped:
 well beyond what another seed changes on one window."""
 PRESENT: Final = "present"
@@ -114,10 +114,10 @@ PARAMS: Final = "params"
 SECONDS: Final = "seconds"
 
 
-class BehindTheBest(optuna.pruners.BasePruner):
+class ThresholdPruner(optuna.pruners.BasePruner):
     """Stops a trial that lies ``margin`` behind the best finished one after the same windows."""
 
-    def __init__(self, margin: float = BEHIND) -> None:
+    def __init__(self, margin: float = PRUNE_MARGIN) -> None:
         self._margin = margin
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -156,7 +156,7 @@ def open_study(folder: Path, name: str, *, fresh: bool) -> Iterator[optuna.Study
         study = optuna.create_study(
             study_name=name,
             storage=storage,
-            pruner=BehindTheBest(),
+            pruner=ThresholdPruner(),
             direction="minimize",
             load_if_exists=True,
         )
@@ -201,7 +201,7 @@ def next_trial(
     """
     place = len(finished(study))
     own = np.random.SeedSequence([seed, place]).generate_state(1)[0]
-    study.sampler = optuna.samplers.TPESampler(seed=int(own), n_startup_trials=STARTUP)
+    study.sampler = optuna.samplers.TPESampler(seed=int(own), n_startup_trials=N_STARTUP_TRIALS)
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if place == 0 and not waiting:
         study.enqueue_trial({name: present[name] for name in space}, user_attrs={PRESENT: True})

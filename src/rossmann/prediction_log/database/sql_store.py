@@ -18,25 +18,25 @@ import polars as pl
 import sqlalchemy as sa
 
 from rossmann.errors import ServiceError
-from rossmann.prediction_log.database.store_protocol import RefusedRows
+from rossmann.prediction_log.database.store_protocol import RejectedRowsError
 from rossmann.prediction_log.database.tables import (
     ENTRY_BITS,
+    create_tables,
     forecasts,
-    make_tables,
     meta,
     open_engine,
     requests,
-    worded,
+    translate_errors,
     writers,
 )
-from rossmann.prediction_log.records import Batch, join
+from rossmann.prediction_log.records import Batch, concat
 
 _PRUNED: Final = "pruned_on"
 _REQUESTS: Final = 500
 _PAGES: Final = 2_000
 
 
-def claim_day(connection: sa.Connection, today: date) -> bool:
+def claim_daily_prune(connection: sa.Connection, today: date) -> bool:
     """True for the first who asks on that day, whichever process or machine it is on."""
     other = meta.update().where(meta.c.name == _PRUNED, meta.c.value != today.isoformat())
     if connection.execute(other.values(value=today.isoformat())).rowcount:
@@ -47,7 +47,7 @@ def claim_day(connection: sa.Connection, today: date) -> bool:
     return True
 
 
-def prune_some(engine: sa.Engine, before: datetime, most_rows: int) -> int:
+def prune_batch(engine: sa.Engine, before: datetime, most_rows: int) -> int:
     """Delete about ``most_rows`` rows, the oldest first, in one transaction; how many it were."""
     with engine.begin() as connection:
         oldest = (
@@ -98,7 +98,7 @@ every row, which under load cost more than the writing."""
 _PERMANENT: Final = (sa.exc.DataError, sa.exc.IntegrityError)
 
 
-class SqlStore:
+class SqlLogStore:
     """The prediction log in SQLite or PostgreSQL."""
 
     def __init__(self, url: str) -> None:
@@ -109,15 +109,15 @@ class SqlStore:
     def write(self, writer: str, batches: Sequence[tuple[int, Batch]]) -> None:
         """See ``LogStore``."""
         try:
-            with worded(self._engine), self._engine.begin() as connection:
+            with translate_errors(self._engine), self._engine.begin() as connection:
                 if not self._made:
-                    make_tables(connection)
+                    create_tables(connection)
                 self._write(connection, writer, batches)
             self._made = True
         except ServiceError as error:
             self._made = False  # look again: the database may be another one now
             if isinstance(error.__cause__, _PERMANENT):
-                raise RefusedRows(str(error)) from error
+                raise RejectedRowsError(str(error)) from error
             raise
 
     def _write(
@@ -148,14 +148,14 @@ class SqlStore:
 
     def claim_pruning(self, today: date) -> bool:
         """See ``LogStore``."""
-        with worded(self._engine), self._engine.begin() as connection:
-            make_tables(connection)
-            return claim_day(connection, today)
+        with translate_errors(self._engine), self._engine.begin() as connection:
+            create_tables(connection)
+            return claim_daily_prune(connection, today)
 
     def prune(self, before: datetime, most_rows: int) -> int:
         """See ``LogStore``."""
-        with worded(self._engine):
-            return prune_some(self._engine, before, most_rows)
+        with translate_errors(self._engine):
+            return prune_batch(self._engine, before, most_rows)
 
     def close(self) -> None:
         """See ``LogStore``."""
@@ -165,7 +165,7 @@ class SqlStore:
 def _frames(
     writer: int, batches: Sequence[tuple[int, Batch]]
 ) -> tuple[tuple[sa.Table, pl.DataFrame], ...]:
-    whole = join([batch for _, batch in batches])
+    whole = concat([batch for _, batch in batches])
     counts = pl.Series([batch.requests.height for _, batch in batches])
     numbers = pl.Series("batch", [number for number, _ in batches], dtype=pl.Int64)
     of_each = pl.select(pl.lit(numbers).repeat_by(counts).explode()).to_series()

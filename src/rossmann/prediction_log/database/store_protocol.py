@@ -8,7 +8,7 @@ from rossmann.errors import ServiceError
 from rossmann.prediction_log.records import Batch
 
 
-class RefusedRows(ServiceError):
+class RejectedRowsError(ServiceError):
     """The database answers, but does not take these rows."""
 
 

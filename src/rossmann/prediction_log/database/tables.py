@@ -30,7 +30,7 @@ _SMALL: Final = sa.SmallInteger()
 _ADVISORY_LOCK: Final = 7_405_136
 
 
-class NewerSchema(DataError):
+class NewerSchemaError(DataError):
     """A database that a newer release of this program made."""
 
 
@@ -95,7 +95,7 @@ _VIEW_OF_FORECASTS: Final = (
     "store", "date", "open", "promo", "state_holiday", "school_holiday", "horizon", "forecast",
     "lower_80", "upper_80", "lower_95", "upper_95", "bounds",
 )  # fmt: skip
-joined: Final = (
+predictions_view: Final = (
     sa.select(
         requests.c.request_id,
         forecasts.c.row,
@@ -115,14 +115,14 @@ joined: Final = (
 """What the view ``predictions`` shows, and an export holds."""
 
 
-def make_tables(connection: sa.Connection) -> None:
+def create_tables(connection: sa.Connection) -> None:
     """Make what is missing; raises ``NewerSchema``. To be called within a transaction."""
     if connection.dialect.name == "postgresql":
         # Several processes begin at once: one makes the tables, the others wait here for a moment.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
     if schema_of(connection) is None:
         metadata.create_all(connection)
-        text = joined.compile(dialect=connection.dialect)
+        text = predictions_view.compile(dialect=connection.dialect)
         connection.exec_driver_sql(f"CREATE VIEW predictions AS {text}")
         connection.execute(meta.insert().values(name="schema", value=str(SCHEMA)))
 
@@ -133,7 +133,7 @@ def schema_of(connection: sa.Connection) -> int | None:
         return None
     found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema"))
     if found is not None and int(found) > SCHEMA:
-        raise NewerSchema(
+        raise NewerSchemaError(
             f"the prediction log has tables of version {found}, and this release knows {SCHEMA}:"
             " update the program, or name another database in ROSSMANN_DATABASE_URL"
         )
@@ -215,7 +215,7 @@ def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
 
 
 @contextmanager
-def worded(engine: sa.Engine) -> Iterator[None]:
+def translate_errors(engine: sa.Engine) -> Iterator[None]:
     """Turn the driver's errors to ``ServiceError``, in one line and without a password."""
     try:
         yield

@@ -36,7 +36,7 @@ _KEY: Final = ("store", "date", "as_of", "objective", "open", "promo", "state_ho
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class RoleCount:
     """Rows of a version in one role, and when the first of them was answered."""
 
     role: str
@@ -46,7 +46,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Distinct:
+class DistinctRows:
     """Distinct rows (n,) with forecasts; ``other`` is Production's where both made one, else empty.
 
     ``day``: since 1970-01-01.
@@ -57,13 +57,17 @@ class Distinct:
     open: FlagArray
     promo: FlagArray
     sales: FloatArray
-    other: FloatArray
+    production_forecast: FloatArray
 
-    def take(self, which: Any) -> "Distinct":
+    def take(self, which: Any) -> "DistinctRows":
         """Some of the rows."""
-        other = self.other[which] if len(self.other) else self.other
+        other = (
+            self.production_forecast[which]
+            if len(self.production_forecast)
+            else self.production_forecast
+        )
         plan = self.open[which], self.promo[which]
-        return Distinct(self.store[which], self.day[which], *plan, self.sales[which], other)
+        return DistinctRows(self.store[which], self.day[which], *plan, self.sales[which], other)
 
 
 class ExperimentLog:
@@ -79,7 +83,7 @@ class ExperimentLog:
         self._stopped = False
         self._at_work: Any = None
 
-    def counts(self, since: datetime) -> tuple[datetime, list[Counted]]:
+    def counts(self, since: datetime) -> tuple[datetime, list[RoleCount]]:
         """From when the log is looked at, and the rows from then on by role and version."""
         with self._reading() as connection:
             latest = (
@@ -98,12 +102,14 @@ class ExperimentLog:
                 .order_by(*by)
             )
             found = [
-                Counted(role, version, int(rows), _utc(first))
+                RoleCount(role, version, int(rows), _utc(first))
                 for role, version, rows, first in connection.execute(counted)
             ]
         return since, found
 
-    def pairs(self, role: TrialRole, challenger: int, production: int, since: datetime) -> Distinct:
+    def pairs(
+        self, role: TrialRole, challenger: int, production: int, since: datetime
+    ) -> DistinctRows:
         """Rows that both forecast, each as the other did: the same row as of the same origin."""
         theirs = _distinct(role, challenger, since).cte("theirs")
         mine = _distinct("answer", production, since).cte("mine")
@@ -111,12 +117,14 @@ class ExperimentLog:
         wanted = sa.select(*_columns(theirs), mine.c.forecast).join_from(theirs, mine, same)
         return self._read(wanted.limit(DISTINCT))
 
-    def side(self, role: TrialRole | Literal["answer"], version: int, since: datetime) -> Distinct:
+    def version_rows(
+        self, role: TrialRole | Literal["answer"], version: int, since: datetime
+    ) -> DistinctRows:
         """Rows that a version forecast in that role; as an answer, only as Production."""
         found = _distinct(role, version, since, production=role == "answer").cte("side")
         return self._read(sa.select(*_columns(found)).limit(DISTINCT))
 
-    def stop(self) -> None:
+    def cancel(self) -> None:
         """Break off the statement that runs, and begin no other."""
         self._stopped = True
         driver = self._at_work
@@ -128,7 +136,7 @@ class ExperimentLog:
         """Let go of connections."""
         self._reader.close()
 
-    def _read(self, wanted: sa.Select[Any]) -> Distinct:
+    def _read(self, wanted: sa.Select[Any]) -> DistinctRows:
         with self._reading() as connection:
             parts = connection.execution_options(yield_per=_AT_ONCE).execute(wanted).partitions()
             return _as_arrays([tuple(row) for part in parts for row in part])
@@ -139,7 +147,7 @@ class ExperimentLog:
         if self._stopped:
             raise ServiceError("the service ends")
         try:
-            with self._reader.reading() as connection, _bounded(connection, end, self._seconds):
+            with self._reader.snapshot() as connection, _bounded(connection, end, self._seconds):
                 self._at_work = connection.connection.driver_connection
                 yield connection
                 self._at_work = None
@@ -181,10 +189,10 @@ def _columns(rows: sa.CTE) -> list[sa.ColumnElement[Any]]:
     return [rows.c.store, day, rows.c.open, rows.c.promo, rows.c.forecast]
 
 
-def _as_arrays(found: Sequence[tuple[Any, ...]]) -> Distinct:
+def _as_arrays(found: Sequence[tuple[Any, ...]]) -> DistinctRows:
     columns = [list(column) for column in zip(*found, strict=True)] or [[] for _ in range(5)]
     days = np.array(columns[1], "datetime64[D]").astype(np.int32)
-    return Distinct(
+    return DistinctRows(
         np.array(columns[0], np.int32),
         days,
         np.array(columns[2], np.uint8),

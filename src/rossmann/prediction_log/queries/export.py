@@ -14,15 +14,15 @@ from typing import IO, Any, Final
 import polars as pl
 import sqlalchemy as sa
 
-from rossmann.errors import BrokenRule, MissingData
-from rossmann.prediction_log.database.sql_store import count_before, prune_some
+from rossmann.errors import DataNotFoundError, DataValidationError
+from rossmann.prediction_log.database.sql_store import count_before, prune_batch
 from rossmann.prediction_log.database.tables import (
     forecasts,
-    joined,
     open_engine,
+    predictions_view,
     requests,
     schema_of,
-    worded,
+    translate_errors,
 )
 
 FORMATS: Final = (".csv", ".parquet", ".xlsx")
@@ -59,7 +59,7 @@ _STAMP: Final = "%Y-%m-%dT%H:%M:%S%.6fZ"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExportFilter:
     """Which rows: answered on the days ``first`` to ``last`` (UTC), of a store, of a version."""
 
     first: date | None = None
@@ -67,7 +67,7 @@ class Wanted:
     store: int | None = None
     version: int | None = None
 
-    def rules(self) -> list[sa.ColumnElement[bool]]:
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
         """The conditions of a query."""
         rules: list[sa.ColumnElement[bool]] = []
         if self.first is not None:
@@ -81,10 +81,10 @@ class Wanted:
         return rules
 
 
-def pages(connection: sa.Connection, wanted: Wanted) -> Iterator[pl.DataFrame]:
+def pages(connection: sa.Connection, wanted: ExportFilter) -> Iterator[pl.DataFrame]:
     """The rows in the order of their answers, some at a time; all of one moment."""
     query = (
-        joined.where(*wanted.rules())
+        predictions_view.where(*wanted.conditions())
         .order_by(requests.c.answered_at, requests.c.id, forecasts.c.row)
         .execution_options(stream_results=True, yield_per=_PAGE)
     )
@@ -100,7 +100,7 @@ def pages(connection: sa.Connection, wanted: Wanted) -> Iterator[pl.DataFrame]:
 
 def export(
     connection: sa.Connection,
-    wanted: Wanted,
+    wanted: ExportFilter,
     output: Path,
     report: Callable[[str], None] = lambda _: None,
 ) -> int:
@@ -118,7 +118,7 @@ def export(
         for page in pages(connection, wanted):
             done += page.height
             if ending == ".xlsx" and done > MOST_IN_EXCEL:
-                raise BrokenRule(
+                raise DataValidationError(
                     f"a sheet of Excel holds {MOST_IN_EXCEL:,} rows and there are more: name fewer"
                     " days with --from and --to, or write .csv or .parquet"
                 )
@@ -185,7 +185,7 @@ def _midnight(day: date) -> datetime:
 
 
 _STEP: Final = 5_000
-PATIENCE: Final = 30.0
+LOCK_TIMEOUT: Final = 30.0
 _PAUSE: Final = 0.05
 
 
@@ -207,13 +207,13 @@ class LogReader:
     it holds no log, ``NewerSchema`` where a newer release made it.
     """
 
-    def __init__(self, url: str, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, patience: float = LOCK_TIMEOUT) -> None:
         """``patience``: seconds that a locked SQLite file is waited for."""
         self._engine = open_engine(url, busy_seconds=patience)
 
     def totals(self) -> LogTotals:
         """How much is there."""
-        with self.reading() as connection:
+        with self.snapshot() as connection:
             counts = sa.select(
                 sa.func.coalesce(sa.func.sum(requests.c.rows), 0),
                 sa.func.count(),
@@ -229,19 +229,19 @@ class LogReader:
             versions = {version: int(n) for version, n in connection.execute(by_version)}
         return LogTotals(int(rows), asked, _utc(first), _utc(last), versions)
 
-    def export(self, wanted: Wanted, output: Path, report: Callable[[str], None]) -> int:
+    def export(self, wanted: ExportFilter, output: Path, report: Callable[[str], None]) -> int:
         """Write rows to a file; how many. Raises ``BrokenRule`` where Excel cannot hold them."""
-        with self.reading() as connection:
+        with self.snapshot() as connection:
             return export(connection, wanted, output, report)
 
     def prune(self, days: int, report: Callable[[str], None]) -> int:
         """Delete what was answered more than so many days ago, in steps; how many rows."""
         before = datetime.now(UTC) - timedelta(days=days)
-        with self.reading() as connection:
+        with self.snapshot() as connection:
             total = count_before(connection, before)
         done, told = 0, 0
-        with worded(self._engine):
-            while step := prune_some(self._engine, before, _STEP):
+        with translate_errors(self._engine):
+            while step := prune_batch(self._engine, before, _STEP):
                 done += step
                 time.sleep(_PAUSE)  # a turn for those who write
                 if done - told >= 20 * _STEP:
@@ -254,15 +254,17 @@ class LogReader:
         self._engine.dispose()
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def snapshot(self) -> Iterator[sa.Connection]:
         """A connection that sees the log as it is at one moment, and writes nothing."""
         file = self._engine.url.database
         if self._engine.dialect.name == "sqlite" and not Path(str(file)).is_file():
-            raise MissingData(f"nothing was logged yet: there is no {file}")
+            raise DataNotFoundError(f"nothing was logged yet: there is no {file}")
         engine = self._engine.execution_options(log_reads=True)
-        with worded(self._engine), engine.begin() as connection:
+        with translate_errors(self._engine), engine.begin() as connection:
             if schema_of(connection) is None:
-                raise MissingData("nothing was logged yet: the database holds no prediction log")
+                raise DataNotFoundError(
+                    "nothing was logged yet: the database holds no prediction log"
+                )
             yield connection
 
 

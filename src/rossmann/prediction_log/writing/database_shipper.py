@@ -11,18 +11,22 @@ from typing import Final
 
 from rossmann.errors import RossmannError
 from rossmann.logging_config import get_logger
-from rossmann.prediction_log.database.store_protocol import LogStore, RefusedRows, StoreFactory
-from rossmann.prediction_log.records import Batch, DamagedBatch, unpack
-from rossmann.prediction_log.writing.disk_spool import Spool, Waiting
+from rossmann.prediction_log.database.store_protocol import (
+    LogStore,
+    RejectedRowsError,
+    StoreFactory,
+)
+from rossmann.prediction_log.records import Batch, CorruptBatchError, decode
+from rossmann.prediction_log.writing.disk_spool import DiskSpool, SpooledFile
 
 _CLOCK_SLACK: Final = 3_600
 
 
-class Pruning:
+class PruneSchedule:
     """When old rows are to be deleted, and how far that is."""
 
     def __init__(self, keep_days: int) -> None:
-        self.mine = False
+        self.claimed = False
         self._keep_days = keep_days
         self._day: date | None = None
         self._deleted = 0
@@ -52,18 +56,18 @@ class Pruning:
         """Nothing more is to be done today."""
         if mine and self._deleted:
             get_logger("prediction_log").info("deleted old rows", rows=self._deleted)
-        self._day, self.mine, self._deleted = datetime.now(UTC).date(), False, 0
+        self._day, self.claimed, self._deleted = datetime.now(UTC).date(), False, 0
 
 
 FIRST_WAIT: Final = 0.25
 LONGEST_WAIT: Final = 30.0
 
 
-class Trouble:
+class RetryBackoff:
     """The state of one thing that may fail: ``text`` is empty while it does not."""
 
     def __init__(self, what: str) -> None:
-        self.text = ""
+        self.error = ""
         self._what = what
         self._wait = 0.0
         self._next = 0.0
@@ -73,19 +77,19 @@ class Trouble:
         """Seconds until it is worth another try."""
         return max(0.0, self._next - time.monotonic())
 
-    def began(self, text: str) -> None:
+    def failed(self, text: str) -> None:
         """It failed: log that, unless it fails the same way as before, and wait longer."""
-        if text != self.text:
+        if text != self.error:
             get_logger("prediction_log").warning(self._what, reason=text)
-        self.text = text
+        self.error = text
         self._wait = min(LONGEST_WAIT, self._wait * 2 or FIRST_WAIT)
         self._next = time.monotonic() + self._wait
 
-    def ended(self) -> None:
+    def succeeded(self) -> None:
         """It works."""
-        if self.text:
+        if self.error:
             get_logger("prediction_log").info(f"{self._what}: over")
-        self.text, self._wait, self._next = "", 0.0, 0.0
+        self.error, self._wait, self._next = "", 0.0, 0.0
 
 
 MOST_ROWS: Final = 20_000
@@ -95,15 +99,17 @@ PRUNE_ROWS: Final = 5_000
 _REFUSALS: Final = 3
 
 
-class Shipper:
+class DatabaseShipper:
     """Moves files in order; one thread calls it.
 
     ``keep_days``: rows answered longer ago are deleted once a day, by one process of all that
     share the database; 0 keeps all.
     """
 
-    def __init__(self, spool: Spool, url: str, open_store: StoreFactory, keep_days: int) -> None:
-        self.trouble = Trouble("prediction log: rows wait in the spool")
+    def __init__(
+        self, spool: DiskSpool, url: str, open_store: StoreFactory, keep_days: int
+    ) -> None:
+        self.trouble = RetryBackoff("prediction log: rows wait in the spool")
         self.written = 0
         self.refused = 0
         self.last_success: float | None = None
@@ -113,7 +119,7 @@ class Shipper:
         self._store: LogStore | None = None
         self._adopt_at = 0.0
         self._refusals = 0
-        self._pruning = Pruning(keep_days)
+        self._pruning = PruneSchedule(keep_days)
 
     def step(self) -> bool:
         """Move some files, or do other work that is due; False where nothing is left to do now."""
@@ -122,9 +128,9 @@ class Shipper:
             files = self._spool.next_files(*self._most())
             more = self._move(files) if files else self._prune()
         except (RossmannError, OSError) as error:
-            self.trouble.began(str(error))
+            self.trouble.failed(str(error))
             return False
-        self.trouble.ended()
+        self.trouble.succeeded()
         return more
 
     def close(self) -> None:
@@ -138,7 +144,7 @@ class Shipper:
 
     def _adopt(self) -> None:
         if time.monotonic() >= self._adopt_at:
-            found = self._spool.adopt()
+            found = self._spool.adopt_orphans()
             self._adopt_at = time.monotonic() + ADOPT_SECONDS
             if found:
                 get_logger("prediction_log").info("took over what others left", folders=found)
@@ -148,13 +154,13 @@ class Shipper:
             self._store = self._open_store(self._url)
         return self._store
 
-    def _move(self, files: list[Waiting]) -> bool:
+    def _move(self, files: list[SpooledFile]) -> bool:
         batches = self._read(files)
         if not batches:
             return True
         try:
             self._open().write(files[0].writer, [(file.number, batch) for file, batch in batches])
-        except RefusedRows as error:
+        except RejectedRowsError as error:
             self._refusals += 1
             if self._refusals > _REFUSALS and len(files) == 1:
                 self._set_aside(files[0], str(error))
@@ -166,32 +172,32 @@ class Shipper:
         self.written += sum(len(batch) for _, batch in batches)
         return True
 
-    def _read(self, files: list[Waiting]) -> list[tuple[Waiting, Batch]]:
+    def _read(self, files: list[SpooledFile]) -> list[tuple[SpooledFile, Batch]]:
         """The files up to the first that cannot be read; that one, where it comes first, goes."""
-        found: list[tuple[Waiting, Batch]] = []
+        found: list[tuple[SpooledFile, Batch]] = []
         for file in files:
             try:
-                found.append((file, unpack(file.path.read_bytes())))
-            except (DamagedBatch, FileNotFoundError) as error:
+                found.append((file, decode(file.path.read_bytes())))
+            except (CorruptBatchError, FileNotFoundError) as error:
                 if not found:
                     self._set_aside(file, str(error))
                 break
         return found
 
-    def _set_aside(self, file: Waiting, reason: str) -> None:
+    def _set_aside(self, file: SpooledFile, reason: str) -> None:
         self._refusals = 0
         self.refused += file.rows
-        self._spool.set_aside(file, reason)
+        self._spool.quarantine(file, reason)
 
     def _prune(self) -> bool:
         before = self._pruning.due()
         if before is None:
             return False
         store = self._open()
-        if not self._pruning.mine and not store.claim_pruning(datetime.now(UTC).date()):
+        if not self._pruning.claimed and not store.claim_pruning(datetime.now(UTC).date()):
             self._pruning.done(mine=False)
             return False
-        self._pruning.mine = True
+        self._pruning.claimed = True
         deleted = store.prune(before, PRUNE_ROWS)
         self._pruning.count(deleted)
         return deleted > 0

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from rossmann.filesystem.locks import OwnedFolder, new_folder, orphans
+from rossmann.filesystem.locks import OwnedFolder, create_owned_folder, lock_orphans
 from rossmann.logging_config import get_logger
 from rossmann.prediction_log.records import Batch
 
@@ -27,7 +27,7 @@ _ASIDE: Final = "aside"
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class SpooledFile:
     """A file of the spool: the ``number``-th of its writer."""
 
     path: Path
@@ -40,10 +40,10 @@ class Waiting:
 @dataclass(slots=True)
 class _Line:
     folder: OwnedFolder
-    files: deque[Waiting] = field(default_factory=deque)
+    files: deque[SpooledFile] = field(default_factory=deque)
 
 
-class Spool:
+class DiskSpool:
     """The spool of one process, and the folders of dead ones that it took over.
 
     ``most_bytes`` bounds what it holds. One thread may write while another reads and removes.
@@ -73,7 +73,7 @@ class Spool:
     def write(self, batch: Batch) -> None:
         """Keep a batch; when this returns, its rows survive any kill. Raises ``OSError``."""
         line = self._line()
-        content = batch.pack()
+        content = batch.encode()
         path = line.folder.path / f"{self._number + 1:012d}-{len(batch)}{ENDING}"
         draft = path.with_suffix(_DRAFT)
         try:
@@ -83,21 +83,21 @@ class Spool:
             draft.unlink(missing_ok=True)
             raise
         self._number += 1
-        self._add(line, Waiting(path, line.folder.name, self._number, len(batch), len(content)))
+        self._add(line, SpooledFile(path, line.folder.name, self._number, len(batch), len(content)))
         # It has its name: to fail now would write its rows twice.
         with suppress(OSError):
             _sync(line.folder.path)
 
-    def adopt(self) -> int:
+    def adopt_orphans(self) -> int:
         """Take over the folders of processes that ended; how many had files. Raises ``OSError``."""
         found = 0
-        for folder in orphans(self.parent):
+        for folder in lock_orphans(self.parent):
             line = _Line(folder)
             for path in sorted(folder.path.glob("*")):
                 named = _NAME.fullmatch(path.name)
                 if named:
                     number, rows = map(int, named.groups())
-                    file = Waiting(path, folder.name, number, rows, path.stat().st_size)
+                    file = SpooledFile(path, folder.name, number, rows, path.stat().st_size)
                     self._add(line, file)
                 elif path.suffix == _DRAFT:
                     path.unlink()  # never acknowledged
@@ -109,13 +109,13 @@ class Spool:
                 folder.remove_if_empty()
         return found
 
-    def next_files(self, most_rows: int, most_files: int) -> list[Waiting]:
+    def next_files(self, most_rows: int, most_files: int) -> list[SpooledFile]:
         """The oldest files of one writer, in order; at least one if there is one."""
         with self._lock:
             lines = [*self._adopted, *([self._own] if self._own else [])]
             line = next((line for line in lines if line.files), None)
             files = [] if line is None else list(islice(line.files, most_files))
-        taken: list[Waiting] = []
+        taken: list[SpooledFile] = []
         rows = 0
         for file in files:
             rows += file.rows
@@ -124,13 +124,13 @@ class Spool:
             taken.append(file)
         return taken
 
-    def remove(self, files: list[Waiting]) -> None:
+    def remove(self, files: list[SpooledFile]) -> None:
         """Delete files that came first and that the database has. Raises ``OSError``."""
         for file in files:
             file.path.unlink(missing_ok=True)
             self._forget(file)
 
-    def set_aside(self, file: Waiting, reason: str) -> None:
+    def quarantine(self, file: SpooledFile, reason: str) -> None:
         """Keep the first file of a line where a person may look at it, out of the others' way."""
         aside = self.parent / _ASIDE
         aside.mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ class Spool:
         """Where to write: a new folder where there is none, or somebody deleted it."""
         line = self._own
         if line is None or not line.folder.path.is_dir():
-            fresh = _Line(new_folder(self.parent))
+            fresh = _Line(create_owned_folder(self.parent))
             _sync(self.parent)
             with self._lock:
                 if line is not None:
@@ -161,14 +161,14 @@ class Spool:
             return fresh
         return line
 
-    def _add(self, line: _Line, file: Waiting) -> None:
+    def _add(self, line: _Line, file: SpooledFile) -> None:
         with self._lock:
             line.files.append(file)
             self._files += 1
             self._rows += file.rows
             self._bytes += file.size
 
-    def _forget(self, file: Waiting) -> None:
+    def _forget(self, file: SpooledFile) -> None:
         with self._lock:
             lines = [*self._adopted, *([self._own] if self._own else [])]
             line = next(line for line in lines if line.folder.name == file.writer)
@@ -193,7 +193,7 @@ class SpoolTotal:
     aside: int
 
 
-def measure(parent: Path) -> SpoolTotal:
+def spool_totals(parent: Path) -> SpoolTotal:
     """Look at a spool from outside; takes no lock."""
     waiting = []
     for path in waiting_files(parent):

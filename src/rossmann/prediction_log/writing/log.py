@@ -14,20 +14,20 @@ from typing import Final
 
 from rossmann.logging_config import get_logger
 from rossmann.prediction_log.database.store_protocol import LogStore, StoreFactory
-from rossmann.prediction_log.records import Entry
-from rossmann.prediction_log.writing.database_shipper import MOST_ROWS, Shipper
-from rossmann.prediction_log.writing.disk_spool import Spool
-from rossmann.prediction_log.writing.spool_writer import FILE_ROWS, Intake, Spooler
+from rossmann.prediction_log.records import LoggedPrediction
+from rossmann.prediction_log.writing.database_shipper import MOST_ROWS, DatabaseShipper
+from rossmann.prediction_log.writing.disk_spool import DiskSpool
+from rossmann.prediction_log.writing.spool_writer import FILE_ROWS, MemoryQueue, SpoolWriter
 from rossmann.settings import Settings
 
 
 def open_store(url: str) -> LogStore:
     """The store in SQLite or PostgreSQL; raises ``SettingsError`` for a URL that is neither."""
     from rossmann.prediction_log.database.sql_store import (
-        SqlStore,  # a quarter of a second: not before it starts
+        SqlLogStore,  # a quarter of a second: not before it starts
     )
 
-    return SqlStore(url)
+    return SqlLogStore(url)
 
 
 MEMORY_ROWS: Final = 1_000_000
@@ -39,7 +39,7 @@ _TOGETHER: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class LogState:
+class LogStatus:
     """What the log of this process holds and did.
 
     ``queue_rows`` are in memory only; ``spool_rows`` are safe on disk and wait for the database.
@@ -77,10 +77,10 @@ class PredictionLog:
         open_store: StoreFactory = open_store,
     ) -> None:
         self._flush_seconds = flush_seconds
-        self._intake = Intake(memory_rows, min(FILE_ROWS, memory_rows))
-        self._spool = Spool(spool_folder, spool_bytes)
-        self.spooler = Spooler(self._intake, self._spool)
-        self.shipper = Shipper(self._spool, url, open_store, keep_days)
+        self._intake = MemoryQueue(memory_rows, min(FILE_ROWS, memory_rows))
+        self._spool = DiskSpool(spool_folder, spool_bytes)
+        self.spooler = SpoolWriter(self._intake, self._spool)
+        self.shipper = DatabaseShipper(self._spool, url, open_store, keep_days)
         self._files = threading.Event()
         self._ending = threading.Event()
         self._eager = threading.Event()
@@ -90,7 +90,7 @@ class PredictionLog:
             threading.Thread(target=self._ship, name="log-ship", daemon=True),
         )
 
-    def put(self, entry: Entry) -> None:
+    def log(self, entry: LoggedPrediction) -> None:
         """Log an answer. Waits for nothing and raises nothing; takes some microseconds."""
         self._intake.put(entry)
 
@@ -108,7 +108,7 @@ class PredictionLog:
         self._deadline = time.monotonic() + seconds
         self._ending.set()
         self._eager.set()
-        self._intake.hurry.set()
+        self._intake.high_water.set()
         self._files.set()
         for thread in self._threads:
             if thread.is_alive():
@@ -133,11 +133,11 @@ class PredictionLog:
             if not self._ending.is_set():
                 self._eager.clear()
 
-    def state(self) -> LogState:
+    def state(self) -> LogStatus:
         """What the log holds and did; reads a few numbers, touches neither disk nor database."""
         files, rows, size = self._spool.size
         since = self.shipper.last_success
-        return LogState(
+        return LogStatus(
             queue_rows=self._intake.rows,
             queue_limit=self._intake.most_rows,
             spool_files=files,
@@ -149,7 +149,7 @@ class PredictionLog:
             dropped_rows=self._intake.dropped,
             refused_rows=self.shipper.refused,
             last_error="; ".join(
-                filter(None, (self.spooler.trouble.text, self.shipper.trouble.text))
+                filter(None, (self.spooler.trouble.error, self.shipper.trouble.error))
             ),
             seconds_since_success=None if since is None else time.monotonic() - since,
         )
@@ -159,20 +159,20 @@ class PredictionLog:
         while not done():
             if time.monotonic() > end:
                 return False
-            self._intake.hurry.set()
+            self._intake.high_water.set()
             time.sleep(0.005)
         return True
 
     def _keep(self) -> None:
         while True:
             ending = self._ending.is_set()
-            self._intake.hurry.clear()
-            if _survive(self.spooler.step, self.spooler.trouble.began) and self._spool.size[0]:
+            self._intake.high_water.clear()
+            if _survive(self.spooler.step, self.spooler.trouble.failed) and self._spool.size[0]:
                 self._files.set()
             if ending:
                 return
             # While nothing can be written, a queue that is long is no reason to hurry.
-            wake = self._ending if self.spooler.trouble.text else self._intake.hurry
+            wake = self._ending if self.spooler.trouble.error else self._intake.high_water
             wake.wait(self._flush_seconds)
 
     def _ship(self) -> None:
@@ -180,7 +180,7 @@ class PredictionLog:
             all_kept = not self._threads[0].is_alive()
             self._files.clear()
             begun, before = time.thread_time(), self.shipper.written
-            more = _survive(self.shipper.step, self.shipper.trouble.began)
+            more = _survive(self.shipper.step, self.shipper.trouble.failed)
             self._rest(time.thread_time() - begun, self.shipper.written > before)
             if self._ending.is_set():
                 late = self._deadline is not None and time.monotonic() > self._deadline
@@ -188,7 +188,7 @@ class PredictionLog:
                     return
                 if not more:
                     time.sleep(0.01)
-            elif self.shipper.trouble.text:
+            elif self.shipper.trouble.error:
                 self._ending.wait(self.shipper.trouble.wait)
             elif not more:
                 self._files.wait(self._flush_seconds)

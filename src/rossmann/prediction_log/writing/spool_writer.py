@@ -9,15 +9,21 @@ from collections import deque
 from typing import Final
 
 from rossmann.logging_config import get_logger
-from rossmann.prediction_log.records import Batch, Columns, Entry, assemble, gather
-from rossmann.prediction_log.writing.database_shipper import Trouble
-from rossmann.prediction_log.writing.disk_spool import Spool
+from rossmann.prediction_log.records import (
+    Batch,
+    BatchColumns,
+    LoggedPrediction,
+    to_batch,
+    to_columns,
+)
+from rossmann.prediction_log.writing.database_shipper import RetryBackoff
+from rossmann.prediction_log.writing.disk_spool import DiskSpool
 
 CHUNK: Final = 1_024
 """Entries that are taken at once."""
 
 
-class Intake:
+class MemoryQueue:
     """A queue of entries that holds at most ``most_rows`` rows.
 
     An entry that finds it full is refused, and counted. The newest is refused rather than the
@@ -27,11 +33,11 @@ class Intake:
 
     def __init__(self, most_rows: int, hurry_rows: int) -> None:
         self.most_rows = most_rows
-        self.hurry = threading.Event()
+        self.high_water = threading.Event()
         """Set where so many rows wait that they should be taken before their time."""
         self._hurry_rows = hurry_rows
         self._lock = threading.Lock()
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[LoggedPrediction] = deque()
         self._rows = 0
         self._dropped = 0
         self._open = True
@@ -46,7 +52,7 @@ class Intake:
         """Rows that were refused, or given up, so far."""
         return self._dropped
 
-    def put(self, entry: Entry) -> bool:
+    def put(self, entry: LoggedPrediction) -> bool:
         """Leave an entry; False where it was refused. Waits for nothing."""
         count = len(entry.rows)
         with self._lock:
@@ -57,12 +63,12 @@ class Intake:
             self._entries.append(entry)
             self._rows += count
         if self._rows >= self._hurry_rows:
-            self.hurry.set()
+            self.high_water.set()
         return True
 
-    def take(self, most_rows: int, at_least_one: bool = True) -> list[Entry]:
+    def take(self, most_rows: int, at_least_one: bool = True) -> list[LoggedPrediction]:
         """The oldest entries of so many rows: few, so that this takes no time."""
-        taken: list[Entry] = []
+        taken: list[LoggedPrediction] = []
         rows = 0
         while self._entries and len(taken) < CHUNK:
             rows += len(self._entries[0].rows)
@@ -71,7 +77,7 @@ class Intake:
             taken.append(self._entries.popleft())
         return taken
 
-    def settle(self, rows: int, dropped: int = 0) -> None:
+    def acknowledge(self, rows: int, dropped: int = 0) -> None:
         """Say that so many rows are kept elsewhere, and so many given up."""
         with self._lock:
             self._rows -= rows + dropped
@@ -88,11 +94,11 @@ FILE_ROWS: Final = 50_000
 _PAUSE: Final = 0.001
 
 
-class Spooler:
+class SpoolWriter:
     """Takes what waits in the intake to the spool; one thread calls it."""
 
-    def __init__(self, intake: Intake, spool: Spool) -> None:
-        self.trouble = Trouble("prediction log: rows wait in memory")
+    def __init__(self, intake: MemoryQueue, spool: DiskSpool) -> None:
+        self.trouble = RetryBackoff("prediction log: rows wait in memory")
         self.kept = 0
         self._intake = intake
         self._spool = spool
@@ -116,21 +122,21 @@ class Spooler:
                 return True
             if self._spool.full:
                 limit = f"{self._spool.most_bytes / 1e6:,.0f} MB"
-                self.trouble.began(f"the spool is full ({limit}): the database takes nothing")
+                self.trouble.failed(f"the spool is full ({limit}): the database takes nothing")
                 return False
             try:
                 self._spool.write(self._held)
             except OSError as error:
-                self.trouble.began(f"cannot write the spool: {error}")
+                self.trouble.failed(f"cannot write the spool: {error}")
                 return False
-            self.trouble.ended()
+            self.trouble.succeeded()
             self.kept += len(self._held)
-            self._intake.settle(len(self._held))
+            self._intake.acknowledge(len(self._held))
             left -= len(self._held)
             self._held = None
 
     def _collect(self, most_rows: int) -> Batch | None:
-        parts: list[Columns] = []
+        parts: list[BatchColumns] = []
         rows = 0
         while rows < most_rows:
             entries = self._intake.take(most_rows - rows, at_least_one=not parts)
@@ -138,17 +144,17 @@ class Spooler:
                 break
             parts += self._convert(entries)
             rows = sum(len(part.rows["row"]) for part in parts)
-        return assemble(parts) if parts else None
+        return to_batch(parts) if parts else None
 
-    def _convert(self, entries: list[Entry]) -> list[Columns]:
+    def _convert(self, entries: list[LoggedPrediction]) -> list[BatchColumns]:
         """Entries as columns; one that cannot be a line of the log costs no other."""
         try:
-            columns = gather(entries, self._next, _give_way)
+            columns = to_columns(entries, self._next, _give_way)
         except Exception as error:  # noqa: BLE001 - the log outlives any entry
             if len(entries) > 1:
                 return [part for entry in entries for part in self._convert([entry])]
             get_logger("prediction_log").error("dropped an entry", reason=repr(error)[:500])
-            self._intake.settle(0, dropped=len(entries[0].rows))
+            self._intake.acknowledge(0, dropped=len(entries[0].rows))
             return []
         self._next += len(entries)
         return [columns]
@@ -158,8 +164,8 @@ class Spooler:
         now = self._intake.dropped
         log = get_logger("prediction_log")
         if now > self._dropped and self._dropped == self._told:
-            log.error("rows are dropped from now on: memory is full", why=self.trouble.text)
-        elif now == self._dropped > self._told and not self.trouble.text:
+            log.error("rows are dropped from now on: memory is full", why=self.trouble.error)
+        elif now == self._dropped > self._told and not self.trouble.error:
             log.error("rows were dropped, which is over", rows=now - self._told)
             self._told = now
         self._dropped = now

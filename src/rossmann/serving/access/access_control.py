@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from starlette.requests import Request
 from starlette.types import Scope
 
-from rossmann.errors import NoKey, NoRight
-from rossmann.serving.access.api_keys import KeyBook, Right, digest_of
-from rossmann.serving.access.rate_limiter import Limiter, limits_of
-from rossmann.serving.observability.access_log import line_of
+from rossmann.errors import AuthenticationError, PermissionDeniedError
+from rossmann.serving.access.api_keys import ApiKeyStore, Permission, key_digest
+from rossmann.serving.access.rate_limiter import RateLimiter, limits_from_settings
+from rossmann.serving.observability.access_log import request_record
 from rossmann.settings import Settings
 
 if TYPE_CHECKING:
-    from rossmann.serving.access.oidc_tokens import Tokens
+    from rossmann.serving.access.oidc_tokens import TokenVerifier
 
 
-RATE: Final = "rate"
+RATE_STATE_KEY: Final = "rate"
 """Under which a request's state holds where its caller stands."""
 _COUNTED: Final = "counted"
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Caller(NamedTuple):
+class Principal(NamedTuple):
     """Who calls: ``who`` for records (never a secret), ``id`` for counting, and the right."""
 
     who: str
     id: str
-    right: Right
+    right: Permission
 
 
 class _Sent(NamedTuple):
@@ -43,15 +43,15 @@ class _Sent(NamedTuple):
     host: str = ""
 
 
-class Guard:
+class AccessControl:
     """Lets callers in, or raises ``NoKey``, ``NoRight``, ``OverRate``, ``ServiceError``."""
 
     def __init__(
         self,
-        keys: KeyBook,
-        calls: Limiter,
-        rows: Limiter,
-        tokens: "Tokens | None" = None,
+        keys: ApiKeyStore,
+        calls: RateLimiter,
+        rows: RateLimiter,
+        tokens: "TokenVerifier | None" = None,
         origins: tuple[str, ...] = (),
         stores_for_anyone: bool = True,
     ) -> None:
@@ -60,100 +60,104 @@ class Guard:
         self._rows = rows
         self._tokens = tokens
         self._origins = frozenset(origins)
-        self.stores_right = Right.ANYONE if stores_for_anyone else Right.PREDICT
+        self.stores_right = Permission.ANYONE if stores_for_anyone else Permission.PREDICT
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "Guard":
+    def from_settings(cls, settings: Settings) -> "AccessControl":
         """Raises ``SettingsError`` for keys, limits or addresses that cannot be."""
         return cls(
             open_keys(settings),
-            Limiter(settings, "calls"),
-            Limiter(settings, "rows"),
+            RateLimiter(settings, "calls"),
+            RateLimiter(settings, "rows"),
             _tokens(settings),
             settings.cors_origins,
             settings.stores_for_anyone,
         )
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Whether nobody needs a key."""
-        return self._tokens is None and not self._keys.closed
+        return self._tokens is None and not self._keys.requires_key
 
     @property
     def counts_rows(self) -> bool:
         """Whether ``settle`` has anything to do."""
         return self._rows.on
 
-    async def admit(self, request: Request, needed: Right) -> Caller:
+    async def authorize(self, request: Request, needed: Permission) -> Principal:
         """Who calls, if they may.
 
         Raises ``NoKey``, ``NoRight``, ``OverRate``; ``ServiceError`` for a token that cannot be
         judged while its provider is away.
         """
         scope = request.scope
-        self._keys.refresh()
+        self._keys.reload_if_due()
         sent = _sent(scope)
         try:
             caller = await self._known(scope, sent, needed)
-        except NoKey:
+        except AuthenticationError:
             # Whoever tries keys is counted too.
             await self._count(scope, _address(scope))
             raise
         await self._count(scope, caller.id)
-        line_of(request).caller = caller.who
+        request_record(request).caller = caller.who
         if caller.right < needed:
-            raise NoRight(f"this needs the right to {needed.word}; the {caller.who} has not got it")
-        if needed is Right.OPERATE:
+            raise PermissionDeniedError(
+                f"this needs the right to {needed.word}; the {caller.who} has not got it"
+            )
+        if needed is Permission.OPERATE:
             self._refuse_other_sites(sent)
         return caller
 
-    async def _known(self, scope: Scope, sent: _Sent, needed: Right) -> Caller:
-        if self.open:
-            return Caller("anyone", _address(scope), Right.OPERATE)
+    async def _known(self, scope: Scope, sent: _Sent, needed: Permission) -> Principal:
+        if self.is_open:
+            return Principal("anyone", _address(scope), Permission.OPERATE)
         key = sent.key or sent.bearer
         if not key:
-            if needed is Right.ANYONE:
-                return Caller("anyone", _address(scope), Right.ANYONE)
-            raise NoKey("a key is needed: send it as X-API-Key or as Authorization: Bearer")
-        digest = digest_of(key)
+            if needed is Permission.ANYONE:
+                return Principal("anyone", _address(scope), Permission.ANYONE)
+            raise AuthenticationError(
+                "a key is needed: send it as X-API-Key or as Authorization: Bearer"
+            )
+        digest = key_digest(key)
         entry = self._keys.find(digest)
         if entry is not None:
-            return Caller(entry.who, f"k:{digest[:32]}", entry.right)
+            return Principal(entry.who, f"k:{digest[:32]}", entry.right)
         if self._tokens is not None and sent.bearer.count(".") == 2 and not sent.key:
-            bearer = await self._tokens.judge(sent.bearer)
-            return Caller(bearer.who, bearer.id, bearer.right)
-        raise NoKey("this key is not known")
+            bearer = await self._tokens.verify(sent.bearer)
+            return Principal(bearer.who, bearer.id, bearer.right)
+        raise AuthenticationError("this key is not known")
 
     async def _count(self, scope: Scope, who: str) -> None:
         if self._calls.on:
-            allowed, standing = await self._calls.take(who)
-            scope["state"][RATE] = standing
+            allowed, standing = await self._calls.hit(who)
+            scope["state"][RATE_STATE_KEY] = standing
             if not allowed:
-                raise standing.refusal("calls")
+                raise standing.to_error("calls")
         if self._rows.on:
             # How many rows a call has is known when it is read: they count against the next one.
             scope["state"][_COUNTED] = who
-            allowed, standing = await self._rows.take(who, cost=0)
+            allowed, standing = await self._rows.hit(who, cost=0)
             if not allowed:
-                scope["state"][RATE] = standing
-                raise standing.refusal("rows")
+                scope["state"][RATE_STATE_KEY] = standing
+                raise standing.to_error("rows")
 
-    async def settle(self, scope: Scope) -> None:
+    async def count_rows(self, scope: Scope) -> None:
         """After an answer: count the rows that it had."""
         state = scope.get("state", {})
         who = state.get(_COUNTED)
-        if who is not None and (rows := line_of(Request(scope)).rows):
-            await self._rows.take(who, rows, force=True)
+        if who is not None and (rows := request_record(Request(scope)).rows):
+            await self._rows.hit(who, rows, force=True)
 
     def _refuse_other_sites(self, sent: _Sent) -> None:
         """A page of another site, open in an operator's browser, must not order anything here."""
         if not sent.origin or sent.origin in self._origins:
             return
         if sent.origin.partition("://")[2] != sent.host:
-            raise NoRight("orders from pages of another site are refused")
-        if self.open and not _is_address(sent.host):
+            raise PermissionDeniedError("orders from pages of another site are refused")
+        if self.is_open and not _is_address(sent.host):
             # A site can make its own name point to this machine, and its pages our own.
-            raise NoRight(
+            raise PermissionDeniedError(
                 "orders from a page need a key, or its origin in ROSSMANN_CORS_ORIGINS, where the "
                 "service is not called by its address"
             )
@@ -166,35 +170,35 @@ class Guard:
             await self._tokens.close()
 
 
-def open_keys(settings: Settings) -> KeyBook:
+def open_keys(settings: Settings) -> ApiKeyStore:
     """The keys that the settings name; raises ``SettingsError``."""
-    return KeyBook.open_book(
+    return ApiKeyStore.open_book(
         settings.api_keys, settings.keys_file, required=settings.api_keys_file is not None
     )
 
 
-def _tokens(settings: Settings) -> "Tokens | None":
+def _tokens(settings: Settings) -> "TokenVerifier | None":
     if not settings.oidc_issuer:
         return None
-    from rossmann.serving.access.oidc_tokens import Tokens
+    from rossmann.serving.access.oidc_tokens import TokenVerifier
 
-    return Tokens(settings)
+    return TokenVerifier(settings)
 
 
-def access(settings: Settings) -> tuple[bool, dict[str, Any]]:
+def access_summary(settings: Settings) -> tuple[bool, dict[str, Any]]:
     """Whether the service is open to all, and who is let in, for the log.
 
     Raises ``SettingsError`` for keys, limits or addresses that cannot be.
     """
     keys = open_keys(settings)
-    calls, rows = limits_of(settings, "calls"), limits_of(settings, "rows")
+    calls, rows = limits_from_settings(settings, "calls"), limits_from_settings(settings, "rows")
     told = {
-        **{f"{r.word}_keys": keys.count(r) for r in (Right.PREDICT, Right.OPERATE)},
+        **{f"{r.word}_keys": keys.count(r) for r in (Permission.PREDICT, Permission.OPERATE)},
         "tokens_of": settings.oidc_issuer or "nobody",
         "rate_limit": ", ".join(map(str, calls)) or "none",
         "rate_limit_rows": ", ".join(map(str, rows)) or "none",
     }
-    return not keys.closed and not settings.oidc_issuer, told
+    return not keys.requires_key and not settings.oidc_issuer, told
 
 
 def is_loopback(host: str) -> bool:

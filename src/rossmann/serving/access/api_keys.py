@@ -24,15 +24,15 @@ from typing import Final
 from rossmann.errors import SettingsError
 from rossmann.logging_config import get_logger
 
-PREFIX: Final = "rsf_"
+KEY_PREFIX: Final = "rsf_"
 """What our keys begin with, so that a scanner of secrets finds one that got where it should not."""
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
+KEY_NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
 _LOOK_SECONDS: Final = 1.0
 """How soon a change of the file is seen."""
 
 
-class Right(IntEnum):
+class Permission(IntEnum):
     """What a caller may do; each right holds the ones before it."""
 
     ANYONE = 0
@@ -46,19 +46,19 @@ class Right(IntEnum):
 
 
 _RIGHTS: Final = {
-    "predict": Right.PREDICT,
-    "operate": Right.OPERATE,
+    "predict": Permission.PREDICT,
+    "operate": Permission.OPERATE,
     # what they were called at first
-    "viewer": Right.PREDICT,
-    "operator": Right.OPERATE,
+    "viewer": Permission.PREDICT,
+    "operator": Permission.OPERATE,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ApiKeyRecord:
     """A key that is known: not the key itself, only its digest."""
 
-    right: Right
+    right: Permission
     digest: str
     name: str = ""
     created: str = ""
@@ -74,7 +74,7 @@ class Entry:
         return f"key {self.name or self.digest[:8]}"
 
 
-def digest_of(key: str) -> str:
+def key_digest(key: str) -> str:
     """What is kept of a key.
 
     A plain SHA-256, neither salted nor slow: those protect secrets that people choose. A key of 32
@@ -83,37 +83,37 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def make_key(right: Right, name: str) -> tuple[str, Entry]:
+def generate_key(right: Permission, name: str) -> tuple[str, ApiKeyRecord]:
     """A new key, and its entry; raises ``SettingsError`` for a name that cannot be."""
-    if not NAME.match(name):
+    if not KEY_NAME_PATTERN.match(name):
         raise SettingsError(
             "a key's name holds letters, digits and . _ @ -, 64 at most, and begins with a letter "
             "or digit"
         )
-    key = PREFIX + secrets.token_urlsafe(32)
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
     created = datetime.now(UTC).date().isoformat()
-    return key, Entry(right, digest_of(key), name, created)
+    return key, ApiKeyRecord(right, key_digest(key), name, created)
 
 
-def parse_entry(text: str, where: str) -> Entry:
+def parse_entry(text: str, where: str) -> ApiKeyRecord:
     """An entry; raises ``SettingsError`` on all else, without the text: it may be a key itself."""
     word, digest, name, created = [*text.strip().split(":", 3), "", "", ""][:4]
     right, digest = _RIGHTS.get(word.strip().lower()), digest.strip().lower()
-    if right is None or not _DIGEST.match(digest) or (name and not NAME.match(name)):
+    if right is None or not _DIGEST.match(digest) or (name and not KEY_NAME_PATTERN.match(name)):
         raise SettingsError(
             f"{where} must be predict:<sha256> or operate:<sha256>, with the digest as 64 hex "
             "digits and, if wanted, :name; make one with: rossmann keys new"
         )
-    return Entry(right, digest, name, created)
+    return ApiKeyRecord(right, digest, name, created)
 
 
-def parse_setting(text: str) -> list[Entry]:
+def parse_setting(text: str) -> list[ApiKeyRecord]:
     """From entries with commas between; raises ``SettingsError``."""
     parts = filter(None, map(str.strip, text.split(",")))
     return [parse_entry(p, f"ROSSMANN_API_KEYS: entry {n}") for n, p in enumerate(parts, 1)]
 
 
-def read_file(path: Path) -> list[Entry]:
+def read_key_file(path: Path) -> list[ApiKeyRecord]:
     """A file's entries, one a line; ``#`` begins a comment. Raises ``SettingsError``, ``OSError``.
 
     A file that others may write is refused: whoever adds a line to it is let in.
@@ -129,13 +129,13 @@ def read_file(path: Path) -> list[Entry]:
     ]
 
 
-class KeyBook:
+class ApiKeyStore:
     """The keys that are known, by digest. Without any, and without a file, the service is open.
 
     Once closed it stays so: a file that is emptied, or goes away, lets nobody in.
     """
 
-    def __init__(self, fixed: Iterable[Entry] = (), path: Path | None = None) -> None:
+    def __init__(self, fixed: Iterable[ApiKeyRecord] = (), path: Path | None = None) -> None:
         self._fixed = {entry.digest: entry for entry in fixed}
         self._path = path
         self._seen: tuple[int, ...] | None = None
@@ -144,7 +144,7 @@ class KeyBook:
         self._closed = bool(self._fixed)
 
     @classmethod
-    def open_book(cls, setting: str, path: Path, required: bool = False) -> "KeyBook":
+    def open_book(cls, setting: str, path: Path, required: bool = False) -> "ApiKeyStore":
         """The keys of a setting and of a file, which may come later unless ``required``.
 
         Raises ``SettingsError`` for entries that cannot be, or a file that cannot be read.
@@ -153,40 +153,40 @@ class KeyBook:
         if required and not path.is_file():
             raise SettingsError(f"ROSSMANN_API_KEYS_FILE: {path} is not there")
         try:
-            book.look()
+            book.reload()
         except OSError as error:
             raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
         return book
 
     @property
-    def closed(self) -> bool:
+    def requires_key(self) -> bool:
         """Whether a key is needed."""
         return self._closed
 
-    def count(self, right: Right) -> int:
+    def count(self, right: Permission) -> int:
         """How many keys have exactly that right."""
         return sum(entry.right is right for entry in self._known.values())
 
-    def find(self, digest: str) -> Entry | None:
+    def find(self, digest: str) -> ApiKeyRecord | None:
         """The entry of a digest.
 
         A look-up by digest tells nothing about a key by the time that it takes.
         """
         return self._known.get(digest)
 
-    def refresh(self) -> None:
+    def reload_if_due(self) -> None:
         """Look at the file if that was not done within the last second."""
         now = time.monotonic()
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
         try:
-            self.look()
+            self.reload()
         except (SettingsError, OSError) as error:
             # Keys that were known go on working: a slip of an editor must not lock all out.
             get_logger("security").error("keys file not taken over", reason=str(error))
 
-    def look(self) -> None:
+    def reload(self) -> None:
         """Take over the file if it has changed; raises ``SettingsError``, ``OSError``."""
         if self._path is None:
             return
@@ -201,18 +201,18 @@ class KeyBook:
         if state == self._seen:
             return
         self._seen = state
-        entries = read_file(self._path)
+        entries = read_key_file(self._path)
         self._known = self._fixed | {entry.digest: entry for entry in entries}
         self._closed = True
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[ApiKeyRecord]:
         return iter(self._known.values())
 
 
 _HEADER = "# API keys, as right:sha256:name:created. Made and changed by: rossmann keys"
 
 
-def add_entry(path: Path, entry: Entry) -> None:
+def add_key(path: Path, entry: ApiKeyRecord) -> None:
     """Append; raises ``SettingsError`` where the name is taken."""
     with _alone(path):
         if any(known.name == entry.name for known in _entries(path)):
@@ -221,7 +221,7 @@ def add_entry(path: Path, entry: Entry) -> None:
         _write(path, [*lines, entry.line])
 
 
-def revoke(path: Path, name: str) -> Entry:
+def revoke_key(path: Path, name: str) -> ApiKeyRecord:
     """Take the key of that name out; raises ``SettingsError`` where there is none."""
     with _alone(path):
         found = next((known for known in _entries(path) if known.name == name), None)
@@ -233,8 +233,8 @@ def revoke(path: Path, name: str) -> Entry:
         return found
 
 
-def _entries(path: Path) -> list[Entry]:
-    return read_file(path) if path.exists() else []
+def _entries(path: Path) -> list[ApiKeyRecord]:
+    return read_key_file(path) if path.exists() else []
 
 
 def _write(path: Path, lines: list[str]) -> None:

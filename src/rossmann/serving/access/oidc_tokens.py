@@ -16,9 +16,9 @@ from typing import Any, Final
 import httpx
 import jwt
 
-from rossmann.errors import NoKey, ServiceError
+from rossmann.errors import AuthenticationError, ServiceError
 from rossmann.logging_config import get_logger
-from rossmann.serving.access.api_keys import Right
+from rossmann.serving.access.api_keys import Permission
 from rossmann.settings import Settings
 
 _ALGORITHMS: Final = (
@@ -46,22 +46,22 @@ _FETCH_ERRORS: Final = (
     *(ValueError, TimeoutError),
 )
 _NAMES: Final = {
-    **{right.word: right for right in (Right.PREDICT, Right.OPERATE)},
-    **{f"rossmann:{right.word}": right for right in (Right.PREDICT, Right.OPERATE)},
+    **{right.word: right for right in (Permission.PREDICT, Permission.OPERATE)},
+    **{f"rossmann:{right.word}": right for right in (Permission.PREDICT, Permission.OPERATE)},
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Bearer:
+class TokenIdentity:
     """Who a token says that its bearer is, for records and for counting, and what it allows."""
 
     who: str
     id: str
-    right: Right
+    right: Permission
     until: float
 
 
-class Tokens:
+class TokenVerifier:
     """Judges tokens; one for each process, used on its event loop."""
 
     def __init__(self, settings: Settings) -> None:
@@ -74,12 +74,12 @@ class Tokens:
         self._failed = False
         self._fetching = asyncio.Lock()
         self._refresh: asyncio.Task[None] | None = None
-        self._judged: dict[bytes, Bearer] = {}
+        self._judged: dict[bytes, TokenIdentity] = {}
 
-    async def judge(self, token: str) -> Bearer:
+    async def verify(self, token: str) -> TokenIdentity:
         """The bearer; raises ``NoKey`` for a token that is not good, ``ServiceError``."""
         if len(token) > _LONGEST:
-            raise NoKey("this token is too long")
+            raise AuthenticationError("this token is too long")
         age = time.monotonic() - self._fetched
         if age > _FRESH and self._keys:
             self._fetch_behind()
@@ -98,7 +98,7 @@ class Tokens:
         try:
             kid = jwt.get_unverified_header(token).get("kid", "")
         except jwt.PyJWTError as error:
-            raise NoKey("this is no token") from error
+            raise AuthenticationError("this is no token") from error
         key = self._known(kid)
         if key is None:
             await self._fetch()
@@ -109,14 +109,14 @@ class Tokens:
             raise ServiceError(
                 "the provider of tokens does not answer, so this one cannot be judged now"
             )
-        raise NoKey("this token is signed with a key that its provider does not have")
+        raise AuthenticationError("this token is signed with a key that its provider does not have")
 
     def _known(self, kid: str) -> jwt.PyJWK | None:
         if time.monotonic() - self._fetched > _STALE:
             return None
         return self._keys.get(kid)
 
-    def _read(self, token: str, key: jwt.PyJWK) -> Bearer:
+    def _read(self, token: str, key: jwt.PyJWK) -> TokenIdentity:
         try:
             claims = jwt.decode(
                 token,
@@ -129,14 +129,16 @@ class Tokens:
             )
         except jwt.PyJWTError as error:
             # The library's words name the claim that is wrong, never its value.
-            raise NoKey(f"this token is not good: {error}") from error
+            raise AuthenticationError(f"this token is not good: {error}") from error
         right = max(
-            (_NAMES.get(name, Right.ANYONE) for name in _words(claims, self._claim)),
-            default=Right.ANYONE,
+            (_NAMES.get(name, Permission.ANYONE) for name in _words(claims, self._claim)),
+            default=Permission.ANYONE,
         )
         subject = "".join(c if c.isprintable() else "?" for c in claims["sub"])[:64]
         count_as = hashlib.sha256(claims["sub"].encode("utf-8", "replace")).hexdigest()[:32]
-        return Bearer(f"token {subject}", f"t:{count_as}", right, float(claims["exp"]) + _LEEWAY)
+        return TokenIdentity(
+            f"token {subject}", f"t:{count_as}", right, float(claims["exp"]) + _LEEWAY
+        )
 
     def _fetch_behind(self) -> None:
         """Fetch while known keys go on answering."""
@@ -149,7 +151,7 @@ class Tokens:
             if time.monotonic() - self._tried < _COOL:
                 return
             try:
-                fetching = asyncio.to_thread(fetch_keys, self._issuer)
+                fetching = asyncio.to_thread(fetch_jwks, self._issuer)
                 keys = await asyncio.wait_for(fetching, _ENOUGH)
             except _FETCH_ERRORS as error:
                 self._failed = True
@@ -170,7 +172,7 @@ class Tokens:
             self._refresh.cancel()
 
 
-def fetch_keys(issuer: str) -> dict[str, jwt.PyJWK]:
+def fetch_jwks(issuer: str) -> dict[str, jwt.PyJWK]:
     """The provider's keys for signatures, by their ids, as its discovery document names them.
 
     Raises ``httpx.HTTPError``, or ``ValueError`` for documents that cannot be.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from rossmann.errors import SettingsError
 from rossmann.logging_config import get_logger
-from rossmann.serving.access.rate_limits import Limit, Standing
+from rossmann.serving.access.rate_limits import RateLimit, WindowUsage
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -34,12 +34,12 @@ _MOST: Final = 2**32 - 1
 _TRIES: Final = 200
 
 
-class RateFile:
+class SharedRateCounter:
     """Counts calls; ``path`` None counts for this process alone."""
 
     def __init__(
         self,
-        limits: Sequence[Limit],
+        limits: Sequence[RateLimit],
         path: Path | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,7 +49,7 @@ class RateFile:
         self._map = self._open(path)
         self._homes: dict[str, list[tuple[bytes, int]]] = {}
 
-    def take(self, who: str, cost: int = 1, force: bool = False) -> tuple[bool, Standing]:
+    def hit(self, who: str, cost: int = 1, force: bool = False) -> tuple[bool, WindowUsage]:
         """Count ``cost`` where every limit allows one more, or by ``force`` in any case.
 
         Whether they allow it, and the standing with the tightest.
@@ -62,9 +62,9 @@ class RateFile:
                 self._find(own, first, limit, now)
                 for limit, (own, first) in zip(self._limits, homes, strict=True)
             ]
-            refused = [standing for _, standing in found if not standing.allows]
+            refused = [standing for _, standing in found if not standing.allowed]
             if refused and not force:
-                return False, max(refused, key=lambda standing: standing.wait)
+                return False, max(refused, key=lambda standing: standing.retry_after)
             for (place, standing), (own, _) in zip(found, homes, strict=True):
                 window = int(now // standing.limit.period)
                 count = min(standing.now + cost, _MOST)
@@ -72,7 +72,7 @@ class RateFile:
         finally:
             self._unlock()
         counted = [standing._replace(now=standing.now + cost) for _, standing in found]
-        return True, min(counted, key=lambda standing: standing.left)
+        return True, min(counted, key=lambda standing: standing.remaining)
 
     def close(self) -> None:
         """Let go of the file; it stays for the other workers."""
@@ -92,7 +92,9 @@ class RateFile:
         self._homes[who] = homes
         return homes
 
-    def _find(self, own: bytes, first: int, limit: Limit, now: float) -> tuple[int, Standing]:
+    def _find(
+        self, own: bytes, first: int, limit: RateLimit, now: float
+    ) -> tuple[int, WindowUsage]:
         """The caller's slot, or the one to take, and where the caller stands."""
         window, passed = divmod(now / limit.period, 1)
         oldest, taken = math.inf, first
@@ -100,15 +102,15 @@ class RateFile:
             key, then, before, count = _SLOT.unpack_from(self._map, place)
             if key == own:
                 if then == window:
-                    return place, Standing(limit, passed, before, count)
+                    return place, WindowUsage(limit, passed, before, count)
                 # A window that is to come was written before the machine was started anew.
                 before = count if then == window - 1 else 0
-                return place, Standing(limit, passed, before, 0)
+                return place, WindowUsage(limit, passed, before, 0)
             # Windows are of different lengths: what counts is when they began.
             age = then * limit.period if count else -1
             if age < oldest:
                 oldest, taken = age, place
-        return taken, Standing(limit, passed, 0, 0)
+        return taken, WindowUsage(limit, passed, 0, 0)
 
     def _open(self, path: Path | None) -> mmap.mmap:
         if path is None:
@@ -181,28 +183,28 @@ return told
 """
 
 
-class RedisCounter:
+class RedisRateCounter:
     """Counts calls in one Redis; raises what its client raises."""
 
-    def __init__(self, url: str, limits: Sequence[Limit], what: str) -> None:
+    def __init__(self, url: str, limits: Sequence[RateLimit], what: str) -> None:
         self._what = what
         self._limits = tuple(limits)
         self._redis, self.errors = _connect(url)
         self._script = self._redis.register_script(_SCRIPT)
         self._numbers = [n for limit in limits for n in (limit.count, limit.period)]
 
-    async def take(self, who: str, cost: int, force: bool) -> tuple[bool, Standing]:
+    async def take(self, who: str, cost: int, force: bool) -> tuple[bool, WindowUsage]:
         """As ``RateFile.take``."""
         keys = [f"rossmann:{self._what}:{{{who}}}:{limit}" for limit in self._limits]
         allowed, *rows = await self._script(keys=keys, args=[cost, int(force), *self._numbers])
         counted = cost if allowed or force else 0
         found = [
-            Standing(limit, float(passed), int(before), int(now) + counted)
+            WindowUsage(limit, float(passed), int(before), int(now) + counted)
             for limit, (passed, before, now) in zip(self._limits, rows, strict=True)
         ]
         if allowed or force:
-            return True, min(found, key=lambda standing: standing.left)
-        return False, max(found, key=lambda standing: standing.wait)
+            return True, min(found, key=lambda standing: standing.remaining)
+        return False, max(found, key=lambda standing: standing.retry_after)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -15,30 +15,32 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.fields import FIELDS
-from rossmann.data.uploads.table_chunks import PART, Parts, arrow_of
-from rossmann.models.inference.forecaster import Band, Forecast, Forecaster
-from rossmann.models.inference.row_warnings import FIRST, Touched, Warned
-from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, Rows
-from rossmann.serving.batch_prediction.row_records import MISSING, Scratch, weekday_of
-from rossmann.serving.batch_prediction.validation import Reading
+from rossmann.data.uploads.fields import REQUIRED_FIELDS
+from rossmann.data.uploads.table_chunks import CHUNK_ROWS, TableChunks, to_arrow
+from rossmann.models.inference.forecaster import Forecast, Forecaster, Interval
+from rossmann.models.inference.row_warnings import MAX_EXAMPLE_ROWS, RowWarning, WarningMasks
+from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
+from rossmann.serving.batch_prediction.row_records import MISSING, ArrayFile, weekday_of
+from rossmann.serving.batch_prediction.validation import ParsedFile
 from rossmann.serving.batch_prediction.writers import Writer
 
 _PART: Final = 65_536
 
 
-class Doubts:
+class FileWarnings:
     """The warnings of every row, on disk, and of them all."""
 
     def __init__(self, path: Path) -> None:
-        self._marks = Scratch(path, np.dtype(np.uint8))
-        self._kinds: dict[str, Warned] = {}
+        self._marks = ArrayFile(path, np.dtype(np.uint8))
+        self._kinds: dict[str, RowWarning] = {}
 
-    def find(self, reading: Reading, forecaster: Forecaster, origin: int, pool: Executor) -> None:
+    def scan(
+        self, reading: ParsedFile, forecaster: Forecaster, origin: int, pool: Executor
+    ) -> None:
         """Look at every row, in the threads of ``pool``."""
         starts = range(0, reading.count, _PART)
 
-        def look(start: int) -> Touched:
+        def look(start: int) -> WarningMasks:
             return _touched(reading, forecaster, origin, start)
 
         # What is told of stores names the longest wait of any of them.
@@ -47,20 +49,20 @@ class Doubts:
             self._add(start, min(_PART, reading.count - start), touched, words)
         self._marks.done()
 
-    def _add(self, start: int, length: int, touched: Touched, words: dict[str, str]) -> None:
+    def _add(self, start: int, length: int, touched: WarningMasks, words: dict[str, str]) -> None:
         marks = np.zeros(length, np.uint8)
         for kind, text, which in touched:
             places = np.flatnonzero(which)
             before = self._kinds.get(kind)
             count = len(places) + (before.count if before else 0)
-            first = (int(place) + start for place in places[:FIRST])
-            rows = (*(before.rows if before else ()), *first)[:FIRST]
-            self._kinds[kind] = Warned(kind, words.get(kind, text), count, rows)
+            first = (int(place) + start for place in places[:MAX_EXAMPLE_ROWS])
+            rows = (*(before.rows if before else ()), *first)[:MAX_EXAMPLE_ROWS]
+            self._kinds[kind] = RowWarning(kind, words.get(kind, text), count, rows)
             marks[which] |= 1 << list(self._kinds).index(kind)
         self._marks.add(marks)
 
     @property
-    def found(self) -> tuple[Warned, ...]:
+    def summary(self) -> tuple[RowWarning, ...]:
         """One of each kind, over the whole file."""
         return tuple(self._kinds.values())
 
@@ -71,7 +73,7 @@ class Doubts:
         texts = [" ".join(k for bit, k in enumerate(kinds) if mark >> bit & 1) or None
                  for mark in different.tolist()]  # fmt: skip
         return pa.DictionaryArray.from_arrays(
-            arrow_of(places), arrow_of(texts, pl.String)
+            to_arrow(places), to_arrow(texts, pl.String)
         ).dictionary_decode()
 
     def close(self) -> None:
@@ -79,24 +81,24 @@ class Doubts:
         self._marks.close()
 
 
-def _words(reading: Reading, forecaster: Forecaster, origin: int) -> Iterator[tuple[str, str]]:
+def _words(reading: ParsedFile, forecaster: Forecaster, origin: int) -> Iterator[tuple[str, str]]:
     """The texts for one row of each store."""
     stores = np.array(sorted(reading.stores), np.int32)
     first = reading.rows(0, 1).take(np.zeros(len(stores), np.int64))
     sample = replace(first, store=stores)
-    for kind, text, which in forecaster.touched(sample, origin):
+    for kind, text, which in forecaster.warning_masks(sample, origin):
         if which.any():
             yield kind, text
 
 
-def _touched(reading: Reading, forecaster: Forecaster, origin: int, start: int) -> Touched:
+def _touched(reading: ParsedFile, forecaster: Forecaster, origin: int, start: int) -> WarningMasks:
     count = min(_PART, reading.count - start)
     records = reading.records.at(start, count)
     rows = reading.rows(start, count)
     weekday = records["DayOfWeek"]
     off = (weekday != MISSING) & (weekday != weekday_of(rows.day))
     unsaid = records["Open"] == MISSING
-    own: Touched = [
+    own: WarningMasks = [
         ("day_of_week", "DayOfWeek contradicts Date: the Date decides", off),
         (
             "open_unsaid",
@@ -105,10 +107,10 @@ def _touched(reading: Reading, forecaster: Forecaster, origin: int, start: int) 
             unsaid,
         ),
     ]
-    return [*(one for one in own if one[2].any()), *forecaster.touched(rows, origin)]
+    return [*(one for one in own if one[2].any()), *forecaster.warning_masks(rows, origin)]
 
 
-Note = Callable[[int, Rows, Forecast], None]
+RecordChunk = Callable[[int, StoreDays, Forecast], None]
 """Takes what was answered from a row on."""
 _TYPES: Final = {
     "Store": pa.int32(),
@@ -121,7 +123,7 @@ _TYPES: Final = {
 
 
 @dataclass(frozen=True)
-class Order:
+class ChunkPlan:
     """What every row of a file is answered with.
 
     ``typed``: the six fields are written as numbers and days rather than as the file has them.
@@ -153,15 +155,15 @@ class Order:
         return ["forecast", *bounds, "model_version", "as_of", "warnings"]
 
 
-def send_forecasts(
-    parts: Parts,
-    reading: Reading,
-    doubts: Doubts,
-    order: Order,
+def stream_forecasts(
+    parts: TableChunks,
+    reading: ParsedFile,
+    doubts: FileWarnings,
+    order: ChunkPlan,
     open_writer: Callable[[pa.Schema], Writer],
     pool: Executor,
     ahead: int,
-    note: Note,
+    note: RecordChunk,
 ) -> None:
     """Write the file with its forecasts; ``ahead``: parts in the making at once.
 
@@ -176,12 +178,12 @@ def send_forecasts(
                 writer = open_writer(schema)
                 work = _Work(reading, doubts, order, schema, writer, note)
             if len(waiting) >= ahead:
-                writer.add(waiting.popleft().result())
+                writer.write(waiting.popleft().result())
             waiting.append(pool.submit(work.make, start, part))
         assert writer is not None  # a file has rows: that was seen before
         while waiting:
-            writer.add(waiting.popleft().result())
-        writer.end()
+            writer.write(waiting.popleft().result())
+        writer.close()
     finally:
         for future in waiting:
             future.cancel()
@@ -191,12 +193,12 @@ def send_forecasts(
                 future.exception()
 
 
-def _parts(parts: Parts, count: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _parts(parts: TableChunks, count: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Parts of at most ``PART`` rows with the place of their first, without what follows them."""
     done = 0
     for batch in parts.read():
-        for begin in range(0, len(batch), PART):
-            part = batch.slice(begin, min(PART, count - done))
+        for begin in range(0, len(batch), CHUNK_ROWS):
+            part = batch.slice(begin, min(CHUNK_ROWS, count - done))
             if len(part):
                 yield done, part
             done += len(part)
@@ -206,50 +208,52 @@ def _parts(parts: Parts, count: int) -> Iterator[tuple[int, pa.RecordBatch]]:
 class _Work:
     """Makes the answers of parts."""
 
-    reading: Reading
-    doubts: Doubts
-    order: Order
+    reading: ParsedFile
+    doubts: FileWarnings
+    order: ChunkPlan
     schema: pa.Schema
     writer: Writer
-    note: Note
+    note: RecordChunk
 
     def make(self, start: int, part: pa.RecordBatch) -> Any:
         """A part with its forecasts, as the writer takes it."""
         order, count = self.order, len(part)
         rows = self.reading.rows(start, count)
-        sales, bands = order.forecaster.score(rows, order.origin, order.levels, order.objective)
+        sales, bands = order.forecaster.predict_rows(
+            rows, order.origin, order.levels, order.objective
+        )
         columns = dict(zip(part.schema.names, part.columns, strict=True))
         if order.typed:
             columns |= _typed(rows, self.reading.columns)
         columns |= dict(zip(order.added, self._added(sales, bands, start), strict=True))
         arrays = [columns[field.name].cast(field.type) for field in self.schema]
-        made = self.writer.made(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        made = self.writer.encode(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
         self.note(start, rows, Forecast(sales, order.origin, bands, (), order.objective))
         return made
 
-    def _added(self, sales: FloatArray, bands: tuple[Band, ...], start: int) -> list[pa.Array]:
+    def _added(self, sales: FloatArray, bands: tuple[Interval, ...], start: int) -> list[pa.Array]:
         count = len(sales)
-        bounds = [arrow_of(side) for band in bands for side in (band.lower, band.upper)]
+        bounds = [to_arrow(side) for band in bands for side in (band.lower, band.upper)]
         return [
-            arrow_of(sales),
+            to_arrow(sales),
             *bounds,
-            arrow_of(np.full(count, self.order.version, np.int32)),
+            to_arrow(np.full(count, self.order.version, np.int32)),
             _days(np.full(count, self.order.origin, np.int32)),
             self.doubts.column(start, count),
         ]
 
 
-def _typed(rows: Rows, columns: dict[str, str]) -> dict[str, pa.Array]:
+def _typed(rows: StoreDays, columns: dict[str, str]) -> dict[str, pa.Array]:
     values = (
-        arrow_of(rows.store),
+        to_arrow(rows.store),
         _days(rows.day),
-        arrow_of(rows.open),
-        arrow_of(rows.promo),
-        arrow_of(STATE_HOLIDAYS).take(arrow_of(rows.state_holiday)),
-        arrow_of(rows.school_holiday),
+        to_arrow(rows.open),
+        to_arrow(rows.promo),
+        to_arrow(STATE_HOLIDAYS).take(to_arrow(rows.state_holiday)),
+        to_arrow(rows.school_holiday),
     )
-    return {columns[name]: value for name, value in zip(FIELDS, values, strict=True)}
+    return {columns[name]: value for name, value in zip(REQUIRED_FIELDS, values, strict=True)}
 
 
 def _days(days: npt.NDArray[np.int32]) -> pa.Array:
-    return arrow_of(days).cast(pa.date32())
+    return to_arrow(days).cast(pa.date32())

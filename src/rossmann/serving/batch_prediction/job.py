@@ -16,20 +16,25 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.table_chunks import Kind, Parts, open_parts
-from rossmann.errors import BrokenRule, Fault, RequestError, ServiceError
-from rossmann.models.inference.row_warnings import Warned
+from rossmann.data.uploads.table_chunks import FileFormat, TableChunks, open_table
+from rossmann.errors import DataValidationError, ErrorDetail, RequestError, ServiceError
+from rossmann.models.inference.row_warnings import RowWarning
 from rossmann.schema import Objective
-from rossmann.serving.batch_prediction.chunk_forecasts import Doubts, Note, Order, send_forecasts
-from rossmann.serving.batch_prediction.upload import Asked
-from rossmann.serving.batch_prediction.validation import (
-    Reading,
-    read_records,
-    refuse_faults,
-    settle,
+from rossmann.serving.batch_prediction.chunk_forecasts import (
+    ChunkPlan,
+    FileWarnings,
+    RecordChunk,
+    stream_forecasts,
 )
-from rossmann.serving.batch_prediction.writers import Writer, open_writer, refuse_length
-from rossmann.serving.runtime.version_manager import Picked
+from rossmann.serving.batch_prediction.upload import BatchOptions
+from rossmann.serving.batch_prediction.validation import (
+    ParsedFile,
+    parse_file,
+    raise_row_errors,
+    validate_file,
+)
+from rossmann.serving.batch_prediction.writers import Writer, check_row_limit, open_writer
+from rossmann.serving.runtime.version_manager import SelectedVersion
 from rossmann.settings import Settings
 
 _NAME: Final = "the file"
@@ -38,7 +43,7 @@ _UNPACKED: Final = 4
 
 
 @dataclass(frozen=True)
-class Limits:
+class UploadLimits:
     """What a file may hold."""
 
     bytes: int
@@ -46,19 +51,19 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """A file without faults, ready to be forecast."""
 
-    kind: Kind
+    kind: FileFormat
     stage: str
-    order: Order
+    order: ChunkPlan
     folder: Path
-    parts: Parts
-    reading: Reading
-    doubts: Doubts
+    parts: TableChunks
+    reading: ParsedFile
+    doubts: FileWarnings
     pool: Executor
     threads: int
-    note: Note
+    note: RecordChunk
 
     @property
     def rows(self) -> int:
@@ -66,9 +71,9 @@ class Job:
         return self.reading.count
 
     @property
-    def warnings(self) -> tuple[Warned, ...]:
+    def warnings(self) -> tuple[RowWarning, ...]:
         """One of a kind, over all rows."""
-        return self.doubts.found
+        return self.doubts.summary
 
     def run(self, send: Callable[[bytes], None]) -> None:
         """Forecast all rows and send the answer's file, block by block."""
@@ -77,7 +82,7 @@ class Job:
             return open_writer(self.kind, schema, self.parts.separator, self.folder, send)
 
         ahead = self.threads + 2
-        send_forecasts(
+        stream_forecasts(
             self.parts, self.reading, self.doubts, self.order, open_it, self.pool, ahead, self.note
         )
 
@@ -87,43 +92,47 @@ class Job:
         self.doubts.close()
 
 
-def open_job(
+def prepare_job(
     folder: Path,
-    asked: Asked,
-    picked: Picked,
+    asked: BatchOptions,
+    picked: SelectedVersion,
     objective: Objective,
-    limits: Limits,
+    limits: UploadLimits,
     pool: Executor,
     threads: int,
-    note: Note,
-) -> Job:
+    note: RecordChunk,
+) -> BatchJob:
     """Read the file ``body`` in ``folder`` once, and check every row of it.
 
     Raises ``RequestError`` with the faults, ``ServiceError`` where the disk is full.
     """
-    forecaster = picked.served.forecaster.on_one_thread()
+    forecaster = picked.served.forecaster.single_threaded()
     with ExitStack() as undo:
         try:
-            parts = open_parts(_NAME, folder / "body", folder, _UNPACKED * limits.bytes)
-            reading = read_records(_NAME, parts, folder / "records", limits.rows)
+            parts = open_table(_NAME, folder / "body", folder, _UNPACKED * limits.bytes)
+            reading = parse_file(_NAME, parts, folder / "records", limits.rows)
             undo.callback(reading.close)
-            settled = settle(reading, forecaster, asked, objective)
-            refuse_faults(parts, reading, settled)
-        except (BrokenRule, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            msg = str(error) if isinstance(error, BrokenRule) else _unreadable(error)
-            raise RequestError([Fault(("body",), msg, "no_table")]) from error
+            settled = validate_file(reading, forecaster, asked, objective)
+            raise_row_errors(parts, reading, settled)
+        except (
+            DataValidationError,
+            pl.exceptions.PolarsError,
+            pl.exceptions.PanicException,
+        ) as error:
+            msg = str(error) if isinstance(error, DataValidationError) else _unreadable(error)
+            raise RequestError([ErrorDetail(("body",), msg, "no_table")]) from error
         except OSError as error:
             raise ServiceError(f"the file cannot be kept: {error.strerror}") from error
         kind = asked.form or parts.kind
-        refuse_length(kind, reading.count)
-        doubts = Doubts(folder / "marks")
+        check_row_limit(kind, reading.count)
+        doubts = FileWarnings(folder / "marks")
         undo.callback(doubts.close)
-        doubts.find(reading, forecaster, settled.origin, pool)
+        doubts.scan(reading, forecaster, settled.origin, pool)
         undo.pop_all()
     typed = parts.kind != "parquet" and kind != "csv"
     version = picked.served.version
-    order = Order(forecaster, version, settled.origin, asked.levels, objective, typed)
-    return Job(kind, picked.stage, order, folder, parts, reading, doubts, pool, threads, note)
+    order = ChunkPlan(forecaster, version, settled.origin, asked.levels, objective, typed)
+    return BatchJob(kind, picked.stage, order, folder, parts, reading, doubts, pool, threads, note)
 
 
 def _unreadable(error: BaseException) -> str:
@@ -134,7 +143,7 @@ def _unreadable(error: BaseException) -> str:
 _PREFIX: Final = "rossmann-file-"
 
 
-def drafts_dir(settings: Settings) -> Path | None:
+def workspace_root(settings: Settings) -> Path | None:
     """The data folder's, which is a disk; None (the system's) where it cannot be written."""
     folder = settings.run_dir / "files"
     try:
@@ -144,12 +153,12 @@ def drafts_dir(settings: Settings) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def new_folder(parent: Path | None) -> Path:
+def create_workspace(parent: Path | None) -> Path:
     """An empty folder; its name tells whose it is."""
     return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
 
 
-def remove_leftovers(parent: Path | None) -> None:
+def remove_stale_workspaces(parent: Path | None) -> None:
     """Remove what processes left that were killed; called before this one makes any."""
     root = Path(tempfile.gettempdir()) if parent is None else parent
     for folder in root.glob(f"{_PREFIX}*"):

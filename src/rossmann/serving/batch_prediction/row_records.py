@@ -10,13 +10,13 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.fields import field_text, field_value, usual_open
-from rossmann.data.uploads.table_chunks import arrow_of, series_of
-from rossmann.schema import Rows
+from rossmann.data.uploads.fields import default_open, field_text, field_value
+from rossmann.data.uploads.table_chunks import to_arrow, to_series
+from rossmann.schema import StoreDays
 
-WRONG: Final = -1
+INVALID: Final = -1
 MISSING: Final = -2
-RECORD: Final = np.dtype(
+ROW_DTYPE: Final = np.dtype(
     [
         ("Store", "<i4"),
         ("Date", "<i4"),
@@ -28,13 +28,13 @@ RECORD: Final = np.dtype(
     ]
 )
 """A row: each field's value, or that it is wrong or missing; a date by its place in a list."""
-MOST_KNOWN: Final = 20_000
+MAX_CACHED_VALUES: Final = 20_000
 """Different values of a column that are kept in mind."""
 Records = npt.NDArray[np.void]
 Codes = npt.NDArray[np.int32]
 
 
-class Scratch:
+class ArrayFile:
     """Numbers of one kind in a file, written once in order and read from anywhere."""
 
     def __init__(self, path: Path, kind: "np.dtype[Any]") -> None:
@@ -59,7 +59,7 @@ class Scratch:
         self._file.close()
 
 
-class Values:
+class ColumnEncoder:
     """What a column's values stand for; a value that comes again is not looked at again.
 
     ``read``: codes of texts, null where a value is missing.
@@ -81,32 +81,32 @@ class Values:
     def _looked_up(self, different: pa.Array) -> Codes:
         given = different.to_pylist()
         new = [place for place, value in enumerate(given) if value not in self._known]
-        if len(new) > MOST_KNOWN:  # a column of anything: its texts are not kept
+        if len(new) > MAX_CACHED_VALUES:  # a column of anything: its texts are not kept
             return self._codes(different)
         if new:
-            if len(self._known) + len(new) > MOST_KNOWN:
+            if len(self._known) + len(new) > MAX_CACHED_VALUES:
                 self._known.clear()
                 new = list(range(len(given)))
-            found = self._codes(different.take(arrow_of(new))).tolist()
+            found = self._codes(different.take(to_arrow(new))).tolist()
             self._known.update(zip((given[place] for place in new), found, strict=True))
         return np.array([self._known[value] for value in given], np.int32)
 
     def _codes(self, different: pa.Array) -> Codes:
-        return self._read(field_text(series_of(different)))
+        return self._read(field_text(to_series(different)))
 
 
-def field_values(field: str) -> Values:
+def field_encoder(field: str) -> ColumnEncoder:
     """The values of a field: what they are, or ``WRONG`` or ``MISSING``."""
 
     def read(text: pl.Series) -> Codes:
         value = text.to_frame(field).select(field_value(field, {})).to_series()
-        known = value.cast(pl.Int64).fill_null(WRONG).set(text.is_null(), MISSING)
+        known = value.cast(pl.Int64).fill_null(INVALID).set(text.is_null(), MISSING)
         return known.to_numpy().astype(np.int32)
 
-    return Values(read)
+    return ColumnEncoder(read)
 
 
-def weekday_values() -> Values:
+def weekday_encoder() -> ColumnEncoder:
     """Weekdays, ``MISSING`` for what is none."""
 
     def read(text: pl.Series) -> Codes:
@@ -114,13 +114,13 @@ def weekday_values() -> Values:
         value = value.set(~value.is_between(1, 7), MISSING).fill_null(MISSING)
         return value.to_numpy().astype(np.int32)
 
-    return Values(read)
+    return ColumnEncoder(read)
 
 
 def date_codes(column: pa.Array, places: dict[str, int]) -> Codes:
     """The place of each row's date in ``places`` (n,), which grows by those that are new."""
     coded = _coded(column)
-    text = field_text(series_of(coded.dictionary))
+    text = field_text(to_series(coded.dictionary))
     values = [
         MISSING if day is None else places.setdefault(day, len(places)) for day in text.to_list()
     ]
@@ -137,12 +137,12 @@ def _coded(column: pa.Array) -> pa.DictionaryArray:
 
 def _spread(coded: pa.DictionaryArray, values: Codes) -> Codes:
     # By polars, because Arrow's own ways to numpy import pandas.
-    places = series_of(coded.indices).cast(pl.Int32).fill_null(len(values))
+    places = to_series(coded.indices).cast(pl.Int32).fill_null(len(values))
     table = np.append(values, np.int32(MISSING))
     return np.asarray(table[places.to_numpy()], np.int32)
 
 
-def to_rows(records: Records, days: Codes) -> Rows:
+def to_rows(records: Records, days: Codes) -> StoreDays:
     """Rows without faults; ``days``: the day of each place in the list of dates.
 
     Where a row does not say whether the store opens, the rule does.
@@ -153,11 +153,11 @@ def to_rows(records: Records, days: Codes) -> Rows:
     unsaid = records["Open"] == MISSING
     if unsaid.any():
         told = pl.DataFrame({"weekday": weekday_of(day[unsaid]), "holiday": holiday[unsaid]})
-        usual = told.select(usual_open(pl.col("weekday"), pl.col("holiday"))).to_series()
+        usual = told.select(default_open(pl.col("weekday"), pl.col("holiday"))).to_series()
         opens[unsaid] = usual.to_numpy()
     promo = records["Promo"].astype(np.uint8)
     school = records["SchoolHoliday"].astype(np.uint8)
-    return Rows(records["Store"].astype(np.int32), day, opens, promo, holiday, school)
+    return StoreDays(records["Store"].astype(np.int32), day, opens, promo, holiday, school)
 
 
 def weekday_of(day: Codes) -> Codes:
@@ -165,7 +165,7 @@ def weekday_of(day: Codes) -> Codes:
     return np.asarray((day + 3) % 7 + 1, np.int32)
 
 
-def all_missing(records: Records, fields: Sequence[str]) -> npt.NDArray[np.bool_]:
+def is_empty_row(records: Records, fields: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Which rows hold nothing in ``fields``."""
     empty = np.ones(len(records), np.bool_)
     for field in fields:

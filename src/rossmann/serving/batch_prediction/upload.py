@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from rossmann.data.uploads.fields import DATE_FORMATS
-from rossmann.data.uploads.table_chunks import Kind
-from rossmann.epoch_days import read_day
-from rossmann.errors import Fault, RequestError, ServiceError, TooLarge
-from rossmann.models.inference.row_checks import shown
+from rossmann.data.uploads.table_chunks import FileFormat
+from rossmann.epoch_days import parse_iso_day
+from rossmann.errors import ErrorDetail, PayloadTooLargeError, RequestError, ServiceError
+from rossmann.models.inference.row_checks import format_value
 from rossmann.schema import Objective
-from rossmann.serving.request_parsing.predict_parser import faults_of
+from rossmann.serving.request_parsing.predict_parser import to_error_details
 from rossmann.serving.schemas.forecasts import PredictOptions
 
 _BLOCK: Final = 1 << 20
@@ -30,7 +30,7 @@ _PATIENCE: Final = 60.0
 _FORM: Final = "multipart/form-data"
 
 
-class FormFile:
+class MultipartFileReader:
     """Takes the one file out of a form, as a browser or ``curl -F file=@x`` sends it."""
 
     def __init__(self, content_type: str) -> None:
@@ -101,10 +101,10 @@ class FormFile:
 
 
 def _no_form(msg: str) -> RequestError:
-    return RequestError([Fault(("body",), msg, "form")])
+    return RequestError([ErrorDetail(("body",), msg, "form")])
 
 
-async def spool(request: Request, path: Path, most: int) -> int:
+async def save_upload(request: Request, path: Path, most: int) -> int:
     """Write the body, or the one file in its form, to ``path``: the bytes written.
 
     Raises ``TooLarge`` as soon as it is known to be longer than ``most`` bytes, ``RequestError``
@@ -113,7 +113,7 @@ async def spool(request: Request, path: Path, most: int) -> int:
     """
     told = request.headers.get("content-length", "0")
     kind = request.headers.get("content-type", "")
-    form = FormFile(kind) if kind.lower().startswith(_FORM) else None
+    form = MultipartFileReader(kind) if kind.lower().startswith(_FORM) else None
     # A form's own lines come on top.
     room = most if form is None else most + _BLOCK
     if told.isdecimal() and (len(told) > 18 or int(told) > room):
@@ -131,7 +131,7 @@ async def spool(request: Request, path: Path, most: int) -> int:
     if form is not None:
         form.end()
     if not size:
-        raise RequestError([Fault(("body",), "the file is empty", "empty")])
+        raise RequestError([ErrorDetail(("body",), "the file is empty", "empty")])
     return size
 
 
@@ -165,17 +165,17 @@ async def _blocks(
         yield b"".join(parts)
 
 
-def _too_long(most: int) -> TooLarge:
+def _too_long(most: int) -> PayloadTooLargeError:
     msg = f"a file may hold at most {most // 2**20} MB: send the rows in parts"
-    return TooLarge([Fault(("body",), msg, "too_many_bytes")])
+    return PayloadTooLargeError([ErrorDetail(("body",), msg, "too_many_bytes")])
 
 
-KINDS: Final[tuple[Kind, ...]] = ("csv", "parquet", "xlsx")
-OPTIONS: Final = ("model_stage", "as_of", "intervals", "objective", "date_format", "format")
+FILE_FORMATS: Final[tuple[FileFormat, ...]] = ("csv", "parquet", "xlsx")
+OPTION_NAMES: Final = ("model_stage", "as_of", "intervals", "objective", "date_format", "format")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BatchOptions:
     """The options; ``as_of`` in days since 1970-01-01, ``form`` None for the file's own."""
 
     model_stage: str | int
@@ -183,17 +183,17 @@ class Asked:
     levels: tuple[float, ...]
     objective: Objective | None
     date_format: str | None
-    form: Kind | None
+    form: FileFormat | None
 
 
-def read_options(query: Iterable[tuple[str, str]]) -> Asked:
+def read_options(query: Iterable[tuple[str, str]]) -> BatchOptions:
     """Read the query's pairs; raises ``RequestError`` with every fault."""
     given: dict[str, Any] = {}
-    faults: list[Fault] = []
+    faults: list[ErrorDetail] = []
     for name, text in query:
-        if name not in OPTIONS:
-            msg = f"{name[:80]} is not an option; there are: {', '.join(OPTIONS)}"
-            faults.append(Fault((name[:80],), msg, "extra_forbidden"))
+        if name not in OPTION_NAMES:
+            msg = f"{name[:80]} is not an option; there are: {', '.join(OPTION_NAMES)}"
+            faults.append(ErrorDetail((name[:80],), msg, "extra_forbidden"))
         elif name == "intervals":
             parts = [part.strip() for part in text.split(",")]
             given.setdefault(name, []).extend(_number(part) for part in parts if part)
@@ -204,18 +204,18 @@ def read_options(query: Iterable[tuple[str, str]]) -> Asked:
     try:
         options = PredictOptions.model_validate(given)
     except ValidationError as error:
-        faults += faults_of(error, OPTIONS)
-    as_of = None if options.as_of is None else read_day(options.as_of)
+        faults += to_error_details(error, OPTION_NAMES)
+    as_of = None if options.as_of is None else parse_iso_day(options.as_of)
     if options.as_of is not None and as_of is None:
-        msg = f"as_of must be a real date written YYYY-MM-DD (got {shown(options.as_of)})"
-        faults.append(Fault(("as_of",), msg, "date_format"))
+        msg = f"as_of must be a real date written YYYY-MM-DD (got {format_value(options.as_of)})"
+        faults.append(ErrorDetail(("as_of",), msg, "date_format"))
     chosen = _chosen("date_format", date_format, DATE_FORMATS, faults)
-    wanted = _chosen("format", form, KINDS, faults)
+    wanted = _chosen("format", form, FILE_FORMATS, faults)
     if faults:
         raise RequestError(faults)
     levels = tuple(dict.fromkeys(options.intervals or ()))
-    known = next((kind for kind in KINDS if kind == wanted), None)
-    return Asked(options.model_stage, as_of, levels, options.objective, chosen, known)
+    known = next((kind for kind in FILE_FORMATS if kind == wanted), None)
+    return BatchOptions(options.model_stage, as_of, levels, options.objective, chosen, known)
 
 
 def _number(text: str) -> float | str:
@@ -226,13 +226,13 @@ def _number(text: str) -> float | str:
 
 
 def _chosen(
-    name: str, text: str | None, choices: tuple[str, ...], faults: list[Fault]
+    name: str, text: str | None, choices: tuple[str, ...], faults: list[ErrorDetail]
 ) -> str | None:
     if text is None:
         return None
     for choice in choices:
         if choice.casefold() == text.strip().casefold():
             return choice
-    msg = f"{name} must be one of {', '.join(choices)} (got {shown(text)})"
-    faults.append(Fault((name,), msg, "literal_error"))
+    msg = f"{name} must be one of {', '.join(choices)} (got {format_value(text)})"
+    faults.append(ErrorDetail((name,), msg, "literal_error"))
     return None

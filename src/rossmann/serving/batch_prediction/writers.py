@@ -14,11 +14,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rossmann.data.uploads.table_chunks import Kind
-from rossmann.errors import Fault, RequestError, ServiceError
+from rossmann.data.uploads.table_chunks import FileFormat
+from rossmann.errors import ErrorDetail, RequestError, ServiceError
 
 Send = Callable[[bytes], None]
-MEDIA: Final[dict[Kind, str]] = {
+MEDIA_TYPES: Final[dict[FileFormat, str]] = {
     "csv": "text/csv; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
@@ -33,32 +33,34 @@ _BLOCK: Final = 1 << 20
 class Writer(Protocol):
     """Takes parts in order, and sends bytes as soon as there are enough."""
 
-    def made(self, part: pa.RecordBatch) -> Any:
+    def encode(self, part: pa.RecordBatch) -> Any:
         """What ``add`` takes; may run in any thread."""
 
-    def add(self, made: Any) -> None:
+    def write(self, made: Any) -> None:
         """The next part."""
 
-    def end(self) -> None:
+    def close(self) -> None:
         """No part follows."""
 
 
-def open_writer(kind: Kind, schema: pa.Schema, separator: str, work: Path, send: Send) -> Writer:
+def open_writer(
+    kind: FileFormat, schema: pa.Schema, separator: str, work: Path, send: Send
+) -> Writer:
     """What writes tables of ``schema``; ``work``: a folder for drafts."""
     match kind:
         case "parquet":
             return ParquetWriter(schema, send)
         case "xlsx":
-            return SheetWriter(schema, work / "answer.xlsx", send)
+            return ExcelWriter(schema, work / "answer.xlsx", send)
         case _:
             return CsvWriter(schema, separator, send)
 
 
-def refuse_length(kind: Kind, rows: int) -> None:
+def check_row_limit(kind: FileFormat, rows: int) -> None:
     """Raise ``RequestError`` for more rows than a file of that kind holds."""
     if kind == "xlsx" and rows > _SHEET_ROWS:
         msg = f"a sheet holds at most {_SHEET_ROWS:,} rows, not {rows:,}: ask for csv or parquet"
-        raise RequestError([Fault(("format",), msg, "too_many_rows")])
+        raise RequestError([ErrorDetail(("format",), msg, "too_many_rows")])
 
 
 class CsvWriter:
@@ -70,17 +72,17 @@ class CsvWriter:
         names = pl.DataFrame({name: [] for name in schema.names})
         send(names.write_csv(separator=separator).encode())
 
-    def made(self, part: pa.RecordBatch) -> bytes:
+    def encode(self, part: pa.RecordBatch) -> bytes:
         """The part as text."""
         frame = pl.from_arrow(part)
         assert isinstance(frame, pl.DataFrame)
         return frame.write_csv(include_header=False, separator=self._separator).encode()
 
-    def add(self, made: bytes) -> None:
+    def write(self, made: bytes) -> None:
         """The next part."""
         self._send(made)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """No part follows."""
 
 
@@ -93,11 +95,11 @@ class ParquetWriter:
         self._writer = pq.ParquetWriter(pa.PythonFile(self._pipe, mode="w"), schema)
         self._parts: list[pa.RecordBatch] = []
 
-    def made(self, part: pa.RecordBatch) -> pa.RecordBatch:
+    def encode(self, part: pa.RecordBatch) -> pa.RecordBatch:
         """The part as it is."""
         return part
 
-    def add(self, made: pa.RecordBatch) -> None:
+    def write(self, made: pa.RecordBatch) -> None:
         """The next part."""
         self._parts.append(made)
         if sum(map(len, self._parts)) >= _GROUP:
@@ -108,7 +110,7 @@ class ParquetWriter:
         self._parts = []
         self._pipe.flush()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """No part follows."""
         if self._parts:
             self._flush()
@@ -159,7 +161,7 @@ class _Exact(float):
         return cls(value)
 
 
-class SheetWriter:
+class ExcelWriter:
     """A workbook of one sheet. It is a zip file, so it can be sent only when it is whole."""
 
     def __init__(self, schema: pa.Schema, path: Path, send: Send) -> None:
@@ -173,11 +175,11 @@ class SheetWriter:
             self._sheet.write_string(0, place, name)
         self._row = 1
 
-    def made(self, part: pa.RecordBatch) -> list[list[Any]]:
+    def encode(self, part: pa.RecordBatch) -> list[list[Any]]:
         """The values by column."""
         return [column.to_pylist() for column in part.columns]
 
-    def add(self, made: list[list[Any]]) -> None:
+    def write(self, made: list[list[Any]]) -> None:
         """The next part."""
         # Row by row: a row that is left can no longer be written.
         for values in zip(*made, strict=True):
@@ -202,7 +204,7 @@ class SheetWriter:
             case _:
                 self._sheet.write_string(row, place, str(value))
 
-    def end(self) -> None:
+    def close(self) -> None:
         """No part follows: send the file."""
         self._book.close()
         with self._path.open("rb") as file:
@@ -210,31 +212,31 @@ class SheetWriter:
                 self._send(block)
 
 
-AHEAD: Final = 2
+MAX_BUFFERED_BLOCKS: Final = 2
 _PATIENCE: Final = 60.0
 """Seconds that a client may take nothing: who reads no answer must not keep others from theirs."""
 
 
-class Gone(ServiceError):
+class ClientGoneError(ServiceError):
     """Nobody waits for the answer any more."""
 
 
-class Channel:
+class BlockStream:
     """Made on the event loop; ``send`` runs in a thread, the rest on the loop."""
 
     def __init__(self, patience: float = _PATIENCE) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._room = threading.Semaphore(AHEAD)
+        self._room = threading.Semaphore(MAX_BUFFERED_BLOCKS)
         self._patience = patience
         self._closed = False
 
     def send(self, block: bytes) -> None:
         """Pass a block on; waits while there is no room. Raises ``Gone``."""
         if not self._room.acquire(timeout=self._patience):
-            raise Gone(f"the client took nothing for {self._patience:.0f} seconds")
+            raise ClientGoneError(f"the client took nothing for {self._patience:.0f} seconds")
         if self._closed:
-            raise Gone("the client went away")
+            raise ClientGoneError("the client went away")
         self._loop.call_soon_threadsafe(self._queue.put_nowait, block)
 
     def end(self) -> None:

@@ -12,19 +12,19 @@ from pydantic import TypeAdapter
 from rossmann.errors import ServiceError
 from rossmann.schema import Objective
 from rossmann.serving.client.responses import (
-    Answer,
-    FileAnswer,
+    FileResult,
+    ResponseModel,
     file_options,
-    read_answer,
-    read_list,
-    refuse,
-    send_file,
+    parse_list,
+    parse_response,
+    raise_for_error,
+    transfer_file,
 )
-from rossmann.serving.schemas.forecasts import ExplainAnswer, PredictAnswer
+from rossmann.serving.schemas.forecasts import ExplainResponse, PredictResponse
 from rossmann.serving.schemas.models import (
     ExperimentState,
     Health,
-    Loaded,
+    LoadResponse,
     ModelInfo,
     ModelVersionInfo,
 )
@@ -33,7 +33,7 @@ from rossmann.serving.schemas.stores import StoreHistory, StorePlan, StoreSummar
 _STORES = TypeAdapter(list[StoreSummary])
 _VERSIONS = TypeAdapter(list[ModelVersionInfo])
 
-PATIENCE: Final = 120.0
+EXPLAIN_TIMEOUT: Final = 120.0
 """Seconds that an answer with drivers may take: a full request has some hundred rows."""
 
 
@@ -54,7 +54,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._patient = httpx.Timeout(max(timeout, PATIENCE), connect=min(timeout, 5.0))
+        self._patient = httpx.Timeout(max(timeout, EXPLAIN_TIMEOUT), connect=min(timeout, 5.0))
         self._http = httpx.Client(
             base_url=self.base_url,
             headers={"X-API-Key": api_key} if api_key else {},
@@ -95,12 +95,12 @@ class Client:
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
         totals: Sequence[str] = (),
-    ) -> PredictAnswer:
+    ) -> PredictResponse:
         """Forecast each of ``rows`` (the seven fields), in their order, and sums of them."""
         body = _body(rows, stage, as_of, intervals, objective)
         if totals:
             body["totals"] = list(totals)
-        return read_answer(self._send("POST", "/predict", json=body), PredictAnswer)
+        return parse_response(self._send("POST", "/predict", json=body), PredictResponse)
 
     def predict_file(
         self,
@@ -111,7 +111,7 @@ class Client:
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
         date_format: str | None = None,
-    ) -> FileAnswer:
+    ) -> FileResult:
         """Forecast every row of a CSV, Parquet or Excel file into ``target``.
 
         The ending of ``target`` (.csv, .parquet, .xlsx) is the format of the answer; with another
@@ -120,7 +120,9 @@ class Client:
         asked = file_options(target, stage, as_of, intervals, objective, date_format)
         with self._worded():
             try:
-                return send_file(self._http, source, target, asked, self._patient, refuse)
+                return transfer_file(
+                    self._http, source, target, asked, self._patient, raise_for_error
+                )
             except (KeyError, ValueError) as error:
                 raise ServiceError(
                     f"what answers at {self.base_url} is not this service"
@@ -133,18 +135,18 @@ class Client:
         as_of: str | None = None,
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
-    ) -> ExplainAnswer:
+    ) -> ExplainResponse:
         """Forecast each of ``rows``, with what drove it; takes some 25 ms a row.
 
         So it waits for ``PATIENCE`` seconds, or longer where the client was told to.
         """
         body = _body(rows, stage, as_of, intervals, objective)
         answer = self._send("POST", "/explain", json=body, timeout=self._patient)
-        return read_answer(answer, ExplainAnswer)
+        return parse_response(answer, ExplainResponse)
 
     def stores(self) -> list[StoreSummary]:
         """Every store, by number."""
-        return read_list(_STORES, self._send("GET", "/stores"))
+        return parse_list(_STORES, self._send("GET", "/stores"))
 
     def store(self, number: int) -> StoreSummary:
         """One store."""
@@ -162,17 +164,19 @@ class Client:
 
     def experiments_current(self) -> ExperimentState:
         """The experiment that runs, and how its challenger does; may take some seconds."""
-        return read_answer(
+        return parse_response(
             self._send("GET", "/experiments/current", timeout=self._patient), ExperimentState
         )
 
     def models(self) -> list[ModelVersionInfo]:
         """Every version in the registry, newest first; needs an operator's key."""
-        return read_list(_VERSIONS, self._send("GET", "/models"))
+        return parse_list(_VERSIONS, self._send("GET", "/models"))
 
-    def load(self, stage: str | int = "Production") -> Loaded:
+    def load(self, stage: str | int = "Production") -> LoadResponse:
         """Load a stage or version; needs an operator's key."""
-        return read_answer(self._send("POST", "/model/load", json={"model_stage": stage}), Loaded)
+        return parse_response(
+            self._send("POST", "/model/load", json={"model_stage": stage}), LoadResponse
+        )
 
     def promote(self, version: int, reason: str = "", force: bool = False) -> ModelVersionInfo:
         """Make ``version`` the Production version; needs an operator's key.
@@ -181,22 +185,22 @@ class Client:
         """
         order = {"reason": reason, "force": force}
         answer = self._send("POST", f"/models/{version:d}/promote", json=order)
-        return read_answer(answer, ModelVersionInfo)
+        return parse_response(answer, ModelVersionInfo)
 
     def rollback(self, reason: str = "") -> ModelVersionInfo:
         """Go back to the version before; needs an operator's key."""
         answer = self._send("POST", "/models/rollback", json={"reason": reason})
-        return read_answer(answer, ModelVersionInfo)
+        return parse_response(answer, ModelVersionInfo)
 
     def _get(
-        self, path: str, shape: type[Answer], params: Mapping[str, Any] | None = None
-    ) -> Answer:
-        return read_answer(self._send("GET", path, params=params), shape)
+        self, path: str, shape: type[ResponseModel], params: Mapping[str, Any] | None = None
+    ) -> ResponseModel:
+        return parse_response(self._send("GET", path, params=params), shape)
 
     def _send(self, method: str, path: str, **parts: Any) -> httpx.Response:
         with self._worded():
             response = self._http.request(method, path, **parts)
-        refuse(response)
+        raise_for_error(response)
         return response
 
     @contextmanager

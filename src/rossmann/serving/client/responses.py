@@ -12,31 +12,31 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rossmann.errors import (
-    Fault,
-    GateFailed,
-    NoKey,
-    NoModel,
-    NoRight,
-    OverRate,
+    AuthenticationError,
+    ErrorDetail,
+    GateRejectedError,
+    ModelUnavailableError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    RateLimitError,
     RequestError,
     RossmannError,
     ServiceError,
-    TooLarge,
-    UnknownVersion,
+    VersionNotFoundError,
 )
 from rossmann.schema import Objective
-from rossmann.serving.schemas.forecasts import ErrorAnswer, Notice
+from rossmann.serving.schemas.forecasts import ErrorResponse, WarningMessage
 
-Answer = TypeVar("Answer", bound=BaseModel)
+ResponseModel = TypeVar("ResponseModel", bound=BaseModel)
 
 
-def refuse(response: httpx.Response) -> None:
+def raise_for_error(response: httpx.Response) -> None:
     """Raise what the service refused with, if it did."""
     if response.status_code >= 400:
         raise _error_of(response)
 
 
-def read_answer(response: httpx.Response, shape: type[Answer]) -> Answer:
+def parse_response(response: httpx.Response, shape: type[ResponseModel]) -> ResponseModel:
     """The answer as a message; raises ``ServiceError`` where it is another program's."""
     try:
         return shape.model_validate_json(response.content)
@@ -44,7 +44,9 @@ def read_answer(response: httpx.Response, shape: type[Answer]) -> Answer:
         raise _stranger(response) from error
 
 
-def read_list(adapter: TypeAdapter[list[Answer]], response: httpx.Response) -> list[Answer]:
+def parse_list(
+    adapter: TypeAdapter[list[ResponseModel]], response: httpx.Response
+) -> list[ResponseModel]:
     """The same for a list of messages."""
     try:
         return adapter.validate_json(response.content)
@@ -59,39 +61,43 @@ def _stranger(response: httpx.Response) -> ServiceError:
 def _error_of(response: httpx.Response) -> RossmannError:
     """The error that the service told by code and ``detail``."""
     try:
-        told = ErrorAnswer.model_validate_json(response.content)
+        told = ErrorResponse.model_validate_json(response.content)
     except ValidationError:
         return ServiceError(f"{response.url} answered {response.status_code}")
-    faults = [Fault(tuple(fault.loc), fault.msg, fault.type) for fault in told.detail]
+    faults = [ErrorDetail(tuple(fault.loc), fault.msg, fault.type) for fault in told.detail]
     text = "; ".join(fault.msg for fault in faults[:5])
     match response.status_code:
         case 400 | 405 | 422:
             return RequestError(faults)
         case 409:
-            return GateFailed(text)
+            return GateRejectedError(text)
         case 413:
-            return TooLarge(faults)
+            return PayloadTooLargeError(faults)
         case 401:
-            return NoKey(text)
+            return AuthenticationError(text)
         case 403:
-            return NoRight(text)
+            return PermissionDeniedError(text)
         case 404:
-            return UnknownVersion(text)
+            return VersionNotFoundError(text)
         case 429:
             waits = response.headers.get("retry-after", "")
-            return OverRate(text, int(waits) if waits.isdecimal() else 1)
+            return RateLimitError(text, int(waits) if waits.isdecimal() else 1)
         case 503:
-            return NoModel(text) if faults and faults[0].type == "no_model" else ServiceError(text)
+            return (
+                ModelUnavailableError(text)
+                if faults and faults[0].type == "no_model"
+                else ServiceError(text)
+            )
         case _:
             return ServiceError(f"{response.url} answered {response.status_code}: {text}")
 
 
 _BLOCK = 1 << 20
-_NOTICES = TypeAdapter(list[Notice])
+_NOTICES = TypeAdapter(list[WarningMessage])
 
 
 @dataclass(frozen=True)
-class FileAnswer:
+class FileResult:
     """What was told of a file that was forecast; ``path``: where its rows are."""
 
     path: Path
@@ -100,7 +106,7 @@ class FileAnswer:
     model_stage: str
     as_of: str
     objective: str
-    warnings: list[Notice]
+    warnings: list[WarningMessage]
 
 
 def file_options(
@@ -124,14 +130,14 @@ def file_options(
     return {name: value for name, value in asked.items() if value}
 
 
-def send_file(
+def transfer_file(
     http: httpx.Client,
     source: Path,
     target: Path,
     params: Mapping[str, str],
     timeout: httpx.Timeout,
     check: Callable[[httpx.Response], None],
-) -> FileAnswer:
+) -> FileResult:
     """Send ``source`` and write the answer to ``target``, which is there only when it is whole.
 
     ``check`` raises for a refusal. Raises ``httpx.HTTPError`` where the answer breaks off,
@@ -158,8 +164,8 @@ def send_file(
     return told
 
 
-def _told(headers: httpx.Headers, target: Path) -> FileAnswer:
-    return FileAnswer(
+def _told(headers: httpx.Headers, target: Path) -> FileResult:
+    return FileResult(
         path=target,
         count=int(headers["X-Rows"]),
         model_version=int(headers["X-Model-Version"]),

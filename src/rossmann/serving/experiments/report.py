@@ -14,35 +14,35 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import RossmannError
-from rossmann.models.evaluation.metrics import bias, compare, rmspe
-from rossmann.models.inference.protocols import StorePanel
+from rossmann.models.evaluation.metrics import bias, permutation_test, rmspe
 from rossmann.schema import FloatArray
-from rossmann.serving.experiments.shadow import Trial
-from rossmann.serving.runtime.cpu_affinity import roaming
+from rossmann.serving.experiments.shadow import RunningExperiment
+from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.serving.schemas.models import (
+    ActualsComparison,
     Agreement,
-    Compared,
+    Comparison,
     ExperimentState,
-    KnownSales,
-    RoleRows,
+    RoleRowCount,
     ShadowQueue,
-    SideScore,
+    VersionScore,
 )
 from rossmann.settings import Settings
 
 if TYPE_CHECKING:
+    from rossmann.data.panel.panel import Panel
     from rossmann.prediction_log.queries.experiment_rows import (
-        Counted,
-        Distinct,
+        DistinctRows,
         ExperimentLog,
+        RoleCount,
         TrialRole,
     )
 
 
-KEPT: Final = 15.0
+COMPARISON_TTL: Final = 15.0
 """Seconds for which a comparison is told again."""
-PATIENCE: Final = 45.0
+COMPARISON_TIMEOUT: Final = 45.0
 """Seconds that a call waits for one: it takes several looks at the log, of 20 at most."""
 _OFF: Final = "no experiment runs: ROSSMANN_EXPERIMENT is off"
 _NO_LOG: Final = "nothing is logged: ROSSMANN_PREDICTION_LOG is off"
@@ -54,29 +54,31 @@ class _Latest:
 
     pair: tuple[int, int] = (0, 0)
     done: float = 0.0
-    work: "asyncio.Future[Compared] | None" = field(default=None)
+    work: "asyncio.Future[Comparison] | None" = field(default=None)
 
 
 class ExperimentReport:
     """Tells of one worker's experiment; ``close`` ends its thread."""
 
-    def __init__(self, settings: Settings, service: Service, trial: Trial | None) -> None:
+    def __init__(
+        self, settings: Settings, service: Service, trial: RunningExperiment | None
+    ) -> None:
         self._service = service
         self._trial = trial
         self._days = settings.experiment_days
         wanted = trial is not None and settings.prediction_log
         self._log = _open_log(settings.log_url) if wanted else None
-        self._pool = ThreadPoolExecutor(1, "experiment", initializer=roaming())
+        self._pool = ThreadPoolExecutor(1, "experiment", initializer=unpinned())
         self._latest = _Latest()
 
-    async def now(self) -> ExperimentState:
+    async def current_state(self) -> ExperimentState:
         """The state, with a comparison that is some seconds old at most."""
         trial, production = self._trial, self._service.versions.production
         number = None if production is None else production.version
         if trial is None:
             return ExperimentState(mode="off", reason=_OFF, production_version=number)
         experiment, shadow = trial.experiment, trial.shadow
-        dealt = experiment.dealer.deals(self._service.panel.store_numbers)
+        dealt = experiment.dealer.is_challenger(self._service.panel.store_numbers)
         ab = experiment.mode == "ab"
         return ExperimentState(
             mode=experiment.mode,
@@ -100,12 +102,12 @@ class ExperimentReport:
         )
 
     async def _compared(
-        self, trial: Trial, production: int | None, challenger: int | None
-    ) -> Compared:
+        self, trial: RunningExperiment, production: int | None, challenger: int | None
+    ) -> Comparison:
         if self._log is None:
-            return Compared(reason=_NO_LOG)
+            return Comparison(reason=_NO_LOG)
         if production is None or challenger is None or production == challenger:
-            return Compared(reason="there are no two versions to compare")
+            return Comparison(reason="there are no two versions to compare")
         latest, pair = self._latest, (challenger, production)
         old = latest.work is not None and latest.work.done()
         if latest.work is None or latest.pair != pair or (old and self._is_old()):
@@ -115,16 +117,20 @@ class ExperimentReport:
             latest.pair = pair
         # All who ask meanwhile wait for the same one, and hold no thread.
         try:
-            return await asyncio.wait_for(asyncio.shield(latest.work), PATIENCE)
+            return await asyncio.wait_for(asyncio.shield(latest.work), COMPARISON_TIMEOUT)
         except TimeoutError:
-            return Compared(reason=f"the comparison takes longer than {PATIENCE:g} s: ask again")
+            return Comparison(
+                reason=f"the comparison takes longer than {COMPARISON_TIMEOUT:g} s: ask again"
+            )
 
     def _is_old(self) -> bool:
-        return time.monotonic() - self._latest.done > KEPT
+        return time.monotonic() - self._latest.done > COMPARISON_TTL
 
-    def _compare(self, trial: Trial, log: "ExperimentLog", pair: tuple[int, int]) -> Compared:
+    def _compare(
+        self, trial: RunningExperiment, log: "ExperimentLog", pair: tuple[int, int]
+    ) -> Comparison:
         role: TrialRole = "shadow" if trial.shadow is not None else "challenger"
-        told = Compared()
+        told = Comparison()
         try:
             self._fill(told, trial, log, role, pair)
         except RossmannError as error:
@@ -134,8 +140,8 @@ class ExperimentReport:
 
     def _fill(
         self,
-        told: Compared,
-        trial: Trial,
+        told: Comparison,
+        trial: RunningExperiment,
         log: "ExperimentLog",
         role: "TrialRole",
         pair: tuple[int, int],
@@ -145,7 +151,7 @@ class ExperimentReport:
         challenger, production = pair
         told.looked_from, counts = log.counts(datetime.now(UTC) - timedelta(days=self._days))
         told.rows = [
-            RoleRows(role=one.role, model_version=one.model_version, rows=one.rows)
+            RoleRowCount(role=one.role, model_version=one.model_version, rows=one.rows)
             for one in counts
         ]
         firsts = [_first(counts, role, challenger), _first(counts, "answer", production)]
@@ -158,20 +164,20 @@ class ExperimentReport:
         if role == "shadow":
             pairs = log.pairs(role, challenger, production, told.looked_from)
             told.agreement = agreement(pairs)
-            told.known_sales = paired_score(panel, pairs, challenger, production)
+            told.known_sales = score_same_rows(panel, pairs, challenger, production)
             return
-        theirs = log.side(role, challenger, since)
-        mine = log.side("answer", production, since)
+        theirs = log.version_rows(role, challenger, since)
+        mine = log.version_rows("answer", production, since)
         # Only the stores that are dealt so today: the share may have been another one before.
-        deals = trial.experiment.dealer.deals
+        deals = trial.experiment.dealer.is_challenger
         theirs = theirs.take(deals(theirs.store)) if len(theirs.store) else theirs
         mine = mine.take(np.logical_not(deals(mine.store))) if len(mine.store) else mine
-        told.known_sales = apart_score(panel, theirs, mine, challenger, production)
+        told.known_sales = score_separate_stores(panel, theirs, mine, challenger, production)
 
     def close(self) -> None:
         """Break off what runs, and end the thread."""
         if self._log is not None:
-            self._log.stop()
+            self._log.cancel()
         self._pool.shutdown(cancel_futures=True)
         if self._log is not None:
             self._log.close()
@@ -184,36 +190,36 @@ def _open_log(url: str) -> "ExperimentLog":
     return ExperimentLog(url)
 
 
-def _first(counts: "list[Counted]", role: str, version: int) -> datetime | None:
+def _first(counts: "list[RoleCount]", role: str, version: int) -> datetime | None:
     return next((c.first for c in counts if (c.role, c.model_version) == (role, version)), None)
 
 
-FAR: Final = 0.1
+LARGE_DIFFERENCE: Final = 0.1
 """From here on two forecasts of a row differ by much."""
 
 
-def agreement(pairs: "Distinct") -> Agreement | None:
+def agreement(pairs: "DistinctRows") -> Agreement | None:
     """How far the challenger is from Production, on open days; None where there is no row."""
-    both = (pairs.open > 0) & (pairs.sales > 0) & (pairs.other > 0)
+    both = (pairs.open > 0) & (pairs.sales > 0) & (pairs.production_forecast > 0)
     if not both.any():
         return None
-    ratio = pairs.sales[both] / pairs.other[both]
+    ratio = pairs.sales[both] / pairs.production_forecast[both]
     return Agreement(
         rows=len(ratio),
         mean_ratio=float(ratio.mean()),
         mean_absolute_log_difference=float(np.abs(np.log(ratio)).mean()),
-        beyond_10_percent=float(np.mean(np.abs(ratio - 1) > FAR)),
+        beyond_10_percent=float(np.mean(np.abs(ratio - 1) > LARGE_DIFFERENCE)),
     )
 
 
-def known_sales(panel: StorePanel, rows: "Distinct") -> FloatArray:
+def actual_sales(panel: "Panel", rows: "DistinctRows") -> FloatArray:
     """What was sold (n,), by the history that is known by now.
 
     NaN where that is not known, where nothing was sold, and where the day was not as planned (open,
     and with a promotion or without): a forecast for another plan is not wrong.
     """
     sold = np.full(len(rows.store), np.nan)
-    here = (rows.open > 0) & (rows.day <= panel.last_day) & (panel.locate(rows.store) >= 0)
+    here = (rows.open > 0) & (rows.day <= panel.last_day) & (panel.store_indices(rows.store) >= 0)
     places = np.flatnonzero(here)
     order = places[np.argsort(rows.store[places], kind="stable")]
     for group in np.split(order, np.flatnonzero(np.diff(rows.store[order])) + 1):
@@ -222,7 +228,7 @@ def known_sales(panel: StorePanel, rows: "Distinct") -> FloatArray:
     return sold
 
 
-def _of_store(panel: StorePanel, store: int, rows: "Distinct") -> FloatArray:
+def _of_store(panel: "Panel", store: int, rows: "DistinctRows") -> FloatArray:
     first, last = int(rows.day.min()), int(rows.day.max())
     past = panel.history(store, last, last - first + 1)
     at = np.searchsorted(past.day, rows.day)
@@ -232,47 +238,51 @@ def _of_store(panel: StorePanel, store: int, rows: "Distinct") -> FloatArray:
     return np.asarray(np.where(fits & (sold > 0), sold, np.nan), np.float64)
 
 
-def paired_score(
-    panel: StorePanel, pairs: "Distinct", challenger: int, production: int
-) -> KnownSales | None:
+def score_same_rows(
+    panel: "Panel", pairs: "DistinctRows", challenger: int, production: int
+) -> ActualsComparison | None:
     """Both on the same rows, with a test; None where no sales are known."""
-    sold = known_sales(panel, pairs)
+    sold = actual_sales(panel, pairs)
     known = np.isfinite(sold)
     if not known.any():
         return None
     sold, rows = sold[known], pairs.take(known)
-    test = compare(rows.store, rows.day, sold, rows.sales, rows.other)
-    return KnownSales(
+    test = permutation_test(rows.store, rows.day, sold, rows.sales, rows.production_forecast)
+    return ActualsComparison(
         paired=True,
         challenger=_score(challenger, rows.store, sold, rows.sales),
-        production=_score(production, rows.store, sold, rows.other),
+        production=_score(production, rows.store, sold, rows.production_forecast),
         chance=test.p,
-        better_stores=test.better,
+        better_stores=test.share_of_stores_better,
     )
 
 
-def apart_score(
-    panel: StorePanel, theirs: "Distinct", mine: "Distinct", challenger: int, production: int
-) -> KnownSales | None:
+def score_separate_stores(
+    panel: "Panel",
+    theirs: "DistinctRows",
+    mine: "DistinctRows",
+    challenger: int,
+    production: int,
+) -> ActualsComparison | None:
     """Each on stores of its own; None where sales are known for neither."""
     sides = []
     for version, rows in ((challenger, theirs), (production, mine)):
-        sold = known_sales(panel, rows)
+        sold = actual_sales(panel, rows)
         known = np.isfinite(sold)
         found = rows.take(known)
         sides.append(_score(version, found.store, sold[known], found.sales))
     if not sides[0].rows and not sides[1].rows:
         return None
-    return KnownSales(
+    return ActualsComparison(
         paired=False, challenger=sides[0], production=sides[1], chance=None, better_stores=None
     )
 
 
 def _score(
     version: int, store: npt.NDArray[np.int32], sold: FloatArray, sales: FloatArray
-) -> SideScore:
+) -> VersionScore:
     some = len(sold) > 0
-    return SideScore(
+    return VersionScore(
         model_version=version,
         rows=len(sold),
         stores=len(np.unique(store)),

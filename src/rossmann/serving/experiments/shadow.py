@@ -13,57 +13,60 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rossmann.errors import RequestError
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.forecaster import Forecast
-from rossmann.models.inference.protocols import StorePanel
-from rossmann.prediction_log.records import Door
-from rossmann.schema import Objective, Rows
+from rossmann.prediction_log.records import Endpoint
+from rossmann.schema import Objective, StoreDays
 from rossmann.serving.experiments.experiment import Experiment
-from rossmann.serving.observability.access_log import Line
+from rossmann.serving.observability.access_log import RequestRecord
 from rossmann.serving.observability.metrics import Metrics
-from rossmann.serving.observability.prediction_recorder import Journal
+from rossmann.serving.observability.prediction_recorder import PredictionRecorder
 from rossmann.serving.runtime.service import supported_levels
-from rossmann.serving.runtime.version_manager import Picked, Versions
+from rossmann.serving.runtime.version_manager import SelectedVersion, VersionManager
 from rossmann.settings import Settings
 
-MOST_ROWS: Final = 200_000
+if TYPE_CHECKING:
+    from rossmann.data.panel.panel import Panel
+
+
+MAX_QUEUED_ROWS: Final = 200_000
 """Rows that may wait: two of the largest requests, some 5 MB."""
 _NICER: Final = 10
 """By how much the system may prefer other threads to this one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ShadowJob:
     """An answered request: the same rows, as of the same origin, over the same panel."""
 
-    door: Door
-    line: Line
-    panel: StorePanel
-    rows: Rows
+    door: Endpoint
+    line: RequestRecord
+    panel: "Panel"
+    rows: StoreDays
     origin: int
     levels: tuple[float, ...]
     objective: Objective
 
 
-class Shadow:
+class ShadowRunner:
     """The queue and its thread; safe to share between threads."""
 
     def __init__(
         self,
         experiment: Experiment,
-        journal: Journal,
+        journal: PredictionRecorder,
         metrics: Metrics,
-        most_rows: int = MOST_ROWS,
+        most_rows: int = MAX_QUEUED_ROWS,
     ) -> None:
         self._experiment = experiment
         self._journal = journal
         self._metrics = metrics
         self._most_rows = most_rows
         self._wake = threading.Condition()
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[ShadowJob] = deque()
         self._ending: float | None = None
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._logger = get_logger("shadow")
@@ -77,7 +80,7 @@ class Shadow:
         """Begin to work."""
         self._thread.start()
 
-    def put(self, job: Job) -> None:
+    def submit(self, job: ShadowJob) -> None:
         """Leave an answered request. Waits for nothing and raises nothing."""
         count = len(job.rows)
         with self._wake:
@@ -116,7 +119,7 @@ class Shadow:
             if outcome != "none":
                 self._metrics.experiment(outcome, count)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> ShadowJob | None:
         with self._wake:
             while not self._jobs:
                 if self._ending is not None:
@@ -127,7 +130,7 @@ class Shadow:
                 return None
             return self._jobs.popleft()
 
-    def _work(self, job: Job) -> bool:
+    def _work(self, job: ShadowJob) -> bool:
         """Forecast and log; False where there is no challenger."""
         picked = self._experiment.challenger(job.panel)
         if picked is None:
@@ -135,7 +138,7 @@ class Shadow:
         begun = time.perf_counter()
         forecast = _forecast(picked, job)
         took = time.perf_counter() - begun
-        self._journal.note(job.door, job.line, picked, job.rows, forecast, took, "shadow")
+        self._journal.record(job.door, job.line, picked, job.rows, forecast, took, "shadow")
         return True
 
     def _tell(self, error: str) -> None:
@@ -144,17 +147,17 @@ class Shadow:
         self.last_error = error
 
 
-def _forecast(picked: Picked, job: Job) -> Forecast:
-    forecaster = picked.served.forecaster.on_one_thread()
+def _forecast(picked: SelectedVersion, job: ShadowJob) -> Forecast:
+    forecaster = picked.served.forecaster.single_threaded()
     levels = job.levels
     try:
-        forecaster.settle(job.rows, job.origin, levels, job.objective)
+        forecaster.resolve_origin(job.rows, job.origin, levels, job.objective)
     except RequestError:
         # The answer may have levels that the challenger is not calibrated for.
         known = supported_levels(forecaster.ensemble.card)
         levels = tuple(level for level in levels if min(known) <= level <= max(known))
-        forecaster.settle(job.rows, job.origin, levels, job.objective)
-    sales, bands = forecaster.score(job.rows, job.origin, levels, job.objective)
+        forecaster.resolve_origin(job.rows, job.origin, levels, job.objective)
+    sales, bands = forecaster.predict_rows(job.rows, job.origin, levels, job.objective)
     return Forecast(sales, job.origin, bands, (), job.objective)
 
 
@@ -166,11 +169,11 @@ def _step_back() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class RunningExperiment:
     """An experiment that runs; ``shadow`` where the challenger works behind the answers."""
 
     experiment: Experiment
-    shadow: Shadow | None
+    shadow: ShadowRunner | None
 
     def start(self) -> None:
         """Begin to work."""
@@ -183,13 +186,15 @@ class Trial:
             self.shadow.close()
 
 
-def open_trial(
-    settings: Settings, versions: Versions, journal: Journal, metrics: Metrics
-) -> Trial | None:
+def build_experiment(
+    settings: Settings, versions: VersionManager, journal: PredictionRecorder, metrics: Metrics
+) -> RunningExperiment | None:
     """The experiment that the settings ask for, its challenger looked for with every poll."""
     if settings.experiment == "off":
         return None
     experiment = Experiment(settings, versions)
-    versions.after_each_poll(experiment.look)
+    versions.on_poll(experiment.refresh_challenger)
     shadows = experiment.mode == "shadow"
-    return Trial(experiment, Shadow(experiment, journal, metrics) if shadows else None)
+    return RunningExperiment(
+        experiment, ShadowRunner(experiment, journal, metrics) if shadows else None
+    )

@@ -8,15 +8,15 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rossmann.serving.observability.access_log import REQUEST_RECORD_KEY, Line
+from rossmann.serving.observability.access_log import REQUEST_RECORD_KEY, RequestRecord
 from rossmann.serving.observability.metrics import Metrics
-from rossmann.serving.observability.prediction_recorder import behind
+from rossmann.serving.observability.prediction_recorder import run_next_tick
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
-class Watch:
+class RequestContextMiddleware:
     """Middleware in plain ASGI: the framework's own kind costs more than the whole request.
 
     It belongs outside all others, so that what they refuse is counted and told too. ``tell``
@@ -24,7 +24,7 @@ class Watch:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, tell: Callable[[Line], None] | None = None
+        self, app: ASGIApp, metrics: Metrics, tell: Callable[[RequestRecord], None] | None = None
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -38,7 +38,7 @@ class Watch:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope, self._bits)
-        line = Line(request_id, scope["method"], scope["path"])
+        line = RequestRecord(request_id, scope["method"], scope["path"])
         state = scope.setdefault("state", {})
         state["request_id"], state[REQUEST_RECORD_KEY] = request_id, line
 
@@ -58,12 +58,12 @@ class Watch:
         finally:
             line.seconds = time.perf_counter() - begun
             self._metrics.in_flight -= 1
-            behind(self._end, scope, line)
+            run_next_tick(self._end, scope, line)
 
-    def _end(self, scope: Scope, line: Line) -> None:
+    def _end(self, scope: Scope, line: RequestRecord) -> None:
         # A path that no route knows is the caller's text: it must not become a label.
         line.route = getattr(scope.get("route"), "path", None)
-        self._metrics.answered(line.route, line.method, line.code, line.seconds)
+        self._metrics.request_finished(line.route, line.method, line.code, line.seconds)
         if self._tell is not None:
             self._tell(line)
 

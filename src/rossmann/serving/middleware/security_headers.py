@@ -12,23 +12,23 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rossmann.serving.access.access_control import RATE, Guard
+from rossmann.serving.access.access_control import RATE_STATE_KEY, AccessControl
 from rossmann.settings import Settings
 
-Pair = tuple[bytes, bytes]
+HeaderPair = tuple[bytes, bytes]
 
-_FOR_ALL: Final[tuple[Pair, ...]] = (
+_FOR_ALL: Final[tuple[HeaderPair, ...]] = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_NOTHING: Final[Pair] = (
+_NOTHING: Final[HeaderPair] = (
     b"content-security-policy",
     b"default-src 'none'; frame-ancestors 'none'",
 )
-_NOT_KEPT: Final[Pair] = (b"cache-control", b"no-store")
-_TLS_ONLY: Final[Pair] = (b"strict-transport-security", b"max-age=31536000")
-PLAIN: Final = {k.decode(): v.decode() for k, v in (*_FOR_ALL, _NOTHING, _NOT_KEPT)}
+_NOT_KEPT: Final[HeaderPair] = (b"cache-control", b"no-store")
+_TLS_ONLY: Final[HeaderPair] = (b"strict-transport-security", b"max-age=31536000")
+DEFAULT_HEADERS: Final = {k.decode(): v.decode() for k, v in (*_FOR_ALL, _NOTHING, _NOT_KEPT)}
 """For an answer that is made outside of the middleware."""
 _DOCS: Final = "/docs"
 _SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
@@ -39,12 +39,12 @@ _EXPOSED: Final = (
 )
 
 
-class Armour:
+class SecurityHeadersMiddleware:
     """Adds them to what the application answers, and ends with what the door does after it."""
 
-    def __init__(self, app: ASGIApp, guard: Guard, tls_in_front: bool) -> None:
+    def __init__(self, app: ASGIApp, guard: AccessControl, tls_in_front: bool) -> None:
         self._app = app
-        self._settle = guard.settle if guard.counts_rows else None
+        self._settle = guard.count_rows if guard.counts_rows else None
         always = (*_FOR_ALL, *((_TLS_ONLY,) if tls_in_front else ()))
         self._usual = (*always, _NOTHING, _NOT_KEPT)
         self._assets = (*always, _NOTHING)
@@ -63,7 +63,7 @@ class Armour:
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                standing = scope.get("state", {}).get(RATE)
+                standing = scope.get("state", {}).get(RATE_STATE_KEY)
                 rate = () if standing is None else standing.headers()
                 message["headers"] = [*message.get("headers", ()), *fixed, *rate]
             await send(message)
@@ -80,7 +80,7 @@ class Armour:
 class _Page:
     """A page with a script in it: its text is awaited, for the digest that lets it run."""
 
-    def __init__(self, send: Send, headers: tuple[Pair, ...]) -> None:
+    def __init__(self, send: Send, headers: tuple[HeaderPair, ...]) -> None:
         self._send = send
         self._headers = headers
         self._start: Message = {}
@@ -120,9 +120,9 @@ def _policy(page: bytes) -> bytes:
     ).encode()
 
 
-def add_headers(app: Starlette, settings: Settings, guard: Guard) -> None:
+def add_security_headers(app: Starlette, settings: Settings, guard: AccessControl) -> None:
     """Put headers on all answers of ``app``, and let pages of the origins that are named read."""
-    app.add_middleware(Armour, guard=guard, tls_in_front=settings.tls_in_front)
+    app.add_middleware(SecurityHeadersMiddleware, guard=guard, tls_in_front=settings.tls_in_front)
     if not settings.cors_origins:
         return
     app.add_middleware(

@@ -14,14 +14,22 @@ from typing import Final, TextIO
 
 from starlette.requests import Request
 
-from rossmann.logging_config import Clock, Format, Level, Steady, get_logger, json_line, writes_json
+from rossmann.logging_config import (
+    LogFormat,
+    LogLevel,
+    NonFailingStream,
+    TimestampFormatter,
+    get_logger,
+    json_line,
+    uses_json,
+)
 from rossmann.serving.observability.tracing import trace_id
 
 REQUEST_RECORD_KEY: Final = "line"
 
 
 @dataclass(slots=True)
-class Line:
+class RequestRecord:
     """What is told of one request; whoever answers it fills in what only they know."""
 
     request_id: str
@@ -38,9 +46,9 @@ class Line:
     """The name of a key, never the key."""
 
 
-def line_of(request: Request) -> Line:
+def request_record(request: Request) -> RequestRecord:
     """The line of the request that is being answered, to fill in."""
-    line: Line = request.scope["state"][REQUEST_RECORD_KEY]
+    line: RequestRecord = request.scope["state"][REQUEST_RECORD_KEY]
     return line
 
 
@@ -54,24 +62,24 @@ _PATIENCE: Final = 2.0
 """Seconds that the end waits for one."""
 
 
-class RequestLog:
+class AccessLog:
     """Tells of requests; ``start`` and ``close`` begin and end its thread.
 
     Before and after, lines are written at once.
     """
 
-    def __init__(self, form: Format, traced: bool = False, stream: TextIO | None = None) -> None:
-        self._worded = _as_json if writes_json(form) else _as_text
+    def __init__(self, form: LogFormat, traced: bool = False, stream: TextIO | None = None) -> None:
+        self._worded = _as_json if uses_json(form) else _as_text
         self._trace = trace_id if traced else str
-        self._stream = Steady(stream or sys.stderr)
-        self._clock = Clock()
+        self._stream = NonFailingStream(stream or sys.stderr)
+        self._clock = TimestampFormatter()
         self._lines: deque[str] = deque()
         self._some = threading.Event()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._lost = 0
 
-    def tell(self, line: Line) -> None:
+    def write(self, line: RequestRecord) -> None:
         """Write a request's line, soon; waits for nothing while the thread runs."""
         text = self._worded(line, self._clock(), self._trace())
         if self._thread is None:
@@ -113,16 +121,16 @@ class RequestLog:
             get_logger("request_log").error("lines were lost: who reads them is slow", lines=lost)
 
 
-def request_log(
-    level: Level, form: Format, traced: bool = False, stream: TextIO | None = None
-) -> RequestLog | None:
+def open_access_log(
+    level: LogLevel, form: LogFormat, traced: bool = False, stream: TextIO | None = None
+) -> AccessLog | None:
     """What writes a request's line; None where the level leaves it out."""
     if logging.getLevelNamesMapping()[level.upper()] > logging.INFO:
         return None
-    return RequestLog(form, traced, stream)
+    return AccessLog(form, traced, stream)
 
 
-def _as_json(line: Line, time: str, trace: str) -> str:
+def _as_json(line: RequestRecord, time: str, trace: str) -> str:
     told: dict[str, object] = {
         "time": time,
         "level": "error" if line.code >= 500 else "info",
@@ -143,7 +151,7 @@ def _as_json(line: Line, time: str, trace: str) -> str:
     return json_line(told) + "\n"
 
 
-def _as_text(line: Line, time: str, trace: str) -> str:
+def _as_text(line: RequestRecord, time: str, trace: str) -> str:
     # Escaped: a path with a line end or a colour in it would look like a line of ours.
     path = line.path[:_LONGEST].encode("unicode_escape").decode()
     told = f"{time} {line.method} {path} {line.code} {line.seconds * 1000:.1f} ms"

@@ -17,7 +17,7 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from rossmann.prediction_log.writing.log import LogState
+from rossmann.prediction_log.writing.log import LogStatus
 from rossmann.schema import Stage
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.runtime.service import Service
@@ -26,7 +26,7 @@ _EVERY: Final = 1.0
 _STATM: Final = Path("/proc/self/statm")
 
 
-class Gauges:
+class StateCollector:
     """Reads the state of one worker; safe to share between threads."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Gauges:
         self._service = service
         self._today = today
         self._lock = threading.Lock()
-        self._log: Callable[[], LogState] | None = None
+        self._log: Callable[[], LogStatus] | None = None
         self._cpu = _Total(metrics.cpu)
         self._taken_over = _Total(metrics.taken_over)
         self._refused = _Total(metrics.refused)
@@ -47,7 +47,7 @@ class Gauges:
         self._dropped = _Total(metrics.log_dropped)
         self._set_aside = _Total(metrics.log_refused)
 
-    def watch_log(self, state: Callable[[], LogState]) -> None:
+    def track_prediction_log(self, state: Callable[[], LogStatus]) -> None:
         """From now on tell the prediction log's state too; ``state`` must not wait."""
         self._log = state
 
@@ -60,13 +60,13 @@ class Gauges:
                 with suppress(OSError):  # its disk is away: the rest is told all the same
                     self._read_log(self._log())
 
-    def page(self) -> bytes:
+    def render(self) -> bytes:
         """What ``GET /metrics`` tells, as of now."""
         self.refresh()
-        return self._metrics.page()
+        return self._metrics.render()
 
     @asynccontextmanager
-    async def keeping(self) -> AsyncIterator[None]:
+    async def refreshing(self) -> AsyncIterator[None]:
         """Refresh every second while the application runs."""
         task = asyncio.create_task(self._keep())
         try:
@@ -84,17 +84,17 @@ class Gauges:
         now = versions.production
         numbers = {
             Stage.PRODUCTION: now.version if now else 0,
-            Stage.STAGING: versions.seen.in_stage(Stage.STAGING) or 0,
+            Stage.STAGING: versions.snapshot.version_in_stage(Stage.STAGING) or 0,
         }
         for stage, number in numbers.items():
             metrics.model_version.labels(stage).set(number)
             metrics.model_version_lowest.labels(stage).set(number)
-        metrics.degraded.set(1 if self._service.reason else 0)
-        metrics.registry_away.set(1 if versions.registry_away else 0)
+        metrics.degraded.set(1 if self._service.degraded_reason else 0)
+        metrics.registry_away.set(1 if versions.registry_unreachable else 0)
         age = self._today() - self._service.panel.info.last_day
         metrics.history_age.set(age.days)
-        self._taken_over.reach(versions.taken_over)
-        self._refused.reach(versions.refused)
+        self._taken_over.reach(versions.reloads)
+        self._refused.reach(versions.failed_reloads)
 
     def _read_process(self) -> None:
         metrics = self._metrics
@@ -102,7 +102,7 @@ class Gauges:
         metrics.memory.set(resident_bytes())
         self._cpu.reach(time.process_time())
 
-    def _read_log(self, state: LogState) -> None:
+    def _read_log(self, state: LogStatus) -> None:
         metrics = self._metrics
         metrics.log_queue_rows.set(state.queue_rows)
         metrics.log_spool_rows.set(state.spool_rows)

@@ -30,21 +30,21 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+MULTIPROC_DIR_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Read by prometheus-client when it is imported: set before a worker starts."""
 _MEMORY: Final = Path("/dev/shm")
 _NAME: Final = "rossmann-metrics-"
 _LOCK: Final = "lock"
 
 
-def shared_folder(environment: Mapping[str, str]) -> Path | None:
+def current_multiprocess_dir(environment: Mapping[str, str]) -> Path | None:
     """The folder of this worker and its siblings; None where it is alone."""
-    told = environment.get(VARIABLE)
+    told = environment.get(MULTIPROC_DIR_VARIABLE)
     return Path(told) if told else None
 
 
 @contextmanager
-def metrics_folder(parent: Path | None = None) -> Iterator[Path]:
+def multiprocess_dir(parent: Path | None = None) -> Iterator[Path]:
     """A fresh folder for the workers of one service; it goes when the service ends.
 
     Not in the data folder: the files are mapped into memory, and on a full disk a write to such a
@@ -62,7 +62,7 @@ def metrics_folder(parent: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def forget_the_dead(folder: Path) -> None:
+def remove_dead_workers(folder: Path) -> None:
     """Leave out what only living workers have, of those that died."""
     numbers = {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}
     for number in numbers:
@@ -110,7 +110,7 @@ _BUCKETS: Final = (
 )
 """Seconds; from below one row's answer to the longest batch."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-Over = Literal["livesum", "livemax", "livemin"]
+MultiprocessMode = Literal["livesum", "livemax", "livemin"]
 """How a gauge's values of several workers become one."""
 
 
@@ -152,7 +152,7 @@ class Metrics:
             "Rows of an experiment, by who answered, and shadows that did not",
             "role",
         )
-        self.forecast("predict", 0)  # told from the start: a rate needs a first value
+        self.rows_forecast("predict", 0)  # told from the start: a rate needs a first value
         self.experiment("answer", 0)
 
     def _add_model(self) -> None:
@@ -216,12 +216,12 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"rossmann_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, over: Over, *labels: str) -> Gauge:
+    def _gauge(self, name: str, text: str, over: MultiprocessMode, *labels: str) -> Gauge:
         return Gauge(
             f"rossmann_{name}", text, labels, registry=self.registry, multiprocess_mode=over
         )
 
-    def answered(self, route: str | None, method: str, code: int, seconds: float) -> None:
+    def request_finished(self, route: str | None, method: str, code: int, seconds: float) -> None:
         """Count a request; ``route`` is the path's pattern, None for a path that no route has."""
         key = (route or "unknown", method if route else "any", code)
         # A look-up by labels costs more than the count itself.
@@ -239,7 +239,7 @@ class Metrics:
             self._routes[route, method, code] = child
         return child
 
-    def forecast(self, door: str, rows: int) -> None:
+    def rows_forecast(self, door: str, rows: int) -> None:
         """Count rows that were forecast through a door: predict, explain, file."""
         child = self._doors.get(door)
         if child is None:
@@ -250,19 +250,19 @@ class Metrics:
         """Count rows: of answer, challenger or shadow, or of a shadow dropped or failed."""
         self._experiments.labels(role).inc(rows)
 
-    def warned(self, kind: str, rows: int) -> None:
+    def rows_warned(self, kind: str, rows: int) -> None:
         """Count rows that were answered with a warning of that type."""
         child = self._kinds.get(kind)
         if child is None:
             child = self._kinds[kind] = self._warnings.labels(kind)
         child.inc(rows)
 
-    def page(self) -> bytes:
+    def render(self) -> bytes:
         """All numbers, of all workers, in Prometheus' text format."""
-        folder = shared_folder(os.environ)
+        folder = current_multiprocess_dir(os.environ)
         if folder is None:
             return generate_latest(self.registry)
-        forget_the_dead(folder)
+        remove_dead_workers(folder)
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone, str(folder))  # type: ignore[no-untyped-call]
         return generate_latest(everyone)

@@ -16,25 +16,25 @@ import numpy.typing as npt
 from starlette.background import BackgroundTask
 
 from rossmann.models.inference.forecaster import Forecast
-from rossmann.prediction_log.records import Door, Entry, LoggedRole
+from rossmann.prediction_log.records import Endpoint, LoggedPrediction, LoggedRole
 from rossmann.prediction_log.writing.log import PredictionLog
-from rossmann.schema import Rows
-from rossmann.serving.observability.access_log import Line
-from rossmann.serving.runtime.version_manager import Picked
+from rossmann.schema import StoreDays
+from rossmann.serving.observability.access_log import RequestRecord
+from rossmann.serving.runtime.version_manager import SelectedVersion
 
 
-class Journal:
+class PredictionRecorder:
     """Notes answers in ``log``; notes nothing where there is none."""
 
     def __init__(self, log: PredictionLog | None) -> None:
         self._log = log
 
-    def note(
+    def record(
         self,
-        door: Door,
-        line: Line,
-        picked: Picked,
-        rows: Rows,
+        door: Endpoint,
+        line: RequestRecord,
+        picked: SelectedVersion,
+        rows: StoreDays,
         forecast: Forecast,
         seconds: float,
         role: LoggedRole = "answer",
@@ -49,8 +49,8 @@ class Journal:
         """
         if self._log is None:
             return
-        self._log.put(
-            Entry(
+        self._log.log(
+            LoggedPrediction(
                 request_id=line.request_id,
                 answered_at=at or datetime.now(UTC),
                 door=door,
@@ -73,12 +73,12 @@ class Journal:
 Given = TypeVarTuple("Given")
 
 
-def behind(work: Callable[[*Given], object], *given: *Given) -> None:
+def run_next_tick(work: Callable[[*Given], object], *given: *Given) -> None:
     """Do ``work``, which must be short and wait for nothing, in the event loop's next turn."""
     asyncio.get_running_loop().call_soon(work, *given)
 
 
-class Behind(BackgroundTask):
+class NextTickTask(BackgroundTask):
     """The same as a response's ``background``, when all of it is sent.
 
     Plain: the framework would take a thread for it.
@@ -89,4 +89,4 @@ class Behind(BackgroundTask):
 
     async def __call__(self) -> None:
         """Leave it for the next turn."""
-        behind(self._work, *self._given)
+        run_next_tick(self._work, *self._given)

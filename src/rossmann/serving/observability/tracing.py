@@ -25,7 +25,7 @@ _SPOKEN: Final = "http/protobuf"
 _NOTHING: Final = nullcontext()
 
 
-def wanted(environment: Mapping[str, str]) -> bool:
+def tracing_enabled(environment: Mapping[str, str]) -> bool:
     """Whether the environment asks for traces.
 
     Raises ``SettingsError`` where it asks for what cannot be: better at the start than no traces.
@@ -46,7 +46,7 @@ def wanted(environment: Mapping[str, str]) -> bool:
     return True
 
 
-def telemetry(on: bool) -> TelemetryConfig:
+def telemetry_config(on: bool) -> TelemetryConfig:
     """What FastAPI does by itself: spans when wanted; numbers and logs are ours."""
     return TelemetryConfig(
         tracing=on, metrics=False, logs=False, operation_spans=False, auto_configure=on
@@ -60,7 +60,7 @@ def span(name: str) -> AbstractContextManager[Span | None]:
     return get_tracer("rossmann").start_as_current_span(name)
 
 
-def carried(work: Callable[P, T]) -> Callable[P, T]:
+def with_current_context(work: Callable[P, T]) -> Callable[P, T]:
     """``work`` for another thread, in which the open span is still the open one."""
     if get_current_span() is INVALID_SPAN:
         return work

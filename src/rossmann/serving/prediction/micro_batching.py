@@ -15,20 +15,20 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from rossmann.models.inference.forecaster import Band, Forecast, Forecaster
-from rossmann.schema import Objective, Rows
+from rossmann.models.inference.forecaster import Forecast, Forecaster, Interval
+from rossmann.schema import Objective, StoreDays
 
-MOST_ROWS: Final = 128
+MAX_BATCH_ROWS: Final = 128
 """Rows that go together: the event loop stands still for some 2 ms meanwhile."""
 
 _LONG: Final = 16
 """Requests one after the other that came alone; then each so many-th looks around."""
 
 
-class Settled(NamedTuple):
+class ValidatedRequest(NamedTuple):
     """Rows that may be asked, and their origin: what ``Forecaster.settle`` let pass."""
 
-    rows: Rows
+    rows: StoreDays
     origin: int
 
 
@@ -40,7 +40,7 @@ class _Alike(NamedTuple):
 
 @dataclass(slots=True)
 class _Group:
-    asked: list[Settled] = field(default_factory=list)
+    asked: list[ValidatedRequest] = field(default_factory=list)
     answers: "list[asyncio.Future[Forecast]]" = field(default_factory=list)
     rows: int = 0
 
@@ -56,7 +56,7 @@ class _Group:
                 answer.set_exception(error)
 
 
-class Together:
+class MicroBatcher:
     """Gathers requests; ``in_flight`` tells how many are being answered. For one event loop."""
 
     def __init__(self, in_flight: Callable[[], int]) -> None:
@@ -67,7 +67,7 @@ class Together:
     async def forecast(
         self,
         forecaster: Forecaster,
-        rows: Rows,
+        rows: StoreDays,
         as_of: int | None,
         levels: tuple[float, ...],
         objective: Objective,
@@ -75,11 +75,11 @@ class Together:
         """What ``forecaster.forecast`` gives, and raises."""
         if await self._alone():
             return forecaster.forecast(rows, as_of, levels, objective)
-        own = Settled(rows, forecaster.settle(rows, as_of, levels, objective))
+        own = ValidatedRequest(rows, forecaster.resolve_origin(rows, as_of, levels, objective))
         key = _Alike(forecaster, levels, objective)
         group = self._open.get(key)
         loop = asyncio.get_running_loop()
-        if group is None or group.rows + len(rows) > MOST_ROWS:
+        if group is None or group.rows + len(rows) > MAX_BATCH_ROWS:
             group = self._open[key] = _Group()
             # It begins when those that are ready now have joined.
             loop.create_task(self._work(key, group)).add_done_callback(group.deal)
@@ -106,27 +106,27 @@ class Together:
     async def _work(self, key: _Alike, group: _Group) -> list[Forecast]:
         if self._open.get(key) is group:
             del self._open[key]
-        return forecast_all(key.forecaster, group.asked, key.levels, key.objective)
+        return forecast_batch(key.forecaster, group.asked, key.levels, key.objective)
 
 
-def forecast_all(
+def forecast_batch(
     forecaster: Forecaster,
-    asked: Sequence[Settled],
+    asked: Sequence[ValidatedRequest],
     levels: tuple[float, ...],
     objective: Objective,
 ) -> list[Forecast]:
     """The forecast of each request, as if it had come alone. Raises ``DamagedModel``."""
-    rows = Rows.joined([one.rows for one in asked])
+    rows = StoreDays.concat([one.rows for one in asked])
     counts = [len(one.rows) for one in asked]
     origins = np.repeat(np.array([one.origin for one in asked], np.int64), counts)
-    sales, bands = forecaster.score(rows, origins, levels, objective)
-    bits = forecaster.doubt_bits(rows, origins)
+    sales, bands = forecaster.predict_rows(rows, origins, levels, objective)
+    bits = forecaster.warning_flags(rows, origins)
     clear = not np.bitwise_or.reduce(bits)
     forecasts = []
     for (own, origin), (low, high) in zip(
         asked, pairwise(accumulate(counts, initial=0)), strict=True
     ):
-        part = tuple(Band(b.level, b.lower[low:high], b.upper[low:high]) for b in bands)
-        doubts = () if clear else forecaster.doubts(own, origin, bits[low:high])
+        part = tuple(Interval(b.level, b.lower[low:high], b.upper[low:high]) for b in bands)
+        doubts = () if clear else forecaster.warnings(own, origin, bits[low:high])
         forecasts.append(Forecast(sales[low:high], origin, part, doubts, objective))
     return forecasts

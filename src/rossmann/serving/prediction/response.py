@@ -8,33 +8,33 @@ from typing import Any
 
 import numpy as np
 
-from rossmann.epoch_days import iso
-from rossmann.errors import Fault, RequestError
+from rossmann.epoch_days import format_iso_day
+from rossmann.errors import ErrorDetail, RequestError
 from rossmann.models.inference.forecaster import Forecast, Forecaster
-from rossmann.models.inference.row_warnings import Warned, warned
-from rossmann.models.inference.totals import TOTALS, Totals, forecast_totals
-from rossmann.schema import STORE_TYPES, Rows
-from rossmann.serving.request_parsing.predict_inputs import Inputs
-from rossmann.serving.runtime.version_manager import Picked
+from rossmann.models.inference.row_warnings import RowWarning, row_warning
+from rossmann.models.inference.totals import TOTALS_KEY, Totals, forecast_totals
+from rossmann.schema import STORE_TYPES, StoreDays
+from rossmann.serving.request_parsing.predict_inputs import PredictInputs
+from rossmann.serving.runtime.version_manager import SelectedVersion
 
 
-def told_totals(
-    forecaster: Forecaster, rows: Rows, forecast: Forecast, by: Sequence[str]
+def totals_response(
+    forecaster: Forecaster, rows: StoreDays, forecast: Forecast, by: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Totals of the forecast rows, for each sort in ``by``, with bands of the forecast's levels.
 
     Raises ``RequestError`` where the version has no tables for totals, or where a store's day
     comes twice: its total would count both.
     """
-    if TOTALS not in forecaster.ensemble.card:
+    if TOTALS_KEY not in forecaster.ensemble.card:
         msg = "this version has no bands of totals: train a new one with: rossmann train"
-        raise RequestError([Fault(("totals",), msg, "no_totals")])
+        raise RequestError([ErrorDetail(("totals",), msg, "no_totals")])
     pairs = np.stack([rows.store, rows.day], axis=1)
     _, first = np.unique(pairs, axis=0, return_index=True)
     if len(first) < len(rows):
         again = int(np.setdiff1d(np.arange(len(rows)), first)[0])
         msg = "a store's day may come once where totals are asked for"
-        raise RequestError([Fault(("inputs", again), msg, "duplicate_row")])
+        raise RequestError([ErrorDetail(("inputs", again), msg, "duplicate_row")])
     levels = [band.level for band in forecast.bands]
     found = forecast_totals(
         forecaster.panel, forecaster.ensemble, rows, forecast.as_of, by, levels, forecast.objective
@@ -46,9 +46,9 @@ def _told(one: Totals, levels: Sequence[float]) -> dict[str, Any]:
     return {
         "by": one.by,
         "store": [None if store < 0 else store for store in one.store.tolist()],
-        "store_type": [None if kind < 0 else STORE_TYPES[kind] for kind in one.kind],
-        "first": [iso(day) for day in one.first],
-        "last": [iso(day) for day in one.last],
+        "store_type": [None if kind < 0 else STORE_TYPES[kind] for kind in one.store_type],
+        "first": [format_iso_day(day) for day in one.first],
+        "last": [format_iso_day(day) for day in one.last],
         "rows": one.rows.tolist(),
         "sales": one.sales.tolist(),
         "intervals": [
@@ -58,13 +58,13 @@ def _told(one: Totals, levels: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def told_answer(
-    inputs: Inputs,
-    picked: Picked,
+def predict_response(
+    inputs: PredictInputs,
+    picked: SelectedVersion,
     forecast: Forecast,
     request_id: str,
     challenger: dict[str, Any] | None,
-    more: Sequence[Warned] = (),
+    more: Sequence[RowWarning] = (),
 ) -> dict[str, Any]:
     """The fields of ``messages.PredictAnswer``; ``more``: warnings that only the caller knows of.
 
@@ -78,13 +78,13 @@ def told_answer(
         "model_stage": picked.stage,
         "challenger": challenger,
         "count": len(inputs.rows),
-        "as_of": iso(forecast.as_of),
+        "as_of": format_iso_day(forecast.as_of),
         "objective": forecast.objective,
         "intervals": [
             {"level": band.level, "lower": band.lower.tolist(), "upper": band.upper.tolist()}
             for band in forecast.bands
         ],
-        "totals": told_totals(*asked) if inputs.totals else [],
+        "totals": totals_response(*asked) if inputs.totals else [],
         "warnings": [
             {"type": w.type, "msg": w.msg, "count": w.count, "rows": w.rows} for w in warnings
         ],
@@ -92,8 +92,8 @@ def told_answer(
     }
 
 
-def _weekdays(inputs: Inputs) -> list[Warned]:
-    if not inputs.weekday_off:
+def _weekdays(inputs: PredictInputs) -> list[RowWarning]:
+    if not inputs.weekday_mismatches:
         return []
     msg = "DayOfWeek contradicts Date: the Date decides"
-    return [warned("day_of_week", msg, np.asarray(inputs.weekday_off))]
+    return [row_warning("day_of_week", msg, np.asarray(inputs.weekday_mismatches))]

@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError, from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from rossmann.errors import Fault, RequestError, TooLarge
-from rossmann.serving.request_parsing.predict_parser import decoded, faults_of
+from rossmann.errors import ErrorDetail, PayloadTooLargeError, RequestError
+from rossmann.serving.request_parsing.predict_parser import decode_utf8, to_error_details
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -41,41 +41,41 @@ async def read_body(request: Request, most: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _too_long(most: int) -> TooLarge:
+def _too_long(most: int) -> PayloadTooLargeError:
     room = f"{most // 2**20} MB: send the rows in parts" if most >= 2**20 else f"{most:,} bytes"
     msg = f"a body may hold at most {room}"
-    return TooLarge([Fault(("body",), msg, "too_many_bytes")])
+    return PayloadTooLargeError([ErrorDetail(("body",), msg, "too_many_bytes")])
 
 
-Order = TypeVar("Order", bound=BaseModel)
-MOST: Final = 16_384
+BodyModel = TypeVar("BodyModel", bound=BaseModel)
+MAX_BODY_BYTES: Final = 16_384
 """Bytes that a few words may take."""
 
 
-def order_of(shape: type[Order]) -> Callable[[Request], Awaitable[Order]]:
+def json_body(shape: type[BodyModel]) -> Callable[[Request], Awaitable[BodyModel]]:
     """A dependency that reads an order; where nothing is said, it is the usual one.
 
     Read by the rules of the other bodies: what FastAPI reads itself is refused in its own words,
     and may be in any encoding. Raises ``TooLarge``, ``NotUtf8``, ``RequestError``.
     """
 
-    async def read(request: Request) -> Order:
+    async def read(request: Request) -> BodyModel:
         try:
-            body = await read_body(request, MOST)
+            body = await read_body(request, MAX_BODY_BYTES)
         except ClientDisconnect as error:
             raise HTTPException(400, "the body broke off") from error
-        text = decoded(body)
+        text = decode_utf8(body)
         if not text.strip():
             return shape()
         try:
             given = from_json(text)
         except ValueError as error:
-            fault = Fault(("body",), f"the body is not JSON: {error}", "json_invalid")
+            fault = ErrorDetail(("body",), f"the body is not JSON: {error}", "json_invalid")
             raise RequestError([fault]) from error
         try:
             return shape.model_validate(given)
         except ValidationError as error:
-            raise RequestError(faults_of(error, tuple(shape.model_fields))) from error
+            raise RequestError(to_error_details(error, tuple(shape.model_fields))) from error
 
     return read
 
@@ -90,11 +90,11 @@ def _digits(given: object) -> object:
     return given
 
 
-DIGITS: Final = BeforeValidator(_digits)
+StrictInteger: Final = BeforeValidator(_digits)
 """Whole numbers as JSON writes them. Put it into an ``Annotated`` type of a path or a query."""
 
 
-async def only_its_options(request: Request) -> None:
+async def reject_unknown_query_params(request: Request) -> None:
     """A dependency: raises ``RequestError`` for options in the query that the call does not have.
 
     An option that is spelled wrong would else be left out, and the usual answer be taken for the
@@ -103,7 +103,9 @@ async def only_its_options(request: Request) -> None:
     there = [field.alias for field in request.scope["route"].dependant.query_params]
     choice = f"there are: {', '.join(there)}" if there else "there are none"
     faults = [
-        Fault(("query", name[:80]), f"{name[:80]} is not an option; {choice}", "extra_forbidden")
+        ErrorDetail(
+            ("query", name[:80]), f"{name[:80]} is not an option; {choice}", "extra_forbidden"
+        )
         for name in request.query_params
         if name not in there
     ]

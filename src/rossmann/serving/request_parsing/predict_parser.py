@@ -8,13 +8,13 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from rossmann.errors import Fault, NotUtf8, RequestError, TooLarge
-from rossmann.models.inference.row_checks import shown
+from rossmann.errors import BodyEncodingError, ErrorDetail, PayloadTooLargeError, RequestError
+from rossmann.models.inference.row_checks import format_value
 from rossmann.schema import OBJECTIVES, ROW_FIELDS, STATE_HOLIDAYS
 from rossmann.serving.schemas.forecasts import PredictOptions, PredictRequest, Row
 
 
-class FormFaults(RequestError):
+class MalformedRequestError(RequestError):
     """A body of the wrong form; ``stores`` and ``dates`` hold the good fields by row number.
 
     ``as_of`` is the origin that was asked for, where it is text.
@@ -23,7 +23,7 @@ class FormFaults(RequestError):
     that one answer lists everything.
     """
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[ErrorDetail]) -> None:
         super().__init__(faults)
         self.stores: dict[int, int] = {}
         self.dates: dict[int, str] = {}
@@ -37,7 +37,7 @@ _ROW: Final = TypeAdapter(Row)
 def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
     """Read a body; raises ``NotUtf8``, ``TooLarge``, or ``FormFaults`` with every fault."""
     _refuse_crowds(body, max_rows)
-    text = decoded(body)
+    text = decode_utf8(body)
     try:
         request = _REQUEST.validate_json(text)
     except ValidationError as error:
@@ -47,13 +47,13 @@ def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
     return request
 
 
-def decoded(body: bytes) -> str:
+def decode_utf8(body: bytes) -> str:
     """The text of a body; raises ``NotUtf8``."""
     try:
         return body.decode()
     except UnicodeDecodeError as error:
         msg = f"the body is not UTF-8 (byte {error.start} is no part of a character)"
-        raise NotUtf8([Fault(("body",), msg, "not_utf8")]) from error
+        raise BodyEncodingError([ErrorDetail(("body",), msg, "not_utf8")]) from error
 
 
 def _refuse_crowds(body: bytes, max_rows: int) -> None:
@@ -67,28 +67,32 @@ def _refuse_crowds(body: bytes, max_rows: int) -> None:
         raise _too_many(max_rows)
 
 
-def _too_many(max_rows: int) -> TooLarge:
+def _too_many(max_rows: int) -> PayloadTooLargeError:
     msg = f"a request may hold at most {max_rows:,} rows: send them in parts"
-    return TooLarge([Fault(("inputs",), msg, "too_many_rows")])
+    return PayloadTooLargeError([ErrorDetail(("inputs",), msg, "too_many_rows")])
 
 
-def _list_faults(text: str, max_rows: int) -> FormFaults:
+def _list_faults(text: str, max_rows: int) -> MalformedRequestError:
     try:
         body = from_json(text)
     except ValueError as error:
-        return FormFaults([Fault(("body",), f"the body is not JSON: {error}", "json_invalid")])
+        return MalformedRequestError(
+            [ErrorDetail(("body",), f"the body is not JSON: {error}", "json_invalid")]
+        )
     if not isinstance(body, dict):
         msg = 'the body must be an object such as {"inputs": [...]}'
-        return FormFaults([Fault(("body",), msg, "object_type")])
-    found = FormFaults(_option_faults(body))
+        return MalformedRequestError([ErrorDetail(("body",), msg, "object_type")])
+    found = MalformedRequestError(_option_faults(body))
     found.as_of = as_of if isinstance(as_of := body.get("as_of"), str) else None
     inputs = body.get("inputs")
     if "inputs" not in body:
-        found.faults.append(Fault(("inputs",), "inputs is missing", "missing"))
+        found.faults.append(ErrorDetail(("inputs",), "inputs is missing", "missing"))
     elif not isinstance(inputs, list):
-        found.faults.append(Fault(("inputs",), "inputs must be a list of rows", "list_type"))
+        found.faults.append(ErrorDetail(("inputs",), "inputs must be a list of rows", "list_type"))
     elif not inputs:
-        found.faults.append(Fault(("inputs",), "inputs must hold at least one row", "too_short"))
+        found.faults.append(
+            ErrorDetail(("inputs",), "inputs must hold at least one row", "too_short")
+        )
     elif len(inputs) > max_rows:
         raise _too_many(max_rows)
     else:
@@ -96,28 +100,30 @@ def _list_faults(text: str, max_rows: int) -> FormFaults:
     return found
 
 
-def _option_faults(body: dict[str, Any]) -> list[Fault]:
+def _option_faults(body: dict[str, Any]) -> list[ErrorDetail]:
     options = {name: value for name, value in body.items() if name != "inputs"}
     try:
         PredictOptions.model_validate(options)
     except ValidationError as error:
-        return faults_of(error, tuple(PredictRequest.model_fields))
+        return to_error_details(error, tuple(PredictRequest.model_fields))
     return []
 
 
-def faults_of(error: ValidationError, known: tuple[str, ...]) -> list[Fault]:
+def to_error_details(error: ValidationError, known: tuple[str, ...]) -> list[ErrorDetail]:
     """The faults of an object with the fields ``known``, in our words, each field's once."""
-    kept: dict[tuple[str | int, ...], Fault] = {}
+    kept: dict[tuple[str | int, ...], ErrorDetail] = {}
     for detail in error.errors(include_url=False, include_context=True):
         loc = tuple(step if isinstance(step, int) else step[:80] for step in detail["loc"])
         # The arms of "text or number" come as further steps of the place.
         loc = loc[:1] if loc[:1] == ("model_stage",) else loc
         name = ".".join(map(str, loc)) or "the body"
-        kept.setdefault(loc, Fault(loc or ("body",), _wording(name, detail, known), detail["type"]))
+        kept.setdefault(
+            loc, ErrorDetail(loc or ("body",), _wording(name, detail, known), detail["type"])
+        )
     return list(kept.values())
 
 
-def _row_faults(inputs: list[Any], found: FormFaults) -> None:
+def _row_faults(inputs: list[Any], found: MalformedRequestError) -> None:
     for number, row in enumerate(inputs):
         bad: set[str] = set()
         try:
@@ -128,7 +134,9 @@ def _row_faults(inputs: list[Any], found: FormFaults) -> None:
                 bad.add(field)
                 loc = ("inputs", number, field) if field else ("inputs", number)
                 name = field or "a row"
-                found.faults.append(Fault(loc, _wording(name, detail, ROW_FIELDS), detail["type"]))
+                found.faults.append(
+                    ErrorDetail(loc, _wording(name, detail, ROW_FIELDS), detail["type"])
+                )
         if isinstance(row, dict):
             if "Store" not in bad:
                 found.stores[number] = row["Store"]
@@ -146,7 +154,7 @@ def _wording(name: str, detail: ErrorDetails, known: tuple[str, ...]) -> str:
     limits = detail.get("ctx", {})
     return words.format(
         name=name,
-        got=shown(detail.get("input")),
+        got=format_value(detail.get("input")),
         known=", ".join(known),
         range=_RANGES.get(name, detail["msg"]),
         limit=limits.get("gt", limits.get("lt")),

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class BareRoute(APIRoute):
+class DirectRoute(APIRoute):
     """Its endpoint is a coroutine from a request to an answer."""
 
     def __init__(self, path: str, endpoint: Endpoint, **more: Any) -> None:
@@ -31,6 +31,6 @@ def _asking(endpoint: Endpoint) -> ASGIApp:
     return app
 
 
-def put_first(app: FastAPI) -> None:
+def prioritize_direct_routes(app: FastAPI) -> None:
     """Look for these routes before all others: routes are tried one by one."""
-    app.router.routes.sort(key=lambda route: not isinstance(route, BareRoute))
+    app.router.routes.sort(key=lambda route: not isinstance(route, DirectRoute))

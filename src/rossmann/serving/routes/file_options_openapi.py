@@ -7,16 +7,16 @@ from fastapi import FastAPI
 from rossmann.data.prepare_predictions import template_csv
 from rossmann.data.uploads.fields import DATE_FORMATS
 from rossmann.schema import OBJECTIVES
-from rossmann.serving.batch_prediction.handler import FilePredictor
-from rossmann.serving.batch_prediction.upload import KINDS
-from rossmann.serving.batch_prediction.writers import MEDIA
+from rossmann.serving.batch_prediction.handler import BatchPredictHandler
+from rossmann.serving.batch_prediction.upload import FILE_FORMATS
+from rossmann.serving.batch_prediction.writers import MEDIA_TYPES
 
 _TEXT: Final = {"type": "string"}
 _BINARY: Final = {"type": "string", "format": "binary"}
-_TABLES: Final = tuple(media.partition(";")[0] for media in MEDIA.values())
+_TABLES: Final = tuple(media.partition(";")[0] for media in MEDIA_TYPES.values())
 
 
-def add_file_route(app: FastAPI, files: FilePredictor) -> None:
+def add_file_route(app: FastAPI, files: BatchPredictHandler) -> None:
     """Put ``POST /predict/file`` on ``app``."""
     app.add_api_route(
         "/predict/file",
@@ -58,7 +58,11 @@ def _parameters() -> list[dict[str, Any]]:
         ("intervals", _TEXT, "levels between 0 and 1, with commas between, such as 0.8,0.95"),
         ("objective", {**_TEXT, "enum": list(OBJECTIVES)}, "what the forecasts are made for"),
         ("date_format", {**_TEXT, "enum": list(DATE_FORMATS)}, "where dates can be read two ways"),
-        ("format", {**_TEXT, "enum": list(KINDS)}, "of the answer; without it, the file's own"),
+        (
+            "format",
+            {**_TEXT, "enum": list(FILE_FORMATS)},
+            "of the answer; without it, the file's own",
+        ),
     )
     return [
         {

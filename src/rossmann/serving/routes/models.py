@@ -1,19 +1,23 @@
 """What the calls about models tell."""
 
+from typing import TYPE_CHECKING
+
 from rossmann.schema import FEATURES, MODEL_NAME, Stage
-from rossmann.serving.runtime.registry_snapshot import VersionLike
 from rossmann.serving.runtime.service import Service, model_data, panel_data
 from rossmann.serving.schemas.models import InfoData, ModelInfo, ModelVersionInfo
+
+if TYPE_CHECKING:
+    from rossmann.models.registry.model_version import ModelVersion
 
 
 def model_info(service: Service) -> ModelInfo:
     """What ``GET /model/info`` tells."""
-    now, seen = service.versions.production, service.versions.seen
+    now, seen = service.versions.production, service.versions.snapshot
     card = now.forecaster.ensemble.card if now else {}
     weights = {str(name): float(weight) for name, weight in card.get("weights", {}).items()}
     return ModelInfo(
         production_version=now.version if now else None,
-        staging_version=seen.in_stage(Stage.STAGING),
+        staging_version=seen.version_in_stage(Stage.STAGING),
         registered_models=[MODEL_NAME],
         loaded_versions=service.versions.loaded,
         profile=str(card.get("profile", "")),
@@ -26,7 +30,7 @@ def model_info(service: Service) -> ModelInfo:
     )
 
 
-def version_info(found: VersionLike) -> ModelVersionInfo:
+def version_info(found: "ModelVersion") -> ModelVersionInfo:
     """A version as the registry has it."""
     return ModelVersionInfo(
         version=found.version,

@@ -3,8 +3,9 @@
 MERGED: The files of the page at /docs, by name: no path of a client reaches the file system.
 """
 
+import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from fastapi import FastAPI
@@ -17,11 +18,14 @@ from starlette.responses import FileResponse
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from rossmann.epoch_days import iso
-from rossmann.models.inference.protocols import StorePanel
+from rossmann.epoch_days import format_iso_day
 from rossmann.schema import STATE_HOLIDAYS
-from rossmann.serving.schemas.forecasts import ErrorAnswer, PredictRequest
-from rossmann.serving.schemas.models import LoadOrder, PromoteOrder, Reason
+from rossmann.serving.schemas.forecasts import ErrorResponse, PredictRequest
+from rossmann.serving.schemas.models import LoadRequest, PromoteRequest, ReasonRequest
+
+if TYPE_CHECKING:
+    from rossmann.data.panel.panel import Panel
+
 
 _FILES: Final = "/predict/file"
 _FORECASTS: Final = ("/predict", "/explain", _FILES)
@@ -39,9 +43,9 @@ _CODES: Final = {
     503: "What it takes is away for now: a model, the registry, or who knows the keys",
 }
 _ORDERS: Final[dict[str, tuple[type[BaseModel], dict[str, Any]]]] = {
-    "/model/load": (LoadOrder, {"model_stage": "Production"}),
-    "/models/{version}/promote": (PromoteOrder, {"reason": "better in the last six weeks"}),
-    "/models/rollback": (Reason, {"reason": "its Sundays were too high"}),
+    "/model/load": (LoadRequest, {"model_stage": "Production"}),
+    "/models/{version}/promote": (PromoteRequest, {"reason": "better in the last six weeks"}),
+    "/models/rollback": (ReasonRequest, {"reason": "its Sundays were too high"}),
 }
 """What operators send, with an example."""
 _KEYS: Final = {
@@ -53,15 +57,34 @@ _REFUSED: Final = {
 }
 
 
-def example_request(panel: StorePanel) -> dict[str, Any]:
+_PUBLISHED_NAMES: Final = {
+    "RoleRowCount": "RoleRows",
+    "Comparison": "Compared",
+    "VersionScore": "SideScore",
+    "ActualsComparison": "KnownSales",
+    "WarningMessage": "Notice",
+    "TotalsResponse": "TotalsAnswer",
+    "PredictResponse": "PredictAnswer",
+    "ExplainResponse": "ExplainAnswer",
+    "ErrorResponse": "ErrorAnswer",
+    "ErrorDetailMessage": "FaultMessage",
+    "LoadRequest": "LoadOrder",
+    "PromoteRequest": "PromoteOrder",
+    "LoadResponse": "Loaded",
+    "ReasonRequest": "Reason",
+}
+"""Names of components in the OpenAPI document, which generated clients rely on, by class name."""
+
+
+def example_request(panel: "Panel") -> dict[str, Any]:
     """A request that works: the first store on the day after history, as planned."""
-    rows = panel.usual_rows(
+    rows = panel.store_schedule(
         int(panel.store_numbers[0]), np.array([panel.last_day + 1], dtype=np.int32)
     )
     row = {
         "Store": int(rows.store[0]),
         "DayOfWeek": (int(rows.day[0]) + 3) % 7 + 1,
-        "Date": iso(rows.day[0]),
+        "Date": format_iso_day(rows.day[0]),
         "Open": int(rows.open[0]),
         "Promo": int(rows.promo[0]),
         "StateHoliday": STATE_HOLIDAYS[rows.state_holiday[0]],
@@ -70,7 +93,7 @@ def example_request(panel: StorePanel) -> dict[str, Any]:
     return {"inputs": [row], "model_stage": "Production", "intervals": [0.8, 0.95]}
 
 
-def describe(app: FastAPI, panel: StorePanel) -> None:
+def install_openapi(app: FastAPI, panel: "Panel") -> None:
     """Give ``app`` an OpenAPI text with the bodies of forecasts, their faults and an example."""
 
     def openapi() -> dict[str, Any]:
@@ -81,14 +104,14 @@ def describe(app: FastAPI, panel: StorePanel) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _text(app: FastAPI, panel: StorePanel) -> dict[str, Any]:
+def _text(app: FastAPI, panel: "Panel") -> dict[str, Any]:
     text = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, extra = models_json_schema(
         [
             (PredictRequest, "validation"),
-            (ErrorAnswer, "serialization"),
+            (ErrorResponse, "serialization"),
             *((shape, "validation") for shape, _ in _ORDERS.values()),
         ],
         ref_template="#/components/schemas/{model}",
@@ -111,7 +134,16 @@ def _text(app: FastAPI, panel: StorePanel) -> dict[str, Any]:
                 call["security"] = [{name: []} for name in _KEYS] + [{}]
             for code in _refusals(path, method, has_input):
                 call["responses"].setdefault(str(code), _REFUSED | {"description": _CODES[code]})
-    return text
+    return _with_published_names(text)
+
+
+def _with_published_names(text: dict[str, Any]) -> dict[str, Any]:
+    content = json.dumps(text)
+    for name, published in _PUBLISHED_NAMES.items():
+        content = content.replace(f'"{name}"', f'"{published}"')
+        content = content.replace(f'schemas/{name}"', f'schemas/{published}"')
+    document: dict[str, Any] = json.loads(content)
+    return document
 
 
 def _body(shape: type[BaseModel], example: dict[str, Any], needed: bool) -> dict[str, Any]:
@@ -136,7 +168,7 @@ def _refusals(path: str, method: str, has_input: bool) -> set[int]:
     return codes | ({404, 422} if has_input else set())
 
 
-class Assets:
+class StaticFileMap:
     """Answers ``/<name>`` for each file of a folder, which is listed once."""
 
     def __init__(self, folder: Path) -> None:
@@ -152,9 +184,9 @@ class Assets:
         await FileResponse(file)(scope, receive, send)
 
 
-def close_assets(app: Starlette) -> None:
+def restrict_static_mounts(app: Starlette) -> None:
     """Put ``Assets`` in the place of each folder that is served by path."""
     for route in app.routes:
         folder = getattr(getattr(route, "app", None), "directory", None)
         if isinstance(route, Mount) and folder is not None:
-            route.app = Assets(Path(folder))
+            route.app = StaticFileMap(Path(folder))

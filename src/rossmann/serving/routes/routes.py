@@ -11,33 +11,37 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
-from rossmann.models.registry.model_version import Expected
+from rossmann.models.registry.model_version import ExpectedProduction
 from rossmann.schema import Stage
-from rossmann.serving.access.access_control import Guard
-from rossmann.serving.access.api_keys import Right
+from rossmann.serving.access.access_control import AccessControl
+from rossmann.serving.access.api_keys import Permission
 from rossmann.serving.experiments.report import ExperimentReport
-from rossmann.serving.observability.gauges import Gauges
-from rossmann.serving.prediction.handler import Predictor
-from rossmann.serving.request_parsing.body import DIGITS, only_its_options, order_of
-from rossmann.serving.routes.dependencies import BareRoute
+from rossmann.serving.observability.gauges import StateCollector
+from rossmann.serving.prediction.handler import PredictHandler
+from rossmann.serving.request_parsing.body import (
+    StrictInteger,
+    json_body,
+    reject_unknown_query_params,
+)
+from rossmann.serving.routes.dependencies import DirectRoute
 from rossmann.serving.routes.models import model_info, version_info
 from rossmann.serving.runtime.service import Service, panel_data
-from rossmann.serving.runtime.store_catalog import Books
-from rossmann.serving.schemas.forecasts import ExplainAnswer, PredictAnswer
+from rossmann.serving.runtime.store_catalog import StoreCatalogCache
+from rossmann.serving.schemas.forecasts import ExplainResponse, PredictResponse
 from rossmann.serving.schemas.models import (
     Health,
-    Loaded,
-    LoadOrder,
+    LoadRequest,
+    LoadResponse,
     ModelInfo,
     ModelVersionInfo,
-    PromoteOrder,
-    Reason,
+    PromoteRequest,
+    ReasonRequest,
 )
 from rossmann.serving.schemas.stores import StoreHistory, StorePlan, StoreSummary
 from rossmann.settings import Settings
 
-Days = Annotated[int, DIGITS, Query(ge=1, le=1100, description="how many days")]
-Number = Annotated[int, DIGITS]
+Days = Annotated[int, StrictInteger, Query(ge=1, le=1100, description="how many days")]
+Number = Annotated[int, StrictInteger]
 Day = Annotated[str | None, Query(description="YYYY-MM-DD")]
 
 
@@ -45,20 +49,20 @@ def add_routes(
     app: FastAPI,
     settings: Settings,
     service: Service,
-    books: Books,
-    guard: Guard,
-    predictor: Predictor,
-    gauges: Gauges,
+    books: StoreCatalogCache,
+    guard: AccessControl,
+    predictor: PredictHandler,
+    gauges: StateCollector,
     report: ExperimentReport,
 ) -> None:
     """Put every route on ``app``, the busiest first."""
     app.router.add_api_route(
         "/predict",
         predictor.handle,
-        route_class_override=BareRoute,
+        route_class_override=DirectRoute,
         methods=["POST"],
         response_model=None,
-        responses={200: {"model": PredictAnswer}},
+        responses={200: {"model": PredictResponse}},
         summary="Forecast the sales of each row, in the order sent",
         description="One bad row fails the request; the answer lists every fault of every row.",
         operation_id="predict",
@@ -69,7 +73,7 @@ def add_routes(
         predictor.handle_explain,
         methods=["POST"],
         response_model=None,
-        responses={200: {"model": ExplainAnswer}},
+        responses={200: {"model": ExplainResponse}},
         summary="Forecast each row, with what drove it",
         description="Takes what /predict takes. A row's baseline times its drivers' factors is its"
         " forecast. It takes some 25 ms a row, so a request may hold fewer rows.",
@@ -81,16 +85,16 @@ def add_routes(
     app.include_router(_store_routes(books, guard))
     app.add_api_route(
         "/experiments/current",
-        report.now,
+        report.current_state,
         methods=["GET"],
-        dependencies=[Depends(needs(guard, Right.PREDICT))],
+        dependencies=[Depends(require_permission(guard, Permission.PREDICT))],
         summary="The challenger beside Production, and how it does",
         operation_id="experiments_current",
         tags=["models"],
     )
 
 
-def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
+def _state_routes(version: str, service: Service, gauges: StateCollector) -> APIRouter:
     router = APIRouter(tags=["state"])
     begun = time.monotonic()
 
@@ -113,11 +117,11 @@ def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
 
     @router.get("/health", summary="State of the service, with the reason when it is degraded")
     def health() -> Health:
-        now, reason = service.versions.production, service.reason
+        now, reason = service.versions.production, service.degraded_reason
         return Health(
             status="degraded" if reason else "healthy",
             reason=reason,
-            registry="away" if service.versions.registry_away else "reachable",
+            registry="away" if service.versions.registry_unreachable else "reachable",
             model_loaded=now is not None,
             model_version=None if now is None else now.version,
             model_stage=None if now is None else Stage.PRODUCTION,
@@ -143,15 +147,15 @@ def _state_routes(version: str, service: Service, gauges: Gauges) -> APIRouter:
 
     @router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
     def prometheus() -> Response:
-        return Response(gauges.page(), media_type=CONTENT_TYPE_LATEST)
+        return Response(gauges.render(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
-def _model_routes(service: Service, guard: Guard) -> APIRouter:
+def _model_routes(service: Service, guard: AccessControl) -> APIRouter:
     router = APIRouter(tags=["models"])
-    viewer = Depends(needs(guard, Right.PREDICT))
-    operator = Depends(needs(guard, Right.OPERATE))
+    viewer = Depends(require_permission(guard, Permission.PREDICT))
+    operator = Depends(require_permission(guard, Permission.OPERATE))
     Operator = Annotated[str, operator]  # noqa: N806 -- a type
     versions, registry = service.versions, service.registry
 
@@ -168,10 +172,10 @@ def _model_routes(service: Service, guard: Guard) -> APIRouter:
         dependencies=[operator],
         summary="Load a version (operators)",
     )
-    def load(order: Annotated[LoadOrder, Depends(order_of(LoadOrder))]) -> Loaded:
+    def load(order: Annotated[LoadRequest, Depends(json_body(LoadRequest))]) -> LoadResponse:
         versions.poll()
         picked = versions.load(order.model_stage)
-        return Loaded(
+        return LoadResponse(
             model_version=picked.served.version, model_stage=picked.stage, model_loaded=True
         )
 
@@ -181,18 +185,18 @@ def _model_routes(service: Service, guard: Guard) -> APIRouter:
 
     @router.post("/models/{version}/promote", summary="Make a version Production (operators)")
     def promote(
-        version: Annotated[int, DIGITS, Path(ge=1, lt=2**31)],
+        version: Annotated[int, StrictInteger, Path(ge=1, lt=2**31)],
         who: Operator,
-        order: Annotated[PromoteOrder, Depends(order_of(PromoteOrder))],
+        order: Annotated[PromoteRequest, Depends(json_body(PromoteRequest))],
     ) -> ModelVersionInfo:
-        expected: Expected = "any" if order.force else service.gate(version)
+        expected: ExpectedProduction = "any" if order.force else service.run_gate(version)
         found = registry.promote(version, order.reason, who, expected)
         versions.poll()
         return version_info(found)
 
     @router.post("/models/rollback", summary="Go back to the version before (operators)")
     def rollback(
-        who: Operator, why: Annotated[Reason, Depends(order_of(Reason))]
+        who: Operator, why: Annotated[ReasonRequest, Depends(json_body(ReasonRequest))]
     ) -> ModelVersionInfo:
         found = registry.rollback(why.reason, who)
         versions.poll()
@@ -201,17 +205,20 @@ def _model_routes(service: Service, guard: Guard) -> APIRouter:
     return router
 
 
-def _store_routes(books: Books, guard: Guard) -> APIRouter:
-    rules = [Depends(needs(guard, guard.stores_right)), Depends(only_its_options)]
+def _store_routes(books: StoreCatalogCache, guard: AccessControl) -> APIRouter:
+    rules = [
+        Depends(require_permission(guard, guard.stores_right)),
+        Depends(reject_unknown_query_params),
+    ]
     router = APIRouter(prefix="/stores", tags=["stores"], dependencies=rules)
 
     @router.get("", summary="Every store, with what it sold lately")
     def stores() -> list[StoreSummary]:
-        return books.now().all()
+        return books.now().list()
 
     @router.get("/{store}", summary="One store")
     def store(store: Number) -> StoreSummary:
-        return books.now().one(store)
+        return books.now().get(store)
 
     @router.get("/{store}/history", summary="A store's past days")
     def history(store: Number, days: Days = 90, until: Day = None) -> StoreHistory:
@@ -224,10 +231,12 @@ def _store_routes(books: Books, guard: Guard) -> APIRouter:
     return router
 
 
-def needs(guard: Guard, right: Right) -> Callable[[Request], Awaitable[str]]:
+def require_permission(
+    guard: AccessControl, right: Permission
+) -> Callable[[Request], Awaitable[str]]:
     """A dependency that lets only callers with that right pass, and tells who calls."""
 
     async def check(request: Request) -> str:
-        return (await guard.admit(request, right)).who
+        return (await guard.authorize(request, right)).who
 
     return check

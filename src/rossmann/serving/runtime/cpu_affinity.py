@@ -21,15 +21,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def roaming() -> Callable[[], None]:
+def unpinned() -> Callable[[], None]:
     """For a thread to call first: it may run wherever the caller of ``roaming`` may run now.
 
     To be made before the loop keeps to a core, which threads that it begins would do as well.
     """
-    return partial(run_on, os.sched_getaffinity(0))
+    return partial(set_affinity, os.sched_getaffinity(0))
 
 
-def run_on(cores: set[int]) -> None:
+def set_affinity(cores: set[int]) -> None:
     """Keep this thread to ``cores``; changes nothing where the system does not let it.
 
     It may not by a sandbox's rule, or because the machine's owner gave the process other cores.
@@ -38,9 +38,9 @@ def run_on(cores: set[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def anywhere(work: Callable[P, T]) -> Callable[P, T]:
+def run_unpinned(work: Callable[P, T]) -> Callable[P, T]:
     """``work``, in a thread that is ``roaming`` from then on."""
-    roam = roaming()
+    roam = unpinned()
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         roam()
@@ -50,7 +50,7 @@ def anywhere(work: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def own_core(workers: int, folder: Path | None) -> Iterator[int | None]:
+def pinned_core(workers: int, folder: Path | None) -> Iterator[int | None]:
     """Keep this thread, and those that it begins, to a core that none of its siblings has.
 
     Gives the core; None, and changes nothing, where there are more or fewer cores than workers.
@@ -64,10 +64,10 @@ def own_core(workers: int, folder: Path | None) -> Iterator[int | None]:
     core, descriptor = held
     _begin_threads()
     try:
-        run_on({core})
+        set_affinity({core})
         yield core
     finally:
-        run_on(cores)
+        set_affinity(cores)
         os.close(descriptor)
 
 

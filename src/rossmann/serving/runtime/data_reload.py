@@ -5,15 +5,14 @@ from pathlib import Path
 
 from rossmann.data.make_dataset import DatasetInfo, current_dataset
 from rossmann.data.panel.panel import Panel, open_panel
-from rossmann.errors import MissingData, RossmannError
+from rossmann.errors import DataNotFoundError, RossmannError
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.inference.protocols import StorePanel
-from rossmann.serving.runtime.version_manager import Versions
+from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.settings import Settings
 
 
-class DataWatch:
+class DataReloader:
     """Looks for a data version that is ready, and moves all versions of the model over to it.
 
     ``make``: loads a version over a panel. ``warm``: answers once; raises what refuses the panel.
@@ -22,10 +21,10 @@ class DataWatch:
     def __init__(
         self,
         settings: Settings,
-        versions: Versions,
-        panel: StorePanel,
-        make: Callable[[Path, StorePanel], Forecaster],
-        warm: Callable[[Forecaster, StorePanel], None],
+        versions: VersionManager,
+        panel: "Panel",
+        make: Callable[[Path, "Panel"], Forecaster],
+        warm: Callable[[Forecaster, "Panel"], None],
     ) -> None:
         self._settings = settings
         self._versions = versions
@@ -35,7 +34,7 @@ class DataWatch:
         self._refused = ""
         self._logger = get_logger("data")
 
-    def look(self) -> None:
+    def reload_if_changed(self) -> None:
         """Take over the data version of the tables in use, once its arrays are built.
 
         Only one of the same chain: a model of the demo chain must not come to answer about the
@@ -45,7 +44,7 @@ class DataWatch:
         if panel is None:
             return
         try:
-            self._versions.renew(
+            self._versions.replace_panel(
                 lambda folder: self._make(folder, panel), lambda old: self._moved(old, panel)
             )
         except RossmannError as error:
@@ -62,11 +61,11 @@ class DataWatch:
             if info.version in {self._now.version, self._refused}:
                 return None
             return open_panel(info) if info.dataset == self._now.dataset else None
-        except MissingData:
+        except DataNotFoundError:
             # Tables that changed but are not prepared yet: what was made before goes on.
             return None
 
-    def _moved(self, old: Forecaster, panel: StorePanel) -> Forecaster:
-        new = old.over(panel)
+    def _moved(self, old: Forecaster, panel: "Panel") -> Forecaster:
+        new = old.with_panel(panel)
         self._warm(new, panel)
         return new

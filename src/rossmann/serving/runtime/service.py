@@ -9,23 +9,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rossmann.errors import DamagedModel, RossmannError
+from rossmann.errors import CorruptModelError, RossmannError
 from rossmann.models.gate.gate import validate
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.inference.protocols import StorePanel
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import Dataset
-from rossmann.serving.runtime.cpu_affinity import anywhere
-from rossmann.serving.runtime.registry_snapshot import HURRY, RegistryLike, has_copy
-from rossmann.serving.runtime.version_manager import Versions
+from rossmann.serving.runtime.cpu_affinity import run_unpinned
+from rossmann.serving.runtime.registry_snapshot import (
+    STARTUP_TIMEOUT,
+    ModelRegistry,
+    has_cached_production,
+)
+from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.serving.schemas.models import DataInfo
 from rossmann.settings import Settings
 
 if TYPE_CHECKING:
-    from rossmann.serving.runtime.data_reload import DataWatch
+    from rossmann.data.panel.panel import Panel
+    from rossmann.serving.runtime.data_reload import DataReloader
 
 
-Load = Callable[[Path, StorePanel], Forecaster]
+LoadForecaster = Callable[[Path, "Panel"], Forecaster]
 _LABELS: Final[dict[str, str]] = {
     Dataset.REAL: "the real Rossmann tables",
     Dataset.DEMO: "demo data (a synthetic chain)",
@@ -40,20 +44,20 @@ class Service:
     version that it was compared with. ``refresh`` takes over a new data version, if there is one.
     """
 
-    opened: StorePanel
-    versions: Versions
-    registry: RegistryLike
-    gate: Callable[[int], int | None]
-    refresh: Callable[[], None] = lambda: None
+    initial_panel: "Panel"
+    versions: VersionManager
+    registry: ModelRegistry
+    run_gate: Callable[[int], int | None]
+    reload_data: Callable[[], None] = lambda: None
 
     @property
-    def panel(self) -> StorePanel:
+    def panel(self) -> "Panel":
         """The panel that Production answers from, so that both change in the same moment."""
         now = self.versions.production
-        return self.opened if now is None else now.forecaster.panel
+        return self.initial_panel if now is None else now.forecaster.panel
 
     @property
-    def reason(self) -> str:
+    def degraded_reason(self) -> str:
         """What is amiss, empty when nothing is."""
         return "; ".join(filter(None, (self.versions.reason, self._other_data())))
 
@@ -68,7 +72,7 @@ class Service:
         return f"the model learned from {learned.label}, but the history here is {here.label}"
 
 
-def open_service(settings: Settings) -> Service:
+def build_service(settings: Settings) -> Service:
     """Load the version in service; raises ``NoModel`` where none can be had.
 
     The registry is asked first, and what takes seconds to import comes after: a service that may
@@ -76,25 +80,27 @@ def open_service(settings: Settings) -> Service:
     """
     registry = open_registry(settings)
     panel = cache(lambda: _open_panel(settings))
-    load = anywhere(partial(_load, settings))
-    versions = Versions(registry, settings.model_cache_dir, lambda folder: load(folder, panel()))
-    with hurry(registry, settings):
+    load = run_unpinned(partial(_load, settings))
+    versions = VersionManager(
+        registry, settings.model_cache_dir, lambda folder: load(folder, panel())
+    )
+    with startup_timeout(registry, settings):
         versions.start()
     watch = _watch(settings, versions, panel(), load)
     return Service(
         panel(),
         versions,
         registry,
-        anywhere(lambda version: _judge(registry, version, settings)),
-        watch.look,
+        run_unpinned(lambda version: _judge(registry, version, settings)),
+        watch.reload_if_changed,
     )
 
 
 def _judge(registry: Registry, version: int, settings: Settings) -> int | None:
     """The version that the gate compared it with; raises ``GateFailed`` where it says no."""
     verdict = validate(registry, version, settings)
-    verdict.require()
-    return verdict.against
+    verdict.raise_if_failed()
+    return verdict.compared_with
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -102,37 +108,43 @@ def open_registry(settings: Settings) -> Registry:
     return Registry(settings.tracking_uri)
 
 
-def hurry(registry: Registry, settings: Settings) -> AbstractContextManager[None]:
+def startup_timeout(registry: Registry, settings: Settings) -> AbstractContextManager[None]:
     """Around a start: a registry that hangs keeps nobody waiting who has a copy."""
-    return registry.hurried(HURRY) if has_copy(settings.model_cache_dir) else nullcontext()
+    return (
+        registry.with_timeout(STARTUP_TIMEOUT)
+        if has_cached_production(settings.model_cache_dir)
+        else nullcontext()
+    )
 
 
-def _open_panel(settings: Settings) -> StorePanel:
+def _open_panel(settings: Settings) -> "Panel":
     from rossmann.data.make_dataset import current_dataset
     from rossmann.data.panel.panel import open_panel
 
     return open_panel(current_dataset(settings))
 
 
-def _watch(settings: Settings, versions: Versions, panel: StorePanel, load: Load) -> "DataWatch":
-    from rossmann.serving.runtime.data_reload import DataWatch
+def _watch(
+    settings: Settings, versions: VersionManager, panel: "Panel", load: LoadForecaster
+) -> "DataReloader":
+    from rossmann.serving.runtime.data_reload import DataReloader
 
-    return DataWatch(settings, versions, panel, load, warm)
+    return DataReloader(settings, versions, panel, load, warm_up)
 
 
-def _load(settings: Settings, folder: Path, panel: StorePanel) -> Forecaster:
+def _load(settings: Settings, folder: Path, panel: "Panel") -> Forecaster:
     from rossmann.models.ensemble.ensemble import Ensemble
 
     ensemble = Ensemble.load(folder)
     forecaster = Forecaster(panel, ensemble, settings.thread_count, settings.history_days)
-    warm(forecaster, panel)
+    warm_up(forecaster, panel)
     return forecaster
 
 
-def warm(forecaster: Forecaster, panel: StorePanel) -> None:
+def warm_up(forecaster: Forecaster, panel: "Panel") -> None:
     """Answer once, so that no request pays for first calls; raises ``DamagedModel`` if it fails."""
     days = np.arange(panel.last_day + 1, panel.last_day + 9, dtype=np.int32)
-    rows = panel.usual_rows(int(panel.store_numbers[0]), days)
+    rows = panel.store_schedule(int(panel.store_numbers[0]), days)
     levels = supported_levels(forecaster.ensemble.card)
     try:
         for some in (rows, rows.take(slice(0, 1))):
@@ -140,7 +152,7 @@ def warm(forecaster: Forecaster, panel: StorePanel) -> None:
         # the kernel that drivers need: to compile it takes seconds, in which nothing else runs
         panel.offset_parts(rows, panel.last_day)
     except RossmannError as error:
-        raise DamagedModel(f"the version does not answer a usual request: {error}") from error
+        raise CorruptModelError(f"the version does not answer a usual request: {error}") from error
 
 
 def supported_levels(card: dict[str, Any]) -> tuple[float, ...]:
@@ -148,7 +160,7 @@ def supported_levels(card: dict[str, Any]) -> tuple[float, ...]:
     return tuple(float(level) for level in card["intervals"]["levels"])
 
 
-def panel_data(panel: StorePanel) -> DataInfo:
+def panel_data(panel: "Panel") -> DataInfo:
     """What the panel was made from, in words too."""
     info = panel.info
     return DataInfo(

@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from rossmann.epoch_days import iso, read_day
-from rossmann.errors import Fault, RequestError
-from rossmann.models.inference.protocols import StorePanel
-from rossmann.models.inference.row_checks import furthest, shown, store_faults
+from rossmann.epoch_days import format_iso_day, parse_iso_day
+from rossmann.errors import ErrorDetail, RequestError
+from rossmann.models.inference.row_checks import check_stores, format_value, last_forecast_day
 from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES
 from rossmann.serving.schemas.stores import (
     PastDay,
@@ -22,12 +21,16 @@ from rossmann.serving.schemas.stores import (
     StoreSummary,
 )
 
+if TYPE_CHECKING:
+    from rossmann.data.panel.panel import Panel
+
+
 _YEAR: Final = 364
 """Days of sales that a summary's mean is taken over: whole weeks."""
 
 
 @dataclass(frozen=True, slots=True)
-class StoreFacts:
+class StoreAttributes:
     """What the store table says; ``competition_distance`` in metres, None where unknown."""
 
     store_type: str
@@ -36,12 +39,12 @@ class StoreFacts:
     promo2: bool
 
 
-def read_facts(folder: Path) -> dict[int, StoreFacts]:
+def read_store_attributes(folder: Path) -> dict[int, StoreAttributes]:
     """The store table of a data version, by store number."""
     table = pl.read_parquet(folder / "stores.parquet")
     names = ("Store", "StoreType", "Assortment", "CompetitionDistance", "Promo2")
     return {
-        number: StoreFacts(
+        number: StoreAttributes(
             STORE_TYPES[kind],
             ASSORTMENTS[assortment],
             None if metres is None or np.isnan(metres) else metres,
@@ -51,10 +54,10 @@ def read_facts(folder: Path) -> dict[int, StoreFacts]:
     }
 
 
-class StoreBook:
+class StoreCatalog:
     """Answers about stores; every method raises ``RequestError`` for what it does not have."""
 
-    def __init__(self, panel: StorePanel, facts: Mapping[int, StoreFacts]) -> None:
+    def __init__(self, panel: "Panel", facts: Mapping[int, StoreAttributes]) -> None:
         self._panel = panel
         self._facts = facts
 
@@ -62,11 +65,11 @@ class StoreBook:
     def _summaries(self) -> dict[int, StoreSummary]:
         return {int(number): self._summary(int(number)) for number in self._panel.store_numbers}
 
-    def all(self) -> list[StoreSummary]:
+    def list(self) -> list[StoreSummary]:
         """Every store, by number."""
         return list(self._summaries.values())
 
-    def one(self, number: int) -> StoreSummary:
+    def get(self, number: int) -> StoreSummary:
         """One store."""
         self._known(number)
         return self._summaries[number]
@@ -82,7 +85,7 @@ class StoreBook:
             assortment=facts.assortment,
             competition_distance=facts.competition_distance,
             promo2=facts.promo2,
-            last_day=None if last is None else iso(past.day[last]),
+            last_day=None if last is None else format_iso_day(past.day[last]),
             last_sales=None if last is None else float(past.sales[last]),
             mean_sales=float(past.sales[sold].mean()) if len(sold) else None,
         )
@@ -96,10 +99,10 @@ class StoreBook:
         unknown = np.isnan(past.sales)
         return StoreHistory(
             store=number,
-            until=iso(end),
+            until=format_iso_day(end),
             days=[
                 PastDay(
-                    Date=iso(past.day[at]),
+                    Date=format_iso_day(past.day[at]),
                     Sales=None if unknown[at] else float(past.sales[at]),
                     Open=int(past.open[at]),
                     Promo=int(past.promo[at]),
@@ -112,19 +115,19 @@ class StoreBook:
         """The plan from ``start`` on, or from the day after history; cut where forecasts end."""
         self._known(number)
         first, last = self._panel.first_day, self._panel.last_day
-        end = furthest(last)
+        end = last_forecast_day(last)
         begin = last + 1 if start is None else _day("start", start, first, end)
         when = np.arange(begin, min(begin + days, end + 1), dtype=np.int32)
-        rows = self._panel.usual_rows(number, when)
-        known = self._panel.scheduled(self._panel.locate(rows.store), rows.day)
+        rows = self._panel.store_schedule(number, when)
+        known = self._panel.is_scheduled(self._panel.store_indices(rows.store), rows.day)
         return StorePlan(
             store=number,
-            start=iso(begin),
+            start=format_iso_day(begin),
             rows=[
                 PlannedRow(
                     Store=number,
                     DayOfWeek=(int(rows.day[at]) + 3) % 7 + 1,
-                    Date=iso(rows.day[at]),
+                    Date=format_iso_day(rows.day[at]),
                     Open=int(rows.open[at]),
                     Promo=int(rows.promo[at]),
                     StateHoliday=STATE_HOLIDAYS[rows.state_holiday[at]],
@@ -136,33 +139,36 @@ class StoreBook:
         )
 
     def _known(self, number: int) -> None:
-        faults = store_faults(self._panel, {0: number})
+        faults = check_stores(self._panel, {0: number})
         if faults:
-            raise RequestError([Fault(("path", "store"), faults[0].msg, faults[0].type)])
+            raise RequestError([ErrorDetail(("path", "store"), faults[0].msg, faults[0].type)])
 
 
-class Books:
+class StoreCatalogCache:
     """The book of the panel in service: another one when the panel has changed."""
 
-    def __init__(self, panel: Callable[[], StorePanel]) -> None:
+    def __init__(self, panel: Callable[[], "Panel"]) -> None:
         self._panel = panel
-        self._now: tuple[StorePanel, StoreBook] | None = None
+        self._now: tuple["Panel", StoreCatalog] | None = None
 
-    def now(self) -> StoreBook:
+    def now(self) -> StoreCatalog:
         """The book to answer one request from."""
         panel, made = self._panel(), self._now
         if made is None or made[0] is not panel:
             # Two threads may both make it: the same content.
-            made = self._now = (panel, StoreBook(panel, read_facts(panel.info.folder)))
+            made = self._now = (
+                panel,
+                StoreCatalog(panel, read_store_attributes(panel.info.folder)),
+            )
         return made[1]
 
 
 def _day(name: str, text: str, low: int, high: int) -> int:
-    day = read_day(text)
+    day = parse_iso_day(text)
     if day is None:
-        msg = f"{name} must be a real date written YYYY-MM-DD (got {shown(text)})"
-        raise RequestError([Fault(("query", name), msg, "date_format")])
+        msg = f"{name} must be a real date written YYYY-MM-DD (got {format_value(text)})"
+        raise RequestError([ErrorDetail(("query", name), msg, "date_format")])
     if not low <= day <= high:
-        msg = f"{name} must be from {iso(low)} to {iso(high)} (got {shown(text)})"
-        raise RequestError([Fault(("query", name), msg, "date_range")])
+        msg = f"{name} must be from {format_iso_day(low)} to {format_iso_day(high)} (got {format_value(text)})"
+        raise RequestError([ErrorDetail(("query", name), msg, "date_range")])
     return day

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from rossmann.errors import ServiceError
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.registry.model_cache import local_copy
-from rossmann.serving.runtime.registry_snapshot import RegistryLike
+from rossmann.models.registry.model_cache import cached_version
+from rossmann.serving.runtime.registry_snapshot import ModelRegistry
 
-Key = tuple[int, str]
+VersionKey = tuple[int, str]
 """A version's number and its run: a registry that was made anew gives numbers again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class LoadedVersion:
     """A version in memory, ready to answer."""
 
     version: int
@@ -24,7 +24,7 @@ class Served:
     forecaster: Forecaster
 
     @property
-    def key(self) -> Key:
+    def key(self) -> VersionKey:
         """What it is kept by."""
         return self.version, self.run_id
 
@@ -34,7 +34,7 @@ class VersionCache:
 
     def __init__(
         self,
-        registry: RegistryLike,
+        registry: ModelRegistry,
         folder: Path,
         make: Callable[[Path], Forecaster],
         keep: int,
@@ -44,33 +44,33 @@ class VersionCache:
         self._make = make
         self._keep = keep
         self._lock = threading.Lock()
-        self._turns: dict[Key, threading.Lock] = {}
-        self._loaded: dict[Key, Served] = {}
-        self._used: dict[Key, float] = {}
+        self._turns: dict[VersionKey, threading.Lock] = {}
+        self._loaded: dict[VersionKey, LoadedVersion] = {}
+        self._used: dict[VersionKey, float] = {}
 
     @property
     def numbers(self) -> list[int]:
         """Of the versions in memory, in order."""
         return sorted(version for version, _ in list(self._loaded))
 
-    def get(self, key: Key) -> Served | None:
+    def get(self, key: VersionKey) -> LoadedVersion | None:
         """The version, if it is in memory; never waits."""
         served = self._loaded.get(key)
         if served is not None:
             self._used[key] = time.monotonic()
         return served
 
-    def add_copy(self, version: int, folder: Path) -> Served:
+    def add_local(self, version: int, folder: Path) -> LoadedVersion:
         """A version from a folder, of which the registry could not be asked."""
-        served = Served(version, "", self._make(folder))
+        served = LoadedVersion(version, "", self._make(folder))
         self._loaded[served.key] = served
         return served
 
-    def drop(self, key: Key) -> None:
+    def evict(self, key: VersionKey) -> None:
         """Let go of a version."""
         self._loaded.pop(key, None)
 
-    def obtain(self, key: Key, spared: Callable[[Key], bool]) -> Served:
+    def get_or_load(self, key: VersionKey, spared: Callable[[VersionKey], bool]) -> LoadedVersion:
         """The version from memory, else from its local copy, else from the registry.
 
         ``spared``: which others may not go to make room for it.
@@ -81,7 +81,7 @@ class VersionCache:
         with turn:
             while (served := self._loaded.get(key)) is None:
                 make = self._make
-                made = Served(*key, make(self._files(*key)))
+                made = LoadedVersion(*key, make(self._files(*key)))
                 with self._lock:
                     # Else ``renew`` came between: this one would answer from what it left behind.
                     if make is self._make:
@@ -93,7 +93,7 @@ class VersionCache:
         return served
 
     def _files(self, version: int, run_id: str) -> Path:
-        folder = local_copy(self._folder, version, run_id)
+        folder = cached_version(self._folder, version, run_id)
         try:
             return folder or self._registry.fetch(version, self._folder)
         except OSError as error:
@@ -101,17 +101,17 @@ class VersionCache:
                 f"version {version} cannot be kept in {self._folder}: {error.strerror or error}"
             ) from error
 
-    def _forget(self, candidates: Iterable[Key]) -> None:
+    def _forget(self, candidates: Iterable[VersionKey]) -> None:
         by_use = sorted(candidates, key=lambda key: self._used.get(key, 0.0))
         for oldest in by_use[: max(len(self._loaded) - self._keep, 0)]:
             del self._loaded[oldest]
             self._used.pop(oldest, None)
 
-    def renew(
+    def replace_all(
         self,
         make: Callable[[Path], Forecaster],
         change: Callable[[Forecaster], Forecaster],
-        swap: Callable[[dict[Key, Served]], None],
+        swap: Callable[[dict[VersionKey, LoadedVersion]], None],
     ) -> None:
         """Put ``change`` of every version in its place; from now on load with ``make``.
 

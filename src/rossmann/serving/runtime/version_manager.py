@@ -11,32 +11,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rossmann.errors import ModelError, NoModel, ServiceError, UnknownVersion
+from rossmann.errors import ModelError, ModelUnavailableError, ServiceError, VersionNotFoundError
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.models.registry.model_cache import remember_production
+from rossmann.models.registry.model_cache import save_last_production
 from rossmann.schema import Stage
-from rossmann.serving.runtime.registry_snapshot import NO_PRODUCTION, RegistryLike, Seen, last_copy
-from rossmann.serving.runtime.version_cache import Key, Served, VersionCache
+from rossmann.serving.runtime.registry_snapshot import (
+    NO_PRODUCTION_MESSAGE,
+    ModelRegistry,
+    RegistrySnapshot,
+    cached_production,
+)
+from rossmann.serving.runtime.version_cache import LoadedVersion, VersionCache, VersionKey
 
 _LOOK_AGAIN: Final = 1.0
 """Seconds for which the registry is not asked again about a number that it does not have."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
+class SelectedVersion:
     """The version that answers one request, and the stage it has."""
 
-    served: Served
+    served: LoadedVersion
     stage: str
 
 
-class Versions:
+class VersionManager:
     """A bounded cache of versions, of which one is Production; safe to share between threads."""
 
     def __init__(
         self,
-        registry: RegistryLike,
+        registry: ModelRegistry,
         cache: Path,
         make: Callable[[Path], Forecaster],
         keep: int = 4,
@@ -45,8 +50,8 @@ class Versions:
         self._folder = cache
         self._cache = VersionCache(registry, cache, make, keep)
         self._polling = threading.Lock()
-        self._production: Served | None = None
-        self._seen = Seen()
+        self._production: LoadedVersion | None = None
+        self._seen = RegistrySnapshot()
         self._looked = 0.0
         self._away = ""
         self._behind = ""
@@ -54,19 +59,19 @@ class Versions:
         self._besides: Callable[[], None] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.taken_over = 0
+        self.reloads = 0
         """How often another Production version came into service, since the start."""
-        self.refused = 0
+        self.failed_reloads = 0
         """How often one could not be had; each further try counts again."""
         self._logger = get_logger("versions")
 
     @property
-    def production(self) -> Served | None:
+    def production(self) -> LoadedVersion | None:
         """The version that answers as Production."""
         return self._production
 
     @property
-    def seen(self) -> Seen:
+    def snapshot(self) -> RegistrySnapshot:
         """What the registry said last."""
         return self._seen
 
@@ -76,7 +81,7 @@ class Versions:
         return "; ".join(filter(None, (self._away, self._behind)))
 
     @property
-    def registry_away(self) -> bool:
+    def registry_unreachable(self) -> bool:
         """Whether the registry did not answer when it was last asked."""
         return bool(self._away)
 
@@ -93,13 +98,13 @@ class Versions:
         self.poll()
         if self._production is not None:
             return
-        if not self._away and self._seen.in_stage(Stage.PRODUCTION) is None:
-            raise NoModel(NO_PRODUCTION)
-        version, folder = last_copy(self._folder, self.reason)
+        if not self._away and self._seen.version_in_stage(Stage.PRODUCTION) is None:
+            raise ModelUnavailableError(NO_PRODUCTION_MESSAGE)
+        version, folder = cached_production(self._folder, self.reason)
         # No run: the registry's word on it comes with the first poll that succeeds.
-        self._production = self._cache.add_copy(version, folder)
+        self._production = self._cache.add_local(version, folder)
         if not self._seen.runs:
-            self._seen = Seen({version: ""}, {version: Stage.PRODUCTION})
+            self._seen = RegistrySnapshot({version: ""}, {version: Stage.PRODUCTION})
         self._logger.warning("serving from the local copy", version=version, reason=self.reason)
 
     def poll(self) -> None:
@@ -116,7 +121,7 @@ class Versions:
         if self._besides is not None:
             self._besides()
 
-    def after_each_poll(self, call: Callable[[], None]) -> None:
+    def on_poll(self, call: Callable[[], None]) -> None:
         """From now on ``call`` behind every poll, and once as soon as ``follow`` begins."""
         self._besides = call
 
@@ -124,17 +129,19 @@ class Versions:
         """Let no other version push this one out of memory; None: none is kept so."""
         self._pinned = version
 
-    def _look(self) -> Seen:
+    def _look(self) -> RegistrySnapshot:
         try:
             found = self._registry.versions()
         finally:
             self._looked = time.monotonic()
-        seen = Seen({v.version: v.run_id for v in found}, {v.version: v.stage for v in found})
+        seen = RegistrySnapshot(
+            {v.version: v.run_id for v in found}, {v.version: v.stage for v in found}
+        )
         self._seen = seen
         return seen
 
-    def _follow(self, seen: Seen) -> None:
-        version, now = seen.in_stage(Stage.PRODUCTION), self._production
+    def _follow(self, seen: RegistrySnapshot) -> None:
+        version, now = seen.version_in_stage(Stage.PRODUCTION), self._production
         if version is None:
             still = "" if now is None else f"; version {now.version} goes on answering"
             self._behind = f"the registry has no Production version{still}"
@@ -144,68 +151,68 @@ class Versions:
                 self._production = self._obtain((version, seen.runs[version]))
             except (ModelError, ServiceError) as error:
                 self._behind = f"version {version} is Production but cannot be had: {error}"
-                self.refused += 1
+                self.failed_reloads += 1
                 self._logger.warning("new version refused", version=version, reason=str(error))
                 return
-            self._cache.drop((version, ""))
-            self.taken_over += 1
+            self._cache.evict((version, ""))
+            self.reloads += 1
             self._logger.info("in service", version=version)
         self._behind = self._remember(version)
 
     def _remember(self, version: int) -> str:
         """Note on disk what is Production; gives what is amiss, and is tried with each poll."""
         try:
-            remember_production(self._folder, version)
+            save_last_production(self._folder, version)
         except OSError as error:
             return f"version {version} cannot be noted for a start without the registry: {error}"
         return ""
 
-    def _obtain(self, key: Key) -> Served:
-        return self._cache.obtain(key, self._stays)
+    def _obtain(self, key: VersionKey) -> LoadedVersion:
+        return self._cache.get_or_load(key, self._stays)
 
-    def _stays(self, key: Key) -> bool:
+    def _stays(self, key: VersionKey) -> bool:
         now = self._production
         return (now is not None and key == now.key) or key[0] == self._pinned
 
-    def pick(self, wanted: str | int) -> Picked | None:
+    def get_loaded(self, wanted: str | int) -> SelectedVersion | None:
         """The version for a request, if it is in memory; never waits.
 
         None where it is not, or there is none: ``load`` then finds out.
         """
         if wanted == Stage.PRODUCTION:
             now = self._production
-            return None if now is None else Picked(now, Stage.PRODUCTION)
+            return None if now is None else SelectedVersion(now, Stage.PRODUCTION)
         seen = self._seen
-        version = seen.number(wanted)
+        version = seen.resolve(wanted)
         if version is None or version not in seen.runs:
             return None
         served = self._cache.get((version, seen.runs[version]))
-        return None if served is None else Picked(served, seen.stages[version])
+        return None if served is None else SelectedVersion(served, seen.stages[version])
 
-    def load(self, wanted: str | int) -> Picked:
+    def load(self, wanted: str | int) -> SelectedVersion:
         """The same, loading it where needed; may take seconds.
 
         Raises ``UnknownVersion`` (naming those there are), ``NoModel``, ``ServiceError`` when the
         registry must be asked and is away, ``DamagedModel``.
         """
-        picked = self.pick(wanted)
+        picked = self.get_loaded(wanted)
         if picked is not None:
             return picked
         if wanted == Stage.PRODUCTION:
-            raise NoModel(NO_PRODUCTION)
+            raise ModelUnavailableError(NO_PRODUCTION_MESSAGE)
         seen = self._seen
-        if seen.number(wanted) not in seen.runs and self._is_possible(wanted):
+        if seen.resolve(wanted) not in seen.runs and self._is_possible(wanted):
             seen = self._look_again()
-        version = seen.number(wanted)
+        version = seen.resolve(wanted)
         if version is None or version not in seen.runs:
-            raise UnknownVersion(seen.names(wanted))
-        return Picked(self._obtain((version, seen.runs[version])), seen.stages[version])
+            raise VersionNotFoundError(seen.not_found_message(wanted))
+        return SelectedVersion(self._obtain((version, seen.runs[version])), seen.stages[version])
 
     def _is_possible(self, wanted: str | int) -> bool:
         """Whether a registry could have it: none is asked about any nonsense."""
-        return wanted == Stage.STAGING or self._seen.number(wanted) is not None
+        return wanted == Stage.STAGING or self._seen.resolve(wanted) is not None
 
-    def _look_again(self) -> Seen:
+    def _look_again(self) -> RegistrySnapshot:
         """What the registry says now, or said shortly before; raises ``ServiceError``.
 
         However many ask, it is asked by one of them, and the others wait a moment at most.
@@ -220,7 +227,7 @@ class Versions:
             raise ServiceError(self._away)
         return self._seen
 
-    def renew(
+    def replace_panel(
         self, make: Callable[[Path], Forecaster], change: Callable[[Forecaster], Forecaster]
     ) -> None:
         """Put ``change`` of every version in memory in its place; from now on load with ``make``.
@@ -229,13 +236,13 @@ class Versions:
         raises leaves everything as it was.
         """
         with self._polling:
-            self._cache.renew(make, change, self._swap)
+            self._cache.replace_all(make, change, self._swap)
 
-    def _swap(self, loaded: dict[Key, Served]) -> None:
+    def _swap(self, loaded: dict[VersionKey, LoadedVersion]) -> None:
         now = self._production
         self._production = now if now is None else loaded.get(now.key, now)
 
-    def follow(self, seconds: float, also: Callable[[], None] = lambda: None) -> None:
+    def start_polling(self, seconds: float, also: Callable[[], None] = lambda: None) -> None:
         """Poll, and call ``also``, every ``seconds`` in a background thread until ``close``."""
         self._thread = threading.Thread(
             target=self._run, args=(seconds, also), name="versions", daemon=True

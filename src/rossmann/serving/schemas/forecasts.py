@@ -69,7 +69,7 @@ class Interval(BaseModel):
     upper: list[float]
 
 
-class Notice(BaseModel):
+class WarningMessage(BaseModel):
     """A warning: what it is about, how many rows it touches, and the first of them."""
 
     type: str
@@ -78,7 +78,7 @@ class Notice(BaseModel):
     rows: list[int]
 
 
-class TotalsAnswer(BaseModel):
+class TotalsResponse(BaseModel):
     """Sums of the rows by one of ``totals``, a place in each list for each sum.
 
     ``store`` and ``store_type`` are null where a sum is not of one; ``first`` and ``last`` are the
@@ -102,7 +102,7 @@ class ChallengerRows(BaseModel):
     rows: list[int]
 
 
-class PredictAnswer(BaseModel):
+class PredictResponse(BaseModel):
     """``predictions[i]`` answers ``inputs[i]``.
 
     ``model_version`` answered every row but those of ``challenger``, which is null unless an
@@ -117,8 +117,8 @@ class PredictAnswer(BaseModel):
     as_of: str
     objective: Objective = "accuracy"
     intervals: list[Interval]
-    totals: list[TotalsAnswer] = []
-    warnings: list[Notice]
+    totals: list[TotalsResponse] = []
+    warnings: list[WarningMessage]
     request_id: str
 
 
@@ -140,13 +140,13 @@ class Explanation(BaseModel):
     drivers: list[Driver]
 
 
-class ExplainAnswer(PredictAnswer):
+class ExplainResponse(PredictResponse):
     """``explanations[i]`` tells what drove ``predictions[i]``."""
 
     explanations: list[Explanation]
 
 
-class FaultMessage(BaseModel):
+class ErrorDetailMessage(BaseModel):
     """One fault: where, what, and its kind."""
 
     loc: list[str | int]
@@ -154,8 +154,8 @@ class FaultMessage(BaseModel):
     type: str
 
 
-class ErrorAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """The one shape of every error."""
 
-    detail: list[FaultMessage]
+    detail: list[ErrorDetailMessage]
     request_id: str

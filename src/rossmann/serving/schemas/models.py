@@ -71,7 +71,7 @@ class ModelVersionInfo(BaseModel):
     tags: dict[str, str]
 
 
-class LoadOrder(BaseModel):
+class LoadRequest(BaseModel):
     """Which stage or version to load."""
 
     model_config = STRICT
@@ -81,7 +81,7 @@ class LoadOrder(BaseModel):
     ] = "Production"
 
 
-class Loaded(BaseModel):
+class LoadResponse(BaseModel):
     """A version that is in memory."""
 
     model_version: int
@@ -89,7 +89,7 @@ class Loaded(BaseModel):
     model_loaded: bool
 
 
-class Reason(BaseModel):
+class ReasonRequest(BaseModel):
     """Why a version is promoted or taken back; it is kept with the version."""
 
     model_config = STRICT
@@ -97,13 +97,13 @@ class Reason(BaseModel):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
-class PromoteOrder(Reason):
+class PromoteRequest(ReasonRequest):
     """``force`` promotes a version that the gate refuses."""
 
     force: bool = False
 
 
-class RoleRows(BaseModel):
+class RoleRowCount(BaseModel):
     """Logged rows of a version: the caller got them, from Production or a challenger, or nobody."""
 
     role: str
@@ -123,7 +123,7 @@ class Agreement(BaseModel):
     beyond_10_percent: float
 
 
-class SideScore(BaseModel):
+class VersionScore(BaseModel):
     """A version on ``rows`` whose sales are known: error, and total over sold total less 1."""
 
     model_version: int
@@ -133,7 +133,7 @@ class SideScore(BaseModel):
     bias: float | None
 
 
-class KnownSales(BaseModel):
+class ActualsComparison(BaseModel):
     """Both versions against what was sold.
 
     ``paired``: on the same rows. Then ``chance`` is how often luck alone makes the challenger look
@@ -142,13 +142,13 @@ class KnownSales(BaseModel):
     """
 
     paired: bool
-    challenger: SideScore
-    production: SideScore
+    challenger: VersionScore
+    production: VersionScore
     chance: float | None
     better_stores: float | None
 
 
-class Compared(BaseModel):
+class Comparison(BaseModel):
     """What the prediction log says of both versions.
 
     ``reason`` says why something is missing; ``looked_from``: older rows are not looked at;
@@ -158,9 +158,9 @@ class Compared(BaseModel):
     reason: str = ""
     looked_from: datetime | None = None
     since: datetime | None = None
-    rows: list[RoleRows] = []
+    rows: list[RoleRowCount] = []
     agreement: Agreement | None = None
-    known_sales: KnownSales | None = None
+    known_sales: ActualsComparison | None = None
 
 
 class ShadowQueue(BaseModel):
@@ -188,4 +188,4 @@ class ExperimentState(BaseModel):
     salt: str | None = None
     stores: int | None = None
     queue: ShadowQueue | None = None
-    comparison: Compared | None = None
+    comparison: Comparison | None = None
