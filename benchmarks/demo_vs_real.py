@@ -1,10 +1,10 @@
-"""The demo chain beside the real one: do they look alike, and are they as hard to forecast?
+"""Compares the demo chain with the real one: sales statistics, and RMSPE of forecasts.
 
     python benchmarks/demo_vs_real.py                    tables and simple forecasts, a minute
     python benchmarks/demo_vs_real.py --profile quick    and the ensemble, two minutes a chain
     python benchmarks/demo_vs_real.py --profile full     and the ensemble as it is served
 
-The real column is there where ROSSMANN_DATA_DIR (or ``data/``) has the real tables in ``raw/``.
+The real column is printed where ROSSMANN_DATA_DIR (or ``data/``) has the real tables in ``raw/``.
 """
 
 import argparse
@@ -33,8 +33,8 @@ Measures = dict[str, float]
 
 
 def main() -> None:
-    """Measure both chains and print them side by side."""
-    parser = argparse.ArgumentParser(description="The demo chain beside the real one.")
+    """Measure both chains and print a column for each."""
+    parser = argparse.ArgumentParser(description="Compares the demo chain with the real one.")
     parser.add_argument("--profile", help="also backtest the ensemble with this training profile")
     profile = parser.parse_args().profile
     chains: dict[str, Measures] = {}
@@ -65,35 +65,35 @@ def real_settings(folder: Path) -> Settings | None:
 
 def measure(settings: Settings, profile: str | None) -> Measures:
     """All measures of the chain that ``settings`` names."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     info = make_dataset(settings)
-    found: Measures = {"seconds to read, check and clean": time.perf_counter() - begun}
+    measures: Measures = {"seconds to read, check and clean": time.perf_counter() - start}
     history = pl.read_parquet(info.folder / "history.parquet").with_columns(
         weekday=pl.col("Date").dt.weekday()
     )
     sold = history.filter((pl.col("Open") == 1) & (pl.col("Sales") > 0))
-    found |= dict(shape(history, sold))
-    found |= dict(promotion(sold))
-    found |= dict(profile_of_week(sold))
-    found |= dict(memory(sold))
+    measures |= dict(size_and_spread(history, sold))
+    measures |= dict(promotion(sold))
+    measures |= dict(weekday_profile(sold))
+    measures |= dict(residual_correlation(sold))
     build_panel(info, settings.thread_count, lambda line: None)
     panel = open_panel(info)
-    ends, days, least = settings.windows, settings.window_days, settings.history_days
-    for window in build_windows(panel, ends, days, least):
+    ends, days, min_history = settings.windows, settings.window_days, settings.history_days
+    for window in build_windows(panel, ends, days, min_history):
         for name, forecast in baselines(panel, window).items():
             back = panel.last_day - window.origin
-            found[f"RMSPE {name}, {back} d before the end"] = rmspe(window.sold, forecast)
+            measures[f"RMSPE {name}, {back} d before the end"] = rmspe(window.sold, forecast)
     if profile:
-        examples = sample_training_rows(panel, least, settings.seed)
+        examples = sample_training_rows(panel, min_history, settings.seed)
         outcomes = backtest(settings, panel, examples, settings.profile(profile), print)
         for back, outcome in zip(sorted(ends, reverse=True), outcomes, strict=True):
-            best = rmspe(outcome.window.sold, outcome.forecasts["ensemble"])
-            found[f"RMSPE ensemble ({profile}), {back} d before the end"] = best
-    return found
+            error = rmspe(outcome.window.sold, outcome.forecasts["ensemble"])
+            measures[f"RMSPE ensemble ({profile}), {back} d before the end"] = error
+    return measures
 
 
-def shape(history: pl.DataFrame, sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
-    """Size and spread of sales and customers, and how much is closed."""
+def size_and_spread(history: pl.DataFrame, sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
+    """Size and spread of sales and customers, and the share of closed days."""
     yield "rows", history.height
     yield "stores", history["Store"].n_unique()
     yield "share closed", 1 - history.select(pl.mean("Open")).item()
@@ -124,52 +124,52 @@ def promotion(sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
     for label, days in (("Monday to Friday", week), ("Monday", week.filter(weekday=1))):
         mean = dict(days.group_by("Promo").agg(pl.mean("Sales")).rows())
         yield f"promotion uplift, {label}", mean[1] / mean[0] - 1
-    kinds = week.group_by("Store", "Promo").agg(pl.col("Sales").log().mean()).sort("Promo")
-    lift = kinds.group_by("Store").agg(pl.col("Sales").last() - pl.col("Sales").first())
+    log_means = week.group_by("Store", "Promo").agg(pl.col("Sales").log().mean()).sort("Promo")
+    lift = log_means.group_by("Store").agg(pl.col("Sales").last() - pl.col("Sales").first())
     yield "promotion uplift, sd between stores (log)", lift.select(pl.std("Sales")).item()
 
 
-def profile_of_week(sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
+def weekday_profile(sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
     """Mean sales of each weekday without promotion over the mean of all days."""
     mean = sold.select(pl.mean("Sales")).item()
-    for place, name in enumerate(WEEKDAYS, 1):
-        day = sold.filter(weekday=place, Promo=0).select(pl.mean("Sales")).item()
+    for number, name in enumerate(WEEKDAYS, 1):
+        day = sold.filter(weekday=number, Promo=0).select(pl.mean("Sales")).item()
         yield f"{name} without promotion / mean", day / mean
     for month in (1, 4, 7, 10, 12):
         part = sold.filter(pl.col("Date").dt.month() == month).select(pl.mean("Sales")).item()
         yield f"month {month} / mean", part / mean
 
 
-def memory(sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
-    """What is left of log sales without weekday, promotion and date: its size and memory."""
-    kind = ["Store", "weekday", "Promo"]
-    log = sold.filter(pl.col("weekday") < 7).with_columns(left=pl.col("Sales").log())
-    log = log.with_columns(left=pl.col("left") - pl.col("left").mean().over(kind))
-    common = log.group_by("Date").agg(pl.mean("left"))
-    yield "sd of what dates share (log)", common.select(pl.std("left")).item()
-    log = log.with_columns(left=pl.col("left") - pl.col("left").mean().over("Date"))
-    yield "sd of the rest (log)", log.select(pl.std("left")).item()
-    yield "kurtosis of the rest", log.select(pl.col("left").kurtosis()).item()
+def residual_correlation(sold: pl.DataFrame) -> Iterator[tuple[str, float]]:
+    """Residuals of log sales, less the means of store, weekday, promotion and date."""
+    group = ["Store", "weekday", "Promo"]
+    log = sold.filter(pl.col("weekday") < 7).with_columns(residual=pl.col("Sales").log())
+    log = log.with_columns(residual=pl.col("residual") - pl.col("residual").mean().over(group))
+    common = log.group_by("Date").agg(pl.mean("residual"))
+    yield "sd of what dates share (log)", common.select(pl.std("residual")).item()
+    log = log.with_columns(residual=pl.col("residual") - pl.col("residual").mean().over("Date"))
+    yield "sd of the rest (log)", log.select(pl.std("residual")).item()
+    yield "kurtosis of the rest", log.select(pl.col("residual").kurtosis()).item()
     day = log["Date"].to_physical().to_numpy()
     dense = np.full((log.select(pl.max("Store")).item() + 1, int(np.ptp(day)) + 1), np.nan)
-    dense[log["Store"].to_numpy(), day - day.min()] = log["left"].to_numpy()
+    dense[log["Store"].to_numpy(), day - day.min()] = log["residual"].to_numpy()
     for lag in (1, 7, 28, 91, 364, 728):
-        now, then = dense[:, lag:], dense[:, :-lag]
-        both = ~np.isnan(now) & ~np.isnan(then)
-        yield f"its correlation after {lag} d", float(np.corrcoef(now[both], then[both])[0, 1])
+        later, earlier = dense[:, lag:], dense[:, :-lag]
+        both = ~np.isnan(later) & ~np.isnan(earlier)
+        yield f"its correlation after {lag} d", float(np.corrcoef(later[both], earlier[both])[0, 1])
 
 
 def print_table(chains: dict[str, Measures]) -> None:
-    """One line a measure, one column a chain."""
+    """One row per measure, one column per chain."""
     print(f"{'':44}" + "".join(f"{name:>12}" for name in chains))
     for label in next(iter(chains.values())):
         values = (measures.get(label, float("nan")) for measures in chains.values())
-        print(f"{label:44}" + "".join(f"{_shown(value):>12}" for value in values))
+        print(f"{label:44}" + "".join(f"{_format(value):>12}" for value in values))
     if "real" not in chains:
         print("\nno real tables in raw/: the real column is left out")
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.4f}"
 
 

@@ -1,9 +1,9 @@
-"""What a change to one member costs or gains: RMSPE by window, beside the member as it is.
+"""RMSPE by window of variants of one base learner: parameters, seeds, features, training days.
 
     ROSSMANN_DATA_DIR=... python benchmarks/experiments.py [--origins DAYS] [NAME ...]
 
-Prints the table of docs/modelops/experiments.md. Takes a fit for each window and line (20 to 40 s
-each with the real tables on two cores); names pick lines, none takes them all.
+Prints the table of docs/modelops/experiments.md. Takes a fit for each window and variant (20 to
+40 s each with the real tables on two cores); names select variants, without names all run.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from rossmann.models.evaluation.metrics import rmspe
 from rossmann.models.evaluation.windows import BacktestWindow, build_windows, origins_to_offsets
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.fit import sample_training_rows
-from rossmann.models.reports.figures import markdown
+from rossmann.models.reports.figures import markdown_table
 from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray
 from rossmann.settings import Settings, load_settings
 
@@ -30,7 +30,7 @@ ORIGINS: Final = "2014-06-13,2015-03-08,2015-04-26"
 
 @dataclass(frozen=True)
 class Variant:
-    """A member with something changed: parameters, seed, what it sees, what it learns from."""
+    """A base learner with changed parameters, seed, features, or share of training days."""
 
     name: str
     member: str = "lightgbm"
@@ -66,14 +66,14 @@ VARIANTS: Final = (
 )
 
 
-def blind(matrix: FeatureMatrix, names: Sequence[str]) -> FeatureMatrix:
-    """A copy whose columns ``names`` say nothing."""
-    out = matrix.copy()
-    out[:, [FEATURES.index(name) for name in names]] = 0.0
-    return out
+def zero_columns(matrix: FeatureMatrix, names: Sequence[str]) -> FeatureMatrix:
+    """A copy whose columns ``names`` are 0."""
+    copy = matrix.copy()
+    copy[:, [FEATURES.index(name) for name in names]] = 0.0
+    return copy
 
 
-def learn_from(
+def training_data(
     panel: Panel, settings: Settings, variant: Variant
 ) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
     """Matrix (n, 46), sales and day (n,) of the training rows."""
@@ -81,50 +81,50 @@ def learn_from(
         panel, settings.history_days, settings.seed + 100 * variant.seed
     )
     matrix = examples.matrix
-    return blind(matrix, variant.without), examples.sold, examples.day.astype(np.float64)
+    return zero_columns(matrix, variant.without), examples.sold, examples.day.astype(np.float64)
 
 
 def measure(
     panel: Panel, settings: Settings, variant: Variant, windows: list[BacktestWindow]
 ) -> list[str]:
-    """The table's row of a variant."""
-    matrix, sold, day = learn_from(panel, settings, variant)
+    """The row of a variant in the table."""
+    matrix, sold, day = training_data(panel, settings, variant)
     params = {**settings.profile("full").members[variant.member], **variant.params}
     seed = settings.seed + variant.seed
     days = np.unique(day)
-    chosen = np.random.default_rng(seed).random(len(days)) < variant.days
-    kept = np.isin(day, days[chosen])
+    in_sample = np.random.default_rng(seed).random(len(days)) < variant.days
+    selected = np.isin(day, days[in_sample])
     errors = []
     for window in windows:
-        mine = np.nonzero((day <= window.origin) & kept)[0]
+        known = np.nonzero((day <= window.origin) & selected)[0]
         member = LEARNERS[variant.member].fit(
-            matrix[mine], sold[mine], params, seed, settings.thread_count, lambda share: None
+            matrix[known], sold[known], params, seed, settings.thread_count, lambda share: None
         )
-        seen = blind(window.matrix, variant.without)
-        factor = member.factor(seen, settings.thread_count)
+        inputs = zero_columns(window.matrix, variant.without)
+        factor = member.factor(inputs, settings.thread_count)
         forecast = factor * np.exp(window.matrix[:, OFFSET_COLUMN].astype(np.float64))
         errors.append(rmspe(window.sold, forecast))
     return [variant.name, *(f"{error:.4f}" for error in [*errors, float(np.mean(errors))])]
 
 
 def main() -> None:
-    """Measure the variants that the command line names."""
+    """Measure the selected variants."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--origins", default=ORIGINS)
-    parser.add_argument("names", nargs="*", help="words that the lines' names hold")
-    given = parser.parse_args()
+    parser.add_argument("names", nargs="*", help="parts of the variants' names")
+    args = parser.parse_args()
     settings = load_settings()
     panel = open_panel(current_dataset(settings))
-    origins = [date.fromisoformat(text) for text in given.origins.split(",")]
+    origins = [date.fromisoformat(text) for text in args.origins.split(",")]
     ends = origins_to_offsets(panel, origins)
     windows = build_windows(panel, ends, settings.window_days, settings.history_days)
     header = ["member", *(f"from {to_date(w.origin)}" for w in windows), "mean"]
     rows = []
     for variant in VARIANTS:
-        if not given.names or any(name in variant.name for name in given.names):
+        if not args.names or any(name in variant.name for name in args.names):
             rows.append(measure(panel, settings, variant, windows))
             print(*rows[-1], sep="\t", flush=True)
-    print(markdown([header, *rows]))
+    print(markdown_table([header, *rows]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A client that costs little: raw HTTP/1.1 over kept connections, many of them at once."""
+"""Light load generator: raw HTTP/1.1 over concurrent keep-alive connections."""
 
 import asyncio
 import re
@@ -9,31 +9,31 @@ from typing import Final, cast
 import numpy as np
 import uvloop
 
-_END: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_HEAD_END: Final = b"\r\n\r\n"
+_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Load:
-    """What came of a load: seconds of each request in the order of their ends, and of the whole."""
+class LoadResult:
+    """Result of a load: ``seconds`` of each request, in the order of their ends, and of all."""
 
     seconds: np.ndarray
-    whole: float
+    duration: float
 
     @property
     def per_second(self) -> float:
-        """Requests in a second."""
-        return len(self.seconds) / self.whole
+        """Requests per second."""
+        return len(self.seconds) / self.duration
 
     def percentile_ms(self, share: float) -> float:
-        """The time within which that share of the requests was answered, in milliseconds."""
+        """A quantile of the response times, in milliseconds."""
         return float(1000 * np.quantile(self.seconds, share))
 
 
 class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
-        self._got = bytearray()
-        self._done: asyncio.Future[bytes] | None = None
+        self._buffer = bytearray()
+        self._response: asyncio.Future[bytes] | None = None
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -41,38 +41,40 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._got += data
-        head = self._got.find(_END)
+        self._buffer += data
+        head = self._buffer.find(_HEAD_END)
         if head < 0:
             return
-        length = _content_length(bytes(self._got[:head]))
-        if len(self._got) >= head + 4 + length and self._done is not None:
-            whole = bytes(self._got)
-            self._got.clear()
-            done, self._done = self._done, None
-            done.set_result(whole)
+        length = _content_length(bytes(self._buffer[:head]))
+        if len(self._buffer) >= head + 4 + length and self._response is not None:
+            response = bytes(self._buffer)
+            self._buffer.clear()
+            future, self._response = self._response, None
+            future.set_result(response)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._done is not None and not self._done.done():
-            self._done.set_exception(ConnectionError(f"the server hung up: {exc}"))
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(
+                ConnectionError(f"the server closed the connection: {exc}")
+            )
 
-    async def ask(self, request: bytes) -> bytes:
-        """The whole answer to a request."""
+    async def send(self, request: bytes) -> bytes:
+        """The whole response to a request."""
         assert self._transport is not None
-        self._done = asyncio.get_running_loop().create_future()
+        self._response = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return await self._done
+        return await self._response
 
 
 def _content_length(head: bytes) -> int:
-    found = _LENGTH.search(head)
-    if found is None:
-        raise ConnectionError(f"an answer without a length: {head[:200]!r}")
-    return int(found[1])
+    match = _CONTENT_LENGTH.search(head)
+    if match is None:
+        raise ConnectionError(f"a response without Content-Length: {head[:200]!r}")
+    return int(match[1])
 
 
-def post(path: str, body: bytes) -> bytes:
-    """A POST of JSON as it goes over the wire."""
+def post_request(path: str, body: bytes) -> bytes:
+    """The bytes of a POST of JSON."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -80,125 +82,129 @@ def post(path: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-def play(port: int, requests: list[bytes], at_once: int, seconds: float) -> Load:
-    """Play ``requests`` over and over on ``at_once`` connections for ``seconds``.
+def run_load(port: int, requests: list[bytes], connections: int, seconds: float) -> LoadResult:
+    """Send ``requests`` in a loop over concurrent connections for ``seconds``.
 
-    Raises ``ConnectionError`` for any answer but 200.
+    Raises ``ConnectionError`` for any response but 200.
     """
-    return uvloop.run(_play(port, requests, at_once, seconds))
+    return uvloop.run(_run_load(port, requests, connections, seconds))
 
 
-class _Player(asyncio.Protocol):
-    """One connection that asks again as soon as it is answered, without a task of its own: on a
-    machine of few cores, what the client takes the service lacks."""
+class _LoadConnection(asyncio.Protocol):
+    """One connection that sends again after each response, without a task of its own: on a
+    machine of few cores, the client takes processor time from the service."""
 
-    def __init__(self, requests: list[bytes], place: int, step: int, until: float) -> None:
-        self._requests, self._place, self._step, self._until = requests, place, step, until
-        self._got = bytearray()
-        self._lacking = 0
-        self.took: list[float] = []
+    def __init__(self, requests: list[bytes], index: int, step: int, until: float) -> None:
+        self._requests, self._index, self._step, self._until = requests, index, step, until
+        self._buffer = bytearray()
+        self._missing_bytes = 0
+        self.seconds: list[float] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
-        request = self._requests[self._place % len(self._requests)]
-        self._place += self._step
-        self._asked = time.perf_counter()
+    def _send(self) -> None:
+        request = self._requests[self._index % len(self._requests)]
+        self._index += self._step
+        self._sent_at = time.perf_counter()
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        if self._lacking > 0:
-            self._lacking -= len(data)
+        if self._missing_bytes > 0:
+            self._missing_bytes -= len(data)
         else:
-            self._got += data
-            head = self._got.find(_END)
+            self._buffer += data
+            head = self._buffer.find(_HEAD_END)
             if head < 0:
                 return
-            text = bytes(self._got[:head])
-            if not text.startswith(b"HTTP/1.1 200"):
-                self._fail(f"not answered: {bytes(self._got[:400])!r}")
+            header = bytes(self._buffer[:head])
+            if not header.startswith(b"HTTP/1.1 200"):
+                self._fail(f"not 200: {bytes(self._buffer[:400])!r}")
                 return
-            self._lacking = head + len(_END) + _content_length(text) - len(self._got)
-            self._got.clear()
-        if self._lacking > 0:
+            self._missing_bytes = (
+                head + len(_HEAD_END) + _content_length(header) - len(self._buffer)
+            )
+            self._buffer.clear()
+        if self._missing_bytes > 0:
             return
         now = time.perf_counter()
-        self.took.append(now - self._asked)
+        self.seconds.append(now - self._sent_at)
         if now < self._until:
-            self._ask()
+            self._send()
         elif not self.done.done():
             self.done.set_result(None)
 
-    def _fail(self, words: str) -> None:
+    def _fail(self, message: str) -> None:
         if not self.done.done():
-            self.done.set_exception(ConnectionError(words))
+            self.done.set_exception(ConnectionError(message))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(f"the server hung up: {exc}")
+        self._fail(f"the server closed the connection: {exc}")
 
 
-async def _play(port: int, requests: list[bytes], at_once: int, seconds: float) -> Load:
+async def _run_load(
+    port: int, requests: list[bytes], connections: int, seconds: float
+) -> LoadResult:
     loop = asyncio.get_running_loop()
-    begun = time.perf_counter()
-    players = []
-    for place in range(at_once):
-        player = _Player(requests, place, at_once, begun + seconds)
-        await loop.create_connection(lambda player=player: player, "127.0.0.1", port)
-        players.append(player)
-    await asyncio.gather(*(player.done for player in players))
-    whole = time.perf_counter() - begun
-    for player in players:
-        player.transport.close()
-    return Load(np.array([took for player in players for took in player.took]), whole)
+    start = time.perf_counter()
+    protocols = []
+    for index in range(connections):
+        protocol = _LoadConnection(requests, index, connections, start + seconds)
+        await loop.create_connection(lambda protocol=protocol: protocol, "127.0.0.1", port)
+        protocols.append(protocol)
+    await asyncio.gather(*(protocol.done for protocol in protocols))
+    duration = time.perf_counter() - start
+    for protocol in protocols:
+        protocol.transport.close()
+    return LoadResult(np.concatenate([protocol.seconds for protocol in protocols]), duration)
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One request of a constant load: when it was due (of ``perf_counter``), how long its answer
-    took from then on, and the answer; none where the connection broke."""
+class TimedResponse:
+    """A request of a constant load: when it was due (by ``perf_counter``), seconds from then to its
+    response, and the response; empty where the connection broke."""
 
     due: float
     seconds: float
-    answer: bytes
+    content: bytes
 
 
-async def play_at(
-    port: int, requests: list[bytes], per_second: float, stop: asyncio.Event, at_once: int = 16
-) -> list[Answered]:
-    """Play ``requests`` at a constant rate on kept connections until ``stop`` is set.
+async def run_constant_load(
+    port: int, requests: list[bytes], per_second: float, stop: asyncio.Event, connections: int = 16
+) -> list[TimedResponse]:
+    """Send ``requests`` at a constant rate over keep-alive connections until ``stop`` is set.
 
-    Times count from when a request was due, so that a pause is seen by all that fall in it.
+    Times count from when a request was due, so that a pause delays all requests within it.
     """
     loop = asyncio.get_running_loop()
-    due: asyncio.Queue[float] = asyncio.Queue()
-    found: list[Answered] = []
+    due_times: asyncio.Queue[float] = asyncio.Queue()
+    responses: list[TimedResponse] = []
 
-    async def one(place: int) -> None:
-        connection = await _connected(port)
-        while (when := await due.get()) >= 0:
+    async def send_due(index: int) -> None:
+        connection = await _connect(port)
+        while (due := await due_times.get()) >= 0:
             try:
-                answer = await connection.ask(requests[place % len(requests)])
+                content = await connection.send(requests[index % len(requests)])
             except ConnectionError:
-                answer, connection = b"", await _connected(port)
-            found.append(Answered(when, time.perf_counter() - when, answer))
-            place += at_once
+                content, connection = b"", await _connect(port)
+            responses.append(TimedResponse(due, time.perf_counter() - due, content))
+            index += connections
 
-    workers = [loop.create_task(one(place)) for place in range(at_once)]
-    begun, count = time.perf_counter(), 0
+    workers = [loop.create_task(send_due(index)) for index in range(connections)]
+    start, count = time.perf_counter(), 0
     while not stop.is_set():
         count += 1
-        await asyncio.sleep(begun + count / per_second - time.perf_counter())
-        due.put_nowait(begun + count / per_second)
+        await asyncio.sleep(start + count / per_second - time.perf_counter())
+        due_times.put_nowait(start + count / per_second)
     for _ in workers:
-        due.put_nowait(-1.0)
+        due_times.put_nowait(-1.0)
     await asyncio.gather(*workers)
-    return found
+    return responses
 
 
-async def _connected(port: int) -> _Connection:
+async def _connect(port: int) -> _Connection:
     loop = asyncio.get_running_loop()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Coverage and width of the 80 and 95 % bands by method, each window by the other windows.
+"""Coverage and width of the 80 and 95 % intervals by method; each window by the other windows.
 
     python benchmarks/intervals.py --profile full 2014-06-13 2014-08-01 2015-03-09 2015-04-26
 
@@ -24,58 +24,64 @@ from rossmann.models.ensemble.prediction_intervals import (
     terciles,
     volatility_cuts,
 )
-from rossmann.models.evaluation.backtest import backtest
+from rossmann.models.evaluation.backtest import BacktestPlan, backtest
 from rossmann.models.evaluation.windows import WindowForecasts, origins_to_offsets
 from rossmann.models.members.fit import sample_training_rows
-from rossmann.models.reports.figures import markdown
+from rossmann.models.reports.figures import markdown_table
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 from rossmann.settings import load_settings
 
 _SD = FEATURES.index("sd_same_364")
-Held = npt.NDArray[np.bool_]
-Order = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+IndexArray = npt.NDArray[np.int64]
 Bounds = tuple[FloatArray, FloatArray]
 Method = Callable[[Sequence[WindowForecasts], FeatureMatrix, float], Bounds]
 
 
 def residuals(outcomes: Sequence[WindowForecasts]) -> FloatArray:
-    """Log of sold over forecast, all windows in a row."""
+    """Log of sold over forecast, all windows concatenated."""
     return np.concatenate([np.log(o.window.sold / o.forecasts["ensemble"]) for o in outcomes])
 
 
 def matrices(outcomes: Sequence[WindowForecasts]) -> FeatureMatrix:
-    """All windows' features in a row."""
+    """Features of all windows, concatenated."""
     return np.concatenate([o.window.matrix for o in outcomes])
 
 
-def one_for_all(seen: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
+def one_for_all(
+    calibration: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float
+) -> Bounds:
     """The same width everywhere."""
-    width = np.full(len(matrix), conformal_quantiles(np.abs(residuals(seen)), [level])[0])
+    width = np.full(len(matrix), conformal_quantiles(np.abs(residuals(calibration)), [level])[0])
     return -width, width
 
 
-def by_tercile(seen: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
+def by_tercile(
+    calibration: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float
+) -> Bounds:
     """A width for each third of volatility."""
-    known, missed = matrices(seen), np.abs(residuals(seen))
-    cuts = volatility_cuts(known)
-    group = terciles(known, cuts)
-    widths = np.array([conformal_quantiles(missed[group == g], [level])[0] for g in range(3)])
+    matrix_known, errors = matrices(calibration), np.abs(residuals(calibration))
+    cuts = volatility_cuts(matrix_known)
+    group = terciles(matrix_known, cuts)
+    widths = np.array([conformal_quantiles(errors[group == g], [level])[0] for g in range(3)])
     width = widths[terciles(matrix, cuts)]
     return -width, width
 
 
-def scaled(seen: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
-    """The product's own."""
-    table = calibrate_windows(seen)
+def scaled(calibration: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
+    """The method of the product."""
+    table = calibrate_windows(calibration)
     width = conformal_quantile(table, level) * residual_scale(table, matrix)
     return -width, width
 
 
-def two_sided(seen: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float) -> Bounds:
-    """The same scale with a lower and an upper quantile of their own."""
-    table = calibrate_windows(seen)
-    missed = residuals(seen) / residual_scale(table, matrices(seen))
-    low, high = np.quantile(missed, [(1 - level) / 2, (1 + level) / 2])
+def two_sided(
+    calibration: Sequence[WindowForecasts], matrix: FeatureMatrix, level: float
+) -> Bounds:
+    """The same scale, with separate lower and upper quantiles."""
+    table = calibrate_windows(calibration)
+    errors = residuals(calibration) / residual_scale(table, matrices(calibration))
+    low, high = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
     scale = residual_scale(table, matrix)
     return low * scale, high * scale
 
@@ -94,14 +100,14 @@ def compare(outcomes: Sequence[WindowForecasts], level: float) -> list[list[str]
              "lowest, highest decile", "width"]]  # fmt: skip
     for name, method in METHODS.items():
         inside, widths, order = [], [], []
-        for judged in outcomes:
-            seen = [o for o in outcomes if o is not judged]
-            low, high = method(seen, judged.window.matrix, level)
-            missed = residuals([judged])
-            inside.append((low <= missed) & (missed <= high))
+        for tested in outcomes:
+            calibration = [o for o in outcomes if o is not tested]
+            low, high = method(calibration, tested.window.matrix, level)
+            errors = residuals([tested])
+            inside.append((low <= errors) & (errors <= high))
             widths.append(float(np.mean(np.exp(high) - np.exp(low))))
-            order.append(np.argsort(judged.window.matrix[:, _SD], kind="stable"))
-        parts = [_by_part(inside, order, count) for count in (3, 10)]
+            order.append(np.argsort(tested.window.matrix[:, _SD], kind="stable"))
+        parts = [_coverage_by_part(inside, order, count) for count in (3, 10)]
         shares = [float(i.mean()) for i in inside]
         rows.append(
             [name, *(_percent(x) for x in (*shares, float(np.mean(shares)))),
@@ -111,8 +117,8 @@ def compare(outcomes: Sequence[WindowForecasts], level: float) -> list[list[str]
     return rows
 
 
-def _by_part(inside: list[Held], order: list[Order], count: int) -> list[float]:
-    """Mean coverage of each part of the rows in their order, the windows' mean."""
+def _coverage_by_part(inside: list[BoolArray], order: list[IndexArray], count: int) -> list[float]:
+    """Coverage of each of ``count`` parts of the ordered rows, averaged over the windows."""
     parts = [
         [float(i[part].mean()) for part in np.array_split(o, count)]
         for i, o in zip(inside, order, strict=True)
@@ -129,17 +135,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("origins", nargs="+", type=date.fromisoformat)
     parser.add_argument("--profile", default="full")
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     settings = load_settings()
     panel = open_panel(current_dataset(settings))
     examples = sample_training_rows(panel, settings.history_days, settings.seed)
     outcomes = backtest(
-        settings, panel, examples, settings.profile(chosen.profile), print,
-        origins_to_offsets(panel, chosen.origins),
+        settings, panel, examples, settings.profile(args.profile), print,
+        BacktestPlan(origins_to_offsets(panel, args.origins)),
     )  # fmt: skip
     for level in (0.8, 0.95):
-        print(f"\n{level:.0%} band, each window by the others\n")
-        print(markdown(compare(outcomes, level)))
+        print(f"\n{level:.0%} interval, each window by the others\n")
+        print(markdown_table(compare(outcomes, level)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast ``POST /predict/file`` is beside the boosters alone, and what memory it takes.
+"""Speed of ``POST /predict/file`` against the boosters alone, and its memory.
 
     python benchmarks/predict_file.py [--rows 1000000] [--model FOLDER]
 
@@ -14,6 +14,7 @@ trained on them, or the one in ``--model``.
 """
 
 import argparse
+import shutil
 import tempfile
 import threading
 import time
@@ -28,7 +29,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from members import of_the_library
+from tree_inference import library_predictor
 
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, open_panel
@@ -39,10 +40,10 @@ from rossmann.schema import STATE_HOLIDAYS, StoreDays
 from rossmann.serving.server import bind, build_app, server_config
 from rossmann.settings import Settings, load_settings
 
-PART = 16_384
+CHUNK_ROWS = 16_384
 
 
-def many_rows(panel: Panel, count: int) -> StoreDays:
+def make_rows(panel: Panel, count: int) -> StoreDays:
     """Every store on the year after history, store by store, again and again."""
     days = np.arange(panel.last_day + 1, panel.last_day + 366, dtype=np.int32)
     stores = np.repeat(panel.store_numbers, len(days))
@@ -51,7 +52,7 @@ def many_rows(panel: Panel, count: int) -> StoreDays:
 
 
 def write_rows(rows: StoreDays, path: Path) -> None:
-    """The rows as users send them."""
+    """Write rows as an upload."""
     columns = {
         "Id": pa.array(np.arange(len(rows))),
         "Store": pa.array(rows.store.astype(np.int64)),
@@ -65,34 +66,34 @@ def write_rows(rows: StoreDays, path: Path) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def bare_seconds(
+def booster_seconds(
     panel: Panel, ensemble: Ensemble, rows: StoreDays, threads: int
 ) -> tuple[float, float]:
-    """Seconds that the boosters take for the rows' matrices, by the clock and of processors.
+    """Seconds of the boosters for the rows' matrices: elapsed, and of processor time.
 
     Building the matrices is not counted.
     """
-    spent = worked = 0.0
-    for start in range(0, len(rows), 8 * PART):
-        matrix = panel.matrix(rows.take(slice(start, start + 8 * PART)), panel.last_day)
-        begun, work = time.perf_counter(), time.process_time()
+    elapsed = processor = 0.0
+    for start in range(0, len(rows), 8 * CHUNK_ROWS):
+        matrix = panel.matrix(rows.take(slice(start, start + 8 * CHUNK_ROWS)), panel.last_day)
+        start_time, start_processor = time.perf_counter(), time.process_time()
         ensemble.predict(matrix, threads)
-        spent += time.perf_counter() - begun
-        worked += time.process_time() - work
-    return spent, worked
+        elapsed += time.perf_counter() - start_time
+        processor += time.process_time() - start_processor
+    return elapsed, processor
 
 
 def library_rate(panel: Panel, ensemble: Ensemble, rows: StoreDays, threads: int) -> float:
-    """Rows a second of the libraries' own calls, as if ``threads`` of them cost nothing more."""
-    matrix = panel.matrix(rows.take(slice(0, 2 * PART)), panel.last_day)
-    begun = time.perf_counter()
+    """Rows per second of the libraries' own calls, scaled to ``threads`` without any overhead."""
+    matrix = panel.matrix(rows.take(slice(0, 2 * CHUNK_ROWS)), panel.last_day)
+    start = time.perf_counter()
     for member in ensemble.members.values():
-        of_the_library(member)(matrix)
-    return threads * len(matrix) / (time.perf_counter() - begun)
+        library_predictor(member)(matrix)
+    return threads * len(matrix) / (time.perf_counter() - start)
 
 
 def serve(settings: Settings, pipe: Any) -> None:
-    """The service in a process of its own, so that its memory is its own."""
+    """Run the service; in a process of its own, so that its memory can be measured."""
     import uvicorn
 
     with bind("127.0.0.1", 0) as listener:
@@ -102,11 +103,11 @@ def serve(settings: Settings, pipe: Any) -> None:
 
 @contextmanager
 def service(settings: Settings) -> Iterator[tuple[str, psutil.Process]]:
-    """Where it answers, and its process."""
-    here, there = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=serve, args=(settings, there))
+    """URL of the service, and its process."""
+    parent_pipe, child_pipe = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=serve, args=(settings, child_pipe))
     process.start()
-    url = f"http://127.0.0.1:{here.recv()}"
+    url = f"http://127.0.0.1:{parent_pipe.recv()}"
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -121,49 +122,47 @@ def service(settings: Settings) -> Iterator[tuple[str, psutil.Process]]:
         process.join()
 
 
-class Peak(threading.Thread):
-    """The most memory that a process holds, looked at a hundred times a second."""
+class PeakMemory(threading.Thread):
+    """Largest resident memory of a process, sampled a hundred times per second."""
 
     def __init__(self, process: psutil.Process) -> None:
         super().__init__(daemon=True)
         self._process = process
-        self._done = threading.Event()
-        self.idle = self.most = process.memory_info().rss
+        self._stopped = threading.Event()
+        self.idle = self.peak = process.memory_info().rss
 
     def run(self) -> None:
-        """Look until told to stop."""
-        while not self._done.wait(0.01):
-            self.most = max(self.most, self._process.memory_info().rss)
+        """Sample until ``stop``."""
+        while not self._stopped.wait(0.01):
+            self.peak = max(self.peak, self._process.memory_info().rss)
 
     def stop(self) -> float:
         """Megabytes above idle."""
-        self._done.set()
+        self._stopped.set()
         self.join()
-        return (self.most - self.idle) / 2**20
+        return (self.peak - self.idle) / 2**20
 
 
 def send(url: str, source: Path, target: Path) -> tuple[float, float]:
-    """Seconds to the first byte of the answer and to its last."""
-    begun = time.perf_counter()
+    """Seconds to the first byte of the response and to its last."""
+    start = time.perf_counter()
     with (
         source.open("rb") as file,
         target.open("wb") as out,
         httpx.stream(
             "POST", f"{url}/predict/file", content=file, timeout=600, trust_env=False
-        ) as answer,
+        ) as response,
     ):
         first = 0.0
-        for block in answer.iter_bytes():
-            first = first or time.perf_counter() - begun
+        for block in response.iter_bytes():
+            first = first or time.perf_counter() - start
             out.write(block)
-        answer.raise_for_status()
-    return first, time.perf_counter() - begun
+        response.raise_for_status()
+    return first, time.perf_counter() - start
 
 
-def copy_of(model: Path, settings: Settings) -> None:
-    """Put a trained version where the service finds it without a registry."""
-    import shutil
-
+def install_model(model: Path, settings: Settings) -> None:
+    """Copy a trained version into the model cache, so that the service needs no registry."""
     with write_version(settings.model_cache_dir, 1, "benchmark") as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
     save_last_production(settings.model_cache_dir, 1)
@@ -174,47 +173,52 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--model", type=Path)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     own = load_settings()
     panel = open_panel(current_dataset(own))
-    model = asked.model or max(f.parent for f in trained_dir(own).glob("*/ensemble.json"))
+    model = args.model or max(f.parent for f in trained_dir(own).glob("*/ensemble.json"))
     ensemble = Ensemble.load(model)
-    rows = many_rows(panel, asked.rows)
+    rows = make_rows(panel, args.rows)
     open_rows = rows.take(np.flatnonzero(rows.open))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for part in own.data_dir.iterdir():
-            if part.name in {"raw", "demo", "processed", "ingested"}:
-                (folder / part.name).symlink_to(part)
+        for path in own.data_dir.iterdir():
+            if path.name in {"raw", "demo", "processed", "ingested"}:
+                (folder / path.name).symlink_to(path)
         changes = {"data_dir": folder, "mlflow_tracking_uri": "http://127.0.0.1:9"}
         settings = own.model_copy(update=changes)
-        copy_of(model, settings)
+        install_model(model, settings)
         write_rows(rows, folder / "rows.parquet")
-        write_rows(rows.take(slice(0, 2 * PART)), folder / "few.parquet")
+        write_rows(rows.take(slice(0, 2 * CHUNK_ROWS)), folder / "warm_up.parquet")
         with service(settings) as (url, process):
-            send(url, folder / "few.parquet", folder / "out.parquet")
+            send(url, folder / "warm_up.parquet", folder / "out.parquet")
             time.sleep(1)
-            peak = Peak(process)
-            peak.start()
-            work = sum(process.cpu_times()[:2])
+            memory = PeakMemory(process)
+            memory.start()
+            processor = sum(process.cpu_times()[:2])
             first, seconds = send(url, folder / "rows.parquet", folder / "out.parquet")
-            work = sum(process.cpu_times()[:2]) - work
-            above = peak.stop()
-        answered = pq.read_metadata(folder / "out.parquet").num_rows
-    ensemble.predict(panel.matrix(rows.take(slice(0, PART)), panel.last_day), own.thread_count)
-    everything, all_work = bare_seconds(panel, ensemble, rows, own.thread_count)
-    opened, open_work = bare_seconds(panel, ensemble, open_rows, own.thread_count)
-    print(f"{answered:,} rows on {own.thread_count} threads, {len(open_rows) / len(rows):.0%} open")
-    print(f"route                {answered / seconds:>10,.0f} rows/s, first byte {first:.2f} s")
-    print(f"boosters, all rows   {len(rows) / everything:>10,.0f} rows/s")
-    print(f"boosters, open rows  {len(rows) / opened:>10,.0f} rows/s, the closed ones for nothing")
-    print(f"route / boosters     {everything / seconds:>10.0%} of all rows")
-    print(f"                     {opened / seconds:>10.0%} of the open rows alone")
-    print(f"the same by work     {all_work / work:>10.0%} and {open_work / work:.0%}")
+            processor = sum(process.cpu_times()[:2]) - processor
+            above_idle = memory.stop()
+        count = pq.read_metadata(folder / "out.parquet").num_rows
+    ensemble.predict(
+        panel.matrix(rows.take(slice(0, CHUNK_ROWS)), panel.last_day), own.thread_count
+    )
+    all_seconds, all_processor = booster_seconds(panel, ensemble, rows, own.thread_count)
+    open_seconds, open_processor = booster_seconds(panel, ensemble, open_rows, own.thread_count)
+    print(f"{count:,} rows on {own.thread_count} threads, {len(open_rows) / len(rows):.0%} open")
+    print(f"route                {count / seconds:>10,.0f} rows/s, first byte {first:.2f} s")
+    print(f"boosters, all rows   {len(rows) / all_seconds:>10,.0f} rows/s")
+    print(
+        f"boosters, open rows  {len(rows) / open_seconds:>10,.0f} rows/s, without the closed ones"
+    )
+    print(f"route / boosters     {all_seconds / seconds:>10.0%} of all rows")
+    print(f"                     {open_seconds / seconds:>10.0%} of the open rows alone")
+    shares = all_processor / processor, open_processor / processor
+    print(f"by CPU time          {shares[0]:>10.0%} and {shares[1]:.0%}")
     libraries = library_rate(panel, ensemble, rows, own.thread_count)
-    share = answered / seconds / libraries
+    share = count / seconds / libraries
     print(f"the libraries' own   {libraries:>10,.0f} rows/s; route / libraries {share:.0%}")
-    print(f"memory above idle    {above:>10,.0f} MB")
+    print(f"memory above idle    {above_idle:>10,.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""The service beside what HTTP alone costs, and beside ``mlflow models serve``: one core each.
+"""Compares the service with an HTTP baseline and with ``mlflow models serve``: one core each.
 
     ROSSMANN_DATA_DIR=... python benchmarks/serving.py [--seconds 10] [--without-mlflow]
 
 Needs a data folder with a Production version (``rossmann up`` makes one). Starts on free ports:
-the registry, the floor (``http_floor.py``), the service and ``mlflow models serve`` with the same
-version; each server gets a core of its own, the client the rest. Prints times and their ratios.
+the registry, the baseline (``http_baseline.py``), the service and ``mlflow models serve`` with the
+same version; each server gets one core, the client the others. Prints times and their ratios.
 """
 
 import argparse
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import date, timedelta
@@ -22,9 +20,10 @@ from typing import Any, Final
 import numpy as np
 import psutil
 import servers
-from http_load import Load, play, post
-from members import of_the_library
-from wrk_load import rate
+from http_load import LoadResult, post_request, run_load
+from servers import read_metric
+from tree_inference import library_predictor
+from wrk_load import requests_per_second
 
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, open_panel
@@ -35,141 +34,162 @@ from rossmann.schema import FEATURES, STATE_HOLIDAYS, Stage, StoreDays
 from rossmann.settings import Settings, load_settings
 
 KAGGLE_ROWS: Final = 41_088
+TURNS: Final = 24
+CONNECTIONS: Final = 32
+_WORKER_TURNS: Final = 5
 _EPOCH: Final = date(1970, 1, 1)
-_TURNS: Final = 5
-_SHORT_TURNS: Final = 24
+
+Turns = list[tuple[LoadResult, LoadResult]]
 
 
 def main() -> None:
-    """Start all, play the same rows at each, print the table."""
+    """Start all servers, run the same rows on each, print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--without-mlflow", action="store_true")
-    given = parser.parse_args()
+    args = parser.parse_args()
     settings = load_settings()
     panel = open_panel(current_dataset(settings))
     with ExitStack() as stack:
-        registry_port = stack.enter_context(servers.registry(settings))
-        mine = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
-        one, many = bodies_of(panel)
-        floor = stack.enter_context(servers.floor())
-        begun = time.perf_counter()
-        service = stack.enter_context(servers.service(mine, workers=1))
-        started = time.perf_counter() - begun
-        memory = _told(service, "process_resident_memory_bytes") / 1e6
-        _tell("start to healthy, s", started)
-        _tell("resident memory idle, MB", memory)
-        _compare_singles(floor, service, one, given.seconds)
-        _compare_many(floor, service, many, *_bare_seconds(mine, panel))
-        if not given.without_mlflow:
-            mlflow = stack.enter_context(servers.mlflow_models_serve(mine))
-            _compare_mlflow(service, mlflow, one, panel, given.seconds)
-    with servers.registry(settings) as registry_port:
-        mine = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
-        _compare_workers(mine, one, given.seconds)
+        registry_port = stack.enter_context(servers.run_registry(settings))
+        own = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
+        single_bodies, kaggle_body = request_bodies(panel)
+        baseline = stack.enter_context(servers.run_http_baseline())
+        start = time.perf_counter()
+        service = stack.enter_context(servers.run_service(own, workers=1))
+        started = time.perf_counter() - start
+        memory = read_metric(service, "rossmann_process_resident_memory_bytes") / 1e6
+        print_result("start to healthy, s", started)
+        print_result("resident memory idle, MB", memory)
+        compare_single_rows(baseline, service, single_bodies, args.seconds)
+        _compare_kaggle_rows(baseline, service, kaggle_body, *_predict_seconds(own, panel))
+        if not args.without_mlflow:
+            mlflow = stack.enter_context(servers.run_mlflow_models_serve(own))
+            _compare_mlflow(service, mlflow, single_bodies, panel, args.seconds)
+    with servers.run_registry(settings) as registry_port:
+        own = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
+        _compare_workers(own, single_bodies, args.seconds)
 
 
-def _compare_singles(floor: int, service: int, one: list[bytes], seconds: float) -> None:
-    for port in (floor, service):
-        play(port, one, 1, 1)
-    turns = _in_turns((floor, service), (one, one), 1, seconds)
+def compare_single_rows(reference: int, port: int, bodies: list[bytes], seconds: float) -> None:
+    """Print times and rates of single rows at ``port``, and their ratios to ``reference``."""
+    for warmed in (reference, port):
+        run_load(warmed, bodies, 1, 1)
+    turns = _run_in_turns((reference, port), (bodies, bodies), 1, seconds)
     for name, share in (("p50", 0.5), ("p99", 0.99)):
-        _tell_turns(f"one row, {name}, ms", turns, partial(Load.percentile_ms, share=share))
-    turns = _in_turns((floor, service), (one, one), 32, seconds)
-    _tell_turns("requests a second, 32 at once", turns, lambda load: load.per_second)
+        _print_turns(f"one row, {name}, ms", turns, partial(LoadResult.percentile_ms, share=share))
+    turns = _run_in_turns((reference, port), (bodies, bodies), CONNECTIONS, seconds)
+    _print_turns(f"requests a second, {CONNECTIONS} at once", turns, lambda load: load.per_second)
 
 
-def _in_turns(
-    ports: tuple[int, int], bodies: tuple[list[bytes], list[bytes]], at_once: int, seconds: float
-) -> list[tuple[Load, Load]]:
-    """The two under the same load, turn by turn, so that a noisy moment hits both."""
-    part = seconds / _SHORT_TURNS
+def _run_in_turns(
+    ports: tuple[int, int],
+    bodies: tuple[list[bytes], list[bytes]],
+    connections: int,
+    seconds: float,
+) -> Turns:
+    """Both under the same load in alternating short turns, so that noise affects both alike."""
+    turn = seconds / TURNS
     first, second = (
-        partial(play, port, some, at_once, part) for port, some in zip(ports, bodies, strict=True)
+        partial(run_load, port, some, connections, turn)
+        for port, some in zip(ports, bodies, strict=True)
     )
-    return [(first(), second()) for _ in range(_SHORT_TURNS)]
+    turns = []
+    for index in range(TURNS):
+        if index % 2:
+            second_result, first_result = second(), first()
+        else:
+            first_result, second_result = first(), second()
+        turns.append((first_result, second_result))
+    return turns
 
 
-def _tell_turns(name: str, turns: list[tuple[Load, Load]], told: Callable[[Load], float]) -> None:
-    """What is told of the second beside the first, and the median of the turns' ratios: a part of
-    the run in which one of the two was held up does not decide.
+def _print_turns(name: str, turns: Turns, measure: Callable[[LoadResult], float]) -> None:
+    """A measure of the second over the first, and the median of the turns' ratios: a turn in which
+    one of the two was held up has no effect.
     """
-    first, second = (_together([turn[side] for turn in turns]) for side in (0, 1))
-    ratio = float(np.median([told(ours) / told(other) for other, ours in turns]))
-    _tell(name, told(second), told(first), ratio)
+    first, second = (_concat([turn[side] for turn in turns]) for side in (0, 1))
+    ratio = float(np.median([measure(b) / measure(a) for a, b in turns]))
+    print_result(name, measure(second), measure(first), ratio)
 
 
-def _together(loads: list[Load]) -> Load:
-    return Load(np.concatenate([load.seconds for load in loads]), sum(load.whole for load in loads))
+def _concat(loads: list[LoadResult]) -> LoadResult:
+    seconds = np.concatenate([load.seconds for load in loads])
+    return LoadResult(seconds, sum(load.duration for load in loads))
 
 
-def _compare_many(floor: int, service: int, many: bytes, bare: float, libraries: float) -> None:
-    times = [(_least(floor, many), _least(service, many)) for _ in range(3)]
+def _compare_kaggle_rows(
+    baseline: int, service: int, body: bytes, bare: float, libraries: float
+) -> None:
+    times = [(_request_seconds(baseline, body), _request_seconds(service, body)) for _ in range(3)]
     low, high = min(a for a, _ in times), min(b for _, b in times)
-    _tell(f"{KAGGLE_ROWS:,} rows of JSON, ms", 1000 * high, 1000 * low)
-    _tell("  the members alone, ms", 1000 * bare)
-    _tell("  beyond the floor, over the members alone", (high - low) / bare)
-    _tell("  the same by the libraries' own calls, ms", 1000 * libraries)
-    _tell("  beyond the floor, over these", (high - low) / libraries)
+    print_result(f"{KAGGLE_ROWS:,} rows of JSON, ms", 1000 * high, 1000 * low)
+    print_result("  the base learners alone, ms", 1000 * bare)
+    print_result("  beyond the baseline, over the base learners alone", (high - low) / bare)
+    print_result("  the same by the libraries' own calls, ms", 1000 * libraries)
+    print_result("  beyond the baseline, over these", (high - low) / libraries)
 
 
-def _least(port: int, body: bytes) -> float:
+def _request_seconds(port: int, body: bytes) -> float:
     """Seconds of one large request."""
-    return float(play(port, [body], 1, 0.0).seconds.min())
+    return float(run_load(port, [body], 1, 0.0).seconds.min())
 
 
-def _bare_seconds(settings: Settings, panel: Panel) -> tuple[float, float]:
-    """The members' own time for the same matrix on one thread: our trees', and the libraries'."""
-    ensemble = Ensemble.load(_folder(settings))
+def _predict_seconds(settings: Settings, panel: Panel) -> tuple[float, float]:
+    """Seconds of ``Ensemble.predict`` and of the libraries, for one matrix on one thread."""
+    ensemble = Ensemble.load(_production_folder(settings))
     matrix = panel.matrix(_kaggle_rows(panel), panel.last_day)
     ensemble.predict(matrix[:100])
     times = []
     for _ in range(5):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         ensemble.predict(matrix)
-        times.append(time.perf_counter() - begun)
-    _tell("members, microseconds a row on one core", 1e6 * min(times) / len(matrix))
-    calls = [of_the_library(member) for member in ensemble.members.values()]
-    begun = time.perf_counter()
-    for call in calls:
-        call(matrix)
-    return min(times), time.perf_counter() - begun
+        times.append(time.perf_counter() - start)
+    print_result("base learners, microseconds a row on one core", 1e6 * min(times) / len(matrix))
+    predictors = [library_predictor(member) for member in ensemble.members.values()]
+    start = time.perf_counter()
+    for predict in predictors:
+        predict(matrix)
+    return min(times), time.perf_counter() - start
 
 
 def _compare_mlflow(
-    service: int, mlflow: int, one: list[bytes], panel: Panel, seconds: float
+    service: int, mlflow: int, bodies: list[bytes], panel: Panel, seconds: float
 ) -> None:
     row = panel.matrix(_kaggle_rows(panel).take(slice(0, 1)), panel.last_day)[0]
     frame = {"columns": list(FEATURES), "data": [[None if np.isnan(v) else float(v) for v in row]]}
-    body = post("/invocations", json.dumps({"dataframe_split": frame}).encode())
-    play(mlflow, [body], 1, 0.0)  # its first answer takes seconds
-    for at_once, name in ((1, "single rows a second, mlflow models serve"), (32, "  32 at once")):
-        turns = _in_turns((mlflow, service), ([body], one), at_once, seconds)
-        _tell_turns(name, turns, lambda load: load.per_second)
+    request = post_request("/invocations", json.dumps({"dataframe_split": frame}).encode())
+    run_load(mlflow, [request], 1, 0.0)  # the first request takes seconds
+    cases = ((1, "single rows a second, mlflow models serve"), (CONNECTIONS, "  32 at once"))
+    for connections, name in cases:
+        turns = _run_in_turns((mlflow, service), ([request], bodies), connections, seconds)
+        _print_turns(name, turns, lambda load: load.per_second)
 
 
-def _compare_workers(settings: Settings, one: list[bytes], seconds: float) -> None:
-    """One worker and two, of the service and of the floor: all are up and take turns.
+def _compare_workers(settings: Settings, bodies: list[bytes], seconds: float) -> None:
+    """One worker and two, of the service and of the baseline: all run, and are loaded in turns.
 
-    The floor tells what two workers can be here, where the client takes a part of both cores. A
-    second is one that the machine gave: what a virtual one's host kept to itself is left out.
+    The baseline shows what two workers can reach where the client takes a part of both cores. Time
+    that the host of a virtual machine withheld is not counted.
     """
-    service = partial(servers.service, settings)
+    service = partial(servers.run_service, settings)
+    baseline = servers.run_http_baseline
     with ExitStack() as stack:
         trials = []
-        for start, workers in ((service, 1), (service, 2), (servers.floor, 1), (servers.floor, 2)):
+        for run, workers in ((service, 1), (service, 2), (baseline, 1), (baseline, 2)):
             others = _children()
-            port = stack.enter_context(start(workers))
+            port = stack.enter_context(run(workers))
             trials.append((port, workers, _children() - others))
         for port, workers, _ in trials:
-            rate(port, one, 32 * workers, 2)
+            requests_per_second(port, bodies, CONNECTIONS * workers, 2)
         turns = [
-            [_rate_and_cost(*trial, one, seconds / 2) for trial in trials] for _ in range(_TURNS)
+            [_rate_and_cost(*trial, bodies, seconds / 2) for trial in trials]
+            for _ in range(_WORKER_TURNS)
         ]
-    (ours, low), (ours_of_two, high), (floor, _), (floor_of_two, _) = np.array(turns).mean(axis=0)
-    _tell("requests a second, 2 workers over 1 (client beside them)", ours_of_two, ours)
-    _tell("  the same of the floor", floor_of_two, floor)
-    _tell("processor time of workers for one answer, us, 2 beside 1", 1e6 * high, 1e6 * low)
+    (rate_1, cost_1), (rate_2, cost_2), (base_1, _), (base_2, _) = np.array(turns).mean(axis=0)
+    print_result("requests a second, 2 workers over 1 (client on the same cores)", rate_2, rate_1)
+    print_result("  the same of the baseline", base_2, base_1)
+    print_result("processor time per request, us, 2 workers over 1", 1e6 * cost_2, 1e6 * cost_1)
 
 
 def _children() -> set[psutil.Process]:
@@ -177,26 +197,28 @@ def _children() -> set[psutil.Process]:
 
 
 def _rate_and_cost(
-    port: int, workers: int, processes: set[psutil.Process], one: list[bytes], seconds: float
+    port: int, workers: int, processes: set[psutil.Process], bodies: list[bytes], seconds: float
 ) -> tuple[float, float]:
-    """Answers a second, and the processes' seconds of processor for each."""
-    begun, used, stolen = time.perf_counter(), _processor_time(processes), _stolen(workers)
-    found = rate(port, one, 32 * workers, seconds)
-    lasted = time.perf_counter() - begun
-    cost = (_processor_time(processes) - used) / (found * lasted)
-    share = (_stolen(workers) - stolen) / (workers * lasted)
+    """Responses per second, and the processes' seconds of processor time for each."""
+    start, used, stolen = time.perf_counter(), _processor_time(processes), _stolen_seconds(workers)
+    rate = requests_per_second(port, bodies, CONNECTIONS * workers, seconds)
+    duration = time.perf_counter() - start
+    cost = (_processor_time(processes) - used) / (rate * duration)
+    share = (_stolen_seconds(workers) - stolen) / (workers * duration)
     _await_log(port)
-    return found / (1 - share), cost
+    return rate / (1 - share), cost
 
 
 def _await_log(port: int) -> None:
-    """Wait until all rows are in the log's database: else the next turn would pay for them."""
-    while any(_told(port, f"prediction_log_{part}_rows") for part in ("queue", "spool")):
+    """Wait until all rows are in the log's database: else they would slow the next turn."""
+    while any(
+        read_metric(port, f"rossmann_prediction_log_{part}_rows") for part in ("queue", "spool")
+    ):
         time.sleep(0.5)
 
 
-def _stolen(cores: int) -> float:
-    """Seconds that the first ``cores`` had work and the machine's host did not let them."""
+def _stolen_seconds(cores: int) -> float:
+    """Seconds that the host withheld from the first ``cores`` (steal time)."""
     return sum(times.steal for times in psutil.cpu_times(percpu=True)[:cores])
 
 
@@ -204,11 +226,14 @@ def _processor_time(processes: set[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def _tell(name: str, value: float, other: float | None = None, ratio: float | None = None) -> None:
+def print_result(
+    name: str, value: float, reference: float | None = None, ratio: float | None = None
+) -> None:
+    """Print a line of the table; the ratio is value / reference unless it is passed."""
     end = ""
-    if other is not None:
-        ratio = value / other if ratio is None else ratio
-        end = f"\tfloor or other {other:,.3f}\tratio {ratio:.2f}"
+    if reference is not None:
+        ratio = value / reference if ratio is None else ratio
+        end = f"\treference {reference:,.3f}\tratio {ratio:.2f}"
     print(f"{name}\t{value:,.3f}{end}", flush=True)
 
 
@@ -220,21 +245,21 @@ def _kaggle_rows(panel: Panel) -> StoreDays:
     return StoreDays(stores, days, flags, (days % 2).astype(np.uint8), 0 * flags, 0 * flags)
 
 
-def bodies_of(panel: Panel) -> tuple[list[bytes], bytes]:
+def request_bodies(panel: Panel) -> tuple[list[bytes], bytes]:
     """Requests of one row each, and one of as many rows as Kaggle's test."""
-    rows = _kaggle_rows(panel)
-    told = [_in_words(rows, i) for i in range(len(rows))]
-    picked = np.random.default_rng(1).choice(len(told), 500, replace=False)
-    one = [post("/predict", json.dumps({"inputs": [told[i]]}).encode()) for i in picked]
-    return one, post("/predict", json.dumps({"inputs": told}).encode())
+    store_days = _kaggle_rows(panel)
+    rows = [_json_row(store_days, i) for i in range(len(store_days))]
+    sample = np.random.default_rng(1).choice(len(rows), 500, replace=False)
+    single = [post_request("/predict", json.dumps({"inputs": [rows[i]]}).encode()) for i in sample]
+    return single, post_request("/predict", json.dumps({"inputs": rows}).encode())
 
 
-def _in_words(rows: StoreDays, i: int) -> dict[str, Any]:
-    when = _EPOCH + timedelta(days=int(rows.day[i]))
+def _json_row(rows: StoreDays, i: int) -> dict[str, Any]:
+    day = _EPOCH + timedelta(days=int(rows.day[i]))
     return {
         "Store": int(rows.store[i]),
-        "DayOfWeek": when.isoweekday(),
-        "Date": when.isoformat(),
+        "DayOfWeek": day.isoweekday(),
+        "Date": day.isoformat(),
         "Open": int(rows.open[i]),
         "Promo": int(rows.promo[i]),
         "StateHoliday": STATE_HOLIDAYS[rows.state_holiday[i]],
@@ -242,21 +267,11 @@ def _in_words(rows: StoreDays, i: int) -> dict[str, Any]:
     }
 
 
-def _folder(settings: Settings) -> Path:
+def _production_folder(settings: Settings) -> Path:
     registry = Registry(settings.tracking_uri)
-    found = next(v for v in registry.versions() if v.stage == Stage.PRODUCTION)
-    copy = cached_version(settings.model_cache_dir, found.version, found.run_id)
-    return copy or registry.fetch(found.version, settings.model_cache_dir)
-
-
-def _told(port: int, name: str) -> float:
-    """A number that the service tells of itself; 0 where it tells none, as the floor."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-    except urllib.error.HTTPError:
-        return 0.0
-    return next((float(x.split()[-1]) for x in lines if x.startswith(f"rossmann_{name}")), 0.0)
+    version = next(v for v in registry.versions() if v.stage == Stage.PRODUCTION)
+    copy = cached_version(settings.model_cache_dir, version.version, version.run_id)
+    return copy or registry.fetch(version.version, settings.model_cache_dir)
 
 
 if __name__ == "__main__":

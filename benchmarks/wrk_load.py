@@ -1,4 +1,4 @@
-"""wrk (Debian has it) where it is installed: a client so light that servers may use all cores."""
+"""Load by wrk where it is installed (Debian has it): so light that servers may use all cores."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from http_load import play
+from http_load import run_load
 
 _SCRIPT: Final = """
 local requests, at = {%s}, 0
@@ -18,29 +18,31 @@ request = function()
   return requests[at]
 end
 """
-_PATIENT: Final = (
+_RUN_AS_BATCH: Final = (
     "import os, sys; os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); "
     "os.execvp(sys.argv[1], sys.argv[1:])"
 )
-"""A client on another machine does not interrupt a server to read each answer, as one beside it
-would: in this class of the scheduler it waits for its turn."""
+"""A client on another machine does not preempt a server to read each response, as one on the same
+machine would: in this scheduling class it does not preempt."""
 
 
-def rate(port: int, requests: list[bytes], at_once: int, seconds: float) -> float:
-    """Answers a second to whole ``requests``, ``at_once`` of them on their way."""
+def requests_per_second(
+    port: int, requests: list[bytes], connections: int, seconds: float
+) -> float:
+    """Responses per second over concurrent connections."""
     if shutil.which("wrk") is None:
-        return play(port, requests, at_once, seconds).per_second
+        return run_load(port, requests, connections, seconds).per_second
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "play.lua"
-        # JSON's escapes of these bytes are Lua's, but for the slash, which is not written as one
-        told = ", ".join(json.dumps(request.decode()) for request in requests)
-        script.write_text(_SCRIPT % told)
-        shape = ["-t1", f"-c{at_once}", f"-d{max(round(seconds), 1)}s"]
-        wrk = ["wrk", *shape, "-s", str(script), f"http://127.0.0.1:{port}/"]
-        command = [sys.executable, "-c", _PATIENT, *wrk]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise SystemExit(f"not all requests were answered:\n{said}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    assert found is not None, said
-    return float(found[1])
+        # JSON escapes these bytes as Lua does, except the slash, which is not escaped here.
+        literals = ", ".join(json.dumps(request.decode()) for request in requests)
+        script.write_text(_SCRIPT % literals)
+        options = ["-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s"]
+        wrk = ["wrk", *options, "-s", str(script), f"http://127.0.0.1:{port}/"]
+        command = [sys.executable, "-c", _RUN_AS_BATCH, *wrk]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise SystemExit(f"not all requests succeeded:\n{output}")
+    match = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    assert match is not None, output
+    return float(match[1])

@@ -2,9 +2,14 @@
 
 from datetime import date, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 EPOCH: Final = date(1970, 1, 1)
+
+EpochDays = TypeVar("EpochDays", int, npt.NDArray[np.int32], npt.NDArray[np.int64])
 
 
 def to_date(day: int) -> date:
@@ -15,6 +20,11 @@ def to_date(day: int) -> date:
 def to_day(when: date) -> int:
     """The epoch day of a calendar date."""
     return (when - EPOCH).days
+
+
+def weekday_of(day: EpochDays) -> EpochDays:
+    """The weekday of an epoch day, or of an array of them: 0 for Monday to 6 for Sunday."""
+    return (day + 3) % 7  # 1970-01-01 was a Thursday
 
 
 @lru_cache(maxsize=1024)

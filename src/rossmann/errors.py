@@ -73,7 +73,7 @@ class RequestError(RossmannError):
     """Rows that cannot be answered; ``faults`` lists every one of them."""
 
     def __init__(self, faults: list[ErrorDetail]) -> None:
-        self.faults = faults
+        self.errors = faults
         super().__init__("; ".join(f"{'.'.join(map(str, f.loc))}: {f.msg}" for f in faults[:5]))
 
 
@@ -149,3 +149,8 @@ class AlreadyRunningError(RossmannError):
     """Another process does this work now; nothing was changed."""
 
     exit_code = 12
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; the name of its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

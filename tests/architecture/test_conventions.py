@@ -1,7 +1,10 @@
-"""House rules that no linter knows."""
+"""Conventions that no linter checks: layout, sizes, names, and paths that documents name."""
 
 import ast
+import builtins
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,19 +13,32 @@ import pytest
 from tests.paths import ROOT, SOURCE
 
 FOLDERS = (".ci", "benchmarks", "config", "deployment", "docs", "scripts", "src", "tests")
-MOST_LINES = 400
-MOST_LINES_OF_TESTS = 450
+MAX_LINES = 400
+MAX_TEST_LINES = 450
+MAX_MODULES = 12
+MAX_DEPTH = 2
+MAX_FUNCTION_LINES = 40
+MAX_PARAMETERS = 6
 LAST_RESORTS = {
     "cli/__init__.py": 1,  # one line on stderr
-    "dashboard/shared/service_state.py": 1,  # a box on the page
-    "prediction_log/writing/log.py": 1,  # neither do the threads behind the answers end
+    "dashboard/shared/service_state.py": 1,  # an error box on the page
+    "prediction_log/writing/log.py": 1,  # the writing threads go on
     "prediction_log/writing/spool_writer.py": 1,  # an entry that cannot be logged costs no other
     "serving/experiments/experiment.py": 1,  # a challenger that fails costs no answer
-    "serving/prediction/version_loader.py": 1,  # who waits for it gets the error
-    "serving/experiments/shadow.py": 1,  # nor does it end the thread behind the answers
+    "serving/experiments/shadow.py": 1,  # nor does it end its thread
+    "serving/prediction/version_loader.py": 1,  # who waits for a version gets its error
     "serving/runtime/version_manager.py": 1,  # the polling thread goes on
 }
-"""Where any error at all may be caught, and how often."""
+"""Where any exception may be caught, and how often."""
+CROSS_CUTTING = ("architecture", "docs", "e2e", "fixtures", "scripts", "serving/contract")
+CROSS_CUTTING_TESTS = ("serving/faults", "dashboard/test_browser.py", "test_numba_kernel.py")
+"""Tests of several modules at once; all others lie beside the name of the one that they test."""
+IDIOM = re.compile(
+    r"(?:^|_)(told|tell|asked|doubts?|doubted|mine|theirs|settle[ds]?|shelf|seen|behind|together"
+    r"|fewest|unsaid|said|roaming|anywhere|hurry|patience)(?:_|$)",
+    re.IGNORECASE,
+)
+"""Words of names that say nothing to a reader who knows the field."""
 
 
 def files() -> Iterator[Path]:
@@ -39,6 +55,7 @@ def is_text(path: Path) -> bool:
 
 MODULES = sorted(path for path in files() if path.suffix == ".py")
 PRODUCT = sorted(SOURCE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in PRODUCT}
 
 
 def name(path: Path) -> str:
@@ -56,10 +73,69 @@ def is_broad(handler: ast.ExceptHandler) -> bool:
     return not caught or bool(re.search(r"\b(Base)?Exception\b", caught))
 
 
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions whose size counts: not numba kernels, nor option lists of the command line."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+            if "cached_njit" not in decorators:
+                yield node
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef, in_cli: bool) -> int:
+    """Lines without docstring; for the command line without the list of options, too."""
+    first = function.body[0]
+    has_doc = ast.get_docstring(function) is not None
+    doc_lines = (first.end_lineno or 0) - first.lineno + 1 if has_doc else 0
+    start = first.lineno if in_cli else function.lineno
+    return (function.end_lineno or 0) - start + 1 - doc_lines
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_modules_are_short(path: Path) -> None:
-    most = MOST_LINES_OF_TESTS if path.is_relative_to(ROOT / "tests") else MOST_LINES
-    assert len(path.read_text("utf-8").splitlines()) <= most
+def test_module_length(path: Path) -> None:
+    limit = MAX_TEST_LINES if path.is_relative_to(ROOT / "tests") else MAX_LINES
+    assert len(path.read_text("utf-8").splitlines()) <= limit
+
+
+def test_folders_are_small_and_shallow() -> None:
+    count = Counter(path.parent for path in PRODUCT if path.name != "__init__.py")
+    assert {name(folder): n for folder, n in count.items() if n > MAX_MODULES} == {}
+    assert max(len(path.relative_to(SOURCE).parts) - 1 for path in PRODUCT) <= MAX_DEPTH
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_functions_are_short_with_few_parameters(path: Path) -> None:
+    in_cli = path.is_relative_to(SOURCE / "cli")
+    for function in functions(path):
+        assert length(function, in_cli) <= MAX_FUNCTION_LINES, function.name
+        arguments = function.args
+        parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        own = [parameter for parameter in parameters if parameter.arg not in {"self", "cls"}]
+        assert in_cli or len(own) <= MAX_PARAMETERS, function.name
+
+
+def modules_by_name() -> dict[str, Path]:
+    found = {}
+    for path in PRODUCT:
+        dotted = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        found[dotted.removesuffix(".__init__")] = path
+    return found
+
+
+def test_no_module_imports_itself_by_others() -> None:
+    """No circles between modules: imports at the top of a module form a graph without cycles."""
+    known = modules_by_name()
+    imports: dict[str, set[str]] = {}
+    for module, path in known.items():
+        targets = set()
+        for node in TREES[path].body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                targets |= {target if target in known else node.module for target in names}
+        imports[module] = (targets & set(known)) - {module}
+    while leaves := {module for module, targets in imports.items() if not targets}:
+        imports = {m: targets - leaves for m, targets in imports.items() if m not in leaves}
+    assert imports == {}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
@@ -77,15 +153,74 @@ def test_nobody_edits_the_import_path(path: Path) -> None:
 def test_only_the_command_line_prints(path: Path) -> None:
     if path.is_relative_to(SOURCE / "cli"):
         return
-    assert "print" not in set(calls(ast.parse(path.read_text("utf-8"))))
+    assert "print" not in set(calls(TREES[path]))
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=name)
 def test_only_last_resorts_catch_everything(path: Path) -> None:
-    tree = ast.parse(path.read_text("utf-8"))
-    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
+    handlers = [node for node in ast.walk(TREES[path]) if isinstance(node, ast.ExceptHandler)]
     broad = [handler.lineno for handler in handlers if is_broad(handler)]
     assert len(broad) <= LAST_RESORTS.get(path.relative_to(SOURCE).as_posix(), 0), broad
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_names_are_free_of_idiom(path: Path) -> None:
+    found = set()
+    for node in ast.walk(TREES[path]):
+        for attribute in ("id", "attr", "arg", "name"):
+            word = getattr(node, attribute, None)
+            if isinstance(word, str) and IDIOM.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word)):
+                found.add(word)
+    assert found == set()
+
+
+def test_error_classes_are_named_so() -> None:
+    bases: dict[str, set[str]] = {}
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = {ast.unparse(base).rsplit(".", 1)[-1] for base in node.bases}
+    errors = {
+        x for x, y in vars(builtins).items() if isinstance(y, type) and issubclass(y, Exception)
+    }
+    while more := {x for x, above in bases.items() if above & errors} - errors:
+        errors |= more
+    assert [x for x in sorted(errors & set(bases)) if not x.endswith("Error")] == []
+
+
+def documents() -> Iterator[Path]:
+    yield from (ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+    yield from sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("path", list(documents()), ids=name)
+def test_paths_that_a_document_names_exist(path: Path) -> None:
+    """Modules relative to the package or the checkout, tests with their function."""
+    text = path.read_text("utf-8")
+    missing = []
+    for file, function in re.findall(r"`?\b((?:[\w-]+/)+[\w-]+\.py)(?:::(\w+))?", text):
+        places = [
+            folder / file for folder in (ROOT, SOURCE, ROOT / "tests", ROOT / "tests/serving")
+        ]
+        existing = [place for place in places if place.is_file()]
+        if not existing or (function and f"def {function}(" not in existing[0].read_text("utf-8")):
+            missing.append(f"{file}::{function}" if function else file)
+    assert missing == []
+
+
+def test_tests_mirror_the_source() -> None:
+    """``tests/a/test_b*.py`` tests ``a/b.py``, or the folder ``a/b/``."""
+    strays = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        relative = path.relative_to(ROOT / "tests")
+        if relative.as_posix().startswith((*CROSS_CUTTING, *CROSS_CUTTING_TESTS)):
+            continue
+        folder = SOURCE / relative.parent
+        modules = {module.stem for module in folder.glob("*.py")} | {folder.name}
+        stem = path.stem.removeprefix("test_")
+        if not any(stem == module or stem.startswith(f"{module}_") for module in modules):
+            strays.append(relative.as_posix())
+    assert strays == []
 
 
 def test_no_file_names_a_registry_or_a_place_on_one_machine() -> None:
@@ -109,12 +244,10 @@ def test_every_requirement_is_pinned_and_nothing_else(lock: str) -> None:
 
 
 def test_both_locks_pin_the_same_versions() -> None:
-    few = set((ROOT / "requirements.lock").read_text().splitlines())
-    more = set((ROOT / "requirements-dev.lock").read_text().splitlines())
-    assert few <= more
+    runtime = set((ROOT / "requirements.lock").read_text().splitlines())
+    development = set((ROOT / "requirements-dev.lock").read_text().splitlines())
+    assert runtime <= development
 
 
 def test_no_module_is_named_after_one_of_the_standard_library() -> None:
-    import sys
-
     assert [name(path) for path in PRODUCT if path.stem in sys.stdlib_module_names] == []

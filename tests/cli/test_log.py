@@ -16,6 +16,7 @@ from rossmann.prediction_log.queries.export import FORMATS
 from rossmann.prediction_log.records import LoggedPrediction
 from rossmann.prediction_log.writing.log import PredictionLog, open_log
 from rossmann.settings import Settings, load_settings
+from tests.fixtures.prediction_log import wait_until_written
 
 MakeEntry = Callable[..., LoggedPrediction]
 Capture = pytest.CaptureFixture[str]
@@ -25,6 +26,7 @@ Capture = pytest.CaptureFixture[str]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings of an empty data folder, as verbs see them."""
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("ROSSMANN_LOG_FLUSH_SECONDS", "0.05")
     monkeypatch.delenv("ROSSMANN_DATABASE_URL", raising=False)
     return load_settings()
 
@@ -35,7 +37,7 @@ def put(settings: Settings, *entries: LoggedPrediction) -> PredictionLog:
     log.start()
     for entry in entries:
         log.log(entry)
-    assert log.drain()
+    assert wait_until_written(log)
     return log
 
 
@@ -90,7 +92,7 @@ def test_prune_while_a_service_logs(home: Settings, make_entry: MakeEntry) -> No
     log = put(home, *(make_entry(number, 3) for number in range(10)))
     assert main(["log", "prune", "--days", "0"]) == 0
     log.log(make_entry(11))
-    assert log.drain()
+    assert wait_until_written(log)
     log.close()
 
 
@@ -101,7 +103,7 @@ def test_what_still_waits_is_said(
     log.close()
     later = PredictionLog(home.log_url, home.log_spool_dir)
     later.log(make_entry(2, 7))
-    later.spooler.step()
+    later.spool_writer.step()
     assert main(["log", "status"]) == 0
     assert "7 rows in 1 files" in capsys.readouterr().out
     assert main(["log", "export", "-o", str(tmp_path / "x.csv")]) == 0

@@ -12,6 +12,7 @@ import pytest
 import rossmann.serving.runtime.service
 from rossmann.cli import main, predict
 from rossmann.data.panel.panel import Panel
+from rossmann.epoch_days import format_iso_day
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference.attributions import DRIVER_LABELS
 from rossmann.models.inference.forecaster import Forecaster
@@ -24,7 +25,7 @@ FIELDS = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "School
 class OneVersion:
     """A service that has one version, whatever is asked for."""
 
-    reason = ""
+    degraded_reason = ""
     version, stage = 1, "Production"
 
     def __init__(self, forecaster: Forecaster) -> None:
@@ -69,28 +70,51 @@ def run(table: Path, *options: str) -> pl.DataFrame:
     return pl.read_csv(output)
 
 
-def test_rows_come_back_with_their_forecast(table: Path, panel: Panel) -> None:
+def test_result_has_the_rows_and_the_columns_of_the_file_route(table: Path, panel: Panel) -> None:
     out = run(table, "--interval", "0.8")
-    assert out.columns == [*FIELDS, "Forecast", "Low80", "High80"]
+    added = ["forecast", "lower_80", "upper_80", "model_version", "as_of", "warnings"]
+    assert out.columns == [*FIELDS, *added]
     assert out[:, :7].equals(pl.read_csv(table))
-    assert ((out["Forecast"] > 0) == (out["Open"] == 1)).all()
+    assert ((out["forecast"] > 0) == (out["Open"] == 1)).all()
+    assert (out["lower_80"] <= out["forecast"]).all() and (out["forecast"] <= out["upper_80"]).all()
+    assert set(out["model_version"]) == {1}
+    assert set(out["as_of"]) == {format_iso_day(panel.last_day)}
+
+
+def test_warnings_column_names_the_types_of_each_row(table: Path) -> None:
+    frame = pl.read_csv(table, schema_overrides={"Open": pl.String})
+    row = pl.int_range(pl.len())
+    weekday = pl.when(row < 2).then(pl.col("DayOfWeek") % 7 + 1).otherwise("DayOfWeek")
+    opening = pl.when(row.is_in([1, 3])).then(None).otherwise("Open")
+    frame.with_columns(weekday.alias("DayOfWeek"), opening.alias("Open")).write_csv(table)
+    warnings = run(table)["warnings"].fill_null("").str.split(" ").to_list()
+    assert warnings[1][:2] == ["day_of_week", "open_unsaid"]
+    assert [row for row, names in enumerate(warnings) if "day_of_week" in names] == [0, 1]
+    assert [row for row, names in enumerate(warnings) if "open_unsaid" in names] == [1, 3]
+
+
+def test_own_columns_of_the_result_names_are_replaced(table: Path) -> None:
+    expected = run(table)
+    own = pl.read_csv(table).with_columns(warnings=pl.lit("mine"), forecast=pl.lit(-1.0))
+    own.select("forecast", *FIELDS, "warnings").write_csv(table)
+    assert run(table).equals(expected)
 
 
 def test_drivers_are_columns_that_multiply_to_the_forecast(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "PART", 7)  # so that parts are put together
+    monkeypatch.setattr(predict, "EXPLAIN_CHUNK_ROWS", 7)  # several chunks
     out = run(table, "--explain")
     names = [name for name in out.columns if name.startswith("Driver_")]
     assert names == [f"Driver_{name}" for name in (*DRIVER_LABELS, "closed")]
     product = out["Baseline"].to_numpy().copy()
     for name in names:
         product *= 1 + out[name].to_numpy() / 100
-    assert product == pytest.approx(out["Forecast"].to_numpy(), rel=1e-9, abs=1e-9)
+    assert product == pytest.approx(out["forecast"].to_numpy(), rel=1e-9, abs=1e-9)
     closed = out.filter(pl.col("Open") == 0)
     assert len(closed) and (closed["Driver_closed"] == -100).all()
     assert (closed["Driver_promotion"] == 0).all()
-    assert out["Forecast"].equals(run(table)["Forecast"])
+    assert out["forecast"].equals(run(table)["forecast"])
 
 
 def test_an_unknown_objective(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +126,7 @@ def test_either_objective(table: Path, ensemble: Ensemble) -> None:
     plain, raised = run(table), run(table, "--objective", "unbiased", "--explain")
     without, with_promo = ensemble.card["unbiased"]["factors"]
     factor = np.where(plain["Promo"] > 0, with_promo, without)
-    assert raised["Forecast"].to_numpy() == pytest.approx(plain["Forecast"] * factor, rel=1e-9)
+    assert raised["forecast"].to_numpy() == pytest.approx(plain["forecast"] * factor, rel=1e-9)
     opened = raised.filter(pl.col("Open") == 1)
     assert (1 + opened["Driver_totals"] / 100).to_numpy() == pytest.approx(
         factor[plain["Open"] == 1], rel=1e-9
@@ -112,7 +136,7 @@ def test_either_objective(table: Path, ensemble: Ensemble) -> None:
 def test_the_setting_names_the_objective(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raised = run(table, "--objective", "unbiased")
     monkeypatch.setenv("ROSSMANN_OBJECTIVE", "unbiased")
-    assert run(table)["Forecast"].equals(raised["Forecast"])
+    assert run(table)["forecast"].equals(raised["forecast"])
 
 
 def test_totals_are_a_table_of_their_own(table: Path) -> None:
@@ -122,14 +146,14 @@ def test_totals_are_a_table_of_their_own(table: Path) -> None:
     assert set(found["Total"]) == set(TOTAL_LEVELS)
     for by in ("store", "store_week", "store_type", "store_type_week", "chain", "chain_week"):
         mine = found.filter(pl.col("Total") == by)
-        assert mine["Forecast"].sum() == pytest.approx(rows["Forecast"].sum())
+        assert mine["Forecast"].sum() == pytest.approx(rows["forecast"].sum())
         assert mine["Rows"].sum() == len(rows)
         assert (mine["Low90"] <= mine["Forecast"]).all()
         assert (mine["Forecast"] <= mine["High90"]).all()
     chain = found.filter(pl.col("Total") == "chain").row(0, named=True)
     assert chain["Store"] is None
     assert chain["First"] == rows["Date"].min()
-    added = (rows["High90"] - rows["Low90"]).to_numpy().sum()
+    added = (rows["upper_90"] - rows["lower_90"]).to_numpy().sum()
     assert chain["High90"] - chain["Low90"] < added
     assert main(["predict", str(table), "-o", str(totals), "--totals", "totals.txt"]) != 0
 

@@ -8,11 +8,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from rossmann.cli import app, main
-from rossmann.cli.tune import _settle
+from rossmann.cli.tune import _apply_change
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError, SettingsError
-from rossmann.models.tuning.blend_weights import cross_validate, simplex, tune_weights
+from rossmann.models.tuning.blend_weights import cross_validate, tune_weights, weight_grid
 from rossmann.models.tuning.params_file import replace_numbers
+from rossmann.models.tuning.search import TuningResult
 from rossmann.settings import Settings, load_settings, project_root
 
 PARAMS = project_root() / "config" / "params.yaml"
@@ -140,18 +141,19 @@ def test_profiles_from_the_environment_can_only_be_tried(
 
 def test_a_file_that_was_changed_meanwhile_is_left_alone(params: Path) -> None:
     before = params.read_bytes()
+    result = TuningResult("lightgbm", "", {"learning_rate": 0.07}, {"learning_rate": 0.2}, [], [])
     with pytest.raises(
         SettingsError, match=r"changed meanwhile; not written: .*learning_rate: 0.2"
     ):
-        _settle({RATE: 0.2}, {RATE: 0.07}, "lightgbm", True, False)
+        _apply_change((*QUICK, "lightgbm"), result, "lightgbm", dry_run=False)
     assert params.read_bytes() == before
 
 
 def test_the_simplex_holds_every_mix_once() -> None:
-    mixes = list(simplex(["a", "b", "c"], 10))
+    mixes = list(weight_grid(["a", "b", "c"], 10))
     assert len(mixes) == len({tuple(mix.values()) for mix in mixes}) == 66
     assert all(sum(mix.values()) == pytest.approx(1) for mix in mixes)
-    assert list(simplex(["a"])) == [{"a": 1.0}]
+    assert list(weight_grid(["a"])) == [{"a": 1.0}]
 
 
 def test_weights_are_judged_by_windows_that_did_not_choose_them() -> None:

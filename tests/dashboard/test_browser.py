@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, before the real service with a small real model."""
+"""Dashboard in a real browser, over the real service with a small real model."""
 
 import os
 import re
@@ -19,7 +19,7 @@ import polars as pl
 import pytest
 
 from rossmann.dashboard.server import health_url, server_command, server_environment
-from rossmann.dashboard.single import attributions as drivers
+from rossmann.dashboard.single.attributions import waterfall_steps
 from rossmann.data.make_dataset import make_dataset
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.model_cache import save_last_production, write_version
@@ -27,8 +27,8 @@ from rossmann.serving.client.client import Client
 from rossmann.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-PATIENCE = 60_000
-"""Milliseconds that a page may take on a busy machine."""
+TIMEOUT_MS = 60_000
+"""For a page on a busy machine."""
 
 
 def free_port() -> int:
@@ -38,8 +38,8 @@ def free_port() -> int:
         return port
 
 
-class Process:
-    """One of our services; ends only what it started."""
+class ServiceProcess:
+    """A service as a subprocess, ended by ``stop``."""
 
     def __init__(self, command: list[str], environment: dict[str, str], ready: str, log: Path):
         self.command, self.environment, self.ready, self.log = command, environment, ready, log
@@ -73,27 +73,27 @@ class Process:
 def settings(
     chain_settings: Settings, trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    """A data folder of our own: the small chain's tables, and a copy of its Production version."""
+    """A data folder with the small chain's tables and a copy of its Production version."""
     folder = tmp_path_factory.mktemp("dashboard")
     for name in ("demo", "processed"):
         (folder / name).symlink_to(chain_settings.data_dir / name)
-    made = load_settings(
+    dashboard_settings = load_settings(
         data_dir=folder,
         api_port=free_port(),
         mlflow_port=free_port(),
         dashboard_port=free_port(),
         threads=1,
     )
-    with write_version(made.model_cache_dir, 1, "run") as copy:
+    with write_version(dashboard_settings.model_cache_dir, 1, "run") as copy:
         for file in trained.folder.iterdir():
             if file.is_file():
                 shutil.copy(file, copy / file.name)
-    save_last_production(made.model_cache_dir, 1)
-    return made
+    save_last_production(dashboard_settings.model_cache_dir, 1)
+    return dashboard_settings
 
 
 @pytest.fixture(scope="module")
-def api(settings: Settings) -> Iterator[Process]:
+def api(settings: Settings) -> Iterator[ServiceProcess]:
     environment = {
         **os.environ,
         "ROSSMANN_DATA_DIR": str(settings.data_dir),
@@ -103,7 +103,7 @@ def api(settings: Settings) -> Iterator[Process]:
     }
     command = [sys.executable, "-m", "rossmann.cli", "serve"]
     ready = f"{settings.service_url}/health"
-    process = Process(command, environment, ready, settings.data_dir / "api.log")
+    process = ServiceProcess(command, environment, ready, settings.data_dir / "api.log")
     process.start()
     yield process
     process.stop()
@@ -113,7 +113,7 @@ def api(settings: Settings) -> Iterator[Process]:
 def dashboard(settings: Settings) -> Iterator[str]:
     command, environment = server_command(settings), server_environment(settings)
     log = settings.data_dir / "dashboard.log"
-    process = Process(command, environment, health_url(settings), log)
+    process = ServiceProcess(command, environment, health_url(settings), log)
     process.start()
     yield settings.dashboard_url
     process.stop()
@@ -121,11 +121,11 @@ def dashboard(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Any, api: Process, dashboard: str) -> Iterator[Any]:
+def page(browser: Any, api: ServiceProcess, dashboard: str) -> Iterator[Any]:
     if api.running is None or api.running.poll() is not None:
         api.start()
     opened = browser.new_page(viewport={"width": 1280, "height": 900}, base_url=dashboard)
-    opened.set_default_timeout(PATIENCE)
+    opened.set_default_timeout(TIMEOUT_MS)
     yield opened
     opened.close()
 
@@ -136,26 +136,26 @@ def metric(page: Any, label: str) -> str:
     return text
 
 
-def switch(page: Any, label: str) -> None:
-    """Flip a toggle, once those of the day before have gone."""
+def flip_toggle(page: Any, label: str) -> None:
+    """Flip a toggle, after the script has drawn those of the selected day."""
     page.get_by_test_id("stApp").and_(
         page.locator('[data-test-script-state="notRunning"]')
     ).wait_for()
     page.get_by_test_id("stCheckbox").filter(has_text=label).click()
 
 
-def test_home_says_what_runs_and_leads_to_the_pages(page: Any) -> None:
+def test_home_shows_the_services_and_links(page: Any) -> None:
     page.goto("/")
     page.get_by_role("heading", name="What will this store sell?").wait_for()
     assert metric(page, "Production version") == "1"
     page.get_by_test_id("stSidebar").get_by_text("Demo data").wait_for()
-    # MLflow does not run here: the service answers from its copy, and the page says so.
+    # MLflow does not run here: the service uses its copy, and the page says so.
     page.get_by_text("The model registry is away").wait_for()
     page.get_by_test_id("stMain").get_by_role("link", name="Single prediction").click()
     page.get_by_role("heading", name="One store, one day").wait_for()
 
 
-def test_a_single_forecast_is_the_services_own(page: Any, settings: Settings) -> None:
+def test_single_forecast_equals_the_service(page: Any, settings: Settings) -> None:
     info = make_dataset(settings)
     day = info.last_day + timedelta(days=4)
     with Client(settings.service_url) as client:
@@ -174,16 +174,16 @@ def test_a_single_forecast_is_the_services_own(page: Any, settings: Settings) ->
     label = f"Forecast, {day:%a} {day.day} {day:%b}"
     page.get_by_test_id("stMetric").filter(has_text=label).wait_for()
     if not planned.Open:
-        switch(page, "Open")
+        flip_toggle(page, "Open")
     value = page.get_by_test_id("stMetric").filter(has_text=label).get_by_test_id("stMetricValue")
     value.filter(has_text=expected[planned.Promo]).wait_for()
-    switch(page, "Promotion")
+    flip_toggle(page, "Promotion")
     value.filter(has_text=expected[1 - planned.Promo]).wait_for()
     assert page.locator("canvas, svg.marks").count() >= 1
 
 
-def ask_for_an_open_day(page: Any, settings: Settings) -> tuple[dict[str, Any], Any]:
-    """Ask for the first store's next open day; gives the row, and the box with its forecast."""
+def forecast_open_day(page: Any, settings: Settings) -> tuple[dict[str, Any], Any]:
+    """Forecast the first store's next open day; returns the row, and the metric of its forecast."""
     start = make_dataset(settings).last_day + timedelta(days=1)
     with Client(settings.service_url) as client:
         store = client.stores()[0].store
@@ -199,102 +199,102 @@ def ask_for_an_open_day(page: Any, settings: Settings) -> tuple[dict[str, Any], 
     return planned.model_dump(mode="json", exclude={"scheduled"}), forecast
 
 
-def test_what_drives_a_forecast_is_drawn_and_told(page: Any, settings: Settings) -> None:
-    row, forecast = ask_for_an_open_day(page, settings)
+def test_drivers_are_drawn(page: Any, settings: Settings) -> None:
+    row, forecast = forecast_open_day(page, settings)
     with Client(settings.service_url) as client:
-        (split,) = client.explain([row]).explanations
+        (explanation,) = client.explain([row]).explanations
     page.get_by_text("What drives this forecast").wait_for()
     page.get_by_text("Plain day x drivers = forecast.").wait_for()
     chart = page.locator("svg.marks").filter(has_text="A plain day")
-    steps = drivers.waterfall_steps(split)
+    steps = waterfall_steps(explanation)
     assert len(steps) > 3
     for step in steps:
         chart.get_by_text(step.label, exact=True).first.wait_for()
         chart.get_by_text(step.words, exact=True).first.wait_for()
     assert steps[-1].words == forecast.get_by_test_id("stMetricValue").inner_text()
-    # A closed day has nothing that drives it, and the page says so instead.
-    switch(page, "Open")
+    # A closed day has no drivers, and the page says so.
+    flip_toggle(page, "Open")
     page.get_by_text("The store is closed on this day: nothing drives its sales").wait_for()
     chart.wait_for(state="detached")
 
 
 @pytest.mark.parametrize("width", [1280, 1024, 800, 400])
-def test_no_number_is_cut_on_a_narrow_page(page: Any, settings: Settings, width: int) -> None:
+def test_metrics_are_not_truncated_on_a_narrow_page(
+    page: Any, settings: Settings, width: int
+) -> None:
     page.set_viewport_size({"width": 1280, "height": 900})
-    ask_for_an_open_day(page, settings)
+    forecast_open_day(page, settings)
     page.get_by_text("Plain day x drivers = forecast.").wait_for()
     page.set_viewport_size({"width": width, "height": 900})
     page.get_by_test_id("stMetric").first.wait_for()
     texts = page.get_by_test_id("stMetric").locator("*")
-    cut = texts.evaluate_all(
+    truncated = texts.evaluate_all(
         "all => all.filter(e => e.scrollWidth > e.clientWidth + 1 && "
         "getComputedStyle(e).textOverflow === 'ellipsis').map(e => e.innerText)"
     )
-    assert cut == []
+    assert truncated == []
     boxes = [box.bounding_box() for box in page.get_by_test_id("stMetric").all()]
     assert len(boxes) == 3
     assert all(box["x"] + box["width"] <= width for box in boxes)
 
 
-def downloaded(page: Any, label: str) -> Any:
-    """What a click on that button brings.
+def download_file(page: Any, label: str) -> Any:
+    """The file behind that button.
 
-    On a busy machine Streamlit's page loses a click on what it has just drawn: as a person would,
-    this clicks again where nothing comes.
+    On a busy machine Streamlit loses a click on an element that it has just drawn: this clicks
+    again after a timeout.
     """
-    from playwright.sync_api import TimeoutError as NothingCame
+    from playwright.sync_api import TimeoutError as DownloadTimeout
 
-    for patience in (10_000, 20_000, PATIENCE):
-        with suppress(NothingCame), page.expect_download(timeout=patience) as download:
+    for timeout in (10_000, 20_000, TIMEOUT_MS):
+        with suppress(DownloadTimeout), page.expect_download(timeout=timeout) as download:
             page.get_by_test_id("stDownloadButton").filter(has_text=label).click()
             return download.value
-    raise AssertionError(f"three clicks on {label} brought nothing")
+    raise AssertionError(f"three clicks on {label} downloaded nothing")
 
 
-def test_a_batch_goes_up_and_its_forecasts_come_down(
-    page: Any, settings: Settings, tmp_path: Path
-) -> None:
+def test_batch_is_uploaded_and_downloaded(page: Any, settings: Settings, tmp_path: Path) -> None:
     upload = settings.demo_raw_dir / "test.csv"
-    sent = pl.read_csv(upload, schema_overrides={"StateHoliday": pl.String})
+    uploaded = pl.read_csv(upload, schema_overrides={"StateHoliday": pl.String})
     page.goto("/batch")
     page.locator("input[type=file]").set_input_files(upload)
     page.get_by_role("button", name=re.compile("^.*Forecast .* rows")).click()
-    # A click on a button while the page still fetches the scripts of what stands below is lost.
+    # A click is lost while the page still loads the scripts of later elements.
     page.get_by_test_id("stVegaLiteChart").locator("svg.marks").first.wait_for()
     page.wait_for_load_state("networkidle")
-    got = {}
+    files = {}
     for name, suffix in (("CSV", "csv"), ("Excel", "xlsx")):
-        got[suffix] = tmp_path / f"forecast.{suffix}"
-        file = downloaded(page, f"Download {name}")
-        file.save_as(got[suffix])
+        files[suffix] = tmp_path / f"forecast.{suffix}"
+        file = download_file(page, f"Download {name}")
+        file.save_as(files[suffix])
         assert file.suggested_filename == f"test-forecast.{suffix}"
-    csv = pl.read_csv(got["csv"], schema_overrides={"StateHoliday": pl.String})
-    assert csv["Id"].to_list() == sent["Id"].to_list()
-    sheet = pl.read_excel(got["xlsx"], sheet_name="Forecasts")
+    csv = pl.read_csv(files["csv"], schema_overrides={"StateHoliday": pl.String})
+    assert csv["Id"].to_list() == uploaded["Id"].to_list()
+    sheet = pl.read_excel(files["xlsx"], sheet_name="Forecasts")
     assert sheet["Forecast"].to_list() == pytest.approx(csv["Forecast"].to_list())
     with Client(settings.service_url) as client:
-        rows = sent.select(
+        rows = uploaded.select(
             "Store", "DayOfWeek", "Date", pl.col("Open").fill_null(1), "Promo", "StateHoliday",
             "SchoolHoliday",
         )  # fmt: skip
         expected = client.predict(rows.to_dicts()).predictions
-    filled = sent["Open"].is_not_null()
-    told = pl.Series(expected).filter(filled).to_list()
-    assert csv["Forecast"].filter(filled).to_list() == pytest.approx(told, rel=1e-6)
+    filled = uploaded["Open"].is_not_null()
+    filled_expected = pl.Series(expected).filter(filled).to_list()
+    assert csv["Forecast"].filter(filled).to_list() == pytest.approx(filled_expected, rel=1e-6)
 
 
-def test_the_page_of_docs_works_on_a_closed_network(page: Any, settings: Settings) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+def test_api_docs_load_no_external_file(page: Any, settings: Settings) -> None:
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(f"{settings.service_url}/docs")
     page.locator(".opblock-summary-path").filter(has_text="/predict").first.wait_for()
     page.get_by_role("heading", name="Rossmann Forecasting").wait_for()
     own = (settings.service_url, "data:", "blob:")
-    assert len(asked) > 3
-    assert [url for url in asked if not url.startswith(own)] == []
+    assert len(requested) > 3
+    assert [url for url in requested if not url.startswith(own)] == []
 
 
-def test_the_service_goes_away_and_comes_back(page: Any, api: Process) -> None:
+def test_pages_recover_from_an_outage(page: Any, api: ServiceProcess) -> None:
     page.goto("/")
     page.get_by_test_id("stMetric").filter(has_text="Production version").wait_for()
     api.stop()
@@ -304,7 +304,7 @@ def test_the_service_goes_away_and_comes_back(page: Any, api: Process) -> None:
     page.get_by_text("The prediction service does not answer.").first.wait_for()
     assert page.get_by_text("Traceback").count() == 0
     api.start()
-    # Nobody touches the page: it finds the service by itself.
+    # Without any interaction the page finds the service.
     page.get_by_test_id("stMetric").filter(has_text="80 % range").wait_for()
     page.goto("/")
     page.get_by_test_id("stMetric").filter(has_text="Production version").wait_for()

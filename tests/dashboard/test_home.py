@@ -1,19 +1,19 @@
-"""Home: what runs, which versions, which data; and what it says when the service is away."""
+"""Home page: services, versions and data, also while service or registry is unavailable."""
 
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from rossmann.dashboard.shared import service_state as state
+from rossmann.dashboard.shared.service_state import clear_cache
 from tests.paths import ROOT
 
 HOME = "from rossmann.dashboard.pages import run\nrun()"
 
 
 @pytest.fixture(autouse=True)
-def _look_afresh() -> None:
-    state.clear_cache()
+def _clear_cache() -> None:
+    clear_cache()
 
 
 def open_home() -> AppTest:
@@ -26,14 +26,14 @@ def texts(page: AppTest) -> str:
     return "\n".join(str(element.value) for element in [*page.markdown, *page.caption])
 
 
-def test_the_door_opens_the_same_page(stub_service: Any) -> None:
-    door = ROOT / "deployment" / "streamlit" / "Home.py"
-    page = AppTest.from_file(str(door), default_timeout=30).run()
+def test_deployment_script_shows_the_same_page(stub_service: Any) -> None:
+    script = ROOT / "deployment" / "streamlit" / "Home.py"
+    page = AppTest.from_file(str(script), default_timeout=30).run()
     assert page.title[0].value == open_home().title[0].value
     assert not page.exception
 
 
-def test_versions_and_data_are_told(stub_service: Any) -> None:
+def test_versions_and_data_are_shown(stub_service: Any) -> None:
     page = open_home()
     assert {m.label: m.value for m in page.metric} == {
         "Production version": "3",
@@ -45,31 +45,29 @@ def test_versions_and_data_are_told(stub_service: Any) -> None:
 
 
 @pytest.mark.parametrize(("dataset", "label"), [("demo", "Demo data"), ("rossmann", "Real data")])
-def test_which_data_it_is_stands_in_the_sidebar(
-    stub_service: Any, dataset: str, label: str
-) -> None:
+def test_sidebar_shows_the_dataset(stub_service: Any, dataset: str, label: str) -> None:
     stub_service.dataset = dataset
     assert label in "\n".join(m.value for m in open_home().sidebar.markdown)
 
 
-def test_a_service_that_is_away_is_told_with_what_to_do(stub_service: Any) -> None:
+def test_unavailable_service_is_shown_with_advice(stub_service: Any) -> None:
     stub_service.stop()
     page = open_home()
     assert "scripts/launch_dashboard.sh" in page.error[0].value
     assert not page.metric
 
 
-def test_it_recovers_when_the_service_is_back(stub_service: Any) -> None:
+def test_page_recovers_with_the_service(stub_service: Any) -> None:
     stub_service.stop()
     page = open_home()
     stub_service.start()
-    state.clear_cache()
+    clear_cache()
     page.run()
     assert not page.error
     assert page.metric[0].value == "3"
 
 
-def test_a_registry_that_is_away_is_told(stub_service: Any) -> None:
+def test_unavailable_registry_is_shown(stub_service: Any) -> None:
     stub_service.status, stub_service.registry = "degraded", "away"
     stub_service.reason = "the registry is away: no answer"
     page = open_home()
@@ -77,6 +75,6 @@ def test_a_registry_that_is_away_is_told(stub_service: Any) -> None:
     assert page.metric[0].value == "3"
 
 
-def test_another_trouble_is_told_as_the_service_words_it(stub_service: Any) -> None:
+def test_degraded_reason_is_shown(stub_service: Any) -> None:
     stub_service.status, stub_service.reason = "degraded", "version 5 cannot be had"
     assert "version 5 cannot be had" in open_home().warning[0].value

@@ -1,4 +1,4 @@
-"""The door: a command that works from anywhere, and pages that stay light to import."""
+"""Command and environment of the dashboard's server, and imports of its pages."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from rossmann.settings import load_settings
 from tests.paths import ROOT
 
 
-def test_the_command_names_host_port_and_script(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_command_has_host_port_and_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROSSMANN_DASHBOARD_PORT", "18765")
     command = server.server_command(load_settings())
     assert command[0] == sys.executable
@@ -20,15 +20,14 @@ def test_the_command_names_host_port_and_script(monkeypatch: pytest.MonkeyPatch)
     assert "--server.address=127.0.0.1" in command
 
 
-def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_environment_has_the_service_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROSSMANN_API_PORT", "18766")
     environment = server.server_environment(load_settings())
     assert environment["ROSSMANN_API_URL"] == "http://127.0.0.1:18766"
 
 
-def test_both_scripts_have_the_theme_beside_them() -> None:
-    root = ROOT
-    for folder in (root / "deployment" / "streamlit", Path(server.__file__).parent):
+def test_both_scripts_have_a_streamlit_configuration() -> None:
+    for folder in (ROOT / "deployment" / "streamlit", Path(server.__file__).parent):
         config = (folder / ".streamlit" / "config.toml").read_text()
         assert "gatherUsageStats = false" in config
         assert 'showErrorDetails = "none"' in config
@@ -39,8 +38,10 @@ def test_pages_import_neither_mlflow_nor_boosters() -> None:
     code = (
         "import sys, rossmann.dashboard.pages\n"
         "heavy = {'mlflow', 'lightgbm', 'xgboost', 'catboost', 'numba', 'fastapi', 'sklearn'}\n"
-        "found = heavy & set(sys.modules)\n"
-        "sys.exit(', '.join(sorted(found)) or 0)"
+        "imported = heavy & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(imported)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-500:]
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr[-500:]

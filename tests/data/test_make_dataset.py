@@ -1,4 +1,4 @@
-"""Raw tables to Parquet: the content, whatever the file's form; whole versions or nothing."""
+"""Datasets depend on the tables' content, not on their format, and are complete or absent."""
 
 import csv
 import gzip
@@ -34,7 +34,7 @@ STORES: list[Record] = [
 ]  # fmt: skip
 
 
-def plan_row(store: int, day: date, is_open: str) -> Record:
+def schedule_row(store: int, day: date, is_open: str) -> Record:
     return {
         "Store": str(store), "DayOfWeek": str(day.isoweekday()), "Date": day.isoformat(),
         "Open": is_open, "Promo": str(day.day % 2), "StateHoliday": "0abc"[day.day % 4],
@@ -49,26 +49,26 @@ def history_rows() -> list[Record]:
         for store in (1, 2):
             # Store 2 trades on Sundays only.
             is_open = (day.isoweekday() == 7) == (store == 2)
-            row = plan_row(store, day, str(int(is_open)))
+            row = schedule_row(store, day, str(int(is_open)))
             rows.append({**row, "Sales": str(is_open * (90 + offset)), "Customers": "0"})
     return rows
 
 
 def schedule_rows() -> list[Record]:
     sunday, monday = date(2015, 8, 2), date(2015, 8, 3)
-    return [plan_row(s, day, "") for s in (1, 2) for day in (sunday, monday)]
+    return [schedule_row(s, day, "") for s in (1, 2) for day in (sunday, monday)]
 
 
 def as_csv(rows: list[Record], quoted: bool = False) -> bytes:
     out = io.StringIO()
-    kind = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-    table = csv.DictWriter(out, list(rows[0]), quoting=kind, lineterminator="\n")
+    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    table = csv.DictWriter(out, list(rows[0]), quoting=quoting, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return out.getvalue().encode()
 
 
-def put(folder: Path, train: bytes, store: bytes, test: bytes | None = None) -> None:
+def write_tables(folder: Path, train: bytes, store: bytes, test: bytes | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.csv").write_bytes(train)
     (folder / "store.csv").write_bytes(store)
@@ -79,7 +79,7 @@ def put(folder: Path, train: bytes, store: bytes, test: bytes | None = None) -> 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     chain = load_settings(data_dir=tmp_path, demo=False)
-    put(chain.raw_dir, as_csv(history_rows()), as_csv(STORES), as_csv(schedule_rows()))
+    write_tables(chain.raw_dir, as_csv(history_rows()), as_csv(STORES), as_csv(schedule_rows()))
     return chain
 
 
@@ -88,15 +88,15 @@ def frames(info: DatasetInfo) -> list[pl.DataFrame]:
     return [pl.read_parquet(info.folder / f"{name}.parquet") for name in names]
 
 
-def test_the_tables_are_as_the_readers_expect(settings: Settings) -> None:
+def test_clean_tables_have_the_documented_columns_types_and_codes(settings: Settings) -> None:
     info = make_dataset(settings)
     history, schedule, stores = frames(info)
-    plan = {
+    columns = {
         "Store": pl.Int32, "Date": pl.Date, "Open": pl.UInt8, "Promo": pl.UInt8,
         "StateHoliday": pl.UInt8, "SchoolHoliday": pl.UInt8,
     }  # fmt: skip
-    assert dict(schedule.schema) == plan
-    assert dict(history.schema) == {**plan, "Sales": pl.Int32, "Customers": pl.Int32}
+    assert dict(schedule.schema) == columns
+    assert dict(history.schema) == {**columns, "Sales": pl.Int32, "Customers": pl.Int32}
     assert history.equals(history.sort("Store", "Date"))
     row = history.row(2, named=True)
     assert row["Date"] == date(2015, 7, 6)
@@ -111,7 +111,7 @@ def test_the_tables_are_as_the_readers_expect(settings: Settings) -> None:
     assert two["PromoMonths"] == 1 << 2 | 1 << 5 | 1 << 8 | 1 << 11
 
 
-def test_the_info_says_what_is_there(settings: Settings) -> None:
+def test_info_describes_the_dataset(settings: Settings) -> None:
     info = make_dataset(settings)
     assert info.dataset is Dataset.REAL
     assert (info.rows, info.stores) == (56, 2)
@@ -121,11 +121,11 @@ def test_the_info_says_what_is_there(settings: Settings) -> None:
     assert current_dataset(settings) == info
 
 
-def test_an_empty_open_is_the_stores_habit_on_that_weekday(settings: Settings) -> None:
-    said: list[str] = []
-    schedule = frames(make_dataset(settings, said.append))[1]
+def test_empty_open_is_filled_with_the_stores_majority_on_that_weekday(settings: Settings) -> None:
+    lines: list[str] = []
+    schedule = frames(make_dataset(settings, lines.append))[1]
     assert schedule["Open"].to_list() == [0, 1, 1, 0]
-    assert any("4 planned rows do not say Open" in line for line in said)
+    assert any("4 planned rows do not say Open" in line for line in lines)
 
 
 def test_without_a_schedule_the_frame_is_empty_but_typed(settings: Settings) -> None:
@@ -137,23 +137,23 @@ def test_without_a_schedule_the_frame_is_empty_but_typed(settings: Settings) -> 
     assert schedule.schema == history.drop("Sales", "Customers").schema
 
 
-def test_planned_days_that_have_sales_are_left_out(settings: Settings) -> None:
-    late = [*schedule_rows(), plan_row(1, date(2015, 7, 31), "1")]
+def test_scheduled_days_with_sales_are_left_out(settings: Settings) -> None:
+    late = [*schedule_rows(), schedule_row(1, date(2015, 7, 31), "1")]
     (settings.raw_dir / "test.csv").write_bytes(as_csv(late))
-    said: list[str] = []
-    schedule = frames(make_dataset(settings, said.append))[1]
+    lines: list[str] = []
+    schedule = frames(make_dataset(settings, lines.append))[1]
     assert schedule.height == 4
-    assert any("left out 1 planned row" in line for line in said)
+    assert any("left out 1 planned row" in line for line in lines)
 
 
 @hypothesis(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), quoted=st.booleans(), packed=st.booleans())
-def test_order_quotes_and_packing_change_nothing(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, quoted: bool, packed: bool
+@given(seed=st.integers(0, 10**6), quoted=st.booleans(), gzipped=st.booleans())
+def test_order_quoting_and_compression_do_not_change_the_dataset(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, quoted: bool, gzipped: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("form")
     plain = load_settings(data_dir=folder / "plain", demo=False)
-    put(plain.raw_dir, as_csv(history_rows()), as_csv(STORES), as_csv(schedule_rows()))
+    write_tables(plain.raw_dir, as_csv(history_rows()), as_csv(STORES), as_csv(schedule_rows()))
     mixed = load_settings(data_dir=folder / "mixed", demo=False)
     mixed.raw_dir.mkdir(parents=True)
     shuffle = random.Random(seed)
@@ -162,20 +162,20 @@ def test_order_quotes_and_packing_change_nothing(
         names = shuffle.sample(list(tidy[0]), len(tidy[0]))
         rows = [{key: row[key] for key in names} for row in shuffle.sample(tidy, len(tidy))]
         content = as_csv(rows, quoted)
-        ending = ".csv.gz" if packed else ".csv"
+        ending = ".csv.gz" if gzipped else ".csv"
         path = mixed.raw_dir / f"{name}{ending}"
-        path.write_bytes(gzip.compress(content) if packed else content)
-    expected, found = frames(make_dataset(plain)), frames(make_dataset(mixed))
-    for one, other in zip(expected, found, strict=True):
+        path.write_bytes(gzip.compress(content) if gzipped else content)
+    expected, actual = frames(make_dataset(plain)), frames(make_dataset(mixed))
+    for one, other in zip(expected, actual, strict=True):
         assert one.equals(other)
 
 
-def test_every_broken_rule_of_every_table_is_listed(settings: Settings) -> None:
-    days, plan = history_rows(), schedule_rows()
+def test_error_lists_every_broken_rule_of_every_table(settings: Settings) -> None:
+    days, schedule = history_rows(), schedule_rows()
     days[3]["Promo"] = "7"
-    plan[1]["StateHoliday"] = "x"
+    schedule[1]["StateHoliday"] = "x"
     store = [{**STORES[0], "StoreType": "z"}, STORES[1]]
-    put(settings.raw_dir, as_csv(days), as_csv(store), as_csv(plan))
+    write_tables(settings.raw_dir, as_csv(days), as_csv(store), as_csv(schedule))
     with pytest.raises(DataValidationError) as caught:
         make_dataset(settings)
     for part in ("StoreType_known in store.csv (1)", "Promo_flag in train.csv (1)",
@@ -184,18 +184,18 @@ def test_every_broken_rule_of_every_table_is_listed(settings: Settings) -> None:
     assert not list(settings.processed_dir.glob("*/"))
 
 
-def test_a_version_is_made_once(settings: Settings) -> None:
+def test_an_existing_version_is_not_built_again(settings: Settings) -> None:
     info = make_dataset(settings)
-    marks = {p: p.stat().st_mtime_ns for p in info.folder.iterdir()}
-    said: list[str] = []
-    assert make_dataset(settings, said.append) == info
-    assert said == [f"data version {info.version} (rossmann) is there already"]
-    assert {p: p.stat().st_mtime_ns for p in info.folder.iterdir()} == marks
+    modified = {p: p.stat().st_mtime_ns for p in info.folder.iterdir()}
+    lines: list[str] = []
+    assert make_dataset(settings, lines.append) == info
+    assert lines == [f"data version {info.version} (rossmann) is there already"]
+    assert {p: p.stat().st_mtime_ns for p in info.folder.iterdir()} == modified
 
 
-def test_other_content_is_another_version_beside_the_old(settings: Settings) -> None:
+def test_changed_content_is_a_new_version_and_keeps_the_old(settings: Settings) -> None:
     old = make_dataset(settings)
-    put(settings.raw_dir, as_csv(history_rows()[:-1]), as_csv(STORES))
+    write_tables(settings.raw_dir, as_csv(history_rows()[:-1]), as_csv(STORES))
     with pytest.raises(DataNotFoundError, match="rossmann features"):
         current_dataset(settings)
     new = make_dataset(settings)
@@ -205,7 +205,7 @@ def test_other_content_is_another_version_beside_the_old(settings: Settings) -> 
 
 
 @pytest.mark.parametrize("name", ["history.parquet", "dataset.json"])
-def test_a_folder_that_is_not_whole_is_made_again(settings: Settings, name: str) -> None:
+def test_an_incomplete_folder_is_built_again(settings: Settings, name: str) -> None:
     info = make_dataset(settings)
     (info.folder / name).unlink()
     with pytest.raises(DataNotFoundError):
@@ -214,7 +214,9 @@ def test_a_folder_that_is_not_whole_is_made_again(settings: Settings, name: str)
     assert (info.folder / name).is_file()
 
 
-def test_a_failed_write_leaves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_files(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: pl.DataFrame, file: Path) -> None:
         Path(file).write_bytes(b"half")
         raise OSError("no space left on device")
@@ -225,23 +227,25 @@ def test_a_failed_write_leaves_nothing(settings: Settings, monkeypatch: pytest.M
     assert [p.name for p in settings.processed_dir.iterdir()] == ["digests.json"]
 
 
-def test_two_makers_at_once_agree(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_builds_give_one_version(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     winner = make_dataset(settings)
-    kept = winner.folder.with_name("kept")
-    winner.folder.rename(kept)
+    backup = winner.folder.with_name("backup")
+    winner.folder.rename(backup)
     rename = Path.rename
 
-    def beaten(self: Path, target: Path) -> Path:
+    def rename_after_other(self: Path, target: Path) -> Path:
         # The other process finishes first.
-        shutil.copytree(kept, target)
+        shutil.copytree(backup, target)
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", beaten)
+    monkeypatch.setattr(Path, "rename", rename_after_other)
     assert make_dataset(settings) == winner
     assert not list(settings.processed_dir.glob(".draft-*"))
 
 
-def test_without_raw_tables_the_newest_version_serves(settings: Settings) -> None:
+def test_without_raw_tables_the_newest_version_is_current(settings: Settings) -> None:
     info = make_dataset(settings)
     shutil.rmtree(settings.raw_dir)
     assert current_dataset(settings) == info

@@ -1,4 +1,4 @@
-"""The real tables go through every step; skipped where they are not at hand."""
+"""The real tables through every step; skipped where they are not available."""
 
 import os
 from datetime import date
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings whose raw tables are the real ones, and whose output goes elsewhere."""
+    """Settings with the real raw tables and another output folder."""
     raw = Path(os.environ.get("ROSSMANN_DATA_DIR", "nowhere")) / "raw"
     if not any((raw / name).is_file() for name in ("train.csv", "train.csv.gz")):
         pytest.skip("needs ROSSMANN_DATA_DIR with the real tables in raw/")
@@ -31,7 +31,7 @@ def info(real: Settings) -> DatasetInfo:
     return make_dataset(real)
 
 
-def test_every_row_passes_the_rules(info: DatasetInfo) -> None:
+def test_every_row_passes_validation(info: DatasetInfo) -> None:
     assert info.rows > 900_000
     assert info.stores == 1_115
     assert info.first_day == date(2013, 1, 1)
@@ -41,14 +41,14 @@ def test_every_row_passes_the_rules(info: DatasetInfo) -> None:
     assert history.select("Store", "Date").is_duplicated().sum() == 0
 
 
-def test_what_is_known_of_them_is_found(info: DatasetInfo) -> None:
+def test_known_irregularities_are_present(info: DatasetInfo) -> None:
     history = pl.read_parquet(info.folder / "history.parquet")
     assert history.filter(Open=1, Sales=0).height == 54
-    away = history.filter(pl.col("Date").is_between(date(2014, 7, 1), date(2014, 12, 31)))
-    assert away["Store"].n_unique() == 1_115 - 180
+    gap = history.filter(pl.col("Date").is_between(date(2014, 7, 1), date(2014, 12, 31)))
+    assert gap["Store"].n_unique() == 1_115 - 180
 
 
-def test_the_schedule_is_filled_where_it_says_nothing(real: Settings, info: DatasetInfo) -> None:
+def test_empty_open_of_the_schedule_is_filled(real: Settings, info: DatasetInfo) -> None:
     raw = find_raw_tables(real)
     if raw.test is None:
         pytest.skip("needs test.csv beside the real tables")
@@ -59,12 +59,12 @@ def test_the_schedule_is_filled_where_it_says_nothing(real: Settings, info: Data
     assert filled["Open"].sum() == filled.height - sundays.height
 
 
-def test_the_test_table_can_be_uploaded(real: Settings) -> None:
+def test_the_test_table_is_a_valid_upload(real: Settings) -> None:
     raw = find_raw_tables(real)
     if raw.test is None:
         pytest.skip("needs test.csv beside the real tables")
-    found = read_upload(raw.test.name, raw.test.read_bytes())
-    assert len(found.rows) == 41_088
-    assert found.faults == []
-    assert len(found.notes) == 1
-    assert "11 rows" in found.notes[0]
+    upload = read_upload(raw.test.name, raw.test.read_bytes())
+    assert len(upload.rows) == 41_088
+    assert upload.errors == []
+    assert len(upload.notes) == 1
+    assert "11 rows" in upload.notes[0]

@@ -1,4 +1,4 @@
-"""A user's table to rows: order kept, faults by row and column, good rows untouched by bad ones."""
+"""Uploaded tables become rows in their order; an invalid row is an error and spares the others."""
 
 import io
 from datetime import date
@@ -66,12 +66,12 @@ def as_records(rows: StoreDays) -> list[Record]:
 
 @hypothesis(deadline=None)
 @given(tables)
-def test_rows_come_back_as_they_were_written_in_their_order(table: list[Record]) -> None:
-    found = upload(*table)
-    assert as_records(found.rows) == table
-    assert found.index.tolist() == list(range(len(table)))
-    assert found.frame.to_dicts() == table
-    assert (found.faults, found.notes) == ([], [])
+def test_rows_and_their_order_are_preserved(table: list[Record]) -> None:
+    result = upload(*table)
+    assert as_records(result.rows) == table
+    assert result.index.tolist() == list(range(len(table)))
+    assert result.frame.to_dicts() == table
+    assert (result.errors, result.notes) == ([], [])
 
 
 @hypothesis(deadline=None, max_examples=60)
@@ -80,8 +80,8 @@ def test_rows_come_back_as_they_were_written_in_their_order(table: list[Record])
     st.permutations(REQUIRED_FIELDS),
     st.sampled_from(["csv", "parquet", "xlsx", "semicolon"]),
 )
-def test_the_file_format_and_the_columns_order_do_not_matter(
-    table: list[Record], names: list[str], kind: str
+def test_file_format_and_column_order_do_not_matter(
+    table: list[Record], names: list[str], file_format: str
 ) -> None:
     frame = pl.DataFrame(table).select(names).with_columns(Id=pl.int_range(pl.len()) + 5)
     typed = frame.with_columns(
@@ -89,18 +89,18 @@ def test_the_file_format_and_the_columns_order_do_not_matter(
         pl.col("Date").str.to_date(),
     )
     out = io.BytesIO()
-    if kind == "csv":
+    if file_format == "csv":
         frame.write_csv(out)
-    elif kind == "semicolon":
+    elif file_format == "semicolon":
         frame.write_csv(out, separator=";", include_bom=True)
-    elif kind == "parquet":
+    elif file_format == "parquet":
         typed.write_parquet(out)
     else:
         typed.write_excel(out)
-    found = read_upload(f"upload.{kind}", out.getvalue())
-    assert as_records(found.rows) == table
-    assert found.faults == []
-    assert found.frame["Id"].to_list() == [str(n + 5) for n in range(len(table))]
+    result = read_upload(f"upload.{file_format}", out.getvalue())
+    assert as_records(result.rows) == table
+    assert result.errors == []
+    assert result.frame["Id"].to_list() == [str(n + 5) for n in range(len(table))]
 
 
 @hypothesis(deadline=None)
@@ -114,72 +114,72 @@ def test_the_file_format_and_the_columns_order_do_not_matter(
         max_size=25,
     )
 )
-def test_each_fault_is_told_once_and_costs_no_other_row(
-    plan: list[tuple[Record, dict[str, int]]],
+def test_each_error_is_reported_once_and_spares_other_rows(
+    cases: list[tuple[Record, dict[str, int]]],
 ) -> None:
     table, expected = [dict(GOOD), dict(GOOD)], set()
-    for row, (record, damage) in enumerate(plan, 3):
-        bad = {field: BAD_VALUES[field][choice] for field, choice in damage.items()}
+    for row, (record, replacements) in enumerate(cases, 3):
+        bad = {field: BAD_VALUES[field][choice] for field, choice in replacements.items()}
         table.append({**record, **bad})
         expected |= {(row, field) for field in bad}
-    found = upload(*table, date_format="YYYY-MM-DD")
-    assert [fault.loc for fault in found.faults] == sorted(
+    result = upload(*table, date_format="YYYY-MM-DD")
+    assert [error.loc for error in result.errors] == sorted(
         expected, key=lambda loc: (loc[0], REQUIRED_FIELDS.index(loc[1]))
     )
     broken = {row for row, _ in expected}
-    good = [place for place in range(len(table)) if place + 1 not in broken]
-    assert found.index.tolist() == good
-    assert as_records(found.rows) == [table[place] for place in good]
+    good = [index for index in range(len(table)) if index + 1 not in broken]
+    assert result.index.tolist() == good
+    assert as_records(result.rows) == [table[index] for index in good]
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [(f, v) for f, values in BAD_VALUES.items() for v in values]
 )
-def test_a_fault_names_its_row_its_column_and_what_it_got(field: str, value: str) -> None:
-    found = upload(GOOD, {**GOOD, field: value})
-    (fault,) = found.faults
-    assert fault.loc == (2, field)
-    assert f"(got {value})" in fault.msg if value else fault.msg == f"{field} is missing"
-    assert found.index.tolist() == [0]
+def test_an_error_names_row_column_and_value(field: str, value: str) -> None:
+    result = upload(GOOD, {**GOOD, field: value})
+    (error,) = result.errors
+    assert error.loc == (2, field)
+    assert f"(got {value})" in error.msg if value else error.msg == f"{field} is missing"
+    assert result.index.tolist() == [0]
 
 
-def test_an_empty_open_is_filled_from_the_row_alone_and_said() -> None:
+def test_empty_open_is_filled_from_the_row_and_noted() -> None:
     sunday, holiday = {**GOOD, "Date": "2015-08-02"}, {**GOOD, "StateHoliday": "a"}
-    unsaid = [{**row, "Open": ""} for row in (GOOD, sunday, holiday)]
-    found = upload(*unsaid, GOOD)
-    assert found.rows.open.tolist() == [1, 0, 0, 1]
-    assert found.faults == []
-    assert len(found.notes) == 1
-    assert found.notes[0].startswith("3 rows do not say whether the store opens")
-    assert found.frame["Open"].to_list() == [None, None, None, "1"]
+    open_missing = [{**row, "Open": ""} for row in (GOOD, sunday, holiday)]
+    result = upload(*open_missing, GOOD)
+    assert result.rows.open.tolist() == [1, 0, 0, 1]
+    assert result.errors == []
+    assert len(result.notes) == 1
+    assert result.notes[0].startswith("3 rows do not say whether the store opens")
+    assert result.frame["Open"].to_list() == [None, None, None, "1"]
 
 
-def test_the_date_decides_the_weekday_and_it_is_said() -> None:
-    found = upload({**GOOD, "DayOfWeek": "1"}, {**GOOD, "DayOfWeek": "5"})
-    assert len(found.rows) == 2
-    assert found.notes == ["1 row does not have the weekday of their Date: the Date decides"]
+def test_weekday_mismatches_are_noted() -> None:
+    result = upload({**GOOD, "DayOfWeek": "1"}, {**GOOD, "DayOfWeek": "5"})
+    assert len(result.rows) == 2
+    assert result.notes == ["1 row does not have the weekday of their Date: the Date decides"]
 
 
-def test_an_empty_row_inside_is_one_fault() -> None:
+def test_an_empty_row_between_others_is_one_error() -> None:
     lines = as_csv([GOOD, GOOD]).decode().splitlines()
-    found = read_upload("u.csv", "\n".join([*lines[:2], "", lines[2]]).encode())
-    assert [(fault.loc, fault.msg) for fault in found.faults] == [((2,), "the row is empty")]
-    assert found.index.tolist() == [0, 2]
+    result = read_upload("u.csv", "\n".join([*lines[:2], "", lines[2]]).encode())
+    assert [(error.loc, error.msg) for error in result.errors] == [((2,), "the row is empty")]
+    assert result.index.tolist() == [0, 2]
 
 
-def test_names_may_differ_in_case_and_blanks() -> None:
+def test_column_names_may_differ_in_case_and_blanks() -> None:
     renamed = {"store": "Store", "DATE ": "Date", "state holiday": "StateHoliday",
                "School_Holiday": "SchoolHoliday", "open": "Open", "Promo": "Promo"}  # fmt: skip
-    found = upload({name: GOOD[field] for name, field in renamed.items()})
-    assert as_records(found.rows) == [GOOD]
+    result = upload({name: GOOD[field] for name, field in renamed.items()})
+    assert as_records(result.rows) == [GOOD]
 
 
-def test_numbers_with_a_point_are_numbers() -> None:
-    found = upload({**GOOD, "Store": "7.0", "Open": "1.0", "StateHoliday": "0.0"})
-    assert as_records(found.rows) == [GOOD]
+def test_whole_numbers_may_have_a_decimal_point() -> None:
+    result = upload({**GOOD, "Store": "7.0", "Open": "1.0", "StateHoliday": "0.0"})
+    assert as_records(result.rows) == [GOOD]
 
 
-def test_every_missing_column_is_named() -> None:
+def test_error_names_every_missing_column() -> None:
     content = pl.DataFrame([GOOD]).drop("Promo", "Date").write_csv().encode()
     with pytest.raises(
         DataValidationError, match=r"u\.csv lacks the columns Date, Promo; it has: Store"
@@ -187,46 +187,46 @@ def test_every_missing_column_is_named() -> None:
         read_upload("u.csv", content)
 
 
-def test_a_column_that_is_there_twice_is_refused() -> None:
+def test_duplicate_columns_are_rejected() -> None:
     content = b"Store,Store,Date,Open,Promo,StateHoliday,SchoolHoliday\n1,2,2015-08-01,1,1,0,0\n"
     with pytest.raises(DataValidationError, match="Store more than once"):
         read_upload("u.csv", content)
 
 
-def test_names_without_rows_are_refused() -> None:
+def test_a_table_without_rows_is_rejected() -> None:
     with pytest.raises(DataValidationError, match="no rows"):
         read_upload("u.csv", (",".join(REQUIRED_FIELDS) + "\n").encode())
 
 
 @pytest.mark.parametrize(
-    ("text", "form"),
+    ("text", "date_format"),
     [("2015-08-13", None), ("08/13/15", None), ("08/13/2015", None), ("13.08.2015", None),
      ("8/3/2015", "MM/DD/YYYY"), ("3/8/2015", "dd/mm/yyyy")],
 )  # fmt: skip
-def test_dates_are_read_in_every_promised_format(text: str, form: str | None) -> None:
-    found = upload({**GOOD, "Date": text}, date_format=form)
-    day = found.rows.day.astype("datetime64[D]").astype(date)[0]
+def test_dates_are_parsed_in_every_supported_format(text: str, date_format: str | None) -> None:
+    result = upload({**GOOD, "Date": text}, date_format=date_format)
+    day = result.rows.day.astype("datetime64[D]").astype(date)[0]
     assert day == (date(2015, 8, 13) if "13" in text else date(2015, 8, 3))
 
 
-def test_an_ambiguous_column_is_asked_about_then_read_as_told() -> None:
+def test_ambiguous_dates_need_the_date_format() -> None:
     rows = [{**GOOD, "Date": text} for text in ("08/01/2015", "08/02/2015")]
     with pytest.raises(AmbiguousDatesError) as caught:
         upload(*rows)
     assert caught.value.formats == ["MM/DD/YYYY", "DD/MM/YYYY"]
-    found = {form: upload(*rows, date_format=form).rows.day for form in caught.value.formats}
-    first = {form: days.astype("datetime64[D]").astype(str)[0] for form, days in found.items()}
+    days_by_format = {f: upload(*rows, date_format=f).rows.day for f in caught.value.formats}
+    first = {f: days.astype("datetime64[D]").astype(str)[0] for f, days in days_by_format.items()}
     assert first == {"MM/DD/YYYY": "2015-08-01", "DD/MM/YYYY": "2015-01-08"}
 
 
-def test_the_template_goes_through() -> None:
-    found = read_upload("template.csv", template_csv().encode())
-    assert (found.faults, found.notes) == ([], [])
-    assert found.frame.columns == list(REQUIRED_FIELDS)
-    assert len(found.rows) == found.frame.height > 0
+def test_the_template_is_valid() -> None:
+    result = read_upload("template.csv", template_csv().encode())
+    assert (result.errors, result.notes) == ([], [])
+    assert result.frame.columns == list(REQUIRED_FIELDS)
+    assert len(result.rows) == result.frame.height > 0
 
 
-def test_the_columns_have_the_types_that_forecasts_expect() -> None:
+def test_columns_have_the_types_of_store_days() -> None:
     rows = upload(GOOD).rows
     assert (rows.store.dtype, rows.day.dtype) == (np.int32, np.int32)
     flags = (rows.open, rows.promo, rows.state_holiday, rows.school_holiday)

@@ -125,8 +125,8 @@ def test_a_file_is_forecast_as_the_service_does(home: Home, tmp_path: Path) -> N
     assert forecast["Id"].to_list() == asked["Id"].to_list()
     closed = forecast.filter(pl.col("Open") == "0")
     assert len(closed) > 0
-    assert closed["Forecast"].max() == 0
-    assert (forecast["Low80"] <= forecast["Forecast"]).all()
+    assert closed["forecast"].max() == 0
+    assert (forecast["lower_80"] <= forecast["forecast"]).all()
     some = forecast.filter(pl.col("Open") == "1").head(20)
     rows = [
         {
@@ -139,7 +139,7 @@ def test_a_file_is_forecast_as_the_service_does(home: Home, tmp_path: Path) -> N
     ]
     with Client(home.api) as client:
         answer = client.predict(rows, as_of="2015-07-31")
-    assert answer.predictions == pytest.approx(some["Forecast"].to_list(), rel=1e-6)
+    assert answer.predictions == pytest.approx(some["forecast"].to_list(), rel=1e-6)
 
 
 def test_the_registry_is_told(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""Rule 2: a row's features depend on the row, the origin and the data, and on nothing else."""
+"""A row's features depend on the row, the origin and the data, and on nothing else."""
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rossmann.data.panel.panel import Panel
 from rossmann.schema import FEATURES, StoreDays
 
-STILL = settings(
+PROPERTY = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
@@ -24,9 +24,11 @@ def requests(draw: st.DrawFn, panel: Panel) -> tuple[StoreDays, int]:
     return StoreDays(stores, days, flag(2), flag(2), flag(4), flag(2)), origin
 
 
-@STILL
+@PROPERTY
 @given(data=st.data())
-def test_shuffling_splitting_and_repeating_change_no_bit(data: st.DataObject, panel: Panel) -> None:
+def test_matrix_is_independent_of_order_split_and_repetition(
+    data: st.DataObject, panel: Panel
+) -> None:
     rows, origin = data.draw(requests(panel))
     whole = panel.matrix(rows, origin)
     order = np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(rows))
@@ -38,9 +40,9 @@ def test_shuffling_splitting_and_repeating_change_no_bit(data: st.DataObject, pa
     assert panel.matrix(twice, origin).tobytes() == np.repeat(whole, 2, axis=0).tobytes()
 
 
-@STILL
+@PROPERTY
 @given(data=st.data())
-def test_features_that_must_be_known_are_known(data: st.DataObject, panel: Panel) -> None:
+def test_features_are_missing_only_where_allowed(data: st.DataObject, panel: Panel) -> None:
     rows, origin = data.draw(requests(panel))
     matrix = panel.matrix(rows, origin)
     assert not np.isinf(matrix).any()
@@ -48,27 +50,27 @@ def test_features_that_must_be_known_are_known(data: st.DataObject, panel: Panel
     errors = ("last_year_error", "last_year_error_chain")
     plan = FEATURES[FEATURES.index("days_since_promo") : FEATURES.index("promo2_phase")]
     school = FEATURES[FEATURES.index("days_since_school_holiday") :][:3]
-    may_lack = {"months_since_competition", *history, *errors, *plan, *school}
+    may_be_missing = {"months_since_competition", *history, *errors, *plan, *school}
     for i, name in enumerate(FEATURES):
-        if name not in may_lack:
+        if name not in may_be_missing:
             assert not np.isnan(matrix[:, i]).any(), name
     assert (matrix[:, FEATURES.index("horizon")] == rows.day - origin).all()
 
 
-def test_a_row_says_more_than_the_plan(panel: Panel) -> None:
-    """A planner may ask what a promotion would do: the row's own flags count, not the plan's."""
+def test_row_flags_override_the_schedule(panel: Panel) -> None:
+    """A planner may ask what a promotion would do: the row's own flags count."""
     day = np.array([panel.last_day + 10])
-    as_planned = panel.store_schedule(int(panel.store_numbers[0]), day)
-    other = StoreDays(
-        as_planned.store, as_planned.day, as_planned.open, 1 - as_planned.promo,
-        as_planned.state_holiday, as_planned.school_holiday,
+    scheduled = panel.store_schedule(int(panel.store_numbers[0]), day)
+    changed = StoreDays(
+        scheduled.store, scheduled.day, scheduled.open, 1 - scheduled.promo,
+        scheduled.state_holiday, scheduled.school_holiday,
     )  # fmt: skip
-    one, two = (panel.matrix(rows, panel.last_day)[0] for rows in (as_planned, other))
-    assert one[FEATURES.index("promo")] != two[FEATURES.index("promo")]
-    assert one[FEATURES.index("kfb")] != two[FEATURES.index("kfb")]
+    first, second = (panel.matrix(rows, panel.last_day)[0] for rows in (scheduled, changed))
+    assert first[FEATURES.index("promo")] != second[FEATURES.index("promo")]
+    assert first[FEATURES.index("kfb")] != second[FEATURES.index("kfb")]
 
 
-def test_rows_out_of_reach_are_refused(panel: Panel) -> None:
+def test_rows_outside_the_panel_raise(panel: Panel) -> None:
     row = panel.store_schedule(int(panel.store_numbers[0]), np.array([panel.last_day + 1]))
     for store, day, origin in (
         (9999, panel.last_day + 1, panel.last_day),
@@ -85,4 +87,4 @@ def test_rows_out_of_reach_are_refused(panel: Panel) -> None:
             panel.matrix(bad, origin)
         except ValueError:
             continue
-        raise AssertionError(f"store {store}, day {day}, origin {origin} was not refused")
+        raise AssertionError(f"store {store}, day {day}, origin {origin} was accepted")

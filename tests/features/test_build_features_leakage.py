@@ -1,4 +1,4 @@
-"""Rule 1: nothing after the origin is seen. Corrupting the future changes no bit."""
+"""No leakage: corrupting sales after the origin changes no bit of the features."""
 
 from dataclasses import replace
 
@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import Panel, in_memory_panel
+from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import to_date
 from rossmann.schema import FEATURE_CATALOGUE, FEATURES, StoreDays
 from rossmann.settings import Settings
+from tests.fixtures.panels import in_memory_panel
 
 Tables = dict[str, pl.DataFrame]
 
@@ -22,15 +23,15 @@ def tables(chain_settings: Settings) -> Tables:
     folder = make_dataset(chain_settings).folder
     frames = {n: pl.read_parquet(folder / f"{n}.parquet") for n in ("history", "schedule")}
     stores = pl.read_parquet(folder / "stores.parquet").head(12)
-    kept = stores["Store"].implode()
+    numbers = stores["Store"].implode()
     return {
         "stores": stores,
-        **{name: frame.filter(pl.col("Store").is_in(kept)) for name, frame in frames.items()},
+        **{name: frame.filter(pl.col("Store").is_in(numbers)) for name, frame in frames.items()},
     }
 
 
 def corrupt(tables: Tables, after: int, seed: int) -> Tables:
-    """Other sales and customers on every day after ``after``; the plan stays."""
+    """Other sales and customers on every day after ``after``; the schedule stays."""
     rng = np.random.default_rng(seed)
     history = tables["history"]
     n = history.height
@@ -56,30 +57,30 @@ def rows_after(panel: Panel, origin: int, horizon: int) -> StoreDays:
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_sales_after_the_origin_change_no_bit(
+def test_features_do_not_depend_on_sales_after_the_origin(
     data: st.DataObject, tables: Tables, panel: Panel
 ) -> None:
     origin = data.draw(st.integers(panel.first_day, panel.last_day - 1), label="origin")
     seed = data.draw(st.integers(0, 2**16), label="seed")
-    honest = in_memory_panel(panel.info, tables)
+    original = in_memory_panel(panel.info, tables)
     corrupted = in_memory_panel(panel.info, corrupt(tables, origin, seed))
-    reach = min(366, panel.last_day + 366 - origin)
-    rows = rows_after(honest, origin, reach)
-    assert honest.matrix(rows, origin).tobytes() == corrupted.matrix(rows, origin).tobytes()
+    horizon = min(366, panel.last_day + 366 - origin)
+    rows = rows_after(original, origin, horizon)
+    assert original.matrix(rows, origin).tobytes() == corrupted.matrix(rows, origin).tobytes()
 
 
-def test_sales_up_to_the_origin_do_change_it(tables: Tables, panel: Panel) -> None:
-    """The test above would pass if features saw no sales at all."""
+def test_features_depend_on_sales_up_to_the_origin(tables: Tables, panel: Panel) -> None:
+    """The test above would pass if features used no sales at all."""
     origin = panel.last_day - 60
-    honest = in_memory_panel(panel.info, tables)
+    original = in_memory_panel(panel.info, tables)
     corrupted = in_memory_panel(panel.info, corrupt(tables, origin - 7, 1))
-    rows = rows_after(honest, origin, 48)
-    changed = honest.matrix(rows, origin) != corrupted.matrix(rows, origin)
+    rows = rows_after(original, origin, 48)
+    changed = original.matrix(rows, origin) != corrupted.matrix(rows, origin)
     assert changed[:, -13:].any()
 
 
-def test_a_plan_taken_to_end_is_as_none(tables: Tables, panel: Panel) -> None:
-    """Training rows whose plan ends at the origin are what serving builds without a schedule."""
+def test_planned_to_origin_equals_no_schedule(tables: Tables, panel: Panel) -> None:
+    """Training rows whose schedule ends at the origin are what serving builds without one."""
     origin = panel.last_day - 80
     whole = in_memory_panel(panel.info, tables)
     until = pl.col("Date") <= to_date(origin)
@@ -91,13 +92,13 @@ def test_a_plan_taken_to_end_is_as_none(tables: Tables, panel: Panel) -> None:
     info = replace(panel.info, last_day=to_date(origin), schedule_end=None)
     bare = in_memory_panel(info, past)
     rows = rows_after(whole, origin, 48)
-    taken, none = whole.matrix(rows, origin, planned_to=origin), bare.matrix(rows, origin)
-    # no rule knows closures to come, and fewer holidays tell fewer states apart
+    cut, none = whole.matrix(rows, origin, planned_to=origin), bare.matrix(rows, origin)
+    # closures to come follow no rule, and fewer holidays distinguish fewer states
     opening = [
         i for i, f in enumerate(FEATURE_CATALOGUE) if f.group == "opening" or f.name == "region"
     ]
     assert np.array_equal(
-        np.delete(taken, opening, axis=1), np.delete(none, opening, axis=1), equal_nan=True
+        np.delete(cut, opening, axis=1), np.delete(none, opening, axis=1), equal_nan=True
     )
     planned = whole.matrix(rows, origin)
     at = FEATURES.index("days_to_promo")
@@ -105,15 +106,17 @@ def test_a_plan_taken_to_end_is_as_none(tables: Tables, panel: Panel) -> None:
     assert not np.isnan(planned[:, at]).any()
 
 
-def test_training_examples_see_only_their_own_past(tables: Tables, panel: Panel) -> None:
-    """Rows of many origins in one matrix: each equals the row built alone as of its origin."""
-    honest = in_memory_panel(panel.info, tables)
-    rows, _ = honest.sales_rows()
+def test_rows_of_many_origins_equal_rows_built_alone(tables: Tables, panel: Panel) -> None:
+    """As training builds them."""
+    original = in_memory_panel(panel.info, tables)
+    rows, _ = original.sales_rows()
     rng = np.random.default_rng(3)
-    pick = np.sort(rng.choice(np.nonzero(rows.day > honest.first_day + 60)[0], 300, replace=False))
+    pick = np.sort(
+        rng.choice(np.nonzero(rows.day > original.first_day + 60)[0], 300, replace=False)
+    )
     part = rows.take(pick)
     origins = part.day - rng.integers(1, 49, len(part))
-    together = honest.matrix(part, origins)
+    matrix = original.matrix(part, origins)
     for i in range(len(part)):
-        alone = honest.matrix(part.take(np.array([i])), int(origins[i]))
-        assert alone.tobytes() == together[i].tobytes()
+        alone = original.matrix(part.take(np.array([i])), int(origins[i]))
+        assert alone.tobytes() == matrix[i].tobytes()

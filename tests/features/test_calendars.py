@@ -13,56 +13,56 @@ from rossmann.epoch_days import to_date, to_day
 from rossmann.features import calendars
 
 
-@settings(deadline=None)  # the first day asked for reads the calendar
+@settings(deadline=None)  # the first call reads the calendar
 @given(st.dates(date(2000, 1, 1), date(2060, 12, 31)))
-def test_a_date_says_what_the_calendar_says(when: date) -> None:
+def test_date_table_matches_the_standard_library(when: date) -> None:
     row = calendars.date_table(np.array([to_day(when)], np.int32))[0]
     assert row[calendars.WEEKDAY] == when.isoweekday()
     assert row[calendars.DAY_OF_MONTH] == when.day
     assert row[calendars.DAY_OF_YEAR] == when.timetuple().tm_yday
-    free = holidays.country_holidays("DE", years=when.year)
+    public = holidays.country_holidays("DE", years=when.year)
     last = calendar.monthrange(when.year, when.month)[1]
     later = [when.replace(day=day) for day in range(when.day + 1, last + 1)]
-    working = [day for day in later if day.isoweekday() <= 5 and day not in free]
+    working = [day for day in later if day.isoweekday() <= 5 and day not in public]
     assert row[calendars.WORKING_DAYS_LEFT] == len(working)
     assert row[calendars.MONTH] == when.month
-    away = [(when - easter(year)).days for year in (when.year - 1, when.year, when.year + 1)]
-    assert row[calendars.EASTER] == min(90, max(-60, min(away, key=abs)))
-    ahead = (date(when.year, 12, 25) - when).days
-    assert row[calendars.CHRISTMAS] == (60 if ahead < 0 else min(ahead, 60))
+    distances = [(when - easter(year)).days for year in (when.year - 1, when.year, when.year + 1)]
+    assert row[calendars.EASTER] == min(90, max(-60, min(distances, key=abs)))
+    days_left = (date(when.year, 12, 25) - when).days
+    assert row[calendars.CHRISTMAS] == (60 if days_left < 0 else min(days_left, 60))
     assert to_date(to_day(when)) == when
 
 
 def test_public_holidays_differ_by_state() -> None:
     first = date(2014, 1, 1)
     days = np.arange(365, dtype=np.int32) + to_day(first)
-    kinds = calendars.public_holidays(days)
+    codes = calendars.public_holidays(days)
 
-    def kind(state: str, when: date) -> int:
-        return int(kinds[calendars.GERMAN_STATES.index(state), (when - first).days])
+    def code(state: str, when: date) -> int:
+        return int(codes[calendars.GERMAN_STATES.index(state), (when - first).days])
 
-    assert kind("BY", date(2014, 8, 15)) == 1  # Assumption, in catholic towns
-    assert kind("SN", date(2014, 6, 19)) == 1  # Corpus Christi, likewise
-    assert kind("BY", date(2014, 1, 6)) == 1  # Epiphany, not kept in Berlin
-    assert kind("BE", date(2014, 1, 6)) == 0
-    assert kind("BE", date(2014, 4, 18)) == kind("BY", date(2014, 4, 21)) == 2
-    assert kind("HH", date(2014, 12, 25)) == kind("HH", date(2014, 12, 26)) == 3
-    assert kind("HH", date(2014, 12, 24)) == 0
+    assert code("BY", date(2014, 8, 15)) == 1  # Assumption, in catholic towns
+    assert code("SN", date(2014, 6, 19)) == 1  # Corpus Christi, likewise
+    assert code("BY", date(2014, 1, 6)) == 1  # Epiphany, not kept in Berlin
+    assert code("BE", date(2014, 1, 6)) == 0
+    assert code("BE", date(2014, 4, 18)) == code("BY", date(2014, 4, 21)) == 2
+    assert code("HH", date(2014, 12, 25)) == code("HH", date(2014, 12, 26)) == 3
+    assert code("HH", date(2014, 12, 24)) == 0
 
 
-def test_regions_are_found_from_what_stores_kept() -> None:
+def test_infer_regions_from_kept_holidays() -> None:
     days = np.arange(900, dtype=np.int32) + to_day(date(2013, 1, 1))
     table = calendars.public_holidays(days)
-    wanted = [calendars.GERMAN_STATES.index(s) for s in ("BY", "SN", "BE", "NW")]
-    kept = table[wanted].T > 0
+    states = [calendars.GERMAN_STATES.index(s) for s in ("BY", "SN", "BE", "NW")]
+    kept = table[states].T > 0
     known = np.ones_like(kept)
-    known[100:300, 1] = False  # a store with a gap is still found
-    found = calendars.infer_regions(kept & known, known, table)
-    for place, state in zip(found, wanted, strict=True):
-        assert (table[place] > 0).tolist() == (table[state] > 0).tolist()
+    known[100:300, 1] = False  # a store with a gap
+    regions = calendars.infer_regions(kept & known, known, table)
+    for region, state in zip(regions, states, strict=True):
+        assert (table[region] > 0).tolist() == (table[state] > 0).tolist()
 
 
-def test_terms_follow_the_year() -> None:
+def test_date_regressors_follow_the_year() -> None:
     first = to_day(date(2013, 1, 1))
     days = np.arange(730, dtype=np.int32) + first
     terms = calendars.date_regressors(days, first)

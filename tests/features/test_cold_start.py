@@ -1,4 +1,4 @@
-"""A store that joins starts from what established stores look like as of its first day."""
+"""A store that joins starts from the states of established stores as of its first day."""
 
 from datetime import timedelta
 
@@ -7,17 +7,17 @@ import polars as pl
 import pytest
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import Panel, in_memory_panel
+from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import to_date
-from rossmann.features import cold_start as newcomers
-from rossmann.features import state_space
+from rossmann.features import cold_start, state_space
 from rossmann.schema import OFFSET_COLUMN
 from rossmann.settings import Settings
+from tests.fixtures.panels import in_memory_panel
 
 Tables = dict[str, pl.DataFrame]
-NEW = 3
-"""Stores that join; the rest were there from the start."""
-YOUNG = 10
+N_NEW = 3
+"""Stores that join; the rest trade from the start."""
+NEW_STORE_DAYS = 10
 """Days of sales that they have at the end."""
 
 
@@ -25,37 +25,41 @@ YOUNG = 10
 def tables(chain_settings: Settings, panel: Panel) -> Tables:
     """Sixteen stores, of which the first three join ten days before the end, one never."""
     folder = make_dataset(chain_settings).folder
-    found = {n: pl.read_parquet(folder / f"{n}.parquet") for n in ("history", "schedule", "stores")}
-    some = panel.store_numbers[:16].tolist()
-    found = {name: frame.filter(pl.col("Store").is_in(some)) for name, frame in found.items()}
-    start = to_date(panel.last_day) - timedelta(YOUNG)
-    early = pl.col("Store").is_in(some[:NEW]) & (pl.col("Date") <= start)
-    never = pl.col("Store") == some[0]
-    return {**found, "history": found["history"].filter(~early & ~never)}
+    frames = {
+        n: pl.read_parquet(folder / f"{n}.parquet") for n in ("history", "schedule", "stores")
+    }
+    numbers = panel.store_numbers[:16].tolist()
+    frames = {name: f.filter(pl.col("Store").is_in(numbers)) for name, f in frames.items()}
+    start = to_date(panel.last_day) - timedelta(NEW_STORE_DAYS)
+    early = pl.col("Store").is_in(numbers[:N_NEW]) & (pl.col("Date") <= start)
+    never = pl.col("Store") == numbers[0]
+    return {**frames, "history": frames["history"].filter(~early & ~never)}
 
 
 @pytest.fixture(scope="module")
-def young(tables: Tables, panel: Panel) -> Panel:
+def joined(tables: Tables, panel: Panel) -> Panel:
     return in_memory_panel(panel.info, tables)
 
 
-def test_old_stores_do_not_notice(young: Panel, tables: Tables, panel: Panel) -> None:
-    """Who joins changes no bit of the states of those who were there."""
-    new = young.store_numbers[:NEW].tolist()
+def test_new_stores_do_not_change_established_states(
+    joined: Panel, tables: Tables, panel: Panel
+) -> None:
+    """To the bit."""
+    new = joined.store_numbers[:N_NEW].tolist()
     without = {name: frame.filter(~pl.col("Store").is_in(new)) for name, frame in tables.items()}
     alone = in_memory_panel(panel.info, without).arrays.states
-    assert alone.tobytes() == np.ascontiguousarray(young.arrays.states[:, NEW:]).tobytes()
+    assert alone.tobytes() == np.ascontiguousarray(joined.arrays.states[:, N_NEW:]).tobytes()
 
 
-def test_a_store_without_sales_is_the_mean_of_its_kind(young: Panel, tables: Tables) -> None:
+def test_store_without_sales_has_the_mean_state_of_its_kind(joined: Panel, tables: Tables) -> None:
     kind = tables["stores"]["StoreType"].to_numpy() * 3 + tables["stores"]["Assortment"].to_numpy()
-    states = young.arrays.states[-1].astype(np.float64)
-    old = np.arange(NEW, len(kind))
+    states = joined.arrays.states[-1].astype(np.float64)
+    old = np.arange(N_NEW, len(kind))
     like = old[kind[old] == kind[0]]
-    n, weight = len(like), newcomers.KIND_WEIGHT
+    n, weight = len(like), cold_start.KIND_WEIGHT
     chain = states[old].sum(axis=0) / (1 + len(old))
     for at, *_ in state_space.FILTERS:  # one store's worth of the fixed prior
-        chain[at + state_space.PROMOTION] += newcomers.PROMO_PRIOR_MEAN / (1 + len(old))
+        chain[at + state_space.PROMOTION] += state_space.PROMO_PRIOR_MEAN / (1 + len(old))
     mean = (states[like].sum(axis=0) + weight * chain) / (n + weight)
     at = [k for k in range(state_space.N_STATES) if k not in LEVELS]
     assert states[0][at] == pytest.approx(mean[at], abs=1e-4)
@@ -64,28 +68,30 @@ def test_a_store_without_sales_is_the_mean_of_its_kind(young: Panel, tables: Tab
 LEVELS = [at + state_space.LEVEL for at, *_ in state_space.FILTERS]
 
 
-def test_the_prior_is_the_covariance_of_what_is_known() -> None:
+def test_prior_covariance_is_that_of_established_stores() -> None:
     rng = np.random.default_rng(3)
     state = rng.normal(size=(400, state_space.N_STATES)).astype(np.float32)
-    seen = np.where(np.arange(400) < 300, newcomers.ESTABLISHED_DAYS, 5).astype(np.int16)
+    sales_days = np.where(np.arange(400) < 300, cold_start.ESTABLISHED_DAYS, 5).astype(np.int16)
     fixed = state_space.prior_variances()
     at, size = state_space.KFC, state_space.N_BASE + state_space.N_HARMONICS
-    found = newcomers.prior_covariance(state, seen, fixed, at, size)
+    covariance = cold_start.prior_covariance(state[:, at : at + size], sales_days, fixed)
     known = np.cov(state[:300, at : at + size].T.astype(np.float64), bias=True)
-    share = 300 / (300 + newcomers.PRIOR_WEIGHT)
-    wanted = share * (known + newcomers.VARIANCE_FLOOR * np.eye(size)) + (1 - share) * np.diag(
+    share = 300 / (300 + cold_start.PRIOR_WEIGHT)
+    expected = share * (known + cold_start.VARIANCE_FLOOR * np.eye(size)) + (1 - share) * np.diag(
         fixed[:size]
     )
-    assert found == pytest.approx(wanted, abs=1e-9)
-    assert (np.linalg.eigvalsh(found) > 0).all()
-    nobody = newcomers.prior_covariance(state, np.zeros_like(seen), fixed, at, size)
-    assert nobody == pytest.approx(np.diag(fixed[:size]))
+    assert covariance == pytest.approx(expected, abs=1e-9)
+    assert (np.linalg.eigvalsh(covariance) > 0).all()
+    fallback = cold_start.prior_covariance(
+        state[:, at : at + size], np.zeros_like(sales_days), fixed
+    )
+    assert fallback == pytest.approx(np.diag(fixed[:size]))
 
 
-def test_sales_after_the_origin_do_not_tell_what_stores_are_like(
-    young: Panel, tables: Tables, panel: Panel
+def test_priors_do_not_depend_on_sales_after_the_origin(
+    joined: Panel, tables: Tables, panel: Panel
 ) -> None:
-    origin = young.last_day - 4
+    origin = joined.last_day - 4
     future = (pl.col("Date") > to_date(origin)) & (pl.col("Sales") > 0)
     history = tables["history"].with_columns(
         pl.when(future)
@@ -95,24 +101,24 @@ def test_sales_after_the_origin_do_not_tell_what_stores_are_like(
         .alias("Sales")
     )
     other = in_memory_panel(panel.info, {**tables, "history": history})
-    for store in young.store_numbers[: NEW + 2]:
-        rows = young.store_schedule(int(store), np.arange(origin + 1, origin + 49))
-        assert young.matrix(rows, origin).tobytes() == other.matrix(rows, origin).tobytes()
-        later = young.last_day
-        rows = young.store_schedule(int(store), np.arange(later + 1, later + 20))
+    for store in joined.store_numbers[: N_NEW + 2]:
+        rows = joined.store_schedule(int(store), np.arange(origin + 1, origin + 49))
+        assert joined.matrix(rows, origin).tobytes() == other.matrix(rows, origin).tobytes()
+        later = joined.last_day
+        rows = joined.store_schedule(int(store), np.arange(later + 1, later + 20))
         changed = (
-            young.matrix(rows, later)[:, OFFSET_COLUMN]
+            joined.matrix(rows, later)[:, OFFSET_COLUMN]
             != other.matrix(rows, later)[:, OFFSET_COLUMN]
         )
         assert changed.any()
 
 
-def test_without_newcomers_nothing_is_joined(panel: Panel) -> None:
+def test_first_sales_and_first_established_day(panel: Panel) -> None:
     y = panel.arrays.log_sales
-    first, there = newcomers.first_sales_day(y), newcomers.first_established_day(y)
+    first, established = cold_start.first_sales_day(y), cold_start.first_established_day(y)
     counts = np.cumsum(~np.isnan(y), axis=1)
-    assert (counts[:, there].max() == newcomers.ESTABLISHED_DAYS) and (
-        there == 0 or counts[:, there - 1].max() == newcomers.ESTABLISHED_DAYS - 1
+    assert (counts[:, established].max() == cold_start.ESTABLISHED_DAYS) and (
+        established == 0 or counts[:, established - 1].max() == cold_start.ESTABLISHED_DAYS - 1
     )
     for s in range(len(first)):
         assert first[s] == np.flatnonzero(~np.isnan(y[s]))[0]

@@ -1,15 +1,15 @@
-"""The base filter's forecast is the sum of its parts, whatever the rows say."""
+"""The base filter's forecast is the sum of its components for any rows."""
 
 import numpy as np
 import pytest
 
 from rossmann.data.panel.panel import Panel
 from rossmann.features import state_space
-from rossmann.features.offset_components import N_COMPONENTS, USUAL_WEEKDAY
+from rossmann.features.offset_components import MEAN_WEEKDAY, N_COMPONENTS
 from rossmann.schema import OFFSET_COLUMN, StoreDays
 
 
-def some_rows(panel: Panel, count: int, origin: int) -> StoreDays:
+def random_rows(panel: Panel, count: int, origin: int) -> StoreDays:
     rng = np.random.default_rng(4)
     stores = rng.choice(panel.store_numbers, count).astype(np.int32)
     days = origin + rng.integers(1, 120, count).astype(np.int32)
@@ -19,29 +19,29 @@ def some_rows(panel: Panel, count: int, origin: int) -> StoreDays:
 
 
 @pytest.mark.parametrize("back", [0, 100, 400])
-def test_parts_sum_to_the_offset(panel: Panel, back: int) -> None:
+def test_components_sum_to_the_offset(panel: Panel, back: int) -> None:
     origin = panel.last_day - back
-    rows = some_rows(panel, 2000, origin)
-    parts = panel.offset_parts(rows, origin)
-    assert parts.shape == (2000, N_COMPONENTS)
-    total = parts[:, : state_space.N_BASE].sum(axis=1)
+    rows = random_rows(panel, 2000, origin)
+    components = panel.offset_components(rows, origin)
+    assert components.shape == (2000, N_COMPONENTS)
+    total = components[:, : state_space.N_BASE].sum(axis=1)
     assert np.abs(total - panel.matrix(rows, origin)[:, OFFSET_COLUMN]).max() < 1e-6
 
 
-def test_a_part_is_there_on_its_day_alone(panel: Panel) -> None:
-    rows = some_rows(panel, 500, panel.last_day)
-    parts = panel.offset_parts(rows, panel.last_day)
+def test_components_are_zero_on_other_days(panel: Panel) -> None:
+    rows = random_rows(panel, 500, panel.last_day)
+    components = panel.offset_components(rows, panel.last_day)
     weekday = (rows.day + 3) % 7 + 1
     state = panel.arrays.states[-1][panel.store_indices(rows.store)]
     for k in range(1, 8):
-        assert ((parts[:, k] != 0) == ((weekday == k) & (state[:, k] != 0))).all()
-    assert ((parts[:, state_space.PROMOTION] != 0) == (rows.promo > 0)).all()
-    assert ((parts[:, state_space.SCHOOL_DAY] != 0) == (rows.school_holiday > 0)).all()
+        assert ((components[:, k] != 0) == ((weekday == k) & (state[:, k] != 0))).all()
+    assert ((components[:, state_space.PROMOTION] != 0) == (rows.promo > 0)).all()
+    assert ((components[:, state_space.SCHOOL_DAY] != 0) == (rows.school_holiday > 0)).all()
     usual = state[:, 1:7].astype(np.float64).mean(axis=1)
-    assert parts[:, USUAL_WEEKDAY] == pytest.approx(usual, abs=1e-6)
+    assert components[:, MEAN_WEEKDAY] == pytest.approx(usual, abs=1e-6)
 
 
-def test_no_part_sees_beyond_the_origin(panel: Panel) -> None:
-    rows = some_rows(panel, 5, panel.last_day)
+def test_origin_after_history_raises(panel: Panel) -> None:
+    rows = random_rows(panel, 5, panel.last_day)
     with pytest.raises(ValueError, match="does not have"):
-        panel.offset_parts(rows, panel.last_day + 1)
+        panel.offset_components(rows, panel.last_day + 1)

@@ -1,10 +1,10 @@
-"""Running statistics against plain numpy readings of their definitions."""
+"""Running statistics against their definitions in plain numpy."""
 
 import numpy as np
 import pytest
 
 from rossmann.data.panel.panel import Panel
-from rossmann.features import schedule_counts as plan
+from rossmann.features.schedule_counts import PROMO
 from rossmann.schema import FEATURES, StoreDays
 
 
@@ -26,7 +26,9 @@ def column(matrix: np.ndarray, name: str, plus_offset: bool) -> np.ndarray:
     return values + matrix[:, FEATURES.index("kfb")] if plus_offset else values
 
 
-def same_kind(panel: Panel, rows: StoreDays, i: int, low: int, high: int, kind: bool) -> np.ndarray:
+def same_kind(
+    panel: Panel, rows: StoreDays, i: int, low: int, high: int, same_promo: bool
+) -> np.ndarray:
     """Known log sales of the row's store on its weekday (and promotion), low <= day <= high."""
     s = int(panel.store_indices(rows.store[i : i + 1])[0])
     out = []
@@ -34,14 +36,14 @@ def same_kind(panel: Panel, rows: StoreDays, i: int, low: int, high: int, kind: 
         t = day - panel.first_day
         y = panel.arrays.log_sales[s, t]
         if (day - rows.day[i]) % 7 == 0 and not np.isnan(y):
-            if kind and panel.arrays.cube[t, s, plan.PROMO] != rows.promo[i]:
+            if same_promo and panel.arrays.cube[t, s, PROMO] != rows.promo[i]:
                 continue
             out.append(float(y))
     return np.array(out)
 
 
 @pytest.mark.parametrize(
-    ("name", "days", "kind", "how"),
+    ("name", "days", "same_promo", "statistic"),
     [
         ("mean_weekday_91", 91, False, np.mean),
         ("mean_same_182", 182, True, np.mean),
@@ -49,37 +51,37 @@ def same_kind(panel: Panel, rows: StoreDays, i: int, low: int, high: int, kind: 
         ("median_same_364", 364, True, np.median),
     ],
 )
-def test_means_of_the_same_kind(panel: Panel, case, name, days, kind, how) -> None:
+def test_means_of_the_same_kind(panel: Panel, case, name, days, same_promo, statistic) -> None:
     rows, origin, matrix = case
-    found = column(matrix, name, plus_offset=True)
+    feature = column(matrix, name, plus_offset=True)
     for i in range(len(rows)):
         # weeks are counted from the last such weekday, which is at most six days before O
         last = origin - (origin - int(rows.day[i])) % 7
-        values = same_kind(panel, rows, i, last - days + 1, last, kind)
-        assert len(values) == 0 or found[i] == pytest.approx(how(values), abs=2e-5)
-        assert (len(values) == 0) == np.isnan(found[i])
+        values = same_kind(panel, rows, i, last - days + 1, last, same_promo)
+        assert len(values) == 0 or feature[i] == pytest.approx(statistic(values), abs=2e-5)
+        assert (len(values) == 0) == np.isnan(feature[i])
 
 
 def test_last_year(panel: Panel, case) -> None:
     rows, _, matrix = case
-    found = column(matrix, "last_year_same", plus_offset=True)
+    feature = column(matrix, "last_year_same", plus_offset=True)
     on_day = column(matrix, "last_year_day", plus_offset=True)
     for i in range(len(rows)):
         past = int(rows.day[i]) - 364
-        values = same_kind(panel, rows, i, past - 21, past + 21, kind=True)
+        values = same_kind(panel, rows, i, past - 21, past + 21, same_promo=True)
         assert (
-            np.isnan(found[i])
+            np.isnan(feature[i])
             if len(values) == 0
-            else found[i] == pytest.approx(values.mean(), abs=2e-5)
+            else feature[i] == pytest.approx(values.mean(), abs=2e-5)
         )
         s = int(panel.store_indices(rows.store[i : i + 1])[0])
-        want = (
+        expected = (
             panel.arrays.log_sales[s, past - panel.first_day] if past >= panel.first_day else np.nan
         )
-        assert on_day[i] == pytest.approx(float(want), abs=2e-5, nan_ok=True)
+        assert on_day[i] == pytest.approx(float(expected), abs=2e-5, nan_ok=True)
 
 
-def test_windows_that_reach_past_the_origin_are_unknown(panel: Panel) -> None:
+def test_windows_beyond_the_origin_are_missing(panel: Panel) -> None:
     origin = panel.last_day - 100
     n = 30
     days = np.arange(origin + 340, origin + 340 + n, dtype=np.int32)

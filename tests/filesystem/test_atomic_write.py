@@ -13,8 +13,8 @@ from rossmann.filesystem.atomic_write import PREFIX, remove_stale, staging_folde
 HOLD = """
 import sys, time
 from pathlib import Path
-from rossmann.filesystem.atomic_write import draft_folder
-with draft_folder(Path(sys.argv[1])) as draft:
+from rossmann.filesystem.atomic_write import staging_folder
+with staging_folder(Path(sys.argv[1])) as draft:
     (draft / "half").touch()
     print("writes", flush=True)
     time.sleep(600)

@@ -1,6 +1,6 @@
-"""A service for tests of the launcher: quick to start, and ill-behaved on request.
+"""A fake service for tests of the launcher, which misbehaves on request.
 
-    python stand_in.py PORT FOLDER [mute | stubborn | fails | parent]
+    python fake_service.py PORT FOLDER [mute | stubborn | fails | parent]
 
 Writes ``FOLDER/PORT.up`` when it listens, and appends its port to ``FOLDER/ended`` when asked to
 end. ``mute`` never answers well, ``stubborn`` ignores SIGTERM, ``fails`` prints and exits with 7,
@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-port, folder, manner = int(sys.argv[1]), Path(sys.argv[2]), (*sys.argv[3:], "good")[0]
+port, folder, behaviour = int(sys.argv[1]), Path(sys.argv[2]), (*sys.argv[3:], "good")[0]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(503 if manner == "mute" else 200)
+        self.send_response(503 if behaviour == "mute" else 200)
         self.end_headers()
         self.wfile.write(b"OK")
 
@@ -28,17 +28,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def end(number: int, frame: FrameType | None) -> None:
     with (folder / "ended").open("a") as file:
         file.write(f"{port}\n")
-    if manner != "stubborn":
+    if behaviour != "stubborn":
         raise SystemExit(0)
 
 
 def main() -> None:
     print(f"stand-in on {port}", flush=True)
-    if manner == "fails":
+    if behaviour == "fails":
         print("the database is on fire", flush=True)
         raise SystemExit(7)
     signal.signal(signal.SIGTERM, end)
-    if manner == "parent":
+    if behaviour == "parent":
         child = subprocess.Popen(
             [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
         )

@@ -1,4 +1,4 @@
-"""Runs one launch of stand-ins as a process of its own: ``python drive.py PLAN.json``."""
+"""Runs one launch of fake services as a process: ``python launch_driver.py PLAN.json``."""
 
 import json
 import sys
@@ -13,16 +13,16 @@ from rossmann.launcher.stop_signals import Interrupted
 
 
 def main() -> int:
-    told = json.loads(Path(sys.argv[1]).read_text())
+    content = json.loads(Path(sys.argv[1]).read_text())
     plan = LaunchPlan(
-        services=[Service(**one) for one in told["services"]],
-        logs=Path(told["logs"]),
-        run=RunFolder(Path(told["run"])),
-        start_before_preparation=told["early"],
-        preparation=told["preparation"],
+        services=[Service(**one) for one in content["services"]],
+        logs=Path(content["logs"]),
+        run=RunFolder(Path(content["run"])),
+        start_before_preparation=content["early"],
+        preparation=content["preparation"],
     )
     try:
-        up(plan, LaunchConsole(), detach=told["detach"])
+        up(plan, LaunchConsole(), detach=content["detach"])
     except RossmannError as error:
         print(error, file=sys.stderr)
         return 1

@@ -29,28 +29,28 @@ def settings_with(folder: Path, *raw: str, demo: bool = False) -> Settings:
         (("notes.txt",), False, Dataset.DEMO),
     ],
 )
-def test_real_tables_are_taken_where_they_are(
+def test_real_tables_are_preferred_unless_demo_is_set(
     tmp_path: Path, raw: tuple[str, ...], demo: bool, dataset: Dataset
 ) -> None:
     assert select_dataset(settings_with(tmp_path, *raw, demo=demo)) is dataset
 
 
-@pytest.mark.parametrize(("there", "absent"), [("train.csv", "store"), ("store.csv.gz", "train")])
-def test_half_of_the_real_tables_is_no_reason_for_demo_data(
-    tmp_path: Path, there: str, absent: str
-) -> None:
-    with pytest.raises(DataNotFoundError, match=f"{absent}.csv"):
-        select_dataset(settings_with(tmp_path, there))
+@pytest.mark.parametrize(
+    ("present", "missing"), [("train.csv", "store"), ("store.csv.gz", "train")]
+)
+def test_incomplete_real_tables_are_an_error(tmp_path: Path, present: str, missing: str) -> None:
+    with pytest.raises(DataNotFoundError, match=f"{missing}.csv"):
+        select_dataset(settings_with(tmp_path, present))
 
 
-def test_another_mlflow_server_is_not_started(tmp_path: Path) -> None:
+def test_mlflow_is_not_started_where_another_server_is_set(tmp_path: Path) -> None:
     own = load_settings(data_dir=tmp_path, mlflow_tracking_uri="")
     assert [one.name for one in default_services(own)] == ["MLflow", "API", "dashboard"]
     other = load_settings(data_dir=tmp_path, mlflow_tracking_uri="http://elsewhere:5000")
     assert [one.name for one in default_services(other)] == ["API", "dashboard"]
 
 
-def test_all_services_work_on_the_same_data(tmp_path: Path) -> None:
+def test_services_share_the_data_folder(tmp_path: Path) -> None:
     mlflow, api, dashboard = default_services(load_settings(data_dir=tmp_path, demo=True))
     assert str(tmp_path / "mlflow") in mlflow.command
     for service in (api, dashboard):
@@ -67,12 +67,12 @@ def test_all_services_work_on_the_same_data(tmp_path: Path) -> None:
         ("shop.example", "shop.example"),
     ],
 )
-def test_a_wildcard_is_called_on_this_machine(host: str, address: str) -> None:
+def test_client_host_replaces_wildcards(host: str, address: str) -> None:
     assert client_host(host) == address
 
 
 @pytest.mark.parametrize(
-    ("body", "ours"),
+    ("body", "expected"),
     [
         ({"model_loaded": True, "model_stage": "Production"}, True),
         ({"model_loaded": False, "model_stage": None}, False),
@@ -80,11 +80,11 @@ def test_a_wildcard_is_called_on_this_machine(host: str, address: str) -> None:
         (["healthy"], False),
     ],
 )
-def test_only_our_api_with_a_model_is_healthy(body: object, ours: bool) -> None:
-    assert is_api(httpx.Response(200, json=body)) is ours
+def test_api_is_healthy_with_a_model_only(body: object, expected: bool) -> None:
+    assert is_api(httpx.Response(200, json=body)) is expected
 
 
-def test_only_mlflow_is_mlflow() -> None:
+def test_health_responses_identify_their_service() -> None:
     assert is_mlflow(httpx.Response(200, text="OK"))
     assert not is_mlflow(httpx.Response(200, text="<html>OK</html>"))
     assert not is_mlflow(httpx.Response(500, text="OK"))

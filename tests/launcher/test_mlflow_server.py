@@ -1,4 +1,4 @@
-"""The embedded MLflow server as a process: it ends when told, and says in a line why it cannot."""
+"""The embedded MLflow server as a process: it ends on a signal, and prints why it cannot start."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from rossmann.settings import Settings, load_settings
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Iterator[Settings]:
+def settings(tmp_path: Path) -> Iterator[Settings]:
     """Settings with a port of their own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -35,8 +35,8 @@ def start(settings: Settings) -> subprocess.Popen[str]:
     )
 
 
-def test_it_ends_when_told_and_leaves_nobody_behind(mine: Settings) -> None:
-    server = start(mine)
+def test_sigterm_ends_the_server_and_its_children(settings: Settings) -> None:
+    server = start(settings)
     assert server.stderr is not None
     lines = iter(server.stderr.readline, "")
     assert any("Uvicorn running" in line for line in lines)
@@ -44,34 +44,34 @@ def test_it_ends_when_told_and_leaves_nobody_behind(mine: Settings) -> None:
     server.send_signal(signal.SIGTERM)
     server.communicate(timeout=30)
     assert server.returncode in {0, -signal.SIGTERM}
-    assert (mine.mlflow_dir / "mlflow.db").stat().st_size > 0
+    assert (settings.mlflow_dir / "mlflow.db").stat().st_size > 0
 
 
-def test_a_taken_port_is_told_in_a_line(mine: Settings) -> None:
-    with socket.socket() as stranger:
-        stranger.bind((mine.host, mine.mlflow_port))
-        stranger.listen()
-        server = start(mine)
-        _, told = server.communicate(timeout=120)
+def test_taken_port_is_a_one_line_error(settings: Settings) -> None:
+    with socket.socket() as holder:
+        holder.bind((settings.host, settings.mlflow_port))
+        holder.listen()
+        server = start(settings)
+        _, error = server.communicate(timeout=120)
     assert server.returncode == 1
-    assert told.startswith("error: ")
-    assert "ROSSMANN_MLFLOW_PORT" in told
-    assert told.count("\n") == 1
-    assert not mine.mlflow_dir.exists()
+    assert error.startswith("error: ")
+    assert "ROSSMANN_MLFLOW_PORT" in error
+    assert error.count("\n") == 1
+    assert not settings.mlflow_dir.exists()
 
 
-def test_a_broken_database_is_told_in_a_line(mine: Settings) -> None:
-    mine.mlflow_dir.mkdir(parents=True)
-    (mine.mlflow_dir / "mlflow.db").write_bytes(b"no database " * 500)
-    server = start(mine)
-    _, told = server.communicate(timeout=120)
+def test_broken_database_is_a_one_line_error(settings: Settings) -> None:
+    settings.mlflow_dir.mkdir(parents=True)
+    (settings.mlflow_dir / "mlflow.db").write_bytes(b"no database " * 500)
+    server = start(settings)
+    _, error = server.communicate(timeout=120)
     assert server.returncode == 1
-    assert "error: MLflow cannot use its database" in told
-    assert "Traceback" not in told
+    assert "error: MLflow cannot use its database" in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(
-    ("host", "there", "away"),
+    ("host", "allowed", "denied"),
     [
         ("127.0.0.1", ["localhost", "localhost:5000", "127.0.0.1:5000"], ["10.*", "*"]),
         ("::1", ["[::1]", "[::1]:5000"], ["::1"]),
@@ -79,18 +79,18 @@ def test_a_broken_database_is_told_in_a_line(mine: Settings) -> None:
         ("0.0.0.0", ["10.*", "192.168.*", "172.16.*", os.uname().nodename], ["172.15.*", "*"]),
     ],
 )
-def test_hosts_that_are_answered(host: str, there: list[str], away: list[str]) -> None:
+def test_allowed_hosts(host: str, allowed: list[str], denied: list[str]) -> None:
     hosts = allowed_hosts(host, 5000).split(",")
-    assert set(there) <= set(hosts)
-    assert not set(away) & set(hosts)
+    assert set(allowed) <= set(hosts)
+    assert not set(denied) & set(hosts)
 
 
-def test_hosts_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_hosts_can_be_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "mlflow.example")
     assert allowed_hosts("127.0.0.1", 5000) == "mlflow.example"
 
 
-def test_the_servers_variables_are_those_that_mlflow_reads() -> None:
+def test_variables_are_those_that_mlflow_reads() -> None:
     from mlflow.server import constants
 
     assert server_module._BACKEND == constants.BACKEND_STORE_URI_ENV_VAR
@@ -100,12 +100,12 @@ def test_the_servers_variables_are_those_that_mlflow_reads() -> None:
 
 
 @pytest.mark.parametrize(("host", "code"), [("localhost", 200), ("evil.example", 403)])
-def test_only_known_hosts_are_answered(mlflow_server: str, host: str, code: int) -> None:
+def test_unknown_host_header_is_refused(mlflow_server: str, host: str, code: int) -> None:
     port = mlflow_server.rsplit(":", 1)[1]
-    answer = httpx.get(
+    response = httpx.get(
         f"{mlflow_server}/api/2.0/mlflow/registered-models/search",
         headers={"Host": f"{host}:{port}"},
         trust_env=False,
         timeout=30,
     )
-    assert answer.status_code == code
+    assert response.status_code == code

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from rossmann.cli import data, keys, log, models, predict, retrain, services, training, tune
+from rossmann.cli import data, keys, log, models, predict, services, training, tune
 from rossmann.errors import RossmannError
 from rossmann.launcher.stop_signals import Interrupted
 
@@ -29,18 +29,18 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(log.app, name="log")
 training.add_verbs(app)
 tune.add_verbs(app)
-retrain.add_verbs(app)
+app.command()(training.retrain)
 models.add_verbs(app)
 predict.add_verbs(app)
 services.add_verbs(app)
 
-_SPINS = "20000"
-_SIGNALS = 128
-_CTRL_C = 130
+_SPIN_COUNT = "20000"
+_SIGNAL_EXIT = 128
+_CTRL_C_EXIT = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code. The one place where errors become words on stderr.
+    """Run one verb; returns the exit code. All errors become lines on stderr here.
 
     0 is success, 1 an error that the line explains, 2 a command line that makes no sense, and
     128 + the signal's number when a signal ended it. ``retrain`` has more: see its help.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The boosters' threads wait by spinning. On a machine that does other work too, their default
     # makes a fit several times as long; this bound costs nothing on an idle one. It is read when
     # the libraries load, so it is set before, and services that are started from here inherit it.
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     try:
         code = typer.main.get_command(app).main(
             args=None if arguments is None else list(arguments),
@@ -56,24 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
         )
     except typer.TyperException as error:
-        return _complain(_usage(error), 2)
+        return _print_error(_usage(error), 2)
     except Interrupted as error:
-        return _complain("stopped", error.exit_code)
+        return _print_error("stopped", error.exit_code)
     except BrokenPipeError:
-        # Who read our output has gone; nothing is left to say, not even by the interpreter.
+        # The reader of stdout is gone: print nothing, not even the interpreter's message.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RossmannError as error:
-        return _complain(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except OSError as error:
-        return _complain(str(error), 1)
-    except Exception as error:  # noqa: BLE001 - the door: nobody shows a stack trace
+        return _print_error(str(error), 1)
+    except Exception as error:  # noqa: BLE001 - entry point: no stack trace
         if os.environ.get("ROSSMANN_TRACE") == "1":
             traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
-        return _complain(f"fault of the program: {what}. Show where with: ROSSMANN_TRACE=1", 1)
-    if code == _CTRL_C:
-        return _complain("stopped", _CTRL_C)
+        return _print_error(f"fault of the program: {what}. Show where with: ROSSMANN_TRACE=1", 1)
+    if code == _CTRL_C_EXIT:
+        return _print_error("stopped", _CTRL_C_EXIT)
     return code if isinstance(code, int) else 0
 
 
@@ -84,7 +84,7 @@ def _usage(error: typer.TyperException) -> str:
     return f"{text.strip().rstrip('.')}. See: {path} --help"
 
 
-def _complain(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     sys.stdout.flush()
-    sys.stderr.write(f"error: {text}\n" if code < _SIGNALS else f"{text}\n")
+    sys.stderr.write(f"error: {text}\n" if code < _SIGNAL_EXIT else f"{text}\n")
     return code

@@ -20,10 +20,10 @@ def get() -> None:
 
     Needs the package kagglehub and Kaggle's credentials. Example: rossmann data get
     """
-    from rossmann.data.tables.raw_tables import get_tables
+    from rossmann.data.tables.raw_tables import download_tables
     from rossmann.settings import load_settings
 
-    get_tables(load_settings(), progress)
+    download_tables(load_settings(), progress)
 
 
 @app.command("demo")
@@ -57,12 +57,12 @@ def check() -> None:
 
     Example: rossmann data check
     """
-    from rossmann.data.tables.cleaning import read_tables
+    from rossmann.data.tables.cleaning import read_clean_tables
     from rossmann.data.tables.raw_tables import find_raw_tables
     from rossmann.settings import load_settings
 
     raw = find_raw_tables(load_settings())
-    tables = read_tables(raw, progress)
+    tables = read_clean_tables(raw, progress)
     echo(
         f"good: {tables.history.height:,} days of sales, {tables.stores.height:,} stores,"
         f" {tables.schedule.height:,} planned days ({raw.dataset} data in {raw.train.parent})"
@@ -95,10 +95,10 @@ def ingest(
     if done.gap:
         echo(f"days between without sales of any store: {done.gap:,}; they stay unknown")
     echo(f"last planned day: {done.planned_to or 'none after it'}")
-    if done.piece is None:
+    if done.increment is None:
         echo("nothing is new: the data version stays as it is")
         return
-    echo(f"kept in {done.piece.path}")
+    echo(f"kept in {done.increment.path}")
     echo("next: rossmann features; a service that runs then takes the days over by itself")
     echo("to learn from them too: rossmann train")
 
@@ -110,7 +110,7 @@ def status() -> None:
     Example: rossmann data status
     """
     from rossmann.data.make_dataset import current_dataset
-    from rossmann.data.tables.increments import read_source
+    from rossmann.data.tables.increments import read_source_name
     from rossmann.data.tables.ingest import schedule_coverage
     from rossmann.data.tables.raw_tables import find_raw_tables
     from rossmann.errors import DataNotFoundError
@@ -120,8 +120,8 @@ def status() -> None:
     raw = find_raw_tables(settings)
     for name, path in raw.by_name().items():
         echo(f"{name:<10}  {path}  {_size(path)}")
-    for piece in raw.pieces:
-        echo(f"{'ingested':<10}  {piece.path}  {_size(piece.path)}, from {read_source(piece)}")
+    for piece in raw.increments:
+        echo(f"{'ingested':<10}  {piece.path}  {_size(piece.path)}, from {read_source_name(piece)}")
     try:
         info = current_dataset(settings)
     except DataNotFoundError as error:

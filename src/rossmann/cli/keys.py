@@ -47,7 +47,7 @@ def new(
         progress(f"its digest is in {path}: a service that runs knows it within two seconds")
     else:
         progress("add to ROSSMANN_API_KEYS, with commas between several, and start the service:")
-        progress(f"  {entry.line}")
+        progress(f"  {entry.file_line}")
     progress("who has no key is not let in any more; the dashboard sends ROSSMANN_API_KEY")
     progress("the key, shown this once, for the header X-API-Key:")
     echo(key)
@@ -70,7 +70,7 @@ def list_keys() -> None:
     if not known:
         return echo(_nobody(settings, path))
     rows = [
-        [entry.name or "-", entry.right.word, entry.created or "-", entry.digest[:8], place]
+        [entry.name or "-", entry.permission.label, entry.created or "-", entry.digest[:8], place]
         for entry, place in known
     ]
     return show_table(["name", "right", "created", "sha256", "kept in"], rows)
@@ -89,7 +89,7 @@ def revoke(
 
     path = load_settings().keys_file
     entry = take_out(path, name)
-    echo(f"{entry.name} (right to {entry.right.word}) is out of {path}")
+    echo(f"{entry.name} (right to {entry.permission.label}) is out of {path}")
 
 
 def _nobody(settings: "Settings", path: "Path") -> str:

@@ -116,8 +116,8 @@ def _waiting(settings: "Settings", to_stderr: bool = False) -> None:
     if found.rows or not to_stderr:
         text = f"{found.rows:,} rows in {found.files:,} files, {found.bytes / 1e6:,.1f} MB"
         (progress if to_stderr else echo)(f"{'waiting':<10}  {text}")
-    if found.aside:
-        text = f"{found.aside:,} files were not taken: see {settings.log_spool_dir / 'aside'}"
+    if found.quarantined:
+        text = f"{found.quarantined:,} files were not taken: see {settings.log_spool_dir / 'aside'}"
         (progress if to_stderr else echo)(f"{'aside':<10}  {text}")
 
 

@@ -105,7 +105,7 @@ def compare(first: VersionArgument, second: VersionArgument) -> None:
             f"{t.first_rmspe:.4f}",
             f"{t.second_rmspe:.4f}",
             f"{t.share_of_stores_better:.0%}",
-            f"{t.p:.4f}",
+            f"{t.p_value:.4f}",
         ]
         for o, t in found.windows
     ]
@@ -151,7 +151,7 @@ def promote(
         if not verdict.passed:
             echo("the gate says no; promoted all the same, as asked")
         done = registry.promote(
-            found.version, reason, getpass.getuser(), expected=verdict.compared_with
+            found.version, reason, getpass.getuser(), expected=verdict.compared_to
         )
     echo(f"version {done.version} is {done.stage}")
 

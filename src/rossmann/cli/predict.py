@@ -1,9 +1,7 @@
-"""The verb that forecasts a file.
-
-MERGED: Totals of a forecast file as a table of their own.
-"""
+"""The verb ``predict``: a file in; its rows with their forecasts, and totals, out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,55 +13,16 @@ if TYPE_CHECKING:
     import polars as pl
 
     from rossmann.data.prepare_predictions import Upload
-    from rossmann.models.inference.forecaster import Forecast, Forecaster
-    from rossmann.schema import FloatArray, Objective, StoreDays
+    from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
+    from rossmann.models.inference.totals import Totals
+    from rossmann.schema import FloatArray, Objective
+    from rossmann.serving.runtime.version_cache import LoadedVersion
     from rossmann.settings import Settings
 
-
-LEVELS = (0.8, 0.95)
-"""Bands of totals where none are asked for."""
-
-
-def totals_table(
-    forecaster: "Forecaster", rows: "StoreDays", forecast: "Forecast", levels: Sequence[float]
-) -> "pl.DataFrame":
-    """By store, store type and chain, by week (Monday to Sunday) and whole, with bands."""
-    import numpy as np
-    import polars as pl
-
-    from rossmann.models.inference.totals import TOTAL_LEVELS, forecast_totals
-    from rossmann.schema import STORE_TYPES
-
-    asked = tuple(levels) or LEVELS
-    parts = []
-    for found in forecast_totals(
-        forecaster.panel,
-        forecaster.ensemble,
-        rows,
-        forecast.as_of,
-        TOTAL_LEVELS,
-        asked,
-        forecast.objective,
-    ):
-        names = np.array([*STORE_TYPES, ""])
-        columns: dict[str, pl.Series] = {
-            "Total": pl.Series([found.by] * len(found.sales)),
-            "Store": pl.Series([None if s < 0 else int(s) for s in found.store], dtype=pl.Int64),
-            "StoreType": pl.Series(names[found.store_type]),
-            "First": pl.Series(found.first.astype(np.int32)).cast(pl.Date),
-            "Last": pl.Series(found.last.astype(np.int32)).cast(pl.Date),
-            "Rows": pl.Series(found.rows),
-            "Forecast": pl.Series(found.sales),
-        }
-        for level, (low, high) in zip(asked, found.bands, strict=True):
-            columns[f"Low{level * 100:g}"] = pl.Series(low)
-            columns[f"High{level * 100:g}"] = pl.Series(high)
-        parts.append(pl.DataFrame(columns))
-    return pl.concat(parts)
-
-
 FORMATS = (".csv", ".parquet", ".xlsx")
-PART = 500
+DEFAULT_TOTALS_LEVELS = (0.8, 0.95)
+"""Interval levels of totals where no option names any."""
+EXPLAIN_CHUNK_ROWS = 500
 """Rows that are explained at once."""
 
 
@@ -106,39 +65,62 @@ def predict(
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """
-    from rossmann.data.prepare_predictions import read_upload
-    from rossmann.errors import DataValidationError
+    from rossmann.models.inference.forecaster import ForecastRequest
     from rossmann.settings import load_settings
 
     for path in (output, totals):
         if path is not None and path.suffix.lower() not in FORMATS:
             raise typer.BadParameter(f"{path} must end in one of {', '.join(FORMATS)}")
     settings = load_settings()
+    upload = _read_rows(file, date_format, skip_faulty)
+    served = _load_version(settings, model)
+    forecaster, levels = served.forecaster, tuple(interval or ())
+    chosen = _parse_objective(objective, settings)
+    request = ForecastRequest(upload.rows, _parse_as_of(as_of), levels, chosen)
+    forecast = forecaster.forecast(request)
+    for warning in forecast.warnings:
+        progress(f"{warning.msg} ({warning.count} rows)")
+    columns = _result_columns(served, upload, request, forecast)
+    if explain:
+        columns |= _explanation_columns(forecaster, request, forecast.as_of)
+    _write(_with_columns(upload, columns), output)
+    if totals is not None:
+        table = totals_table(forecaster, request, forecast.as_of)
+        _write(table, totals)
+        echo(f"{len(table):,} totals written to {totals}")
+    purpose = "unbiased totals" if forecast.objective == "unbiased" else "accuracy of each day"
+    echo(f"{len(forecast.sales):,} forecasts ({purpose}) written to {output}")
+
+
+def _read_rows(file: Path, date_format: str | None, skip_faulty: bool) -> "Upload":
+    """The file's rows; raises ``DataValidationError`` for faults, unless they are skipped."""
+    from rossmann.data.prepare_predictions import read_upload
+    from rossmann.errors import DataValidationError
+
     upload = read_upload(file.name, file.read_bytes(), date_format)
     for note in upload.notes:
         progress(note)
-    for fault in upload.faults:
+    for fault in upload.errors:
         progress(f"row {fault.loc[0]}: {fault.msg}")
-    if upload.faults and not skip_faulty:
+    if upload.errors and not skip_faulty:
         raise DataValidationError(
-            f"{file} has {len(upload.faults)} faults: mend them, or use --skip-faulty"
+            f"{file} has {len(upload.errors)} faults: mend them, or use --skip-faulty"
         )
-    forecaster = _forecaster(settings, model)
-    chosen = _objective(objective, settings)
-    forecast = forecaster.forecast(upload.rows, _day(as_of), interval or [], chosen)
-    for warning in forecast.warnings:
-        progress(f"{warning.msg} ({warning.count} rows)")
-    drivers = _drivers(forecaster, upload, forecast) if explain else {}
-    _write(_table(upload, forecast, drivers), output)
-    if totals is not None:
-        found = totals_table(forecaster, upload.rows, forecast, interval or [])
-        _write(found, totals)
-        echo(f"{len(found):,} totals written to {totals}")
-    kind = "unbiased totals" if forecast.objective == "unbiased" else "accuracy of each day"
-    echo(f"{len(forecast.sales):,} forecasts ({kind}) written to {output}")
+    return upload
 
 
-def _day(as_of: str | None) -> int | None:
+def _load_version(settings: "Settings", model: str) -> "LoadedVersion":
+    from rossmann.serving.runtime.service import build_service
+
+    service = build_service(settings)
+    if service.degraded_reason:
+        progress(service.degraded_reason)
+    selected = service.versions.load(int(model) if model.isdecimal() else model)
+    progress(f"version {selected.served.version} ({selected.stage})")
+    return selected.served
+
+
+def _parse_as_of(as_of: str | None) -> int | None:
     from rossmann.epoch_days import parse_iso_day
 
     day = None if as_of is None else parse_iso_day(as_of)
@@ -147,70 +129,113 @@ def _day(as_of: str | None) -> int | None:
     return day
 
 
-def _objective(named: str | None, settings: "Settings") -> "Objective":
+def _parse_objective(name: str | None, settings: "Settings") -> "Objective":
     from rossmann.schema import OBJECTIVES
 
-    if named is None:
+    if name is None:
         return settings.objective
     for objective in OBJECTIVES:
-        if objective == named:
+        if objective == name:
             return objective
-    raise typer.BadParameter(f"--objective {named} must be one of {', '.join(OBJECTIVES)}")
+    raise typer.BadParameter(f"--objective {name} must be one of {', '.join(OBJECTIVES)}")
 
 
-def _forecaster(settings: "Settings", model: str) -> "Forecaster":
-    from rossmann.serving.runtime.service import build_service
-
-    service = build_service(settings)
-    if service.degraded_reason:
-        progress(service.degraded_reason)
-    picked = service.versions.load(int(model) if model.isdecimal() else model)
-    progress(f"version {picked.served.version} ({picked.stage})")
-    return picked.served.forecaster
-
-
-def _drivers(
-    forecaster: "Forecaster", upload: "Upload", forecast: "Forecast"
-) -> "dict[str, FloatArray]":
-    """Baseline and drivers of each row, in parts, so that progress shows."""
+def _result_columns(
+    served: "LoadedVersion", upload: "Upload", request: "ForecastRequest", forecast: "Forecast"
+) -> "dict[str, pl.Series]":
+    """The columns of ``POST /predict/file``, by name."""
     import numpy as np
+    import polars as pl
+
+    from rossmann.models.inference.row_warnings import input_warnings
+    from rossmann.serving.batch_prediction.writers import result_columns, warning_texts
+
+    count = len(forecast.sales)
+    masks = [
+        *input_warnings(upload.weekday_mismatch, upload.open_missing),
+        *served.forecaster.warning_masks(upload.rows, forecast.as_of),
+    ]
+    flags = np.zeros(count, np.uint8)
+    for bit, (_, _, mask) in enumerate(masks):
+        flags[mask] |= 1 << bit
+    texts, index = warning_texts([name for name, _, _ in masks], flags)
+    values = [
+        pl.Series(forecast.sales),
+        *(pl.Series(side) for one in forecast.intervals for side in (one.lower, one.upper)),
+        pl.repeat(served.version, count, dtype=pl.Int32, eager=True),
+        pl.repeat(forecast.as_of, count, dtype=pl.Int32, eager=True).cast(pl.Date),
+        pl.Series(texts, dtype=pl.String).gather(index),
+    ]
+    return dict(zip(result_columns(request.levels), values, strict=True))
+
+
+def _explanation_columns(
+    forecaster: "Forecaster", request: "ForecastRequest", origin: int
+) -> "dict[str, pl.Series]":
+    """Baseline and drivers of each row, in chunks, so that progress shows."""
+    import numpy as np
+    import polars as pl
 
     from rossmann.models.inference.attributions import explanation_columns
 
-    count = len(forecast.sales)
-    parts = []
-    for start in range(0, count, PART):
-        rows = upload.rows.take(slice(start, start + PART))
-        asked = forecaster.explain(rows, forecast.as_of, objective=forecast.objective)
-        parts.append(explanation_columns(asked))
-        progress(f"explained {min(start + PART, count):,} of {count:,} rows")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    count, request = len(request.rows), replace(request, levels=())
+    chunks: list[dict[str, FloatArray]] = []
+    for start in range(0, count, EXPLAIN_CHUNK_ROWS):
+        stop = min(start + EXPLAIN_CHUNK_ROWS, count)
+        explanation = forecaster.explain(request.take(slice(start, stop), origin))
+        chunks.append(explanation_columns(explanation))
+        progress(f"explained {stop:,} of {count:,} rows")
+    return {name: pl.Series(np.concatenate([one[name] for one in chunks])) for name in chunks[0]}
 
 
-def _table(
-    upload: "Upload", forecast: "Forecast", drivers: "dict[str, FloatArray]"
+def _with_columns(upload: "Upload", columns: "dict[str, pl.Series]") -> "pl.DataFrame":
+    """The good rows as in the file, without columns of those names, and then the columns."""
+    kept = upload.frame[upload.index].drop(columns, strict=False)
+    return kept.with_columns(values.alias(name) for name, values in columns.items())
+
+
+def totals_table(
+    forecaster: "Forecaster", request: "ForecastRequest", origin: int
 ) -> "pl.DataFrame":
+    """By store, store type and chain, by week (Monday to Sunday) and whole, with intervals."""
     import polars as pl
 
-    columns = {"Forecast": forecast.sales}
-    for band in forecast.bands:
-        columns[f"Low{band.level * 100:g}"] = band.lower
-        columns[f"High{band.level * 100:g}"] = band.upper
-    columns |= drivers
-    good: pl.DataFrame = upload.frame[upload.index]
-    return good.with_columns(pl.Series(name, values) for name, values in columns.items())
+    from rossmann.models.inference.totals import TOTAL_LEVELS, forecast_totals
+
+    levels = request.levels or DEFAULT_TOTALS_LEVELS
+    totals = forecast_totals(forecaster, replace(request, levels=levels), origin, TOTAL_LEVELS)
+    return pl.concat([_totals_frame(one, levels) for one in totals])
+
+
+def _totals_frame(totals: "Totals", levels: Sequence[float]) -> "pl.DataFrame":
+    import numpy as np
+    import polars as pl
+
+    from rossmann.schema import STORE_TYPES
+
+    store_types = np.array([*STORE_TYPES, ""])
+    stores = [None if number < 0 else int(number) for number in totals.store]
+    columns: dict[str, pl.Series] = {
+        "Total": pl.Series([totals.by] * len(totals.sales)),
+        "Store": pl.Series(stores, dtype=pl.Int64),
+        "StoreType": pl.Series(store_types[totals.store_type]),
+        "First": pl.Series(totals.first.astype(np.int32)).cast(pl.Date),
+        "Last": pl.Series(totals.last.astype(np.int32)).cast(pl.Date),
+        "Rows": pl.Series(totals.rows),
+        "Forecast": pl.Series(totals.sales),
+    }
+    for level, (low, high) in zip(levels, totals.intervals, strict=True):
+        columns[f"Low{level * 100:g}"] = pl.Series(low)
+        columns[f"High{level * 100:g}"] = pl.Series(high)
+    return pl.DataFrame(columns)
 
 
 def _write(frame: "pl.DataFrame", output: Path) -> None:
-    """Write beside the place and rename: a file that is there is whole."""
+    """Write in one step: a file that is there is whole."""
+    from rossmann.filesystem.atomic_write import atomic_path
     from rossmann.launcher.stop_signals import Interrupts
 
-    ending = output.suffix.lower()
-    draft = output.with_name(f".{output.name}.draft{ending}")
     write = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".xlsx": frame.write_excel}
-    try:
-        with Interrupts():  # so that SIGTERM, too, leaves no draft behind
-            write[ending](draft)  # type: ignore[operator]
-            draft.replace(output)
-    finally:
-        draft.unlink(missing_ok=True)
+    # Interrupts: so that SIGTERM, too, leaves no draft.
+    with Interrupts(), atomic_path(output) as draft, draft.open("wb") as file:
+        write[output.suffix.lower()](file)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""What verbs print: lines, progress and tables on stdout, nothing else."""
+"""Output of verbs: lines and tables on stdout, progress on stderr."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def echo(text: str = "") -> None:
 
 
 def progress(text: str) -> None:
-    """A line about a long work that goes on, on stderr, so that stdout holds the result alone."""
+    """A line of progress on stderr, so that stdout holds the result alone."""
     typer.echo(f"  {text}", err=True)
 
 

@@ -1,5 +1,6 @@
-"""Verbs that compute: features, train, backtest."""
+"""Verbs that compute: features, train, backtest, and retrain for a scheduler."""
 
+import getpass
 import time
 from datetime import date
 from pathlib import Path
@@ -11,6 +12,8 @@ from rossmann.cli.terminal import echo, progress, show_table
 
 if TYPE_CHECKING:
     from rossmann.data.make_dataset import DatasetInfo
+    from rossmann.data.panel.panel import Panel
+    from rossmann.models.evaluation.backtest import BacktestPlan
     from rossmann.models.evaluation.windows import WindowScore
     from rossmann.settings import Settings
 
@@ -34,7 +37,7 @@ def features() -> None:
     """
     from rossmann.settings import load_settings
 
-    info = prepared(load_settings())
+    info = prepare_dataset(load_settings())
     echo(f"data version {info.version} ({info.dataset}) is ready in {info.folder}")
 
 
@@ -45,16 +48,16 @@ def train(profile: ProfileOption = "full") -> None:
     """
     from rossmann.models.publishing.register import register
     from rossmann.models.registry.registry import Registry
-    from rossmann.models.training.train import train as fit
+    from rossmann.models.training.train import train as run_training
     from rossmann.settings import load_settings
 
     settings = load_settings()
     settings.profile(profile)
-    # A fit takes minutes: that there is nowhere to register it must be said before.
+    # A fit takes minutes: whether MLflow can register it is checked before.
     with Registry(settings.tracking_uri) as registry:
         registry.ping()
-    prepared(settings)
-    trained = fit(settings, profile, progress)
+    prepare_dataset(settings)
+    trained = run_training(settings, profile, progress)
     _show_windows(trained.windows)
     version = register(trained, settings)
     echo(f"registered as version {version.version}; next: rossmann validate {version.version}")
@@ -83,33 +86,42 @@ def backtest(
     Example: rossmann backtest --profile quick --windows 3 --horizon 42 -o report
     """
     from rossmann.data.panel.panel import open_panel
-    from rossmann.errors import ServiceError
-    from rossmann.models.evaluation.backtest import backtest as run
-    from rossmann.models.evaluation.backtest import score_window
+    from rossmann.models.evaluation.backtest import BacktestPlan
     from rossmann.models.evaluation.windows import origins_to_offsets, rolling_offsets
-    from rossmann.models.members.fit import sample_training_rows
-    from rossmann.models.publishing.mlflow_client import log_backtest_run
-    from rossmann.models.reports import html_report as report_html
-    from rossmann.models.reports import segments as backtest_slices
-    from rossmann.models.training.train import data_summary
     from rossmann.settings import load_settings
 
     settings = load_settings()
-    chosen = settings.profile(profile)
-    named = named_days(origins)
-    if named and windows:
+    settings.profile(profile)
+    days = parse_days(origins)
+    if days and windows:
         raise typer.BadParameter("give --origins or --windows, not both")
-    panel = open_panel(prepared(settings))
-    ends = origins_to_offsets(panel, named) or rolling_offsets(
+    panel = open_panel(prepare_dataset(settings))
+    offsets = origins_to_offsets(panel, days) or rolling_offsets(
         windows, horizon or settings.window_days
     )
-    examples = sample_training_rows(panel, settings.history_days, settings.seed)
-    later = 0 if ends else settings.later_windows
-    outcomes = run(settings, panel, examples, chosen, progress, ends, horizon, later)
-    report = backtest_slices.build_report_data(panel, outcomes, data_summary(profile, panel))
+    plan = BacktestPlan(offsets, horizon, 0 if offsets else settings.later_windows)
     folder = output or settings.data_dir / "backtests" / time.strftime("%Y%m%dT%H%M%S")
-    report_html.write_html_report(folder, report)
-    _show_windows([score_window(outcome) for outcome in outcomes])
+    _run_backtest(settings, panel, profile, plan, folder)
+
+
+def _run_backtest(
+    settings: "Settings", panel: "Panel", profile: str, plan: "BacktestPlan", folder: Path
+) -> None:
+    """Run the backtest, write its report into ``folder``, print it and log it to MLflow."""
+    from rossmann.errors import ServiceError
+    from rossmann.models.evaluation.backtest import backtest as run_backtest
+    from rossmann.models.evaluation.backtest import score_window
+    from rossmann.models.members.fit import sample_training_rows
+    from rossmann.models.publishing.mlflow_client import log_backtest_run
+    from rossmann.models.reports.html_report import write_html_report
+    from rossmann.models.reports.segments import build_report_data
+    from rossmann.models.training.train import data_summary
+
+    rows = sample_training_rows(panel, settings.history_days, settings.seed)
+    forecasts = run_backtest(settings, panel, rows, settings.profile(profile), progress, plan)
+    report = build_report_data(panel, forecasts, data_summary(profile, panel))
+    write_html_report(folder, report)
+    _show_windows([score_window(one) for one in forecasts])
     _show_bias(report["totals_bias"])
     _show_coverage(report["coverage"])
     if report["totals"]:
@@ -117,19 +129,57 @@ def backtest(
     echo(f"report: {folder / 'report.html'} (and report.json)")
     try:
         echo(f"logged: {log_backtest_run(settings, folder, report)}")
-    except ServiceError as error:  # the report is there: an MLflow that is away takes nothing away
+    except ServiceError as error:  # the report is complete without MLflow
         echo(f"not logged: {error}")
 
 
-def named_days(text: str) -> list[date]:
-    """Days that an option names, with commas between."""
+def retrain(
+    profile: ProfileOption = "full",
+    promote: Annotated[
+        bool, typer.Option("--promote", help="go on to Production where the gate lets it pass")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="write the report here, too, as JSON")] = None,
+) -> None:
+    """Check, features, train, gate, Staging: make and judge a new version, if anything is new.
+
+    Exit codes: 0 a new version is in Staging (with --promote: in Production); 10 nothing new, so
+    nothing was trained; 11 the new version did not pass the gate and stays without a stage; 12
+    another retraining is under way; 1 something is broken, as the line says; 128 and more: a
+    signal ended it. Whatever ended it, run it again: it goes on where it was cut short. Reports
+    are kept in the data folder under retrain/.
+
+    Example: rossmann retrain --promote --report last.json
+    """
+    from rossmann.launcher.stop_signals import Interrupts
+    from rossmann.models.training.retrain import RetrainOutcome, RetrainRequest
+    from rossmann.models.training.retrain import retrain as run_retrain
+    from rossmann.settings import load_settings
+
+    request = RetrainRequest(profile, getpass.getuser(), promote, report, progress)
+    with Interrupts():
+        result = run_retrain(load_settings(), request)
+    number = "" if result.version is None else f"version {result.version.version}"
+    match result.outcome:
+        case RetrainOutcome.STAGED:
+            echo(f"{number} is in {result.version.stage}" if result.version else "")
+        case RetrainOutcome.NOTHING_NEW:
+            echo(f"nothing new: {number} was made from these tables, parameters and code")
+        case _:
+            echo(f"{number} did not pass the gate: see rossmann models show, or the report")
+    echo(f"report: {result.report}")
+    if result.outcome is not RetrainOutcome.STAGED:
+        raise typer.Exit(int(result.outcome))
+
+
+def parse_days(text: str) -> list[date]:
+    """The days of ``--origins``, with commas between."""
     try:
         return [date.fromisoformat(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise typer.BadParameter(f"--origins takes days as YYYY-MM-DD: {error}") from error
 
 
-def prepared(settings: "Settings") -> "DatasetInfo":
+def prepare_dataset(settings: "Settings") -> "DatasetInfo":
     """The dataset with its arrays, made where they are missing."""
     from rossmann.data.make_dataset import make_dataset
     from rossmann.data.panel.panel import build_panel
@@ -146,10 +196,10 @@ def _show_windows(scores: "list[WindowScore]") -> None:
     show_table(header, rows)
 
 
-def _show_bias(found: dict[str, Any]) -> None:
+def _show_bias(bias: dict[str, Any]) -> None:
     from rossmann.models.calibration.bias_correction import bias_rows
 
-    header, *rows = bias_rows(found)
+    header, *rows = bias_rows(bias)
     show_table([f"bias of totals: {header[0]}", *header[1:]], rows)
 
 

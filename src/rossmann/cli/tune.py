@@ -1,4 +1,4 @@
-"""The verb that looks for better parameters."""
+"""The verb ``tune``: search better parameters, and write them into the parameters file."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rossmann.cli.terminal import echo, progress, show_table
-from rossmann.cli.training import ProfileOption, named_days, prepared
+from rossmann.cli.training import ProfileOption, parse_days, prepare_dataset
 
 if TYPE_CHECKING:
     from datetime import date
@@ -63,131 +63,133 @@ def tune(
     from rossmann.data.panel.panel import open_panel
     from rossmann.models.evaluation.windows import origins_to_offsets
     from rossmann.models.tuning.params_file import check_writable
-    from rossmann.models.tuning.search import SearchConfig, present_params
+    from rossmann.models.tuning.search import SearchConfig, current_params
     from rossmann.settings import load_settings, params_file
 
     if weights and member:
         raise typer.BadParameter("--weights tunes the blend of all members: leave --member out")
     settings = load_settings()
-    named = named_days(origins)
+    days = parse_days(origins)
     members = [member] if member else list(settings.profile(profile).members)
     for name in members:
-        present_params(settings, profile, name)
+        current_params(settings, profile, name)
     if not dry_run:
-        # A search takes hours: that its result could not be written must be said before.
+        # A search takes hours: whether its result can be written is checked before.
         check_writable(params_file(), os.environ)
-    panel = open_panel(prepared(settings))
-    ends = origins_to_offsets(panel, named)
+    panel = open_panel(prepare_dataset(settings))
+    offsets = origins_to_offsets(panel, days)
     if weights:
-        _blend(settings, panel, profile, ends, dry_run)
-        return
+        return _tune_weights(settings, panel, profile, offsets, dry_run)
     for name in members:
-        _member(
-            settings,
-            panel,
-            SearchConfig(name, profile, trials, minutes, ends, checks, fresh),
-            dry_run,
-        )
+        search = SearchConfig(name, profile, trials, minutes, offsets, checks, fresh)
+        _tune_member(settings, panel, search, dry_run)
+    return None
 
 
-def _member(settings: "Settings", panel: "Panel", search: "SearchConfig", dry_run: bool) -> None:
-    from rossmann.models.tuning.search import tune as look
+def _tune_member(
+    settings: "Settings", panel: "Panel", search: "SearchConfig", dry_run: bool
+) -> None:
+    from rossmann.models.tuning.search import tune as run_search
 
-    found = look(settings, panel, search, progress)
-    _show_trials(found)
-    if found.best == found.present:
+    result = run_search(settings, panel, search, progress)
+    _show_trials(result)
+    if result.best == result.current:
         echo(f"{search.member}: no trial was better than the present parameters")
         return
-    _show_checks(found)
-    above = ("profiles", search.profile, "members", search.member)
-    before, after = found.present, found.best
-    what = f"{search.member}: gain {found.gain:.4f} RMSPE on {len(found.checks)} fresh seeds"
-    _settle(_changes(above, before, after), _changes(above, after, before), what,
-            found.is_significant, dry_run)  # fmt: skip
+    _show_checks(result)
+    text = f"{search.member}: gain {result.gain:.4f} RMSPE on {len(result.checks)} fresh seeds"
+    _apply_change(("profiles", search.profile, "members", search.member), result, text, dry_run)
 
 
-def _blend(
-    settings: "Settings", panel: "Panel", profile: str, ends: tuple[int, ...], dry_run: bool
+def _tune_weights(
+    settings: "Settings", panel: "Panel", profile: str, offsets: tuple[int, ...], dry_run: bool
 ) -> None:
     from rossmann.models.tuning.blend_weights import tune_weights
 
-    found = tune_weights(settings, panel, profile, ends, progress)
-    _show_mixes(found)
-    if found.best == found.present:
+    result = tune_weights(settings, panel, profile, offsets, progress)
+    _show_weights(result)
+    if result.best == result.current:
         echo("weights: no mix was better than the present one")
         return
-    above = ("profiles", profile, "weights")
-    what = f"weights: gain {found.gain:.4f} RMSPE on windows that did not choose them"
-    before, after = found.present, found.best
-    _settle(_changes(above, before, after), _changes(above, after, before), what,
-            found.is_significant, dry_run)  # fmt: skip
+    text = f"weights: gain {result.gain:.4f} RMSPE on windows that did not choose them"
+    _apply_change(("profiles", profile, "weights"), result, text, dry_run)
 
 
-def _changes(
-    above: tuple[str, ...], before: Mapping[str, float | int], after: Mapping[str, float | int]
-) -> Changes:
-    return {(*above, name): value for name, value in after.items() if value != before[name]}
-
-
-def _settle(changes: Changes, old: Changes, what: str, worth_it: bool, dry_run: bool) -> None:
-    """Show the change as a diff; write it where it is worth it and was asked for."""
+def _apply_change(
+    section: tuple[str, ...], result: "TuningResult | WeightsResult", text: str, dry_run: bool
+) -> None:
+    """Show the change of a section as a diff; write it where it is significant and no dry run."""
     from rossmann.errors import SettingsError
     from rossmann.models.tuning.params_file import (
         diff,
         read_numbers,
         read_text,
         replace_numbers,
-        write_text_atomic,
+        write_params_text,
     )
     from rossmann.models.tuning.search import MIN_GAIN
     from rossmann.settings import params_file
 
     path = params_file()
     before = read_text(path)
+    old = _changes(section, result.best, result.current)
+    new = _changes(section, result.current, result.best)
     if read_numbers(before, old) != old:
-        values = ", ".join(f"{'.'.join(place)}: {value:g}" for place, value in changes.items())
+        values = ", ".join(f"{'.'.join(key)}: {value:g}" for key, value in new.items())
         raise SettingsError(f"{path} was changed meanwhile; not written: {values}")
-    after = replace_numbers(before, changes)
+    after = replace_numbers(before, new)
     echo(diff(before, after, path.name))
-    if not worth_it:
-        echo(f"{what}: no more than noise ({MIN_GAIN}, every check must win); nothing is written")
+    if not result.is_significant:
+        echo(f"{text}: no more than noise ({MIN_GAIN}, every check must win); nothing is written")
     elif dry_run:
-        echo(f"{what}; not written (--dry-run)")
+        echo(f"{text}; not written (--dry-run)")
     else:
-        write_text_atomic(path, after)
-        echo(f"{what}; written to {path}: review it with git diff, then: rossmann train")
+        write_params_text(path, after)
+        echo(f"{text}; written to {path}: review it with git diff, then: rossmann train")
 
 
-def _show_trials(found: "TuningResult") -> None:
-    names = list(found.present)
-    dates = sorted({day for line in found.trials for day in line.windows})
+def _changes(
+    section: tuple[str, ...], before: Mapping[str, float | int], after: Mapping[str, float | int]
+) -> Changes:
+    """The numbers of ``after`` that differ from ``before``."""
+    return {(*section, name): value for name, value in after.items() if value != before[name]}
+
+
+def _show_trials(result: "TuningResult") -> None:
+    names = list(result.current)
+    dates = sorted({day for trial in result.trials for day in trial.windows})
     header = ("trial", "RMSPE", *map(str, dates), "seconds", *names)
-    show_table(header, [_trial(line, dates, names) for line in found.trials])
+    show_table(header, [_trial_row(trial, dates, names) for trial in result.trials])
 
 
-def _trial(line: "TrialResult", dates: "list[date]", names: list[str]) -> list[str]:
-    mean = "stopped" if line.error is None else f"{line.error:.5f}"
-    windows = [f"{line.windows[day]:.4f}" if day in line.windows else "" for day in dates]
-    values = [f"{line.params[name]:g}" for name in names]
-    return [str(line.place), mean, *windows, f"{line.seconds:.0f}", *values]
+def _trial_row(trial: "TrialResult", dates: "list[date]", names: list[str]) -> list[str]:
+    mean = "stopped" if trial.error is None else f"{trial.error:.5f}"
+    windows = [f"{trial.windows[day]:.4f}" if day in trial.windows else "" for day in dates]
+    values = [f"{trial.params[name]:g}" for name in names]
+    return [str(trial.index), mean, *windows, f"{trial.seconds:.0f}", *values]
 
 
-def _show_checks(found: "TuningResult") -> None:
+def _show_checks(result: "TuningResult") -> None:
     rows = [
         [str(k), f"{present:.5f}", f"{best:.5f}", f"{present - best:+.5f}"]
-        for k, (present, best) in enumerate(found.checks, 1)
+        for k, (present, best) in enumerate(result.checks, 1)
     ]
     show_table(("fresh seed", "present", "best", "gain"), rows)
 
 
-def _show_mixes(found: "WeightsResult") -> None:
-    def told(mix: Mapping[str, float]) -> str:
+def _show_weights(result: "WeightsResult") -> None:
+    def format_weights(mix: Mapping[str, float]) -> str:
         return ", ".join(f"{name} {weight:g}" for name, weight in mix.items())
 
-    echo(f"present: {told(found.present)}")
-    echo(f"best:    {told(found.best)}")
+    echo(f"present: {format_weights(result.current)}")
+    echo(f"best:    {format_weights(result.best)}")
     rows = [
-        [str(line.origin), f"{line.present:.5f}", f"{line.others:.5f}", f"{line.best:.5f}"]
-        for line in found.windows
+        [
+            str(window.origin),
+            f"{window.current:.5f}",
+            f"{window.cross_validated:.5f}",
+            f"{window.best:.5f}",
+        ]
+        for window in result.windows
     ]
     show_table(("RMSPE from", "present", "chosen by the others", "best of all"), rows)

@@ -1,4 +1,4 @@
-"""The script that Streamlit runs; it lies in the package so that an installed copy has it too."""
+"""Script that Streamlit runs; part of the package, so that an installed copy has it."""
 
 from rossmann.dashboard.pages import run
 

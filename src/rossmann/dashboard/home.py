@@ -1,69 +1,73 @@
-"""The first page: are the services well, which model answers, which data is it, how to begin."""
+"""Home page: state of the services, model versions, data, accuracy, links to the other pages."""
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import Page
 
 import rossmann
-from rossmann.dashboard.shared import charts
-from rossmann.dashboard.shared import inputs as dates
-from rossmann.dashboard.shared import service_state as state
-from rossmann.dashboard.shared.service_state import Colour, ServiceStatus
+from rossmann.dashboard.shared.charts import accuracy_chart
+from rossmann.dashboard.shared.inputs import short_date
+from rossmann.dashboard.shared.service_state import (
+    HOW_TO_START,
+    REFRESH_SECONDS,
+    Colour,
+    ServiceStatus,
+    data_label,
+    error_boundary,
+    service_status,
+)
 from rossmann.serving.schemas.models import ModelInfo
 from rossmann.settings import load_settings
 
-LOOK_EVERY = 3
-"""Seconds between two looks at the services."""
 
-
-def show(single: Page, batch: Page) -> None:
-    """The page, with links to the two others."""
+def show_home(single: Page, batch: Page) -> None:
+    """Draw the page, with links to the two others."""
     st.title("What will this store sell?")
     st.write(
         "Forecasts of daily sales for every store of the chain, up to 48 days ahead, "
         "each with the range in which four days in five end."
     )
-    _services()
-    _begin(single, batch)
-    _what_answers()
+    _show_services()
+    _show_links(single, batch)
+    _show_model()
 
 
-@st.fragment(run_every=LOOK_EVERY)
-def _services() -> None:
-    """State of the three services, looked at again every few seconds."""
-    with state.error_boundary():
-        seen = state.service_status()
-        _cards(seen)
-        if seen.info is None:
+@st.fragment(run_every=REFRESH_SECONDS)
+def _show_services() -> None:
+    """State of the three services, refreshed every few seconds."""
+    with error_boundary():
+        status = service_status()
+        _show_cards(status)
+        if status.info is None:
             st.error(
-                f"**The prediction service does not answer.** {state.HOW_TO_START}",
+                f"**The prediction service does not answer.** {HOW_TO_START}",
                 icon=":material/cloud_off:",
             )
 
 
-@st.fragment(run_every=LOOK_EVERY)
-def _what_answers() -> None:
-    """Model and data, looked at again as well: a version may be promoted meanwhile."""
-    with state.error_boundary():
-        info = state.service_status().info
+@st.fragment(run_every=REFRESH_SECONDS)
+def _show_model() -> None:
+    """Model and data, refreshed too: a version may be promoted meanwhile."""
+    with error_boundary():
+        info = service_status().info
         if info is not None:
-            _model_and_data(info)
+            _show_model_and_data(info)
 
 
-def _cards(seen: ServiceStatus) -> None:
+def _show_cards(status: ServiceStatus) -> None:
     settings = load_settings()
-    places = st.columns(3)
-    health = seen.health
+    columns = st.columns(3)
+    registry = "Model registry (MLflow)"
+    health = status.health
     if health is None:
-        _card(places[0], "Prediction service", "Away", "red", seen.url)
-        _card(places[1], "Model registry (MLflow)", "Not known", "gray", settings.tracking_uri)
+        _show_card(columns[0], "Prediction service", "Away", "red", status.url)
+        _show_card(columns[1], registry, "Not known", "gray", settings.tracking_uri)
     else:
         away = health.registry == "away"
-        well = health.status == "healthy" or away
-        _card(places[0], "Prediction service", "Running", "green", seen.url)
-        _card(
-            places[1],
-            "Model registry (MLflow)",
+        _show_card(columns[0], "Prediction service", "Running", "green", status.url)
+        _show_card(
+            columns[1],
+            registry,
             "Away" if away else "Running",
             "orange" if away else "green",
             settings.tracking_uri,
@@ -75,21 +79,21 @@ def _cards(seen: ServiceStatus) -> None:
                 "`bash scripts/start_mlflow.sh`.",
                 icon=":material/inventory_2:",
             )
-        elif not well:
+        elif health.status != "healthy":
             st.warning(f"The service is not at its best: {health.reason}", icon=":material/info:")
-    _card(places[2], "Dashboard", "Running", "green", f"Version {rossmann.__version__}")
+    _show_card(columns[2], "Dashboard", "Running", "green", f"Version {rossmann.__version__}")
 
 
-def _card(place: DeltaGenerator, name: str, word: str, colour: Colour, more: str) -> None:
+def _show_card(column: DeltaGenerator, name: str, state: str, colour: Colour, detail: str) -> None:
     icons = {"green": "check_circle", "red": "cancel", "orange": "warning", "gray": "help"}
-    with place.container(border=True, height="stretch"):
+    with column.container(border=True, height="stretch"):
         st.markdown(f"**{name}**")
-        st.badge(word, icon=f":material/{icons[colour]}:", color=colour)
-        st.caption(more)
+        st.badge(state, icon=f":material/{icons[colour]}:", color=colour)
+        st.caption(detail)
 
 
-def _model_and_data(info: ModelInfo) -> None:
-    """Which versions there are, what they come from, and how far off they are."""
+def _show_model_and_data(info: ModelInfo) -> None:
+    """Model versions, data, and accuracy in the backtest."""
     left, right = st.columns([2, 3], gap="large")
     with left:
         st.subheader("Which model answers")
@@ -97,38 +101,38 @@ def _model_and_data(info: ModelInfo) -> None:
         production.metric("Production version", info.production_version or "none", border=True)
         staging.metric("Staging version", info.staging_version or "none", border=True)
         st.subheader("Which data it is")
-        _data(info)
-    scores = _scores(info)
+        _show_data(info)
+    scores = _mean_scores(info)
     if scores:
         with right:
             st.subheader("How far off is it?")
-            st.altair_chart(charts.accuracy_chart(scores), width="stretch")
+            st.altair_chart(accuracy_chart(scores), width="stretch")
             st.caption(
                 "Typical error of forecasts for weeks that the model had not seen, in per cent of "
                 "a day's sales (RMSPE; the mean of its backtest windows). Shorter is better."
             )
 
 
-def _data(info: ModelInfo) -> None:
+def _show_data(info: ModelInfo) -> None:
     panel = info.data.panel
-    label, colour, meaning = state.data_label(panel)
+    label, colour, description = data_label(panel)
     st.badge(label, icon=":material/database:", color=colour)
-    lines = [meaning]
+    sentences = [description]
     if panel.stores and panel.rows:
-        lines.append(f"{panel.stores:,} stores, {panel.rows:,} days of sales.")
+        sentences.append(f"{panel.stores:,} stores, {panel.rows:,} days of sales.")
     if panel.schedule_end:
-        lines.append(
-            f"Promotions and holidays are planned to {dates.short_date(panel.schedule_end)}."
+        sentences.append(
+            f"Promotions and holidays are planned to {short_date(panel.schedule_end)}."
         )
     if info.data.model.dataset != panel.dataset:
-        lines.append(f"**The model learned from other data: {info.data.model.label}.**")
-    st.write(" ".join(lines))
+        sentences.append(f"**The model learned from other data: {info.data.model.label}.**")
+    st.write(" ".join(sentences))
     st.caption(f"Data version {panel.version}")
 
 
-def _scores(info: ModelInfo) -> dict[str, float]:
-    """Mean RMSPE of the model and of of two plain rules over the backtest windows, or nothing."""
-    names = {
+def _mean_scores(info: ModelInfo) -> dict[str, float]:
+    """Mean RMSPE over the backtest windows, of the model and two baselines; empty where unknown."""
+    labels = {
         "ensemble": "This model",
         "median": "Median of the past year",
         "seasonal_naive": "Same day last time",
@@ -136,12 +140,12 @@ def _scores(info: ModelInfo) -> dict[str, float]:
     windows = [window.get("rmspe", {}) for window in info.metrics.get("windows", [])]
     return {
         label: sum(window[name] for window in windows) / len(windows)
-        for name, label in names.items()
+        for name, label in labels.items()
         if windows and all(name in window for window in windows)
     }
 
 
-def _begin(single: Page, batch: Page) -> None:
+def _show_links(single: Page, batch: Page) -> None:
     st.subheader("How to begin")
     one, two, three = st.columns(3)
     with one.container(border=True, height="stretch"):

@@ -1,4 +1,4 @@
-"""How to start the dashboard: a command line and an environment, for whoever starts processes."""
+"""Command line and environment that start the dashboard's Streamlit server."""
 
 import os
 import sys
@@ -27,10 +27,10 @@ def server_command(settings: Settings) -> list[str]:
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
-    """The environment for that command: ours, and the address of the service that it talks to."""
+    """The environment of that command: this process's, and the URL of the prediction service."""
     return {**os.environ, "ROSSMANN_API_URL": settings.service_url}
 
 
 def health_url(settings: Settings) -> str:
-    """Where the dashboard answers 200 once it is ready."""
+    """URL that answers 200 once the dashboard is ready."""
     return f"{settings.dashboard_url}/_stcore/health"

@@ -1,4 +1,4 @@
-"""Raw tables to checked, clean Parquet, one folder for each data version."""
+"""Convert the raw tables to validated, clean Parquet files; one folder for each data version."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from rossmann.data.tables.cleaning import CleanTables, read_tables
+from rossmann.data.tables.cleaning import CleanTables, read_clean_tables
 from rossmann.data.tables.raw_tables import RawTables, find_raw_tables, table_digests
 from rossmann.errors import DataNotFoundError
 from rossmann.filesystem.atomic_write import staging_folder
@@ -18,20 +18,20 @@ from rossmann.schema import Dataset, ProgressReporter
 from rossmann.settings import Settings
 
 DATASET_FORMAT: Final = 1
-"""Raise it when cleaning changes what the Parquet files hold: old folders are then not used."""
+"""Increase it when the content of the Parquet files changes: older folders are then not used."""
 
 _FILES: Final = ("history.parquet", "schedule.parquet", "stores.parquet")
 _INFO: Final = "dataset.json"
-_RECORD: Final = "digests.json"
+_DIGEST_CACHE: Final = "digests.json"
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One data version: where it lies and what it spans.
+    """One data version: its folder and its extent.
 
-    ``version``: 12 hex digits, from the content of raw tables and ingested pieces. ``rows``: of
-    history. ``stores``: in the store table. ``schedule_end``: last planned day, None without a
-    schedule after the history's last day. ``files``: digest of each raw table and piece.
+    ``version``: 12 hex digits, from the content of raw tables and increments. ``rows``: of the
+    history. ``stores``: in the store table. ``schedule_end``: last scheduled day, None without a
+    schedule after the history's last day. ``files``: digest of each raw table and increment.
     """
 
     dataset: Dataset
@@ -46,20 +46,20 @@ class DatasetInfo:
 
 
 def make_dataset(settings: Settings, report: ProgressReporter = lambda line: None) -> DatasetInfo:
-    """Check and clean the raw tables in use into their version's folder; does nothing twice.
+    """Validate and clean the raw tables into their version's folder, unless it exists.
 
-    ``report`` gets a line for each step. Raises ``MissingData`` without raw tables, and
-    ``BrokenRule`` with every rule that they break.
+    ``report`` gets a line for each step. Raises ``DataNotFoundError`` without raw tables, and
+    ``DataValidationError`` with every rule that they break.
     """
     raw = find_raw_tables(settings)
-    digests = table_digests(raw, settings.processed_dir / _RECORD)
+    digests = table_digests(raw, settings.processed_dir / _DIGEST_CACHE)
     folder = settings.processed_dir / _version(digests)
     info = read_info(folder)
     if info:
         report(f"data version {info.version} ({info.dataset}) is there already")
         return info
     report(f"reading the {raw.dataset} tables in {raw.train.parent}")
-    tables = read_tables(raw, report)
+    tables = read_clean_tables(raw, report)
     info = _write(tables, raw, digests, folder)
     report(
         f"data version {info.version}: {info.rows:,} rows of {info.stores:,} stores, "
@@ -69,20 +69,19 @@ def make_dataset(settings: Settings, report: ProgressReporter = lambda line: Non
 
 
 def current_dataset(settings: Settings) -> DatasetInfo:
-    """The clean version of the raw tables in use; without raw tables, the newest one made.
+    """The dataset of the raw tables in use; without raw tables, the newest one.
 
-    Raises ``MissingData`` where the tables have not been made into a dataset yet.
+    Raises ``DataNotFoundError`` where ``make_dataset`` has not run for the tables yet.
     """
     try:
         raw = find_raw_tables(settings)
     except DataNotFoundError:
-        kept = _newest(settings)
-        if kept is None:
+        newest = _newest_dataset(settings)
+        if newest is None:
             raise
-        return kept
-    info = read_info(
-        settings.processed_dir / _version(table_digests(raw, settings.processed_dir / _RECORD))
-    )
+        return newest
+    digests = table_digests(raw, settings.processed_dir / _DIGEST_CACHE)
+    info = read_info(settings.processed_dir / _version(digests))
     if info is None:
         raise DataNotFoundError(
             f"the {raw.dataset} tables in {raw.train.parent} are not prepared: "
@@ -92,7 +91,7 @@ def current_dataset(settings: Settings) -> DatasetInfo:
 
 
 def read_info(folder: Path) -> DatasetInfo | None:
-    """What ``folder`` holds, or None where it is no complete data version."""
+    """The data version in ``folder``; None where it is incomplete."""
     if not all((folder / name).is_file() for name in (*_FILES, _INFO)):
         return None
     try:
@@ -118,10 +117,10 @@ def _version(digests: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _newest(settings: Settings) -> DatasetInfo | None:
+def _newest_dataset(settings: Settings) -> DatasetInfo | None:
     infos = [read_info(path.parent) for path in settings.processed_dir.glob(f"*/{_INFO}")]
-    fit = [i for i in infos if i and (not settings.demo or i.dataset is Dataset.DEMO)]
-    return max(fit, key=lambda i: (i.folder / _INFO).stat().st_mtime_ns, default=None)
+    usable = [i for i in infos if i and (not settings.demo or i.dataset is Dataset.DEMO)]
+    return max(usable, key=lambda i: (i.folder / _INFO).stat().st_mtime_ns, default=None)
 
 
 def _write(
@@ -144,7 +143,7 @@ def _write(
         for name, frame in zip(_FILES, frames, strict=True):
             frame.write_parquet(draft / name)
         (draft / _INFO).write_text(_as_json(info), "utf-8")
-        _put(draft, folder)
+        _publish(draft, folder)
     return info
 
 
@@ -153,13 +152,13 @@ def _as_json(info: DatasetInfo) -> str:
     return json.dumps(stored, indent=1, default=str)
 
 
-def _put(draft: Path, folder: Path) -> None:
-    """Rename ``draft`` to ``folder``: readers see all of a version or nothing of it."""
+def _publish(draft: Path, folder: Path) -> None:
+    """Rename ``draft`` to ``folder``: readers find a whole version or none."""
     if folder.exists() and read_info(folder) is None:
         shutil.rmtree(folder)
     try:
         draft.rename(folder)
     except OSError:
-        # Another process made the same version meanwhile: same raw tables, same content.
+        # Another process may have made the same version: same raw tables, same content.
         if read_info(folder) is None:
             raise

@@ -1,11 +1,10 @@
-"""A user's table to rows that can be forecast: six fields, each fault with its row and column.
+"""Convert a user's table to forecast rows: six fields, each error with its row and column.
 
-One bad row costs no other. What is filled or decided by rule is said in ``notes``.
+An invalid row does not stop the others. ``notes`` report what was filled or decided by rule.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 import numpy.typing as npt
@@ -22,47 +21,58 @@ from rossmann.data.uploads.fields import (
     matching_columns,
     parse_dates,
 )
-from rossmann.data.uploads.table_reader import read_table
+from rossmann.data.uploads.table_chunks import read_table
 from rossmann.errors import DataValidationError, ErrorDetail
 from rossmann.schema import StoreDays
 
 
 @dataclass
 class Upload:
-    """A table as uploaded, and what of it can be forecast.
+    """An uploaded table and its valid rows.
 
-    ``rows``: the n good rows, in the file's order; ``index``: the place in ``frame`` of each,
-    shape (n,); ``frame``: every row and column as text; ``faults``: each with ``loc`` (row number
-    from 1, column); ``notes``: what was filled or decided by rule, for people.
+    ``rows``: the n valid rows, in the file's order; ``index`` (n,): their row numbers in ``frame``;
+    ``frame``: every row and column as text; ``errors``: each with ``loc`` (row number from 1,
+    column); ``notes``: for people, what was filled or decided by rule; ``weekday_mismatch`` (n,):
+    DayOfWeek contradicts Date; ``open_missing`` (n,): the row leaves Open empty.
     """
 
     rows: StoreDays
     index: npt.NDArray[np.int64]
     frame: pl.DataFrame
-    faults: list[ErrorDetail]
+    errors: list[ErrorDetail]
     notes: list[str]
+    weekday_mismatch: npt.NDArray[np.bool_]
+    open_missing: npt.NDArray[np.bool_]
 
 
 def read_upload(name: str, content: bytes, date_format: str | None = None) -> Upload:
     """Read CSV, Parquet or Excel with the six fields; other columns are kept, in any order.
 
-    ``date_format``: one of ``DATE_FORMATS``; None finds it. Raises ``BrokenRule`` for a file that
-    is no table, lacks columns or has no rows, and ``AmbiguousDates`` where dates can be read in
-    more than one way.
+    ``date_format``: one of ``DATE_FORMATS``; None detects it. Raises ``DataValidationError`` for a
+    file that is no table, lacks columns or has no rows, and ``AmbiguousDatesError`` where dates
+    can be read in more than one way.
     """
     frame = read_table(name, content)
-    text = _six_fields(name, frame)
+    text = _required_fields(name, frame)
     dates = text["Date"].drop_nulls().unique(maintain_order=True).to_list()
-    chosen = date_format.strip().upper() if date_format else detect_date_format(dates)
-    values = _values(text, parse_dates(dates, chosen))
-    notes = list(_notes(frame, text, values))
+    date_format = date_format.strip().upper() if date_format else detect_date_format(dates)
+    days = parse_dates(dates, date_format)
+    values = text.select(field_value(field, days) for field in REQUIRED_FIELDS)
+    mismatch, open_missing = _weekday_mismatches(frame, values), _missing_open(text)
+    default = default_open(pl.col("Date").dt.weekday(), pl.col("StateHoliday"))
     values = values.with_columns(
-        pl.when(_unsaid(text)).then(_usual()).otherwise("Open").alias("Open")
+        pl.when(open_missing).then(default).otherwise("Open").alias("Open")
     )
-    faults = _faults(text, values, chosen)
-    good = values.select(~pl.any_horizontal(pl.all().is_null())).to_series()
-    index = np.asarray(good.arg_true().to_numpy(), np.int64)
-    return Upload(_rows(values.filter(good)), index, frame, faults, notes)
+    valid = values.select(~pl.any_horizontal(pl.all().is_null())).to_series()
+    return Upload(
+        rows=_rows(values.filter(valid)),
+        index=np.asarray(valid.arg_true().to_numpy(), np.int64),
+        frame=frame,
+        errors=_errors(text, values, date_format),
+        notes=list(_notes(mismatch, open_missing)),
+        weekday_mismatch=mismatch.filter(valid).to_numpy(),
+        open_missing=open_missing.filter(valid).to_numpy(),
+    )
 
 
 def template_csv() -> str:
@@ -75,71 +85,59 @@ def template_csv() -> str:
     return "\n".join((",".join(REQUIRED_FIELDS), *rows, ""))
 
 
-def _six_fields(name: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """The six columns under their own names."""
-    found = field_columns(name, frame.columns)
+def _required_fields(name: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """The six columns as text, under their own names."""
+    columns = field_columns(name, frame.columns)
     if frame.is_empty():
         raise DataValidationError(f"{name} has column names but no rows")
-    return pl.DataFrame([field_text(frame[column]).alias(field) for field, column in found.items()])
+    return pl.DataFrame(
+        [field_text(frame[column]).alias(field) for field, column in columns.items()]
+    )
 
 
-def _values(text: pl.DataFrame, days: dict[str, date]) -> pl.DataFrame:
-    """Typed columns, null where the text is no such value (or, for Open, empty)."""
-    return text.select(field_value(field, days) for field in REQUIRED_FIELDS)
-
-
-def _unsaid(text: pl.DataFrame) -> pl.Series:
+def _missing_open(text: pl.DataFrame) -> pl.Series:
     """Rows that leave Open empty, but are not empty altogether."""
-    some = text.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
-    return some & text["Open"].is_null()
+    filled = text.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
+    return filled & text["Open"].is_null()
 
 
-def _usual() -> pl.Expr:
-    return default_open(pl.col("Date").dt.weekday(), pl.col("StateHoliday"))
+def _weekday_mismatches(frame: pl.DataFrame, values: pl.DataFrame) -> pl.Series:
+    """Rows whose DayOfWeek contradicts their Date; False where either is missing or invalid."""
+    columns = matching_columns(frame.columns, "DayOfWeek")
+    if not columns:
+        return pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
+    weekday = frame[columns[0]].cast(pl.Int64, strict=False)
+    return (weekday != values["Date"].dt.weekday()).fill_null(False)
 
 
-def _notes(frame: pl.DataFrame, text: pl.DataFrame, values: pl.DataFrame) -> Iterator[str]:
-    unsaid = int(_unsaid(text).sum())
-    if unsaid:
+def _notes(weekday_mismatch: pl.Series, open_missing: pl.Series) -> Iterator[str]:
+    if open_missing.any():
         yield (
-            f"{_count(unsaid)} not say whether the store opens: "
+            f"{_count(open_missing)} not say whether the store opens: "
             "taken as open, but for Sundays and state holidays"
         )
-    named = matching_columns(frame.columns, "DayOfWeek")
-    if named:
-        weekday = frame[named[0]].cast(pl.Int64, strict=False)
-        off = int((weekday != values["Date"].dt.weekday()).sum())
-        if off:
-            yield f"{_count(off)} not have the weekday of their Date: the Date decides"
+    if weekday_mismatch.any():
+        yield f"{_count(weekday_mismatch)} not have the weekday of their Date: the Date decides"
 
 
-def _count(rows: int) -> str:
+def _count(mask: pl.Series) -> str:
+    rows = int(mask.sum())
     return "1 row does" if rows == 1 else f"{rows:,} rows do"
 
 
-def _faults(text: pl.DataFrame, values: pl.DataFrame, date_format: str) -> list[ErrorDetail]:
-    """Every value that is none, by row, then by column."""
+def _errors(text: pl.DataFrame, values: pl.DataFrame, date_format: str) -> list[ErrorDetail]:
+    """The error of each empty row and each invalid value, by row, then by field."""
     empty = text.select(pl.all_horizontal(pl.all().is_null())).to_series()
-    found: list[tuple[int, int, ErrorDetail]] = [
-        (row, 0, ErrorDetail((row + 1,), "the row is empty", "missing"))
+    errors: dict[tuple[int, int], ErrorDetail] = {
+        (row, 0): ErrorDetail((row + 1,), "the row is empty", "missing")
         for row in empty.arg_true().to_list()
-    ]
-    for place, field in enumerate(REQUIRED_FIELDS):
+    }
+    for position, field in enumerate(REQUIRED_FIELDS):
         rows = (values[field].is_null() & ~empty).arg_true()
-        for row, got in zip(rows.to_list(), _gather(text[field], rows), strict=True):
-            found.append(
-                (
-                    row,
-                    place,
-                    ErrorDetail((row + 1, field), *invalid_value_error(field, got, date_format)),
-                )
-            )
-    return [fault for _, _, fault in sorted(found, key=lambda item: item[:2])]
-
-
-def _gather(column: pl.Series, rows: pl.Series) -> Sequence[str | None]:
-    texts: list[str | None] = column.gather(rows).to_list()
-    return texts
+        for row, value in zip(rows.to_list(), text[field].gather(rows).to_list(), strict=True):
+            message, error_type = invalid_value_error(field, value, date_format)
+            errors[row, position] = ErrorDetail((row + 1, field), message, error_type)
+    return [errors[key] for key in sorted(errors)]
 
 
 def _rows(values: pl.DataFrame) -> StoreDays:

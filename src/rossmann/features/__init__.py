@@ -1,1 +1,1 @@
-"""As-of features and Kalman filters; all numba kernels of the features lie in this one folder."""
+"""As-of features and Kalman filters; all their numba kernels are in this one folder."""

@@ -1,16 +1,12 @@
-"""The one way from rows to the matrix: gathers from running arrays, for any mix of origins.
+"""The feature matrix of rows, gathered from running arrays, for any mix of forecast origins.
 
-Training gives every row an origin of its own, serving gives all rows the same: both call
-``build_matrix``. What a row carries itself (promotion, holidays) goes before the plan; what lies
-around it comes from the plan. No row sees another.
+Training gives every row its own origin, serving one for all rows: both call
+``build_matrix_for_rows``. A row's own flags (promotion, holidays) override the schedule; the days
+around it come from the schedule. No row depends on another.
 
-Opening hours and public holidays of days without a plan are as good as known. Promotions and
-school holidays are not: what would look at them is NaN there. Members learn what that means from
-training rows whose plan is taken to end early (``planned_to``).
-
-MERGED: The nearest competitor, and what else is fixed about a store.
-
-MERGED: Promo2: the mailings that a store sends in rounds of months.
+Opening hours and public holidays of days without a schedule are nearly certain. Promotions and
+school holidays are not: features that depend on them are NaN there. Members learn this from
+training rows whose schedule is taken to end early (``planned_to``).
 """
 
 from typing import Final, NamedTuple
@@ -18,10 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.features import calendars, state_space
-from rossmann.features import row_lookup as asking
-from rossmann.features import sales_statistics as history
-from rossmann.features import schedule_counts as plan
+from rossmann.features import calendars, sales_statistics, schedule_counts, state_space
+from rossmann.features.row_lookup import Row, RowFlags, RowQuery, get_row, locate_rows
 from rossmann.numba_kernel import cached_njit
 from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray
 
@@ -30,12 +24,12 @@ LOG_DISTANCE, COMPETITION_MONTH, ASSORTMENT, REGION, PROMO2_SINCE, PROMO2_MONTHS
 N_STORE: Final = 6
 
 NO_COMPETITOR_M: Final = 200_000.0
-"""Metres taken where no competitor is known: more than twice the largest distance in the table."""
+"""Metres assumed where no competitor is known: over twice the largest distance in the table."""
 MONTHS_BEFORE, MONTHS_AFTER = -24, 120
 
 
 def log_distance(metres: FloatArray) -> FloatArray:
-    """Log of the distance, NaN read as none within reach."""
+    """Log of the distance; NaN means that no competitor is near."""
     return np.asarray(np.log(np.where(np.isnan(metres), NO_COMPETITOR_M, metres) + 1.0))
 
 
@@ -59,10 +53,10 @@ def promo2_phase(month: int, months_mask: int, day: int, since: float) -> int:
 
 
 class FeatureArrays(NamedTuple):
-    """All that features are gathered from. Days count from the first day of history."""
+    """The arrays that features are gathered from. Days count from the first day of history."""
 
     table: npt.NDArray[np.int16]  # (plan days, 8) calendars.date_table
-    terms: npt.NDArray[np.float64]  # (plan days, 8) calendars.date_terms
+    terms: npt.NDArray[np.float64]  # (plan days, 8) calendars.date_regressors
     cube: npt.NDArray[np.uint8]  # (plan days, stores, N_PLAN)
     masks: npt.NDArray[np.uint32]  # (stores, plan days)
     stores: npt.NDArray[np.float64]  # (stores, N_STORE)
@@ -76,144 +70,149 @@ class FeatureArrays(NamedTuple):
 
 _FIRST_HISTORY: Final = FEATURES.index("mean_weekday_91")
 _FIRST_STATE: Final = FEATURES.index("kfa")
-_KFB: Final = OFFSET_COLUMN
-_LIFT: Final = FEATURES.index("promo_lift")
+_PROMO_LIFT: Final = FEATURES.index("promo_lift")
 _LAST_YEAR: Final = state_space.LAST_YEAR
 
 
 @cached_njit
-def _plan_features(
-    a: FeatureArrays,
-    s: int,
-    d: int,
-    promo: int,
-    holiday: int,
-    school: int,
-    out: npt.NDArray[np.float32],
-) -> None:
+def _calendar_features(a: FeatureArrays, row: Row, out: npt.NDArray[np.float32]) -> None:
     """Columns up to the store group that are known for any day: all but ``_schedule_features``."""
-    table, before, here, after = a.table[d], a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
+    s, d = row.store, row.day
+    table, before, today, after = a.table[d], a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
     out[0] = table[calendars.WEEKDAY]
     out[1] = table[calendars.DAY_OF_MONTH]
     out[2] = table[calendars.WORKING_DAYS_LEFT]
     out[3] = table[calendars.EASTER]
     out[4] = table[calendars.CHRISTMAS]
-    out[6] = promo
+    out[6] = row.flags.promo
     out[10] = promo2_phase(
         table[calendars.MONTH],
         int(a.stores[s, PROMO2_MONTHS]),
         d,
         a.stores[s, PROMO2_SINCE],
     )
-    out[11] = holiday
-    out[12] = min(before[plan.HOLIDAY_SINCE] + 1, plan.HOLIDAY_CAP)
-    out[13] = min(after[plan.HOLIDAY_UNTIL] + 1, plan.HOLIDAY_CAP)
-    out[14] = here[plan.HOLIDAY_NEXT_7]
-    out[18] = before[plan.CLOSED_BACK]
-    out[19] = after[plan.CLOSED_AHEAD]
-    out[20] = min(before[plan.SINCE_LONG_CLOSURE] + 1, plan.LONG_CLOSURE_CAP)
-    out[21] = before[plan.OPEN_14]
+    out[11] = row.flags.state_holiday
+    out[12] = min(before[schedule_counts.HOLIDAY_SINCE] + 1, schedule_counts.HOLIDAY_CAP)
+    out[13] = min(after[schedule_counts.HOLIDAY_UNTIL] + 1, schedule_counts.HOLIDAY_CAP)
+    out[14] = today[schedule_counts.HOLIDAY_NEXT_7]
+    out[18] = before[schedule_counts.CLOSED_BACK]
+    out[19] = after[schedule_counts.CLOSED_AHEAD]
+    out[20] = min(before[schedule_counts.SINCE_LONG_CLOSURE] + 1, schedule_counts.LONG_CLOSURE_CAP)
+    out[21] = before[schedule_counts.OPEN_14]
     out[22] = a.stores[s, LOG_DISTANCE]
     out[23] = months_since(table[calendars.MONTH_INDEX], a.stores[s, COMPETITION_MONTH])
     out[24] = a.stores[s, ASSORTMENT]
     out[25] = a.stores[s, REGION]
+    out[26] = d - row.origin
 
 
 @cached_njit
-def is_schedule_complete(a: FeatureArrays, s: int, d: int, o: int, planned_to: int) -> bool:
-    """Whether a plan says all days between the origin and the row's day."""
-    if d - 1 <= o:
+def is_schedule_complete(a: FeatureArrays, row: Row) -> bool:
+    """Whether the schedule specifies all days between the row's origin and its day."""
+    between = row.day - 1 - row.origin
+    if between <= 0:
         return True
-    said = int(a.cube[d - 1, s, plan.SAID_BACK])
-    return planned_to >= d - 1 and said >= min(d - 1 - o, plan.SAID_CAP)
+    specified = int(a.cube[row.day - 1, row.store, schedule_counts.SPECIFIED_BACK])
+    return row.planned_to >= row.day - 1 and specified >= min(
+        between, schedule_counts.SPECIFIED_CAP
+    )
 
 
 @cached_njit
-def _if_seen(distance: int, cap: int, ahead: int) -> float:
-    """A count of days ahead: NaN where the plan ends before what is counted to, or the cap."""
-    if min(distance, cap) <= ahead:
+def _count_if_known(distance: int, cap: int, known_days: int) -> float:
+    """A capped count of days ahead; NaN where it reaches beyond the ``known_days`` ahead."""
+    if min(distance, cap) <= known_days:
         return min(distance, cap)
     return np.nan
 
 
 @cached_njit
 def _schedule_features(
-    a: FeatureArrays,
-    s: int,
-    d: int,
-    promo: int,
-    school: int,
-    between: bool,
-    planned_to: int,
-    out: npt.NDArray[np.float32],
+    a: FeatureArrays, row: Row, complete: bool, out: npt.NDArray[np.float32]
 ) -> None:
-    """The columns that look at promotions and school holidays of the days around.
+    """The columns that depend on promotions and school holidays of the days around.
 
     The day itself is left out where it has a column: what lies around it says more then.
+    ``complete``: as ``is_schedule_complete``.
     """
-    before, here, after = a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
-    ahead = min(int(after[plan.SAID_AHEAD]), max(planned_to - d, 0))
-    out[7] = min(before[plan.PROMO_SINCE] + 1, plan.PROMO_CAP) if between else np.nan
-    out[8] = _if_seen(after[plan.PROMO_UNTIL] + 1, plan.PROMO_CAP, ahead)
-    # a run of r days from D on shows itself on the day after its last, r days ahead
-    out[9] = _if_seen(after[plan.PROMO_RUN] + 1, plan.RUN_CAP, ahead) if promo else 0.0
+    d, school = row.day, row.flags.school_holiday
+    before, today = a.cube[d - 1, row.store], a.cube[d, row.store]
+    after = a.cube[d + 1, row.store]
+    ahead = min(int(after[schedule_counts.SPECIFIED_AHEAD]), max(row.planned_to - d, 0))
+    out[7] = (
+        min(before[schedule_counts.PROMO_SINCE] + 1, schedule_counts.PROMO_CAP)
+        if complete
+        else np.nan
+    )
+    out[8] = _count_if_known(
+        after[schedule_counts.PROMO_UNTIL] + 1, schedule_counts.PROMO_CAP, ahead
+    )
+    # the end of a run of r days from D on is known from the day after it, r days ahead
+    run = after[schedule_counts.PROMO_RUN] + 1
+    out[9] = _count_if_known(run, schedule_counts.RUN_CAP, ahead) if row.flags.promo else 0.0
     if school:
         out[15] = 0.0
     else:
-        out[15] = min(before[plan.SCHOOL_SINCE] + 1, plan.SCHOOL_CAP) if between else np.nan
-    out[16] = _if_seen(after[plan.SCHOOL_UNTIL] + 1, plan.SCHOOL_CAP, ahead)
-    if between and ahead >= 7 - a.table[d, calendars.WEEKDAY]:
-        out[17] = here[plan.SCHOOL_WEEK] - int(here[plan.SCHOOL]) + school
+        out[15] = (
+            min(before[schedule_counts.SCHOOL_SINCE] + 1, schedule_counts.SCHOOL_CAP)
+            if complete
+            else np.nan
+        )
+    out[16] = _count_if_known(
+        after[schedule_counts.SCHOOL_UNTIL] + 1, schedule_counts.SCHOOL_CAP, ahead
+    )
+    if complete and ahead >= 7 - a.table[d, calendars.WEEKDAY]:
+        out[17] = today[schedule_counts.SCHOOL_WEEK] - int(today[schedule_counts.SCHOOL]) + school
     else:
         out[17] = np.nan
 
 
 @cached_njit
-def _history_features(
-    a: FeatureArrays, s: int, d: int, o: int, promo: int, kfb: float, out: npt.NDArray[np.float32]
-) -> None:
+def _history_features(a: FeatureArrays, row: Row, kfb: float, out: npt.NDArray[np.float32]) -> None:
     """The thirteen as-of statistics, levels less ``kfb``."""
+    s, d, o, promo = row.store, row.day, row.origin, row.flags.promo
     h = _FIRST_HISTORY
     out[h : h + 13] = np.nan
     anchor = o - (o - d) % 7  # the last day up to the origin with the row's weekday
-    at = promo * history.N_KIND
+    at = promo * sales_statistics.N_KIND
     if anchor >= 0:
         weekly = a.weekly[anchor, s]
-        out[h] = weekly[history.MEAN_13] - kfb
-        out[h + 2] = weekly[at + history.MEAN_26] - kfb
-        out[h + 3] = weekly[at + history.MEAN_52] - kfb
-        out[h + 4] = weekly[at + history.MEDIAN_52] - kfb
-        out[h + 5] = weekly[at + history.SD_52]
-        out[h + 6] = weekly[at + history.COUNT_52]
-        out[h + 9] = weekly[at + history.CUSTOMERS_52]
+        out[h] = weekly[sales_statistics.MEAN_13] - kfb
+        out[h + 2] = weekly[at + sales_statistics.MEAN_26] - kfb
+        out[h + 3] = weekly[at + sales_statistics.MEAN_52] - kfb
+        out[h + 4] = weekly[at + sales_statistics.MEDIAN_52] - kfb
+        out[h + 5] = weekly[at + sales_statistics.SD_52]
+        out[h + 6] = weekly[at + sales_statistics.COUNT_52]
+        out[h + 9] = weekly[at + sales_statistics.CUSTOMERS_52]
     trailing = a.trailing[o, s]
-    out[h + 1] = trailing[history.MEAN_28 + promo] - kfb
-    out[h + 7] = trailing[history.OPEN_365]
-    out[h + 8] = trailing[history.PER_CUSTOMER_365]
+    out[h + 1] = trailing[sales_statistics.MEAN_28 + promo] - kfb
+    out[h + 7] = trailing[sales_statistics.OPEN_365]
+    out[h + 8] = trailing[sales_statistics.PER_CUSTOMER_365]
     past = d - _LAST_YEAR
     if 0 <= past <= o:
         out[h + 10] = a.log_sales[s, past] - kfb
     # a centred window may not reach past the origin
-    if past >= 0 and past + history.CENTRED_REACH <= o:
+    if past >= 0 and past + sales_statistics.CENTRED_REACH <= o:
         centred = a.centred[past, s]
-        out[h + 11] = centred[history.SAME_21 + promo] - kfb
+        out[h + 11] = centred[sales_statistics.SAME_21 + promo] - kfb
         if o >= _LAST_YEAR:
-            out[h + 12] = centred[history.MEAN_7] - a.trailing[o - _LAST_YEAR, s, history.MEAN_56]
+            out[h + 12] = (
+                centred[sales_statistics.MEAN_7]
+                - a.trailing[o - _LAST_YEAR, s, sales_statistics.MEAN_56]
+            )
 
 
 @cached_njit
-def _last_year_errors(
-    a: FeatureArrays, s: int, d: int, o: int, out: npt.NDArray[np.float32]
-) -> None:
-    """What kfb got wrong a year ago at the same horizon: this store, and the chain."""
+def _last_year_errors(a: FeatureArrays, row: Row, out: npt.NDArray[np.float32]) -> None:
+    """Mean error of kfb a year ago at the same horizon: of this store, and of the chain."""
     at = _FIRST_STATE + 3
     out[at] = out[at + 1] = np.nan
-    past = d - _LAST_YEAR
-    lead = min(d - o, state_space.ERROR_HORIZON)
+    past = row.day - _LAST_YEAR
+    lead = min(row.day - row.origin, state_space.ERROR_HORIZON)
     origin = past - lead
-    if origin < 0 or past + 7 > o:
+    if origin < 0 or past + 7 > row.origin:
         return
-    n, total = 0, 0.0
+    s, n, total = row.store, 0, 0.0
     for t in range(past - 7, past + 8):
         if t >= 1 and not np.isnan(a.log_sales[s, t]):
             n += 1
@@ -226,63 +225,33 @@ def _last_year_errors(
 
 
 @cached_njit
-def build_matrix(
-    a: FeatureArrays,
-    store: npt.NDArray[np.int64],
-    day: npt.NDArray[np.int64],
-    origin: npt.NDArray[np.int64],
-    planned_to: npt.NDArray[np.int64],
-    promo: npt.NDArray[np.uint8],
-    state_holiday: npt.NDArray[np.uint8],
-    school_holiday: npt.NDArray[np.uint8],
-    out: FeatureMatrix,
-) -> None:
+def build_matrix_for_rows(
+    a: FeatureArrays, query: RowQuery, flags: RowFlags, out: FeatureMatrix
+) -> bool:
     """Fill ``out`` (n, 46), in the order of ``schema.FEATURES``.
 
-    ``store`` holds places in the store table; ``day`` and ``origin`` count from the first day of
-    history, with 0 <= origin < day and day at least one short of the plan's end. ``planned_to``:
-    the last day whose promotion and school holiday may be taken from the plan.
+    False where a row cannot be forecast, as ``locate_rows``.
     """
-    for i in range(len(day)):
-        s, d, o, row = store[i], day[i], origin[i], out[i]
-        p, kept, school = promo[i], state_holiday[i], school_holiday[i]
-        between = is_schedule_complete(a, s, d, o, planned_to[i])
-        _plan_features(a, s, d, p, kept, school, row)
-        _schedule_features(a, s, d, p, school, between, planned_to[i], row)
-        row[26] = d - o
-        mask = state_space.design_mask(a.table, a.cube, d, s, p, kept, school, between)
-        state, terms = a.states[o, s], a.terms[d]
-        base, season = state_space.N_BASE, state_space.N_BASE + state_space.N_HARMONICS
+    index = np.empty((4, len(out)), np.int64)
+    if not locate_rows(query, index):
+        return False
+    base, season = state_space.N_BASE, state_space.N_BASE + state_space.N_HARMONICS
+    for i in range(len(out)):
+        row, features = get_row(index, flags, i), out[i]
+        complete = is_schedule_complete(a, row)
+        _calendar_features(a, row, features)
+        _schedule_features(a, row, complete, features)
+        mask = state_space.design_mask(a.table, a.cube, row.day, row.store, row.flags, complete)
+        state, terms = a.states[row.origin, row.store], a.terms[row.day]
         kfb = np.float32(state_space.predict_state(state, state_space.KFB, base, mask, terms))
         kfa = state_space.predict_state(state, state_space.KFA, base, mask, terms)
         kfc = state_space.predict_state(state, state_space.KFC, season, mask, terms)
         kfd = state_space.predict_state(state, state_space.KFD, state_space.N_FULL, mask, terms)
-        row[_FIRST_STATE] = kfa - kfb
-        row[_FIRST_STATE + 1] = kfc - kfb
-        row[_FIRST_STATE + 2] = kfd - kfb
-        row[_KFB] = kfb
-        row[_LIFT] = state[state_space.KFB + state_space.PROMOTION]
-        _history_features(a, s, d, o, p, float(kfb), row)
-        _last_year_errors(a, s, d, o, row)
-
-
-@cached_njit
-def build_matrix_for_rows(
-    a: FeatureArrays,
-    numbers: npt.NDArray[np.int32],
-    store: npt.NDArray[np.integer],
-    day: npt.NDArray[np.integer],
-    origin: asking.IndexArray,
-    planned_to: asking.IndexArray,
-    reach: tuple[int, int, int],
-    promo: npt.NDArray[np.uint8],
-    state_holiday: npt.NDArray[np.uint8],
-    school_holiday: npt.NDArray[np.uint8],
-    out: FeatureMatrix,
-) -> bool:
-    """``asking.place_rows`` and ``build_matrix`` in one call: a request may hold one row."""
-    at = np.empty((4, len(day)), np.int64)
-    if not asking.locate_rows(numbers, store, day, origin, planned_to, reach, at):
-        return False
-    build_matrix(a, at[0], at[1], at[2], at[3], promo, state_holiday, school_holiday, out)
+        features[_FIRST_STATE] = kfa - kfb
+        features[_FIRST_STATE + 1] = kfc - kfb
+        features[_FIRST_STATE + 2] = kfd - kfb
+        features[OFFSET_COLUMN] = kfb
+        features[_PROMO_LIFT] = state[state_space.KFB + state_space.PROMOTION]
+        _history_features(a, row, float(kfb), features)
+        _last_year_errors(a, row, features)
     return True

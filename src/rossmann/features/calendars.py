@@ -1,4 +1,4 @@
-"""What a date alone says, and what public holidays each German state keeps."""
+"""Calendar columns of dates, regressors of the filters, public holidays of the German states."""
 
 from typing import Final
 
@@ -12,18 +12,17 @@ from rossmann.schema import DayArray, FloatArray
 GERMAN_STATES: Final = (
     "BB", "BE", "BW", "BY", "HB", "HE", "HH", "MV", "NI", "NW", "RP", "SH", "SL", "SN", "ST", "TH",
 )  # fmt: skip
-"""ISO 3166-2 codes; a region is a place in this list."""
+"""ISO 3166-2 codes; a region is an index into this tuple."""
 
 # Columns of ``date_table``.
 WEEKDAY, DAY_OF_MONTH, DAY_OF_YEAR, WORKING_DAYS_LEFT = range(4)
 EASTER, CHRISTMAS, MONTH, MONTH_INDEX = range(4, 8)
-# Columns of ``date_terms``.
+# Columns of ``date_regressors``.
 RAMP, HARMONICS, TREND = 0, 1, 7
 
-
-_KEPT: Final = ("public", "catholic")
-"""Kinds of holiday in the ``holidays`` package that the real tables flag: with the second, which
-holds days kept in a state's catholic towns alone, each store agrees with its state on all days."""
+_CATEGORIES: Final = ("public", "catholic")
+"""Categories of the ``holidays`` package that the real tables flag. The second holds days kept
+only in a state's catholic towns; with both, each store agrees with its state on all days."""
 
 
 def date_table(days: DayArray) -> npt.NDArray[np.int16]:
@@ -39,17 +38,17 @@ def date_table(days: DayArray) -> npt.NDArray[np.int16]:
     out[:, WORKING_DAYS_LEFT] = _working_days_left(stamps)
     out[:, EASTER] = _days_from_easter(days, years.astype(np.int64) + 1970)
     christmas = years.astype("datetime64[M]") + 11
-    away = (christmas.astype("datetime64[D]") - stamps).astype(np.int64) + 24
-    out[:, CHRISTMAS] = np.where(away < 0, 60, np.minimum(away, 60))
+    days_left = (christmas.astype("datetime64[D]") - stamps).astype(np.int64) + 24
+    out[:, CHRISTMAS] = np.where(days_left < 0, 60, np.minimum(days_left, 60))
     out[:, MONTH] = month_index % 12 + 1
     out[:, MONTH_INDEX] = month_index
     return out
 
 
 def _working_days_left(stamps: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int64]:
-    """Mondays to Fridays, but for holidays of all Germany, after each day and in its month.
+    """Working days after each day in its month: Monday to Friday, no holiday of all Germany.
 
-    Wages come on the last of them: where a month ends on a weekend, that is when people shop.
+    Wages are paid on the last of them: where a month ends on a weekend, people shop on that day.
     """
     import holidays
 
@@ -57,8 +56,8 @@ def _working_days_left(stamps: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int
     first = months.min().astype("datetime64[D]")
     axis = np.arange(first, (months.max() + 1).astype("datetime64[D]"))
     years = range(int(axis[0].astype(object).year), int(axis[-1].astype(object).year) + 1)
-    free = np.array(sorted(holidays.country_holidays("DE", years=years)), "datetime64[D]")
-    worked = np.concatenate([[0], np.cumsum(np.is_busday(axis, holidays=free))])
+    public = np.array(sorted(holidays.country_holidays("DE", years=years)), "datetime64[D]")
+    worked = np.concatenate([[0], np.cumsum(np.is_busday(axis, holidays=public))])
     ends = ((months + 1).astype("datetime64[D]") - first).astype(np.int64)
     return np.asarray(worked[ends] - worked[(stamps - first).astype(np.int64) + 1], np.int64)
 
@@ -73,7 +72,7 @@ def _days_from_easter(days: DayArray, years: npt.NDArray[np.int64]) -> npt.NDArr
 
 
 def date_regressors(days: DayArray, first_day: int) -> FloatArray:
-    """What dates add to a filter's design vector, as an array (t, 8).
+    """The part of a filter's design vector that depends on the date alone, as an array (t, 8).
 
     A ramp over 1 to 23 December, sine and cosine of three yearly harmonics, years since the
     first day of history.
@@ -91,7 +90,7 @@ def date_regressors(days: DayArray, first_day: int) -> FloatArray:
 
 
 def public_holidays(days: DayArray) -> npt.NDArray[np.uint8]:
-    """Kind of holiday by German state and day, an array (states, t) of state-holiday codes.
+    """State-holiday codes by German state and day, an array (states, t).
 
     1 public, 2 Easter (Good Friday to Easter Monday), 3 Christmas (25 and 26 December): the
     raw tables' categories a, b and c. Dates come from the ``holidays`` package.
@@ -103,7 +102,7 @@ def public_holidays(days: DayArray) -> npt.NDArray[np.uint8]:
     out = np.zeros((len(GERMAN_STATES), len(days)), np.uint8)
     near_easter = np.isin(_days_from_easter(days, np.array([d.year for d in dates])), (-2, 0, 1))
     for i, state in enumerate(GERMAN_STATES):
-        kept = holidays.country_holidays("DE", subdiv=state, years=years, categories=_KEPT)
+        kept = holidays.country_holidays("DE", subdiv=state, years=years, categories=_CATEGORIES)
         for j, when in enumerate(dates):
             if when in kept:
                 christmas = when.month == 12 and when.day in (25, 26)
@@ -114,10 +113,10 @@ def public_holidays(days: DayArray) -> npt.NDArray[np.uint8]:
 def infer_regions(
     kept: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], table: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.int64]:
-    """The state whose holidays each store's come nearest to; ties go to the first.
+    """The state whose holidays fit each store's best; ties go to the first.
 
     ``kept`` and ``known`` are (t, stores): a holiday was kept, the day is in the tables.
-    ``table`` is (states, t). Returns (stores,) places in ``GERMAN_STATES``.
+    ``table`` is (states, t). Returns (stores,) indices into ``GERMAN_STATES``.
     """
     holiday = (table > 0).astype(np.float32)
     both = holiday @ (kept & known).astype(np.float32)

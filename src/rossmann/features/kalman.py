@@ -1,16 +1,16 @@
-"""The Kalman filters: a state per store and day, and what they got wrong a year before.
+"""Kalman filters of log sales: the state of each store and day, and the chain's errors.
 
-Measured on the real tables: innovations are clipped at three standard deviations once a store
-has shown itself, because a few days (a shop fitted out, a strike) would else bend the level.
+Innovations are clipped at three standard deviations once a store has some days with sales: without
+that, a few unusual days (a shop being refitted, a strike) would shift the level (measured on the
+real tables).
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rossmann.features.calendars import HARMONICS, RAMP
-from rossmann.features.cold_start import PROMO_PRIOR_MEAN
 from rossmann.features.state_space import (
     CHAIN_COLUMNS,
     CHAIN_SMOOTH,
@@ -20,8 +20,8 @@ from rossmann.features.state_space import (
     LEVEL,
     N_BASE,
     N_MASK,
-    PROMOTION,
     States,
+    fill_prior_mean,
     predict_state,
 )
 from rossmann.numba_kernel import cached_njit
@@ -34,52 +34,72 @@ CHAIN_DAYS: Final = 90
 _LEADS: Final = ERROR_HORIZON + 2 * CHAIN_SMOOTH
 
 
+class FilterInputs(NamedTuple):
+    """What the filters read of n stores."""
+
+    log_sales: npt.NDArray[np.float32]  # (n, days), NaN on days without sales
+    masks: npt.NDArray[np.uint32]  # (n, plan days) state_space.fill_masks
+    terms: FloatArray  # (plan days, 8) calendars.date_regressors
+
+
+class StorePriors(NamedTuple):
+    """Where the filters of n stores start that joined the chain later."""
+
+    first_day: npt.NDArray[np.int64]  # (n,) first day with sales
+    kind: npt.NDArray[np.int64]  # (n,) row of ``mean``
+    mean: FloatArray  # (days, kinds, N_STATES) cold_start.fill_prior_means
+    covariance: FloatArray  # (n, size, size) cold_start.prior_covariance; overwritten
+
+
 @cached_njit
 def _design(
-    mask: int,
-    terms: npt.NDArray[np.float64],
-    size: int,
-    places: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float64],
+    mask: int, terms: FloatArray, size: int, index: npt.NDArray[np.int64], value: FloatArray
 ) -> int:
-    """The non-zero components of a design vector; returns how many there are."""
+    """The non-zero components of a design vector; returns their number."""
     n = 0
     for k in range(N_MASK):
         if (mask >> k) & 1:
-            places[n], values[n] = k, 1.0
+            index[n], value[n] = k, 1.0
             n += 1
     if terms[RAMP] != 0.0:
-        places[n], values[n] = DECEMBER, terms[RAMP]
+        index[n], value[n] = DECEMBER, terms[RAMP]
         n += 1
     for k in range(N_BASE, size):
-        places[n], values[n] = k, terms[HARMONICS + k - N_BASE]
+        index[n], value[n] = k, terms[HARMONICS + k - N_BASE]
         n += 1
     return n
 
 
 @cached_njit
+def _predict(cov: FloatArray, process: FloatArray) -> None:
+    """The step to the next day, in place: the mean stays, the variances grow by ``process``."""
+    for k in range(len(process)):
+        cov[k, k] += process[k]
+
+
+@cached_njit
 def _update(
     y: float,
-    seen: int,
-    places: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float64],
-    mean: npt.NDArray[np.float64],
-    cov: npt.NDArray[np.float64],
-    cov_x: npt.NDArray[np.float64],
+    clip: bool,
+    index: npt.NDArray[np.int64],
+    value: FloatArray,
+    mean: FloatArray,
+    cov: FloatArray,
+    cov_x: FloatArray,
 ) -> None:
-    """One measurement: move ``mean`` and ``cov`` in place; ``cov_x`` is room to work in."""
-    size, n = len(mean), len(places)
+    """The step for one measurement, in place; ``cov_x`` (size,) is a work array."""
+    size, n = len(mean), len(index)
     expected, variance = 0.0, OBSERVATION_VARIANCE
     for k in range(size):
         total = 0.0
         for j in range(n):
-            total += cov[k, places[j]] * values[j]
+            total += cov[k, index[j]] * value[j]
         cov_x[k] = total
     for j in range(n):
-        expected += mean[places[j]] * values[j]
-        variance += cov_x[places[j]] * values[j]
+        expected += mean[index[j]] * value[j]
+        variance += cov_x[index[j]] * value[j]
     innovation = y - expected
-    if seen >= CLIP_AFTER:
+    if clip:
         bound = CLIP_SD * np.sqrt(variance)
         innovation = min(max(innovation, -bound), bound)
     for k in range(size):
@@ -90,108 +110,86 @@ def _update(
 
 
 @cached_njit
-def _follow(
-    log_sales: npt.NDArray[np.float32],
-    masks: npt.NDArray[np.uint32],
-    terms: npt.NDArray[np.float64],
+def _filter_store(
+    inputs: FilterInputs,
+    store: int,
     first: int,
-    mean: npt.NDArray[np.float64],
-    cov: npt.NDArray[np.float64],
-    process: npt.NDArray[np.float64],
-    kept: States,
+    mean: FloatArray,
+    cov: FloatArray,
+    process: FloatArray,
+    states: States,
 ) -> None:
-    """Filter one store from day ``first`` on and keep each day's ``mean`` in ``kept``.
-
-    ``log_sales`` and ``masks`` are (days,), ``kept`` is (days, size).
-    """
+    """Filter one store from day ``first`` on and write each day's mean to ``states``."""
     size = len(mean)
+    log_sales = inputs.log_sales[store]
     cov_x = np.empty(size)
-    places = np.empty(size, np.int64)
-    values = np.empty(size)
-    seen = 0
+    index = np.empty(size, np.int64)
+    value = np.empty(size)
+    sales_days = 0
     for t in range(first, len(log_sales)):
-        for k in range(size):
-            cov[k, k] += process[k]
+        _predict(cov, process)
         y = float(log_sales[t])
         if not np.isnan(y):
-            n = _design(masks[t], terms[t], size, places, values)
-            _update(y, seen, places[:n], values[:n], mean, cov, cov_x)
-            seen += 1
-        for k in range(size):
-            kept[t, k] = mean[k]
+            n = _design(inputs.masks[store, t], inputs.terms[t], size, index, value)
+            _update(y, sales_days >= CLIP_AFTER, index[:n], value[:n], mean, cov, cov_x)
+            sales_days += 1
+        states[t] = mean
 
 
 @cached_njit
 def run_filter(
-    log_sales: npt.NDArray[np.float32],
-    masks: npt.NDArray[np.uint32],
-    terms: npt.NDArray[np.float64],
-    chain_level: npt.NDArray[np.float64],
-    prior: npt.NDArray[np.float64],
-    process: npt.NDArray[np.float64],
-    size: int,
+    inputs: FilterInputs,
+    chain_level: FloatArray,
+    prior: FloatArray,
+    process: FloatArray,
     at: int,
-    low: int,
-    high: int,
     states: States,
 ) -> None:
-    """Filter stores ``low`` to ``high`` and keep every day's state at place ``at`` of ``states``.
+    """Filter stores from the fixed prior; each day's state to ``states`` from offset ``at`` on.
 
-    ``log_sales`` (stores, days) holds NaN on days without sales; ``chain_level`` (days,) is the
-    chain's mean as of each day, from which a store without history starts; ``states`` is
+    ``chain_level`` (days,) is the chain's mean as of each day, the level of a store until its
+    first sales; ``prior`` and ``process`` hold the variances; ``states`` is
     (days, stores, N_STATES).
     """
-    days = log_sales.shape[1]
+    stores, days = inputs.log_sales.shape
+    size = len(process)
     mean = np.empty(size)
     cov = np.empty((size, size))
-    for s in range(low, high):
-        kept = states[:, s, at : at + size]
-        mean[:] = 0.0
-        mean[PROMOTION] = PROMO_PRIOR_MEAN
+    for s in range(stores):
+        own = states[:, s, at : at + size]
+        fill_prior_mean(0.0, mean)
         cov[:] = 0.0
         for k in range(size):
             cov[k, k] = prior[k]
         t = 0
-        while t < days and np.isnan(log_sales[s, t]):
-            for k in range(size):
-                cov[k, k] += process[k]
+        while t < days and np.isnan(inputs.log_sales[s, t]):
+            _predict(cov, process)
             mean[LEVEL] = chain_level[t]
-            for k in range(size):
-                kept[t, k] = mean[k]
+            own[t] = mean
             t += 1
         if t < days:
             mean[LEVEL] = chain_level[t]
-            _follow(log_sales[s], masks[s], terms, t, mean, cov, process, kept)
+            _filter_store(inputs, s, t, mean, cov, process, own)
 
 
 @cached_njit
 def run_filter_with_priors(
-    log_sales: npt.NDArray[np.float32],
-    masks: npt.NDArray[np.uint32],
-    terms: npt.NDArray[np.float64],
-    first: npt.NDArray[np.int64],
-    kind: npt.NDArray[np.int64],
-    means: FloatArray,
-    cov: FloatArray,
-    process: npt.NDArray[np.float64],
-    at: int,
-    states: States,
+    inputs: FilterInputs, priors: StorePriors, process: FloatArray, at: int, states: States
 ) -> None:
-    """Filter stores that joined later, from what the chain's stores are like.
+    """Filter stores that joined later; until its first sales a store's state is its prior mean.
 
-    ``first`` (stores,) is each one's first day with sales; until then its state is the mean of
-    its ``kind`` in ``means`` (days, kinds, N_STATES), and ``cov`` (stores, size, size) is its
-    prior. Arrays are those of these stores alone; otherwise as ``run_filter``.
+    Otherwise as ``run_filter``.
     """
-    size = cov.shape[1]
-    for s in range(log_sales.shape[0]):
-        kept = states[:, s, at : at + size]
-        for t in range(first[s]):
-            for k in range(size):
-                kept[t, k] = means[t, kind[s], at + k]
-        if first[s] < log_sales.shape[1]:
-            mean = means[first[s], kind[s], at : at + size].copy()
-            _follow(log_sales[s], masks[s], terms, first[s], mean, cov[s], process, kept)
+    stores, days = inputs.log_sales.shape
+    size = len(process)
+    for s in range(stores):
+        own = states[:, s, at : at + size]
+        first, kind = priors.first_day[s], priors.kind[s]
+        for t in range(first):
+            own[t] = priors.mean[t, kind, at : at + size]
+        if first < days:
+            mean = priors.mean[first, kind, at : at + size].copy()
+            _filter_store(inputs, s, first, mean, priors.covariance[s], process, own)
 
 
 def chain_mean_level(log_sales: npt.NDArray[np.float32]) -> FloatArray:
@@ -209,22 +207,16 @@ def chain_mean_level(log_sales: npt.NDArray[np.float32]) -> FloatArray:
 
 @cached_njit
 def fill_chain_errors(
-    log_sales: npt.NDArray[np.float32],
-    masks: npt.NDArray[np.uint32],
-    terms: npt.NDArray[np.float64],
-    states: States,
-    low: int,
-    high: int,
-    errors: npt.NDArray[np.float32],
+    inputs: FilterInputs, states: States, low: int, high: int, errors: npt.NDArray[np.float32]
 ) -> None:
     """The chain's error of kfb by origin and horizon, for origins ``low`` to ``high``.
 
     ``errors`` is (days, CHAIN_COLUMNS); column h - 1 holds the mean, over the dates o + h give or
-    take 3 days, of the median over open stores of log sales less the forecast made at o. It looks
-    at days up to o + h + 3, so it may be read only from an origin after them.
+    take 3 days, of the median over open stores of log sales less the forecast made at o. It uses
+    days up to o + h + 3, so it may be read only from an origin after them.
     """
-    stores, days = log_sales.shape
-    found = np.empty(stores)
+    stores, days = inputs.log_sales.shape
+    store_errors = np.empty(stores)
     medians = np.empty(_LEADS)
     for o in range(low, high):
         for lead in range(_LEADS):
@@ -232,13 +224,13 @@ def fill_chain_errors(
             n = 0
             if 0 <= t < days:
                 for s in range(stores):
-                    if not np.isnan(log_sales[s, t]):
-                        found[n] = log_sales[s, t] - predict_state(
-                            states[o, s], KFB, N_BASE, masks[s, t], terms[t]
+                    if not np.isnan(inputs.log_sales[s, t]):
+                        store_errors[n] = inputs.log_sales[s, t] - predict_state(
+                            states[o, s], KFB, N_BASE, inputs.masks[s, t], inputs.terms[t]
                         )
                         n += 1
-            # a date on which nearly all are shut says nothing of the chain
-            medians[lead] = np.median(found[:n]) if n > 0 and 10 * n >= stores else np.nan
+            # a date on which nearly all stores are closed does not represent the chain
+            medians[lead] = np.median(store_errors[:n]) if n > 0 and 10 * n >= stores else np.nan
         for h in range(CHAIN_COLUMNS):
             n, total = 0, 0.0
             for lead in range(h, h + 2 * CHAIN_SMOOTH + 1):

@@ -1,17 +1,17 @@
-"""Running statistics of past sales: for every store and day, from that day and those before it.
+"""Running statistics of past sales, for every store and day.
 
-All on the scale of log sales; NaN where nothing is known. Two families look only back from the
-day they stand on, so the row for an origin is the whole truth as of it. The third is centred: it
-may be read only for a day whose whole window lies before the origin, which ``build_features``
-checks.
+All on the scale of log sales; NaN where nothing is known. Two families use only the day itself and
+those before it, so their value at an origin is known as of it. The third is centred: it may be
+read only for a day whose whole window lies before the origin, which ``build_features`` checks.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rossmann.numba_kernel import cached_njit
+from rossmann.schema import FlagArray, FloatArray
 
 # By weekday of the day: columns of (days, stores, N_WEEKLY). Those from MEAN_26 on exist twice,
 # without and with promotion: column + promo * N_KIND.
@@ -30,13 +30,21 @@ MEAN_7: Final = 0
 SAME_21: Final = 1
 N_CENTRED: Final = 3
 CENTRED_REACH: Final = 21
-"""Days after its own that a centred window looks at."""
+"""Days after its own that a centred window covers."""
 
 StatisticsArray = npt.NDArray[np.float32]
 
 
+class SalesStatistics(NamedTuple):
+    """The three families."""
+
+    weekly: StatisticsArray  # (days, stores, N_WEEKLY)
+    trailing: StatisticsArray  # (days, stores, N_TRAILING)
+    centred: StatisticsArray  # (days, stores, N_CENTRED)
+
+
 @cached_njit
-def _median(values: npt.NDArray[np.float64], n: int) -> float:
+def _median(values: FloatArray, n: int) -> float:
     """Median of the first ``n``; sorts them in place (insertion: n is at most 52)."""
     for i in range(1, n):
         v = values[i]
@@ -52,12 +60,12 @@ def _median(values: npt.NDArray[np.float64], n: int) -> float:
 
 @cached_njit
 def _same_kind(
-    y: npt.NDArray[np.float64],
-    customers: npt.NDArray[np.float64],
-    promo: npt.NDArray[np.uint8],
+    y: FloatArray,
+    customers: FloatArray,
+    promo: FlagArray,
     t: int,
     kind: int,
-    buffer: npt.NDArray[np.float64],
+    buffer: FloatArray,
     out: StatisticsArray,
 ) -> None:
     """Statistics of the same weekday and promotion over the 52 weeks that end on day ``t``."""
@@ -93,7 +101,7 @@ def _same_kind(
 
 
 @cached_njit
-def _mean(y: npt.NDArray[np.float64], low: int, high: int) -> float:
+def _mean(y: FloatArray, low: int, high: int) -> float:
     """Mean of the known values from ``low`` to ``high``, both included; NaN where there is none."""
     n, total = 0, 0.0
     for u in range(max(low, 0), min(high + 1, len(y))):
@@ -105,9 +113,9 @@ def _mean(y: npt.NDArray[np.float64], low: int, high: int) -> float:
 
 @cached_njit
 def _trailing(
-    y: npt.NDArray[np.float64],
-    customers: npt.NDArray[np.float64],
-    promo: npt.NDArray[np.uint8],
+    y: FloatArray,
+    customers: FloatArray,
+    promo: FlagArray,
     t: int,
     out: StatisticsArray,
 ) -> None:
@@ -132,9 +140,7 @@ def _trailing(
 
 
 @cached_njit
-def _centred(
-    y: npt.NDArray[np.float64], promo: npt.NDArray[np.uint8], t: int, out: StatisticsArray
-) -> None:
+def _centred(y: FloatArray, promo: FlagArray, t: int, out: StatisticsArray) -> None:
     """Statistics of the days around ``t``."""
     out[MEAN_7] = _mean(y, t - 7, t + 7)
     for kind in range(2):
@@ -148,39 +154,35 @@ def _centred(
 
 @cached_njit
 def fill_sales_statistics(
-    log_sales: npt.NDArray[np.float32],
-    log_customers: npt.NDArray[np.float32],
-    promo: npt.NDArray[np.uint8],
-    low: int,
-    high: int,
-    weekly: StatisticsArray,
-    trailing: StatisticsArray,
-    centred: StatisticsArray,
+    log_sales: StatisticsArray,
+    log_customers: StatisticsArray,
+    promo: FlagArray,
+    out: SalesStatistics,
 ) -> None:
-    """Fill the three families for stores ``low`` to ``high``, in place.
+    """Fill the three families, in place.
 
     ``log_sales`` and ``log_customers`` are (stores, days), NaN where nothing was sold or nothing
-    is known; ``promo`` is (days, stores); the outputs are (days, stores, columns).
+    is known; ``promo`` is (days, stores).
     """
-    days = log_sales.shape[1]
+    stores, days = log_sales.shape
     y = np.empty(days)
     customers = np.empty(days)
     flags = np.empty(days, np.uint8)
     buffer = np.empty(52)
-    for s in range(low, high):
+    for s in range(stores):
         y[:] = log_sales[s]
         customers[:] = log_customers[s]
         flags[:] = promo[:days, s]
         for t in range(days):
-            out = weekly[t, s]
+            weekly = out.weekly[t, s]
             n, total = 0, 0.0
             for week in range(13):
                 u = t - 7 * week
                 if u >= 0 and not np.isnan(y[u]):
                     n += 1
                     total += y[u]
-            out[MEAN_13] = total / n if n else np.nan
-            _same_kind(y, customers, flags, t, 0, buffer, out)
-            _same_kind(y, customers, flags, t, 1, buffer, out)
-            _trailing(y, customers, flags, t, trailing[t, s])
-            _centred(y, flags, t, centred[t, s])
+            weekly[MEAN_13] = total / n if n else np.nan
+            _same_kind(y, customers, flags, t, 0, buffer, weekly)
+            _same_kind(y, customers, flags, t, 1, buffer, weekly)
+            _trailing(y, customers, flags, t, out.trailing[t, s])
+            _centred(y, flags, t, out.centred[t, s])

@@ -1,12 +1,12 @@
-"""The state-space model of log sales: its components, its design, its four settings.
+"""State-space model of log sales: components, variances, design vector, four parameter sets.
 
 The model is a local level with regression effects that may drift (Durbin and Koopman, *Time
 Series Analysis by State Space Methods*, 2nd ed., ch. 3 and 6.2), updated once for each day with
-sales. Prior and process variances are those measured on the real tables. The states after day
-t hold all that the filter knows as of t; a forecast for day D is their product with D's design.
+sales. Prior and process variances are those measured on the real tables. The state after
+day t is the filter's estimate as of t; a forecast for day D is its product with D's design vector.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,14 @@ from rossmann.features.schedule_counts import (
     PROMO,
     PROMO_LAST_WEEK,
     SCHOOL,
+    DayFlags,
     is_closed_for_holiday,
 )
 from rossmann.numba_kernel import cached_njit
-from rossmann.schema import FloatArray
+from rossmann.schema import FlagArray, FloatArray
 
-# Components of the state. Those up to N_MASK are switched on or off by a day, and travel as a
-# bit mask; the December ramp, the harmonics and the trend depend on the date alone.
+# Components of the state. Those below N_MASK are on or off on a day, and are kept as a bit
+# mask; the December ramp, the harmonics and the trend depend on the date alone.
 LEVEL, FIRST_WEEKDAY, PROMOTION, PROMO_MONDAY, PROMO_FRIDAY, PROMO_TUESDAY = 0, 1, 8, 9, 10, 11
 SCHOOL_DAY, MONTH_START, MONTH_END, MID_MONTH, BEFORE_HOLIDAY, AFTER_HOLIDAY = range(12, 18)
 HOLIDAY_IN_WEEK, AFTER_PROMO_WEEK, REOPENED = range(18, 21)
@@ -46,11 +47,12 @@ N_BASE: Final = 31
 N_HARMONICS: Final = 6
 N_FULL: Final = N_BASE + N_HARMONICS + 1
 
-# The four filters, side by side in one record of N_STATES numbers.
+# Offsets of the four filters' states in one vector of N_STATES numbers.
 KFB, KFA, KFC, KFD = 0, N_BASE, 2 * N_BASE, 3 * N_BASE + N_HARMONICS
 N_STATES: Final = KFD + N_FULL
 
 SLOW_VARIANCE: Final = 1e-8
+PROMO_PRIOR_MEAN: Final = 0.25
 
 LAST_YEAR: Final = 364
 ERROR_HORIZON: Final = 48
@@ -58,6 +60,14 @@ CHAIN_SMOOTH: Final = 3
 CHAIN_COLUMNS: Final = ERROR_HORIZON
 
 States = npt.NDArray[np.float32]
+
+
+@cached_njit
+def fill_prior_mean(level: float, mean: FloatArray) -> None:
+    """Fill the fixed prior's mean of one filter, given the level."""
+    mean[:] = 0.0
+    mean[LEVEL] = level
+    mean[PROMOTION] = PROMO_PRIOR_MEAN
 
 
 def prior_variances() -> FloatArray:
@@ -73,7 +83,7 @@ def prior_variances() -> FloatArray:
     out[AFTER_PROMO_WEEK], out[REOPENED], out[DECEMBER] = 0.003, 0.02, 0.03
     out[BEFORE_MONTH_END], out[OPEN_HOLIDAY] = 0.006, 0.05
     out[EASTER_WEEK], out[MOTHERS_DAY], out[BEFORE_CHRISTMAS] = 0.01, 0.01, 0.02
-    out[CHRISTMAS_EVE] = out[NEW_YEARS_EVE] = 0.05  # shops shut at two
+    out[CHRISTMAS_EVE] = out[NEW_YEARS_EVE] = 0.05  # shops close at two
     out[AFTER_CHRISTMAS], out[YEAR_END] = 0.03, 0.02
     for k in (1, 2, 3):
         out[N_BASE + 2 * k - 2 : N_BASE + 2 * k] = 0.003 / k
@@ -81,26 +91,34 @@ def prior_variances() -> FloatArray:
     return out
 
 
-def process_variances(level: float, weekday: float) -> FloatArray:
-    """Daily process variance of each component."""
-    out = np.full(N_FULL, SLOW_VARIANCE)
-    out[LEVEL] = level
-    out[FIRST_WEEKDAY : PROMOTION + 1] = weekday
-    return out
+class FilterSpec(NamedTuple):
+    """A filter: where its state begins, how many components it has, daily process variances."""
+
+    offset: int
+    size: int
+    level_variance: float
+    weekday_variance: float  # of promotions too
 
 
 FILTERS: Final = (
-    # place in the record, components, daily process variance of level, of weekday and promotion
-    (KFB, N_BASE, 3e-6, 3e-7),
-    (KFA, N_BASE, 3e-5, 3e-7),
-    (KFC, N_BASE + N_HARMONICS, 3e-6, 3e-7),
-    (KFD, N_FULL, 1e-7, 3e-8),
+    FilterSpec(KFB, N_BASE, 3e-6, 3e-7),
+    FilterSpec(KFA, N_BASE, 3e-5, 3e-7),
+    FilterSpec(KFC, N_BASE + N_HARMONICS, 3e-6, 3e-7),
+    FilterSpec(KFD, N_FULL, 1e-7, 3e-8),
 )
+
+
+def process_variances(spec: FilterSpec) -> FloatArray:
+    """Daily process variance of each of a filter's components."""
+    out = np.full(spec.size, SLOW_VARIANCE)
+    out[LEVEL] = spec.level_variance
+    out[FIRST_WEEKDAY : PROMOTION + 1] = spec.weekday_variance
+    return out
 
 
 @cached_njit
 def _calendar_mask(table: npt.NDArray[np.int16], t: int) -> int:
-    """The components that the date alone switches on."""
+    """The components switched on by the date alone."""
     mask = 1 | (1 << int(table[t, WEEKDAY]))
     day = int(table[t, DAY_OF_MONTH])
     if day <= 3:
@@ -139,22 +157,20 @@ def _year_end_mask(table: npt.NDArray[np.int16], t: int) -> int:
 @cached_njit
 def design_mask(
     table: npt.NDArray[np.int16],
-    cube: npt.NDArray[np.uint8],
+    cube: FlagArray,
     t: int,
     s: int,
-    promo: int,
-    holiday: int,
-    school: int,
-    week_known: bool = True,
+    flags: DayFlags,
+    last_week_known: bool = True,
 ) -> int:
-    """The switched components of day ``t`` and store ``s`` as bits, with the day's own flags.
+    """The switched components of day ``t`` and store ``s`` as bits, with the row's own ``flags``.
 
-    ``t`` must be neither the first nor the last day of the cube. ``week_known``: the promotions
-    of the week before are known.
+    ``t`` must be neither the first nor the last day of the cube. ``last_week_known``: the
+    promotions of the week before are known.
     """
     mask = _calendar_mask(table, t) | _year_end_mask(table, t)
     weekday = table[t, WEEKDAY]
-    if promo:
+    if flags.promo:
         mask |= 1 << PROMOTION
         if weekday == 1:
             mask |= 1 << PROMO_MONDAY
@@ -162,16 +178,16 @@ def design_mask(
             mask |= 1 << PROMO_FRIDAY
         elif weekday == 2:
             mask |= 1 << PROMO_TUESDAY
-    elif week_known and cube[t, s, PROMO_LAST_WEEK]:
+    elif last_week_known and cube[t, s, PROMO_LAST_WEEK]:
         mask |= 1 << AFTER_PROMO_WEEK
-    if school:
+    if flags.school_holiday:
         mask |= 1 << SCHOOL_DAY
     eve = mask & (1 << CHRISTMAS_EVE | 1 << NEW_YEARS_EVE)
     if is_closed_for_holiday(cube, t + 1, s) and not eve:
         mask |= 1 << BEFORE_HOLIDAY
     if is_closed_for_holiday(cube, t - 1, s):
         mask |= 1 << AFTER_HOLIDAY
-    if holiday:
+    if flags.state_holiday:
         mask |= 1 << OPEN_HOLIDAY
     if cube[t, s, HOLIDAY_WEEK] - is_closed_for_holiday(cube, t, s):
         mask |= 1 << HOLIDAY_IN_WEEK
@@ -183,24 +199,21 @@ def design_mask(
 @cached_njit
 def fill_masks(
     table: npt.NDArray[np.int16],
-    cube: npt.NDArray[np.uint8],
+    cube: FlagArray,
     low: int,
     high: int,
     masks: npt.NDArray[np.uint32],
 ) -> None:
-    """The masks of stores ``low`` to ``high`` as planned, into ``masks`` (stores, days)."""
+    """Fill ``masks`` (stores, days) of stores ``low`` to ``high`` from the cube's own flags."""
     for s in range(low, high):
         for t in range(1, cube.shape[0] - 1):
-            masks[s, t] = design_mask(
-                table, cube, t, s, cube[t, s, PROMO], cube[t, s, HOLIDAY], cube[t, s, SCHOOL]
-            )
+            flags = DayFlags(cube[t, s, PROMO], cube[t, s, HOLIDAY], cube[t, s, SCHOOL])
+            masks[s, t] = design_mask(table, cube, t, s, flags)
 
 
 @cached_njit
-def predict_state(
-    state: States, at: int, size: int, mask: int, terms: npt.NDArray[np.float64]
-) -> float:
-    """Forecast of the filter at place ``at`` with ``size`` components: state times design."""
+def predict_state(state: States, at: int, size: int, mask: int, terms: FloatArray) -> float:
+    """Forecast of the filter at offset ``at`` with ``size`` components: state times design."""
     total = 0.0
     for k in range(N_MASK):
         if (mask >> k) & 1:

@@ -1,13 +1,13 @@
-"""One retraining at a time in a data folder: a file lock that ends with its process.
+"""Exclusive file locks (flock): the kernel releases them when their process ends, however it ends.
 
-MERGED: A folder that belongs to one living process; the kernel tells others when that process ends.
+A lock belongs to an open file, so it excludes other threads of the process too.
 """
 
 import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,23 +17,55 @@ from rossmann.errors import AlreadyRunningError
 from rossmann.filesystem.process_identity import ProcessIdentity
 
 LOCK_FILE: Final = "lock"
+_SUFFIX: Final = ".lock"
 
 
 @contextmanager
-def exclusive_process_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock in ``folder`` while the block runs.
+def exclusive_lock(path: Path, busy: Callable[[], Exception] | None = None) -> Iterator[int]:
+    """Hold the lock of a folder, or of a file that is created, while the block runs.
 
-    Raises ``AnotherRuns``, naming who holds it and since when. The kernel lets go of it when the
-    process ends, however it ends; the file itself stays.
+    Yields its descriptor. Waits while another holder has it; with ``busy``, raises what that
+    returns instead.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            if busy is None:
+                raise
+            raise busy() from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(path: Path, flags: int = os.O_RDWR | os.O_CREAT, mode: int = 0o644) -> int | None:
+    """Lock without waiting: the descriptor that holds it until closed; None where it is held.
+
+    Raises ``OSError`` where the file cannot be opened or the file system has no locks.
+    """
+    descriptor = os.open(path, flags, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor
+
+
+@contextmanager
+def exclusive_process_lock(folder: Path, activity: str) -> Iterator[None]:
+    """Hold the lock in ``folder`` while the block runs; the lock file stays.
+
+    Raises ``AlreadyRunningError``, which names the holder, its ``activity`` and since when.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunningError(_who(path)) from None
+    with exclusive_lock(path, lambda: AlreadyRunningError(_holder(path, activity))) as descriptor:
         holder = {
             "owner": ProcessIdentity.current().to_json(),
             "since": f"{datetime.now(UTC):%F %T} UTC",
@@ -41,28 +73,23 @@ def exclusive_process_lock(folder: Path) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _who(path: Path) -> str:
+def _holder(path: Path, activity: str) -> str:
     try:
-        told = json.loads(path.read_text("utf-8"))
-        owner, since = ProcessIdentity.from_json(told["owner"]), str(told["since"])
+        content = json.loads(path.read_text("utf-8"))
+        owner, since = ProcessIdentity.from_json(content["owner"]), str(content["since"])
     except (OSError, ValueError, KeyError, TypeError):
         owner, since = None, "just now"
-    who = "another process" if owner is None else str(owner)
-    return f"{who} retrains since {since}; this one changed nothing: wait until it is done"
-
-
-_ENDING: Final = ".lock"
+    name = "another process" if owner is None else str(owner)
+    return f"{name} {activity} since {since}; this one changed nothing: wait until it is done"
 
 
 class OwnedFolder:
-    """A folder beside its lock file, held until ``close`` or the end of the process.
+    """A folder of one process, with its lock file, held until ``close`` or the process's end.
 
-    The lock file lies beside the folder, not in it, so that it is locked before the folder is
-    there and until the folder is gone: nobody meets a folder whose owner only begins or ends.
+    The lock file lies next to the folder, not in it: it is locked before the folder exists and
+    until it is gone, so that no other process takes a folder whose owner is starting or ending.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -71,7 +98,7 @@ class OwnedFolder:
 
     @property
     def name(self) -> str:
-        """The folder's name, which no other ever has."""
+        """The folder's name, which is unique."""
         return self.path.name
 
     def remove_if_empty(self) -> bool:
@@ -82,12 +109,12 @@ class OwnedFolder:
             pass
         except OSError:
             return False
-        self.path.with_suffix(_ENDING).unlink(missing_ok=True)
+        self.path.with_suffix(_SUFFIX).unlink(missing_ok=True)
         self.close()
         return True
 
     def close(self) -> None:
-        """Let go of the folder; whoever runs may take it then."""
+        """Release the folder; any process may take it then."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -106,22 +133,22 @@ def create_owned_folder(parent: Path) -> OwnedFolder:
 
 def lock_orphans(parent: Path) -> Iterator[OwnedFolder]:
     """Take, one by one, the folders whose processes have ended."""
-    for lock in sorted(parent.glob(f"*{_ENDING}")):
+    for lock in sorted(parent.glob(f"*{_SUFFIX}")):
         owned = try_lock_folder(lock.with_suffix(""))
         if owned is not None:
             yield owned
 
 
 def try_lock_folder(path: Path) -> OwnedFolder | None:
-    """Take that folder, be it there or not; None where somebody has it."""
-    lock = path.with_suffix(_ENDING)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    """Take that folder, whether it exists or not; None where another process has it."""
+    lock = path.with_suffix(_SUFFIX)
+    descriptor = try_lock(lock)
+    if descriptor is None:
+        return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), lock.stat()):
             return OwnedFolder(path, descriptor)
-    except (BlockingIOError, FileNotFoundError):
+    except FileNotFoundError:
         pass
-    # Somebody has it, or had it and removed the file between our opening and locking it.
-    os.close(descriptor)
+    os.close(descriptor)  # its owner removed the file between opening and locking
     return None

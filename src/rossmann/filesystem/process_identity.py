@@ -1,4 +1,4 @@
-"""Which process something belongs to, so that others can tell whether it still runs."""
+"""Process identity: host, pid and start time, because the system gives a pid away again."""
 
 import json
 import os
@@ -7,10 +7,12 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """An object in a process, and since when that process runs (kernel ticks)."""
+    """A process, and a nonce that sets apart what several objects in it own."""
 
     nonce: str
     host: str
@@ -19,43 +21,65 @@ class ProcessIdentity:
 
     @classmethod
     def current(cls) -> "ProcessIdentity":
-        """A new one in this process."""
+        """This process, with a new nonce."""
         process = os.getpid()
-        return cls(uuid.uuid4().hex, _host(), process, _started(process))
+        return cls(uuid.uuid4().hex, _host(), process, start_time(process))
 
     @classmethod
     def from_json(cls, text: str) -> "ProcessIdentity | None":
-        """From ``text()``; None where it is something else."""
+        """From ``to_json()``; None where the text is something else."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
             return None
 
     def to_json(self) -> str:
-        """As JSON."""
+        """As JSON, whose keys are the field names."""
         return json.dumps(asdict(self))
 
     def has_exited(self) -> bool:
-        """Whether the process is known to have ended; False where nobody here can know."""
+        """Whether the process is known to have ended; False where this machine cannot know."""
         if self.host != _host() or not self.started:
             return False
-        return _started(self.process) != self.started
+        return start_time(self.process) != self.started
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
 
 
+def start_time(pid: int) -> str:
+    """When a running process began, as text to compare; "" where it is gone or a zombie.
+
+    On Linux the clock ticks since boot: psutil's ``create_time`` moves when the clock is set.
+    """
+    if psutil.LINUX:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text("latin-1")
+        except OSError:
+            return ""
+        fields = stat.rpartition(")")[2].split()  # the name before it may hold blanks
+        return "" if fields[0] in "ZX" else fields[19]
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
+    except psutil.Error:
+        return ""
+
+
+def pid_exists(pid: int) -> bool:
+    """Whether a process has that number; not psutil's, which misses those that /proc hides."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _host() -> str:
-    """This machine and its table of processes: containers may share a machine's name."""
+    """This machine and its pid namespace: containers may share a machine's name."""
     try:
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
-
-
-def _started(process: int) -> str:
-    """The process's start time; empty where there is no such process, or no ``/proc``."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""

@@ -1,4 +1,4 @@
-"""What people see of a launch: a line for each step, with its time."""
+"""Console output of a launch: a line for each step, with its time."""
 
 import time
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from rich.text import Text
 class LaunchConsole:
     """Lines on stdout; plain text where that is no terminal.
 
-    A terminal that was closed swallows them: the services must be ended all the same.
+    Nothing fails where the terminal was closed: the services must be ended all the same.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def print(self, text: str) -> None:
         """A plain line."""
@@ -26,17 +26,17 @@ class LaunchConsole:
         """Progress inside a step."""
         self._print(Text(f"    {text}", style="dim"))
 
-    def done(self, what: str, seconds: float) -> None:
+    def done(self, text: str, seconds: float) -> None:
         """A step is done; ``seconds``: how long it took."""
-        self._print(Text.assemble(("  ✓", "green"), (f" {seconds:6.1f} s  ", "dim"), what))
+        self._print(Text.assemble(("  ✓", "green"), (f" {seconds:6.1f} s  ", "dim"), text))
 
     @contextmanager
-    def step(self, what: str) -> Iterator[None]:
-        """Say what begins, and how long it took; silent about a step that fails."""
-        self._print(Text(f"  … {what}", style="dim"))
-        began = time.monotonic()
+    def step(self, text: str) -> Iterator[None]:
+        """A line when the step begins and one when it is done; none for a step that fails."""
+        self._print(Text(f"  … {text}", style="dim"))
+        started = time.monotonic()
         yield
-        self.done(what, time.monotonic() - began)
+        self.done(text, time.monotonic() - started)
 
     def _print(self, line: Text) -> None:
         with suppress(OSError):
@@ -44,5 +44,5 @@ class LaunchConsole:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self._began
+        """Seconds since the launch began."""
+        return time.monotonic() - self._started

@@ -1,6 +1,6 @@
-"""What a first launch makes: tables, as-of arrays, and a model that is in Production.
+"""First run: makes the tables, the as-of arrays and a Production model where they are missing.
 
-Runs as a process of its own beside the services' start: it imports much, needs memory that the
+Runs as a process of its own while the services start: it imports much, needs memory that the
 system gets back, and can be ended at any moment.
 """
 
@@ -15,59 +15,61 @@ from rossmann.models.registry.registry import Registry
 from rossmann.schema import MODEL_NAME, Dataset, Stage
 from rossmann.settings import Settings
 
-_PATIENCE_SECONDS = 180.0
+_REGISTRY_TIMEOUT = 180.0
 _REASON = "first version of a fresh installation"
 
 
-def prepare(settings: Settings, screen: LaunchConsole) -> None:
+def prepare(settings: Settings, console: LaunchConsole) -> None:
     """Make what is missing, in order; what is there already is used.
 
     Raises ``DataError`` for tables that cannot be used, ``ServiceError`` when MLflow does not
-    come up, and ``GateFailed`` with the table when the model is not good enough to serve.
+    come up, and ``GateRejectedError`` with the table when the model is not good enough to serve.
     """
     dataset = select_dataset(settings)
     if dataset is Dataset.REAL:
-        screen.print(f"Data: the real tables in {settings.raw_dir}")
+        console.print(f"Data: the real tables in {settings.raw_dir}")
     else:
-        why = "asked for" if settings.demo else f"no real tables in {settings.raw_dir}"
-        screen.print(f"Data: the demo chain, which is synthetic ({why})")
-    write_missing_demo(settings, dataset, screen)
-    with screen.step("tables checked and cleaned"):
-        info = make_dataset(settings, screen.detail)
-    with screen.step("as-of arrays"):
+        reason = "asked for" if settings.demo else f"no real tables in {settings.raw_dir}"
+        console.print(f"Data: the demo chain, which is synthetic ({reason})")
+    write_missing_demo(settings, dataset, console)
+    with console.step("tables checked and cleaned"):
+        info = make_dataset(settings, console.detail)
+    with console.step("as-of arrays"):
         from rossmann.data.panel.panel import build_panel
 
-        build_panel(info, settings.thread_count, screen.detail)
+        build_panel(info, settings.thread_count, console.detail)
     registry = Registry(settings.tracking_uri)
-    _wait_for(registry)
-    serving = find_production(registry, info.dataset)
-    if serving:
-        screen.print(f"Model: version {serving.version} is in Production, made from {info.dataset}")
+    _wait_for_registry(registry)
+    production = find_production(registry, info.dataset)
+    if production:
+        console.print(
+            f"Model: version {production.version} is in Production, made from {info.dataset}"
+        )
     else:
-        _first_model(settings, registry, screen)
+        _make_first_model(settings, registry, console)
 
 
 def select_dataset(settings: Settings) -> Dataset:
     """The real chain where its tables lie, else the demo chain.
 
-    Raises ``MissingData`` where only one of the real tables is there.
+    Raises ``DataNotFoundError`` where only one of the real tables is there.
     """
     try:
         return find_raw_tables(settings).dataset
     except DataNotFoundError:
-        real = () if settings.demo else settings.raw_dir.glob("*.csv*")
-        if any(path.name.startswith(("train.csv", "store.csv")) for path in real):
+        tables = () if settings.demo else settings.raw_dir.glob("*.csv*")
+        if any(path.name.startswith(("train.csv", "store.csv")) for path in tables):
             raise
         return Dataset.DEMO
 
 
-def write_missing_demo(settings: Settings, dataset: Dataset, screen: LaunchConsole) -> None:
+def write_missing_demo(settings: Settings, dataset: Dataset, console: LaunchConsole) -> None:
     """Write the demo chain's tables if they are needed and not there."""
     if dataset is not Dataset.DEMO or (settings.demo_raw_dir / "train.csv").is_file():
         return
     from rossmann.data.demo.write_tables import write_demo
 
-    with screen.step("demo tables written"):
+    with console.step("demo tables written"):
         write_demo(settings.demo_raw_dir, settings.seed)
 
 
@@ -80,8 +82,8 @@ def find_production(registry: Registry, dataset: Dataset) -> ModelVersion | None
     return version if version.tags.get("data.dataset") == dataset else None
 
 
-def _wait_for(registry: Registry) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+def _wait_for_registry(registry: Registry) -> None:
+    deadline = time.monotonic() + _REGISTRY_TIMEOUT
     while True:
         try:
             return registry.ping()
@@ -91,21 +93,21 @@ def _wait_for(registry: Registry) -> None:
         time.sleep(0.3)
 
 
-def _first_model(settings: Settings, registry: Registry, screen: LaunchConsole) -> None:
+def _make_first_model(settings: Settings, registry: Registry, console: LaunchConsole) -> None:
     from rossmann.models.gate.gate import validate
     from rossmann.models.publishing.register import register
     from rossmann.models.training.train import train
 
-    screen.print(f"Model: there is none in Production for this data; {MODEL_NAME} is trained now")
-    with screen.step("trained (profile quick)"):
-        trained = train(settings, "quick", screen.detail)
-    with screen.step("registered with its lineage"):
+    console.print(f"Model: there is none in Production for this data; {MODEL_NAME} is trained now")
+    with console.step("trained (profile quick)"):
+        trained = train(settings, "quick", console.detail)
+    with console.step("registered with its lineage"):
         version = register(trained, settings)
-    with screen.step(f"version {version.version} through the gate"):
+    with console.step(f"version {version.version} through the gate"):
         verdict = validate(registry, version.version, settings)
         for line in verdict.table().splitlines():
-            screen.detail(line)
+            console.detail(line)
     if not verdict.passed:
         raise GateRejectedError(f"version {version.version} is not good enough:\n{verdict.table()}")
-    with screen.step(f"version {version.version} promoted to Production"):
-        registry.promote(version.version, _REASON, "launcher", expected=verdict.compared_with)
+    with console.step(f"version {version.version} promoted to Production"):
+        registry.promote(version.version, _REASON, "launcher", expected=verdict.compared_to)

@@ -1,7 +1,4 @@
-"""The launch as a whole: find what runs, prepare, start, tell, watch, stop.
-
-MERGED: The plan of our own launch: which services, what is made first, what is said at the end.
-"""
+"""The launch as a whole (``rossmann up``): plan, prepare, start, report, watch, stop."""
 
 import os
 import sys
@@ -27,10 +24,10 @@ from rossmann.settings import Settings
 class LaunchPlan:
     """What a launch does.
 
-    ``services``: in the order in which they need each other. ``early``: how many of them are
-    started before the preparation, which runs while they come up. ``preparation``: a command that
-    makes data and a first model where they are missing; empty: none. ``agrees``: a reason why the
-    services that run already cannot be used, or "".
+    ``services``: in the order in which they need each other; the first
+    ``start_before_preparation`` of them start up while the preparation runs. ``preparation``: a
+    command that makes data and a first model where they are missing; empty: none. ``summary``: a
+    line for the end. ``conflict``: why the services that run already cannot be used, or "".
     """
 
     services: Sequence[Service]
@@ -44,41 +41,41 @@ class LaunchPlan:
     open_url: str = ""
 
 
-def up(plan: LaunchPlan, screen: LaunchConsole, *, detach: bool = False) -> None:
+def up(plan: LaunchPlan, console: LaunchConsole, *, detach: bool = False) -> None:
     """Bring all services up; then stay until a signal (``detach``: return and leave them running).
 
-    Uses what runs already and leaves it running. Raises ``PortTaken`` or ``ServiceError`` after
-    ending all that this call has started; ``Interrupted`` likewise, on a signal.
+    Uses what runs already and leaves it running. After ending all that this call has started,
+    raises ``PortInUseError`` or ``ServiceError``, and ``Interrupted`` on a signal.
     """
     try:
         with plan.run.lock(addresses(plan.services)):
-            _up(plan, screen, detach)
-    except LauncherAlreadyRunning as other:
-        screen.print(f"A launch is under way already: {other.text}")
-        screen.print("See it with: rossmann status. End it with: rossmann down")
+            _launch(plan, console, detach)
+    except LauncherAlreadyRunning as error:
+        console.print(f"A launch is under way already: {error.text}")
+        console.print("See it with: rossmann status. End it with: rossmann down")
 
 
-def _up(plan: LaunchPlan, screen: LaunchConsole, detach: bool) -> None:
+def _launch(plan: LaunchPlan, console: LaunchConsole, detach: bool) -> None:
     with Interrupts() as interrupts:
-        supervisor = Supervisor(plan.run, plan.logs, screen, interrupts)
-        keep = False
+        supervisor = Supervisor(plan.run, plan.logs, console, interrupts)
+        keep_running = False
         try:
-            _bring_up(plan, screen, supervisor)
-            _tell(plan, screen, supervisor.started, detach)
-            keep = detach
+            _start_missing(plan, console, supervisor)
+            _report(plan, console, supervisor.started, detach)
+            keep_running = detach
             if supervisor.started and not detach:
                 supervisor.watch()
         finally:
-            if not keep:
+            if not keep_running:
                 supervisor.stop()
 
 
-def _bring_up(plan: LaunchPlan, screen: LaunchConsole, supervisor: Supervisor) -> None:
+def _start_missing(plan: LaunchPlan, console: LaunchConsole, supervisor: Supervisor) -> None:
     missing = supervisor.missing(plan.services)
-    conflict = plan.conflict([one for one in plan.services if one not in missing])
+    conflict = plan.conflict([service for service in plan.services if service not in missing])
     if conflict:
         raise PortInUseError(conflict)
-    early = [one for one in plan.services[: plan.start_before_preparation] if one in missing]
+    early = [one for one in missing if one in plan.services[: plan.start_before_preparation]]
     for service in early:
         supervisor.start(service)
     if plan.preparation:
@@ -89,19 +86,19 @@ def _bring_up(plan: LaunchPlan, screen: LaunchConsole, supervisor: Supervisor) -
         supervisor.wait_healthy(service)
 
 
-def _tell(plan: LaunchPlan, screen: LaunchConsole, started: Sequence[str], detach: bool) -> None:
-    screen.print("")
-    screen.print(f"Ready after {screen.seconds:.0f} s. {plan.summary()}".rstrip())
+def _report(plan: LaunchPlan, console: LaunchConsole, started: Sequence[str], detach: bool) -> None:
+    console.print("")
+    console.print(f"Ready after {console.seconds:.0f} s. {plan.summary()}".rstrip())
     width = max(len(service.name) for service in plan.services)
     for service in reversed(plan.services):
-        screen.print(f"  {service.name:<{width}}  {service.address}")
-    screen.print(f"Logs: {plan.logs}")
+        console.print(f"  {service.name:<{width}}  {service.address}")
+    console.print(f"Logs: {plan.logs}")
     if not started:
-        screen.print("All of it ran already, and goes on. Stop it with: rossmann down")
+        console.print("All of it ran already, and goes on. Stop it with: rossmann down")
     elif detach:
-        screen.print("Left running. Stop with: rossmann down")
+        console.print("Left running. Stop with: rossmann down")
     else:
-        screen.print(f"Ctrl-C stops what was started here: {', '.join(started)}")
+        console.print(f"Ctrl-C stops what was started here: {', '.join(started)}")
     if plan.open_url:
         open_browser(plan.open_url)
 
@@ -112,7 +109,7 @@ def addresses(services: Sequence[Service]) -> str:
 
 
 def open_browser(url: str) -> None:
-    """Show the page if there is a screen to show it on; never fails, never takes the terminal."""
+    """Show the page where there is a graphical screen; never fails, never takes the terminal."""
     has_screen = sys.platform == "darwin" or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )
@@ -124,19 +121,19 @@ def open_browser(url: str) -> None:
 def default_plan(settings: Settings, *, browser: bool) -> LaunchPlan:
     """MLflow early, then data and model, then the API and the dashboard.
 
-    Raises ``MissingData`` where only one of the real tables is there.
+    Raises ``DataNotFoundError`` where only one of the real tables is there.
     """
     services = default_services(settings)
     api, dashboard = services[-2:]
-    wanted = select_dataset(settings)
+    dataset = select_dataset(settings)
 
-    def agrees(running: Sequence[Service]) -> str:
+    def conflict(running: Sequence[Service]) -> str:
         health = _health(api) if api in running else None
-        if health is None or health.data is None or health.data.dataset == wanted:
+        if health is None or health.data is None or health.data.dataset == dataset:
             return ""
         return (
             f"the API at {api.address} runs already and serves the {health.data.label}, but this"
-            f" launch is for the {wanted} data; end it first (rossmann down), or choose another"
+            f" launch is for the {dataset} data; end it first (rossmann down), or choose another"
             " data folder and other ports: ROSSMANN_DATA_DIR, ROSSMANN_API_PORT"
         )
 
@@ -151,13 +148,13 @@ def default_plan(settings: Settings, *, browser: bool) -> LaunchPlan:
             "ROSSMANN_DEMO": "1" if settings.demo else "0",
         },
         summary=lambda: model_summary(api),
-        conflict=agrees,
+        conflict=conflict,
         open_url=dashboard.address if browser else "",
     )
 
 
 def model_summary(api: Service) -> str:
-    """Which model answers and which data it comes from, in one line; "" where none does."""
+    """The model that serves and the data it comes from, in one line; "" where none serves."""
     health = _health(api)
     if health is None:
         return ""

@@ -1,4 +1,4 @@
-"""The embedded MLflow server: how to start it, and the process that it is.
+"""The embedded MLflow server in one process: its command line, environment and entry point.
 
 ``mlflow server`` starts a parent that imports MLflow, then a child that imports it again: 12 to 14
 seconds, two processes. Here one process prepares the database and then serves: half the time, half
@@ -7,12 +7,12 @@ the memory, and a signal reaches the server itself, with no child left to look a
 
 import argparse
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rossmann.errors import PortInUseError, ServiceError
+from rossmann.errors import PortInUseError, ServiceError, first_line
+from rossmann.launcher.ports import bind_error
 from rossmann.settings import Settings
 
 APP = "mlflow.server.fastapi_app:app"
@@ -21,8 +21,8 @@ _ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 _ARTIFACT_FOLDER = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 _SERVE_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
 _PROXY_ROOT = "mlflow-artifacts:/"
-_GOODBYE_SECONDS = 5
-"""Requests that still run when the server is told to end may take this long."""
+_SHUTDOWN_SECONDS = 5
+"""Requests that run when the server ends may take this long."""
 
 
 def server_command(settings: Settings) -> list[str]:
@@ -40,7 +40,7 @@ def server_command(settings: Settings) -> list[str]:
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
-    """What the server needs in its environment beside what is there."""
+    """Variables that the server needs in addition to the present environment."""
     folder = settings.mlflow_dir
     return {
         _BACKEND: f"sqlite:///{folder / 'mlflow.db'}",
@@ -56,36 +56,32 @@ def server_environment(settings: Settings) -> dict[str, str]:
 
 
 def allowed_hosts(host: str, port: int) -> str:
-    """Host headers that are answered: this machine's names and ``host``, commas between.
+    """Host headers that are accepted: this machine's names and ``host``, commas between.
 
     A server that listens on every address (``0.0.0.0``) is reached by names that it cannot know,
     so it also takes private addresses and its own host name; more through MLflow's variable
     ``MLFLOW_SERVER_ALLOWED_HOSTS``.
     """
-    named = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS")
-    if named:
-        return named
+    configured = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS")
+    if configured:
+        return configured
     names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
     patterns: list[str] = []
     if host in {"0.0.0.0", "::"}:
         names.append(os.uname().nodename)
         patterns = ["10.*", "192.168.*", *(f"172.{part}.*" for part in range(16, 32))]
-    once = list(dict.fromkeys(names))
-    return ",".join([*once, *(f"{name}:{port}" for name in once), *patterns])
+    unique = list(dict.fromkeys(names))
+    return ",".join([*unique, *(f"{name}:{port}" for name in unique), *patterns])
 
 
 def _check_port(host: str, port: int) -> None:
-    """Say that the port is taken at once, rather than after the long import."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortInUseError(
-                f"MLflow cannot listen on {host}:{port} ({error.strerror});"
-                " choose another port with ROSSMANN_MLFLOW_PORT"
-            ) from error
+    """Raise ``PortInUseError`` at once, rather than after the long import."""
+    error = bind_error(host, port)
+    if error is not None:
+        raise PortInUseError(
+            f"MLflow cannot listen on {host}:{port} ({error.strerror});"
+            " choose another port with ROSSMANN_MLFLOW_PORT"
+        ) from error
 
 
 def _prepare_database(folder: Path) -> None:
@@ -98,14 +94,14 @@ def _prepare_database(folder: Path) -> None:
     try:
         initialize_backend_stores(store, store, _PROXY_ROOT)
     except (MlflowException, SQLAlchemyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ServiceError(f"MLflow cannot use its database {store}: {reason}") from error
 
 
 def run(host: str, port: int, folder: Path) -> None:
     """Serve until a signal ends the process; the environment is ``server_environment``'s.
 
-    Raises ``PortTaken``, or ``ServiceError`` when the database cannot be used.
+    Raises ``PortInUseError``, or ``ServiceError`` when the database cannot be used.
     """
     _check_port(host, port)
     import uvicorn
@@ -117,7 +113,7 @@ def run(host: str, port: int, folder: Path) -> None:
         port=port,
         access_log=False,
         log_level="info",
-        timeout_graceful_shutdown=_GOODBYE_SECONDS,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
 
 
@@ -127,9 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", required=True, type=int)
     parser.add_argument("--folder", required=True, type=Path)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        run(given.host, given.port, given.folder)
+        run(options.host, options.port, options.folder)
     except ServiceError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

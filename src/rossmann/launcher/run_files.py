@@ -1,6 +1,5 @@
-"""What the launcher writes down: the services it started, and that it runs itself."""
+"""Run files of the launcher: the services that it started, and a lock while it runs itself."""
 
-import fcntl
 import json
 import os
 import time
@@ -10,22 +9,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rossmann.launcher.processes import ProcessIdentity, start_time_token
+from rossmann.filesystem.atomic_write import write_json_atomic
+from rossmann.filesystem.locks import exclusive_lock
+from rossmann.launcher.processes import LaunchedProcess, start_time_token
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """One started service: who it is, where it answers, where it writes its log."""
+    """One started service: its process, port, address and log; the names are the file's keys."""
 
     name: str
-    identity: ProcessIdentity
+    identity: LaunchedProcess
     port: int
     address: str
     log: Path
 
 
 class LauncherAlreadyRunning(Exception):
-    """Another launcher holds the lock; ``text`` tells about it."""
+    """Another launcher holds the lock; ``text`` says which, since when and what it runs."""
 
     def __init__(self, pid: int, text: str) -> None:
         self.pid = pid
@@ -40,82 +41,72 @@ class RunFolder:
         self.folder = folder
 
     def write(self, record: ServiceRecord) -> None:
-        """Remember a service that was just started."""
+        """Store the record of a service that was just started."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = asdict(record) | {"log": str(record.log)}
-        self._put(self._path(record.name), content)
+        write_json_atomic(self._path(record.name), asdict(record) | {"log": str(record.log)})
 
     def read(self, name: str) -> ServiceRecord | None:
         """The service of that name, if one was started and not ended since."""
-        content = self._get(self._path(name))
+        content = _read_json(self._path(name))
         with suppress(KeyError, TypeError):
             return ServiceRecord(
                 name=content["name"],
-                identity=ProcessIdentity(**content["identity"]),
+                identity=LaunchedProcess(**content["identity"]),
                 port=content["port"],
                 address=content["address"],
                 log=Path(content["log"]),
             )
         return None
 
-    def forget(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove a service's run file."""
         self._path(name).unlink(missing_ok=True)
 
     @contextmanager
     def lock(self, text: str) -> Iterator[None]:
-        """Be the only launcher; raises ``LauncherRuns`` where another one is.
+        """Be the only launcher; raises ``LauncherAlreadyRunning`` where another one is.
 
-        The lock is the system's, so that it goes away with the process that holds it.
+        ``text``: what this one runs, for the message of others.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "launcher.lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise self._other_launcher() from error
-            me = {
+        with exclusive_lock(self.folder / "launcher.lock", self._already_running):
+            content = {
                 "pid": os.getpid(),
                 "started": start_time_token(os.getpid()),
                 "since": time.time(),
+                "text": text,
             }
-            self._put(self._launcher, me | {"text": text})
+            write_json_atomic(self._launcher_path, content)
             try:
                 yield
             finally:
-                self._launcher.unlink(missing_ok=True)
+                self._launcher_path.unlink(missing_ok=True)
 
-    def launcher(self) -> ProcessIdentity | None:
+    def launcher(self) -> LaunchedProcess | None:
         """The launcher that runs, or None."""
-        content = self._get(self._launcher)
-        me = ProcessIdentity(int(content.get("pid", 0)), str(content.get("started", "")), token="")
-        return me if me.alive else None
+        content = _read_json(self._launcher_path)
+        pid, started = int(content.get("pid", 0)), str(content.get("started", ""))
+        launcher = LaunchedProcess(pid, started, token="")
+        return launcher if launcher.alive else None
 
     @property
-    def _launcher(self) -> Path:
+    def _launcher_path(self) -> Path:
         return self.folder / "launcher.json"
 
-    def _other_launcher(self) -> LauncherAlreadyRunning:
-        content = self._get(self._launcher)
+    def _already_running(self) -> LauncherAlreadyRunning:
+        content = _read_json(self._launcher_path)
         pid = int(content.get("pid", 0))
-        began = time.strftime("%H:%M:%S", time.localtime(content.get("since", time.time())))
-        return LauncherAlreadyRunning(
-            pid, f"pid {pid}, since {began}. {content.get('text', '')}".strip()
-        )
+        since = time.strftime("%H:%M:%S", time.localtime(content.get("since", time.time())))
+        text = f"pid {pid}, since {since}. {content.get('text', '')}".strip()
+        return LauncherAlreadyRunning(pid, text)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.lower()}.json"
 
-    @staticmethod
-    def _put(path: Path, content: dict[str, Any]) -> None:
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(content, indent=1), "utf-8")
-        draft.replace(path)
 
-    @staticmethod
-    def _get(path: Path) -> dict[str, Any]:
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""What the launcher starts: three services, each with its command, its port and its health."""
+"""The services that the launcher starts: command, port and health check of each."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from enum import Enum
 
 import httpx
 
-from rossmann.launcher import processes as ports
+from rossmann.launcher.ports import PortOwner, find_port_owner, is_port_taken
 from rossmann.settings import Settings
 
 
@@ -21,7 +21,7 @@ class State(Enum):
 
 
 def is_ok_response(response: httpx.Response) -> bool:
-    """Whether the answer is a plain success."""
+    """Whether the response is a plain success."""
     return response.status_code == 200
 
 
@@ -29,9 +29,10 @@ def is_ok_response(response: httpx.Response) -> bool:
 class Service:
     """One server process.
 
-    ``accepts``: whether an answer to ``health_url`` is a healthy service's. ``marks``: of these,
-    one stands in the command line or working folder of a process of ours; empty: the answer is
-    proof enough. ``setting``: the variable that moves the port. ``patience``: seconds to wait.
+    ``accepts``: whether a response of ``health_url`` is a healthy service's. ``command_markers``:
+    the command line or working folder of this service's process holds one of them; empty: the
+    response is proof enough. ``setting``: the environment variable of the port.
+    ``startup_timeout``: seconds.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Service:
     environment: dict[str, str] = field(default_factory=dict)
     accepts: Callable[[httpx.Response], bool] = is_ok_response
     command_markers: tuple[str, ...] = ()
-    patience: float = 180.0
+    startup_timeout: float = 180.0
 
     def healthy(self, timeout: float = 5.0) -> bool:
         """Whether it answers as it should, now; ``timeout`` in seconds."""
@@ -55,19 +56,19 @@ class Service:
             return False
         return self.accepts(response)
 
-    def owns(self, holder: ports.PortOwner | None) -> bool:
-        """Whether the process on the port is one of ours; a process we cannot see may be."""
-        if holder is None or not self.command_markers:
+    def owns(self, owner: PortOwner | None) -> bool:
+        """Whether the port's process is this service's; one that cannot be seen (None) may be."""
+        if owner is None or not self.command_markers:
             return True
-        return any(mark in f"{holder.command}\n{holder.folder}" for mark in self.command_markers)
+        return any(mark in f"{owner.command}\n{owner.folder}" for mark in self.command_markers)
 
     def state(self) -> State:
-        """What is on the port, for a service that the launcher has not started itself."""
-        if not ports.is_taken(self.host, self.port):
+        """What is on the port, for a service that this launch has not started."""
+        if not is_port_taken(self.host, self.port):
             return State.ABSENT
         if not self.healthy():
             return State.UNHEALTHY
-        return State.HEALTHY if self.owns(ports.find_port_owner(self.port)) else State.OTHER_PROCESS
+        return State.HEALTHY if self.owns(find_port_owner(self.port)) else State.OTHER_PROCESS
 
 
 def client_host(host: str) -> str:
@@ -77,12 +78,12 @@ def client_host(host: str) -> str:
 
 
 def is_mlflow(response: httpx.Response) -> bool:
-    """Whether the answer is that of an MLflow server's ``/health``."""
+    """Whether the response is that of an MLflow server's ``/health``."""
     return response.status_code == 200 and response.text.strip() == "OK"
 
 
 def is_api(response: httpx.Response) -> bool:
-    """Whether the answer is that of our ``/health`` with a model in memory."""
+    """Whether the response is that of the API's ``/health`` with a model in memory."""
     try:
         body = response.json()
     except ValueError:
@@ -95,19 +96,19 @@ def default_services(settings: Settings) -> list[Service]:
 
     MLflow is left out where the settings name another server than the embedded one.
     """
-    here = client_host(settings.host)
+    host = client_host(settings.host)
     common = {
         "ROSSMANN_DATA_DIR": str(settings.data_dir),
         "ROSSMANN_DEMO": "1" if settings.demo else "0",
     }
-    services = [_api(settings, here, common), _dashboard(settings, here, common)]
-    return services if settings.mlflow_tracking_uri else [_mlflow(settings, here), *services]
+    services = [_api(settings, host, common), _dashboard(settings, host, common)]
+    return services if settings.mlflow_tracking_uri else [_mlflow(settings, host), *services]
 
 
-def _mlflow(settings: Settings, here: str) -> Service:
+def _mlflow(settings: Settings, host: str) -> Service:
     from rossmann.launcher import mlflow_server
 
-    address = f"http://{here}:{settings.mlflow_port}"
+    address = f"http://{host}:{settings.mlflow_port}"
     return Service(
         name="MLflow",
         command=mlflow_server.server_command(settings),
@@ -122,8 +123,8 @@ def _mlflow(settings: Settings, here: str) -> Service:
     )
 
 
-def _api(settings: Settings, here: str, common: dict[str, str]) -> Service:
-    address = f"http://{here}:{settings.api_port}"
+def _api(settings: Settings, host: str, common: dict[str, str]) -> Service:
+    address = f"http://{host}:{settings.api_port}"
     return Service(
         name="API",
         command=[sys.executable, "-m", "rossmann.cli", "serve"],
@@ -137,10 +138,10 @@ def _api(settings: Settings, here: str, common: dict[str, str]) -> Service:
     )
 
 
-def _dashboard(settings: Settings, here: str, common: dict[str, str]) -> Service:
+def _dashboard(settings: Settings, host: str, common: dict[str, str]) -> Service:
     from rossmann.dashboard import server
 
-    address = f"http://{here}:{settings.dashboard_port}"
+    address = f"http://{host}:{settings.dashboard_port}"
     return Service(
         name="dashboard",
         command=server.server_command(settings),

@@ -1,17 +1,17 @@
-"""Signals that ask the launcher to stop, held back while a process is being started."""
+"""Signals that stop a command: raised as an exception, deferred while a process is started."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-_ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """A signal asked the launcher to stop.
+    """A signal stops the command.
 
-    Like ``KeyboardInterrupt``, nothing may catch it in passing; unlike it, it knows its signal.
+    Like ``KeyboardInterrupt``, no ``except Exception`` catches it; unlike it, it knows its signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -20,7 +20,7 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """As shells tell it: 130 for Ctrl-C."""
+        """As shells report it: 130 for Ctrl-C."""
         return 128 + self.number
 
 
@@ -29,39 +29,38 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received = 0
-        self._holds = 0
-        self._before: dict[signal.Signals, object] = {}
+        self._deferrals = 0
+        self._deferred = 0
+        self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Interrupts":
-        for number in _ASKED:
-            self._before[number] = signal.signal(number, self._on_signal)
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received += 1
-        if not self._holds:
+        if not self._deferrals:
             raise Interrupted(number)
-        self._late = number
-
-    _late = 0
+        self._deferred = number
 
     @contextmanager
-    def held(self, *, forget: bool = False) -> Iterator[None]:
-        """Signals wait until the block is done (``forget``: they only count)."""
-        self._holds += 1
+    def deferred(self, *, discard: bool = False) -> Iterator[None]:
+        """Signals wait until the block is done (``discard``: they only count)."""
+        self._deferrals += 1
         try:
             yield
         finally:
-            self._holds -= 1
-            late, self._late = self._late, 0
-            if late and not forget and not self._holds:
-                raise Interrupted(late)
+            self._deferrals -= 1
+            number, self._deferred = self._deferred, 0
+            if number and not discard and not self._deferrals:
+                raise Interrupted(number)

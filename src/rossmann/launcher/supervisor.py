@@ -1,7 +1,4 @@
-"""Starts services, waits for their health, sees at once when one dies, and ends them in order.
-
-MERGED: Signals that ask the launcher to stop: never lost, never in the middle of a start.
-"""
+"""Starts services, waits for their health, notices when one dies, and ends them in order."""
 
 import subprocess
 import time
@@ -11,41 +8,41 @@ from pathlib import Path
 
 from rossmann.errors import PortInUseError, ServiceError
 from rossmann.launcher import processes
-from rossmann.launcher import processes as ports
 from rossmann.launcher.console import LaunchConsole
-from rossmann.launcher.processes import ProcessIdentity
+from rossmann.launcher.ports import find_port_owner
+from rossmann.launcher.processes import LaunchedProcess
 from rossmann.launcher.run_files import RunFolder, ServiceRecord
 from rossmann.launcher.services import Service, State
 from rossmann.launcher.stop_signals import Interrupts
 
 GRACE_SECONDS = 10.0
-"""Between the polite signal and the last one."""
-_GLANCE_SECONDS = 0.2
+"""Between SIGTERM and SIGKILL."""
+_POLL_SECONDS = 0.2
 _SLOW_SECONDS = 15.0
 """A service of an earlier launch may be busy, or starting still."""
 
 
 @dataclass(frozen=True)
-class _Started:
+class _StartedService:
     service: Service
     process: subprocess.Popen[bytes]
     record: ServiceRecord
-    at: float
+    started_at: float
 
 
 class Supervisor:
-    """The services that this launch started, and those it found."""
+    """The services that this launch started; it ends these and no others."""
 
     def __init__(
-        self, run: RunFolder, logs: Path, screen: LaunchConsole, interrupts: Interrupts
+        self, run: RunFolder, logs: Path, console: LaunchConsole, interrupts: Interrupts
     ) -> None:
         self._run = run
         self._logs = logs
-        self._screen = screen
+        self._console = console
         self._interrupts = interrupts
-        self._started: list[_Started] = []
-        self._answered: set[str] = set()
-        self._step: tuple[subprocess.Popen[bytes], ProcessIdentity] | None = None
+        self._started: list[_StartedService] = []
+        self._healthy: set[str] = set()
+        self._step: tuple[subprocess.Popen[bytes], LaunchedProcess] | None = None
 
     @property
     def started(self) -> list[str]:
@@ -55,97 +52,97 @@ class Supervisor:
     def missing(self, services: Iterable[Service]) -> list[Service]:
         """Those that must be started; the others run already, and are used.
 
-        Raises ``PortTaken`` where a stranger holds a port, before anything is started.
+        Raises ``PortInUseError`` where another program holds a port, before anything is started.
         """
-        return [service for service in services if not self._runs(service)]
+        return [service for service in services if not self._is_usable(service)]
 
-    def _runs(self, service: Service) -> bool:
+    def _is_usable(self, service: Service) -> bool:
         record = self._run.read(service.name)
-        ours = record is not None and record.identity.alive
-        if ours and record and record.port == service.port:
-            self._answers_within(service, _SLOW_SECONDS)
+        launched = record is not None and record.identity.alive
+        if launched and record and record.port == service.port:
+            self._wait_briefly(service)
         state = service.state()
-        if ours and record and record.port != service.port:
+        if launched and record and record.port != service.port:
             raise PortInUseError(
                 f"{service.name} runs already at {record.address}, not at {service.address};"
                 " end it with: rossmann down"
             )
         if state is State.HEALTHY:
-            self._screen.print(f"  {service.name} runs already at {service.address}: used")
+            self._console.print(f"  {service.name} runs already at {service.address}: used")
             return True
-        if ours and record:
+        if launched and record:
             # Started by an earlier launch and not answering: it would keep its port from ours.
-            self._screen.print(
+            self._console.print(
                 f"  {service.name} of an earlier launch does not answer: started anew"
             )
             processes.end(record.identity, GRACE_SECONDS)
-            self._run.forget(service.name)
+            self._run.remove(service.name)
             state = service.state()
         if state is not State.ABSENT:
             raise PortInUseError(port_conflict_message(service))
         return False
 
     @staticmethod
-    def _answers_within(service: Service, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    def _wait_briefly(service: Service) -> None:
+        deadline = time.monotonic() + _SLOW_SECONDS
         while not service.healthy() and time.monotonic() < deadline:
-            time.sleep(_GLANCE_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def start(self, service: Service) -> None:
-        """Start one service; its log begins anew, the one before is kept beside it."""
-        self._screen.detail(f"{service.name} is starting at {service.address}")
-        began = self._screen.seconds
+        """Start one service with a new log; the log before is kept beside it."""
+        self._console.detail(f"{service.name} is starting at {service.address}")
+        started_at = self._console.seconds
         log = self._logs / f"{service.name.lower()}.log"
         if log.is_file():
             log.replace(log.with_suffix(".log.1"))
-        with self._interrupts.held():
+        with self._interrupts.deferred():
             try:
                 process, identity = processes.start(service.command, service.environment, log)
             except OSError as error:
                 raise ServiceError(f"{service.name} cannot be started: {error}") from error
             record = ServiceRecord(service.name, identity, service.port, service.address, log)
-            self._started.append(_Started(service, process, record, began))
+            self._started.append(_StartedService(service, process, record, started_at))
             self._run.write(record)
 
     def wait_healthy(self, service: Service) -> None:
         """Wait until the service answers; raises ``ServiceError`` when it dies or stays silent."""
-        deadline = time.monotonic() + service.patience
+        deadline = time.monotonic() + service.startup_timeout
         while True:
-            self._ask()
-            self.check()  # what answers may be a stranger that took the port from ours
-            if service.name in self._answered:
+            self._poll_health()
+            self.check()  # what answers may be another program that took the port from ours
+            if service.name in self._healthy:
                 return
             if time.monotonic() > deadline:
                 raise ServiceError(
                     f"{service.name} does not answer at {service.health_url} after"
-                    f" {service.patience:.0f} s.{self._log_text(service)}"
+                    f" {service.startup_timeout:.0f} s.{self._log_text(service)}"
                 )
-            time.sleep(_GLANCE_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
-    def _ask(self) -> None:
-        """Say of each started service, once, that it answers now."""
+    def _poll_health(self) -> None:
+        """Report each started service once, when it answers."""
         for one in self._started:
             service = one.service
-            if service.name not in self._answered and service.healthy(timeout=1.0):
-                self._answered.add(service.name)
+            if service.name not in self._healthy and service.healthy(timeout=1.0):
+                self._healthy.add(service.name)
                 text = f"{service.name} healthy at {service.address}"
-                self._screen.done(text, self._screen.seconds - one.at)
+                self._console.done(text, self._console.seconds - one.started_at)
 
     def run_step(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Run a command to its end while the services are watched; its output goes to the screen.
 
-        Raises ``ServiceError`` when it fails, having said why on stderr itself.
+        Raises ``ServiceError`` when it fails; the reason is on stderr then.
         """
-        with self._interrupts.held():
+        with self._interrupts.deferred():
             self._step = processes.start(command, environment, log=None)
         process, identity = self._step
         while process.poll() is None:
             self.check()
-            self._ask()
-            time.sleep(_GLANCE_SECONDS)
+            self._poll_health()
+            time.sleep(_POLL_SECONDS)
         code = process.returncode
         self._step = None
-        processes.end(identity, GRACE_SECONDS)  # what it may have left behind
+        processes.end(identity, GRACE_SECONDS)  # descendants that it may have left
         if code:
             how = f"was ended by signal {-code}" if code < 0 else "failed, see above"
             raise ServiceError(f"preparing data and model {how}; nothing was left running")
@@ -164,38 +161,47 @@ class Supervisor:
         """Stay until a signal comes or a started service dies."""
         while True:
             self.check()
-            time.sleep(_GLANCE_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End what this launch started, last one first. A second Ctrl-C ends it the hard way."""
-        with self._interrupts.held(forget=True):
+        """End what this launch started, last one first. A second Ctrl-C kills without grace."""
+        with self._interrupts.deferred(discard=True):
             if self._step:
                 self._end(self._step[1])
                 self._step = None
             while self._started:
                 one = self._started.pop()
                 self._end(one.record.identity)
-                self._run.forget(one.service.name)
-                self._screen.detail(f"{one.service.name} stopped")
+                self._run.remove(one.service.name)
+                self._console.detail(f"{one.service.name} stopped")
 
-    def _end(self, identity: ProcessIdentity) -> None:
+    def _end(self, process: LaunchedProcess) -> None:
         before = self._interrupts.received
-        processes.end(identity, GRACE_SECONDS, lambda: self._interrupts.received > before)
+        processes.end(process, GRACE_SECONDS, lambda: self._interrupts.received > before)
 
     def _log_text(self, service: Service) -> str:
         log = self._logs / f"{service.name.lower()}.log"
-        lines = processes.tail(log)
+        lines = log_tail(log)
         return f" Its log is {log}" + (f"; the last lines:\n{lines}" if lines else " (empty)")
 
 
+def log_tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log; "" when there is none."""
+    try:
+        text = log.read_bytes()[-20_000:].decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
 def port_conflict_message(service: Service) -> str:
-    """Who holds the service's port, and how to choose another."""
-    holder = ports.find_port_owner(service.port)
-    another = service.port + 100 if service.port + 100 <= 65535 else service.port - 100
+    """Which process holds the service's port, and how to choose another."""
+    owner = find_port_owner(service.port)
+    other_port = service.port + 100 if service.port + 100 <= 65535 else service.port - 100
     text = (
         f"port {service.port}, which {service.name} needs, is held by"
-        f" {holder or 'another program'}; end that, or choose another port:"
-        f" {service.setting}={another}"
+        f" {owner or 'another program'}; end that, or choose another port:"
+        f" {service.setting}={other_port}"
     )
     if service.setting == "ROSSMANN_MLFLOW_PORT" and service.healthy():
         text += (

@@ -1,9 +1,8 @@
-"""Entries as columns: what is kept in one file of the spool and written in one go.
+"""Records of answered requests, and batches of them: what one spool file holds.
 
-A batch is two frames: one line for each request, one for each of its rows. They are joined by
-``entry``, which counts a process's entries from 1 on. A file holds both, with a checksum.
-
-MERGED: One answered request, as it is handed to the prediction log.
+A batch is two frames: one row for each request, one for each of its forecast rows. They are joined
+by ``entry``, the number of the request within its process, from 1 on. A spool file holds both
+frames as compressed Arrow IPC, with a checksum.
 """
 
 import io
@@ -23,8 +22,26 @@ from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
 
 Endpoint = Literal["predict", "file", "explain"]
 LoggedRole = Literal["answer", "challenger", "shadow"]
-"""What the caller got; what a challenger answered in its share; what nobody but the log saw."""
+"""Production's response; a challenger's response in its share; a forecast that is only logged."""
 Bounds = tuple[tuple[float, FloatArray, FloatArray], ...]
+IntArray = npt.NDArray[np.int64]
+
+COLUMN_LEVELS: Final = ("80", "95")
+"""Levels, in per cent, whose bounds have columns of their own; others are kept as JSON."""
+BOUND_SIDES: Final = ("lower", "upper")
+_TEXT_COLUMNS: Final = {
+    "request_id": "request_id",
+    "door": "endpoint",
+    "role": "role",
+    "caller": "caller",
+    "model_stage": "model_stage",
+    "objective": "objective",
+}
+"""Column -> field of ``LoggedPrediction``."""
+_NUMBER_COLUMNS: Final = {"model_version": np.int32, "as_of": np.int32, "latency_seconds": np.float64}  # fmt: skip # noqa: E501
+_MAX_TEXT_LENGTH: Final = 200
+_MAGIC: Final = b"ROSSLOG1"
+_HEADER: Final = struct.Struct("<8sQQI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +49,15 @@ class LoggedPrediction:
     """A request, or a part of a large one, with n rows and their forecasts.
 
     ``answered_at``: in UTC. ``as_of``: days since 1970-01-01. ``sales``: shape (n,), in sales.
-    ``bounds``: for each level its lower and upper bounds, each of shape (n,). ``first_row``: the
-    place of the first row in the request, where the request is logged in parts; ``places``: the
-    place of each row (n,), where they do not follow one another. The arrays are kept as they are
-    until they are written: nobody may change them after.
+    ``bounds``: for each level its lower and upper bounds, each of shape (n,). ``first_row``: number
+    of the first row in the request, where the request is logged in parts; ``row_numbers``: the
+    number of each row (n,), where they are not consecutive. The arrays are not copied: they must
+    not change afterwards.
     """
 
     request_id: str
     answered_at: datetime
-    door: Endpoint
+    endpoint: Endpoint
     role: LoggedRole
     caller: str
     model_version: int
@@ -52,28 +69,16 @@ class LoggedPrediction:
     bounds: Bounds
     latency_seconds: float
     first_row: int = 0
-    places: npt.NDArray[np.int64] | None = None
-
-
-COLUMN_WORDS: Final = ("80", "95")
-"""Levels, in per cent, whose bounds have columns of their own; others are kept as JSON."""
-SIDES: Final = ("lower", "upper")
-
-IntArray = npt.NDArray[np.int64]
-_TEXTS: Final = ("request_id", "door", "role", "caller", "model_stage", "objective")
-_NUMBERS: Final = {"model_version": np.int32, "as_of": np.int32, "latency_seconds": np.float64}
-_MAGIC: Final = b"ROSSLOG1"
-_HEAD: Final = struct.Struct("<8sQQI")
-_LONGEST: Final = 200
+    row_numbers: npt.NDArray[np.int64] | None = None
 
 
 class CorruptBatchError(DataError):
-    """A file of the spool that is not as it was written."""
+    """A spool file that differs from what was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some entries of one process: ``requests`` has a line for each, ``rows`` for each row."""
+    """Logged requests of one process: ``requests`` has a row for each, ``rows`` for each row."""
 
     requests: pl.DataFrame
     rows: pl.DataFrame
@@ -82,23 +87,24 @@ class Batch:
         return self.rows.height
 
     def encode(self) -> bytes:
-        """As the content of a file."""
+        """The content of a spool file."""
         parts = [_to_ipc(self.requests), _to_ipc(self.rows)]
-        sum_ = zlib.crc32(parts[1], zlib.crc32(parts[0]))
-        return b"".join((_HEAD.pack(_MAGIC, len(parts[0]), len(parts[1]), sum_), *parts))
+        checksum = zlib.crc32(parts[1], zlib.crc32(parts[0]))
+        return b"".join((_HEADER.pack(_MAGIC, len(parts[0]), len(parts[1]), checksum), *parts))
 
 
 def decode(content: bytes) -> Batch:
-    """The batch of a file; raises ``DamagedBatch``."""
-    if len(content) < _HEAD.size:
+    """The batch of a spool file; raises ``CorruptBatchError``."""
+    if len(content) < _HEADER.size:
         raise CorruptBatchError("it is cut off")
-    magic, first, second, sum_ = _HEAD.unpack_from(content)
-    if magic != _MAGIC or len(content) != _HEAD.size + first + second:
+    magic, requests_size, rows_size, checksum = _HEADER.unpack_from(content)
+    if magic != _MAGIC or len(content) != _HEADER.size + requests_size + rows_size:
         raise CorruptBatchError("it is no batch, or cut off")
-    body = memoryview(content)[_HEAD.size :]
-    if zlib.crc32(body) != sum_:
+    body = memoryview(content)[_HEADER.size :]
+    if zlib.crc32(body) != checksum:
         raise CorruptBatchError("its checksum differs")
-    return Batch(pl.read_ipc(bytes(body[:first])), pl.read_ipc(bytes(body[first:])))
+    requests, rows = bytes(body[:requests_size]), bytes(body[requests_size:])
+    return Batch(pl.read_ipc(requests), pl.read_ipc(rows))
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
@@ -108,19 +114,16 @@ def concat(batches: Sequence[Batch]) -> Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchColumns:
-    """Some entries as plain columns: made without the frames' engine, whose threads would take
-    turns from those that answer. ``others``: bounds as JSON, or None for as many rows.
+    """Logged requests as plain columns, made without polars: its threads would delay responses.
+
+    ``bounds_json``: bounds without columns of their own as JSON, or the number of rows where there
+    are none.
     """
 
     texts: dict[str, list[str]]
     requests: dict[str, npt.NDArray[Any]]
     rows: dict[str, npt.NDArray[Any]]
-    others: pl.Series | int
-
-
-def make_batch(entries: Sequence[LoggedPrediction], first_number: int) -> Batch:
-    """Turn entries to a batch; the first gets ``first_number``."""
-    return to_batch([to_columns(entries, first_number)])
+    bounds_json: pl.Series | int
 
 
 def to_columns(
@@ -129,155 +132,157 @@ def to_columns(
     """Turn entries to columns; the first gets ``first_number``.
 
     ``pause`` is called after each column: one takes some .1 ms for a thousand entries, all of
-    them as long as five answers.
+    them as long as five responses.
     """
     counts = np.array([len(entry.rows) for entry in entries], dtype=np.int64)
     numbers = np.arange(first_number, first_number + len(entries), dtype=np.int64)
-    rows = _rows(entries, counts, pause)
+    rows = _row_columns(entries, counts, pause)
     rows["entry"] = np.repeat(numbers, counts)
-    limits, others = _bounds(entries, counts)
+    bounds, bounds_json = _bound_columns(entries, counts)
     pause()
-    moments = np.array([entry.answered_at.timestamp() for entry in entries])
-    requests = {"entry": numbers, "answered_at": moments, "rows": counts.astype(np.int32)}
-    for name, kind in _NUMBERS.items():
-        requests[name] = np.array([getattr(entry, name) for entry in entries], dtype=kind)
+    timestamps = np.array([entry.answered_at.timestamp() for entry in entries])
+    requests = {"entry": numbers, "answered_at": timestamps, "rows": counts.astype(np.int32)}
+    for name, dtype in _NUMBER_COLUMNS.items():
+        requests[name] = np.array([getattr(entry, name) for entry in entries], dtype=dtype)
         pause()
     texts = {}
-    for name in _TEXTS:
-        texts[name] = [_plain(getattr(entry, name)) for entry in entries]
+    for name, field in _TEXT_COLUMNS.items():
+        texts[name] = [_to_plain_text(getattr(entry, field)) for entry in entries]
         pause()
-    made = BatchColumns(texts, requests, rows | limits, others)
-    if any(len(column) != len(rows["entry"]) for column in made.rows.values()):
+    columns = BatchColumns(texts, requests, rows | bounds, bounds_json)
+    if any(len(column) != len(rows["entry"]) for column in columns.rows.values()):
         raise DataError("an entry's columns are not of one length")
-    return made
+    return columns
 
 
 def to_batch(parts: Sequence[BatchColumns]) -> Batch:
-    """Columns, one after the other, as a batch."""
+    """Concatenate columns to a batch."""
     texts = {
         name: pl.Series([text for part in parts for text in part.texts[name]], dtype=pl.String)
-        for name in _TEXTS
+        for name in _TEXT_COLUMNS
     }
-    asked = {n: np.concatenate([part.requests[n] for part in parts]) for n in parts[0].requests}
-    moments = pl.Series(np.rint(asked.pop("answered_at") * 1e6).astype(np.int64))
-    requests = {**texts, **{name: _series(values) for name, values in asked.items()}}
-    requests["answered_at"] = moments.cast(pl.Datetime("us", "UTC"))
+    numbers = {n: np.concatenate([part.requests[n] for part in parts]) for n in parts[0].requests}
+    microseconds = pl.Series(np.rint(numbers.pop("answered_at") * 1e6).astype(np.int64))
+    requests = {**texts, **{name: _to_series(values) for name, values in numbers.items()}}
+    requests["answered_at"] = microseconds.cast(pl.Datetime("us", "UTC"))
     requests["as_of"] = requests["as_of"].cast(pl.Date)
-    cells = {n: np.concatenate([part.rows[n] for part in parts]) for n in parts[0].rows}
-    rows = {name: _series(values) for name, values in cells.items()}
+    values = {n: np.concatenate([part.rows[n] for part in parts]) for n in parts[0].rows}
+    rows = {name: _to_series(column) for name, column in values.items()}
     rows["date"] = rows["date"].cast(pl.Date)
     holidays = pl.Series(STATE_HOLIDAYS, dtype=pl.String)
     rows["state_holiday"] = holidays.gather(rows["state_holiday"])
-    rows["bounds"] = pl.concat([_texts_or_nulls(part.others) for part in parts])
+    rows["bounds"] = pl.concat([_texts_or_nulls(part.bounds_json) for part in parts])
     return Batch(pl.DataFrame(requests), pl.DataFrame(rows))
 
 
-def _series(values: npt.NDArray[Any]) -> pl.Series:
-    """Null where it is no number: a database may refuse NaN, and the log must not."""
+def _to_series(values: npt.NDArray[Any]) -> pl.Series:
+    """Null in place of NaN and infinity: a database may reject them."""
     if values.dtype == np.float64:
         values = np.where(np.isfinite(values), values, np.nan)
     return pl.Series(values, nan_to_null=True)
 
 
-def _texts_or_nulls(others: pl.Series | int) -> pl.Series:
-    if isinstance(others, int):
-        return pl.Series([None], dtype=pl.String).new_from_index(0, others)
-    return others
+def _texts_or_nulls(texts: pl.Series | int) -> pl.Series:
+    if isinstance(texts, int):
+        return pl.Series([None], dtype=pl.String).new_from_index(0, texts)
+    return texts
 
 
-def _rows(
+def _row_columns(
     entries: Sequence[LoggedPrediction], counts: IntArray, pause: Callable[[], None]
 ) -> dict[str, npt.NDArray[Any]]:
-    def joined(name: str, kind: type[np.generic]) -> npt.NDArray[Any]:
+    def concatenate(name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
         pause()
-        return np.concatenate([getattr(entry.rows, name) for entry in entries], dtype=kind)
+        return np.concatenate([getattr(entry.rows, name) for entry in entries], dtype=dtype)
 
-    day = joined("day", np.int32)
+    day = concatenate("day", np.int32)
     origins = np.array([entry.as_of for entry in entries], dtype=np.int32)
-    firsts = np.array([entry.first_row for entry in entries], dtype=np.int64)
-    before = np.cumsum(counts) - counts
-    place = np.arange(len(day)) + np.repeat(firsts - before, counts)
-    for entry, start in zip(entries, before, strict=True):
-        if entry.places is not None:
-            place[start : start + len(entry.rows)] = entry.places
+    first_rows = np.array([entry.first_row for entry in entries], dtype=np.int64)
+    offsets = np.cumsum(counts) - counts
+    row_numbers = np.arange(len(day)) + np.repeat(first_rows - offsets, counts)
+    for entry, start in zip(entries, offsets, strict=True):
+        if entry.row_numbers is not None:
+            row_numbers[start : start + len(entry.rows)] = entry.row_numbers
     return {
-        "row": place.astype(np.int32),
-        "store": joined("store", np.int32),
+        "row": row_numbers.astype(np.int32),
+        "store": concatenate("store", np.int32),
         "date": day,
-        "open": joined("open", np.int16),
-        "promo": joined("promo", np.int16),
-        "state_holiday": joined("state_holiday", np.int64),
-        "school_holiday": joined("school_holiday", np.int16),
+        "open": concatenate("open", np.int16),
+        "promo": concatenate("promo", np.int16),
+        "state_holiday": concatenate("state_holiday", np.int64),
+        "school_holiday": concatenate("school_holiday", np.int16),
         "horizon": day - np.repeat(origins, counts),
         "forecast": np.concatenate([entry.sales for entry in entries], dtype=np.float64),
     }
 
 
-def _bounds(
+def _bound_columns(
     entries: Sequence[LoggedPrediction], counts: IntArray
 ) -> tuple[dict[str, FloatArray], pl.Series | int]:
-    """The columns of levels that have their own, and the others as JSON."""
+    """The columns of ``COLUMN_LEVELS``, and the bounds of all other levels as JSON.
+
+    Entries with the same levels are converted in one go.
+    """
     groups: dict[tuple[float, ...], list[int]] = {}
-    for place, entry in enumerate(entries):
-        groups.setdefault(tuple(bound[0] for bound in entry.bounds), []).append(place)
+    for index, entry in enumerate(entries):
+        groups.setdefault(tuple(bound[0] for bound in entry.bounds), []).append(index)
     total = int(counts.sum())
-    columns = {f"{side}_{word}": np.full(total, np.nan) for word in COLUMN_WORDS for side in SIDES}
-    others: list[pl.Series | int] = []
-    places = []
+    columns = {
+        f"{side}_{name}": np.full(total, np.nan) for name in COLUMN_LEVELS for side in BOUND_SIDES
+    }
+    json_parts: list[pl.Series | int] = []
+    row_parts = []
     for levels, members in groups.items():
-        chosen = np.zeros(len(entries), dtype=bool)
-        chosen[members] = True
-        rows = np.flatnonzero(np.repeat(chosen, counts))
-        more = {}
-        for place, level in enumerate(levels):
-            limits = [
-                np.concatenate([entries[m].bounds[place][side] for m in members], dtype=np.float64)
+        in_group = np.zeros(len(entries), dtype=bool)
+        in_group[members] = True
+        rows = np.flatnonzero(np.repeat(in_group, counts))
+        other_levels = {}
+        for index, level in enumerate(levels):
+            bounds = [
+                np.concatenate([entries[m].bounds[index][side] for m in members], dtype=np.float64)
                 for side in (1, 2)
             ]
-            word = _column_word(level)
-            if word is None:
-                more[level] = limits
+            name = _column_level(level)
+            if name is None:
+                other_levels[level] = bounds
                 continue
-            for side, values in zip(SIDES, limits, strict=True):
-                columns[f"{side}_{word}"][rows] = values
-        others.append(_as_json(more) if more else len(rows))
-        places.append(rows)
-    if all(isinstance(texts, int) for texts in others):
+            for side, values in zip(BOUND_SIDES, bounds, strict=True):
+                columns[f"{side}_{name}"][rows] = values
+        json_parts.append(_to_json(other_levels) if other_levels else len(rows))
+        row_parts.append(rows)
+    if all(isinstance(part, int) for part in json_parts):
         return columns, total
-    order = np.argsort(np.concatenate(places))
-    return columns, pl.concat([_texts_or_nulls(texts) for texts in others]).gather(order)
+    order = np.argsort(np.concatenate(row_parts))
+    return columns, pl.concat([_texts_or_nulls(part) for part in json_parts]).gather(order)
 
 
-def _as_json(limits: dict[float, list[FloatArray]]) -> pl.Series:
+def _to_json(bounds: dict[float, list[FloatArray]]) -> pl.Series:
     """``{"0.9": [lower, upper]}`` for each row."""
     frame = pl.DataFrame(
         {
-            f"{side}_{level}": _series(values)
-            for level, both in limits.items()
-            for side, values in zip(SIDES, both, strict=True)
+            f"{side}_{level}": _to_series(values)
+            for level, both in bounds.items()
+            for side, values in zip(BOUND_SIDES, both, strict=True)
         }
     )
-    texts = []
-    for level in limits:
-        both = [pl.col(f"{side}_{level}").cast(pl.String).fill_null("null") for side in SIDES]
-        texts.append(pl.format(f'"{float(level)!r}": [{{}}, {{}}]', *both))
-    whole = pl.concat_str(pl.lit("{"), pl.concat_str(texts, separator=", "), pl.lit("}"))
+    items = []
+    for level in bounds:
+        both = [pl.col(f"{side}_{level}").cast(pl.String).fill_null("null") for side in BOUND_SIDES]
+        items.append(pl.format(f'"{float(level)!r}": [{{}}, {{}}]', *both))
+    whole = pl.concat_str(pl.lit("{"), pl.concat_str(items, separator=", "), pl.lit("}"))
     return frame.select(whole).to_series()
 
 
-def _column_word(level: float) -> str | None:
-    for word in COLUMN_WORDS:
-        if abs(level - int(word) / 100) < 1e-9:
-            return word
-    return None
+def _column_level(level: float) -> str | None:
+    return next((name for name in COLUMN_LEVELS if abs(level - int(name) / 100) < 1e-9), None)
 
 
-def _plain(text: str) -> str:
-    """Short, and nothing that a database may refuse: no control characters, no half characters."""
-    text = text[:_LONGEST]
+def _to_plain_text(text: str) -> str:
+    """Truncated, without control characters and lone surrogates, which a database may reject."""
+    text = text[:_MAX_TEXT_LENGTH]
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _to_ipc(frame: pl.DataFrame) -> bytes:

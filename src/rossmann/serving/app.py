@@ -1,7 +1,4 @@
-"""The application: routes, and the one table from our errors to HTTP codes.
-
-MERGED: The parts that a running service is made of: begun together, ended in turn.
-"""
+"""The FastAPI application: its components, their lifespan, routes, handlers and middleware."""
 
 import asyncio
 import gc
@@ -37,16 +34,18 @@ from rossmann.serving.observability.metrics import Metrics, current_multiprocess
 from rossmann.serving.observability.prediction_recorder import PredictionRecorder
 from rossmann.serving.prediction.handler import PredictHandler
 from rossmann.serving.routes.dependencies import prioritize_direct_routes
-from rossmann.serving.routes.file_options_openapi import add_file_route
+from rossmann.serving.routes.forecasts import add_file_route, add_row_routes
+from rossmann.serving.routes.health import health_router
+from rossmann.serving.routes.models import experiment_router, model_router
 from rossmann.serving.routes.openapi import install_openapi, restrict_static_mounts
-from rossmann.serving.routes.routes import add_routes
+from rossmann.serving.routes.stores import store_router
 from rossmann.serving.runtime.cpu_affinity import pinned_core
 from rossmann.serving.runtime.service import Service
 from rossmann.serving.runtime.store_catalog import StoreCatalogCache
 from rossmann.settings import Settings
 
-_OBJECTS: Final = 25_000
-"""New objects (some 3 MB) after which Python looks for those that only name each other."""
+_GC_THRESHOLD: Final = 25_000
+"""New objects (some 3 MB) after which Python searches the youngest generation for cycles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,55 +53,55 @@ class AppComponents:
     """What lives as long as the application; the last three are None where they are off."""
 
     service: Service
-    guard: AccessControl
-    gauges: StateCollector
-    predictor: PredictHandler
-    files: BatchPredictHandler
+    access_control: AccessControl
+    collector: StateCollector
+    predict_handler: PredictHandler
+    batch_handler: BatchPredictHandler
     report: ExperimentReport
-    log: PredictionLog | None
-    trial: RunningExperiment | None
-    lines: AccessLog | None
+    prediction_log: PredictionLog | None
+    experiment: RunningExperiment | None
+    access_log: AccessLog | None
 
     @asynccontextmanager
     async def lifespan(
         self, reload_seconds: float, core: AbstractContextManager[object]
     ) -> AsyncIterator[None]:
-        """Begin all; end them when the block ends, those that others hand work to last.
+        """Start all components; stop them afterwards, those that others hand work to last.
 
-        ``core``: within it the loop may keep to one, and threads that take turns with it.
+        ``core``: a block in which the event loop and its helper threads keep to one core.
         """
         self.service.versions.start_polling(reload_seconds, self.service.reload_data)
-        if self.trial is not None:
-            self.trial.start()
-        # What is loaded stays: a full collection that walks over it would hold up requests (some
-        # 100 ms), and each logged answer, which lives for a second, brings one nearer.
+        if self.experiment is not None:
+            self.experiment.start()
+        # What is loaded stays: a full collection over it would block requests for some 100 ms, and
+        # logged answers, which live for a second, would trigger one often.
         gc.collect()
         gc.freeze()
-        # The same for the small ones: at 700 objects they are a twentieth of a busy worker's time.
-        before = gc.get_threshold()
-        gc.set_threshold(_OBJECTS, 20, 50)
+        # Young collections at the default of 700 objects take 5 % of a busy worker's time.
+        thresholds = gc.get_threshold()
+        gc.set_threshold(_GC_THRESHOLD, 20, 50)
         with core:
-            for part in (self.log, self.lines):
-                if part is not None:
-                    part.start()
-            async with self.gauges.refreshing():
+            for log in (self.prediction_log, self.access_log):
+                if log is not None:
+                    log.start()
+            async with self.collector.refreshing():
                 yield
-        gc.set_threshold(*before)
+        gc.set_threshold(*thresholds)
         self.service.versions.close()
-        self.predictor.close()
-        self.files.close()
-        for ending in (self.trial, self.report, self.log, self.lines):
-            if ending is not None:
-                await asyncio.to_thread(ending.close)
-        await self.guard.close()
+        self.predict_handler.close()
+        self.batch_handler.close()
+        for part in (self.experiment, self.report, self.prediction_log, self.access_log):
+            if part is not None:
+                await asyncio.to_thread(part.close)
+        await self.access_control.close()
 
 
 def create_app(settings: Settings, service: Service) -> FastAPI:
     """The application over a service that is ready to answer."""
     metrics = Metrics(package_version())
-    traced = tracing.tracing_enabled(os.environ)
-    lines = open_access_log(settings.log_level, settings.log_format, traced)
-    parts = _make_parts(settings, service, metrics, lines)
+    tracing_on = tracing.tracing_enabled(os.environ)
+    access_log = open_access_log(settings.log_level, settings.log_format, tracing_on)
+    components = _build_components(settings, service, metrics, access_log)
     # FastAPI's own page at /docs fetches its script from a CDN: blank on a closed network.
     app = FastAPIOffline(
         redoc_url=None,
@@ -110,52 +109,58 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         title="Rossmann Forecasting",
         version=package_version(),
         description="Daily sales of each store for the next six weeks.",
-        lifespan=lambda _: parts.lifespan(
+        lifespan=lambda _: components.lifespan(
             settings.reload_seconds,
             pinned_core(settings.workers, current_multiprocess_dir(os.environ)),
         ),
-        telemetry=tracing.telemetry_config(traced),
+        telemetry=tracing.telemetry_config(tracing_on),
     )
-    books = StoreCatalogCache(lambda: service.panel)
-    add_routes(
-        app, settings, service, books, parts.guard, parts.predictor, parts.gauges, parts.report
-    )
-    add_file_route(app, parts.files)
-    prioritize_direct_routes(app)
-    install_openapi(app, service.panel)
+    _add_routes(app, components)
     app.add_exception_handler(RossmannError, handle_product_error)
     app.add_exception_handler(RequestValidationError, handle_validation_error)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(Exception, handle_unexpected_error)
     restrict_static_mounts(app)
-    add_security_headers(app, settings, parts.guard)
-    # The last one added is outermost: what the others refuse is counted and told too.
-    app.add_middleware(
-        RequestContextMiddleware, metrics=metrics, tell=None if lines is None else lines.write
-    )
+    add_security_headers(app, settings, components.access_control)
+    # The last one added is outermost: it also counts and logs what the others refuse.
+    write = None if access_log is None else access_log.write
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, tell=write)
     return app
 
 
-def _make_parts(
-    settings: Settings, service: Service, metrics: Metrics, lines: AccessLog | None
+def _add_routes(app: FastAPI, components: AppComponents) -> None:
+    service, access_control = components.service, components.access_control
+    add_row_routes(app, components.predict_handler)
+    app.include_router(health_router(app.version, service, components.collector))
+    app.include_router(model_router(service, access_control))
+    catalogs = StoreCatalogCache(lambda: service.panel)
+    app.include_router(store_router(catalogs, access_control))
+    app.include_router(experiment_router(components.report, access_control))
+    add_file_route(app, components.batch_handler)
+    prioritize_direct_routes(app)
+    install_openapi(app, service.panel)
+
+
+def _build_components(
+    settings: Settings, service: Service, metrics: Metrics, access_log: AccessLog | None
 ) -> AppComponents:
-    guard = AccessControl.from_settings(settings)
-    gauges = StateCollector(metrics, service)
+    access_control = AccessControl(settings)
+    collector = StateCollector(metrics, service)
     log = open_log(settings)
     if log is not None:
-        gauges.track_prediction_log(log.state)
-    journal = PredictionRecorder(log)
-    trial = build_experiment(settings, service.versions, journal, metrics)
+        collector.track_prediction_log(log.status)
+    recorder = PredictionRecorder(log)
+    experiment = build_experiment(settings, service.versions, recorder, metrics)
     return AppComponents(
         service,
-        guard,
-        gauges,
-        PredictHandler(settings, service, guard, metrics, journal, trial),
-        BatchPredictHandler(settings, service, guard, metrics, journal),
-        ExperimentReport(settings, service, trial),
+        access_control,
+        collector,
+        PredictHandler(settings, service, access_control, metrics, recorder, experiment),
+        BatchPredictHandler(settings, service, access_control, metrics, recorder),
+        ExperimentReport(settings, service, experiment),
         log,
-        trial,
-        lines,
+        experiment,
+        access_log,
     )
 
 

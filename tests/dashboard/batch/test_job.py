@@ -1,4 +1,4 @@
-"""A batch in chunks gives what one request would give, and an outage costs no work."""
+"""Batch runs: chunks, common origin, rejected rows, outages; tables and files of the result."""
 
 from datetime import date, timedelta
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rossmann.dashboard.batch import job as batch_job
-from rossmann.dashboard.batch import tables as batch_tables
+from rossmann.dashboard.batch import job
 from rossmann.dashboard.batch.job import BatchRun
+from rossmann.dashboard.batch.tables import by_day, by_store, result_table, to_csv, to_excel
 from rossmann.data.prepare_predictions import Upload
 from rossmann.errors import ErrorDetail, ServiceError
 from rossmann.schema import StoreDays
@@ -18,31 +18,32 @@ from rossmann.serving.client.client import Client
 START = date(2015, 8, 1)
 
 
-def upload_of(stores: list[int], days: list[date], bad_lines: tuple[int, ...] = ()) -> Upload:
-    """An upload whose file also holds unusable rows at ``bad_lines``."""
-    height = len(stores) + len(bad_lines)
-    index = np.array([line for line in range(height) if line not in bad_lines])
+def upload_of(stores: list[int], days: list[date], invalid_rows: tuple[int, ...] = ()) -> Upload:
+    """An upload whose file also holds invalid rows at ``invalid_rows``."""
+    height = len(stores) + len(invalid_rows)
+    index = np.array([row for row in range(height) if row not in invalid_rows])
     numbers = np.array([(day - date(1970, 1, 1)).days for day in days], dtype=np.int32)
-    opened = np.array([day.isoweekday() != 7 for day in days], dtype=np.uint8)
-    plain = np.zeros(len(stores), dtype=np.uint8)
-    rows = StoreDays(np.array(stores, dtype=np.int32), numbers, opened, plain, plain, plain)
+    open_ = np.array([day.isoweekday() != 7 for day in days], dtype=np.uint8)
+    zeros = np.zeros(len(stores), dtype=np.uint8)
+    rows = StoreDays(np.array(stores, dtype=np.int32), numbers, open_, zeros, zeros, zeros)
     text = ["?"] * height
-    for line, store in zip(index, stores, strict=True):
-        text[line] = str(store)
+    for row, store in zip(index, stores, strict=True):
+        text[row] = str(store)
     frame = pl.DataFrame({"Id": [str(i) for i in range(height)], "Store": text})
-    faults = [
-        ErrorDetail((line + 1, "Store"), "Store is no number", "number") for line in bad_lines
+    errors = [
+        ErrorDetail((row + 1, "Store"), "Store is no number", "number") for row in invalid_rows
     ]
-    return Upload(rows=rows, index=index, frame=frame, faults=faults, notes=[])
+    no_rows = np.zeros(len(stores), np.bool_)
+    return Upload(rows, index, frame, errors, [], weekday_mismatch=no_rows, open_missing=no_rows)
 
 
-def many(count: int) -> Upload:
+def make_upload(count: int) -> Upload:
     days = [START + timedelta(days=(7 * i) % 40) for i in range(count)]
     return upload_of([1 + i % 3 for i in range(count)], days)
 
 
-def run(job: BatchRun, stub_service: Any) -> list[int]:
-    return list(job.run(Client(stub_service.url)))
+def run_all(batch_run: BatchRun, stub_service: Any) -> list[int]:
+    return list(batch_run.run(Client(stub_service.url)))
 
 
 def expected(upload: Upload) -> np.ndarray:
@@ -50,86 +51,84 @@ def expected(upload: Upload) -> np.ndarray:
     return upload.rows.open * (1000.0 * upload.rows.store + 10.0 * weekday)
 
 
-def test_every_row_gets_its_own_answer_in_the_order_of_the_file(
+def test_forecasts_keep_the_order_of_the_file(
     stub_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_job, "CHUNK", 7)
-    upload = many(45)
-    job = BatchRun.of(upload)
-    assert run(job, stub_service)[-1] == 45
-    assert job.sales.tolist() == expected(upload).tolist()
-    assert (job.low <= job.sales).all() and (job.sales <= job.high).all()
+    monkeypatch.setattr(job, "CHUNK_ROWS", 7)
+    upload = make_upload(45)
+    batch_run = BatchRun.from_upload(upload)
+    assert run_all(batch_run, stub_service)[-1] == 45
+    assert batch_run.sales.tolist() == expected(upload).tolist()
+    assert (batch_run.low <= batch_run.sales).all() and (batch_run.sales <= batch_run.high).all()
 
 
-def test_all_chunks_have_the_origin_of_the_whole_file(
+def test_all_chunks_use_the_origin_of_the_file(
     stub_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_job, "CHUNK", 10)
+    monkeypatch.setattr(job, "CHUNK_ROWS", 10)
     days = [date(2015, 8, 5)] * 30 + [date(2015, 7, 10)]
-    job = BatchRun.of(upload_of([1] * 31, days))
-    run(job, stub_service)
+    batch_run = BatchRun.from_upload(upload_of([1] * 31, days))
+    run_all(batch_run, stub_service)
     # The last row's day lies in the past and sets the origin of all.
-    assert job.as_of == "2015-07-09"
-    chunks = stub_service.asked[1:]
+    assert batch_run.as_of == "2015-07-09"
+    chunks = stub_service.predict_bodies[1:]
     assert len(chunks) == 4
     assert {chunk["as_of"] for chunk in chunks} == {"2015-07-09"}
     assert {chunk["model_stage"] for chunk in chunks} == {3}
 
 
-def test_rows_of_unknown_stores_are_faults_and_the_others_are_answered(stub_service: Any) -> None:
+def test_unknown_stores_are_errors_and_the_others_are_forecast(stub_service: Any) -> None:
     upload = upload_of([1, 99, 2, 99, 77], [START] * 5)
-    job = BatchRun.of(upload)
-    run(job, stub_service)
-    assert [fault.loc for fault in job.faults] == [(2, "Store"), (4, "Store"), (5, "Store")]
-    assert np.isnan(job.sales).tolist() == [False, True, False, True, True]
+    batch_run = BatchRun.from_upload(upload)
+    run_all(batch_run, stub_service)
+    assert [error.loc for error in batch_run.errors] == [(2, "Store"), (4, "Store"), (5, "Store")]
+    assert np.isnan(batch_run.sales).tolist() == [False, True, False, True, True]
 
 
-def test_a_day_without_an_answer_does_not_set_the_origin(stub_service: Any) -> None:
+def test_rejected_day_does_not_set_the_origin(stub_service: Any) -> None:
     days = [START, date(2000, 1, 1), START, date(2000, 1, 1), date(2040, 1, 1)]
-    job = BatchRun.of(upload_of([1, 1, 2, 2, 3], days))
-    run(job, stub_service)
-    assert job.as_of == "2015-07-31"
-    assert [fault.loc for fault in job.faults] == [(2, "Date"), (4, "Date"), (5, "Date")]
-    assert job.finished and len(stub_service.asked) <= 4
+    batch_run = BatchRun.from_upload(upload_of([1, 1, 2, 2, 3], days))
+    run_all(batch_run, stub_service)
+    assert batch_run.as_of == "2015-07-31"
+    assert [error.loc for error in batch_run.errors] == [(2, "Date"), (4, "Date"), (5, "Date")]
+    assert batch_run.finished and len(stub_service.predict_bodies) <= 4
 
 
-def test_a_file_without_one_good_row_ends_with_faults_only(stub_service: Any) -> None:
-    job = BatchRun.of(upload_of([99, 98], [START] * 2))
-    run(job, stub_service)
-    assert job.finished and len(job.faults) == 2 and job.version is None
+def test_file_without_valid_rows_has_only_errors(stub_service: Any) -> None:
+    batch_run = BatchRun.from_upload(upload_of([99, 98], [START] * 2))
+    run_all(batch_run, stub_service)
+    assert batch_run.finished and len(batch_run.errors) == 2 and batch_run.version is None
 
 
-def test_an_outage_keeps_what_is_done_and_the_job_goes_on(
-    stub_service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch_job, "CHUNK", 10)
-    upload = many(35)
-    job = BatchRun.of(upload)
-    stub_service.answers_left = 3
+def test_run_goes_on_after_an_outage(stub_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "CHUNK_ROWS", 10)
+    upload = make_upload(35)
+    batch_run = BatchRun.from_upload(upload)
+    stub_service.responses_left = 3
     with pytest.raises(ServiceError):
-        run(job, stub_service)
-    assert job.done == 20
-    stub_service.answers_left = None
-    asked = len(stub_service.asked)
-    run(job, stub_service)
-    assert len(stub_service.asked) - asked == 2
-    assert job.sales.tolist() == expected(upload).tolist()
+        run_all(batch_run, stub_service)
+    assert batch_run.done == 20
+    stub_service.responses_left = None
+    requests_before = len(stub_service.predict_bodies)
+    run_all(batch_run, stub_service)
+    assert len(stub_service.predict_bodies) - requests_before == 2
+    assert batch_run.sales.tolist() == expected(upload).tolist()
 
 
 def test_warnings_are_summed_over_chunks(
     stub_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_job, "CHUNK", 4)
-    job = BatchRun.of(upload_of([3] * 6 + [1] * 3, [START] * 9))
-    run(job, stub_service)
-    assert dict(job.warnings) == {"days without a schedule": 6}
+    monkeypatch.setattr(job, "CHUNK_ROWS", 4)
+    batch_run = BatchRun.from_upload(upload_of([3] * 6 + [1] * 3, [START] * 9))
+    run_all(batch_run, stub_service)
+    assert dict(batch_run.warnings) == {"days without a schedule": 6}
 
 
-def test_the_table_has_every_row_as_uploaded(stub_service: Any) -> None:
-    upload = upload_of([1, 99, 2], [START, START, date(2015, 8, 2)], bad_lines=(1,))
-    job = BatchRun.of(upload)
-    run(job, stub_service)
-    table = batch_tables.result_table(upload, job)
+def test_result_table_has_every_uploaded_row(stub_service: Any) -> None:
+    upload = upload_of([1, 99, 2], [START, START, date(2015, 8, 2)], invalid_rows=(1,))
+    batch_run = BatchRun.from_upload(upload)
+    run_all(batch_run, stub_service)
+    table = result_table(upload, batch_run)
     assert table["Id"].to_list() == [0, 1, 2, 3]
     assert table["Store"].to_list() == ["1", "?", "99", "2"]
     assert table["Forecast"].to_list() == [1060.0, None, None, 0.0]
@@ -138,12 +137,12 @@ def test_the_table_has_every_row_as_uploaded(stub_service: Any) -> None:
     assert notes[3] == "closed"
 
 
-def test_sums_by_store_and_by_day_agree(stub_service: Any) -> None:
-    upload = many(60)
-    job = BatchRun.of(upload)
-    run(job, stub_service)
+def test_totals_by_store_and_by_day_agree(stub_service: Any) -> None:
+    upload = make_upload(60)
+    batch_run = BatchRun.from_upload(upload)
+    run_all(batch_run, stub_service)
     total = expected(upload).sum()
-    stores, days = batch_tables.by_store(job), batch_tables.by_day(job)
+    stores, days = by_store(batch_run), by_day(batch_run)
     assert stores["Total forecast"].sum() == pytest.approx(total)
     assert days["total"].sum() == pytest.approx(total)
     assert stores["Days"].sum() == 60
@@ -151,13 +150,13 @@ def test_sums_by_store_and_by_day_agree(stub_service: Any) -> None:
 
 
 def test_csv_and_excel_hold_the_same_unrounded_numbers(stub_service: Any) -> None:
-    upload = many(20)
-    job = BatchRun.of(upload)
-    run(job, stub_service)
-    job.sales += 1 / 3
-    table = batch_tables.result_table(upload, job)
-    csv = pl.read_csv(batch_tables.as_csv(table))
-    book = batch_tables.as_excel(table, batch_tables.by_store(job), "made by a test")
+    upload = make_upload(20)
+    batch_run = BatchRun.from_upload(upload)
+    run_all(batch_run, stub_service)
+    batch_run.sales += 1 / 3
+    table = result_table(upload, batch_run)
+    csv = pl.read_csv(to_csv(table))
+    book = to_excel(table, by_store(batch_run), "made by a test")
     sheet = pl.read_excel(book, sheet_name="Forecasts")
     assert csv["Forecast"].to_list() == table["Forecast"].to_list()
     assert sheet["Forecast"].to_list() == pytest.approx(table["Forecast"].to_list(), abs=1e-9)

@@ -1,4 +1,4 @@
-"""Batch page: upload, doubt, faults, forecasts and files, as a planner meets them."""
+"""Page "Batch": upload, ambiguous dates, row errors, forecasts, files, objective."""
 
 from datetime import date, timedelta
 from typing import Any
@@ -6,28 +6,32 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from rossmann.dashboard.batch import job as batch_job
-from rossmann.dashboard.batch import result as batch_result
-from rossmann.dashboard.shared import service_state as state
+from rossmann.dashboard.batch import job, result
+from rossmann.dashboard.shared.service_state import clear_cache
 
-BATCH = "from rossmann.dashboard import batch, state\nwith state.guarded():\n    batch.show()\n"
+BATCH_PAGE = """
+from rossmann.dashboard.batch.page import show_batch
+from rossmann.dashboard.shared.service_state import error_boundary
+with error_boundary():
+    show_batch()
+"""
 HEADER = "Store,Date,Open,Promo,StateHoliday,SchoolHoliday\n"
 
 
 @pytest.fixture(autouse=True)
-def _look_afresh() -> None:
-    state.clear_cache()
+def _clear_cache() -> None:
+    clear_cache()
 
 
 def open_page(content: str | None = None, name: str = "plan.csv") -> AppTest:
-    page = AppTest.from_string(BATCH, default_timeout=60).run()
+    page = AppTest.from_string(BATCH_PAGE, default_timeout=60).run()
     if content is not None:
         page.file_uploader[0].set_value((name, content.encode(), "text/csv")).run()
     assert not page.exception
     return page
 
 
-def plan(day_format: str, count: int = 20) -> str:
+def plan_csv(day_format: str, count: int = 20) -> str:
     """Two stores over ``count`` days from 1 August 2015, open but on Sundays."""
     days = [date(2015, 8, 1) + timedelta(days=i) for i in range(count)]
     lines = [
@@ -38,74 +42,74 @@ def plan(day_format: str, count: int = 20) -> str:
     return HEADER + "\n".join(lines) + "\n"
 
 
-def go(page: AppTest) -> AppTest:
+def run_forecast(page: AppTest) -> AppTest:
     page.button[0].click().run()
     assert not page.exception
     return page
 
 
-def numbers(page: AppTest) -> dict[str, str]:
+def metrics(page: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in page.metric}
 
 
-def test_before_an_upload_there_is_a_template_and_no_button(stub_service: Any) -> None:
+def test_page_before_an_upload_has_no_forecast_button(stub_service: Any) -> None:
     page = open_page()
     assert not page.button and not page.metric and not page.error
 
 
-@pytest.mark.parametrize("form", ["%Y-%m-%d", "%m/%d/%y", "%m/%d/%Y", "%d.%m.%Y"])
-def test_all_four_date_formats_are_forecast(stub_service: Any, form: str) -> None:
-    page = go(open_page(plan(form)))
-    assert numbers(page)["Stores"] == "2"
-    assert numbers(page)["Days"] == "20"
-    assert stub_service.asked[-1]["inputs"][0]["Date"] == "2015-08-01"
+@pytest.mark.parametrize("date_format", ["%Y-%m-%d", "%m/%d/%y", "%m/%d/%Y", "%d.%m.%Y"])
+def test_every_date_format_is_forecast(stub_service: Any, date_format: str) -> None:
+    page = run_forecast(open_page(plan_csv(date_format)))
+    assert metrics(page)["Stores"] == "2"
+    assert metrics(page)["Days"] == "20"
+    assert stub_service.predict_bodies[-1]["inputs"][0]["Date"] == "2015-08-01"
     assert not page.error
 
 
-def test_a_doubtful_column_is_asked_about(stub_service: Any) -> None:
-    page = open_page(plan("%m/%d/%Y", 5))
+def test_ambiguous_dates_show_a_choice(stub_service: Any) -> None:
+    page = open_page(plan_csv("%m/%d/%Y", 5))
     assert not page.button
     assert set(page.radio[0].options) == {"MM/DD/YYYY", "DD/MM/YYYY"}
     page.radio[0].set_value("MM/DD/YYYY").run()
-    go(page)
-    assert {row["Date"][:7] for row in stub_service.asked[-1]["inputs"]} == {"2015-08"}
+    run_forecast(page)
+    assert {row["Date"][:7] for row in stub_service.predict_bodies[-1]["inputs"]} == {"2015-08"}
 
 
-def test_the_other_answer_gives_the_other_days(stub_service: Any) -> None:
-    page = open_page(plan("%m/%d/%Y", 5))
+def test_other_date_format_gives_other_days(stub_service: Any) -> None:
+    page = open_page(plan_csv("%m/%d/%Y", 5))
     page.radio[0].set_value("MM/DD/YYYY").run()
-    # The question stays, so that a wrong answer can be taken back, even after the forecast.
-    go(page).radio[0].set_value("DD/MM/YYYY").run()
-    go(page)
-    assert {row["Date"][5:] for row in stub_service.asked[-1]["inputs"]} <= {
+    # The choice stays visible, so that it can be changed even after the forecast.
+    run_forecast(page).radio[0].set_value("DD/MM/YYYY").run()
+    run_forecast(page)
+    assert {row["Date"][5:] for row in stub_service.predict_bodies[-1]["inputs"]} <= {
         f"{month:02}-08" for month in range(1, 13)
     }
 
 
-def test_faults_are_listed_by_row_and_the_others_are_forecast(stub_service: Any) -> None:
-    bad = "x,2015-08-03,1,0,0,0\n1,2015-08-03,5,0,0,0\n1,2015-02-30,1,0,0,0\n"
-    page = open_page(plan("%Y-%m-%d", 2) + bad)
-    faults = page.dataframe[0].value
-    assert faults["Row"].tolist() == [5, 6, 7]
-    assert faults["Column"].tolist() == ["Store", "Open", "Date"]
+def test_invalid_rows_are_listed_and_the_others_are_forecast(stub_service: Any) -> None:
+    invalid_rows = "x,2015-08-03,1,0,0,0\n1,2015-08-03,5,0,0,0\n1,2015-02-30,1,0,0,0\n"
+    page = open_page(plan_csv("%Y-%m-%d", 2) + invalid_rows)
+    errors = page.dataframe[0].value
+    assert errors["Row"].tolist() == [5, 6, 7]
+    assert errors["Column"].tolist() == ["Store", "Open", "Date"]
     assert len(page.warning) == 1
-    assert numbers(go(page))["Days"] == "2"
+    assert metrics(run_forecast(page))["Days"] == "2"
 
 
-def test_an_unknown_store_is_listed_after_the_service_said_so(stub_service: Any) -> None:
-    page = go(open_page(plan("%Y-%m-%d", 2) + "99,2015-08-03,1,0,0,0\n"))
+def test_unknown_store_is_listed_after_the_forecast(stub_service: Any) -> None:
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 2) + "99,2015-08-03,1,0,0,0\n"))
     assert page.dataframe[0].value["Row"].tolist() == [5]
-    assert numbers(page)["Stores"] == "2"
+    assert metrics(page)["Stores"] == "2"
 
 
-def test_rows_come_back_in_the_order_uploaded(stub_service: Any) -> None:
-    page = go(open_page(plan("%Y-%m-%d", 3)))
+def test_rows_keep_the_uploaded_order(stub_service: Any) -> None:
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 3)))
     table = page.dataframe[-1].value
     assert table["Store"].tolist() == [2, 1, 2, 1, 2, 1]
     assert table["Forecast"].tolist() == [2060.0, 1060.0, 0.0, 0.0, 2010.0, 1010.0]
 
 
-def test_a_file_that_is_no_table_is_told_in_plain_words(stub_service: Any) -> None:
+def test_invalid_file_is_shown_as_an_error(stub_service: Any) -> None:
     page = open_page("just some words")
     assert page.error and not page.button
     assert "Traceback" not in page.error[0].value
@@ -116,109 +120,109 @@ def test_missing_columns_are_named(stub_service: Any) -> None:
     assert "Promo" in page.error[0].value
 
 
-def test_an_outage_is_told_and_the_batch_goes_on(stub_service: Any) -> None:
-    page = open_page(plan("%Y-%m-%d", 4))
+def test_batch_goes_on_after_an_outage(stub_service: Any) -> None:
+    page = open_page(plan_csv("%Y-%m-%d", 4))
     stub_service.stop()
-    go(page)
+    run_forecast(page)
     assert "does not answer" in page.error[0].value
     stub_service.start()
-    assert numbers(go(page))["Days"] == "4"
+    assert metrics(run_forecast(page))["Days"] == "4"
     assert not page.error
 
 
-def test_the_version_and_what_it_knew_are_told(stub_service: Any) -> None:
-    page = go(open_page(plan("%Y-%m-%d", 4)))
+def test_version_origin_and_objective_are_shown(stub_service: Any) -> None:
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4)))
     assert page.caption[-1].value == (
         "Model version 3, knowing sales up to Fri 31 Jul 2015. "
         "Made for: smallest error of each day."
     )
 
 
-def test_totals_without_bias_are_asked_for_in_every_chunk(
+def test_objective_is_sent_with_every_chunk(
     stub_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_job, "CHUNK", 7)
-    page = open_page(plan("%Y-%m-%d", 10))
+    monkeypatch.setattr(job, "CHUNK_ROWS", 7)
+    page = open_page(plan_csv("%Y-%m-%d", 10))
     page.selectbox(key="batch-objective").set_value("unbiased").run()
-    go(page)
-    priced = [one for one in stub_service.asked if one.get("intervals")]
-    assert len(priced) == 3
-    assert {one["objective"] for one in priced} == {"unbiased"}
+    run_forecast(page)
+    chunks = [body for body in stub_service.predict_bodies if body.get("intervals")]
+    assert len(chunks) == 3
+    assert {body["objective"] for body in chunks} == {"unbiased"}
     assert "Made for: totals without bias." in page.caption[-1].value
-    assert numbers(page)["Days"] == "10"
+    assert metrics(page)["Days"] == "10"
 
 
-def test_another_choice_takes_the_forecasts_back_and_asks_anew(stub_service: Any) -> None:
-    page = go(open_page(plan("%Y-%m-%d", 4) + "99,2015-08-03,1,0,0,0\n"))
-    assert stub_service.asked[-1]["objective"] == "accuracy"
+def test_another_objective_discards_the_forecasts(stub_service: Any) -> None:
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4) + "99,2015-08-03,1,0,0,0\n"))
+    assert stub_service.predict_bodies[-1]["objective"] == "accuracy"
     page.selectbox(key="batch-objective").set_value("unbiased").run()
     assert not page.metric and not page.exception
-    assert stub_service.asked[-1]["objective"] == "accuracy"
-    go(page)
-    assert stub_service.asked[-1]["objective"] == "unbiased"
-    assert numbers(page)["Days"] == "4"
+    assert stub_service.predict_bodies[-1]["objective"] == "accuracy"
+    run_forecast(page)
+    assert stub_service.predict_bodies[-1]["objective"] == "unbiased"
+    assert metrics(page)["Days"] == "4"
     assert page.dataframe[0].value["Row"].tolist() == [9]
 
 
-def test_the_choice_holds_for_the_next_file(stub_service: Any) -> None:
-    page = open_page(plan("%Y-%m-%d", 4))
+def test_objective_is_kept_for_the_next_file(stub_service: Any) -> None:
+    page = open_page(plan_csv("%Y-%m-%d", 4))
     page.selectbox(key="batch-objective").set_value("unbiased").run()
-    page.file_uploader[0].set_value(("o.csv", plan("%Y-%m-%d", 6).encode(), "text/csv")).run()
-    go(page)
-    assert stub_service.asked[-1]["objective"] == "unbiased"
+    page.file_uploader[0].set_value(("o.csv", plan_csv("%Y-%m-%d", 6).encode(), "text/csv")).run()
+    run_forecast(page)
+    assert stub_service.predict_bodies[-1]["objective"] == "unbiased"
     assert page.selectbox(key="batch-objective").value == "unbiased"
 
 
-def test_the_settings_say_what_is_chosen_first(
+def test_settings_set_the_initial_objective(
     stub_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROSSMANN_OBJECTIVE", "unbiased")
-    page = go(open_page(plan("%Y-%m-%d", 4)))
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4)))
     assert page.selectbox(key="batch-objective").value == "unbiased"
-    assert stub_service.asked[-1]["objective"] == "unbiased"
+    assert stub_service.predict_bodies[-1]["objective"] == "unbiased"
 
 
-def test_another_file_replaces_the_first(stub_service: Any) -> None:
-    page = go(open_page(plan("%Y-%m-%d", 4)))
-    other = plan("%Y-%m-%d", 6).encode()
+def test_second_file_replaces_the_first(stub_service: Any) -> None:
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4)))
+    other = plan_csv("%Y-%m-%d", 6).encode()
     page.file_uploader[0].set_value(("other.csv", other, "text/csv")).run()
     assert not page.metric
-    assert numbers(go(page))["Days"] == "6"
+    assert metrics(run_forecast(page))["Days"] == "6"
 
 
-def test_a_file_like_kaggles_goes_through(stub_service: Any) -> None:
+def test_kaggle_test_file_is_forecast(stub_service: Any) -> None:
     stub_service.stores = range(1, 857)
     days = [date(2015, 8, 1) + timedelta(days=i) for i in range(48)]
     lines = ['"Id","Store","DayOfWeek","Date","Open","Promo","StateHoliday","SchoolHoliday"']
     for day in reversed(days):
         for store in stub_service.stores:
-            opened = "" if store == 622 and day <= date(2015, 8, 11) else 1
-            lines.append(f'{len(lines)},{store},{day.isoweekday()},{day},{opened},0,"0",0')
-    page = go(open_page("\n".join(lines), "test.csv"))
-    assert numbers(page)["Stores"] == "856"
+            open_ = "" if store == 622 and day <= date(2015, 8, 11) else 1
+            lines.append(f'{len(lines)},{store},{day.isoweekday()},{day},{open_},0,"0",0')
+    page = run_forecast(open_page("\n".join(lines), "test.csv"))
+    assert metrics(page)["Stores"] == "856"
     assert any("11 rows" in info.value and "opens" in info.value for info in page.info)
     table = page.dataframe[-1].value
     assert table["Id"].tolist() == list(range(1, 41_089))
     assert table["Forecast"].notna().all()
-    assert max(len(asked["inputs"]) for asked in stub_service.asked) <= 5_000
+    assert max(len(body["inputs"]) for body in stub_service.predict_bodies) <= 5_000
 
 
 def downloads(page: AppTest) -> dict[str, Any]:
     return {button.proto.label: button.proto for button in page.get("download_button")}
 
 
-def test_files_are_written_before_they_are_asked_for(stub_service: Any) -> None:
-    """A file written on the click may be swept away by other sessions before it is fetched."""
-    files = downloads(go(open_page(plan("%Y-%m-%d", 4))))
+def test_download_files_are_written_in_advance(stub_service: Any) -> None:
+    """A file written on a click may be deleted by other sessions before it is fetched."""
+    files = downloads(run_forecast(open_page(plan_csv("%Y-%m-%d", 4))))
     assert {"Download CSV", "Download Excel"} <= set(files)
     assert all(proto.url and not proto.deferred_file_id for proto in files.values())
 
 
-def test_a_file_too_long_for_a_workbook_has_a_table_all_the_same(
+def test_too_many_rows_for_excel_still_have_csv_and_table(
     stub_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_result, "MOST_SHEET_ROWS", 7)
-    page = go(open_page(plan("%Y-%m-%d", 4)))
+    monkeypatch.setattr(result, "MAX_EXCEL_ROWS", 7)
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4)))
     assert "Download CSV" in downloads(page)
     assert "Download Excel" not in downloads(page)
     assert any("7 rows" in caption.value for caption in page.caption)

@@ -1,4 +1,4 @@
-"""The demo chain has the traits that a model learns from or trips over, and passes the rules."""
+"""The demo chain has the effects and irregularities of the real tables and passes validation."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from rossmann.settings import load_settings
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatasetInfo]:
-    """The chain at its own size, through the checks."""
+    """The chain at its full size, validated."""
     settings = load_settings(data_dir=tmp_path_factory.mktemp("demo"), demo=True)
     write_demo(settings.demo_raw_dir, settings.seed)
     yield make_dataset(settings)
@@ -35,11 +35,11 @@ def history(chain: DatasetInfo) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def sold(history: pl.DataFrame) -> pl.DataFrame:
-    """Open days with sales; ``off``: log sales against the store's own of that kind of day."""
-    open_days = history.filter(pl.col("Sales") > 0).with_columns(log=pl.col("Sales").log())
-    usual = pl.col("log").median().over("Store", "weekday", "Promo")
-    return open_days.with_columns(off=pl.col("log") - usual)
+def open_days(history: pl.DataFrame) -> pl.DataFrame:
+    """Open days with sales; ``residual``: log sales less the store's median of such days."""
+    days = history.filter(pl.col("Sales") > 0).with_columns(log=pl.col("Sales").log())
+    median = pl.col("log").median().over("Store", "weekday", "Promo")
+    return days.with_columns(residual=pl.col("log") - median)
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,18 @@ def stores(chain: DatasetInfo) -> pl.DataFrame:
     return pl.read_parquet(chain.folder / "stores.parquet")
 
 
-def mean_off(sold: pl.DataFrame, *which: pl.Expr) -> float:
-    return float(sold.filter(*which).select(pl.mean("off")).item())
+def mean_residual(open_days: pl.DataFrame, *filters: pl.Expr) -> float:
+    return float(open_days.filter(*filters).select(pl.mean("residual")).item())
 
 
-def test_its_size_is_the_real_chains(chain: DatasetInfo) -> None:
+def test_size_is_the_real_chains(chain: DatasetInfo) -> None:
     assert chain.dataset is Dataset.DEMO
     assert (chain.rows, chain.stores) == (1_017_209, 1_115)
     assert (chain.first_day, chain.last_day) == (date(2013, 1, 1), date(2015, 7, 31))
     assert chain.schedule_end == date(2015, 9, 17)
 
 
-def test_a_seed_gives_the_same_bytes_and_another_gives_others(tmp_path: Path) -> None:
+def test_tables_depend_on_the_seed_alone(tmp_path: Path) -> None:
     def digest(name: str, seed: int) -> list[str]:
         write_demo(tmp_path / name, seed, stores=12, days=90)
         paths = sorted((tmp_path / name).iterdir())
@@ -70,7 +70,7 @@ def test_a_seed_gives_the_same_bytes_and_another_gives_others(tmp_path: Path) ->
     assert all(one != other for one, other in zip(first, digest("three", 4), strict=True))
 
 
-def test_it_is_spelled_as_kaggle_spells_it(tmp_path: Path) -> None:
+def test_files_have_kaggles_format(tmp_path: Path) -> None:
     write_demo(tmp_path, 1, stores=3, days=40)
     names, first, *_ = (tmp_path / "train.csv").read_text().splitlines()
     assert names == (
@@ -86,7 +86,7 @@ def test_it_is_spelled_as_kaggle_spells_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train.csv", "test.csv"])
-def test_the_newest_day_comes_first(tmp_path: Path, name: str) -> None:
+def test_rows_are_sorted_with_the_newest_day_first(tmp_path: Path, name: str) -> None:
     write_demo(tmp_path, 1, stores=5, days=60)
     frame = read_text(tmp_path / name).with_columns(pl.col("Store").cast(pl.Int64))
     assert frame.equals(frame.sort("Date", "Store", descending=[True, False]))
@@ -99,7 +99,7 @@ def test_the_newest_day_comes_first(tmp_path: Path, name: str) -> None:
     days=st.integers(1, 1_000),
     ahead=st.integers(1, 60),
 )
-def test_every_size_passes_the_rules(
+def test_every_size_passes_validation(
     tmp_path_factory: pytest.TempPathFactory, seed: int, stores: int, days: int, ahead: int
 ) -> None:
     settings = load_settings(data_dir=tmp_path_factory.mktemp("size"), demo=True)
@@ -112,22 +112,22 @@ def test_every_size_passes_the_rules(
     assert info.schedule_end == LAST_DAY + timedelta(days=ahead)
 
 
-def test_nonsense_sizes_are_refused(tmp_path: Path) -> None:
+def test_sizes_below_one_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a store"):
         write_demo(tmp_path, 1, stores=0)
 
 
-def test_a_sixth_is_closed_and_a_few_open_on_sundays(history: pl.DataFrame) -> None:
+def test_a_sixth_of_days_is_closed_and_few_stores_open_on_sundays(history: pl.DataFrame) -> None:
     assert 0.15 < 1 - history.select(pl.mean("Open")).item() < 0.19
     sundays = history.filter(weekday=7).group_by("Store").agg(pl.sum("Open"))
     assert sundays.filter(pl.col("Open") > 0).height == 33
 
 
-def test_promotions_are_the_chains_monday_to_friday_mostly_every_other_week(
+def test_promotions_are_chain_wide_weeks_mostly_every_other_week(
     history: pl.DataFrame,
 ) -> None:
-    days = history.group_by("Date").agg(pl.col("Promo").n_unique().alias("kinds"), pl.max("Promo"))
-    assert days.select(pl.max("kinds")).item() == 1
+    days = history.group_by("Date").agg(pl.col("Promo").n_unique().alias("values"), pl.max("Promo"))
+    assert days.select(pl.max("values")).item() == 1
     running = sorted(days.filter(Promo=1)["Date"].to_list())
     mondays = [day for day in running if day.isoweekday() == 1]
     assert running == [m + timedelta(days=d) for m in mondays for d in range(5)]
@@ -137,42 +137,48 @@ def test_promotions_are_the_chains_monday_to_friday_mostly_every_other_week(
     assert gaps.count(7) > 2
 
 
-def test_a_promotion_lifts_mondays_most(sold: pl.DataFrame) -> None:
-    kinds = sold.group_by("weekday", "Promo").agg(pl.mean("Sales")).sort("Promo")
-    lift = {day: kinds.filter(weekday=day)["Sales"].to_list() for day in range(1, 6)}
+def test_a_promotion_lifts_mondays_most(open_days: pl.DataFrame) -> None:
+    means = open_days.group_by("weekday", "Promo").agg(pl.mean("Sales")).sort("Promo")
+    lift = {day: means.filter(weekday=day)["Sales"].to_list() for day in range(1, 6)}
     uplift = [with_promo / without for without, with_promo in lift.values()]
     assert uplift == sorted(uplift, reverse=True)
     assert 1.5 < uplift[0] < 1.7
     assert 1.15 < uplift[4] < 1.3
 
 
-def test_month_ends_december_and_easter_sell_more(sold: pl.DataFrame) -> None:
+def test_month_ends_december_and_easter_sell_more(open_days: pl.DataFrame) -> None:
     day, month = pl.col("Date").dt.day(), pl.col("Date").dt.month()
     ordinary = pl.col("weekday") < 7, ~month.is_in([12, 1])
-    assert mean_off(sold, day == 30, *ordinary) > mean_off(sold, day == 17, *ordinary) + 0.1
-    assert mean_off(sold, day == 1, *ordinary) > mean_off(sold, day == 17, *ordinary) + 0.08
-    early = mean_off(sold, month == 12, day.is_between(1, 5))
-    assert mean_off(sold, month == 12, day.is_between(18, 23)) > early + 0.15
-    assert mean_off(sold, month == 12, day == 31) < -0.1
+    assert (
+        mean_residual(open_days, day == 30, *ordinary)
+        > mean_residual(open_days, day == 17, *ordinary) + 0.1
+    )
+    assert (
+        mean_residual(open_days, day == 1, *ordinary)
+        > mean_residual(open_days, day == 17, *ordinary) + 0.08
+    )
+    early = mean_residual(open_days, month == 12, day.is_between(1, 5))
+    assert mean_residual(open_days, month == 12, day.is_between(18, 23)) > early + 0.15
+    assert mean_residual(open_days, month == 12, day == 31) < -0.1
     easter_saturdays = pl.col("Date").is_in([date(2013, 3, 30), date(2014, 4, 19)])
-    assert mean_off(sold, easter_saturdays) > 0.15
+    assert mean_residual(open_days, easter_saturdays) > 0.15
 
 
 def test_holidays_differ_between_states(history: pl.DataFrame) -> None:
-    kept = history.filter(pl.col("StateHoliday") > 0)
-    count = dict(kept.group_by("Date").len().rows())
+    holidays = history.filter(pl.col("StateHoliday") > 0)
+    count = dict(holidays.group_by("Date").len().rows())
     assert count[date(2014, 5, 1)] == 1_115
     assert count[date(2014, 1, 6)] == 309  # Epiphany
     assert count[date(2014, 6, 19)] == 766  # Corpus Christi
     assert count[date(2013, 8, 15)] == 180  # Assumption
     assert count[date(2014, 11, 19)] == 75  # Repentance Day
-    code = dict(kept.select("Date", "StateHoliday").unique().rows())
+    code = dict(holidays.select("Date", "StateHoliday").unique().rows())
     assert code[date(2014, 4, 18)] == code[date(2014, 4, 21)] == 2
     assert code[date(2014, 12, 25)] == code[date(2014, 12, 26)] == 3
-    assert kept.select(pl.mean("Open")).item() < 0.06
+    assert holidays.select(pl.mean("Open")).item() < 0.06
 
 
-def test_school_holidays_differ_between_states_and_spare_most_weekends(
+def test_school_holidays_differ_between_states_and_exclude_most_weekends(
     history: pl.DataFrame,
 ) -> None:
     share = history.group_by("Date").agg(pl.mean("SchoolHoliday"))
@@ -185,7 +191,7 @@ def test_school_holidays_differ_between_states_and_spare_most_weekends(
     assert 0.15 < history.select(pl.mean("SchoolHoliday")).item() < 0.2
 
 
-def test_180_stores_are_unknown_for_half_a_year(history: pl.DataFrame) -> None:
+def test_180_stores_have_no_rows_for_half_a_year(history: pl.DataFrame) -> None:
     inside = pl.col("Date").is_between(date(2014, 7, 1), date(2014, 12, 31))
     assert history["Store"].n_unique() == 1_115
     assert history.filter(inside)["Store"].n_unique() == 935
@@ -193,8 +199,8 @@ def test_180_stores_are_unknown_for_half_a_year(history: pl.DataFrame) -> None:
     assert rows["len"].unique().to_list() == [942 - 184]
 
 
-def test_some_stores_are_closed_for_works_and_come_back_stronger(
-    history: pl.DataFrame, sold: pl.DataFrame
+def test_refurbished_stores_close_and_then_sell_more(
+    history: pl.DataFrame, open_days: pl.DataFrame
 ) -> None:
     dense = history.sort("Store", "Date").with_columns(
         run=((pl.col("Open") == 1) | (pl.col("Store") != pl.col("Store").shift(1)))
@@ -202,28 +208,28 @@ def test_some_stores_are_closed_for_works_and_come_back_stronger(
         .cum_sum()
     )
     runs = dense.filter(Open=0).group_by("Store", "run").agg(pl.len(), pl.max("Date"))
-    works = runs.filter(pl.col("len") >= 6)
-    assert 60 <= works["Store"].n_unique() <= 110
-    assert works.select(pl.max("len")).item() > 80
-    after = sold.join(works.select("Store", ended="Date"), on="Store").filter(
+    refurbished = runs.filter(pl.col("len") >= 6)
+    assert 60 <= refurbished["Store"].n_unique() <= 110
+    assert refurbished.select(pl.max("len")).item() > 80
+    after = open_days.join(refurbished.select("Store", ended="Date"), on="Store").filter(
         (pl.col("Date") - pl.col("ended")).dt.total_days().is_between(1, 10)
     )
-    assert after.select(pl.mean("off")).item() > 0.08
+    assert after.select(pl.mean("residual")).item() > 0.08
 
 
-def test_a_competitor_that_opens_costs_sales(sold: pl.DataFrame, stores: pl.DataFrame) -> None:
+def test_a_new_competitor_lowers_sales(open_days: pl.DataFrame, stores: pl.DataFrame) -> None:
     first, last = date(2013, 6, 1), date(2015, 2, 1)
-    late = stores.filter(pl.col("CompetitionSince").is_between(first, last))
-    assert late.height > 80
-    days = sold.join(late.select("Store", "CompetitionSince"), on="Store").with_columns(
-        away=(pl.col("Date") - pl.col("CompetitionSince")).dt.total_days()
+    recent = stores.filter(pl.col("CompetitionSince").is_between(first, last))
+    assert recent.height > 80
+    days = open_days.join(recent.select("Store", "CompetitionSince"), on="Store").with_columns(
+        distance=(pl.col("Date") - pl.col("CompetitionSince")).dt.total_days()
     )
-    before = mean_off(days, pl.col("away").is_between(-90, -1))
-    after = mean_off(days, pl.col("away").is_between(0, 90))
+    before = mean_residual(days, pl.col("distance").is_between(-90, -1))
+    after = mean_residual(days, pl.col("distance").is_between(0, 90))
     assert after < before - 0.06
 
 
-def test_promo2_and_its_rounds_are_in_the_store_table(stores: pl.DataFrame) -> None:
+def test_store_table_has_promo2_and_its_months(stores: pl.DataFrame) -> None:
     runs = stores.filter(Promo2=1)
     assert 0.45 < runs.height / stores.height < 0.57
     assert runs["Promo2Since"].null_count() == 0
@@ -234,37 +240,37 @@ def test_promo2_and_its_rounds_are_in_the_store_table(stores: pl.DataFrame) -> N
     assert stores["CompetitionDistance"].is_nan().sum() == 3
 
 
-def test_levels_drift_and_noise_has_heavy_tails(sold: pl.DataFrame) -> None:
-    chain_day = pl.col("off").mean().over("Date")
-    rest = sold.filter(pl.col("weekday") < 7).with_columns(rest=pl.col("off") - chain_day)
+def test_levels_drift_and_noise_has_heavy_tails(open_days: pl.DataFrame) -> None:
+    chain_day = pl.col("residual").mean().over("Date")
+    rest = open_days.filter(pl.col("weekday") < 7).with_columns(rest=pl.col("residual") - chain_day)
     assert rest.select(pl.col("rest").kurtosis()).item() > 4
     years = rest.group_by("Store", pl.col("Date").dt.year()).agg(pl.mean("rest"))
     change = years.filter(Date=2015).join(years.filter(Date=2013), on="Store")
-    moved = change.select((pl.col("rest") - pl.col("rest_right")).std()).item()
-    assert 0.05 < moved < 0.25
+    spread = change.select((pl.col("rest") - pl.col("rest_right")).std()).item()
+    assert 0.05 < spread < 0.25
 
 
-def test_good_and_bad_days_are_shared_by_the_chain(sold: pl.DataFrame) -> None:
-    quiet = sold.filter(
+def test_daily_shocks_are_shared_by_the_chain(open_days: pl.DataFrame) -> None:
+    quiet = open_days.filter(
         pl.col("Date").dt.month().is_in([2, 3, 9]),
         pl.col("Date").dt.day().is_between(4, 13),
         pl.col("weekday") < 6,
     )
-    days = quiet.group_by("Date").agg(pl.mean("off"))
-    assert 0.02 < np.std(days["off"].to_numpy()) < 0.08
+    days = quiet.group_by("Date").agg(pl.mean("residual"))
+    assert 0.02 < np.std(days["residual"].to_numpy()) < 0.08
 
 
-def test_some_open_days_sell_nothing(history: pl.DataFrame) -> None:
+def test_some_open_days_have_no_sales(history: pl.DataFrame) -> None:
     assert 10 <= history.filter(Open=1, Sales=0).height <= 150
 
 
-def test_the_schedule_is_whole_but_for_eleven_unsaid_openings(chain: DatasetInfo) -> None:
+def test_schedule_is_complete_except_for_eleven_empty_openings(chain: DatasetInfo) -> None:
     raw = read_text(chain.folder.parents[1] / "demo" / "raw" / "test.csv")
     assert raw.height == 1_115 * 48
     assert raw["Id"].to_list() == [str(n) for n in range(1, raw.height + 1)]
-    unsaid = raw.filter(pl.col("Open").is_null())
-    assert unsaid.height == 11
-    assert unsaid["Store"].n_unique() == 1
+    open_missing = raw.filter(pl.col("Open").is_null())
+    assert open_missing.height == 11
+    assert open_missing["Store"].n_unique() == 1
     schedule = pl.read_parquet(chain.folder / "schedule.parquet")
     assert schedule.height == raw.height
     assert 10 <= schedule.filter(Promo=1)["Date"].n_unique() <= 30

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rossmann.data.tables.raw_tables import COMPETITION, get_tables
+from rossmann.data.tables.raw_tables import COMPETITION, download_tables
 from rossmann.errors import DataNotFoundError
 from rossmann.settings import Settings, load_settings
 
@@ -14,37 +14,37 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(data_dir=tmp_path / "data")
 
 
-def test_the_tables_are_put_where_the_product_looks(settings: Settings, tmp_path: Path) -> None:
+def test_tables_are_copied_to_the_raw_folder(settings: Settings, tmp_path: Path) -> None:
     kaggle = tmp_path / "kaggle"
     kaggle.mkdir()
     for name in TABLES:
         (kaggle / name).write_text(f"content of {name}")
-    asked = []
+    requested = []
 
     def download(name: str) -> str:
-        asked.append(name)
+        requested.append(name)
         return str(kaggle)
 
-    said: list[str] = []
-    paths = get_tables(settings, said.append, download)
-    assert asked == [COMPETITION]
+    lines: list[str] = []
+    paths = download_tables(settings, lines.append, download)
+    assert requested == [COMPETITION]
     assert paths == [settings.raw_dir / name for name in TABLES]
     assert [path.read_text() for path in paths] == [f"content of {name}" for name in TABLES]
     assert sorted(path.name for path in settings.raw_dir.iterdir()) == sorted(TABLES)
 
 
-def test_a_refusal_says_what_to_do_by_hand(settings: Settings) -> None:
+def test_a_failed_download_explains_the_manual_way(settings: Settings) -> None:
     def download(name: str) -> str:
         raise ValueError("403: you must accept the rules\nand a long story")
 
     with pytest.raises(DataNotFoundError) as caught:
-        get_tables(settings, lambda line: None, download)
+        download_tables(settings, lambda line: None, download)
     assert "403: you must accept the rules. " in str(caught.value)
     assert str(settings.raw_dir) in str(caught.value)
 
 
-def test_a_copy_without_a_table_is_refused(settings: Settings, tmp_path: Path) -> None:
+def test_an_incomplete_download_is_rejected(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("")
     with pytest.raises(DataNotFoundError, match=r"store\.csv, test\.csv"):
-        get_tables(settings, lambda line: None, lambda name: str(tmp_path))
+        download_tables(settings, lambda line: None, lambda name: str(tmp_path))
     assert not settings.raw_dir.exists()

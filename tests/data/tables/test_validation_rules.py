@@ -1,11 +1,11 @@
-"""Each declared rule: a table that breaks it is refused, by name, with the count and the row."""
+"""Each validation rule: violations are reported by name, with the count and the first rows."""
 
 from collections.abc import Sequence
 
 import polars as pl
 import pytest
 
-from rossmann.data.tables import validation_rules as checks
+from rossmann.data.tables import validation_rules
 from rossmann.errors import DataValidationError
 
 DAY = {
@@ -72,64 +72,82 @@ STORES_BROKEN: list[tuple[str, Change]] = [
 ]
 
 
-def history(rows: Sequence[Change]) -> list[checks.RuleViolation]:
-    frame = checks.parse_columns("train.csv", text(rows), checks.HISTORY_COLUMNS)
-    return checks.find_violations("train.csv", frame, checks.history_rules([1, 2]))
+def history(rows: Sequence[Change]) -> list[validation_rules.RuleViolation]:
+    frame = validation_rules.parse_columns(
+        "train.csv", text(rows), validation_rules.HISTORY_COLUMNS
+    )
+    return validation_rules.find_violations(
+        "train.csv", frame, validation_rules.history_rules([1, 2])
+    )
 
 
-def stores(rows: Sequence[Change]) -> list[checks.RuleViolation]:
-    frame = checks.parse_columns("store.csv", text(rows), checks.STORE_COLUMNS)
-    return checks.find_violations("store.csv", frame, checks.store_rules())
+def stores(rows: Sequence[Change]) -> list[validation_rules.RuleViolation]:
+    frame = validation_rules.parse_columns("store.csv", text(rows), validation_rules.STORE_COLUMNS)
+    return validation_rules.find_violations("store.csv", frame, validation_rules.store_rules())
 
 
 def text(rows: Sequence[Change]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=dict.fromkeys(rows[0], pl.String))
 
 
-def test_good_tables_break_no_rule() -> None:
+def test_valid_tables_break_no_rule() -> None:
     assert history([DAY, NEXT_DAY]) == []
     assert stores([STORE, WITHOUT_PROMO2]) == []
 
 
 @pytest.mark.parametrize(("rule", "change"), DAYS_BROKEN)
-def test_a_broken_day_is_told(rule: str, change: Change) -> None:
-    found = {breach.rule: breach for breach in history([NEXT_DAY, {**DAY, **change}])}
+def test_a_broken_daily_rule_is_reported_with_its_row(rule: str, change: Change) -> None:
+    violations = {violation.rule: violation for violation in history([NEXT_DAY, {**DAY, **change}])}
     # A row that stands twice breaks the rule twice.
-    assert found[rule].count == (2 if rule == "day_unique" else 1)
-    assert found[rule].first[-1].startswith("line 3: ")
-    assert all(f"{name}={value or ''}" in found[rule].first[-1] for name, value in shown(change))
+    assert violations[rule].count == (2 if rule == "day_unique" else 1)
+    assert violations[rule].first[-1].startswith("line 3: ")
+    assert all(
+        f"{name}={value or ''}" in violations[rule].first[-1]
+        for name, value in named_values(change)
+    )
 
 
-def shown(change: Change) -> list[tuple[str, str | None]]:
+def named_values(change: Change) -> list[tuple[str, str | None]]:
     return [(name, value) for name, value in change.items() if len(change) == 1]
 
 
 @pytest.mark.parametrize(("rule", "change"), STORES_BROKEN)
-def test_a_broken_store_is_told(rule: str, change: Change) -> None:
-    found = {breach.rule: breach for breach in stores([WITHOUT_PROMO2, {**STORE, **change}])}
-    assert found[rule].count == (2 if rule == "Store_unique" else 1)
-    assert found[rule].first[-1].startswith("line 3: ")
+def test_a_broken_store_rule_is_reported_with_its_row(rule: str, change: Change) -> None:
+    violations = {
+        violation.rule: violation for violation in stores([WITHOUT_PROMO2, {**STORE, **change}])
+    }
+    assert violations[rule].count == (2 if rule == "Store_unique" else 1)
+    assert violations[rule].first[-1].startswith("line 3: ")
 
 
-def test_every_rule_has_an_example_that_breaks_it() -> None:
-    assert {rule for rule, _ in DAYS_BROKEN} == {rule.name for rule in checks.history_rules([1])}
-    assert {rule for rule, _ in STORES_BROKEN} == {rule.name for rule in checks.store_rules()}
+def test_every_rule_has_a_case() -> None:
+    assert {rule for rule, _ in DAYS_BROKEN} == {
+        rule.name for rule in validation_rules.history_rules([1])
+    }
+    assert {rule for rule, _ in STORES_BROKEN} == {
+        rule.name for rule in validation_rules.store_rules()
+    }
 
 
 def test_only_the_schedule_may_leave_open_empty() -> None:
-    frame = checks.parse_columns("test.csv", text([{**DAY, "Open": None}]), checks.PLAN_COLUMNS)
-    assert checks.find_violations("test.csv", frame, checks.plan_rules([1])) == []
+    frame = validation_rules.parse_columns(
+        "test.csv", text([{**DAY, "Open": None}]), validation_rules.SCHEDULE_COLUMNS
+    )
+    assert (
+        validation_rules.find_violations("test.csv", frame, validation_rules.schedule_rules([1]))
+        == []
+    )
 
 
-def test_one_fault_breaks_no_other_rule() -> None:
-    found = history([NEXT_DAY, {**DAY, "Date": "soon"}])
-    assert [breach.rule for breach in found] == ["Date_format"]
+def test_an_invalid_value_breaks_one_rule_only() -> None:
+    violations = history([NEXT_DAY, {**DAY, "Date": "soon"}])
+    assert [violation.rule for violation in violations] == ["Date_format"]
 
 
-def test_the_refusal_names_every_rule_its_count_and_its_first_rows() -> None:
+def test_error_lists_every_rule_with_count_and_first_rows() -> None:
     bad = [{**DAY, "Promo": "9", "Sales": "-7", "Date": f"2015-08-{d:02}"} for d in range(1, 29)]
     with pytest.raises(DataValidationError) as caught:
-        checks.raise_violations(history(bad))
+        validation_rules.raise_violations(history(bad))
     summary, *lines = str(caught.value).splitlines()
     assert "Promo_flag in train.csv (28)" in summary
     assert "Sales_whole in train.csv (28)" in summary
@@ -139,22 +157,24 @@ def test_the_refusal_names_every_rule_its_count_and_its_first_rows() -> None:
     assert "line 2: Store=1 Date=2015-08-01 Promo=9" in promo
 
 
-def test_nothing_broken_refuses_nothing() -> None:
-    checks.raise_violations([])
+def test_no_violations_raise_nothing() -> None:
+    validation_rules.raise_violations([])
 
 
-def test_missing_columns_are_all_named() -> None:
+def test_error_names_every_missing_column() -> None:
     lacking = text([DAY]).drop("Promo", "Sales")
     with pytest.raises(
         DataValidationError, match=r"lacks the columns Promo, Sales; it has Store, "
     ):
-        checks.parse_columns("train.csv", lacking, checks.HISTORY_COLUMNS)
+        validation_rules.parse_columns("train.csv", lacking, validation_rules.HISTORY_COLUMNS)
 
 
-def test_a_table_without_rows_is_refused() -> None:
+def test_a_table_without_rows_is_rejected() -> None:
     with pytest.raises(DataValidationError, match=r"train\.csv has no rows"):
-        checks.parse_columns("train.csv", text([DAY]).clear(), checks.HISTORY_COLUMNS)
+        validation_rules.parse_columns(
+            "train.csv", text([DAY]).clear(), validation_rules.HISTORY_COLUMNS
+        )
 
 
-def test_whole_numbers_may_have_a_point() -> None:
+def test_whole_numbers_may_have_a_decimal_point() -> None:
     assert history([{**DAY, "Open": "1.0", "Store": "1.0"}]) == []

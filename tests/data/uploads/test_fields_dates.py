@@ -1,4 +1,4 @@
-"""A column of dates has one format; where the file cannot tell which, nobody guesses."""
+"""Date format detection: one format for a column; an ambiguous column is an error."""
 
 from datetime import date
 
@@ -28,73 +28,77 @@ days = st.lists(st.dates(date(2000, 1, 1), date(2099, 12, 31)), min_size=1, max_
 formats = st.sampled_from(DATE_FORMATS)
 
 
-def written(column: list[date], form: str) -> list[str]:
-    return [WRITERS[form].format(day) for day in column]
+def format_dates(column: list[date], date_format: str) -> list[str]:
+    return [WRITERS[date_format].format(day) for day in column]
 
 
-def test_the_formats_that_users_were_promised_are_there() -> None:
-    promised = {"YYYY-MM-DD", "MM/DD/YY", "MM/DD/YYYY", "DD.MM.YYYY"}
-    assert promised <= set(DATE_FORMATS)
+def test_documented_formats_are_supported() -> None:
+    documented = {"YYYY-MM-DD", "MM/DD/YY", "MM/DD/YYYY", "DD.MM.YYYY"}
+    assert documented <= set(DATE_FORMATS)
     assert set(WRITERS) == set(DATE_FORMATS)
 
 
 @given(days, formats)
-def test_what_was_written_is_read_back(column: list[date], form: str) -> None:
-    texts = written(column, form)
-    assert form in date_formats(texts)
-    read = parse_dates(texts, form)
-    assert [read[text] for text in texts] == column
+def test_written_dates_are_parsed_back(column: list[date], date_format: str) -> None:
+    texts = format_dates(column, date_format)
+    assert date_format in date_formats(texts)
+    parsed = parse_dates(texts, date_format)
+    assert [parsed[text] for text in texts] == column
 
 
 @given(days, formats)
-def test_the_format_is_found_or_asked_for_never_mistaken(column: list[date], form: str) -> None:
-    texts = written(column, form)
+def test_the_detected_format_is_right_or_the_column_is_ambiguous(
+    column: list[date], date_format: str
+) -> None:
+    texts = format_dates(column, date_format)
     try:
-        chosen = detect_date_format(texts)
+        detected = detect_date_format(texts)
     except AmbiguousDatesError as error:
-        assert form in error.formats
-        readings = {tuple(parse_dates(texts, name)[t] for t in texts) for name in error.formats}
-        assert len(readings) == len(error.formats) > 1
+        assert date_format in error.formats
+        interpretations = {
+            tuple(parse_dates(texts, name)[t] for t in texts) for name in error.formats
+        }
+        assert len(interpretations) == len(error.formats) > 1
     else:
-        read = parse_dates(texts, chosen)
-        assert [read[text] for text in texts] == column
+        parsed = parse_dates(texts, detected)
+        assert [parsed[text] for text in texts] == column
 
 
 @given(days, formats, st.lists(st.text(max_size=12), max_size=5))
-def test_garbage_in_some_rows_mistakes_no_other(
-    column: list[date], form: str, garbage: list[str]
+def test_invalid_texts_do_not_change_the_other_dates(
+    column: list[date], date_format: str, invalid: list[str]
 ) -> None:
-    texts = written(column, form)
-    noise = [text for text in garbage if not date_formats([text])][: len(texts)]
+    texts = format_dates(column, date_format)
+    noise = [text for text in invalid if not date_formats([text])][: len(texts)]
     try:
-        chosen = detect_date_format([*noise, *texts])
+        detected = detect_date_format([*noise, *texts])
     except AmbiguousDatesError as error:
-        assert form in error.formats
+        assert date_format in error.formats
     else:
-        read = parse_dates(texts, chosen)
-        assert [read[text] for text in texts] == column
+        parsed = parse_dates(texts, detected)
+        assert [parsed[text] for text in texts] == column
 
 
 @given(days, formats)
-def test_the_order_of_rows_does_not_matter(column: list[date], form: str) -> None:
-    def verdict(texts: list[str]) -> str | list[str]:
+def test_the_order_of_rows_does_not_matter(column: list[date], date_format: str) -> None:
+    def result(texts: list[str]) -> str | list[str]:
         try:
             return detect_date_format(texts)
         except AmbiguousDatesError as error:
             return error.formats
 
-    texts = written(column, form)
-    assert verdict(texts) == verdict(texts[::-1])
+    texts = format_dates(column, date_format)
+    assert result(texts) == result(texts[::-1])
 
 
-def test_days_and_months_that_could_be_either_are_asked_about() -> None:
+def test_interchangeable_days_and_months_are_ambiguous() -> None:
     with pytest.raises(AmbiguousDatesError, match="08/01/2015") as caught:
         detect_date_format(["08/01/2015", "08/02/2015"])
     assert caught.value.formats == ["MM/DD/YYYY", "DD/MM/YYYY"]
 
 
 @pytest.mark.parametrize(
-    ("texts", "form"),
+    ("texts", "date_format"),
     [
         (["08/01/2015", "08/13/2015"], "MM/DD/YYYY"),
         (["08/01/2015", "13/08/2015"], "DD/MM/YYYY"),
@@ -104,16 +108,16 @@ def test_days_and_months_that_could_be_either_are_asked_about() -> None:
         (["01/01/2015", "02/02/2015"], "MM/DD/YYYY"),  # the same days either way
     ],
 )
-def test_one_telling_row_settles_the_column(texts: list[str], form: str) -> None:
-    assert detect_date_format(texts) == form
+def test_one_unambiguous_row_decides_the_column(texts: list[str], date_format: str) -> None:
+    assert detect_date_format(texts) == date_format
 
 
-def test_rows_that_contradict_each_other_are_asked_about_too() -> None:
+def test_contradicting_rows_are_ambiguous() -> None:
     with pytest.raises(AmbiguousDatesError):
         detect_date_format(["08/13/2015", "13/08/2015", "08/14/2015", "01/02/2015"])
 
 
-def test_a_minority_format_is_left_for_faults() -> None:
+def test_rows_in_another_format_do_not_change_the_detected_one() -> None:
     assert detect_date_format(["2015-08-01", "2015-08-02", "03.08.2015"]) == "YYYY-MM-DD"
 
 
@@ -130,14 +134,14 @@ def test_a_minority_format_is_left_for_faults() -> None:
         "\u0662015-08-01",
     ],
 )
-def test_what_is_no_date_has_no_format(text: str) -> None:
+def test_invalid_dates_have_no_format(text: str) -> None:
     assert date_formats([text]) == []
 
 
-def test_no_text_has_no_format() -> None:
+def test_an_empty_column_has_no_format() -> None:
     assert date_formats([]) == []
 
 
-def test_an_unknown_format_names_those_there_are() -> None:
+def test_error_for_an_unknown_format_names_the_supported_ones() -> None:
     with pytest.raises(DataValidationError, match="YYYY-MM-DD, DD"):
         parse_dates(["2015-08-01"], "YYYY/MM/DD")

@@ -1,4 +1,4 @@
-"""Coverage is measured on windows that did not make the bands, never on their own."""
+"""Coverage of intervals is cross-validated over windows."""
 
 import numpy as np
 import pytest
@@ -34,50 +34,50 @@ def outcome(seed: int, noise: float, count: int = 4000) -> WindowForecasts:
     )
 
 
-def test_like_windows_cover_what_they_promise() -> None:
-    found = measure_coverage([outcome(1, 1.0), outcome(2, 1.0), outcome(3, 1.0)])
-    assert found is not None
-    assert set(found["levels"]) == {f"{level:.2f}" for level in ALL_LEVELS}
-    for name, one in found["levels"].items():
-        assert one["coverage"] == pytest.approx(float(name), abs=0.015)
-        assert len(one["windows"]) == 3
-        for share in one["volatility"].values():
+def test_similar_windows_have_nominal_coverage() -> None:
+    measured = measure_coverage([outcome(1, 1.0), outcome(2, 1.0), outcome(3, 1.0)])
+    assert measured is not None
+    assert set(measured["levels"]) == {f"{level:.2f}" for level in ALL_LEVELS}
+    for name, entry in measured["levels"].items():
+        assert entry["coverage"] == pytest.approx(float(name), abs=0.015)
+        assert len(entry["windows"]) == 3
+        for share in entry["volatility"].values():
             assert share == pytest.approx(float(name), abs=0.025)
 
 
-def test_a_window_is_judged_by_the_others_alone() -> None:
-    """A window twice as noisy as the others is covered less than promised, and that shows."""
-    calm, wild = outcome(1, 1.0), outcome(2, 2.0)
-    found = measure_coverage([calm, wild])
-    assert found is not None
-    by_window = found["levels"]["0.80"]["windows"]
+def test_a_window_is_calibrated_on_the_others_only() -> None:
+    """A window twice as noisy as the others has low coverage."""
+    calm, noisy = outcome(1, 1.0), outcome(2, 2.0)
+    measured = measure_coverage([calm, noisy])
+    assert measured is not None
+    by_window = measured["levels"]["0.80"]["windows"]
     first, second = by_window.values()
     assert first > 0.95
     assert second < 0.6
-    bands = cross_validated_intervals([calm, wild], (0.8,))
-    assert bands is not None
+    intervals = cross_validated_intervals([calm, noisy], (0.8,))
+    assert intervals is not None
     table = calibrate_windows([calm])
-    ((low, high),) = interval_bounds(table, wild.window.matrix, wild.forecasts["ensemble"], [0.8])
-    assert (bands[0.8][0][4000:] == low).all()
-    assert (bands[0.8][1][4000:] == high).all()
+    ((low, high),) = interval_bounds(table, noisy.window.matrix, noisy.forecasts["ensemble"], [0.8])
+    assert (intervals[0.8][0][4000:] == low).all()
+    assert (intervals[0.8][1][4000:] == high).all()
 
 
-def test_one_window_has_no_honest_coverage() -> None:
+def test_a_single_window_has_no_coverage() -> None:
     assert measure_coverage([outcome(1, 1.0)]) is None
     assert cross_validated_intervals([outcome(1, 1.0)]) is None
 
 
-def test_the_table_for_people_says_what_was_measured() -> None:
-    found = measure_coverage([outcome(1, 1.0), outcome(2, 1.0)])
-    assert found is not None
-    header, eighty, ninety_five = coverage_rows(found)
+def test_text_table_has_the_measured_values() -> None:
+    measured = measure_coverage([outcome(1, 1.0), outcome(2, 1.0)])
+    assert measured is not None
+    header, eighty, ninety_five = coverage_rows(measured)
     assert header[0] == "band"
     assert eighty[0] == "80%"
-    assert eighty[1] == f"{100 * found['levels']['0.80']['coverage']:.1f} %"
-    assert ninety_five[-1] == f"{100 * found['levels']['0.95']['width']:.1f} %"
+    assert eighty[1] == f"{100 * measured['levels']['0.80']['coverage']:.1f} %"
+    assert ninety_five[-1] == f"{100 * measured['levels']['0.95']['width']:.1f} %"
 
 
-def test_bounds_count_as_inside() -> None:
+def test_bounds_count_as_covered() -> None:
     sold = np.array([1.0, 2.0, 3.0, 4.0])
-    band = (np.full(4, 2.0), np.full(4, 3.0))
-    assert covers(sold, band).tolist() == [0.0, 1.0, 1.0, 0.0]
+    interval = (np.full(4, 2.0), np.full(4, 3.0))
+    assert covers(sold, interval).tolist() == [0.0, 1.0, 1.0, 0.0]

@@ -1,4 +1,4 @@
-"""Windows that one fit forecasts after its own: none that a newer fit saw, none beyond history."""
+"""Follow-up windows, and the fit of totals to them."""
 
 import json
 
@@ -8,7 +8,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.models.calibration.totals_fit import (
     calibrate_totals,
     cross_validated_totals,
-    flatten_windows,
+    with_follow_ups,
 )
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.windows import (
@@ -20,7 +20,7 @@ from rossmann.models.evaluation.windows import (
 from rossmann.models.publishing.trained_model import TrainedModel
 
 
-def test_later_windows_follow_and_reach_no_newer_one(panel: Panel) -> None:
+def test_follow_up_windows_end_before_the_next_newer_window(panel: Panel) -> None:
     windows = build_windows(panel, (48, 200), 30, 31)
     old, new = windows
     later = follow_up_windows(panel, windows, old, 7, 31)
@@ -37,30 +37,30 @@ def outcomes(panel: Panel, trained: TrainedModel) -> list[WindowForecasts]:
     ensemble = Ensemble.load(trained.folder)
 
     def outcome(window: BacktestWindow, later: list[BacktestWindow]) -> WindowForecasts:
-        after = tuple(outcome(w, []) for w in later)
-        return WindowForecasts(window, {"ensemble": ensemble.predict(window.matrix)}, after)
+        follow_ups = tuple(outcome(w, []) for w in later)
+        return WindowForecasts(window, {"ensemble": ensemble.predict(window.matrix)}, follow_ups)
 
     old, new = build_windows(panel, (48, 200), 30, 31)
     return [outcome(old, follow_up_windows(panel, [old, new], old, 2, 31)), outcome(new, [])]
 
 
-def test_totals_learn_from_later_windows_too(
+def test_totals_are_fitted_to_follow_up_windows_too(
     panel: Panel, trained: TrainedModel, outcomes: list[WindowForecasts]
 ) -> None:
-    origins = [o.window.origin for o in flatten_windows(outcomes)]
+    origins = [o.window.origin for o in with_follow_ups(outcomes)]
     assert origins == sorted(set(origins))
     table = calibrate_totals(panel, outcomes, trained.card["intervals"])
     assert table["windows"] == 4
     assert len(json.dumps(table)) < 20_000
     assert json.loads(json.dumps(table)) == table
-    found = cross_validated_totals(panel, outcomes)
-    assert found is not None
-    assert found["windows"] == 4
-    assert found["kinds"]["chain"]["totals"] == 4
-    assert found["kinds"]["chain_day"]["totals"] == 4 * 30
+    measured = cross_validated_totals(panel, outcomes)
+    assert measured is not None
+    assert measured["windows"] == 4
+    assert measured["kinds"]["chain"]["totals"] == 4
+    assert measured["kinds"]["chain_day"]["totals"] == 4 * 30
     assert cross_validated_totals(panel, outcomes[:1]) is None
 
 
-def test_a_trained_version_carries_its_table(trained: TrainedModel) -> None:
+def test_a_trained_version_has_a_totals_table(trained: TrainedModel) -> None:
     assert trained.card["totals"]["windows"] >= 2
     assert Ensemble.load(trained.folder).card["totals"] == trained.card["totals"]

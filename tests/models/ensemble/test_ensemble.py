@@ -1,4 +1,4 @@
-"""The blend answers each row alike, however it comes; what was saved is what is loaded."""
+"""The ensemble forecasts each row alone, and loads what it saved."""
 
 import json
 import shutil
@@ -32,7 +32,9 @@ def matrix(panel: Panel) -> FeatureMatrix:
     return np.concatenate(parts)
 
 
-def test_a_row_alone_equals_the_row_in_company(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
+def test_row_forecast_is_independent_of_other_rows(
+    ensemble: Ensemble, matrix: FeatureMatrix
+) -> None:
     whole = ensemble.predict(matrix)
     order = np.random.default_rng(1).permutation(len(matrix))
     assert (ensemble.predict(matrix[order]) == whole[order]).all()
@@ -40,24 +42,22 @@ def test_a_row_alone_equals_the_row_in_company(ensemble: Ensemble, matrix: Featu
     assert alone == pytest.approx(whole[::7], rel=1e-12)
 
 
-def test_threads_change_nothing(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
+def test_forecast_is_independent_of_threads(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
     assert (ensemble.predict(matrix, threads=1) == ensemble.predict(matrix, threads=2)).all()
 
 
-def test_forecasts_are_positive_whatever_comes(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
+def test_forecasts_are_positive_and_finite(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
     rng = np.random.default_rng(2)
-    wild = rng.normal(0, 100, (500, matrix.shape[1])).astype(np.float32)
-    wild[:, OFFSET_COLUMN] = rng.uniform(0, 12, 500)
-    wild[rng.random(wild.shape) < 0.2] = np.nan
-    wild[:, OFFSET_COLUMN] = np.nan_to_num(wild[:, OFFSET_COLUMN])
-    for found in (ensemble.predict(wild), ensemble.predict(matrix)):
-        assert np.isfinite(found).all()
-        assert (found > 0).all()
+    extreme = rng.normal(0, 100, (500, matrix.shape[1])).astype(np.float32)
+    extreme[:, OFFSET_COLUMN] = rng.uniform(0, 12, 500)
+    extreme[rng.random(extreme.shape) < 0.2] = np.nan
+    extreme[:, OFFSET_COLUMN] = np.nan_to_num(extreme[:, OFFSET_COLUMN])
+    for sales in (ensemble.predict(extreme), ensemble.predict(matrix)):
+        assert np.isfinite(sales).all()
+        assert (sales > 0).all()
 
 
-def test_the_blend_is_the_weighted_geometric_mean(
-    ensemble: Ensemble, matrix: FeatureMatrix
-) -> None:
+def test_blend_is_the_weighted_geometric_mean(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
     factors = ensemble.log_factors(matrix)
     weights = ensemble.card["weights"]
     logs = sum(weights[name] * factor for name, factor in factors.items())
@@ -66,29 +66,29 @@ def test_the_blend_is_the_weighted_geometric_mean(
     )
 
 
-def test_members_are_heard_as_a_store_becomes_known(
-    ensemble: Ensemble, matrix: FeatureMatrix
-) -> None:
-    """The same row with more and more days behind it moves from the filter to the members."""
+def test_learner_trust_grows_with_days_of_sales(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
+    """The forecast of a row moves from the filter to the members with its days of sales."""
     assert (learner_trust(matrix) == 1.0).all()
     days = FEATURES.index("open_days_365")
-    young = np.repeat(matrix[:1], 4, axis=0)
-    young[:, days] = (np.nan, 0, TRUST_FROM_DAYS, (TRUST_FROM_DAYS + FULL_TRUST_DAYS) / 2)
-    assert learner_trust(young).tolist() == [0.0, 0.0, 0.0, 0.5]
-    offset = np.exp(young[:, OFFSET_COLUMN].astype(np.float64))
-    found = ensemble.predict(young)
-    assert found[:3] == pytest.approx(offset[:3], rel=1e-12)
-    (logs,) = np.log(ensemble.predict(young[3:]) / offset[3:])
-    factors = ensemble.log_factors(young[3:])
+    new_store = np.repeat(matrix[:1], 4, axis=0)
+    new_store[:, days] = (np.nan, 0, TRUST_FROM_DAYS, (TRUST_FROM_DAYS + FULL_TRUST_DAYS) / 2)
+    assert learner_trust(new_store).tolist() == [0.0, 0.0, 0.0, 0.5]
+    offset = np.exp(new_store[:, OFFSET_COLUMN].astype(np.float64))
+    sales = ensemble.predict(new_store)
+    assert sales[:3] == pytest.approx(offset[:3], rel=1e-12)
+    (logs,) = np.log(ensemble.predict(new_store[3:]) / offset[3:])
+    factors = ensemble.log_factors(new_store[3:])
     weights = ensemble.card["weights"]
     assert logs == pytest.approx(0.5 * sum(weights[n] * f[0] for n, f in factors.items()))
 
 
-def test_no_rows_no_forecasts(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
+def test_no_rows_give_no_forecasts(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
     assert ensemble.predict(matrix[:0]).shape == (0,)
 
 
-def test_saved_is_loaded(ensemble: Ensemble, matrix: FeatureMatrix, tmp_path: Path) -> None:
+def test_load_reads_what_save_wrote(
+    ensemble: Ensemble, matrix: FeatureMatrix, tmp_path: Path
+) -> None:
     ensemble.save(tmp_path / "again")
     again = Ensemble.load(tmp_path / "again")
     assert (again.predict(matrix) == ensemble.predict(matrix)).all()
@@ -101,7 +101,7 @@ def copy(trained: TrainedModel, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["lightgbm.txt", "xgboost.ubj", "catboost.cbm"])
-def test_one_changed_byte_is_refused(copy: Path, name: str) -> None:
+def test_changed_byte_raises(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
@@ -109,13 +109,13 @@ def test_one_changed_byte_is_refused(copy: Path, name: str) -> None:
         Ensemble.load(copy)
 
 
-def test_a_missing_file_is_named(copy: Path) -> None:
+def test_missing_file_raises_with_its_name(copy: Path) -> None:
     (copy / "xgboost.ubj").unlink()
     with pytest.raises(CorruptModelError, match=r"xgboost\.ubj is missing"):
         Ensemble.load(copy)
 
 
-def test_other_features_are_refused(copy: Path) -> None:
+def test_other_features_raise(copy: Path) -> None:
     card = json.loads((copy / "ensemble.json").read_text())
     (copy / "ensemble.json").write_text(json.dumps({**card, "fingerprint": "0" * 16}))
     with pytest.raises(CorruptModelError, match="other features"):
@@ -123,7 +123,7 @@ def test_other_features_are_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
-def test_a_broken_card_is_refused(copy: Path, text: str) -> None:
+def test_broken_card_raises(copy: Path, text: str) -> None:
     (copy / "ensemble.json").write_text(text)
     with pytest.raises(CorruptModelError):
         Ensemble.load(copy)

@@ -1,4 +1,4 @@
-"""Conformal intervals cover what they promise, on rows that did not calibrate them."""
+"""Coverage of conformal intervals on rows that did not calibrate them."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from rossmann.models.ensemble.prediction_intervals import (
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 
-def world(seed: int, n: int = 6000) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
+def simulate(seed: int, n: int = 6000) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
     """Rows whose spread is their volatility, with sales around a forecast."""
     rng = np.random.default_rng(seed)
     matrix = np.zeros((n, len(FEATURES)), np.float32)
@@ -27,10 +27,10 @@ def world(seed: int, n: int = 6000) -> tuple[FeatureMatrix, FloatArray, FloatArr
     return matrix, forecast * np.exp(rng.normal(0, spread)), forecast
 
 
-def test_coverage_holds_on_other_rows() -> None:
-    matrix, sold, forecast = world(1)
+def test_coverage_on_other_rows() -> None:
+    matrix, sold, forecast = simulate(1)
     table = calibrate(matrix, sold, forecast)
-    matrix, sold, forecast = world(2)
+    matrix, sold, forecast = simulate(2)
     for level in (0.5, 0.8, 0.95):
         ((low, high),) = interval_bounds(table, matrix, forecast, [level])
         inside = (low <= sold) & (sold <= high)
@@ -40,19 +40,19 @@ def test_coverage_holds_on_other_rows() -> None:
             assert inside[part].mean() == pytest.approx(level, abs=0.04)
 
 
-def test_bounds_nest_and_hold_the_forecast() -> None:
-    matrix, sold, forecast = world(3)
+def test_bounds_are_nested_and_contain_the_forecast() -> None:
+    matrix, sold, forecast = simulate(3)
     table = calibrate(matrix, sold, forecast)
-    found = interval_bounds(table, matrix, forecast, LEVELS)
-    for (low, high), (lower, higher) in pairwise(found):
+    bounds = interval_bounds(table, matrix, forecast, LEVELS)
+    for (low, high), (lower, higher) in pairwise(bounds):
         assert (lower <= low).all()
         assert (high <= higher).all()
         assert (low <= forecast).all()
         assert (forecast <= high).all()
 
 
-def test_a_store_without_history_counts_as_volatile() -> None:
-    matrix, sold, forecast = world(4)
+def test_store_without_history_counts_as_volatile() -> None:
+    matrix, sold, forecast = simulate(4)
     table = calibrate(matrix, sold, forecast)
     matrix[:2, FEATURES.index("sd_same_364")] = (np.nan, 0.05)
     ((low, high),) = interval_bounds(table, matrix[:2], np.array([1000.0, 1000.0]), [0.8])
@@ -60,15 +60,15 @@ def test_a_store_without_history_counts_as_volatile() -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 0.49, 0.995, 1.0])
-def test_a_level_out_of_reach_is_refused(level: float) -> None:
-    matrix, sold, forecast = world(5, 500)
+def test_level_out_of_range_raises(level: float) -> None:
+    matrix, sold, forecast = simulate(5, 500)
     with pytest.raises(ValueError, match=r"between \.5 and \.99"):
         interval_bounds(calibrate(matrix, sold, forecast), matrix, forecast, [level])
 
 
-def test_sundays_and_reopened_stores_get_the_width_that_they_need() -> None:
-    def marked(seed: int) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
-        matrix, _, forecast = world(seed)
+def test_coverage_on_sundays_and_of_reopened_stores() -> None:
+    def simulate_kinds(seed: int) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
+        matrix, _, forecast = simulate(seed)
         rng = np.random.default_rng(seed + 100)
         kind = rng.integers(0, 10, len(matrix))
         matrix[:, FEATURES.index("day_of_week")] = np.where(kind == 0, 7, 3)
@@ -76,8 +76,8 @@ def test_sundays_and_reopened_stores_get_the_width_that_they_need() -> None:
         spread = matrix[:, FEATURES.index("sd_same_364")] * np.where(kind < 2, 1.6, 1.0)
         return matrix, forecast * np.exp(rng.normal(0, spread)), forecast
 
-    table = calibrate(*marked(6))
-    matrix, sold, forecast = marked(7)
+    table = calibrate(*simulate_kinds(6))
+    matrix, sold, forecast = simulate_kinds(7)
     ((low, high),) = interval_bounds(table, matrix, forecast, [0.8])
     inside = (low <= sold) & (sold <= high)
     sunday = matrix[:, FEATURES.index("day_of_week")] == 7
@@ -86,56 +86,56 @@ def test_sundays_and_reopened_stores_get_the_width_that_they_need() -> None:
         assert inside[part].mean() == pytest.approx(0.8, abs=0.05)
 
 
-def test_rows_without_a_schedule_are_as_wide_as_their_misses_were() -> None:
-    matrix, sold, forecast = world(8)
+def test_rows_without_a_schedule_have_wider_intervals() -> None:
+    matrix, sold, forecast = simulate(8)
     matrix[:, FEATURES.index("days_since_promo")] = 3
-    missed = forecast * np.exp(np.log(sold / forecast) * 0.4)  # 1.0 of the miss becomes 0.6
-    table = calibrate(matrix, sold, missed, unplanned=forecast)
+    informed = forecast * np.exp(np.log(sold / forecast) * 0.4)  # residuals shrink to 0.6
+    table = calibrate(matrix, sold, informed, unplanned=forecast)
     assert table["unplanned"] == pytest.approx(1 / 0.6, rel=1e-6)
-    blind = matrix.copy()
-    blind[:, FEATURES.index("days_since_promo")] = np.nan
-    assert residual_scale(table, blind) == pytest.approx(residual_scale(table, matrix) / 0.6)
-    ((low, high),) = interval_bounds(table, blind, forecast, [0.8])
+    unscheduled = matrix.copy()
+    unscheduled[:, FEATURES.index("days_since_promo")] = np.nan
+    assert residual_scale(table, unscheduled) == pytest.approx(residual_scale(table, matrix) / 0.6)
+    ((low, high),) = interval_bounds(table, unscheduled, forecast, [0.8])
     assert ((low <= sold) & (sold <= high)).mean() == pytest.approx(0.8, abs=0.01)
-    # a schedule that did not help makes no row surer
-    assert calibrate(matrix, sold, forecast, unplanned=missed)["unplanned"] == 1.0
+    # a schedule that did not help makes no interval narrower
+    assert calibrate(matrix, sold, forecast, unplanned=informed)["unplanned"] == 1.0
 
 
-def test_the_fewer_days_a_store_has_the_wider_its_bands() -> None:
-    matrix, sold, forecast = world(9)
+def test_intervals_narrow_with_days_of_sales() -> None:
+    matrix, sold, forecast = simulate(9)
     days = FEATURES.index("open_days_365")
     matrix[:, days] = 300
     table = calibrate(matrix, sold, forecast)
-    same = np.repeat(matrix[:1], 5, axis=0)
-    same[:, days] = (np.nan, 0, 7, 60, 300)
-    scale = residual_scale(table, same)
+    rows = np.repeat(matrix[:1], 5, axis=0)
+    rows[:, days] = (np.nan, 0, 7, 60, 300)
+    scale = residual_scale(table, rows)
     assert scale[0] == scale[1]
     assert (np.diff(scale[1:]) < 0).all()
     assert scale[1] > 3 * scale[4]
 
 
-def test_a_band_knows_its_row_alone() -> None:
-    matrix, sold, forecast = world(10)
+def test_interval_is_independent_of_other_rows() -> None:
+    matrix, sold, forecast = simulate(10)
     table = calibrate(matrix, sold, forecast)
     ((low, high),) = interval_bounds(table, matrix, forecast, [0.9])
-    some = np.array([17, 3, 999])
-    ((few, upper),) = interval_bounds(table, matrix[some], forecast[some], [0.9])
-    assert few == pytest.approx(low[some], rel=1e-12)
-    assert upper == pytest.approx(high[some], rel=1e-12)
+    index = np.array([17, 3, 999])
+    ((lower, upper),) = interval_bounds(table, matrix[index], forecast[index], [0.9])
+    assert lower == pytest.approx(low[index], rel=1e-12)
+    assert upper == pytest.approx(high[index], rel=1e-12)
     assert calibrate(matrix, sold, forecast) == table
 
 
-def test_a_scale_is_a_true_deviation() -> None:
-    """Totals add variances up: the residuals over the scale have a root mean square of one."""
-    matrix, sold, forecast = world(11)
+def test_scaled_residuals_have_unit_root_mean_square() -> None:
+    """Totals add variances up."""
+    matrix, sold, forecast = simulate(11)
     table = calibrate(matrix, sold, forecast)
     scaled = np.log(sold / forecast) / residual_scale(table, matrix)
     assert np.sqrt(np.mean(scaled**2)) == pytest.approx(1.0, abs=0.02)
     assert conformal_quantile(table, 0.8) == pytest.approx(1.28, abs=0.05)
 
 
-def test_a_table_of_another_release_is_refused() -> None:
-    matrix, sold, forecast = world(12, 500)
+def test_table_of_another_release_raises() -> None:
+    matrix, sold, forecast = simulate(12, 500)
     old = {"levels": list(LEVELS), "cuts": [0.1, 0.2], "widths": [[0.1] * 50] * 3}
     with pytest.raises(CorruptModelError, match="rossmann train"):
         interval_bounds(old, matrix, forecast, [0.8])

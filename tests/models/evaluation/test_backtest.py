@@ -1,4 +1,4 @@
-"""Baselines against plain readings of their definitions; windows hold what they say."""
+"""Backtest windows, baselines, metrics, and parity of backtest and served forecasts."""
 
 from datetime import date
 
@@ -7,7 +7,7 @@ import pytest
 
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError
-from rossmann.features import schedule_counts as plan
+from rossmann.features.schedule_counts import PROMO
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import baselines, forecast_window, score_window
 from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
@@ -33,7 +33,7 @@ def test_windows_follow_their_origins(panel: Panel) -> None:
         assert len(window.matrix) == len(window.rows) == len(window.sold)
 
 
-def test_seasonal_naive_is_the_last_of_its_kind(panel: Panel) -> None:
+def test_seasonal_naive_is_the_last_same_weekday_and_promotion(panel: Panel) -> None:
     (window,) = build_windows(panel, (48,), 48, 31)
     naive = baselines(panel, window)["seasonal_naive"]
     checked = 0
@@ -43,19 +43,19 @@ def test_seasonal_naive_is_the_last_of_its_kind(panel: Panel) -> None:
             t = day - panel.first_day
             y = panel.arrays.log_sales[s, t]
             same = (day - window.rows.day[i]) % 7 == 0
-            if same and panel.arrays.cube[t, s, plan.PROMO] == window.rows.promo[i] and y > 0:
+            if same and panel.arrays.cube[t, s, PROMO] == window.rows.promo[i] and y > 0:
                 assert naive[i] == pytest.approx(np.exp(y), rel=1e-5)
                 checked += 1
                 break
     assert checked > 10
 
 
-def test_too_short_a_history_is_said(panel: Panel) -> None:
+def test_too_short_a_history_raises_an_error(panel: Panel) -> None:
     with pytest.raises(DataError, match="needs more history"):
         build_windows(panel, (610,), 48, 31)
 
 
-def test_measures() -> None:
+def test_metrics_match_their_definitions() -> None:
     sold, forecast = np.array([100.0, 200.0, 0.0]), np.array([110.0, 180.0, 5.0])
     assert rmspe(sold, forecast) == pytest.approx(0.1)
     assert mape(sold, forecast) == pytest.approx(0.1)
@@ -64,14 +64,14 @@ def test_measures() -> None:
     assert np.isnan(rmspe(np.zeros(2), np.ones(2)))
 
 
-def test_a_score_tells_all_forecasters(panel: Panel) -> None:
+def test_score_has_the_rmspe_of_every_forecaster(panel: Panel) -> None:
     (window,) = build_windows(panel, (48,), 48, 31)
-    found = score_window(
+    score = score_window(
         WindowForecasts(window, {"ensemble": window.sold, **baselines(panel, window)})
     )
-    assert found.rmspe["ensemble"] == 0.0
-    assert found.rmspe["kalman"] > 0.0
-    assert found.as_dict()["origin"] == window.origin_date.isoformat()
+    assert score.rmspe["ensemble"] == 0.0
+    assert score.rmspe["kalman"] > 0.0
+    assert score.as_dict()["origin"] == window.origin_date.isoformat()
 
 
 @pytest.fixture(scope="module")
@@ -79,36 +79,36 @@ def ensemble(trained: TrainedModel) -> Ensemble:
     return Ensemble.load(trained.folder)
 
 
-@pytest.mark.parametrize(("back", "days"), [(48, 48), (100, 7), (365, 1)])
-def test_a_backtest_is_what_the_service_answers(
-    panel: Panel, ensemble: Ensemble, back: int, days: int
+@pytest.mark.parametrize(("offset", "days"), [(48, 48), (100, 7), (365, 1)])
+def test_backtest_forecasts_equal_served_forecasts(
+    panel: Panel, ensemble: Ensemble, offset: int, days: int
 ) -> None:
-    """Bit for bit, in any order, alone or together: rows take one way to sales."""
-    (window,) = build_windows(panel, (back,), days, 31)
-    found = forecast_window(panel, window, ensemble, 1)["ensemble"]
-    order = np.random.default_rng(back).permutation(len(window.rows))
+    """Bit for bit, in any order of the rows."""
+    (window,) = build_windows(panel, (offset,), days, 31)
+    forecast = forecast_window(panel, window, ensemble, 1)["ensemble"]
+    order = np.random.default_rng(offset).permutation(len(window.rows))
     served = Forecaster(panel, ensemble).forecast(window.rows.take(order), as_of=window.origin)
-    assert (served.sales == found[order]).all()
+    assert (served.sales == forecast[order]).all()
 
 
-def test_without_a_schedule_no_plan_after_the_origin_is_seen(
+def test_without_schedule_forecast_uses_no_schedule_after_the_origin(
     panel: Panel, ensemble: Ensemble
 ) -> None:
     (window,) = build_windows(panel, (48,), 48, 31)
-    found = forecast_window(panel, window, ensemble, 1)
-    bare = panel.matrix(window.rows, window.origin, planned_to=window.origin)
-    assert (found["without_schedule"] == ensemble.predict(bare)).all()
-    assert (found["without_schedule"] != found["ensemble"]).any()
+    forecasts = forecast_window(panel, window, ensemble, 1)
+    without_schedule = panel.matrix(window.rows, window.origin, planned_to=window.origin)
+    assert (forecasts["without_schedule"] == ensemble.predict(without_schedule)).all()
+    assert (forecasts["without_schedule"] != forecasts["ensemble"]).any()
 
 
-def test_rolling_windows_lie_one_after_the_other(panel: Panel) -> None:
+def test_rolling_windows_are_consecutive(panel: Panel) -> None:
     windows: list[BacktestWindow] = build_windows(panel, rolling_offsets(5, 20), 20, 31)
     assert [w.origin for w in windows] == [panel.last_day - 20 * k for k in (5, 4, 3, 2, 1)]
     days = np.concatenate([np.unique(w.rows.day) for w in windows])
     assert (np.diff(days) > 0).all()
 
 
-def test_origins_are_dates_of_history(panel: Panel) -> None:
+def test_origins_must_be_dates_of_history(panel: Panel) -> None:
     last = panel.info.last_day
     assert origins_to_offsets(panel, [date.fromordinal(last.toordinal() - 60)]) == (60,)
     for outside in (last, date(2000, 1, 1)):

@@ -29,9 +29,15 @@ from rossmann.models.gate.backtest_predictions import (
     PREDICTIONS_FILE,
     BacktestPredictions,
     WindowPredictions,
-    read_evidence,
+    read_predictions,
 )
-from rossmann.models.gate.gate import _beside, _Desk, _score, load_predictions, validate
+from rossmann.models.gate.gate import (
+    _forecast_by_production,
+    _GateContext,
+    _production_checks,
+    load_predictions,
+    validate,
+)
 from rossmann.models.gate.sanity_checks import check_service, run_sanity_checks
 from rossmann.models.gate.verdict import CheckResult, Verdict, at_least, at_most
 from rossmann.models.inference.forecaster import Forecast, Forecaster
@@ -73,7 +79,7 @@ def beside(
 
 
 def failed(verdict: Verdict) -> list[str]:
-    return [line.check for line in verdict.lines if not line.passed]
+    return [line.check for line in verdict.results if not line.passed]
 
 
 def verdicts(lines: list[CheckResult]) -> list[bool]:
@@ -226,11 +232,11 @@ def test_a_real_version_passes_and_the_verdict_stays_on_it(
 ) -> None:
     verdict = validate(registry, 1, gate_settings)
     assert verdict.passed, verdict.table()
-    assert len(verdict.lines) == 2 + 6 + 7
+    assert len(verdict.results) == 2 + 6 + 7
     tags = registry.find(1).tags
     assert tags["gate.passed"] == "true"
     assert [line["check"] for line in json.loads(tags["gate.table"])] == [
-        line.check for line in verdict.lines
+        line.check for line in verdict.results
     ]
     with pytest.raises(VersionNotFoundError):
         validate(registry, 9, gate_settings)
@@ -240,10 +246,10 @@ def test_the_same_version_again_is_refused(
     registry: Registry, gate_settings: Settings, trained: TrainedModel
 ) -> None:
     registry.promote(1, "first", "me")
-    assert validate(registry, 1, gate_settings).compared_with is None  # not against itself
+    assert validate(registry, 1, gate_settings).compared_to is None  # not against itself
     again = register(trained, gate_settings, NAME).version
     verdict = validate(registry, again, gate_settings)
-    assert verdict.compared_with == 1
+    assert verdict.compared_to == 1
     assert failed(verdict) == ["all windows: better than version 1"]
     assert registry.find(again).tags["gate.passed"] == "false"
 
@@ -267,10 +273,10 @@ def test_a_version_of_the_demo_chain_replaces_the_real_one_only_if_asked(
     registry: Registry, gate_settings: Settings, mine: str, other: str, demo: bool, passed: bool
 ) -> None:
     settings = gate_settings.model_copy(update={"demo": demo})
-    desk = _Desk(registry, settings, lambda chain: pytest.fail("nothing to open"))
+    desk = _GateContext(registry, settings, lambda chain: pytest.fail("nothing to open"))
     candidate = changed_tags(registry, 1, data_dataset=mine)
     serving = replace(changed_tags(registry, 1, data_dataset=other), version=7)
-    (line,) = _beside(desk, candidate, evidence(), serving)
+    (line,) = _production_checks(desk, candidate, evidence(), serving)
     assert line.check == "against version 7"
     assert line.passed is passed
     assert ("ROSSMANN_DEMO" in line.note) is not passed
@@ -280,11 +286,11 @@ def test_tables_that_do_not_reach_the_windows_are_told(
     registry: Registry, gate_settings: Settings, panel: Panel
 ) -> None:
     """The serving version must forecast newer days than the tables at hand hold."""
-    desk = _Desk(registry, gate_settings, lambda chain: panel)
+    desk = _GateContext(registry, gate_settings, lambda chain: panel)
     later = replace(window(0.1, stores=3), origin="2031-01-01")
     later.store[:] = panel.store_numbers[0]
     with pytest.raises(DataError, match="do not reach"):
-        _score(desk, registry.find(1), "demo", later)
+        _forecast_by_production(desk, registry.find(1), "demo", later)
 
 
 class _ChangedForecaster(Forecaster):
@@ -317,8 +323,8 @@ def test_a_forecaster_that_sells_on_closed_days_is_found(
         return check_service(_ChangedForecaster(panel, ensemble, change), rows, sales)
 
     sound = check_service(Forecaster(panel, ensemble), rows, sales)
-    assert sound.closed == 0
-    assert sound.apart < 1e-9
+    assert sound.max_closed_sales == 0
+    assert sound.max_difference < 1e-9
     open_always = check(lambda own, asked, _: ensemble.predict(panel.matrix(asked, panel.last_day)))
     assert open_always.closed > 100
     shifted = check(lambda own, asked, found: found * 1.001)
@@ -373,7 +379,7 @@ def test_evidence_that_is_missing_or_changed_fails(
         root = run["run"]["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
         url = f"/api/2.0/mlflow-artifacts/artifacts/{root}/{PREDICTIONS_FILE}"
         client.put(url, content=b"better figures").raise_for_status()
-    lines = validate(registry, changed.version, gate_settings).lines
+    lines = validate(registry, changed.version, gate_settings).results
     assert not lines[0].passed
     assert "was changed" in lines[0].note
 
@@ -385,14 +391,14 @@ def test_a_version_that_ignores_promotions_is_found(trained: TrainedModel, panel
 
     sound = Ensemble.load(trained.folder)
     found = run_sanity_checks(panel, sound, trained.folder, 1)
-    assert found.promotion > 0.05
-    assert 0 < found.record < 3
+    assert found.promotion_uplift > 0.05
+    assert 0 < found.max_record_ratio < 3
     blind = run_sanity_checks(panel, Blind(sound.members, sound.card), trained.folder, 1)
-    assert blind.promotion < 0.01
-    assert blind.record > 3
+    assert blind.promotion_uplift < 0.01
+    assert blind.max_record_ratio > 3
 
 
 def test_the_record_is_read_back_as_logged(registry: Registry, trained: TrainedModel) -> None:
     logged = load_predictions(registry, registry.find(1))
-    local = read_evidence(trained.folder / PREDICTIONS_FILE)
+    local = read_predictions(trained.folder / PREDICTIONS_FILE)
     assert np.array_equal(logged.windows[0].forecast, local.windows[0].forecast)

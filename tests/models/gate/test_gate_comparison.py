@@ -1,4 +1,4 @@
-"""Two versions side by side: only what differs, and the same days."""
+"""Comparison of two versions: lineage differences and shared windows."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from rossmann.models.registry.registry import Registry
 from rossmann.settings import Settings
 
 
-def test_lineage_errors_and_history_are_told(
+def test_comparison_has_lineage_and_shared_windows(
     trained: TrainedModel,
     chain_settings: Settings,
     mlflow_server: str,
@@ -25,16 +25,19 @@ def test_lineage_errors_and_history_are_told(
         registry.promote(1, "the first", "anna")
         registry.set_tags(2, {"profile": "other"})
         one, two = registry.find(1), registry.find(2)
-        found = compare_versions(registry, one, two)
-        assert found.lineage == [("profile", "quick", "other")]
-        assert [origin for origin, _ in found.windows] == [str(w.origin) for w in trained.windows]
+        comparison = compare_versions(registry, one, two)
+        assert comparison.lineage == [("profile", "quick", "other")]
+        assert [origin for origin, _ in comparison.windows] == [
+            str(w.origin) for w in trained.windows
+        ]
         assert all(
-            test.first_rmspe == test.second_rmspe and test.p == 1 for _, test in found.windows
+            test.first_rmspe == test.second_rmspe and test.p_value == 1
+            for _, test in comparison.windows
         )
         registry.set_tags(2, {"digest.evidence": "changed"})
-        spoilt = compare_versions(registry, one, registry.find(2))
-        assert spoilt.windows == []
-        assert "was changed" in spoilt.note
+        damaged = compare_versions(registry, one, registry.find(2))
+        assert damaged.windows == []
+        assert "was changed" in damaged.note
     for digest in trained.card["data"]["files"].values():
         assert digest in one.tags["data.raw"]
     monkeypatch.setenv("ROSSMANN_MLFLOW_TRACKING_URI", mlflow_server)

@@ -8,7 +8,7 @@ import pytest
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import CorruptModelError
 from rossmann.features import state_space
-from rossmann.features.offset_components import USUAL_WEEKDAY
+from rossmann.features.offset_components import MEAN_WEEKDAY
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference import attributions as drivers
 from rossmann.models.inference.attributions import DRIVER_LABELS, Attribution, attribute
@@ -37,7 +37,7 @@ def matrix(panel: Panel, rows: StoreDays) -> FeatureMatrix:
 
 @pytest.fixture(scope="module")
 def found(panel: Panel, rows: StoreDays, matrix: FeatureMatrix, ensemble: Ensemble) -> Attribution:
-    parts = panel.offset_parts(rows, panel.last_day)
+    parts = panel.offset_components(rows, panel.last_day)
     return attribute(ensemble, matrix, parts, ensemble.predict(matrix))
 
 
@@ -72,9 +72,9 @@ def test_drivers_multiply_to_the_served_forecast(
 def test_rounding_alone_goes_into_the_baseline(
     found: Attribution, panel: Panel, rows: StoreDays, ensemble: Ensemble, matrix: FeatureMatrix
 ) -> None:
-    parts = panel.offset_parts(rows, panel.last_day)
+    parts = panel.offset_components(rows, panel.last_day)
     start = ensemble.contributions(matrix)[:, -1]
-    plain = parts[:, state_space.LEVEL] + parts[:, USUAL_WEEKDAY] + start
+    plain = parts[:, state_space.LEVEL] + parts[:, MEAN_WEEKDAY] + start
     assert np.abs(np.log(found.baseline) - plain).max() < 1e-5
 
 
@@ -101,7 +101,7 @@ def test_the_weekday_is_told_from_the_plain_day(
     found: Attribution, rows: StoreDays, panel: Panel
 ) -> None:
     """Over a store's Mondays to Saturdays the filter's weekday effects cancel out."""
-    parts = panel.offset_parts(rows, panel.last_day)
+    parts = panel.offset_components(rows, panel.last_day)
     weekday = (rows.day + 3) % 7 + 1
     effects = parts[:, 1:8].sum(axis=1) - parts[:, -1]
     for store in np.unique(rows.store):
@@ -119,7 +119,7 @@ def test_a_new_store_is_driven_by_the_filter_alone(
     young = matrix.copy()
     young[:, FEATURES.index("open_days_365")] = 3
     assert (ensemble.contributions(young) == 0).all()
-    parts = panel.offset_parts(rows, panel.last_day)
+    parts = panel.offset_components(rows, panel.last_day)
     told = attribute(ensemble, young, parts, ensemble.predict(young))
     assert told.product() == pytest.approx(np.exp(young[:, OFFSET_COLUMN].astype(float)), rel=1e-9)
     assert (told.factors["horizon"] == 1).all() and (told.factors["store"] == 1).all()
@@ -132,7 +132,7 @@ def test_a_row_is_split_the_same_in_any_company(
     where = [int(np.flatnonzero((rows.store == s) & (rows.day == d))[0])
              for s, d in zip(some.store, some.day, strict=True)]  # fmt: skip
     matrix = panel.matrix(some, panel.last_day)
-    parts = panel.offset_parts(some, panel.last_day)
+    parts = panel.offset_components(some, panel.last_day)
     again = attribute(ensemble, matrix, parts, ensemble.predict(matrix))
     for name, factor in again.factors.items():
         assert factor == pytest.approx(found.factors[name][where], rel=1e-6)
@@ -145,7 +145,7 @@ def test_more_than_rounding_is_refused(
         def contributions(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
             return ensemble.contributions(matrix) * 1.01
 
-    parts: Any = panel.offset_parts(rows, panel.last_day)
+    parts: Any = panel.offset_components(rows, panel.last_day)
     with pytest.raises(CorruptModelError, match="drivers miss"):
         attribute(Liar(), matrix, parts, ensemble.predict(matrix))
 
@@ -154,5 +154,7 @@ def test_no_rows_no_drivers(
     panel: Panel, rows: StoreDays, matrix: FeatureMatrix, ensemble: Ensemble
 ) -> None:
     none = rows.take(slice(0, 0))
-    told = attribute(ensemble, matrix[:0], panel.offset_parts(none, panel.last_day), np.empty(0))
+    told = attribute(
+        ensemble, matrix[:0], panel.offset_components(none, panel.last_day), np.empty(0)
+    )
     assert told.baseline.shape == (0,)

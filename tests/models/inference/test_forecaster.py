@@ -132,7 +132,7 @@ def test_refusals_name_their_rows(forecaster: Forecaster, panel: Panel) -> None:
         stores[place], days[place] = store, day
         with pytest.raises(RequestError) as caught:
             forecaster.forecast(StoreDays(stores, days, *[rows.open] * 4))
-        assert [(f.loc[1], f.type) for f in caught.value.faults] == [(place, kind)]
+        assert [(f.loc[1], f.type) for f in caught.value.errors] == [(place, kind)]
     with pytest.raises(RequestError):
         forecaster.forecast(rows.take(slice(0, 0)))
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import Panel, in_memory_panel, open_panel
+from rossmann.data.panel.panel import Panel, open_panel
 from rossmann.epoch_days import to_date
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.windows import BacktestWindow, build_windows
@@ -15,6 +15,7 @@ from rossmann.models.inference.forecaster import Forecast, Forecaster
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.schema import FEATURES, SHORT_HISTORY, FloatArray
 from rossmann.settings import Settings
+from tests.fixtures.panels import in_memory_panel
 
 Tables = dict[str, pl.DataFrame]
 STORES = 8
@@ -178,12 +179,12 @@ def test_a_store_known_by_its_metadata_alone_is_served(
     assert "reopened" not in kinds
 
 
-def test_few_stores_are_a_chain(few: Settings, few_trained: TrainedModel) -> None:
-    for score in few_trained.windows:
+def test_few_stores_are_a_chain(small_chain: Settings, small_chain_trained: TrainedModel) -> None:
+    for score in small_chain_trained.windows:
         assert score.rmspe["ensemble"] < score.rmspe["seasonal_naive"]
-    panel = open_panel(make_dataset(few))
+    panel = open_panel(make_dataset(small_chain))
     (window,) = build_windows(panel, (48,), 48, 31)
-    found = answer(panel, Ensemble.load(few_trained.folder), window)
+    found = answer(panel, Ensemble.load(small_chain_trained.folder), window)
     ratio = found.sales / window.sold
     assert ratio.min() > 0.3
     assert ratio.max() < 3

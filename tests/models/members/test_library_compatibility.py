@@ -1,4 +1,4 @@
-"""A version of a booster release that the installed one does not promise to read is refused."""
+"""A version loads only if the installed libraries promise to read its files."""
 
 import json
 import shutil
@@ -37,16 +37,16 @@ from rossmann.schema import FEATURES
         ("catboost", (1, 2), (0, 4), False),
     ],
 )
-def test_what_each_library_promises(
+def test_compatibility_rules(
     library: str, installed: tuple[int, int], written: tuple[int, int], readable: bool
 ) -> None:
     assert COMPATIBILITY[library].can_read(installed, written) is readable
 
 
-def test_saving_notes_the_releases(trained: TrainedModel) -> None:
-    told = json.loads((trained.folder / "ensemble.json").read_text())["libraries"]
-    assert installed_libraries(COMPATIBILITY).items() <= told.items()
-    assert set(told) >= {"lightgbm", "catboost", "numpy", "numba"}
+def test_card_holds_the_library_releases(trained: TrainedModel) -> None:
+    libraries = json.loads((trained.folder / "ensemble.json").read_text())["libraries"]
+    assert installed_libraries(COMPATIBILITY).items() <= libraries.items()
+    assert set(libraries) >= {"lightgbm", "catboost", "numpy", "numba"}
 
 
 @pytest.fixture
@@ -59,67 +59,67 @@ def rewrite(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def vouch(folder: Path) -> None:
+def update_digests(folder: Path) -> None:
     rewrite(folder, files={file: sha256(folder / file) for file in read_card(folder)["files"]})
 
 
 @pytest.mark.parametrize("name", ["lightgbm", "xgboost", "catboost"])
-def test_a_newer_release_is_refused_with_what_to_do(copy: Path, name: str) -> None:
-    told = read_card(copy)["libraries"]
+def test_newer_release_raises_with_the_remedy(copy: Path, name: str) -> None:
+    libraries = read_card(copy)["libraries"]
     (distribution,) = installed_libraries([name])
-    rewrite(copy, libraries={**told, distribution: "99.1.0"})
+    rewrite(copy, libraries={**libraries, distribution: "99.1.0"})
     # The file must not even be opened: what a library cannot read may end the process.
-    next(copy.glob(f"{name}*")).write_bytes(b"written by the future")
-    vouch(copy)
+    next(copy.glob(f"{name}*")).write_bytes(b"written by a later release")
+    update_digests(copy)
     with pytest.raises(
         CorruptModelError, match=rf"install {distribution}==99\.1\.0.*rossmann train"
     ):
         Ensemble.load(copy)
 
 
-def test_an_earlier_patch_of_the_same_release_loads(copy: Path) -> None:
-    told = read_card(copy)["libraries"]
-    rewrite(copy, libraries={n: ".".join([*t.split(".")[:2], "0"]) for n, t in told.items()})
+def test_earlier_patch_release_loads(copy: Path) -> None:
+    libraries = read_card(copy)["libraries"]
+    rewrite(copy, libraries={n: ".".join([*t.split(".")[:2], "0"]) for n, t in libraries.items()})
     Ensemble.load(copy)
 
 
 @pytest.mark.parametrize("libraries", [None, {}, {"lightgbm": "?"}, "4.6", {"numpy": "2.4"}])
-def test_a_card_that_does_not_say_is_refused(copy: Path, libraries: object) -> None:
+def test_card_without_the_release_raises(copy: Path, libraries: object) -> None:
     rewrite(copy, libraries=libraries)
     with pytest.raises(CorruptModelError, match="does not say which release"):
         Ensemble.load(copy)
 
 
-def test_the_plain_wheel_counts_as_the_one_without_graphics() -> None:
+def test_either_xgboost_distribution_counts() -> None:
     (release,) = installed_libraries(["xgboost"]).values()
     card = {"weights": {"xgboost": 1.0}, "libraries": {"xgboost": release}}
     check_compatibility(card, Path("there"))
 
 
-def broken(path: Path, content: bytes | None) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+def corrupt(path: Path, content: bytes | None) -> None:
+    original = path.read_bytes()
+    path.write_bytes(original[: len(original) // 2] if content is None else content)
 
 
 @pytest.mark.parametrize("name", ["lightgbm.npz", "xgboost.npz", "catboost.npz"])
 @pytest.mark.parametrize("content", [b"", b"no trees at all", None])
-def test_trees_that_the_card_vouches_for_and_that_are_none(
+def test_corrupt_trees_with_a_matching_digest_raise(
     copy: Path, name: str, content: bytes | None
 ) -> None:
-    broken(copy / name, content)
-    vouch(copy)
+    corrupt(copy / name, content)
+    update_digests(copy)
     with pytest.raises(CorruptModelError, match="does not load"):
         Ensemble.load(copy)
 
 
 @pytest.mark.parametrize("name", ["xgboost.ubj", "catboost.cbm"])
 @pytest.mark.parametrize("content", [b"", b"no trees at all", None])
-def test_a_file_that_the_card_vouches_for_and_the_library_does_not(
+def test_corrupt_booster_with_a_matching_digest_raises_when_used(
     copy: Path, name: str, content: bytes | None
 ) -> None:
-    """Answers come from the trees; the library's file is needed for drivers alone."""
-    broken(copy / name, content)
-    vouch(copy)
+    """Forecasts use the trees; only attributions need the library's file."""
+    corrupt(copy / name, content)
+    update_digests(copy)
     ensemble = Ensemble.load(copy)
     row = np.zeros((1, len(FEATURES)), np.float32)
     assert len(ensemble.predict(row)) == 1
@@ -128,7 +128,7 @@ def test_a_file_that_the_card_vouches_for_and_the_library_does_not(
 
 
 @pytest.mark.parametrize("weights", [None, {"perceptron": 1.0}, [1, 2]])
-def test_weights_of_no_known_member_are_refused(copy: Path, weights: object) -> None:
+def test_weights_of_unknown_members_raise(copy: Path, weights: object) -> None:
     rewrite(copy, weights=weights)
     with pytest.raises(CorruptModelError, match="no weights"):
         Ensemble.load(copy)

@@ -1,4 +1,4 @@
-"""A registered version is whole: it loads and answers anywhere, and says where it comes from."""
+"""A registered version is complete: files, code, signature, card, lineage; MLflow serves it."""
 
 import base64
 import json
@@ -25,14 +25,13 @@ from rossmann.errors import CorruptModelError, ServiceError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.windows import WindowScore
 from rossmann.models.members import LEARNERS
-from rossmann.models.publishing import register as packaging
-from rossmann.models.publishing.mlflow_client import input_example, pip_requirements
+from rossmann.models.publishing.mlflow_client import _EXAMPLE, input_example, pip_requirements
+from rossmann.models.publishing.register import register
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry import lineage
 from rossmann.models.registry.model_version import ModelVersion
 from rossmann.models.registry.registry import Registry
-from rossmann.models.reports import model_card
-from rossmann.models.reports.model_card import render_html
+from rossmann.models.reports.model_card import render_html, render_markdown
 from rossmann.schema import (
     FEATURES,
     OFFSET_COLUMN,
@@ -106,10 +105,10 @@ def packaging_settings(mlflow_server: str, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def version(trained: TrainedModel, packaging_settings: Settings) -> ModelVersion:
     """The tiny ensemble as a registered version, in Production."""
-    made = packaging.register(trained, packaging_settings, NAME)
+    registered = register(trained, packaging_settings, NAME)
     with Registry(packaging_settings.tracking_uri, NAME) as registry:
-        registry.promote(made.version, "test", "me")
-    return made
+        registry.promote(registered.version, "test", "me")
+    return registered
 
 
 @pytest.fixture
@@ -133,7 +132,7 @@ def expected(trained: TrainedModel, matrix: FeatureMatrix) -> FloatArray:
     return Ensemble.load(trained.folder).predict(matrix)
 
 
-def test_a_new_version_has_no_stage_and_knows_where_it_comes_from(version: ModelVersion) -> None:
+def test_new_version_has_no_stage_and_its_lineage(version: ModelVersion) -> None:
     assert version.stage is Stage.NONE
     assert version.tags["stage"] == "None"
     assert version.tags["data.dataset"] == "demo"
@@ -145,13 +144,13 @@ def test_a_new_version_has_no_stage_and_knows_where_it_comes_from(version: Model
     assert version.tags["rmspe.2015-04-26"] == "0.09400"
 
 
-def test_the_windows_stand_on_the_version(trained: TrainedModel, version: ModelVersion) -> None:
+def test_version_holds_its_windows(trained: TrainedModel, version: ModelVersion) -> None:
     windows = json.loads(version.tags["windows"])
     assert [w["origin"] for w in windows] == ["2014-06-13", "2015-04-26"]
     assert windows[1]["rmspe"] == trained.windows[1].rmspe
 
 
-def test_the_fetched_copy_is_the_ensemble(
+def test_fetched_copy_is_the_ensemble(
     trained: TrainedModel, version: ModelVersion, registry: Registry, tmp_path: Path
 ) -> None:
     folder = registry.fetch(version.version, tmp_path)
@@ -166,18 +165,18 @@ import rossmann
 from rossmann.schema import FEATURES
 matrix = np.load(sys.argv[2])
 np.save(sys.argv[3], model.predict(pd.DataFrame(matrix.astype(float), columns=list(FEATURES))))
-above = [m for m in sys.modules if m.startswith("rossmann.") and m.split(".")[1] in
+upper_layers = [m for m in sys.modules if m.startswith("rossmann.") and m.split(".")[1] in
          ("serving", "dashboard", "prediction_log", "launcher", "cli", "features")]
-print(rossmann.__file__, above)
+print(rossmann.__file__, upper_layers)
 """
 
 
-def test_it_loads_in_a_clean_process_with_its_own_code(
+def test_pyfunc_loads_in_a_clean_process_with_its_own_code(
     trained: TrainedModel, version: ModelVersion, packaging_settings: Settings, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "rows.npy", rows(200, seed=3))
     uri = f"models:/{NAME}@production"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LOAD, uri, str(tmp_path / "rows.npy"), str(tmp_path / "out.npy")],
         env=clean_environment(packaging_settings),
         cwd=tmp_path,
@@ -185,15 +184,15 @@ def test_it_loads_in_a_clean_process_with_its_own_code(
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    answers = np.load(tmp_path / "out.npy")
-    assert np.array_equal(answers, expected(trained, rows(200, seed=3)))
-    file, above = done.stdout.strip().split(" ", 1)
+    assert process.returncode == 0, process.stderr
+    forecasts = np.load(tmp_path / "out.npy")
+    assert np.array_equal(forecasts, expected(trained, rows(200, seed=3)))
+    file, upper_layers = process.stdout.strip().split(" ", 1)
     assert Path(file) != Path(rossmann.__file__)
-    assert above == "[]"
+    assert upper_layers == "[]"
 
 
-def test_mlflow_serves_the_same_numbers(
+def test_mlflow_serves_the_same_forecasts(
     trained: TrainedModel, version: ModelVersion, packaging_settings: Settings, tmp_path: Path
 ) -> None:
     with socket.socket() as probe:
@@ -218,7 +217,10 @@ def test_mlflow_serves_the_same_numbers(
         unknown[:, FEATURES.index("last_year_day")] = np.nan
         for matrix in (rows(64, seed=4), unknown, unknown[:1]):
             np.testing.assert_allclose(
-                ask(url, matrix), expected(trained, matrix), rtol=1e-9, err_msg=log.read_text()
+                predict_over_http(url, matrix),
+                expected(trained, matrix),
+                rtol=1e-9,
+                err_msg=log.read_text(),
             )
     finally:
         with suppress(ProcessLookupError):
@@ -226,13 +228,13 @@ def test_mlflow_serves_the_same_numbers(
         server.wait(30)
 
 
-def ask(url: str, matrix: FeatureMatrix) -> list[float]:
-    """JSON knows no NaN; null stands for what is not known."""
+def predict_over_http(url: str, matrix: FeatureMatrix) -> list[float]:
+    """JSON has no NaN: null stands for an unknown value."""
     data = [[None if np.isnan(v) else v for v in row] for row in matrix.astype(float).tolist()]
     split = {"dataframe_split": {"columns": list(FEATURES), "data": data}}
-    answer = httpx.post(f"{url}/invocations", json=split, timeout=60, trust_env=False)
-    assert answer.status_code == 200, answer.text
-    return list(answer.json()["predictions"])
+    response = httpx.post(f"{url}/invocations", json=split, timeout=60, trust_env=False)
+    assert response.status_code == 200, response.text
+    return list(response.json()["predictions"])
 
 
 def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
@@ -246,7 +248,7 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"no answer from {url}: {log.read_text()}")
 
 
-def model_files(settings: Settings, version: ModelVersion, tmp_path: Path) -> Path:
+def download_files(settings: Settings, version: ModelVersion, tmp_path: Path) -> Path:
     import mlflow.artifacts
 
     uri = f"models:/{NAME}/{version.version}"
@@ -257,12 +259,12 @@ def model_files(settings: Settings, version: ModelVersion, tmp_path: Path) -> Pa
     )
 
 
-def test_nothing_is_pickled_and_needs_are_pinned(
+def test_version_has_no_pickle_and_pins_its_requirements(
     version: ModelVersion, packaging_settings: Settings, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("MLFLOW_TRACKING_URI", packaging_settings.tracking_uri)
-    folder = model_files(packaging_settings, version, tmp_path)
+    folder = download_files(packaging_settings, version, tmp_path)
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert not [n for n in names if n.endswith((".pkl", ".pickle", ".joblib"))]
     text = (folder / "MLmodel").read_text()
@@ -277,13 +279,15 @@ def test_nothing_is_pickled_and_needs_are_pinned(
         with np.load(trees, allow_pickle=False) as arrays:
             assert all(arrays[name].dtype.kind in "fiu" for name in arrays.files)
     assert "code/rossmann/models/ensemble/ensemble.py" in names
+    templates = "code/rossmann/models/reports/templates"
+    assert {f"{templates}/report.html.j2", f"{templates}/card.html.j2"} <= names
     assert not [n for n in names if n.startswith(("code/rossmann/serving", "code/rossmann/cli"))]
-    needs = (folder / "requirements.txt").read_text().split()
-    assert set(pip_requirements()) <= set(needs)
-    assert all("==" in need and "://" not in need for need in needs)
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert set(pip_requirements()) <= set(requirements)
+    assert all("==" in line and "://" not in line for line in requirements)
 
 
-def test_the_signature_is_46_doubles_in_order(
+def test_signature_is_46_doubles_in_order(
     version: ModelVersion, packaging_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow.models
@@ -298,16 +302,14 @@ def test_the_signature_is_46_doubles_in_order(
     assert info.saved_input_example_info is not None
 
 
-def test_the_example_is_a_plausible_row() -> None:
+def test_input_example_is_a_complete_row() -> None:
     row = input_example()
     assert list(row.columns) == list(FEATURES)
     assert row.notna().all(axis=None)
-    from rossmann.models.publishing.mlflow_client import _EXAMPLE
-
     assert set(_EXAMPLE) <= set(FEATURES)
 
 
-def test_the_run_holds_params_metrics_and_pictures(
+def test_run_holds_params_metrics_and_pictures(
     version: ModelVersion, packaging_settings: Settings, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
@@ -324,15 +326,17 @@ def test_the_run_holds_params_metrics_and_pictures(
     assert "lightgbm.txt" not in names
 
 
-def test_the_card_reads_well_in_mlflow(version: ModelVersion, trained: TrainedModel) -> None:
-    card = model_card.render_markdown(trained.card, trained.windows, NAME)
+def test_card_is_the_description_of_the_version(
+    version: ModelVersion, trained: TrainedModel
+) -> None:
+    card = render_markdown(trained.card, trained.windows, NAME)
     assert version.description == card
     for words in ("demo chain", "abc123def456", "0.1050", "0.0940", "0.1730", "LightGBM 34 %",
                   f"models:/{NAME}@production", feature_fingerprint()):  # fmt: skip
         assert words in card
 
 
-def test_the_card_is_a_page_with_its_pictures(
+def test_card_page_contains_its_pictures(
     version: ModelVersion, registry: Registry, trained: TrainedModel, tmp_path: Path
 ) -> None:
     page = registry.run_file(version, "card.html", tmp_path).read_text()
@@ -343,97 +347,97 @@ def test_the_card_is_a_page_with_its_pictures(
     assert not re.search(r"(src|href)=.(https?:|/)", page)  # one file: nothing is fetched
 
 
-def test_the_page_takes_the_pictures_of_the_report(tmp_path: Path) -> None:
-    parts = [f'<h2>Part {n}</h2><p>said</p><svg id="{n}"></svg><br>' for n in range(5)]
-    (tmp_path / "report.html").write_text("<h1>Backtest</h1><p>no picture</p>" + "".join(parts))
+def test_card_page_contains_the_figures_of_the_report(tmp_path: Path) -> None:
+    sections = [f'<h2>Part {n}</h2><p>text</p><svg id="{n}"></svg><br>' for n in range(5)]
+    (tmp_path / "report.html").write_text("<h1>Backtest</h1><p>no figure</p>" + "".join(sections))
     page = render_html("# Card", "name", tmp_path)
     assert re.findall(r'<h2>(.*?)</h2><svg id="(\d)">', page) == [
         ("Part 0", "0"), ("Part 1", "1"), ("Part 2", "2"),
     ]  # fmt: skip
 
 
-def test_from_a_version_to_its_tables_and_back(
+def test_cli_shows_lineage_and_filters_versions_by_it(
     version: ModelVersion, packaging_settings: Settings,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def opened(settings: Settings | None = None) -> Registry:
+    def open_registry(settings: Settings | None = None) -> Registry:
         return Registry(packaging_settings.tracking_uri, NAME)
 
-    monkeypatch.setattr("rossmann.cli.models._registry", opened)
+    monkeypatch.setattr("rossmann.cli.models._registry", open_registry)
     assert main(["models", "show", str(version.version)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"data.raw.train.csv {'ab' * 32}" in shown
     assert f"code.digest {version.tags['code.digest']}" in shown
-    for asked in (
+    for options in (
         ["--file", "abab"],
         ["--data", "abc123"],
         ["--code", version.tags["code.digest"]],
     ):
-        assert main(["models", "list", *asked]) == 0
+        assert main(["models", "list", *options]) == 0
         assert "abc123def456" in capsys.readouterr().out
     assert main(["models", "list", "--file", "ffff"]) == 0
     assert "was made from that" in capsys.readouterr().out
 
 
 @pytest.mark.browser
-def test_mlflow_shows_the_page(
+def test_mlflow_shows_the_card_page(
     version: ModelVersion, packaging_settings: Settings, browser: Any
 ) -> None:
     """In MLflow's own pages, the run's artifact is a page with its picture, not a text."""
     from mlflow import MlflowClient
 
-    experiment = MlflowClient(packaging_settings.tracking_uri).get_run(version.run_id)
-    place = f"experiments/{experiment.info.experiment_id}/runs/{version.run_id}/artifacts/card.html"
+    run = MlflowClient(packaging_settings.tracking_uri).get_run(version.run_id)
+    path = f"experiments/{run.info.experiment_id}/runs/{version.run_id}/artifacts/card.html"
     page = browser.new_page()
-    page.goto(f"{packaging_settings.tracking_uri}/#/{place}")
-    inside = page.frame_locator("iframe")
-    inside.get_by_role("heading", name=NAME).wait_for(timeout=120_000)
-    assert inside.locator("img").count() == 1
-    assert inside.get_by_role("heading", name="Comes from").is_visible()
+    page.goto(f"{packaging_settings.tracking_uri}/#/{path}")
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("heading", name=NAME).wait_for(timeout=120_000)
+    assert frame.locator("img").count() == 1
+    assert frame.get_by_role("heading", name="Comes from").is_visible()
     page.close()
 
 
-def test_a_card_without_anything_still_renders() -> None:
-    assert "No window" in model_card.render_markdown({}, [], NAME)
+def test_empty_card_renders() -> None:
+    assert "No window" in render_markdown({}, [], NAME)
 
 
-def test_registering_twice_counts_on(trained: TrainedModel, packaging_settings: Settings) -> None:
+def test_registering_twice_makes_two_versions(
+    trained: TrainedModel, packaging_settings: Settings
+) -> None:
     name = f"{NAME}-twice"
-    told: list[str] = []
-    made = [
-        packaging.register(trained, packaging_settings, name, told.append).version for _ in range(2)
-    ]
-    assert made == [1, 2]
-    assert f"registered {name} version 2" in told
+    lines: list[str] = []
+    numbers = [register(trained, packaging_settings, name, lines.append).version for _ in range(2)]
+    assert numbers == [1, 2]
+    assert f"registered {name} version 2" in lines
 
 
-def test_registering_leaves_the_process_as_it_was(
+def test_registering_restores_uri_and_environment(
     trained: TrainedModel, packaging_settings: Settings
 ) -> None:
     import mlflow
 
     uri, environment = mlflow.get_tracking_uri(), dict(os.environ)
-    packaging.register(trained, packaging_settings, f"{NAME}-clean")
+    register(trained, packaging_settings, f"{NAME}-clean")
     assert mlflow.get_tracking_uri() == uri
     assert {k: v for k, v in os.environ.items() if "MLFLOW_RUN" not in k} == environment
     assert mlflow.active_run() is None
 
 
-def test_a_damaged_folder_is_not_registered(
+def test_corrupt_folder_is_not_registered(
     trained: TrainedModel, packaging_settings: Settings, tmp_path: Path
 ) -> None:
     for file in trained.folder.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "xgboost.ubj").write_bytes(b"rot")
-    damaged = TrainedModel(tmp_path, trained.card, trained.windows)
+    corrupt = TrainedModel(tmp_path, trained.card, trained.windows)
     with pytest.raises(CorruptModelError, match=r"xgboost\.ubj"):
-        packaging.register(damaged, packaging_settings, f"{NAME}-damaged")
+        register(corrupt, packaging_settings, f"{NAME}-damaged")
 
 
-def test_registering_without_a_server_is_told_in_one_line(trained: TrainedModel) -> None:
+def test_registering_without_a_server_raises_service_error(trained: TrainedModel) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         settings = load_settings(mlflow_tracking_uri=f"http://127.0.0.1:{held.getsockname()[1]}")
         with pytest.raises(ServiceError, match=r"start_mlflow\.sh"):
-            packaging.register(trained, settings, NAME)
+            register(trained, settings, NAME)

@@ -1,4 +1,4 @@
-"""From a version to what it was made of, and back."""
+"""Lineage of a version in its card and tags, and the search for versions by it."""
 
 import json
 import platform
@@ -25,7 +25,7 @@ from rossmann.schema import Stage, feature_fingerprint
 from rossmann.settings import Settings
 
 
-def test_the_card_says_code_environment_and_tables(trained: TrainedModel) -> None:
+def test_card_holds_code_environment_and_tables(trained: TrainedModel) -> None:
     card = trained.card
     assert card["code"]["release"] == card["release"] == rossmann.__version__
     assert len(card["code"]["digest"]) == 16
@@ -35,7 +35,7 @@ def test_the_card_says_code_environment_and_tables(trained: TrainedModel) -> Non
     assert all(len(digest) == 64 for digest in card["data"]["files"].values())
 
 
-def test_the_tags_say_what_the_card_says(trained: TrainedModel) -> None:
+def test_tags_repeat_the_card(trained: TrainedModel) -> None:
     tags = lineage_tags(trained.card)
     data = trained.card["data"]
     for name in ("dataset", "version", "rows", "stores", "first_day", "last_day"):
@@ -48,17 +48,17 @@ def test_the_tags_say_what_the_card_says(trained: TrainedModel) -> None:
     assert tags["recipe"] == trained.card["recipe"]
 
 
-def test_what_a_card_does_not_say_is_no_tag() -> None:
+def test_missing_card_fields_give_no_tags() -> None:
     assert lineage_tags({}) == {}
 
 
 def git(folder: Path, *arguments: str) -> str:
-    who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
-    command = ["git", "-C", str(folder), *who, *arguments]
+    author = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    command = ["git", "-C", str(folder), *author, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_commit_is_told_and_whether_the_files_differ_from_it(
+def test_code_version_holds_commit_and_uncommitted_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lineage, "project_root", lambda: tmp_path)
@@ -78,30 +78,36 @@ def test_the_commit_is_told_and_whether_the_files_differ_from_it(
     assert "commit" not in code_version()
 
 
-def test_the_recipe_changes_with_all_that_decides_the_version(
+def test_fingerprint_depends_on_all_inputs_of_training(
     chain_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def of(data: str = "a", **changes: Any) -> str:
+    def fingerprint(data: str = "a", **changes: Any) -> str:
         return training_fingerprint(chain_settings.model_copy(update=changes), "quick", data)
 
     monkeypatch.setattr(lineage, "code_digest", lambda: "code")
-    first = of()
-    assert first == of()
+    first = fingerprint()
+    assert first == fingerprint()
     quick = chain_settings.profiles["quick"]
-    fewer = quick.model_copy(update={"rows": 100})
-    others = [of("b"), of(seed=1), of(windows=(9,)), of(profiles={"quick": fewer})]
+    fewer_rows = quick.model_copy(update={"rows": 100})
+    others = [
+        fingerprint("b"),
+        fingerprint(seed=1),
+        fingerprint(windows=(9,)),
+        fingerprint(profiles={"quick": fewer_rows}),
+    ]
     monkeypatch.setattr(lineage, "library_versions", lambda: {"lightgbm": "99"})
-    others.append(of())
+    others.append(fingerprint())
     monkeypatch.setattr(lineage, "code_digest", lambda: "other code")
-    others.append(of())
+    others.append(fingerprint())
     assert len({first, *others}) == 7
-    same = {"api_port": 1, "gate_chance": 0.5, "threads": 7, "data_dir": Path("elsewhere")}
-    assert {of(**{name: value}) for name, value in same.items()} == {others[-1]}
+    irrelevant = {"api_port": 1, "gate_chance": 0.5, "threads": 7, "data_dir": Path("elsewhere")}
+    for name, value in irrelevant.items():
+        assert fingerprint(**{name: value}) == others[-1]
 
 
 def version(number: int, **tags: str) -> ModelVersion:
-    named = {key.replace("_", "."): value for key, value in tags.items()}
-    return ModelVersion(number, Stage.NONE, "run", datetime.now(UTC), named)
+    dotted = {key.replace("_", "."): value for key, value in tags.items()}
+    return ModelVersion(number, Stage.NONE, "run", datetime.now(UTC), dotted)
 
 
 VERSIONS = [
@@ -112,7 +118,7 @@ VERSIONS = [
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("filters", "numbers"),
     [
         ({}, [3, 2, 1]),
         ({"data": "aa"}, [3, 2]),
@@ -125,13 +131,11 @@ VERSIONS = [
         ({"file": "34"}, []),
     ],
 )
-def test_back_from_data_code_or_table_to_the_versions(
-    asked: dict[str, str], found: list[int]
-) -> None:
-    assert [v.version for v in filter_by_origin(VERSIONS, **asked)] == found
+def test_filter_by_data_code_or_table(filters: dict[str, str], numbers: list[int]) -> None:
+    assert [v.version for v in filter_by_origin(VERSIONS, **filters)] == numbers
 
 
-def test_tags_for_people_open_what_is_json() -> None:
+def test_flatten_tags_expands_json() -> None:
     tags = {"data.raw": '{"train.csv": "12ab", "n": 3}', "params": "{cut", "windows": "[]"}
     flat = flatten_tags(tags)
     assert flat == {"data.raw.n": "3", "data.raw.train.csv": "12ab", "params": "{cut"}

@@ -1,5 +1,6 @@
-"""Two promotions at once, by real processes: one wins, the other is told, nothing is left over."""
+"""Concurrent promotions by real processes: one wins, the others fail, no lock stays."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,25 +13,26 @@ import httpx
 import pytest
 
 from rossmann.errors import PromotionConflictError
-from rossmann.filesystem import process_identity as owner
-from rossmann.models.registry import promotion as promotion_claims
+from rossmann.filesystem import process_identity
+from rossmann.models.registry import promotion
+from rossmann.models.registry.promotion import Promotion, new_promotion
 from rossmann.models.registry.registry import Registry
 
 API = "/api/2.0/mlflow"
 PROMOTE = """
 import sys, time
 from pathlib import Path
-from rossmann.errors import LostRace
+from rossmann.errors import PromotionConflictError
 from rossmann.models.registry.mlflow_rest import MlflowRest
 from rossmann.models.registry.registry import Registry
 
 uri, name, version, pause_at, folder = sys.argv[1:]
-real, here = MlflowRest.call, Path(folder) / version
+real, marker = MlflowRest.call, Path(folder) / version
 
 def call(self, method, path, **fields):
     if pause_at and (method, path) == tuple(pause_at.split()):
-        here.with_suffix(".waits").touch()
-        while not here.with_suffix(".go").exists():
+        marker.with_suffix(".waits").touch()
+        while not marker.with_suffix(".go").exists():
             time.sleep(0.01)
     return real(self, method, path, **fields)
 
@@ -38,12 +40,12 @@ MlflowRest.call = call
 try:
     with Registry(uri, name, timeout=30) as registry:
         registry.promote(version, "race", version)
-except LostRace as error:
+except PromotionConflictError as error:
     print(error)
     sys.exit(7)
 """
-BEFORE_THE_CLAIM = "POST registered-models/create"
-BEFORE_THE_MOVE = "POST registered-models/alias"
+BEFORE_THE_LOCK = "POST registered-models/create"
+BEFORE_THE_ALIAS = "POST registered-models/alias"
 
 
 class Race:
@@ -71,19 +73,19 @@ class Race:
                 time.sleep(0.01)
         return process
 
-    def let_go(self, version: int) -> None:
+    def resume(self, version: int) -> None:
         (self.folder / f"{version}.go").touch()
 
-    def serving(self) -> int:
+    def production(self) -> int:
         return self.registry.find("Production").version
 
-    def moves(self) -> list[tuple[int | None, int]]:
-        return [(step.replaced, step.version) for step in self.registry.history()[::-1]]
+    def promotions(self) -> list[tuple[int | None, int]]:
+        return [(p.replaced, p.version) for p in self.registry.history()[::-1]]
 
-    def claims(self) -> list[str]:
+    def locks(self) -> list[str]:
         fields = {"filter": f"name LIKE '{self.name}.%'", "max_results": 100}
-        found = self.client.get("/registered-models/search", params=fields).json()
-        return [model["name"] for model in found.get("registered_models", [])]
+        response = self.client.get("/registered-models/search", params=fields).json()
+        return [model["name"] for model in response.get("registered_models", [])]
 
 
 @pytest.fixture
@@ -97,70 +99,78 @@ def race(each_server: str, tmp_path: Path) -> Iterator[Race]:
     race.registry.close()
 
 
-def test_who_comes_while_another_moves_is_told(race: Race) -> None:
-    winner = race.promote(2, BEFORE_THE_MOVE)
+def test_promotion_during_another_one_fails(race: Race) -> None:
+    winner = race.promote(2, BEFORE_THE_ALIAS)
     second = race.promote(3)
-    said = second.communicate(timeout=60)[0]
+    output = second.communicate(timeout=60)[0]
     assert second.returncode == 7
-    assert f"process {winner.pid} on " in said
-    assert race.serving() == 1
-    race.let_go(2)
+    assert f"process {winner.pid} on " in output
+    assert race.production() == 1
+    race.resume(2)
     assert winner.wait(60) == 0
-    assert race.serving() == 2
-    assert race.moves() == [(None, 1), (1, 2)]
-    assert race.claims() == []
+    assert race.production() == 2
+    assert race.promotions() == [(None, 1), (1, 2)]
+    assert race.locks() == []
 
 
-def test_who_was_overtaken_before_the_claim_is_told(race: Race) -> None:
-    slow = race.promote(2, BEFORE_THE_CLAIM)
+def test_promotion_overtaken_before_its_lock_fails(race: Race) -> None:
+    slow = race.promote(2, BEFORE_THE_LOCK)
     race.registry.promote(3, "quicker", "anna")
-    race.let_go(2)
-    said = slow.communicate(timeout=60)[0]
+    race.resume(2)
+    output = slow.communicate(timeout=60)[0]
     assert slow.returncode == 7
-    assert "version 3 became Production meanwhile (promote by anna" in said
-    assert race.serving() == 3
-    assert race.moves() == [(None, 1), (1, 3)]
-    assert race.claims() == []
+    assert "version 3 became Production meanwhile (promote by anna" in output
+    assert race.production() == 3
+    assert race.promotions() == [(None, 1), (1, 3)]
+    assert race.locks() == []
 
 
-@pytest.mark.parametrize("pause_at", [BEFORE_THE_CLAIM, BEFORE_THE_MOVE])
-def test_a_killed_process_holds_nobody_up(race: Race, pause_at: str) -> None:
+@pytest.mark.parametrize("pause_at", [BEFORE_THE_LOCK, BEFORE_THE_ALIAS])
+def test_killed_process_blocks_nobody(race: Race, pause_at: str) -> None:
     killed = race.promote(2, pause_at)
     killed.send_signal(signal.SIGKILL)
     killed.wait(30)
-    assert race.serving() == 1
+    assert race.production() == 1
     race.registry.promote(3, "on", "me")
-    assert race.serving() == 3
-    assert race.moves() == [(None, 1), (1, 3)]
-    assert race.claims() == []
+    assert race.production() == 3
+    assert race.promotions() == [(None, 1), (1, 3)]
+    assert race.locks() == []
 
 
-def test_a_claim_of_another_machine_lapses(race: Race, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed = race.promote(2, BEFORE_THE_MOVE)
+def test_lock_of_another_machine_expires(race: Race, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = race.promote(2, BEFORE_THE_ALIAS)
     killed.send_signal(signal.SIGKILL)
     killed.wait(30)
-    monkeypatch.setattr(owner.socket, "gethostname", lambda: "elsewhere")
+    monkeypatch.setattr(process_identity.socket, "gethostname", lambda: "elsewhere")
     with pytest.raises(PromotionConflictError, match="at this moment"):
         race.registry.promote(3, "too early", "me")
-    assert race.serving() == 1
-    monkeypatch.setattr(promotion_claims, "LEASE_SECONDS", 0.0)
-    with pytest.raises(
-        PromotionConflictError, match="held up"
-    ):  # it was taken over, and half of no lease is over at once
+    assert race.production() == 1
+    monkeypatch.setattr(promotion, "LEASE_SECONDS", 0.0)
+    # the lock is taken over, and half of a lease of no length is over at once
+    with pytest.raises(PromotionConflictError, match="held up"):
         race.registry.promote(3, "too late", "me")
-    monkeypatch.setattr(promotion_claims, "LEASE_SECONDS", 120.0)
+    monkeypatch.setattr(promotion, "LEASE_SECONDS", 120.0)
     race.registry.promote(3, "in time", "me")
-    assert race.serving() == 3
-    assert race.claims() == []
+    assert race.production() == 3
+    assert race.locks() == []
 
 
-def test_however_they_meet_the_history_is_one_chain(race: Race) -> None:
+def test_promotion_keeps_its_stored_keys() -> None:
+    first = new_promotion(1, None, None, "me", "first")
+    second = new_promotion(2, 1, first, "me", "second")
+    stored = json.loads(second.to_json())
+    assert list(stored) == ["id", "action", "version", "left", "at", "who", "why", "below"]
+    assert (stored["left"], stored["below"]) == (1, [1])
+    assert Promotion.from_json(second.to_json()) == second
+
+
+def test_history_of_concurrent_promotions_is_one_chain(race: Race) -> None:
     for _ in range(3):
-        both = [race.promote(version) for version in (2, 3)]
-        codes = [process.wait(60) for process in both]
+        processes = [race.promote(version) for version in (2, 3)]
+        codes = [process.wait(60) for process in processes]
         assert 0 in codes
         assert set(codes) <= {0, 7}
-        moves = race.moves()
-        assert all(after[0] == before[1] for before, after in pairwise(moves))
-        assert race.serving() == moves[-1][1]
-        assert race.claims() == []
+        promotions = race.promotions()
+        assert all(after[0] == before[1] for before, after in pairwise(promotions))
+        assert race.production() == promotions[-1][1]
+        assert race.locks() == []

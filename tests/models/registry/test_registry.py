@@ -1,4 +1,4 @@
-"""The registry against a real MLflow server: stages, promotion, rollback, downloads, failures."""
+"""The registry with a real MLflow server: stages, promotion, rollback, downloads, failures."""
 
 import hashlib
 import json
@@ -33,20 +33,20 @@ from rossmann.schema import Stage
 API = "/api/2.0/mlflow"
 
 
-class Shop:
+class RestClient:
     """Registers versions by plain REST, as another client of the same server would."""
 
     def __init__(self, uri: str, name: str) -> None:
         self.uri, self.name = uri, name
-        self.client = httpx.Client(base_url=uri, timeout=30, trust_env=False)
+        self.http = httpx.Client(base_url=uri, timeout=30, trust_env=False)
         self.post("registered-models/create", name=name)
-        answer = self.post("experiments/create", name=f"for {name}")
-        self.experiment = answer["experiment_id"]
+        response = self.post("experiments/create", name=f"for {name}")
+        self.experiment = response["experiment_id"]
 
     def post(self, path: str, **fields: object) -> dict:
-        answer = self.client.post(f"{API}/{path}", json=fields)
-        answer.raise_for_status()
-        return answer.json()
+        response = self.http.post(f"{API}/{path}", json=fields)
+        response.raise_for_status()
+        return response.json()
 
     def add(self, content: bytes = b"trees") -> int:
         run = self.post("runs/create", experiment_id=self.experiment, start_time=0)["run"]["info"]
@@ -62,33 +62,33 @@ class Shop:
 
     def put(self, path: str, content: bytes) -> None:
         url = f"/api/2.0/mlflow-artifacts/artifacts/{path}"
-        self.client.put(url, content=content).raise_for_status()
+        self.http.put(url, content=content).raise_for_status()
 
     def artifact_root(self, version: int) -> str:
         fields = {"name": self.name, "version": str(version)}
-        answer = self.client.get(f"{API}/model-versions/get-download-uri", params=fields).json()
-        return str(answer["artifact_uri"]).removeprefix("mlflow-artifacts:/")
+        response = self.http.get(f"{API}/model-versions/get-download-uri", params=fields).json()
+        return str(response["artifact_uri"]).removeprefix("mlflow-artifacts:/")
 
     def alias(self, name: str) -> int | None:
         fields = {"name": self.name, "alias": name}
-        answer = self.client.get(f"{API}/registered-models/alias", params=fields)
-        return int(answer.json()["model_version"]["version"]) if answer.is_success else None
+        response = self.http.get(f"{API}/registered-models/alias", params=fields)
+        return int(response.json()["model_version"]["version"]) if response.is_success else None
 
     def tag(self, version: int, key: str) -> str | None:
         fields = {"name": self.name, "version": str(version)}
-        answer = self.client.get(f"{API}/model-versions/get", params=fields).json()
-        tags = answer["model_version"].get("tags", [])
+        response = self.http.get(f"{API}/model-versions/get", params=fields).json()
+        tags = response["model_version"].get("tags", [])
         return next((t["value"] for t in tags if t["key"] == key), None)
 
 
 @pytest.fixture
-def shop(each_server: str, request: pytest.FixtureRequest) -> Shop:
-    return Shop(each_server, f"{request.node.name}-{time.time_ns()}"[:200].replace("/", "_"))
+def client(each_server: str, request: pytest.FixtureRequest) -> RestClient:
+    return RestClient(each_server, f"{request.node.name}-{time.time_ns()}"[:200].replace("/", "_"))
 
 
 @pytest.fixture
-def registry(shop: Shop) -> Iterator[Registry]:
-    with Registry(shop.uri, shop.name) as registry:
+def registry(client: RestClient) -> Iterator[Registry]:
+    with Registry(client.uri, client.name) as registry:
         yield registry
 
 
@@ -96,7 +96,7 @@ def stages(registry: Registry) -> dict[int, str]:
     return {v.version: v.stage.value for v in registry.versions()}
 
 
-def test_no_versions_of_a_model_that_is_not_registered(each_server: str) -> None:
+def test_unregistered_model_has_no_versions(each_server: str) -> None:
     with Registry(each_server, "never registered") as registry:
         registry.ping()
         assert registry.versions() == []
@@ -105,100 +105,104 @@ def test_no_versions_of_a_model_that_is_not_registered(each_server: str) -> None
             registry.find("Production")
 
 
-def test_who_can_do_without_waits_no_minute() -> None:
-    """The server takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+def test_with_timeout_limits_the_wait() -> None:
+    """The server accepts connections and never responds."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
         # longer than a test may take
         registry = Registry(url, timeout=3_600)
         with registry.with_timeout(0.2), pytest.raises(ServiceError):
             registry.versions()
 
 
-def test_versions_come_newest_first_as_numbers(shop: Shop, registry: Registry) -> None:
-    added = [shop.add() for _ in range(3)]
-    found = registry.versions()
-    assert [v.version for v in found] == added[::-1] == [3, 2, 1]
-    assert {v.stage for v in found} == {Stage.NONE}
-    assert all(v.run_id and v.created.tzinfo for v in found)
+def test_versions_are_numbers_newest_first(client: RestClient, registry: Registry) -> None:
+    added = [client.add() for _ in range(3)]
+    versions = registry.versions()
+    assert [v.version for v in versions] == added[::-1] == [3, 2, 1]
+    assert {v.stage for v in versions} == {Stage.NONE}
+    assert all(v.run_id and v.created.tzinfo for v in versions)
 
 
-def test_more_versions_than_a_page(
-    shop: Shop, registry: Registry, monkeypatch: pytest.MonkeyPatch
+def test_versions_of_several_pages(
+    client: RestClient, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
-        shop.add()
-    monkeypatch.setattr("rossmann.models.registry.model_version._PAGE", 2)
+        client.add()
+    monkeypatch.setattr("rossmann.models.registry.model_version._PAGE_SIZE", 2)
     assert [v.version for v in registry.versions()] == [3, 2, 1]
 
 
-@pytest.mark.parametrize("wanted", ["Production", "production", " PRODUCTION ", 2, "2"])
-def test_find_by_stage_or_number(shop: Shop, registry: Registry, wanted: str | int) -> None:
-    shop.add(), shop.add()
+@pytest.mark.parametrize("requested", ["Production", "production", " PRODUCTION ", 2, "2"])
+def test_find_by_stage_or_number(
+    client: RestClient, registry: Registry, requested: str | int
+) -> None:
+    client.add(), client.add()
     registry.promote(2, "first", "me")
-    assert registry.find(wanted).version == 2
+    assert registry.find(requested).version == 2
 
 
-def test_find_names_what_there_is(shop: Shop, registry: Registry) -> None:
-    shop.add(), shop.add()
+def test_find_error_names_the_versions(client: RestClient, registry: Registry) -> None:
+    client.add(), client.add()
     registry.promote(1, "first", "me")
-    for wanted in ("Staging", 9, "Archived", "nonsense"):
+    for requested in ("Staging", 9, "Archived", "nonsense"):
         with pytest.raises(VersionNotFoundError, match=r"there are: 2 \(None\), 1 \(Production\)"):
-            registry.find(wanted)
+            registry.find(requested)
 
 
-def test_the_seeds_path_none_staging_production_archived(shop: Shop, registry: Registry) -> None:
-    shop.add(), shop.add()
+def test_stages_from_none_to_archived(client: RestClient, registry: Registry) -> None:
+    client.add(), client.add()
     assert registry.stage(1).stage is Stage.STAGING
     assert registry.promote("1", "first", "me").stage is Stage.PRODUCTION
-    assert shop.alias("staging") is None
+    assert client.alias("staging") is None
     registry.stage(2)
     assert stages(registry) == {1: "Production", 2: "Staging"}
     registry.promote(2, "better", "me")
     assert stages(registry) == {1: "Archived", 2: "Production"}
-    assert (shop.tag(1, "stage"), shop.tag(2, "stage")) == ("Archived", "Production")
+    assert (client.tag(1, "stage"), client.tag(2, "stage")) == ("Archived", "Production")
 
 
-def test_a_version_that_leaves_staging_is_archived(shop: Shop, registry: Registry) -> None:
-    shop.add(), shop.add()
+def test_version_replaced_in_staging_is_archived(client: RestClient, registry: Registry) -> None:
+    client.add(), client.add()
     registry.stage(1)
     registry.stage(2)
     assert stages(registry) == {1: "Archived", 2: "Staging"}
 
 
-def test_production_cannot_become_staging(shop: Shop, registry: Registry) -> None:
-    shop.add()
+def test_production_cannot_become_staging(client: RestClient, registry: Registry) -> None:
+    client.add()
     registry.promote(1, "first", "me")
     with pytest.raises(ModelError, match="promote another"):
         registry.stage(1)
     assert registry.find("Production").version == 1
 
 
-def test_promoting_what_serves_changes_nothing(shop: Shop, registry: Registry) -> None:
-    shop.add()
+def test_promoting_the_production_version_changes_nothing(
+    client: RestClient, registry: Registry
+) -> None:
+    client.add()
     registry.promote(1, "first", "me")
     before = registry.history()
     registry.promote(1, "again", "me")
     assert registry.history() == before
 
 
-def test_promoting_what_is_not_there(shop: Shop, registry: Registry) -> None:
-    shop.add()
+def test_promoting_a_missing_version_fails(client: RestClient, registry: Registry) -> None:
+    client.add()
     with pytest.raises(VersionNotFoundError):
         registry.promote(7, "typo", "me")
-    assert shop.alias("production") is None
+    assert client.alias("production") is None
 
 
 @pytest.mark.parametrize(
-    ("expected", "works"), [(1, True), (2, False), (None, False), ("any", True)]
+    ("expected", "succeeds"), [(1, True), (2, False), (None, False), ("any", True)]
 )
-def test_a_verdict_on_another_version_than_the_one_that_serves_promotes_nothing(
-    shop: Shop, registry: Registry, expected: int | None, works: bool
+def test_promotion_requires_the_expected_production_version(
+    client: RestClient, registry: Registry, expected: int | None, succeeds: bool
 ) -> None:
     for _ in range(3):
-        shop.add()
+        client.add()
     registry.promote(1, "first", "me", expected=None)
-    if works:
+    if succeeds:
         assert registry.promote(3, "why", "me", expected).version == 3
         return
     with pytest.raises(PromotionConflictError, match=r"version 1 serves.*rossmann validate 3"):
@@ -207,29 +211,31 @@ def test_a_verdict_on_another_version_than_the_one_that_serves_promotes_nothing(
     assert len(registry.history()) == 1
 
 
-def test_a_verdict_on_one_that_serves_no_more(shop: Shop, registry: Registry) -> None:
-    shop.add()
+def test_promotion_fails_if_the_expected_version_is_gone(
+    client: RestClient, registry: Registry
+) -> None:
+    client.add()
     with pytest.raises(PromotionConflictError, match="now none serves"):
         registry.promote(1, "why", "me", expected=7)
-    assert shop.alias("production") is None
+    assert client.alias("production") is None
 
 
-def test_history_says_who_when_why(shop: Shop, registry: Registry) -> None:
-    shop.add(), shop.add()
+def test_history_records_author_time_and_reason(client: RestClient, registry: Registry) -> None:
+    client.add(), client.add()
     registry.promote(1, "the first", "anna")
     registry.promote(2, "better on both windows", "ben")
     registry.rollback("complaints", "anna")
-    steps = registry.history()
-    assert [(s.action, s.version, s.replaced, s.who, s.why) for s in steps] == [
+    promotions = registry.history()
+    assert [(p.action, p.version, p.replaced, p.who, p.why) for p in promotions] == [
         ("rollback", 1, 2, "anna", "complaints"),
         ("promote", 2, 1, "ben", "better on both windows"),
         ("promote", 1, None, "anna", "the first"),
     ]
-    assert all(step.at for step in steps)
+    assert all(promotion.at for promotion in promotions)
 
 
-def test_rollback_without_a_past(shop: Shop, registry: Registry) -> None:
-    shop.add()
+def test_rollback_without_a_previous_version_fails(client: RestClient, registry: Registry) -> None:
+    client.add()
     with pytest.raises(VersionNotFoundError, match="nothing to roll back"):
         registry.rollback("?", "me")
     registry.promote(1, "first", "me")
@@ -246,11 +252,11 @@ def test_rollback_without_a_past(shop: Shop, registry: Registry) -> None:
 @given(moves=st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=8))
 @example(moves=[1, 2, 1, 0, 0])
 def test_rollback_undoes_promotions_like_a_stack(each_server: str, moves: list[int]) -> None:
-    shop = Shop(each_server, f"stack-{time.time_ns()}")
+    client = RestClient(each_server, f"stack-{time.time_ns()}")
     for _ in range(3):
-        shop.add()
+        client.add()
     served: list[int] = []
-    with Registry(shop.uri, shop.name) as registry:
+    with Registry(client.uri, client.name) as registry:
         for move in moves:
             if move:
                 registry.promote(move, "why", "me")
@@ -261,31 +267,31 @@ def test_rollback_undoes_promotions_like_a_stack(each_server: str, moves: list[i
             else:
                 with pytest.raises(VersionNotFoundError):
                     registry.rollback("why", "me")
-            assert shop.alias("production") == (served[-1] if served else None)
+            assert client.alias("production") == (served[-1] if served else None)
             assert list(stages(registry).values()).count("Production") == bool(served)
 
 
-def test_rollback_passes_over_deleted_versions(shop: Shop, registry: Registry) -> None:
+def test_rollback_skips_deleted_versions(client: RestClient, registry: Registry) -> None:
     for _ in range(3):
-        registry.promote(shop.add(), "next", "me")
-    fields = {"name": shop.name, "version": "2"}
-    shop.client.request("DELETE", f"{API}/model-versions/delete", json=fields).raise_for_status()
+        registry.promote(client.add(), "next", "me")
+    fields = {"name": client.name, "version": "2"}
+    client.http.request("DELETE", f"{API}/model-versions/delete", json=fields).raise_for_status()
     assert registry.rollback("bad", "me").version == 1
 
 
 class Killed(BaseException):
-    """Ends a promotion in the middle, as SIGKILL would: nothing below catches it."""
+    """Ends a promotion in the middle, as SIGKILL would: no handler catches it."""
 
 
-def cut_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this many writes through, then die."""
-    real, done = MlflowRest.call, [0]
+def kill_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this many writes pass, then raise ``Killed``."""
+    real, writes = MlflowRest.call, [0]
 
     def call(self: MlflowRest, method: str, path: str, **fields: object) -> object:
         if method != "GET":
-            if done[0] == calls:
+            if writes[0] == calls:
                 raise Killed
-            done[0] += 1
+            writes[0] += 1
         return real(self, method, path, **fields)  # type: ignore[arg-type]
 
     monkeypatch.setattr(MlflowRest, "call", call)
@@ -293,35 +299,35 @@ def cut_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("calls", range(9))
 @pytest.mark.parametrize("action", ["promote", "rollback"])
-def test_a_kill_at_any_point_leaves_one_version_that_serves(
-    shop: Shop, registry: Registry, action: str, calls: int
+def test_kill_at_any_write_leaves_one_production_version(
+    client: RestClient, registry: Registry, action: str, calls: int
 ) -> None:
-    def act(version: int) -> int:
+    def change_production(version: int) -> int:
         if action == "promote":
             return registry.promote(version, "next", "me").version
         return registry.rollback("back", "me").version
 
     for _ in range(3):
-        shop.add()
+        client.add()
     registry.promote(1, "first", "me")
     registry.promote(2, "second", "me")
     registry.stage(3)
     target = 3 if action == "promote" else 1
     with pytest.MonkeyPatch.context() as monkeypatch:
-        cut_after(calls, monkeypatch)
+        kill_after(calls, monkeypatch)
         with suppress(Killed):
-            act(target)
-    serving = registry.find("Production").version
-    assert serving in {2, target}
+            change_production(target)
+    production = registry.find("Production").version
+    assert production in {2, target}
     assert list(stages(registry).values()).count("Production") == 1
-    # Whatever was cut short, the next move starts from a whole registry and the past is kept.
-    if serving == 2:
-        act(target)
+    # After any kill, the next change starts from a consistent registry and history is complete.
+    if production == 2:
+        change_production(target)
     registry.promote(2, "on", "me")
     assert stages(registry)[target] == "Archived"
     assert registry.rollback("back", "me").version == target
-    happened = [(s.action, s.version) for s in registry.history()[::-1]]
-    assert happened == [
+    history = [(p.action, p.version) for p in registry.history()[::-1]]
+    assert history == [
         ("promote", 1),
         ("promote", 2),
         (action, target),
@@ -330,8 +336,8 @@ def test_a_kill_at_any_point_leaves_one_version_that_serves(
     ]
 
 
-def test_fetch_brings_the_files_once(shop: Shop, registry: Registry, tmp_path: Path) -> None:
-    shop.add(b"one"), shop.add(b"two")
+def test_fetch_downloads_only_once(client: RestClient, registry: Registry, tmp_path: Path) -> None:
+    client.add(b"one"), client.add(b"two")
     folder = registry.fetch("2", tmp_path)
     assert folder == tmp_path / "2"
     assert (folder / "member.txt").read_bytes() == b"two"
@@ -342,38 +348,42 @@ def test_fetch_brings_the_files_once(shop: Shop, registry: Registry, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["member.txt", "ensemble.json"])
-def test_fetch_refuses_what_differs_from_what_was_registered(
-    shop: Shop, registry: Registry, tmp_path: Path, name: str
+def test_fetch_raises_for_altered_files(
+    client: RestClient, registry: Registry, tmp_path: Path, name: str
 ) -> None:
-    version = shop.add()
+    version = client.add()
     content = b'{"files": {"member.txt": "00"}}' if name.endswith("json") else b"other trees"
-    shop.put(f"{shop.artifact_root(version)}/artifacts/ensemble/{name}", content)
+    client.put(f"{client.artifact_root(version)}/artifacts/ensemble/{name}", content)
     with pytest.raises(CorruptModelError, match=name):
         registry.fetch(version, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fetch_replaces_a_damaged_copy(shop: Shop, registry: Registry, tmp_path: Path) -> None:
-    folder = registry.fetch(shop.add(), tmp_path)
+def test_fetch_replaces_a_damaged_copy(
+    client: RestClient, registry: Registry, tmp_path: Path
+) -> None:
+    folder = registry.fetch(client.add(), tmp_path)
     (folder / "member.txt").write_bytes(b"rot")
     assert cached_version(tmp_path, 1) is None
     assert (registry.fetch(1, tmp_path) / "member.txt").read_bytes() == b"trees"
 
 
 def test_fetch_replaces_a_copy_of_another_registry(
-    each_server: str, shop: Shop, registry: Registry, tmp_path: Path
+    each_server: str, client: RestClient, registry: Registry, tmp_path: Path
 ) -> None:
-    other = Shop(each_server, f"{shop.name}-other")
+    other = RestClient(each_server, f"{client.name}-other")
     other.add(b"of the other")
-    shop.add(b"of this")
+    client.add(b"of this")
     with Registry(each_server, other.name) as before:
         before.fetch(1, tmp_path)
     assert (registry.fetch(1, tmp_path) / "member.txt").read_bytes() == b"of this"
 
 
-def test_the_local_copy_needs_no_registry(shop: Shop, registry: Registry, tmp_path: Path) -> None:
+def test_cached_version_needs_no_registry(
+    client: RestClient, registry: Registry, tmp_path: Path
+) -> None:
     assert last_production(tmp_path) is None
-    folder = registry.fetch(shop.add(), tmp_path)
+    folder = registry.fetch(client.add(), tmp_path)
     save_last_production(tmp_path, 1)
     assert last_production(tmp_path) == 1
     assert cached_version(tmp_path, 1) == folder
@@ -381,7 +391,7 @@ def test_the_local_copy_needs_no_registry(shop: Shop, registry: Registry, tmp_pa
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"version": null}', "[1]"])
-def test_a_spoilt_record_of_production_is_none(tmp_path: Path, text: str) -> None:
+def test_corrupt_record_of_production_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "production.json").write_text(text)
     assert last_production(tmp_path) is None
     save_last_production(tmp_path, 4)
@@ -399,46 +409,46 @@ CALLS: list[Callable[[Registry, Path], object]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_server_that_is_away_is_told_in_one_line(
+def test_unreachable_server_is_reported_in_one_line(
     tmp_path: Path, call: Callable[[Registry, Path], object]
 ) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         uri = f"http://127.0.0.1:{held.getsockname()[1]}"
-        told_how = pytest.raises(ServiceError, match=r"bash scripts/start_mlflow\.sh")
-        with Registry(uri) as registry, told_how as told:
+        unreachable = pytest.raises(ServiceError, match=r"bash scripts/start_mlflow\.sh")
+        with Registry(uri) as registry, unreachable as error:
             call(registry, tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_server_that_never_answers_is_given_up(
+def test_unresponsive_server_times_out(
     tmp_path: Path, call: Callable[[Registry, Path], object]
 ) -> None:
-    with socket.socket() as mute:
-        mute.bind(("127.0.0.1", 0))
-        mute.listen()
-        uri = f"http://127.0.0.1:{mute.getsockname()[1]}"
-        given_up = pytest.raises(ServiceError, match="does not answer")
-        with Registry(uri, timeout=0.2) as registry, given_up:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        timeout = pytest.raises(ServiceError, match="does not answer")
+        with Registry(uri, timeout=0.2) as registry, timeout:
             call(registry, tmp_path)
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "mlruns", "http://", "http://a:b:c/"])
-def test_an_address_that_is_none_is_refused(uri: str) -> None:
+def test_invalid_tracking_uri_is_rejected(uri: str) -> None:
     with pytest.raises(ServiceError):
         Registry(uri)
 
 
-def test_passwords_are_not_told() -> None:
+def test_errors_do_not_show_passwords() -> None:
     with (
         Registry("http://user:secret@127.0.0.1:9") as registry,
-        pytest.raises(ServiceError) as told,
+        pytest.raises(ServiceError) as error,
     ):
         registry.ping()
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
 
 
 @given(st.text())
-def test_a_foreign_promotion_tag_is_no_promotion(text: str) -> None:
+def test_arbitrary_tag_text_is_no_promotion(text: str) -> None:
     assert Promotion.from_json(text) is None

@@ -1,9 +1,9 @@
 """A process that has imported everything and forks one retraining for each line that it reads.
 
 A line is JSON: ``settings`` to change, the ``name`` of the model, whether to ``promote``, and the
-call to ``pause`` at, as ``module:function[:nth]``, or ``rest:METHOD path``. A fork that pauses
-touches a file and waits for ever, to be killed. It answers with the pid of the fork, then, when
-that has ended, with its exit code.
+call to ``pause`` at, as ``module:function`` or ``rest:METHOD path``. A fork that pauses creates a
+file in ``folder`` and waits to be killed. The process prints the pid of the fork and, after its
+end, its exit code.
 """
 
 import importlib
@@ -17,48 +17,45 @@ from typing import Any
 from rossmann.errors import RossmannError
 from rossmann.models.publishing.mlflow_client import quiet_mlflow
 from rossmann.models.registry import mlflow_rest
-from rossmann.models.training import retrain
+from rossmann.models.training.retrain import RetrainRequest, retrain
 from rossmann.settings import load_settings
 
 PAUSED = "paused"
 
 
-def wait_for_ever(folder: Path) -> None:
+def pause(folder: Path) -> None:
     (folder / PAUSED).touch()
     while True:
         time.sleep(60)
 
 
-def pause_at(where: str, folder: Path) -> None:
-    kind, _, what = where.partition(":")
-    if kind == "rest":
+def pause_at(call_name: str, folder: Path) -> None:
+    module_name, _, name = call_name.partition(":")
+    if module_name == "rest":
         real_call = mlflow_rest.MlflowRest.call
 
         def call(self: Any, method: str, path: str, **fields: Any) -> Any:
-            if f"{method} {path}" == what:
-                wait_for_ever(folder)
+            if f"{method} {path}" == name:
+                pause(folder)
             return real_call(self, method, path, **fields)  # type: ignore[arg-type]
 
         mlflow_rest.MlflowRest.call = call  # type: ignore[method-assign, assignment]
         return
-    owner: Any = importlib.import_module(kind)
-    *path, name = what.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-
-    def paused(*arguments: Any, **named: Any) -> Any:
-        wait_for_ever(folder)
-
-    setattr(owner, name, paused)
+    owner: Any = importlib.import_module(module_name)
+    *attributes, function = name.split(".")
+    for attribute in attributes:
+        owner = getattr(owner, attribute)
+    assert hasattr(owner, function), call_name
+    setattr(owner, function, lambda *_, **__: pause(folder))
 
 
-def work(told: dict[str, Any]) -> int:
-    settings = load_settings(**told["settings"])
-    if told["pause"]:
-        pause_at(told["pause"], Path(told["folder"]))
-    order = retrain.RetrainRequest("quick", "scheduler", promote=told["promote"], name=told["name"])
+def run(task: dict[str, Any]) -> int:
+    settings = load_settings(**task["settings"])
+    if task["pause"]:
+        pause_at(task["pause"], Path(task["folder"]))
+    request = RetrainRequest("quick", "scheduler", promote=task["promote"], name=task["name"])
     try:
-        return int(retrain.retrain(settings, order).outcome)
+        return int(retrain(settings, request).outcome)
     except RossmannError as error:
         return error.exit_code
 
@@ -74,7 +71,7 @@ def main() -> None:
         for line in sys.stdin:
             child = os.fork()
             if child == 0:
-                os._exit(work(json.loads(line)))
+                os._exit(run(json.loads(line)))
             print(child, flush=True)
             status = os.waitpid(child, 0)[1]
             print(os.waitstatus_to_exitcode(status), flush=True)

@@ -1,4 +1,4 @@
-"""Retraining as a scheduler sees it: real processes, killed in every step, against real MLflow."""
+"""Retraining in real processes that are killed in every step, with a real MLflow server."""
 
 import json
 import os
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
     "profiles": {"quick": PROFILE},
     "windows": (30, 62),
     "window_days": 30,
-    # So small a chain and so few trees keep no promise; the gate's own tests are elsewhere.
+    # So small a chain and so few trees pass no strict gate; the gate has its own tests.
     **{"gate_coverage": 1.0, "gate_bias": 1.0, "gate_promotion": 0.0, "gate_chance": 0.5},
     **{"gate_record": 50, "gate_rows_per_second": 1},
 }
@@ -72,8 +72,8 @@ class Site:
         self.registry = Registry(uri, self.name, timeout=30)
 
     def run(self, settings: Settings | None = None, **changes: Any) -> RetrainOutcome:
-        order = replace(RetrainRequest("quick", "scheduler", name=self.name), **changes)
-        return retrain(settings or self.settings, order).outcome
+        request = replace(RetrainRequest("quick", "scheduler", name=self.name), **changes)
+        return retrain(settings or self.settings, request).outcome
 
     def reports(self) -> list[dict[str, Any]]:
         return [
@@ -84,9 +84,9 @@ class Site:
     def stages(self) -> dict[int, str]:
         return {v.version: v.stage.value for v in self.registry.versions()}
 
-    def left_over(self) -> list[str]:
-        names = [".draft-*", ".*.draft", "*.tmp"]
-        return [str(path) for name in names for path in self.folder.rglob(name)]
+    def drafts(self) -> list[str]:
+        patterns = [".draft-*", ".*.draft", "*.tmp"]
+        return [str(path) for pattern in patterns for path in self.folder.rglob(pattern)]
 
 
 @pytest.fixture
@@ -100,30 +100,30 @@ def steps(report: dict[str, Any]) -> dict[str, str]:
     return {step["name"]: step["outcome"] for step in report["steps"]}
 
 
-class Zygote:
-    """Forks retrainings and kills them; see ``retrain_zygote``."""
+class ForkServer:
+    """Forks retrainings and kills them; see ``retrain_forks``."""
 
     def __init__(self) -> None:
         script = Path(__file__).with_name("retrain_forks.py")
         self.process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        assert self.line() == "ready"
+        assert self.read_line() == "ready"
 
-    def line(self) -> str:
+    def read_line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def start(self, site: Site, pause: str = "", promote: bool = True) -> int:
         (site.folder / "paused").unlink(missing_ok=True)
-        told = {
+        task = {
             "settings": site.changes, "name": site.name, "promote": promote, "pause": pause,
             "folder": str(site.folder),
         }  # fmt: skip
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(told) + "\n")
+        self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
-        return int(self.line())
+        return int(self.read_line())
 
     def start_and_kill(self, site: Site, pause: str) -> None:
         child = self.start(site, pause)
@@ -133,20 +133,20 @@ class Zygote:
             assert Path(f"/proc/{child}/stat").read_text().split()[2] != "Z", pause
             time.sleep(0.01)
         os.kill(child, signal.SIGKILL)
-        assert int(self.line()) == -signal.SIGKILL
+        assert int(self.read_line()) == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
-    yield zygote
-    zygote.process.kill()
-    zygote.process.communicate()
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.process.kill()
+    server.process.communicate()
 
 
 KILLS = (
     # where the process is killed, and in which step its report then ends
-    ("rossmann.data.make_dataset:_put", "check"),
+    ("rossmann.data.make_dataset:_publish", "check"),
     ("rossmann.models.training.retrain:build_panel", "features"),
     ("rossmann.models.training.train:make_card", "train"),
     ("rossmann.models.training.train:write_summary", "train"),
@@ -154,17 +154,15 @@ KILLS = (
     ("rossmann.models.publishing.register:_log_model", "register"),
     ("rossmann.models.publishing.register:_create_version", "register"),
     ("rossmann.models.publishing.register:link_logged_model", "register"),
-    ("rossmann.models.gate.gate:_by_probes", "gate"),
+    ("rossmann.models.gate.gate:_sanity_checks", "gate"),
     ("rest:POST registered-models/alias", "staging"),
     ("rossmann.models.registry.registry:Registry.promote", "promotion"),
 )
 
 
-def test_a_kill_in_any_step_leaves_nothing_half_done_and_the_next_run_goes_on(
-    site: Site, zygote: Zygote
-) -> None:
+def test_killed_run_is_completed_by_the_next_one(site: Site, fork_server: ForkServer) -> None:
     for pause, step in KILLS:
-        zygote.start_and_kill(site, pause)
+        fork_server.start_and_kill(site, pause)
         last = site.reports()[-1]
         assert (last["outcome"], steps(last)[step]) == ("running", "running"), pause
         assert "Production" not in site.stages().values()
@@ -172,13 +170,13 @@ def test_a_kill_in_any_step_leaves_nothing_half_done_and_the_next_run_goes_on(
     assert site.stages() == {1: "Staging"}
     assert site.run(promote=True) is RetrainOutcome.STAGED
     assert site.stages() == {1: "Production"}
-    *dead, last = site.reports()
-    assert {report["outcome"] for report in dead} == {"died"}
+    *interrupted, last = site.reports()
+    assert {report["outcome"] for report in interrupted} == {"died"}
     assert (last["outcome"], last["version"], last["stage"]) == ("staged", 1, "Production")
-    # It was trained once, and all that was begun in vain is gone.
-    assert [steps(r).get("train") for r in dead].count("done") == 1
+    # It was trained once, and all drafts and abandoned runs are removed.
+    assert [steps(r).get("train") for r in interrupted].count("done") == 1
     assert len(list(trained_dir(site.settings).iterdir())) == 1
-    assert site.left_over() == []
+    assert site.drafts() == []
     version = site.registry.find(1)
     from mlflow import MlflowClient
 
@@ -191,19 +189,21 @@ def test_a_kill_in_any_step_leaves_nothing_half_done_and_the_next_run_goes_on(
     assert site.run(promote=True) is RetrainOutcome.NOTHING_NEW
 
 
-def test_two_at_once_one_is_told_who_runs(site: Site, zygote: Zygote, tmp_path: Path) -> None:
-    child = zygote.start(site, "rossmann.models.training.retrain:make_dataset")
+def test_concurrent_run_fails_and_names_the_other(
+    site: Site, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    child = fork_server.start(site, "rossmann.models.training.retrain:make_dataset")
     while not (site.folder / "paused").exists():
         time.sleep(0.01)
     with pytest.raises(AlreadyRunningError, match=f"process {child} on .* since 20"):
         site.run(report=tmp_path / "report.json")
-    told = json.loads((tmp_path / "report.json").read_text())
-    assert (told["exit_code"], told["outcome"]) == (12, "another runs")
-    assert f"process {child}" in told["error"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["exit_code"], report["outcome"]) == (12, "another runs")
+    assert f"process {child}" in report["error"]
     os.kill(child, signal.SIGKILL)
-    assert int(zygote.line()) == -signal.SIGKILL
-    with exclusive_process_lock(retrain_dir(site.settings)):
-        pass  # the lock went with its process
+    assert int(fork_server.read_line()) == -signal.SIGKILL
+    with exclusive_process_lock(retrain_dir(site.settings), "retrains"):
+        pass  # the lock was released with its process
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory, tables: Path, each_server: 
     return site
 
 
-def test_the_report_says_all(staged: Site) -> None:
+def test_report_holds_steps_data_and_verdict(staged: Site) -> None:
     report = staged.reports()[0]
     assert (report["exit_code"], report["outcome"], report["error"]) == (0, "staged", None)
     names = ["registry", "check", "features", "train", "register", "gate", "staging"]
@@ -232,30 +232,34 @@ def test_the_report_says_all(staged: Site) -> None:
     assert report["verdict"]["lines"] == stored
 
 
-def test_nothing_new_trains_nothing(staged: Site, tmp_path: Path) -> None:
+def test_unchanged_inputs_train_nothing(staged: Site, tmp_path: Path) -> None:
     before = set(trained_dir(staged.settings).iterdir())
-    report = tmp_path / "deep" / "report.json"
-    assert staged.run(report=report) is RetrainOutcome.NOTHING_NEW
+    path = tmp_path / "deep" / "report.json"
+    assert staged.run(report=path) is RetrainOutcome.NOTHING_NEW
     assert set(trained_dir(staged.settings).iterdir()) == before
     assert len(staged.stages()) == 1
-    told = json.loads(report.read_text())
-    assert (told["exit_code"], told["outcome"], told["version"]) == (10, "nothing new", 1)
-    assert told == staged.reports()[-1]
+    report = json.loads(path.read_text())
+    assert (report["exit_code"], report["outcome"], report["version"]) == (10, "nothing new", 1)
+    assert report == staged.reports()[-1]
 
 
-def test_a_candidate_that_is_no_better_stays_without_a_stage(staged: Site) -> None:
+def test_candidate_that_is_no_better_gets_no_stage(staged: Site) -> None:
     staged.registry.promote(1, "first", "me")
     changed = staged.settings.model_copy(update={"seed": 1, "gate_chance": 1e-9})
     assert staged.run(changed, promote=True) is RetrainOutcome.CANDIDATE_WORSE
     assert staged.stages() == {1: "Production", 2: "None"}
-    told = staged.reports()[-1]
-    assert (told["exit_code"], told["outcome"], told["stage"]) == (11, "candidate worse", "None")
-    assert told["verdict"]["against"] == 1
-    assert not told["verdict"]["passed"]
+    report = staged.reports()[-1]
+    assert (report["exit_code"], report["outcome"], report["stage"]) == (
+        11,
+        "candidate worse",
+        "None",
+    )
+    assert report["verdict"]["against"] == 1
+    assert not report["verdict"]["passed"]
     assert staged.run(changed) is RetrainOutcome.NOTHING_NEW
 
 
-def test_a_stale_verdict_does_not_promote(staged: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_verdict_does_not_promote(staged: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Production was moved between the gate's comparison and the promotion."""
     latest = max(staged.stages())
     staged.registry.promote(1, "known", "me")
@@ -272,38 +276,42 @@ def test_a_stale_verdict_does_not_promote(staged: Site, monkeypatch: pytest.Monk
     assert staged.reports()[-1]["exit_code"] == 1
 
 
-def test_what_is_broken_is_told_and_kept(site: Site, tmp_path: Path) -> None:
+def test_failure_is_raised_and_reported(site: Site, tmp_path: Path) -> None:
     raw = site.settings.demo_raw_dir / "store.csv"
     text = raw.read_text()
     raw.unlink()
     raw.write_text(text.replace("\n2,", "\n1,", 1))
-    report = tmp_path / "report.json"
+    path = tmp_path / "report.json"
     with pytest.raises(DataValidationError):
-        site.run(report=report)
-    told = json.loads(report.read_text())
-    assert (told["exit_code"], told["outcome"]) == (1, "broken")
-    assert steps(told) == {"registry": "done", "check": "failed"}
-    assert "rule" in told["error"]
+        site.run(report=path)
+    report = json.loads(path.read_text())
+    assert (report["exit_code"], report["outcome"]) == (1, "broken")
+    assert steps(report) == {"registry": "done", "check": "failed"}
+    assert "rule" in report["error"]
     away = site.settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:9"})
     with pytest.raises(ServiceError):
         site.run(away)
     assert steps(site.reports()[-1]) == {"registry": "failed"}
-    assert site.left_over() == []
+    assert site.drafts() == []
 
 
-def test_a_fault_of_the_program_is_kept_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exception_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*arguments: object) -> None:
         raise KeyError("oven")
 
     monkeypatch.setattr(module, "make_dataset", fails)
     with pytest.raises(KeyError):
         site.run()
-    told = site.reports()[-1]
-    assert (told["exit_code"], told["outcome"], told["error"]) == (1, "broken", "KeyError: 'oven'")
+    report = site.reports()[-1]
+    assert (report["exit_code"], report["outcome"], report["error"]) == (
+        1,
+        "broken",
+        "KeyError: 'oven'",
+    )
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (Interrupted(15), 143)])
-def test_a_signal_is_kept_as_a_stop(
+def test_signal_is_reported_as_stopped(
     site: Site, stop: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*arguments: object) -> None:
@@ -312,8 +320,8 @@ def test_a_signal_is_kept_as_a_stop(
     monkeypatch.setattr(module, "make_dataset", stopped)
     with pytest.raises(type(stop)):
         site.run()
-    told = site.reports()[-1]
-    assert (told["exit_code"], told["outcome"], told["error"]) == (code, "stopped", None)
+    report = site.reports()[-1]
+    assert (report["exit_code"], report["outcome"], report["error"]) == (code, "stopped", None)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +332,7 @@ def test_a_signal_is_kept_as_a_stop(
         (RetrainOutcome.CANDIDATE_WORSE, 11, "did not pass the gate"),
     ],
 )
-def test_the_verb_exits_with_what_happened(
+def test_retrain_command_exits_with_the_outcome(
     outcome: RetrainOutcome, code: int, words: str, staged: Site,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -333,15 +341,15 @@ def test_the_verb_exits_with_what_happened(
         module, "retrain", lambda *_: module.RetrainResult(outcome, version, Path("r.json"))
     )
     assert main(["retrain"]) == code
-    said = capsys.readouterr().out
-    assert words in said
-    assert "report: r.json" in said
+    output = capsys.readouterr().out
+    assert words in output
+    assert "report: r.json" in output
 
 
-def test_the_verb_is_told_that_another_runs(
+def test_retrain_command_fails_while_another_runs(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(site.folder))
-    with exclusive_process_lock(retrain_dir(site.settings)):
+    with exclusive_process_lock(retrain_dir(site.settings), "retrains"):
         assert main(["retrain", "--profile", "quick"]) == 12
     assert f"process {os.getpid()}" in capsys.readouterr().err

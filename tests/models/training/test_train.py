@@ -1,4 +1,4 @@
-"""Training by the measured scheme: reproducible, better than the naive, honest about its origin."""
+"""Training: training rows, reproducibility, accuracy against the baselines, card and report."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from rossmann.schema import FEATURES, MAX_HORIZON, OFFSET_COLUMN, feature_finger
 from rossmann.settings import Settings
 
 
-def test_origins_are_uniform_and_early_rows_are_left_out(panel: Panel) -> None:
+def test_training_horizons_are_uniform_and_early_rows_are_excluded(panel: Panel) -> None:
     examples = sample_training_rows(panel, 31, seed=1)
     horizon = examples.matrix[:, FEATURES.index("horizon")]
     counts = np.bincount(horizon.astype(int), minlength=MAX_HORIZON + 1)[1:]
@@ -28,8 +28,8 @@ def test_origins_are_uniform_and_early_rows_are_left_out(panel: Panel) -> None:
     assert (examples.day - horizon - panel.first_day + 1 >= 31).all()
 
 
-def test_training_examples_are_what_serving_builds(panel: Panel) -> None:
-    """Rule 3: the matrix that members learn from is the one that a request gets, bit for bit."""
+def test_training_rows_equal_the_rows_that_serving_builds(panel: Panel) -> None:
+    """The matrix that members learn from equals the one that a request gets, bit for bit."""
     examples = sample_training_rows(panel, 31, seed=1)
     origins = examples.day - examples.matrix[:, FEATURES.index("horizon")].astype(np.int64)
     plan_ends = sample_schedule_ends(examples.day, origins, seed=1)
@@ -37,7 +37,7 @@ def test_training_examples_are_what_serving_builds(panel: Panel) -> None:
     kept = np.nonzero(np.isin(rows.day, examples.day))[0]
     for i in np.random.default_rng(0).integers(0, len(examples.sold), 50):
         same = kept[(rows.day[kept] == examples.day[i]) & (sold[kept] == examples.sold[i])]
-        found = {
+        served = {
             panel.matrix(
                 panel.store_schedule(int(rows.store[j]), examples.day[i : i + 1]),
                 int(origins[i]),
@@ -45,10 +45,10 @@ def test_training_examples_are_what_serving_builds(panel: Panel) -> None:
             )[0].tobytes()
             for j in same
         }
-        assert examples.matrix[i].tobytes() in found
+        assert examples.matrix[i].tobytes() in served
 
 
-def test_some_rows_learn_without_a_schedule(panel: Panel) -> None:
+def test_some_training_rows_have_no_schedule(panel: Panel) -> None:
     examples = sample_training_rows(panel, 31, seed=1)
     unknown = np.isnan(examples.matrix[:, FEATURES.index("days_to_promo")]).mean()
     assert 0.2 < unknown < 0.4
@@ -58,41 +58,41 @@ def test_some_rows_learn_without_a_schedule(panel: Panel) -> None:
     assert (ends >= origins).all()
 
 
-def test_a_sample_is_the_same_rows_whether_the_whole_is_built_or_not(panel: Panel) -> None:
-    """A chain too large for one matrix has only its sample's built, bit for bit the same."""
-    lazy, whole = (sample_training_rows(panel, 31, seed=1) for _ in range(2))
-    chosen = np.sort(np.random.default_rng(2).choice(len(whole.sold), 500, replace=False))
-    whole.materialize(0)
+def test_sampled_rows_do_not_depend_on_materializing_all(panel: Panel) -> None:
+    """For a chain too large for one matrix only the sample is built, bit for bit the same."""
+    lazy, full = (sample_training_rows(panel, 31, seed=1) for _ in range(2))
+    chosen = np.sort(np.random.default_rng(2).choice(len(full.sold), 500, replace=False))
+    full.materialize(0)
     lazy.materialize(len(lazy.sold) // 10)
-    for one, two in (
-        (lazy.take(chosen), whole.take(chosen)),
-        (lazy.known_at(panel.last_day - 300), whole.known_at(panel.last_day - 300)),
+    for sampled, sliced in (
+        (lazy.take(chosen), full.take(chosen)),
+        (lazy.known_at(panel.last_day - 300), full.known_at(panel.last_day - 300)),
     ):
-        assert one.matrix.tobytes() == two.matrix.tobytes()
-        assert (one.sold == two.sold).all()
-        assert (one.day == two.day).all()
+        assert sampled.matrix.tobytes() == sliced.matrix.tobytes()
+        assert (sampled.sold == sliced.sold).all()
+        assert (sampled.day == sliced.day).all()
 
 
-def test_the_same_seed_gives_the_same_version(
+def test_same_seed_gives_the_same_model(
     chain_settings: Settings, trained: TrainedModel, panel: Panel
 ) -> None:
     again = train(chain_settings, "quick")
     assert again.folder != trained.folder
     days = np.arange(panel.last_day + 1, panel.last_day + 40)
     matrix = panel.matrix(panel.store_schedule(int(panel.store_numbers[2]), days), panel.last_day)
-    one, two = (Ensemble.load(t.folder).predict(matrix) for t in (trained, again))
-    assert (one == two).all()
+    first, second = (Ensemble.load(t.folder).predict(matrix) for t in (trained, again))
+    assert (first == second).all()
     assert again.card["metrics"] == trained.card["metrics"]
 
 
-def test_the_ensemble_beats_the_naive(trained: TrainedModel) -> None:
+def test_ensemble_beats_the_baselines(trained: TrainedModel) -> None:
     assert len(trained.windows) == 2
     for window in trained.windows:
         assert window.rmspe["ensemble"] < window.rmspe["seasonal_naive"]
         assert window.rmspe["ensemble"] < window.rmspe["median"]
 
 
-def test_the_card_says_where_it_comes_from(trained: TrainedModel, panel: Panel) -> None:
+def test_card_holds_lineage_and_metrics(trained: TrainedModel, panel: Panel) -> None:
     card = json.loads((trained.folder / "ensemble.json").read_text())
     assert card["fingerprint"] == feature_fingerprint()
     assert card["data"]["version"] == panel.info.version
@@ -103,19 +103,19 @@ def test_the_card_says_where_it_comes_from(trained: TrainedModel, panel: Panel) 
     assert len(card["metrics"]["windows"]) == 2
 
 
-def test_the_report_has_its_table_and_picture(trained: TrainedModel) -> None:
+def test_summary_has_table_and_picture(trained: TrainedModel) -> None:
     report = (trained.folder / "report.md").read_text()
     assert "Seasonal naive" in report
     picture = Path(trained.folder / "pictures" / "windows.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
 
 
-def test_an_unknown_profile_is_named(chain_settings: Settings) -> None:
+def test_unknown_profile_is_rejected(chain_settings: Settings) -> None:
     with pytest.raises(SettingsError, match="no profile 'huge'; there are: full, quick"):
         train(chain_settings, "huge")
 
 
-def test_the_target_is_floored() -> None:
+def test_target_ratio_has_a_floor() -> None:
     matrix = np.zeros((2, len(FEATURES)), np.float32)
     matrix[:, OFFSET_COLUMN] = np.log(1000.0)
     assert target_ratio(matrix, np.array([2000.0, 1.0])) == pytest.approx([2.0, 0.2], rel=1e-6)

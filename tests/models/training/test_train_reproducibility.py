@@ -1,4 +1,4 @@
-"""The same data, parameters and seed give the same forecasts, to the bit, in another process."""
+"""The same data, parameters and seed give bit-identical forecasts in another process."""
 
 import json
 import os
@@ -10,34 +10,35 @@ import polars as pl
 import pytest
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import Panel, in_memory_panel
+from rossmann.data.panel.panel import Panel
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.schema import StoreDays
 from rossmann.settings import Settings
+from tests.fixtures.panels import in_memory_panel
 
 FIT = """
 import hashlib, json, sys
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import open_panel
-from rossmann.models.members.fit import draw_examples
-from rossmann.models.evaluation.backtest import backtest
+from rossmann.models.members.fit import sample_training_rows
+from rossmann.models.evaluation.backtest import BacktestPlan, backtest
 from rossmann.settings import load_settings
 
 settings = load_settings()
 panel = open_panel(make_dataset(settings))
-examples = draw_examples(panel, settings.history_days, settings.seed)
+examples = sample_training_rows(panel, settings.history_days, settings.seed)
 profile = settings.profile("quick")
-(outcome,) = backtest(settings, panel, examples, profile, lambda line: None, [48])
-told = {name: hashlib.sha256(f.tobytes()).hexdigest() for name, f in outcome.forecasts.items()}
-json.dump(told, sys.stdout)
+(outcome,) = backtest(settings, panel, examples, profile, lambda line: None, BacktestPlan((48,)))
+digests = {name: hashlib.sha256(f.tobytes()).hexdigest() for name, f in outcome.forecasts.items()}
+json.dump(digests, sys.stdout)
 """
 
 
 @pytest.fixture(scope="module")
 def digests(chain_settings: Settings) -> dict[tuple[int, str], dict[str, str]]:
-    """Of every forecast, by threads and run: four trainings, each in a process of its own."""
-    profiles = {name: one.model_dump() for name, one in chain_settings.profiles.items()}
-    found = {}
+    """SHA-256 of every forecast by (threads, run): four trainings, each in its own process."""
+    profiles = {name: p.model_dump() for name, p in chain_settings.profiles.items()}
+    digests = {}
     for threads in (1, 2):
         for run in ("first", "second"):
             environment = {
@@ -56,13 +57,13 @@ def digests(chain_settings: Settings) -> dict[tuple[int, str], dict[str, str]]:
                 check=False,
             )
             assert process.returncode == 0, process.stderr
-            found[threads, run] = json.loads(process.stdout)
-    return found
+            digests[threads, run] = json.loads(process.stdout)
+    return digests
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["lightgbm", "xgboost", "catboost", "ensemble"])
-def test_two_trainings_forecast_the_same(
+def test_repeated_trainings_forecast_the_same(
     digests: dict[tuple[int, str], dict[str, str]], name: str, threads: int
 ) -> None:
     assert digests[threads, "first"][name] == digests[threads, "second"][name]
@@ -70,39 +71,38 @@ def test_two_trainings_forecast_the_same(
 
 
 @pytest.mark.parametrize("name", ["lightgbm", "xgboost", "catboost", "ensemble"])
-def test_the_threads_do_not_matter_on_a_small_chain(
+def test_forecasts_of_a_small_chain_do_not_depend_on_threads(
     digests: dict[tuple[int, str], dict[str, str]], name: str
 ) -> None:
     assert digests[1, "first"][name] == digests[2, "first"][name]
 
 
-def test_the_filter_alone_does_not_depend_on_threads(
+def test_baselines_do_not_depend_on_threads(
     digests: dict[tuple[int, str], dict[str, str]],
 ) -> None:
     for name in ("kalman", "median", "seasonal_naive"):
-        assert len({told[name] for told in digests.values()}) == 1
+        assert len({by_name[name] for by_name in digests.values()}) == 1
 
 
-def rows_of(panel: Panel) -> StoreDays:
+def all_rows(panel: Panel) -> StoreDays:
     days = np.arange(panel.last_day + 1, panel.last_day + 49)
     stores = np.repeat(panel.store_numbers, len(days))
     return panel.schedule(stores, np.tile(days, len(panel.store_numbers)))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_the_features_do_not_depend_on_threads(chain_settings: Settings, threads: int) -> None:
+def test_features_do_not_depend_on_threads(chain_settings: Settings, threads: int) -> None:
     info = make_dataset(chain_settings)
     names = ("history", "schedule", "stores")
     tables = {name: pl.read_parquet(info.folder / f"{name}.parquet") for name in names}
-    one, more = (in_memory_panel(info, tables, count) for count in (1, threads))
-    for name, array, other in zip(one.arrays._fields, one.arrays, more.arrays, strict=True):
+    single, multi = (in_memory_panel(info, tables, count) for count in (1, threads))
+    for name, array, other in zip(single.arrays._fields, single.arrays, multi.arrays, strict=True):
         assert array.tobytes() == other.tobytes(), name
-    rows = rows_of(one)
-    assert one.matrix(rows, one.last_day).tobytes() == more.matrix(rows, more.last_day).tobytes()
+    rows = all_rows(single)
+    matrices = [panel.matrix(rows, panel.last_day).tobytes() for panel in (single, multi)]
+    assert matrices[0] == matrices[1]
 
 
-def test_the_card_says_how_many_threads_fitted_it(
-    chain_settings: Settings, trained: TrainedModel
-) -> None:
+def test_card_records_threads_and_seed(chain_settings: Settings, trained: TrainedModel) -> None:
     assert trained.card["params"]["threads"] == chain_settings.thread_count == 1
     assert trained.card["params"]["seed"] == chain_settings.seed

@@ -1,4 +1,4 @@
-"""The trees that we walk are the trees that the libraries fitted."""
+"""The kernels' output equals that of the libraries that fitted the trees."""
 
 from pathlib import Path
 
@@ -47,28 +47,28 @@ def member(request: pytest.FixtureRequest) -> BaseLearner:
     return LEARNERS[request.param].fit(matrix, sales_of(matrix), params, 7, 1, lambda share: None)
 
 
-def told_by_the_library(member: BaseLearner, matrix: FeatureMatrix) -> FloatArray:
+def library_output(member: BaseLearner, matrix: FeatureMatrix) -> FloatArray:
     booster = member.booster
-    if type(member).__name__ == "LightGbm":
+    if type(member).__name__ == "LightGBM":
         return np.asarray(booster.predict(matrix, raw_score=True))
     if type(member).__name__ == "XGBoost":
         return np.asarray(booster.inplace_predict(matrix, predict_type="margin"), np.float64)
     return np.asarray(booster.predict(matrix))
 
 
-def test_they_answer_as_the_library_does(member: BaseLearner) -> None:
+def test_output_equals_the_library(member: BaseLearner) -> None:
     matrix = rows(5000, 2)
-    told = told_by_the_library(member, matrix)
-    assert told.std() > 0.05
+    expected = library_output(member, matrix)
+    assert expected.std() > 0.05
     # XGBoost adds its leaves in float32
-    near = 2e-6 if type(member).__name__ == "XGBoost" else 1e-12
-    assert np.abs(member.forest(matrix) - told).max() <= near
+    tolerance = 2e-6 if type(member).__name__ == "XGBoost" else 1e-12
+    assert np.abs(member.forest(matrix) - expected).max() <= tolerance
 
 
-def test_flat_and_deep_trees_are_among_those_that_are_compared(member: BaseLearner) -> None:
-    """Both ways down are tried: all rows together to the end, and only those on their way."""
+def test_shallow_and_deep_trees_are_compared(member: BaseLearner) -> None:
+    """Both descents run: all rows to the end, and only those that are at no leaf yet."""
     trees = member.forest.trees
-    if isinstance(trees, NodeTrees) and type(member).__name__ == "LightGbm":
+    if isinstance(trees, NodeTrees) and type(member).__name__ == "LightGBM":
         assert (trees.depth < DEEP_TREE_DEPTH).any()
         assert len({int(depth) for depth in trees.depth if depth >= DEEP_TREE_DEPTH}) > 2
     matrix = rows(2 * BLOCK_ROWS + 17, 4)  # whole blocks, and one that is not full
@@ -76,7 +76,7 @@ def test_flat_and_deep_trees_are_among_those_that_are_compared(member: BaseLearn
     assert (member.forest(matrix) == alone).all()
 
 
-def test_they_go_the_librarys_way_at_every_threshold(member: BaseLearner) -> None:
+def test_output_equals_the_library_at_every_threshold(member: BaseLearner) -> None:
     """On a threshold, and on the numbers just above and below it."""
     trees = member.forest.trees
     column = trees.link & 255 if isinstance(trees, NodeTrees) else trees.column
@@ -84,19 +84,17 @@ def test_they_go_the_librarys_way_at_every_threshold(member: BaseLearner) -> Non
     kept = np.isfinite(limit) & (np.abs(limit) < 1e37)
     feature, limit = np.asarray(column, np.int64)[kept] % len(FEATURES), limit[kept]
     matrix = rows(3 * len(limit), 3)
-    for i, towards in enumerate((None, np.float32(np.inf), np.float32(-np.inf))):
+    for i, direction in enumerate((None, np.float32(np.inf), np.float32(-np.inf))):
         at = np.arange(len(limit)) + i * len(limit)
-        matrix[at, feature] = limit if towards is None else np.nextafter(limit, towards)
-    matrix[np.abs(matrix) < 1.1e-35] = 0.0  # LightGBM takes such numbers for zero
-    away = np.abs(member.forest(matrix) - told_by_the_library(member, matrix))
-    assert away.max() <= 2e-6
+        matrix[at, feature] = limit if direction is None else np.nextafter(limit, direction)
+    matrix[np.abs(matrix) < 1.1e-35] = 0.0  # LightGBM treats such numbers as zero
+    difference = np.abs(member.forest(matrix) - library_output(member, matrix))
+    assert difference.max() <= 2e-6
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_a_rows_answer_does_not_depend_on_the_rows_beside_it(
-    member: BaseLearner, data: st.DataObject
-) -> None:
+def test_row_output_is_independent_of_other_rows(member: BaseLearner, data: st.DataObject) -> None:
     matrix = rows(4 * BLOCK_ROWS + 5, 4)
     whole = member.forest(matrix)
     picked = data.draw(st.lists(st.integers(0, len(matrix) - 1), min_size=1, max_size=200))
@@ -104,19 +102,19 @@ def test_a_rows_answer_does_not_depend_on_the_rows_beside_it(
     assert (member.forest(matrix[picked], threads) == whole[picked]).all()
 
 
-def test_it_does_not_depend_on_how_many_they_are(member: BaseLearner) -> None:
+def test_output_is_independent_of_the_number_of_rows(member: BaseLearner) -> None:
     matrix = rows(2 * BLOCK_ROWS + 3, 12)
     whole = member.forest(matrix)
     for count in range(1, len(matrix)):
         assert (member.forest(matrix[:count]) == whole[:count]).all(), count
 
 
-def test_threads_change_nothing(member: BaseLearner) -> None:
+def test_output_is_independent_of_threads(member: BaseLearner) -> None:
     matrix = rows(3000, 5)
     assert (member.forest(matrix, 1) == member.forest(matrix, 3)).all()
 
 
-def test_they_come_back_as_they_were_saved(member: BaseLearner, tmp_path: Path) -> None:
+def test_saved_member_loads_unchanged(member: BaseLearner, tmp_path: Path) -> None:
     matrix = rows(300, 6)
     member.save(tmp_path)
     again = type(member).load(tmp_path)
@@ -124,9 +122,7 @@ def test_they_come_back_as_they_were_saved(member: BaseLearner, tmp_path: Path) 
     assert again.contributions(matrix[:3], 1) == pytest.approx(member.contributions(matrix[:3], 1))
 
 
-def test_a_booster_that_does_not_open_is_refused_when_it_is_needed(
-    member: BaseLearner, tmp_path: Path
-) -> None:
+def test_missing_booster_raises_only_when_used(member: BaseLearner, tmp_path: Path) -> None:
     member.save(tmp_path)
     (tmp_path / member.file).unlink()
     again = type(member).load(tmp_path)
@@ -135,19 +131,19 @@ def test_a_booster_that_does_not_open_is_refused_when_it_is_needed(
         again.contributions(rows(1, 8), 1)
 
 
-def test_trees_that_answer_otherwise_are_refused(member: BaseLearner) -> None:
+def test_differing_trees_raise(member: BaseLearner) -> None:
     forest = Forest(member.forest.trees, member.forest.start + 0.01)
     with pytest.raises(ModelError, match="answer otherwise"):
-        verify_against_library(forest, rows(100, 9), lambda some: told_by_the_library(member, some))
+        verify_against_library(forest, rows(100, 9), lambda part: library_output(member, part))
 
 
-def test_a_tree_of_one_leaf_adds_it_to_all() -> None:
+def test_tree_of_one_leaf() -> None:
     text = "tree\nTree=0\nnum_leaves=1\nleaf_value=0.25\n\nTree=1\nnum_leaves=1\nleaf_value=-1\n"
     forest = parse_lightgbm(text + "\nend of trees\n")
     assert (forest(rows(20, 1)) == -0.75).all()
     assert (forest(rows(2, 1)) == -0.75).all()
 
 
-def test_a_matrix_of_another_width_is_refused(member: BaseLearner) -> None:
+def test_matrix_of_another_width_raises(member: BaseLearner) -> None:
     with pytest.raises(ValueError, match="46"):
         member.forest(np.zeros((2, 45), np.float32))

@@ -16,7 +16,7 @@ from rossmann.models.tuning.params_file import (
     read_numbers,
     read_text,
     replace_numbers,
-    write_text_atomic,
+    write_params_text,
 )
 from tests.paths import ROOT
 
@@ -109,7 +109,7 @@ def test_the_file_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:
     path.chmod(0o640)
     link = tmp_path / "params.yaml"
     link.symlink_to(path)
-    write_text_atomic(link, read_text(link).replace("1", "2"))
+    write_params_text(link, read_text(link).replace("1", "2"))
     assert path.read_bytes() == b"a: 2\r\n"
     assert link.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o640

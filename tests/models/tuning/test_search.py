@@ -23,10 +23,10 @@ from rossmann.models.tuning.search import MIN_GAIN, SearchConfig, TrialResult, T
 from rossmann.models.tuning.study import (
     N_STARTUP_TRIALS,
     PRUNE_MARGIN,
-    SPACE,
+    SEARCH_SPACE,
     SearchRange,
     distributions,
-    finished,
+    finished_trials,
     next_trial,
     open_study,
     round_params,
@@ -95,14 +95,14 @@ def test_the_present_parameters_come_first_and_are_measured_as_backtest_does(
     assert min(line.error for line in found.trials if line.error is not None) <= first.error
 
 
-@pytest.mark.parametrize("member", list(SPACE))
+@pytest.mark.parametrize("member", list(SEARCH_SPACE))
 def test_each_member_is_searched_where_it_says(home: Home, panel: Panel, member: str) -> None:
     found = look(home("one"), panel, member=member, trials=3)
     assert len(found.trials) == 3
     for line in found.trials[1:]:
         assert line.params != found.present
         for name, value in line.params.items():
-            low, high = SPACE[member][name].bounds(found.present[name])
+            low, high = SEARCH_SPACE[member][name].bounds(found.present[name])
             assert low * 0.99 <= value <= high * 1.01
             assert line.params == round_params(line.params)
 
@@ -121,7 +121,7 @@ def test_a_hopeless_trial_is_stopped_after_its_first_window(
     home: Home, panel: Panel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Rates so high that the member overshoots.
-    monkeypatch.setitem(SPACE, "lightgbm", {"learning_rate": SearchRange(30, 0.1, 3)})
+    monkeypatch.setitem(SEARCH_SPACE, "lightgbm", {"learning_rate": SearchRange(30, 0.1, 3)})
     found = look(home("one"), panel)
     stopped = [line for line in found.trials if line.error is None]
     assert stopped
@@ -151,7 +151,7 @@ def test_killed_in_the_middle_it_ends_as_if_never_killed(home: Home, panel: Pane
     assert process.returncode == -signal.SIGKILL
 
     told: list[str] = []
-    search = SearchConfig("lightgbm", "quick", TRIALS, checks=1)
+    search = SearchConfig("lightgbm", "quick", TRIALS, n_checks=1)
     resumed = tune(settings, panel, search, told.append)
     assert "going on after" in told[0]
     assert not any(f"trial 2 of {TRIALS}" in line for line in told)
@@ -166,7 +166,7 @@ def test_a_trial_that_was_left_running_is_proposed_again(tmp_path: Path) -> None
     proposals = []
     for _ in range(3):
         with open_study(tmp_path, "one", fresh=False) as study:
-            assert len(finished(study)) == min(len(proposals), 1)
+            assert len(finished_trials(study)) == min(len(proposals), 1)
             trial = next_trial(study, space, present, 7)
             if not proposals:  # the first ends, the later ones are left as a kill leaves them
                 assert trial.params == present
@@ -214,7 +214,7 @@ def test_a_first_trial_that_was_left_running_has_the_present_parameters_again(
 
 def test_a_finished_search_is_not_done_again_unless_fresh(home: Home, panel: Panel) -> None:
     settings = home("one")
-    search = SearchConfig("xgboost", "quick", 2, checks=1)
+    search = SearchConfig("xgboost", "quick", 2, n_checks=1)
     first = tune(settings, panel, search, lambda line: None)
     told: list[str] = []
     again = tune(settings, panel, search, told.append)
@@ -248,7 +248,7 @@ def test_two_at_once_are_told(tmp_path: Path) -> None:
 
 def test_when_the_minutes_are_over_no_trial_begins(home: Home, panel: Panel) -> None:
     told: list[str] = []
-    search = SearchConfig("lightgbm", "quick", 50, minutes=1e-9, checks=1)
+    search = SearchConfig("lightgbm", "quick", 50, minutes=1e-9, n_checks=1)
     found = tune(home("one"), panel, search, told.append)
     assert len(found.trials) == 1
     assert found.best == found.present
@@ -273,14 +273,14 @@ def test_noise_is_not_worth_a_change() -> None:
 
 
 @given(
-    st.sampled_from([(m, n) for m, space in SPACE.items() for n in space]),
+    st.sampled_from([(m, n) for m, space in SEARCH_SPACE.items() for n in space]),
     st.floats(1e-4, 1e4),
 )
 def test_a_range_always_holds_the_present_value(place: tuple[str, str], value: float) -> None:
-    span = SPACE[place[0]][place[1]]
-    present = round(value) or 1 if span.whole else value
+    span = SEARCH_SPACE[place[0]][place[1]]
+    present = round(value) or 1 if span.integer else value
     low, high = span.bounds(present)
-    assert 0 < low <= present <= high or (low == 0 and span.whole)
+    assert 0 < low <= present <= high or (low == 0 and span.integer)
 
 
 def test_a_parameter_that_is_zero_stays() -> None:

@@ -1,7 +1,7 @@
-"""Each batch arrives exactly once, in SQLite and in PostgreSQL, however often it is offered."""
+"""SQL store, in SQLite and PostgreSQL: exactly-once writes, schema, pruning, errors."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -15,10 +15,8 @@ from rossmann.errors import ServiceError, SettingsError
 from rossmann.prediction_log.database.sql_store import SqlLogStore
 from rossmann.prediction_log.database.store_protocol import RejectedRowsError
 from rossmann.prediction_log.database.tables import NewerSchemaError, open_engine
-from rossmann.prediction_log.records import Batch, LoggedPrediction, make_batch
-
-MakeEntry = Callable[..., LoggedPrediction]
-Logged = Callable[[str], list[tuple[str, int]]]
+from rossmann.prediction_log.records import Batch
+from tests.fixtures.prediction_log import MakeEntry, ReadRowKeys, make_batch, row_keys
 
 
 @pytest.fixture
@@ -28,34 +26,30 @@ def store(url: str) -> Iterator[SqlLogStore]:
     store.close()
 
 
-def keys(*entries: LoggedPrediction) -> list[tuple[str, int]]:
-    return sorted((e.request_id, row) for e in entries for row in range(len(e.rows)))
-
-
-def numbered(make_entry: MakeEntry, *numbers: int) -> list[tuple[int, Batch]]:
+def make_batches(make_entry: MakeEntry, *numbers: int) -> list[tuple[int, Batch]]:
     return [(n, make_batch([make_entry(2 * n, 2), make_entry(2 * n + 1)], 2 * n)) for n in numbers]
 
 
-def expected(make_entry: MakeEntry, *numbers: int) -> list[tuple[str, int]]:
+def expected_keys(make_entry: MakeEntry, *numbers: int) -> list[tuple[str, int]]:
     entries = [(make_entry(2 * n, 2), make_entry(2 * n + 1)) for n in numbers]
-    return keys(*(entry for both in entries for entry in both))
+    return row_keys([entry for both in entries for entry in both])
 
 
-# The fixture's database is shared by the examples on purpose: each adds writers of its own.
+# The examples share the fixture's database: each adds writers of its own.
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(offers=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, max_size=8))
-def test_a_batch_that_is_offered_again_changes_nothing(
-    store: SqlLogStore, url: str, make_entry: MakeEntry, offers: list[tuple[int, int]]
+@given(ranges=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, max_size=8))
+def test_writing_a_batch_again_changes_nothing(
+    store: SqlLogStore, url: str, make_entry: MakeEntry, ranges: list[tuple[int, int]]
 ) -> None:
-    """Offers overlap in any way; a writer's batches rise, as files in a folder do."""
-    writer = f"writer-{datetime.now(UTC).timestamp()}-{offers}"
+    """Ranges overlap in any way; a writer's batch numbers rise, as those of its files do."""
+    writer = f"writer-{datetime.now(UTC).timestamp()}-{ranges}"
     done = 0
-    for first, more in offers:
-        begin = min(first, done + 1)
-        store.write(writer, numbered(make_entry, *range(begin, begin + more + 1)))
-        done = max(done, begin + more)
+    for first, extra in ranges:
+        start = min(first, done + 1)
+        store.write(writer, make_batches(make_entry, *range(start, start + extra + 1)))
+        done = max(done, start + extra)
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         of_writer = sa.text(
@@ -63,119 +57,119 @@ def test_a_batch_that_is_offered_again_changes_nothing(
             " FROM logged_forecasts f JOIN log_writers w ON w.id = f.request >> 40"
             " WHERE w.name = :writer GROUP BY w.rows, w.last_batch"
         )
-        found = connection.execute(of_writer, {"writer": writer}).one()
+        totals = connection.execute(of_writer, {"writer": writer}).one()
     engine.dispose()
-    assert tuple(found) == (3 * done, 2 * done, 3 * done, done)
+    assert tuple(totals) == (3 * done, 2 * done, 3 * done, done)
 
 
-def test_two_who_write_the_same_at_once_write_it_once(
-    url: str, make_entry: MakeEntry, logged: Logged
+def test_concurrent_writes_of_one_batch_write_it_once(
+    url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
     stores = [SqlLogStore(url) for _ in range(4)]
-    stores[0].write("w", numbered(make_entry, 1))
-    gate = threading.Barrier(len(stores))
+    stores[0].write("w", make_batches(make_entry, 1))
+    barrier = threading.Barrier(len(stores))
 
-    def offer(store: SqlLogStore) -> None:
-        gate.wait()
+    def write_all(store: SqlLogStore) -> None:
+        barrier.wait()
         for number in range(2, 12):
             for _ in range(100):
                 try:
-                    store.write("w", numbered(make_entry, number))
+                    store.write("w", make_batches(make_entry, number))
                     break
                 except ServiceError:
                     continue
 
-    threads = [threading.Thread(target=offer, args=(store,)) for store in stores]
+    threads = [threading.Thread(target=write_all, args=(store,)) for store in stores]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for store in stores:
         store.close()
-    assert logged(url) == expected(make_entry, *range(1, 12))
+    assert logged(url) == expected_keys(make_entry, *range(1, 12))
 
 
-def test_all_begin_at_once_on_an_empty_database(
-    url: str, make_entry: MakeEntry, logged: Logged
+def test_concurrent_writers_create_the_tables_once(
+    url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
-    gate = threading.Barrier(4)
-    failed: list[str] = []
+    barrier = threading.Barrier(4)
+    errors: list[str] = []
 
-    def begin(name: str) -> None:
+    def start_writer(name: str) -> None:
         store = SqlLogStore(url)
-        gate.wait()
+        barrier.wait()
         for _ in range(50):
             try:
-                store.write(name, numbered(make_entry, 1))
+                store.write(name, make_batches(make_entry, 1))
                 break
             except ServiceError as error:
                 last = str(error)
         else:
-            failed.append(last)
+            errors.append(last)
         store.close()
 
-    threads = [threading.Thread(target=begin, args=(f"w{n}",)) for n in range(4)]
+    threads = [threading.Thread(target=start_writer, args=(f"w{n}",)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failed == []
-    assert logged(url) == sorted(expected(make_entry, 1) * 4)
+    assert errors == []
+    assert logged(url) == sorted(expected_keys(make_entry, 1) * 4)
 
 
-def test_the_view_shows_what_was_answered(
-    store: SqlLogStore, url: str, make_entry: MakeEntry
-) -> None:
-    entry = make_entry(5, 2, caller='a "quoted", \\N; name', door="file", role="shadow")
-    closed = make_entry(6, caller="", bounds=())
-    store.write("w", [(1, make_batch([entry, closed], 1))])
+def test_view_shows_the_logged_values(store: SqlLogStore, url: str, make_entry: MakeEntry) -> None:
+    entry = make_entry(5, 2, caller='a "quoted", \\N; name', endpoint="file", role="shadow")
+    without_bounds = make_entry(6, caller="", bounds=())
+    store.write("w", [(1, make_batch([entry, without_bounds], 1))])
     engine = sa.create_engine(url)
     with engine.connect() as connection:
-        found = [
-            dict(line)
-            for line in connection.exec_driver_sql(
+        view_rows = [
+            dict(row)
+            for row in connection.exec_driver_sql(
                 'SELECT * FROM predictions ORDER BY request_id, "row"'
             ).mappings()
         ]
     engine.dispose()
-    assert [line["caller"] for line in found] == [entry.caller, entry.caller, ""]
-    assert [line["forecast"] for line in found] == [*entry.sales, *closed.sales]
-    assert [line["lower_80"] for line in found] == [*entry.bounds[0][1], None]
-    assert found[2]["bounds"] is None
+    assert [row["caller"] for row in view_rows] == [entry.caller, entry.caller, ""]
+    assert [row["forecast"] for row in view_rows] == [*entry.sales, *without_bounds.sales]
+    assert [row["lower_80"] for row in view_rows] == [*entry.bounds[0][1], None]
+    assert view_rows[2]["bounds"] is None
     days = [date(1970, 1, 1) + timedelta(days=int(day)) for day in entry.rows.day]
-    assert [str(line["date"]) for line in found[:2]] == [str(day) for day in days]
-    assert [line["horizon"] for line in found[:2]] == [d - 16_640 for d in entry.rows.day]
-    assert {line["state_holiday"] for line in found} <= set("0abc")
-    assert (found[0]["door"], found[0]["role"], found[0]["model_version"]) == ("file", "shadow", 3)
+    assert [str(row["date"]) for row in view_rows[:2]] == [str(day) for day in days]
+    assert [row["horizon"] for row in view_rows[:2]] == [d - 16_640 for d in entry.rows.day]
+    assert {row["state_holiday"] for row in view_rows} <= set("0abc")
+    assert (view_rows[0]["door"], view_rows[0]["role"], view_rows[0]["model_version"]) == (
+        "file",
+        "shadow",
+        3,
+    )
 
 
-def test_rows_at_fault_are_told_from_a_database_that_is_away(
-    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: Logged
+def test_invalid_rows_raise_rejected_rows_error(
+    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
     batch = make_batch([make_entry(1)], 1)
-    nothing = pl.lit(None, pl.Int32).alias("store")
-    broken = Batch(batch.requests, batch.rows.with_columns(nothing))
+    null_store = pl.lit(None, pl.Int32).alias("store")
+    invalid = Batch(batch.requests, batch.rows.with_columns(null_store))
     store.write("w", [(1, batch)])
     with pytest.raises(RejectedRowsError):
-        store.write("w", [(2, broken)])
+        store.write("w", [(2, invalid)])
     assert logged(url) == [("request-1", 0)]
-    store.write("w", numbered(make_entry, 3))
+    store.write("w", make_batches(make_entry, 3))
     assert len(logged(url)) == 4
 
 
-def test_tables_of_a_newer_release_are_refused(
-    store: SqlLogStore, url: str, make_entry: MakeEntry
-) -> None:
-    store.write("w", numbered(make_entry, 1))
+def test_newer_schema_raises(store: SqlLogStore, url: str, make_entry: MakeEntry) -> None:
+    store.write("w", make_batches(make_entry, 1))
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE log_meta SET value = '2' WHERE name = 'schema'")
     engine.dispose()
     with pytest.raises(NewerSchemaError, match="version 2, and this release knows 1"):
-        SqlLogStore(url).write("w", numbered(make_entry, 2))
+        SqlLogStore(url).write("w", make_batches(make_entry, 2))
 
 
-def test_one_of_all_prunes_on_a_day(url: str) -> None:
+def test_one_store_a_day_claims_pruning(url: str) -> None:
     stores = [SqlLogStore(url) for _ in range(3)]
     first = [store.claim_pruning(date(2026, 3, 1)) for store in stores]
     second = [store.claim_pruning(date(2026, 3, 2)) for store in stores]
@@ -185,79 +179,79 @@ def test_one_of_all_prunes_on_a_day(url: str) -> None:
         store.close()
 
 
-def test_pruning_goes_by_steps_from_the_oldest_on(
-    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: Logged
+def test_prune_deletes_the_oldest_rows_first(
+    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
     entries = [make_entry(number, 3) for number in range(20)]
     store.write("w", [(1, make_batch(entries, 1))])
-    limit = entries[12].answered_at
-    assert store.prune(limit, most_rows=10) == 9
-    assert logged(url) == keys(*entries[3:])
-    assert [store.prune(limit, most_rows=20) for _ in range(3)] == [18, 9, 0]
-    assert logged(url) == keys(*entries[12:])
-    # What is gone does not come back: its batch is known.
+    before = entries[12].answered_at
+    assert store.prune(before, max_rows=10) == 9
+    assert logged(url) == row_keys(entries[3:])
+    assert [store.prune(before, max_rows=20) for _ in range(3)] == [18, 9, 0]
+    assert logged(url) == row_keys(entries[12:])
+    # Pruned rows do not come back: the number of their batch is stored.
     store.write("w", [(1, make_batch(entries, 1))])
-    assert logged(url) == keys(*entries[12:])
+    assert logged(url) == row_keys(entries[12:])
 
 
-def test_a_large_request_is_pruned_whole(
-    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: Logged
+def test_large_request_is_pruned_whole(
+    store: SqlLogStore, url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
     entries = [make_entry(0, 50), make_entry(1, 3)]
     store.write("w", [(1, make_batch(entries, 1))])
-    assert store.prune(entries[1].answered_at + timedelta(1), most_rows=10) == 50
-    assert logged(url) == keys(entries[1])
+    assert store.prune(entries[1].answered_at + timedelta(1), max_rows=10) == 50
+    assert logged(url) == row_keys(entries[1:])
 
 
-def test_pruned_room_is_given_back(sqlite_url: str, make_entry: MakeEntry) -> None:
+def test_prune_shrinks_the_sqlite_file(sqlite_url: str, make_entry: MakeEntry) -> None:
     store = SqlLogStore(sqlite_url)
     entry = make_entry(1, 20_000)
     store.write("w", [(1, make_batch([entry], 1))])
     path = Path(sqlite_url.removeprefix("sqlite:///"))
-    _checkpoint(sqlite_url)
+    checkpoint(sqlite_url)
     before = path.stat().st_size
-    store.prune(entry.answered_at + timedelta(1), most_rows=1)
+    store.prune(entry.answered_at + timedelta(1), max_rows=1)
     store.close()
-    _checkpoint(sqlite_url)
+    checkpoint(sqlite_url)
     assert path.stat().st_size < before / 4
 
 
-def _checkpoint(url: str) -> None:
+def checkpoint(url: str) -> None:
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     engine.dispose()
 
 
-def test_a_file_that_was_deleted_is_made_anew(
-    sqlite_url: str, make_entry: MakeEntry, logged: Logged
+def test_deleted_sqlite_file_is_created_again(
+    sqlite_url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
-    """Else rows would go to a file that has no name any more."""
+    """Else rows would be written to a deleted file."""
     store = SqlLogStore(sqlite_url)
-    store.write("w", numbered(make_entry, 1))
+    store.write("w", make_batches(make_entry, 1))
     for path in Path(sqlite_url.removeprefix("sqlite:///")).parent.iterdir():
         path.unlink()
     for number in (2, 3):
         try:
-            store.write("w", numbered(make_entry, number))
+            store.write("w", make_batches(make_entry, number))
         except ServiceError:
-            store.write("w", numbered(make_entry, number))
+            store.write("w", make_batches(make_entry, number))
     store.close()
-    assert logged(sqlite_url) == expected(make_entry, 2, 3)
+    assert logged(sqlite_url) == expected_keys(make_entry, 2, 3)
 
 
 @pytest.mark.parametrize(
     "url",
     ["sqlite://", "mysql://u:secret@h/d", "postgresql+asyncpg://u:secret@h/d", "postgresql://u:secret@h:x/d"],
 )  # fmt: skip
-def test_a_url_that_is_no_use_is_named_without_its_password(url: str) -> None:
-    with pytest.raises(SettingsError, match="ROSSMANN_DATABASE_URL") as told:
+def test_bad_url_raises_without_the_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="ROSSMANN_DATABASE_URL") as caught:
         open_engine(url)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
 
 
-def test_a_database_that_is_away_is_one_line_without_the_password() -> None:
-    with pytest.raises(ServiceError) as told:
+def test_unreachable_database_error_is_one_line_without_the_password() -> None:
+    with pytest.raises(ServiceError) as caught:
         SqlLogStore("postgresql://u:secret@127.0.0.1:1/d").claim_pruning(date(2026, 3, 1))
-    assert "\n" not in str(told.value)
-    assert "secret" not in str(told.value)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)

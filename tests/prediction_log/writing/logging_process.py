@@ -1,7 +1,7 @@
-"""A process that logs for ever and says what was acknowledged; a test kills it.
+"""A process that logs without end and prints how many entries are on disk; a test kills it.
 
 Arguments: the database's URL, the spool's folder, and where it kills itself: a step's name, or
-``never``. Each entry of it has two rows.
+``never``. Each make_entry of it has two rows.
 """
 
 import os
@@ -15,18 +15,18 @@ import numpy as np
 
 from rossmann.prediction_log.database.store_protocol import LogStore
 from rossmann.prediction_log.records import Batch, LoggedPrediction
-from rossmann.prediction_log.writing.log import PredictionLog, open_store
+from rossmann.prediction_log.writing.log import LogOptions, PredictionLog, open_store
 from rossmann.schema import StoreDays
 
-BY_THEN = 3
-"""The write of that number is the last one."""
+FATAL_CALL = 3
+"""The process kills itself at this call."""
 
 
-def die() -> None:
+def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Deadly:
+class KillingStore:
     def __init__(self, url: str, step: str) -> None:
         self.real: LogStore = open_store(url)
         self.step = step
@@ -34,34 +34,34 @@ class Deadly:
 
     def write(self, writer: str, batches: Sequence[tuple[int, Batch]]) -> None:
         self.calls += 1
-        last = self.calls == BY_THEN
+        last = self.calls == FATAL_CALL
         if last and self.step == "before the transaction":
-            die()
+            kill_self()
         if last and self.step == "within the transaction":
             import rossmann.prediction_log.database.sql_store as module
 
-            module._load = lambda *_: die()  # type: ignore[assignment]
+            module._insert = lambda *_: kill_self()  # type: ignore[assignment]
         self.real.write(writer, batches)
         if last and self.step == "after the commit":
-            die()
+            kill_self()
 
     def claim_pruning(self, today: date) -> bool:
         return self.real.claim_pruning(today)
 
-    def prune(self, before: datetime, most_rows: int) -> int:
-        return self.real.prune(before, most_rows)
+    def prune(self, before: datetime, max_rows: int) -> int:
+        return self.real.prune(before, max_rows)
 
     def close(self) -> None:
         self.real.close()
 
 
-def entry(number: int) -> LoggedPrediction:
+def make_entry(number: int) -> LoggedPrediction:
     flags = np.ones(2, np.uint8)
     rows = StoreDays(np.arange(1, 3, dtype=np.int32), np.full(2, 16_650, np.int32), *[flags] * 4)
     return LoggedPrediction(
         request_id=f"{os.getpid()}-{number}",
         answered_at=datetime.now(UTC),
-        door="predict",
+        endpoint="predict",
         role="answer",
         caller="",
         model_version=1,
@@ -79,25 +79,27 @@ def main() -> None:
     url, folder, step = sys.argv[1:]
     if step in ("before the rename", "after the rename"):
         rename = Path.rename
-        done = 0
+        calls = 0
 
-        def deadly(self: Path, target: Path) -> Path:
-            nonlocal done
-            done += 1
-            if done == BY_THEN and step == "before the rename":
-                die()
-            moved = rename(self, target)
-            if done == BY_THEN:
-                die()
-            return moved
+        def killing_rename(self: Path, target: Path) -> Path:
+            nonlocal calls
+            calls += 1
+            if calls == FATAL_CALL and step == "before the rename":
+                kill_self()
+            renamed = rename(self, target)
+            if calls == FATAL_CALL:
+                kill_self()
+            return renamed
 
-        Path.rename = deadly  # type: ignore[assignment]
-    log = PredictionLog(url, Path(folder), 0.005, open_store=lambda url: Deadly(url, step))
+        Path.rename = killing_rename  # type: ignore[assignment]
+    log = PredictionLog(
+        url, Path(folder), LogOptions(flush_seconds=0.005), lambda url: KillingStore(url, step)
+    )
     log.start()
     number = 0
     while True:
         for _ in range(20):
-            log.log(entry(number))
+            log.log(make_entry(number))
             number += 1
         if log.flush():
             sys.stdout.write(f"{number}\n")

@@ -1,19 +1,16 @@
-"""A disk that takes no more: the kernel refuses to let any file grow beyond a limit."""
+"""Prediction log on a full disk, simulated by a limit on the size of any file."""
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rossmann.prediction_log.records import LoggedPrediction
 from rossmann.prediction_log.writing.log import PredictionLog
-
-MakeEntry = Callable[..., LoggedPrediction]
-Logged = Callable[[str], list[tuple[str, int]]]
+from tests.fixtures.prediction_log import MakeEntry, ReadRowKeys
 
 
 @contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
+def max_file_size(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -22,45 +19,45 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_rows_wait_in_memory_for_a_disk_that_is_full(
-    tmp_path: Path, sqlite_url: str, make_entry: MakeEntry, logged: Logged
+def test_rows_wait_in_memory_while_the_disk_is_full(
+    tmp_path: Path, sqlite_url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
     log = PredictionLog(sqlite_url, tmp_path / "spool")
     log.log(make_entry(1, 5))
-    with files_of_at_most(1_000):
-        assert not log.spooler.step()
+    with max_file_size(1_000):
+        assert not log.spool_writer.step()
         log.log(make_entry(2, 5))
-        assert not log.spooler.step()
-        state = log.state()
-    assert (state.queue_rows, state.spool_rows, state.dropped_rows) == (10, 0, 0)
-    assert "cannot write the spool" in state.last_error
+        assert not log.spool_writer.step()
+        status = log.status()
+    assert (status.queue_rows, status.spool_rows, status.dropped_rows) == (10, 0, 0)
+    assert "cannot write the spool" in status.last_error
     assert [path for path in (tmp_path / "spool").glob("*/*") if path.is_file()] == []
-    assert log.spooler.step()
+    assert log.spool_writer.step()
     while log.shipper.step():
         pass
     log.close()
     assert len(logged(sqlite_url)) == 10
 
 
-def test_files_wait_for_a_database_whose_disk_is_full(
-    tmp_path: Path, sqlite_url: str, make_entry: MakeEntry, logged: Logged
+def test_files_wait_while_the_disk_of_the_database_is_full(
+    tmp_path: Path, sqlite_url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
     log = PredictionLog(sqlite_url, tmp_path / "spool")
     log.log(make_entry(1))
-    assert log.spooler.step()
+    assert log.spool_writer.step()
     assert log.shipper.step()
     log.log(make_entry(2, 20_000))
-    assert log.spooler.step()
-    with files_of_at_most(200_000):
+    assert log.spool_writer.step()
+    with max_file_size(200_000):
         for _ in range(3):
             assert not log.shipper.step()
-        state = log.state()
+        status = log.status()
         log.log(make_entry(3))
-        assert log.spooler.step()  # what is answered meanwhile is acknowledged all the same
-    assert (state.spool_rows, state.written_rows, state.refused_rows) == (20_000, 1, 0)
-    assert state.last_error
+        assert log.spool_writer.step()  # entries logged meanwhile are acknowledged
+    assert (status.spool_rows, status.written_rows, status.rejected_rows) == (20_000, 1, 0)
+    assert status.last_error
     while log.shipper.step():
         pass
     log.close()
     assert len(logged(sqlite_url)) == 20_002
-    assert log.state().last_error == ""
+    assert log.status().last_error == ""

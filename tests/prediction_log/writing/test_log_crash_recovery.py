@@ -1,16 +1,16 @@
-"""kill -9 at every step of a real process: what was acknowledged arrives, and nothing twice."""
+"""SIGKILL at every step of a real process: acknowledged rows arrive exactly once."""
 
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rossmann.prediction_log.writing.disk_spool import waiting_files
-from rossmann.prediction_log.writing.log import PredictionLog
+from rossmann.prediction_log.writing.disk_spool import pending_files
+from rossmann.prediction_log.writing.log import LogOptions, PredictionLog
+from tests.fixtures.prediction_log import ReadRowKeys, RowKey
 
 PROCESS = Path(__file__).with_name("logging_process.py")
 STEPS = (
@@ -20,80 +20,81 @@ STEPS = (
     "within the transaction",
     "after the commit",
 )
-Logged = Callable[[str], list[tuple[str, int]]]
 
 
-def begin(url: str, spool: Path, step: str) -> subprocess.Popen[str]:
+def start_process(url: str, spool: Path, step: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(PROCESS), url, str(spool), step]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def acknowledged(process: subprocess.Popen[str]) -> int:
-    """How many entries it said to be on disk before it died."""
+def acknowledged_entries(process: subprocess.Popen[str]) -> int:
+    """How many entries were on disk, by its output, before it was killed."""
     assert process.stdout is not None
     lines = process.stdout.read().splitlines()
     assert process.wait(60) == -signal.SIGKILL
     return int(lines[-1]) if lines else 0
 
 
-def finish(url: str, spool: Path) -> None:
-    """What a process that is started next does."""
-    log = PredictionLog(url, spool, 0.01)
+def run_next_process(url: str, spool: Path) -> None:
+    """Adopt and write the files, as the next process does."""
+    log = PredictionLog(url, spool, LogOptions(flush_seconds=0.01))
     log.start()
     pause = threading.Event()
-    while waiting_files(spool):
+    while pending_files(spool):
         pause.wait(0.01)
     log.close()
-    assert log.state().refused_rows == 0
+    assert log.status().rejected_rows == 0
     assert list(spool.iterdir()) == []
 
 
-def expect_a_whole_beginning(found: list[tuple[str, int]], process: int, least: int) -> None:
-    """Entries from the first on without a gap or a double, at least those acknowledged."""
-    mine = [(int(name.split("-")[1]), row) for name, row in found if name.startswith(f"{process}-")]
-    entries = len(mine) // 2
-    assert sorted(mine) == [(number, row) for number in range(entries) for row in (0, 1)]
-    assert entries >= least
+def assert_complete_prefix(rows: list[RowKey], process: int, min_entries: int) -> None:
+    """Entries from the first on without gap or duplicate, at least those acknowledged."""
+    logged_rows = [
+        (int(name.split("-")[1]), row) for name, row in rows if name.startswith(f"{process}-")
+    ]
+    entries = len(logged_rows) // 2
+    assert sorted(logged_rows) == [(number, row) for number in range(entries) for row in (0, 1)]
+    assert entries >= min_entries
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_any_step_loses_nothing_that_was_acknowledged(
-    tmp_path: Path, sqlite_url: str, logged: Logged, step: str
+def test_kill_at_any_step_loses_no_acknowledged_row(
+    tmp_path: Path, sqlite_url: str, logged: ReadRowKeys, step: str
 ) -> None:
     spool = tmp_path / "spool"
-    process = begin(sqlite_url, spool, step)
-    least = acknowledged(process)
-    finish(sqlite_url, spool)
-    found = logged(sqlite_url)
-    assert found
-    expect_a_whole_beginning(found, process.pid, least)
+    process = start_process(sqlite_url, spool, step)
+    min_entries = acknowledged_entries(process)
+    run_next_process(sqlite_url, spool)
+    rows = logged(sqlite_url)
+    assert rows
+    assert_complete_prefix(rows, process.pid, min_entries)
 
 
 @pytest.mark.parametrize("step", ["within the transaction", "after the commit"])
-def test_the_same_with_postgres(
-    tmp_path: Path, postgres_url: str, logged: Logged, step: str
+def test_kill_loses_no_acknowledged_row_with_postgres(
+    tmp_path: Path, postgres_url: str, logged: ReadRowKeys, step: str
 ) -> None:
     spool = tmp_path / "spool"
-    process = begin(postgres_url, spool, step)
-    least = acknowledged(process)
-    finish(postgres_url, spool)
-    expect_a_whole_beginning(logged(postgres_url), process.pid, least)
+    process = start_process(postgres_url, spool, step)
+    min_entries = acknowledged_entries(process)
+    run_next_process(postgres_url, spool)
+    assert_complete_prefix(logged(postgres_url), process.pid, min_entries)
 
 
-def test_workers_that_are_killed_are_inherited_by_those_that_live(
-    tmp_path: Path, sqlite_url: str, logged: Logged
+def test_files_of_killed_workers_are_adopted(
+    tmp_path: Path, sqlite_url: str, logged: ReadRowKeys
 ) -> None:
-    """Three share a database; two are killed from outside, the third goes on, then all end."""
+    """Three processes share a database and are killed one after the other."""
     spool = tmp_path / "spool"
-    processes = [begin(sqlite_url, spool, "never") for _ in range(3)]
-    told: list[int] = []
+    processes = [start_process(sqlite_url, spool, "never") for _ in range(3)]
+    acknowledged: list[int] = []
     for process in processes:
         assert process.stdout is not None
-        for _ in range(3):  # it logs, while the others do
+        for _ in range(3):  # it logs, as the others do
             process.stdout.readline()
         process.kill()
-        told.append(acknowledged(process))
-    finish(sqlite_url, spool)
-    found = logged(sqlite_url)
-    for process, least in zip(processes, told, strict=True):
-        expect_a_whole_beginning(found, process.pid, least)
+        acknowledged.append(acknowledged_entries(process))
+    run_next_process(sqlite_url, spool)
+    rows = logged(sqlite_url)
+    for process, min_entries in zip(processes, acknowledged, strict=True):
+        assert_complete_prefix(rows, process.pid, min_entries)

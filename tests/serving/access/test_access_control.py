@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from rossmann.serving.schemas.forecasts import ErrorResponse
+from rossmann.serving.schemas.errors import ErrorResponse
 
 App = Callable[..., FastAPI]
 KEYS = ",".join(

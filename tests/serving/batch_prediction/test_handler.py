@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
 from rossmann.data.uploads.fields import FLAGS
-from rossmann.serving.schemas.forecasts import ErrorResponse
+from rossmann.serving.schemas.errors import ErrorResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 KINDS = ("csv", "parquet", "xlsx")

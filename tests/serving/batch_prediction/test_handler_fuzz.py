@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rossmann.data.uploads.fields import REQUIRED_FIELDS
-from rossmann.serving.schemas.forecasts import ErrorResponse
+from rossmann.serving.schemas.errors import ErrorResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 fuzz = settings(

@@ -51,7 +51,7 @@ def test_refusals(live: Live, make_app: App, row: Any) -> None:
     with live(make_app(max_rows=3)) as url, Client(url) as client:
         with pytest.raises(RequestError) as caught:
             client.predict([row(), row(Store=4444, Open=2)])
-        assert [f.loc for f in caught.value.faults] == [
+        assert [f.loc for f in caught.value.errors] == [
             ("inputs", 1, "Store"),
             ("inputs", 1, "Open"),
         ]

@@ -71,7 +71,7 @@ def test_the_refusal_that_is_shown(live: Live, make_app: App, plan: Path) -> Non
     plan.write_text("\n".join([*lines[:2], "9999" + lines[2][lines[2].index(",") :]]))
     with live(make_app()) as url, Client(url) as client, pytest.raises(RequestError) as told:
         client.predict_file(plan, plan.with_name("out.csv"))
-    assert [{**f.as_dict(), "loc": list(f.loc)} for f in told.value.faults] == shown
+    assert [{**f.as_dict(), "loc": list(f.loc)} for f in told.value.errors] == shown
     assert not plan.with_name("out.csv").exists()
 
 

@@ -15,7 +15,8 @@ from rossmann.errors import RequestError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.serving.client.client import Client
-from rossmann.serving.schemas.forecasts import ErrorResponse, ExplainResponse
+from rossmann.serving.schemas.errors import ErrorResponse
+from rossmann.serving.schemas.forecasts import ExplainResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 MakeApp = Callable[..., FastAPI]

@@ -141,4 +141,4 @@ def test_a_day_that_comes_twice_has_no_total(client: Client, panel: Panel) -> No
     assert len(client.predict(sent).predictions) == 3
     with pytest.raises(RequestError, match="may come once") as refused:
         client.predict(sent, totals=["chain"])
-    assert refused.value.faults[0].loc == ("inputs", 2)
+    assert refused.value.errors[0].loc == ("inputs", 2)

@@ -155,8 +155,11 @@ def test_the_shadow_by_hand(
         )
         count = len(whole) + 50 + 40
         told = settled(client, 2 * count)
-        named = [ask(client, w, model_stage=2, as_of=o)["predictions"] for w, o in
-                 ((whole, origin["as_of"]), (past[:40], format_iso_day(panel.last_day - 30)))]  # fmt: skip
+        later = format_iso_day(panel.last_day - 30)
+        named = [
+            ask(client, rows, model_stage=2, as_of=as_of)["predictions"]
+            for rows, as_of in ((whole, origin["as_of"]), (past[:40], later))
+        ]
     assert (told.mode, told.reason, told.challenger) == ("shadow", "", "Staging")
     assert (told.production_version, told.challenger_version) == (1, 2)
     assert told.share is told.salt is told.stores is None
@@ -189,7 +192,7 @@ def test_the_shadow_by_hand(
         "paired": True,
         "challenger": score(2, rows, real[known], theirs[known]),
         "production": score(1, rows, real[known], mine[known]),
-        "chance": pytest.approx(test.p, abs=0.02),
+        "chance": pytest.approx(test.p_value, abs=0.02),
         "better_stores": pytest.approx(test.share_of_stores_better),
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rossmann.errors import ServiceError
+from rossmann.filesystem.atomic_write import PREFIX
 from rossmann.models.registry.model_cache import last_production
 from rossmann.serving.runtime.version_manager import VersionManager
 
@@ -53,7 +54,7 @@ def test_full_disk_costs_no_answer_and_recovers(
     assert "No space left on device" in versions.reason
     with pytest.raises(ServiceError, match="No space left on device"):
         versions.load(3)
-    assert [path.name for path in small_disk.iterdir() if path.suffix == ".tmp"] == []
+    assert list(small_disk.glob(f"{PREFIX}*")) == []
     filling.unlink()
     versions.poll()
     now = versions.production

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.serving.schemas.forecasts import ErrorResponse, PredictResponse
+from rossmann.serving.schemas.errors import ErrorResponse
+from rossmann.serving.schemas.forecasts import PredictResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 

@@ -20,7 +20,8 @@ from rossmann.errors import PayloadTooLargeError, RequestError, ServiceError
 from rossmann.models.inference.attributions import DRIVER_LABELS
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.serving.client.client import EXPLAIN_TIMEOUT, Client
-from rossmann.serving.schemas.forecasts import ErrorResponse, ExplainResponse, Explanation
+from rossmann.serving.schemas.errors import ErrorResponse
+from rossmann.serving.schemas.forecasts import ExplainResponse, Explanation
 
 MakeRow = Callable[..., dict[str, Any]]
 MakeApp = Callable[..., FastAPI]

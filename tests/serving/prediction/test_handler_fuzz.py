@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.schema import ROW_FIELDS
-from rossmann.serving.schemas.forecasts import ErrorResponse, PredictResponse
+from rossmann.serving.schemas.errors import ErrorResponse
+from rossmann.serving.schemas.forecasts import PredictResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 

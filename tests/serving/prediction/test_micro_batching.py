@@ -86,7 +86,7 @@ def test_one_that_is_refused_costs_no_other(forecaster: Forecaster, panel: Panel
     assert isinstance(refused, RequestError)
     with pytest.raises(RequestError) as alone:
         forecaster.forecast(*bad)
-    assert refused.faults == alone.value.faults
+    assert refused.errors == alone.value.errors
     for one, answer in zip(good, found, strict=True):
         assert isinstance(answer, Forecast) and same(answer, forecaster.forecast(*one))
 

@@ -10,8 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.serving.error_handlers import STATUS_BY_ERROR
-from rossmann.serving.schemas.forecasts import ErrorResponse
+from rossmann.serving.schemas.errors import STATUS_BY_ERROR, ErrorResponse
 from rossmann.serving.schemas.models import Health, ModelInfo
 
 App = Callable[..., FastAPI]

@@ -1,4 +1,4 @@
-"""Many rows at once: template, upload, what is wrong with it, forecasts, and their files."""
+"""Page "Batch": template, upload, row errors, forecasts, and their files."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from rossmann.dashboard.batch import result as batch_result
-from rossmann.dashboard.batch import tables as batch_tables
 from rossmann.dashboard.batch.job import BatchRun
-from rossmann.dashboard.shared import inputs as objectives
-from rossmann.dashboard.shared import service_state as state
+from rossmann.dashboard.batch.result import BatchResult, show_result
+from rossmann.dashboard.batch.tables import errors_table
+from rossmann.dashboard.shared.inputs import objective_select, selected_objective
+from rossmann.dashboard.shared.service_state import client, error_boundary
 from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
 from rossmann.data.uploads.fields import AmbiguousDatesError
 
-SHOWN_FAULTS = 1_000
-_OBJECTIVE = "batch-objective"
-_FIELDS = """
+MAX_SHOWN_ERRORS = 1_000
+_OBJECTIVE_KEY = "batch-objective"
+_COLUMN_HELP = """
 | column | what to write |
 |---|---|
 | Store | the store's number |
@@ -33,39 +33,39 @@ Other columns (such as Id) are kept and come back with the forecasts.
 
 @dataclass
 class Batch:
-    """An upload that was read (``key``: its digest and date format), and how far it is."""
+    """An upload (``key``: its digest and date format), its run, and its result."""
 
     name: str
     key: str
     upload: Upload
-    job: BatchRun
+    run: BatchRun
     running: bool = False
-    result: batch_result.Result | None = None
+    result: BatchResult | None = None
 
 
-def show() -> None:
-    """The page."""
+def show_batch() -> None:
+    """Draw the page."""
     st.title("Many stores and days")
-    _template()
-    batch = _take_upload()
+    _show_template()
+    batch = _upload_input()
     if batch is None:
         st.caption("What the template looks like:")
         st.dataframe(pl.read_csv(template_csv().encode()), hide_index=True, width="stretch")
         return
-    _check(batch)
-    if len(batch.job.lines):
-        _predict(batch)
-    if batch.job.finished and batch.job.version is not None:
+    _show_errors(batch)
+    if len(batch.run.file_rows):
+        _show_forecast_step(batch)
+    if batch.run.finished and batch.run.version is not None:
         if batch.result is None:
             with st.spinner("Writing the files …"):
-                batch.result = batch_result.Result.of(batch.upload, batch.job)
-        batch_result.show(batch.name, batch.result, batch.job.warnings)
+                batch.result = BatchResult.from_run(batch.upload, batch.run)
+        show_result(batch.name, batch.result, batch.run.warnings)
 
 
-def _template() -> None:
+def _show_template() -> None:
     st.subheader("1 · Fill in the template")
-    words, button = st.columns([3, 1], vertical_alignment="center")
-    words.write("One line for each store and day. Excel and LibreOffice open it.")
+    text, button = st.columns([3, 1], vertical_alignment="center")
+    text.write("One line for each store and day. Excel and LibreOffice open it.")
     button.download_button(
         "Template",
         template_csv(),
@@ -76,67 +76,65 @@ def _template() -> None:
         width="stretch",
     )
     with st.expander("What goes into which column"):
-        st.markdown(_FIELDS)
+        st.markdown(_COLUMN_HELP)
 
 
-def _take_upload() -> Batch | None:
-    """The batch in hand: of the file that was just uploaded, else the last one of the session."""
+def _upload_input() -> Batch | None:
+    """The batch of the uploaded file, else the last one of the session."""
     st.subheader("2 · Upload it")
     file = st.file_uploader(
         "A table with the six columns",
         type=["csv", "gz", "parquet", "xlsx"],
         key="file",
-        on_change=_forget,
+        on_change=_clear_batch,
         label_visibility="collapsed",
     )
-    kept: Batch | None = st.session_state.get("batch")
+    batch: Batch | None = st.session_state.get("batch")
     if file is None:
-        return kept
+        return batch
     content = file.getvalue()
-    key = hashlib.sha256(content).hexdigest()
-    doubt = f"formats-{key}"
-    if doubt not in st.session_state and (kept is None or kept.key != key):
-        kept = _open(file.name, content, key)
-    if doubt in st.session_state:
-        chosen = _ask_format(key, st.session_state[doubt])
-        answered = f"{key}-{chosen}"
-        if chosen is None:
-            kept = None
-        elif kept is None or kept.key != answered:
-            kept = _open(file.name, content, answered, chosen)
-    st.session_state["batch"] = kept
-    return kept
+    digest = hashlib.sha256(content).hexdigest()
+    formats_key = f"formats-{digest}"
+    if formats_key not in st.session_state and (batch is None or batch.key != digest):
+        batch = _read(file.name, content, digest)
+    if formats_key in st.session_state:
+        date_format = _date_format_input(digest, st.session_state[formats_key])
+        key = f"{digest}-{date_format}"
+        if date_format is None:
+            batch = None
+        elif batch is None or batch.key != key:
+            batch = _read(file.name, content, key, date_format)
+    st.session_state["batch"] = batch
+    return batch
 
 
-def _forget() -> None:
+def _clear_batch() -> None:
     st.session_state["batch"] = None
 
 
-def _open(name: str, content: bytes, key: str, date_format: str | None = None) -> Batch | None:
-    """Read an upload; None where it is unusable, or where its dates have to be asked about."""
-    with state.error_boundary():
+def _read(name: str, content: bytes, key: str, date_format: str | None = None) -> Batch | None:
+    """Read an upload; None where it is unusable, or its dates are ambiguous."""
+    with error_boundary():
         try:
             upload = read_upload(name, content, date_format)
         except AmbiguousDatesError as error:
             st.session_state[f"formats-{key}"] = error.formats
         else:
-            return Batch(
-                name, key, upload, BatchRun.of(upload, objectives.selected_objective(_OBJECTIVE))
-            )
+            return Batch(name, key, upload, _new_run(upload))
     return None
 
 
-def _ask_format(key: str, formats: list[str]) -> str | None:
+def _date_format_input(digest: str, formats: list[str]) -> str | None:
     return st.radio(
         "The dates in this file can be read in more than one way. How are they written?",
         formats,
         index=None,
-        key=f"format-{key}",
-        captions=[_FORMAT_WORDS.get(one, "") for one in formats],
+        key=f"format-{digest}",
+        captions=[_FORMAT_CAPTIONS.get(name, "") for name in formats],
     )
 
 
-_FORMAT_WORDS = {
+_FORMAT_CAPTIONS = {
     "MM/DD/YYYY": "month first: 08/01/2015 is 1 August",
     "MM/DD/YY": "month first: 08/01/15 is 1 August",
     "DD/MM/YYYY": "day first: 08/01/2015 is 8 January",
@@ -144,25 +142,25 @@ _FORMAT_WORDS = {
 }
 
 
-def _check(batch: Batch) -> None:
+def _show_errors(batch: Batch) -> None:
     upload = batch.upload
-    faults = [*upload.faults, *batch.job.faults]
-    good = int(batch.job.usable.sum())
-    bad = upload.frame.height - good
-    st.write(f"**{batch.name}**: {upload.frame.height:,} rows, {good:,} can be forecast.")
+    errors = [*upload.errors, *batch.run.errors]
+    valid = int(batch.run.usable.sum())
+    invalid = upload.frame.height - valid
+    st.write(f"**{batch.name}**: {upload.frame.height:,} rows, {valid:,} can be forecast.")
     for note in upload.notes:
         st.info(note, icon=":material/info:")
-    if not faults:
+    if not errors:
         return
     st.warning(
-        f"{bad:,} {'row has' if bad == 1 else 'rows have'} faults and will stay without a "
+        f"{invalid:,} {'row has' if invalid == 1 else 'rows have'} faults and will stay without a "
         "forecast; the others are not affected. Correct the file and upload it again, or go on "
         "without them.",
         icon=":material/rule:",
     )
-    table = batch_tables.faults_table(faults)
+    table = errors_table(errors)
     st.dataframe(
-        table.head(SHOWN_FAULTS),
+        table.head(MAX_SHOWN_ERRORS),
         hide_index=True,
         width="stretch",
         column_config={
@@ -170,45 +168,48 @@ def _check(batch: Batch) -> None:
             "Column": st.column_config.TextColumn(width=140),
         },
     )
-    if table.height > SHOWN_FAULTS:
-        st.caption(f"The first {SHOWN_FAULTS:,} of {table.height:,}; all are in the download.")
+    if table.height > MAX_SHOWN_ERRORS:
+        st.caption(f"The first {MAX_SHOWN_ERRORS:,} of {table.height:,}; all are in the download.")
 
 
-def _predict(batch: Batch) -> None:
-    job = batch.job
+def _show_forecast_step(batch: Batch) -> None:
+    run = batch.run
     st.subheader("3 · Forecast")
     left, right = st.columns([1, 1], vertical_alignment="bottom")
     with left:
-        objectives.objective_select(_OBJECTIVE, _begin_again, (batch,))
-    if job.finished:
+        objective_select(_OBJECTIVE_KEY, _restart, (batch,))
+    if run.finished:
         return
-    place = right.empty()
+    placeholder = right.empty()
     if batch.running:
-        _run(batch, place)
-    total = len(job.lines)
-    go = f"Go on ({job.done:,} of {total:,} are done)" if job.done else f"Forecast {total:,} rows"
-    place.button(
-        go, type="primary", icon=":material/play_arrow:", on_click=_start, args=(batch,),
+        _run_batch(batch, placeholder)
+    done, total = run.done, len(run.file_rows)
+    label = f"Go on ({done:,} of {total:,} are done)" if done else f"Forecast {total:,} rows"
+    placeholder.button(
+        label, type="primary", icon=":material/play_arrow:", on_click=_start, args=(batch,),
         width="stretch",
     )  # fmt: skip
 
 
-def _begin_again(batch: Batch) -> None:
-    """All rows of a batch are made for the same: another choice asks for them anew."""
-    batch.job = BatchRun.of(batch.upload, objectives.selected_objective(_OBJECTIVE))
-    batch.result = None
+def _new_run(upload: Upload) -> BatchRun:
+    return BatchRun.from_upload(upload, selected_objective(_OBJECTIVE_KEY))
+
+
+def _restart(batch: Batch) -> None:
+    """All rows of a batch have one objective: another choice discards the forecasts."""
+    batch.run, batch.result = _new_run(batch.upload), None
 
 
 def _start(batch: Batch) -> None:
     batch.running = True
 
 
-def _run(batch: Batch, place: DeltaGenerator) -> None:
-    """Work the batch off under a progress bar; what is done stays done if the service goes away."""
+def _run_batch(batch: Batch, placeholder: DeltaGenerator) -> None:
+    """Forecast the batch under a progress bar; finished chunks are kept in an outage."""
     batch.running = False
-    total = len(batch.job.lines)
-    with state.error_boundary():
-        bar = place.progress(0.0, "Asking the service …")
-        for done in batch.job.run(state.client()):
+    total = len(batch.run.file_rows)
+    with error_boundary():
+        bar = placeholder.progress(0.0, "Asking the service …")
+        for done in batch.run.run(client()):
             bar.progress(done / total, f"{done:,} of {total:,} rows")
         st.rerun()

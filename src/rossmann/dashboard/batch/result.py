@@ -1,4 +1,4 @@
-"""The answer to a batch: in the order uploaded, by store, by day, and as files."""
+"""Result of a batch: metrics, warnings, tables by row, store and day, and download files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,80 +10,80 @@ import polars as pl
 import streamlit as st
 from streamlit.elements.lib.column_types import ColumnConfig
 
-from rossmann.dashboard.batch import tables as batch_tables
 from rossmann.dashboard.batch.job import BatchRun
-from rossmann.dashboard.shared import charts
-from rossmann.dashboard.shared import inputs as dates
-from rossmann.dashboard.shared import inputs as objectives
+from rossmann.dashboard.batch.tables import by_day, by_store, result_table, to_csv, to_excel
+from rossmann.dashboard.shared.charts import totals_chart
+from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, short_date
 from rossmann.data.prepare_predictions import Upload
 
-MOST_SHEET_ROWS: Final = 200_000
-"""Rows that a workbook is written for (15 s); a file has room for 1,048,576."""
+MAX_EXCEL_ROWS: Final = 200_000
+"""Largest workbook that is written (in 15 s); the format allows 1,048,576 rows."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a finished batch comes to, made once: tables, and files as bytes.
+class BatchResult:
+    """Tables of a finished batch, and its files as bytes.
 
-    The files wait with the session rather than being written when asked for: Streamlit lets a
-    file that it wrote on a click go after two redraws of any session, and the pages of thirty
-    planners redraw their sidebars ten times a second, before a slow line has fetched it.
+    The files are kept in the session rather than written on a click: Streamlit deletes a file
+    that it wrote on a click after two redraws of any session, and the pages of thirty users
+    redraw their sidebars ten times a second, before a slow connection has fetched it.
     """
 
     table: pl.DataFrame
     stores: pl.DataFrame
     days: pl.DataFrame
-    made: str
+    description: str
     csv: bytes
     excel: bytes | None
 
     @classmethod
-    def of(cls, upload: Upload, job: BatchRun) -> "Result":
-        """Tables and files of a job whose rows are all answered."""
-        table, stores = batch_tables.result_table(upload, job), batch_tables.by_store(job)
-        made = made_by(job)
-        small = table.height <= MOST_SHEET_ROWS
-        excel = batch_tables.as_excel(table, stores, made) if small else None
-        csv = batch_tables.as_csv(table)
-        return cls(table, stores, batch_tables.by_day(job), made, csv, excel)
+    def from_run(cls, upload: Upload, run: BatchRun) -> "BatchResult":
+        """Tables and files of a finished run."""
+        table, stores = result_table(upload, run), by_store(run)
+        description = describe_run(run)
+        small = table.height <= MAX_EXCEL_ROWS
+        excel = to_excel(table, stores, description) if small else None
+        return cls(table, stores, by_day(run), description, to_csv(table), excel)
 
 
-def show(name: str, result: Result, warnings: Mapping[str, int]) -> None:
-    """Numbers, warnings, three views, and two files to take away."""
+def show_result(name: str, result: BatchResult, warnings: Mapping[str, int]) -> None:
+    """Draw metrics, warnings, three views, and the downloads."""
     st.subheader("4 · Take the forecasts")
-    _numbers(result.stores, result.days)
+    _show_metrics(result.stores, result.days)
     for text, count in warnings.items():
         st.warning(f"{count:,} rows: {text}.", icon=":material/info:")
-    _files(name, result)
-    by_day, by_store, rows = st.tabs(["By day", "By store", "All rows, as uploaded"])
-    with by_day:
-        st.altair_chart(charts.totals_chart(result.days), width="stretch")
-    for tab, table in ((by_store, result.stores), (rows, result.table)):
+    _show_downloads(name, result)
+    day_tab, store_tab, row_tab = st.tabs(["By day", "By store", "All rows, as uploaded"])
+    with day_tab:
+        st.altair_chart(totals_chart(result.days), width="stretch")
+    for tab, table in ((store_tab, result.stores), (row_tab, result.table)):
         with tab:
-            st.dataframe(table, hide_index=True, width="stretch", column_config=_whole(table))
-    st.caption(result.made)
+            st.dataframe(
+                table, hide_index=True, width="stretch", column_config=_integer_columns(table)
+            )
+    st.caption(result.description)
 
 
-def _numbers(stores: pl.DataFrame, days: pl.DataFrame) -> None:
-    total, chain, length = st.columns(3)
-    sum_of_all = f"{stores['Total forecast'].sum():,.0f}"
-    total.metric("Total forecast", sum_of_all, border=True, height="stretch")
-    chain.metric("Stores", f"{stores.height:,}", border=True, height="stretch")
+def _show_metrics(stores: pl.DataFrame, days: pl.DataFrame) -> None:
+    total_column, store_column, day_column = st.columns(3)
+    total = f"{stores['Total forecast'].sum():,.0f}"
+    total_column.metric("Total forecast", total, border=True, height="stretch")
+    store_column.metric("Stores", f"{stores.height:,}", border=True, height="stretch")
     first, last = days["day"].min(), days["day"].max()
     assert isinstance(first, date) and isinstance(last, date)
-    length.metric(
-        "Days", f"{days.height:,}", f"{dates.short_date(first)} to {dates.short_date(last)}", border=True,
+    day_column.metric(
+        "Days", f"{days.height:,}", f"{short_date(first)} to {short_date(last)}", border=True,
         delta_color="off", delta_arrow="off",
     )  # fmt: skip
 
 
-def _whole(table: pl.DataFrame) -> dict[str, ColumnConfig]:
-    """Numbers are shown whole; the files keep them as they were answered."""
-    names = [name for name, kind in table.schema.items() if kind.is_float()]
+def _integer_columns(table: pl.DataFrame) -> dict[str, ColumnConfig]:
+    """Numbers are shown without decimals; the files hold them unrounded."""
+    names = [name for name, dtype in table.schema.items() if dtype.is_float()]
     return {name: st.column_config.NumberColumn(format="localized", step=1) for name in names}
 
 
-def _files(name: str, result: Result) -> None:
+def _show_downloads(name: str, result: BatchResult) -> None:
     stem = f"{PurePath(name).name.split('.')[0]}-forecast"
     left, right, _ = st.columns([1, 1, 2])
     left.download_button(
@@ -97,7 +97,7 @@ def _files(name: str, result: Result) -> None:
         type="primary",
     )
     if result.excel is None:
-        right.caption(f"An Excel file is made for up to {MOST_SHEET_ROWS:,} rows.")
+        right.caption(f"An Excel file is made for up to {MAX_EXCEL_ROWS:,} rows.")
         return
     right.download_button(
         "Download Excel",
@@ -110,11 +110,8 @@ def _files(name: str, result: Result) -> None:
     )
 
 
-def made_by(job: BatchRun) -> str:
-    """Which model made the forecasts, and what it knew."""
-    known = dates.short_date(date.fromisoformat(job.as_of)) if job.as_of else "an unknown day"
-    return f"Model version {job.version}, knowing sales up to {known}. {_made_for(job)}"
-
-
-def _made_for(job: BatchRun) -> str:
-    return f"Made for: {objectives.WORDS[job.objective].lower()}."
+def describe_run(run: BatchRun) -> str:
+    """Model version, origin and objective of the forecasts."""
+    origin = short_date(date.fromisoformat(run.as_of)) if run.as_of else "an unknown day"
+    objective = OBJECTIVE_LABELS[run.objective].lower()
+    return f"Model version {run.version}, knowing sales up to {origin}. Made for: {objective}."

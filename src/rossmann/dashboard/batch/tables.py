@@ -17,35 +17,37 @@ HIGH: Final = "High80"
 NOTE: Final = "Note"
 
 
-def result_table(upload: Upload, job: BatchRun) -> pl.DataFrame:
+def result_table(upload: Upload, run: BatchRun) -> pl.DataFrame:
     """Every row as uploaded and in that order, with ``Forecast``, ``Low80``, ``High80``, ``Note``.
 
-    A row at fault has no forecast; its note says why.
+    An invalid row has no forecast; its note holds the error.
     """
     notes = [""] * upload.frame.height
-    for fault in [*upload.faults, *job.faults]:
-        line = int(fault.loc[0]) - 1
-        notes[line] = f"{notes[line]}; {fault.msg}" if notes[line] else fault.msg
-    for line in job.lines[(job.rows.open == 0) & job.usable].tolist():
-        notes[line] = "closed"
-    kept = upload.frame.drop(FORECAST, LOW, HIGH, NOTE, strict=False)
-    columns = {FORECAST: job.sales, LOW: job.low, HIGH: job.high}
-    return kept.with_columns(_as_number(kept[name]) for name in kept.columns).with_columns(
+    for error in [*upload.errors, *run.errors]:
+        row = int(error.loc[0]) - 1
+        notes[row] = f"{notes[row]}; {error.msg}" if notes[row] else error.msg
+    for row in run.file_rows[(run.rows.open == 0) & run.usable].tolist():
+        notes[row] = "closed"
+    uploaded = upload.frame.drop(FORECAST, LOW, HIGH, NOTE, strict=False)
+    columns = {FORECAST: run.sales, LOW: run.low, HIGH: run.high}
+    return uploaded.with_columns(
+        _to_integers(uploaded[name]) for name in uploaded.columns
+    ).with_columns(
         *(pl.Series(name, values).fill_nan(None) for name, values in columns.items()),
         pl.Series(NOTE, notes, dtype=pl.String),
     )
 
 
-def _as_number(column: pl.Series) -> pl.Series:
-    """Whole numbers as such, so that a spreadsheet can sum them; anything else as uploaded."""
+def _to_integers(column: pl.Series) -> pl.Series:
+    """A column of whole numbers as integers, so that a spreadsheet can sum them; else unchanged."""
     numbers = column.cast(pl.Int64, strict=False)
     return numbers if numbers.null_count() == column.null_count() else column
 
 
-def by_store(job: BatchRun) -> pl.DataFrame:
+def by_store(run: BatchRun) -> pl.DataFrame:
     """One row per store: days, days open, total forecast, mean per open day; largest first."""
     return (
-        _answers(job)
+        _forecast_rows(run)
         .group_by("Store")
         .agg(
             pl.len().alias("Days"),
@@ -57,54 +59,54 @@ def by_store(job: BatchRun) -> pl.DataFrame:
     )
 
 
-def by_day(job: BatchRun) -> pl.DataFrame:
+def by_day(run: BatchRun) -> pl.DataFrame:
     """One row per day: day, total (all stores), stores (that are open)."""
     return (
-        _answers(job)
+        _forecast_rows(run)
         .group_by("day")
         .agg(pl.col("sales").sum().alias("total"), pl.col("open").sum().alias("stores"))
         .sort("day")
     )
 
 
-def _answers(job: BatchRun) -> pl.DataFrame:
+def _forecast_rows(run: BatchRun) -> pl.DataFrame:
     frame = pl.DataFrame(
         {
-            "Store": job.rows.store,
-            "day": job.rows.day.astype(np.int32),
-            "open": job.rows.open.astype(np.int32),
-            "sales": job.sales[job.lines],
+            "Store": run.rows.store,
+            "day": run.rows.day.astype(np.int32),
+            "open": run.rows.open.astype(np.int32),
+            "sales": run.sales[run.file_rows],
         }
     )
-    return frame.filter(pl.Series(job.usable)).with_columns(pl.col("day").cast(pl.Date))
+    return frame.filter(pl.Series(run.usable)).with_columns(pl.col("day").cast(pl.Date))
 
 
-def faults_table(faults: list[ErrorDetail]) -> pl.DataFrame:
-    """One row per fault: Row (as counted in the file, the first row of data is 1), Column, What."""
+def errors_table(errors: list[ErrorDetail]) -> pl.DataFrame:
+    """One row per error: Row (in the file, the first row of data is 1), Column, What is wrong."""
     return pl.DataFrame(
         {
-            "Row": [int(fault.loc[0]) for fault in faults],
-            "Column": [str(fault.loc[1]) if len(fault.loc) > 1 else "" for fault in faults],
-            "What is wrong": [fault.msg for fault in faults],
+            "Row": [int(error.loc[0]) for error in errors],
+            "Column": [str(error.loc[1]) if len(error.loc) > 1 else "" for error in errors],
+            "What is wrong": [error.msg for error in errors],
         },
         schema={"Row": pl.Int64, "Column": pl.String, "What is wrong": pl.String},
     ).sort("Row", maintain_order=True)
 
 
-def as_csv(table: pl.DataFrame) -> bytes:
+def to_csv(table: pl.DataFrame) -> bytes:
     """The table as CSV in UTF-8."""
     return table.write_csv().encode()
 
 
-def as_excel(table: pl.DataFrame, stores: pl.DataFrame, made: str) -> bytes:
-    """A workbook: the forecasts, the summary by store, and a sheet that says what made them."""
+def to_excel(table: pl.DataFrame, stores: pl.DataFrame, description: str) -> bytes:
+    """A workbook: the forecasts, the summary by store, and a sheet with ``description``."""
     from xlsxwriter import Workbook  # type: ignore[import-untyped]
 
-    book = BytesIO()
-    with Workbook(book, {"in_memory": True}) as workbook:
+    file = BytesIO()
+    with Workbook(file, {"in_memory": True}) as workbook:
         table.write_excel(workbook, worksheet="Forecasts", autofit=table.height < 5_000)
         stores.write_excel(workbook, worksheet="By store", float_precision=0)
         sheet = workbook.add_worksheet("About")
-        sheet.write_string(0, 0, made)
+        sheet.write_string(0, 0, description)
         sheet.write_string(1, 0, f"Written on {date.today().isoformat()}")
-    return book.getvalue()
+    return file.getvalue()

@@ -1,4 +1,4 @@
-"""The pictures: sales as bars, forecasts in another colour, with their range."""
+"""Altair charts: sales and forecasts by day, drivers, totals by day, accuracy."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,18 +10,18 @@ import polars as pl
 
 SOLD = "Sold"
 FORECAST = "Forecast"
-CHOSEN = "The day you asked for"
-_COLOURS = {SOLD: "#64748b", FORECAST: "#fb923c", CHOSEN: "#c2410c"}
-_BAR = "#0f766e"
-PLAIN = "A plain day"
-MORE = "Sells more"
-LESS = "Sells less"
-_STEPS = {PLAIN: "#64748b", MORE: _BAR, LESS: "#fb923c", CHOSEN: "#c2410c"}
+SELECTED = "The day you asked for"
+_DAY_COLOURS = {SOLD: "#64748b", FORECAST: "#fb923c", SELECTED: "#c2410c"}
+_TEAL = "#0f766e"
+PLAIN_DAY = "A plain day"
+INCREASE = "Sells more"
+DECREASE = "Sells less"
+_STEP_COLOURS = {PLAIN_DAY: "#64748b", INCREASE: _TEAL, DECREASE: "#fb923c", SELECTED: "#c2410c"}
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One bar of the store's chart; ``sales`` is None where nothing is known."""
+    """One bar of ``store_chart``; ``sales`` is None where they are unknown."""
 
     day: date
     kind: str
@@ -32,17 +32,17 @@ class Day:
     promo: bool
 
 
-def store_chart(days: Sequence[Day], ends: date | None) -> alt.LayerChart | alt.FacetChart:
-    """Sales of the days before, and forecasts with their 80 % range from the day after ``ends``.
+def store_chart(days: Sequence[Day], last_known: date | None) -> alt.LayerChart | alt.FacetChart:
+    """Past sales, and forecasts with their 80 % range.
 
-    Days with a promotion are drawn full, the others lighter. ``ends`` is the last day whose sales
-    the forecast has seen: a line marks it. The chosen day carries its number.
+    Days with a promotion are opaque, the others lighter. A line marks the end of ``last_known``,
+    the last day whose sales the forecast knows. The selected day is labelled with its forecast.
     """
     frame = pl.DataFrame([asdict(day) for day in days]).with_columns(
-        *_span(),
+        *_bar_times(),
         pl.col("day").dt.strftime("%a %d %b %Y").alias("label"),
         pl.when("promo").then(pl.lit("yes")).otherwise(pl.lit("no")).alias("promotion"),
-        (pl.col("promo") | (pl.col("kind") == CHOSEN)).alias("full"),
+        (pl.col("promo") | (pl.col("kind") == SELECTED)).alias("full"),
     )
     base = alt.Chart(frame).encode(
         x=_day_axis("noon"),
@@ -56,17 +56,17 @@ def store_chart(days: Sequence[Day], ends: date | None) -> alt.LayerChart | alt.
             alt.Tooltip("note:N", title="Note"),
         ],
     )
-    layers = [_bars(base), _ranges(base)]
-    if ends is not None:
-        layers.append(_border(ends))
-    # Twice: a white rim keeps the number readable before bars and ranges.
-    layers += [_number(base, stroke="white", strokeWidth=5), _number(base, color="#7c2d12")]
+    layers = [_bars(base), _intervals(base)]
+    if last_known is not None:
+        layers.append(_origin_line(last_known))
+    # Drawn twice: a white outline keeps the number readable over bars and ranges.
+    layers += [_label(base, stroke="white", strokeWidth=5), _label(base, color="#7c2d12")]
     return alt.layer(*layers).properties(height=330)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One bar on the way from the plain day to the forecast; ``percent`` is a driver's alone."""
+    """One bar of ``driver_chart``; ``percent`` is None for the baseline and the forecast."""
 
     label: str
     kind: str
@@ -76,14 +76,14 @@ class Step:
 
     @property
     def words(self) -> str:
-        """What is written beside the bar: a whole, or a driver's per cent and sales."""
+        """The bar's label: sales, for a driver with its per cent."""
         if self.percent is None:
             return f"{self.end:,.0f}"
         return f"{self.percent:+.1f} % ({self.end - self.start:+,.0f})"
 
 
 def driver_chart(steps: Sequence[Step]) -> alt.LayerChart | alt.FacetChart:
-    """A waterfall of sales, top to bottom: each bar begins where the one above it ended."""
+    """Waterfall chart of sales, top to bottom: each bar starts where the one above it ends."""
     frame = pl.DataFrame(
         [asdict(step) | {"words": step.words, "right": max(step.start, step.end)} for step in steps]
     )
@@ -96,26 +96,26 @@ def driver_chart(steps: Sequence[Step]) -> alt.LayerChart | alt.FacetChart:
         ),
         tooltip=[alt.Tooltip("label:N", title="What"), alt.Tooltip("words:N", title="Sales")],
     )
-    widest = max(max(step.start, step.end) for step in steps)
-    # Room on the right for the numbers of the longest bar.
-    room = alt.Scale(domain=[0, 2.0 * widest], nice=False)
+    max_sales = max(max(step.start, step.end) for step in steps)
+    # Space on the right for the label of the longest bar.
+    scale = alt.Scale(domain=[0, 2.0 * max_sales], nice=False)
     bars = base.mark_bar(cornerRadius=2, height=18).encode(
-        x=alt.X("start:Q", axis=None, scale=room),
+        x=alt.X("start:Q", axis=None, scale=scale),
         x2="end:Q",
         color=alt.Color(
             "kind:N",
-            scale=alt.Scale(domain=list(_STEPS), range=list(_STEPS.values())),
+            scale=alt.Scale(domain=list(_STEP_COLOURS), range=list(_STEP_COLOURS.values())),
             legend=None,
         ),
     )
-    words = base.mark_text(align="left", dx=6, fontSize=12, color="#334155").encode(
-        x=alt.X("right:Q", axis=None, scale=room), text="words:N"
+    labels = base.mark_text(align="left", dx=6, fontSize=12, color="#334155").encode(
+        x=alt.X("right:Q", axis=None, scale=scale), text="words:N"
     )
-    return alt.layer(bars, words).properties(height=28 * len(steps))
+    return alt.layer(bars, labels).properties(height=28 * len(steps))
 
 
-def _span(day: str = "day") -> list[pl.Expr]:
-    """Where a day's bar starts and ends on the time axis, and its middle."""
+def _bar_times(day: str = "day") -> list[pl.Expr]:
+    """Middle, start and end of a day's bar on the time axis."""
     noon = pl.col(day).cast(pl.Datetime("ms")) + timedelta(hours=12)
     half = timedelta(hours=10)
     return [noon.alias("noon"), (noon - half).alias("start"), (noon + half).alias("end")]
@@ -126,7 +126,7 @@ def _day_axis(field: str) -> alt.X:
 
 
 def _bars(base: alt.Chart) -> alt.Chart:
-    kinds = list(_COLOURS)
+    kinds = list(_DAY_COLOURS)
     bars: alt.Chart = base.mark_bar(cornerRadiusTopLeft=2, cornerRadiusTopRight=2).encode(
         x=_day_axis("start"),
         x2="end:T",
@@ -134,7 +134,7 @@ def _bars(base: alt.Chart) -> alt.Chart:
         y2=alt.Y2Datum(0),
         color=alt.Color(
             "kind:N",
-            scale=alt.Scale(domain=kinds, range=[_COLOURS[kind] for kind in kinds]),
+            scale=alt.Scale(domain=kinds, range=[_DAY_COLOURS[kind] for kind in kinds]),
             legend=alt.Legend(title=None, orient="top"),
         ),
         opacity=alt.Opacity(
@@ -146,40 +146,41 @@ def _bars(base: alt.Chart) -> alt.Chart:
     return bars
 
 
-def _ranges(base: alt.Chart) -> alt.Chart:
-    ranges: alt.Chart = (
+def _intervals(base: alt.Chart) -> alt.Chart:
+    intervals: alt.Chart = (
         base.transform_filter("isValid(datum.low) && datum.high > 0")
         .mark_rule(color="#7c2d12", strokeWidth=1.5)
         .encode(y="low:Q", y2="high:Q")
     )
-    return ranges
+    return intervals
 
 
-def _number(base: alt.Chart, **style: Any) -> alt.Chart:
-    number: alt.Chart = (
-        base.transform_filter(alt.datum.kind == CHOSEN)
+def _label(base: alt.Chart, **style: Any) -> alt.Chart:
+    label: alt.Chart = (
+        base.transform_filter(alt.datum.kind == SELECTED)
         .transform_calculate(top="isValid(datum.high) ? datum.high : datum.sales")
         .mark_text(dy=-10, fontSize=14, fontWeight="bold", **style)
         .encode(y="top:Q", text=alt.Text("sales:Q", format=",.0f"))
     )
-    return number
+    return label
 
 
-def _border(ends: date) -> alt.Chart:
-    frame = pl.DataFrame({"day": [ends + timedelta(days=1)], "text": ["Sales are known to here"]})
-    border: alt.Chart = (
+def _origin_line(last_known: date) -> alt.Chart:
+    day = last_known + timedelta(days=1)
+    frame = pl.DataFrame({"day": [day], "text": ["Sales are known to here"]})
+    line: alt.Chart = (
         alt.Chart(frame)
         .mark_rule(strokeDash=[4, 4], color="#94a3b8")
         .encode(x=alt.X("day:T"), tooltip=[alt.Tooltip("text:N", title=" ")])
     )
-    return border
+    return line
 
 
 def totals_chart(frame: pl.DataFrame) -> alt.Chart:
     """Total forecast per day. ``frame`` has a row per day: day (date), total, stores."""
     chart: alt.Chart = (
-        alt.Chart(frame.with_columns(_span()))
-        .mark_bar(color=_BAR, cornerRadiusTopLeft=2, cornerRadiusTopRight=2)
+        alt.Chart(frame.with_columns(_bar_times()))
+        .mark_bar(color=_TEAL, cornerRadiusTopLeft=2, cornerRadiusTopRight=2)
         .encode(
             x=_day_axis("start"),
             x2="end:T",
@@ -197,12 +198,12 @@ def totals_chart(frame: pl.DataFrame) -> alt.Chart:
 
 
 def accuracy_chart(scores: dict[str, float]) -> alt.LayerChart | alt.FacetChart:
-    """RMSPE by forecaster, shortest on top; the model's own bar (the first) is coloured."""
+    """RMSPE by forecaster, smallest on top; the bar of the first, our model, is coloured."""
     frame = pl.DataFrame(
         {
             "who": list(scores),
             "error": list(scores.values()),
-            "ours": [place == 0 for place in range(len(scores))],
+            "ours": [index == 0 for index in range(len(scores))],
         }
     )
     base = alt.Chart(frame).encode(
@@ -214,7 +215,7 @@ def accuracy_chart(scores: dict[str, float]) -> alt.LayerChart | alt.FacetChart:
         ],
     )
     bars = base.mark_bar(cornerRadiusEnd=3, height=26).encode(
-        color=alt.condition("datum.ours", alt.value(_BAR), alt.value("#cbd5e1"))
+        color=alt.condition("datum.ours", alt.value(_TEAL), alt.value("#cbd5e1"))
     )
     numbers = base.mark_text(align="left", dx=6, fontSize=13).encode(
         text=alt.Text("error:Q", format=".1%")

@@ -1,7 +1,7 @@
-"""What the pages share: the client of the service, its answers for a moment, and one error handler.
+"""Service client, cached service status, and the error boundary that all pages share.
 
-``guarded`` is the dashboard's only error handler: it turns an error into plain words and what to
-do about it. Details go to the log, never to the page.
+``error_boundary`` is the dashboard's only error handler: it shows an error as plain words and
+advice. Details go to the log, never to the page.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import Literal
 
 import streamlit as st
 
-from rossmann.dashboard.shared import inputs as dates
+from rossmann.dashboard.shared.inputs import short_date
 from rossmann.errors import (
     AuthError,
     DataError,
@@ -33,10 +33,9 @@ HOW_TO_START = (
     "Start it with `bash scripts/launch_dashboard.sh` (or `rossmann serve`). "
     "This page looks again every few seconds and goes on by itself."
 )
-
-
-SHOWN_FAULTS = 10
-_RULE = ":material/rule:"
+REFRESH_SECONDS = 3
+"""Seconds between two checks of the service."""
+MAX_SHOWN_ERRORS = 10
 Colour = Literal["green", "orange", "red", "gray"]
 
 
@@ -46,27 +45,27 @@ def _client(url: str) -> Client:
 
 
 def client() -> Client:
-    """The client of the service that the settings name; one per address, shared by all pages."""
+    """The client of the service that the settings name; one per URL, shared by all pages."""
     return _client(load_settings().service_url)
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """What the service said when it was last asked; ``problem`` is empty where it answered."""
+    """Last response of the service; ``error`` is empty where it responded."""
 
     url: str
     health: Health | None
     info: ModelInfo | None
-    problem: str
+    error: str
 
 
 def service_status() -> ServiceStatus:
-    """Ask the service how it is; an answer is kept for two seconds and shared by all pages."""
-    return _look(load_settings().service_url)
+    """The state of the service, cached for two seconds and shared by all pages."""
+    return _fetch_status(load_settings().service_url)
 
 
 @st.cache_resource(ttl=2, show_spinner=False)
-def _look(url: str) -> ServiceStatus:
+def _fetch_status(url: str) -> ServiceStatus:
     service = _client(url)
     try:
         return ServiceStatus(url, service.health(), service.model_info(), "")
@@ -76,36 +75,36 @@ def _look(url: str) -> ServiceStatus:
 
 def info() -> ModelInfo:
     """Versions and data in use; raises ``ServiceError`` while the service is away."""
-    seen = service_status()
-    if seen.info is None:
-        raise ServiceError(seen.problem)
-    return seen.info
+    status = service_status()
+    if status.info is None:
+        raise ServiceError(status.error)
+    return status.info
 
 
 def stores() -> dict[int, StoreSummary]:
     """Every store of the chain by its number."""
-    return _stores(load_settings().service_url)
+    return _fetch_stores(load_settings().service_url)
 
 
 @st.cache_resource(ttl=30, show_spinner=False)
-def _stores(url: str) -> dict[int, StoreSummary]:
+def _fetch_stores(url: str) -> dict[int, StoreSummary]:
     return {store.store: store for store in _client(url).stores()}
 
 
 def clear_status_cache() -> None:
-    """Drop what the service said of itself, so that the next look asks it."""
-    _look.clear()
+    """Drop the cached status, so that the next call requests it."""
+    _fetch_status.clear()
 
 
 def clear_cache() -> None:
-    """Drop all answers that are kept."""
+    """Drop all cached responses."""
     clear_status_cache()
-    _stores.clear()
+    _fetch_stores.clear()
 
 
 def data_label(data: DataInfo) -> tuple[str, Colour, str]:
-    """What to call the data: a few words, a colour, and a sentence."""
-    known = f"Sales known to {dates.short_date(data.last_day)}." if data.last_day else ""
+    """Label, colour and description of a dataset."""
+    known = f"Sales known to {short_date(data.last_day)}." if data.last_day else ""
     if data.dataset == Dataset.DEMO:
         text = "The chain is made up, so that everything can be tried. Do not plan with it."
         return "Demo data", "orange", f"{text} {known}"
@@ -114,15 +113,16 @@ def data_label(data: DataInfo) -> tuple[str, Colour, str]:
 
 @contextmanager
 def error_boundary() -> Iterator[None]:
-    """Turn whatever goes wrong inside into a box that says what it is and what to do."""
+    """Show any error of the block as a box with what happened and what to do."""
     try:
         yield
     except RequestError as error:
-        lines = [f"- {fault.msg}" for fault in error.faults[:SHOWN_FAULTS]]
-        st.error("\n".join(["**There is no forecast for this.**", "", *lines]), icon=_RULE)
+        lines = [f"- {detail.msg}" for detail in error.errors[:MAX_SHOWN_ERRORS]]
+        text = "\n".join(["**There is no forecast for this.**", "", *lines])
+        st.error(text, icon=":material/rule:")
     except RossmannError as error:
         st.error(f"**{_title(error)}** {error}\n\n{_advice(error)}", icon=":material/error:")
-    except Exception:  # noqa: BLE001 -- the door's one handler: it is logged, and told in words
+    except Exception:  # noqa: BLE001 -- the outermost handler of a page: logs and shows the error
         get_logger("dashboard").exception("page failed")
         st.error(
             "**This page cannot be shown.** Something went wrong that should not. Reload the "
@@ -140,7 +140,7 @@ def _title(error: RossmannError) -> str:
         DataError: "This file cannot be used.",
         SettingsError: "A setting is wrong.",
     }
-    return next((text for kind, text in titles.items() if isinstance(error, kind)), "It failed.")
+    return next((text for cls, text in titles.items() if isinstance(error, cls)), "It failed.")
 
 
 def _advice(error: RossmannError) -> str:

@@ -1,7 +1,7 @@
-"""What the demo chain sells: events that a model can learn, and noise that it cannot.
+"""Simulated sales of the demo chain: learnable effects, and noise; additive on the log scale.
 
-Everything adds up on the log scale. The sizes were read off the real tables; see
-``benchmarks/demo_vs_real.py``, which sets the two side by side.
+The sizes of effects were measured on the real tables; ``benchmarks/demo_vs_real.py`` compares the
+two.
 """
 
 from datetime import date
@@ -14,17 +14,24 @@ from rossmann.data.demo.schedule import LONG_CLOSURE, DemoSchedule
 from rossmann.data.demo.stores import STATES, Stores
 from rossmann.schema import FloatArray
 
-_LIFT: Final = (0.46, 0.355, 0.285, 0.26, 0.19, 0.0, 0.0)
-"""What a promotion adds from Monday to Sunday: it starts with a rush."""
-_MONTH: Final = (
+_PROMO_LIFT: Final = (0.46, 0.355, 0.285, 0.26, 0.19, 0.0, 0.0)
+"""Log effect of a promotion from Monday to Sunday."""
+_MONTH_EFFECT: Final = (
     -0.04, -0.03, -0.03, 0.0, 0.03, 0.02, 0.01, -0.01, -0.06, -0.07, 0.01, 0.03,
 )  # fmt: skip
-_DAY_OF_MONTH: Final = {
+_DAY_EFFECT: Final = {
     1: 0.09, 2: 0.07, 3: 0.02, 7: 0.02, 8: 0.02, 12: -0.03, 14: -0.02, 15: -0.03, 16: -0.06,
     17: -0.06, 18: -0.05, 19: -0.04, 24: -0.02, 25: -0.02, 28: 0.03, 29: 0.07, 30: 0.13, 31: 0.13,
 }  # fmt: skip
-_DECEMBER: Final = ((325, 0.0), (335, 0.16), (349, 0.21), (352, 0.35), (355, 0.46), (357, 0.71))
-"""Day of a common year and what Christmas adds: a ramp to 23 December."""
+_DECEMBER_RAMP: Final = (
+    (325, 0.0),
+    (335, 0.16),
+    (349, 0.21),
+    (352, 0.35),
+    (355, 0.46),
+    (357, 0.71),
+)
+"""Day of a common year and log effect of Christmas: a ramp to 23 December."""
 _AFTER_RAMP: Final = {
     (12, 24): -0.22, (12, 27): 0.12, (12, 28): 0.05, (12, 29): 0.10, (12, 30): 0.18,
     (12, 31): -0.68,
@@ -32,69 +39,73 @@ _AFTER_RAMP: Final = {
 
 
 def make_sales(
-    rng: np.random.Generator, chain: Stores, plan: DemoSchedule
+    rng: np.random.Generator, chain: Stores, schedule: DemoSchedule
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Sales and customers of each store and day, 0 where closed; each (stores, days)."""
-    signal = _base(chain, plan) + _calendar(rng, chain, plan) + _holidays(rng, plan)
-    signal += _promotions(rng, chain, plan) + _changes(rng, chain, plan)
-    noise = _shocks(rng, chain, plan) + _level(rng, plan.open.shape) + _daily(rng, plan.open.shape)
-    is_open = plan.open == 1
+    signal = _base(chain, schedule) + _calendar(rng, chain, schedule) + _holidays(rng, schedule)
+    signal += _promotions(rng, chain, schedule) + _changes(rng, chain, schedule)
+    noise = (
+        _shocks(rng, chain, schedule)
+        + _level(rng, schedule.open.shape)
+        + _daily(rng, schedule.open.shape)
+    )
+    is_open = schedule.open == 1
     sales = np.rint(np.exp(signal + noise)).astype(np.int64).clip(100, 60_000)
-    # Rarely a store opens its doors and sells nothing: a till that failed, a flood.
+    # Rarely an open store sells nothing, as in the real tables.
     sales[rng.random(sales.shape) < 6e-5] = 0
     sales[~is_open] = 0
-    spend = _spend(rng, chain, plan, noise)
+    spend = _spend(rng, chain, schedule, noise)
     customers = np.rint(sales / np.exp(spend)).astype(np.int64)
     return sales, np.where(sales > 0, np.maximum(customers, 1), 0)
 
 
-def _base(chain: Stores, plan: DemoSchedule) -> FloatArray:
-    return np.asarray(chain.level[:, None] + chain.weekday[:, plan.weekday] - 0.06)
+def _base(chain: Stores, schedule: DemoSchedule) -> FloatArray:
+    return np.asarray(chain.level[:, None] + chain.weekday[:, schedule.weekday] - 0.06)
 
 
-def _calendar(rng: np.random.Generator, chain: Stores, plan: DemoSchedule) -> FloatArray:
-    """Season, month ends, December and school holidays, each store in its own measure."""
+def _calendar(rng: np.random.Generator, chain: Stores, schedule: DemoSchedule) -> FloatArray:
+    """Season, month ends, December and school holidays, with a strength for each store."""
     stores = len(chain)
-    days = [d.astype(date) for d in plan.dates]
-    season = np.array([_MONTH[d.month - 1] for d in days])
+    days = [d.astype(date) for d in schedule.dates]
+    season = np.array([_MONTH_EFFECT[d.month - 1] for d in days])
     season = np.convolve(np.pad(season, 10, mode="edge"), np.full(21, 1 / 21), mode="valid")
-    month = np.array([_DAY_OF_MONTH.get(d.day, 0.0) for d in days])
+    month = np.array([_DAY_EFFECT.get(d.day, 0.0) for d in days])
     yearday = np.array([d.timetuple().tm_yday for d in days])
-    knots, heights = np.array(_DECEMBER).T
+    knots, heights = np.array(_DECEMBER_RAMP).T
     ramp = np.interp(yearday, knots, heights, right=0.0)
     ramp += np.array([_AFTER_RAMP.get((d.month, d.day), 0.0) for d in days])
     angle = 2 * np.pi * yearday / 365.25
     waves = np.stack([f(k * angle) / k for k in (1, 2, 3) for f in (np.sin, np.cos)])
     own = rng.normal(0, 0.025, (stores, len(waves))) @ waves
-    school = rng.normal(0.02, 0.045, stores)[:, None] * plan.school
+    school = rng.normal(0.02, 0.045, stores)[:, None] * schedule.school
     return np.asarray(
         season
-        + _measure(rng, stores, 0.25) * month
-        + _measure(rng, stores, 0.25) * ramp
+        + _store_factors(rng, stores, 0.25) * month
+        + _store_factors(rng, stores, 0.25) * ramp
         + own
         + school
     )
 
 
-def _measure(rng: np.random.Generator, stores: int, spread: float) -> FloatArray:
+def _store_factors(rng: np.random.Generator, stores: int, spread: float) -> FloatArray:
     return rng.normal(1.0, spread, (stores, 1)).clip(0.1, 2.0)
 
 
-def _holidays(rng: np.random.Generator, plan: DemoSchedule) -> FloatArray:
-    """Shopping moved from the days that are closed to those before and after."""
-    kept = (plan.holiday > 0).astype(float)
-    before, after = np.zeros_like(kept), np.zeros_like(kept)
-    before[:, :-1], after[:, 1:] = kept[:, 1:], kept[:, :-1]
-    # Over a weekend the day before is the Saturday.
-    monday_free = np.zeros_like(kept)
-    monday_free[:, :-2] = kept[:, 2:] * (plan.weekday[:-2] == 5)
-    week = _rolling_any(kept, 3) * (1 - kept)
-    stores = len(kept)
-    on_day = -0.12 * kept
+def _holidays(rng: np.random.Generator, schedule: DemoSchedule) -> FloatArray:
+    """Effects of a state holiday: shopping moves to the days before and after it."""
+    holiday = (schedule.holiday > 0).astype(float)
+    before, after = np.zeros_like(holiday), np.zeros_like(holiday)
+    before[:, :-1], after[:, 1:] = holiday[:, 1:], holiday[:, :-1]
+    # Before a holiday on Monday the last shopping day is Saturday.
+    saturday_before = np.zeros_like(holiday)
+    saturday_before[:, :-2] = holiday[:, 2:] * (schedule.weekday[:-2] == 5)
+    week = _rolling_any(holiday, 3) * (1 - holiday)
+    stores = len(holiday)
+    on_day = -0.12 * holiday
     return np.asarray(
         on_day
-        + _measure(rng, stores, 0.3) * 0.19 * np.maximum(before, monday_free)
-        + _measure(rng, stores, 0.3) * 0.13 * after
+        + _store_factors(rng, stores, 0.3) * 0.19 * np.maximum(before, saturday_before)
+        + _store_factors(rng, stores, 0.3) * 0.13 * after
         + 0.03 * week
     )
 
@@ -104,103 +115,103 @@ def _rolling_any(flags: FloatArray, reach: int) -> FloatArray:
     return ((sums[:, 2 * reach + 1 :] - sums[:, : -2 * reach - 1]) > 0).astype(float)
 
 
-def _promotions(rng: np.random.Generator, chain: Stores, plan: DemoSchedule) -> FloatArray:
-    """The promotion's rush, the lull in the week after, and the mailings of Promo2."""
-    lift = np.array(_LIFT)[plan.weekday] * plan.promo
-    lull = np.zeros(len(plan.dates))
-    lull[7:] = np.where(plan.promo[7:] == 0, -0.035 * plan.promo[:-7], 0)
-    phase = plan.dates.astype("datetime64[M]").astype(np.int64) % 3
-    runs = plan.dates >= chain.promo2_since[:, None]
+def _promotions(rng: np.random.Generator, chain: Stores, schedule: DemoSchedule) -> FloatArray:
+    """Promotions, the dip in the week after one, and the mailings of Promo2."""
+    lift = np.array(_PROMO_LIFT)[schedule.weekday] * schedule.promo
+    dip = np.zeros(len(schedule.dates))
+    dip[7:] = np.where(schedule.promo[7:] == 0, -0.035 * schedule.promo[:-7], 0)
+    phase = schedule.dates.astype("datetime64[M]").astype(np.int64) % 3
+    runs = schedule.dates >= chain.promo2_since[:, None]
     mailing = runs & (phase == chain.promo2_first_month[:, None] % 3)
     strength = rng.normal(0.025, 0.02, (len(chain), 1))
-    return np.asarray(chain.lift[:, None] * (lift + lull) + strength * mailing)
+    return np.asarray(chain.lift[:, None] * (lift + dip) + strength * mailing)
 
 
-def _changes(rng: np.random.Generator, chain: Stores, plan: DemoSchedule) -> FloatArray:
-    """What happens to a store once: a competitor opens, it is refurbished, its place changes."""
-    stores, days = plan.open.shape
-    place = np.arange(days)
-    opened = plan.dates >= chain.competition[:, None]
+def _changes(rng: np.random.Generator, chain: Stores, schedule: DemoSchedule) -> FloatArray:
+    """Level changes: a competitor opens, the store is refurbished, its surroundings change."""
+    stores, days = schedule.open.shape
+    day = np.arange(days)
+    opened = schedule.dates >= chain.competition[:, None]
     nearness = 1 - np.log(np.nan_to_num(chain.distance, nan=20_000) / 20) / 9
     drop = -(0.06 + 0.2 * nearness) * rng.uniform(0.4, 1.3, stores)
-    late = chain.competition > plan.dates[0]
+    late = chain.competition > schedule.dates[0]
     out = opened * (drop * late)[:, None]
-    since = _days_since_works(plan)
+    since = _days_since_refurbishment(schedule)
     gain = rng.normal(0.07, 0.07, (stores, 1))
     out += np.where(since < days, gain + 0.15 * np.exp(-since / 12), 0.0)
     for _ in range(2):
-        when = rng.integers(0, round(3.5 * days), stores)
-        out += (place >= when[:, None]) * rng.normal(0, 0.09, (stores, 1))
-    # Works in the street, a neighbour that closes: some weeks at another level.
+        start = rng.integers(0, round(3.5 * days), stores)
+        out += (day >= start[:, None]) * rng.normal(0, 0.09, (stores, 1))
+    # Road works or a neighbour that closes: some weeks at another level.
     for _ in range(2):
         begin = rng.integers(0, round(9 * days), (stores, 1))
-        until = begin + rng.integers(8, 50, (stores, 1))
-        out += ((place >= begin) & (place < until)) * rng.laplace(-0.06, 0.28, (stores, 1))
+        end = begin + rng.integers(8, 50, (stores, 1))
+        out += ((day >= begin) & (day < end)) * rng.laplace(-0.06, 0.28, (stores, 1))
     trend = rng.normal(0.025, 0.03, (stores, 1))
-    return np.asarray(out + trend * (place - days / 2) / 365)
+    return np.asarray(out + trend * (day - days / 2) / 365)
 
 
-def _days_since_works(plan: DemoSchedule) -> FloatArray:
+def _days_since_refurbishment(schedule: DemoSchedule) -> FloatArray:
     """Days since a closure of at least ``LONG_CLOSURE`` days, ``days`` where there was none."""
-    stores, days = plan.open.shape
+    stores, days = schedule.open.shape
     since = np.full((stores, days), float(days))
     run, last = np.zeros(stores), np.full(stores, -1.0)
     for day in range(days):
-        is_open = plan.open[:, day] == 1
+        is_open = schedule.open[:, day] == 1
         last = np.where(is_open & (run >= LONG_CLOSURE), day, last)
         run = np.where(is_open, 0, run + 1)
         since[:, day] = np.where(last >= 0, day - last, days)
     return since
 
 
-def _shocks(rng: np.random.Generator, chain: Stores, plan: DemoSchedule) -> FloatArray:
-    """Weather and the like: days that are good or bad for the whole chain, and for a state."""
-    days = len(plan.dates)
-    common = rng.normal(0, 0.027, days) + _fading(rng, (1, days), 0.015, 5)[0]
+def _shocks(rng: np.random.Generator, chain: Stores, schedule: DemoSchedule) -> FloatArray:
+    """Daily shocks that the whole chain shares, or a state (weather)."""
+    days = len(schedule.dates)
+    common = rng.normal(0, 0.027, days) + _autoregressive(rng, (1, days), 0.015, 5)[0]
     states = rng.normal(0, 0.012, (len(STATES), days))
-    states += _fading(rng, (len(STATES), days), 0.010, 4)
-    return np.asarray(_measure(rng, len(chain), 0.3) * common + states[chain.state])
+    states += _autoregressive(rng, (len(STATES), days), 0.010, 4)
+    return np.asarray(_store_factors(rng, len(chain), 0.3) * common + states[chain.state])
 
 
 def _level(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
-    """A store's slow drift, its months and its days: three memories of different length."""
+    """A store's own level: a random walk, and autoregressive noise of a month and of days."""
     stores, _ = shape
-    pace = 0.0017 * np.exp(rng.normal(0, 0.5, (stores, 1)))
-    walk = np.cumsum(rng.normal(0, 1, shape) * pace, axis=1)
+    step = 0.0017 * np.exp(rng.normal(0, 0.5, (stores, 1)))
+    walk = np.cumsum(rng.normal(0, 1, shape) * step, axis=1)
     walk -= walk.mean(axis=1, keepdims=True)
     spread = np.exp(rng.normal(0, 0.4, (stores, 1)))
-    months = _fading(rng, shape, 0.014, 30) * spread
-    return np.asarray(walk + months + _fading(rng, shape, 0.022, 2.5) * spread)
+    months = _autoregressive(rng, shape, 0.014, 30) * spread
+    return np.asarray(walk + months + _autoregressive(rng, shape, 0.022, 2.5) * spread)
 
 
 def _daily(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
-    """Each day's own noise: heavy tails, wider in some stores, and rare days cut short."""
+    """Independent daily noise: heavy tails, wider in some stores, and rare outliers."""
     stores, _ = shape
     spread = 0.048 * np.exp(rng.normal(0, 0.3, (stores, 1)))
     noise = spread * rng.standard_t(5, shape)
-    odd = rng.random(shape) < 0.001
-    return np.asarray(noise.clip(-0.9, 0.9) + odd * rng.laplace(-0.05, 0.3, shape))
+    outlier = rng.random(shape) < 0.001
+    return np.asarray(noise.clip(-0.9, 0.9) + outlier * rng.laplace(-0.05, 0.3, shape))
 
 
-def _fading(
+def _autoregressive(
     rng: np.random.Generator, shape: tuple[int, int], spread: float, memory: float
 ) -> FloatArray:
-    """Noise of that standard deviation that fades over ``memory`` days."""
-    keep = np.exp(-1 / memory)
+    """AR(1) noise of standard deviation ``spread`` with a decay time of ``memory`` days."""
+    decay = np.exp(-1 / memory)
     steps = rng.normal(0, spread, shape)
-    steps[:, 1:] *= np.sqrt(1 - keep**2)
+    steps[:, 1:] *= np.sqrt(1 - decay**2)
     for day in range(1, shape[1]):
-        steps[:, day] += keep * steps[:, day - 1]
+        steps[:, day] += decay * steps[:, day - 1]
     return steps
 
 
 def _spend(
-    rng: np.random.Generator, chain: Stores, plan: DemoSchedule, noise: FloatArray
+    rng: np.random.Generator, chain: Stores, schedule: DemoSchedule, noise: FloatArray
 ) -> FloatArray:
     """Log of sales per customer: higher on promotions, and on days that sell more."""
-    weekday = np.array((-0.05, -0.055, -0.05, -0.05, -0.025, 0.0, 0.03))[plan.weekday]
-    promo = 0.42 * np.array(_LIFT)[plan.weekday] * plan.promo
-    own = rng.normal(0, 0.05, plan.open.shape)
+    weekday = np.array((-0.05, -0.055, -0.05, -0.05, -0.025, 0.0, 0.03))[schedule.weekday]
+    promo = 0.42 * np.array(_PROMO_LIFT)[schedule.weekday] * schedule.promo
+    own = rng.normal(0, 0.05, schedule.open.shape)
     return np.asarray(
         chain.per_customer[:, None] + weekday + chain.lift[:, None] * promo + 0.25 * noise + own
     )

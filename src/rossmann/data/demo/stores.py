@@ -1,7 +1,4 @@
-"""The demo chain's stores: what the store table says, and how each of them behaves.
-
-MERGED: The demo chain's calendar: promotions, state holidays and school holidays of German states.
-"""
+"""The demo chain's calendar (promotions, state and school holidays of German states) and stores."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -12,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from dateutil.easter import easter
 
+from rossmann.epoch_days import weekday_of
 from rossmann.schema import ASSORTMENTS, MONTH_NAMES, STORE_TYPES, FlagArray, FloatArray
 
 STATES: Final = {
     "NW": 286, "BY": 180, "SH": 115, "HE": 112, "BE": 92, "SN": 75, "BW": 73, "ST": 56,
     "RP": 40, "TH": 36, "HH": 28, "NI": 22,
 }  # fmt: skip
-"""States that the chain trades in, with the number of its 1,115 stores there."""
+"""The chain's states, with the number of its 1,115 stores in each."""
 
 Dates = npt.NDArray[np.datetime64]
 
@@ -35,10 +33,10 @@ _AUTUMN_START: Final = {
     "TH": 21, "HH": 3, "NI": 7,
 }  # fmt: skip
 _ONE_AUTUMN_WEEK: Final = ("BY", "BW", "ST")
-_CATHOLIC_PLACES: Final = ("BY", "SN")
-"""Where the real table has holidays that only some of a state's places keep."""
+_CATHOLIC_STATES: Final = ("BY", "SN")
+"""States where the real table has holidays of only some of their towns."""
 _WEEKEND_STATES: Final = ("BE", "HH")
-"""Where the flag runs through weekends too; elsewhere it is on school days only."""
+"""States where school holidays include weekends; elsewhere they are on school days only."""
 
 
 def dates_between(first: date, days: int) -> Dates:
@@ -47,9 +45,9 @@ def dates_between(first: date, days: int) -> Dates:
 
 
 def promotion_days(rng: np.random.Generator, dates: Dates) -> FlagArray:
-    """1 where the chain runs its promotion: Monday to Friday, mostly every other week; (days,).
+    """1 on promotion days: Monday to Friday, mostly every other week; (days,).
 
-    The pause over New Year is a week longer; now and then two promotion weeks follow each other.
+    The break over New Year is a week longer; sometimes two promotion weeks follow each other.
     """
     first, last = dates[0].astype(date), dates[-1].astype(date)
     monday = _first_monday(first.year)
@@ -78,21 +76,21 @@ def state_holidays(dates: Dates) -> FlagArray:
     """Code of each state's holidays (0 none, 1 public, 2 Easter, 3 Christmas); (states, days)."""
     years = _years(dates)
     codes = np.zeros((len(STATES), len(dates)), np.uint8)
-    feast = [easter(year) + timedelta(days=d) for year in years for d in (-2, 1)]
+    easter_days = [easter(year) + timedelta(days=d) for year in years for d in (-2, 1)]
     christmas = [date(year, 12, day) for year in years for day in (25, 26)]
     for row, state in zip(codes, STATES, strict=True):
-        kinds = ("public", "catholic") if state in _CATHOLIC_PLACES else ("public",)
+        kinds = ("public", "catholic") if state in _CATHOLIC_STATES else ("public",)
         days = holidays.country_holidays("DE", subdiv=state, years=years, categories=kinds)
-        row[np.isin(dates, _array(list(days)))] = 1
-        row[np.isin(dates, _array(feast))] = 2
-        row[np.isin(dates, _array(christmas))] = 3
+        row[np.isin(dates, _as_dates(list(days)))] = 1
+        row[np.isin(dates, _as_dates(easter_days))] = 2
+        row[np.isin(dates, _as_dates(christmas))] = 3
     return codes
 
 
 def school_holidays(dates: Dates) -> FlagArray:
     """1 on each state's school holidays, by a plausible rule for each season; (states, days)."""
     flags = np.zeros((len(STATES), len(dates)), np.uint8)
-    weekend = (dates.astype("int64") + 3) % 7 >= 5
+    weekend = weekday_of(dates.astype("int64")) >= 5
     for row, state in zip(flags, STATES, strict=True):
         for year in _years(dates):
             for start, length in _school_breaks(state, year):
@@ -104,7 +102,7 @@ def school_holidays(dates: Dates) -> FlagArray:
 
 
 def _school_breaks(state: str, year: int) -> list[tuple[date, int]]:
-    """First day and length of each break of a year, New Year's tail included."""
+    """First day and length of each break of a year, including the days after New Year."""
     sunday = easter(year)
     shift = 0 if state in _FIXED_SUMMER else _ROLLING_DAYS[year % len(_ROLLING_DAYS)]
     summer = date(year, *_SUMMER_START[state]) + timedelta(days=shift)
@@ -130,14 +128,15 @@ def _years(dates: Dates) -> list[int]:
     return list(range(dates[0].astype(date).year, dates[-1].astype(date).year + 2))
 
 
-def _array(days: list[date]) -> Dates:
+def _as_dates(days: list[date]) -> Dates:
     return np.array(days, "datetime64[D]")
 
 
 CHAIN_STORES: Final = 1115
+"""Stores in the real tables."""
 
 # Type, assortment: stores, mean log sales, its spread, log sales per customer, mean log distance.
-_KINDS: Final = {
+_STORE_KINDS: Final = {
     ("a", "a"): (381, 8.66, 0.33, 2.16, 7.2),
     ("a", "c"): (221, 8.81, 0.35, 2.18, 7.4),
     ("b", "a"): (7, 9.16, 0.42, 1.83, 6.3),
@@ -159,7 +158,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """One entry a store, in arrays of shape (stores,) unless a line says otherwise."""
+    """Attributes of the stores, in arrays of shape (stores,); ``weekday`` is (stores, 7)."""
 
     kind: IntArray
     state: IntArray
@@ -179,14 +178,14 @@ class Stores:
 
 
 def make_stores(rng: np.random.Generator, stores: int, first: date, last: date) -> Stores:
-    """``stores`` stores in the chain's mix of types, states, competitors and habits.
+    """``stores`` stores in the chain's mix of types, states, competitors and opening days.
 
-    ``weekday`` is (stores, 7): log sales against the store's own mean, Monday first; ``lift``:
-    how strongly promotions work, 1 in the mean. Dates are NaT where there is no such thing.
+    ``weekday``: log sales against the store's own mean, Monday first; ``lift``: strength of
+    promotions, 1 in the mean. Dates are NaT where a store has no competitor or no Promo2.
     """
-    kind = _mix(rng, [row[0] for row in _KINDS.values()], stores)
-    table = np.array([row[1:] for row in _KINDS.values()])[kind]
-    letters = np.array([k[0] for k in _KINDS])[kind]
+    kind = _mix(rng, [row[0] for row in _STORE_KINDS.values()], stores)
+    table = np.array([row[1:] for row in _STORE_KINDS.values()])[kind]
+    letters = np.array([k[0] for k in _STORE_KINDS])[kind]
     is_b = letters == "b"
     distance = np.round(np.exp(rng.normal(table[:, 3], 1.45)), -1).clip(20, 75_860)
     distance[rng.permutation(stores)[: round(0.0027 * stores)]] = np.nan
@@ -210,9 +209,9 @@ def make_stores(rng: np.random.Generator, stores: int, first: date, last: date) 
 
 
 def store_table(chain: Stores) -> dict[str, list[object]]:
-    """The store table's columns as Kaggle spells them; None is empty."""
-    types = [STORE_TYPES.index(k[0]) for k in _KINDS]
-    goods = [ASSORTMENTS.index(k[1]) for k in _KINDS]
+    """The store table's columns in Kaggle's spelling; None is empty."""
+    types = [STORE_TYPES.index(k[0]) for k in _STORE_KINDS]
+    assortments = [ASSORTMENTS.index(k[1]) for k in _STORE_KINDS]
     since = [None if np.isnat(d) else d.astype(date) for d in chain.competition]
     promo2 = [None if np.isnat(d) else d.astype(date).isocalendar() for d in chain.promo2_since]
     rounds = [
@@ -221,7 +220,7 @@ def store_table(chain: Stores) -> dict[str, list[object]]:
     return {
         "Store": list(range(1, len(chain) + 1)),
         "StoreType": [STORE_TYPES[types[k]] for k in chain.kind],
-        "Assortment": [ASSORTMENTS[goods[k]] for k in chain.kind],
+        "Assortment": [ASSORTMENTS[assortments[k]] for k in chain.kind],
         "CompetitionDistance": [None if np.isnan(d) else int(d) for d in chain.distance],
         "CompetitionOpenSinceMonth": [d.month if d else None for d in since],
         "CompetitionOpenSinceYear": [d.year if d else None for d in since],
@@ -237,14 +236,14 @@ def _round_text(first_month: int) -> str:
 
 
 def _mix(rng: np.random.Generator, counts: list[int], stores: int) -> IntArray:
-    """Shuffled places in ``counts``: the chain's own numbers at its own size, else a sample."""
+    """Shuffled indices into ``counts``: those exact numbers at the chain's size, else a sample."""
     return np.resize(rng.permutation(np.repeat(np.arange(len(counts)), counts)), stores)
 
 
 def _weekdays(rng: np.random.Generator, is_b: npt.NDArray[np.bool_]) -> FloatArray:
     stores = len(is_b)
     effect = np.array(_WEEKDAY) + rng.normal(0, 0.045, (stores, 7))
-    # Saturday tells a store by a motorway from one in an office district.
+    # Saturdays differ most: stores in office districts against those near motorways.
     effect[:, 5] += rng.normal(0, 0.26, stores)
     effect[:, 6] += np.where(is_b, -0.05, -0.3) + rng.normal(0, 0.45, stores)
     return effect

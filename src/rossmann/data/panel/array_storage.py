@@ -1,7 +1,4 @@
-"""Where a panel's arrays lie while they are built: in memory, or straight in their files.
-
-MERGED: Work on a panel in blocks of stores or days, and what it is done on.
-"""
+"""Storage of a panel's arrays while they are built, and block-wise parallel work on them."""
 
 import mmap
 import os
@@ -15,28 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
+_MAX_BLOCK: Final = 64
+"""Stores (or days) that one kernel call takes at most."""
+
 
 class ArrayStorage(Protocol):
-    """Makes arrays by name and knows when their pages are not needed for now."""
+    """Allocates named arrays, and can release their memory for a time."""
 
-    def array(self, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
+    def array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
         """A new array of zeros."""
         ...
 
     def release_pages(self) -> None:
-        """Give back what memory the arrays can do without; their content stays."""
+        """Free the memory of the arrays where their content can be read back later."""
         ...
-
-
-class MemoryStorage:
-    """Arrays as usual, for small chains and tests."""
-
-    def array(self, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
-        """See ``ArrayStorage``."""
-        return np.zeros(shape, kind)
-
-    def release_pages(self) -> None:
-        """See ``ArrayStorage``."""
 
 
 class MemmapStorage:
@@ -46,59 +35,60 @@ class MemmapStorage:
         self._folder = folder
         self._maps: list[mmap.mmap] = []
 
-    def array(self, name: str, shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
-        """See ``ArrayStorage``; raises ``OSError`` where the disk has no room for it."""
+    def array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
+        """See ``ArrayStorage``; raises ``OSError`` where the disk is full."""
         path = self._folder / f"{name}.npy"
-        mapped = open_memmap(path, mode="w+", dtype=kind, shape=shape)
+        mapped = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):
             # a disk that fills up while pages are written would kill the process
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        pages = mapped._mmap  # type: ignore[attr-defined]
-        self._maps.append(pages)
+        self._maps.append(mapped._mmap)  # type: ignore[attr-defined]
         # a plain view, because the kernels' dispatch is slow on the memmap subclass
         return np.asarray(mapped).view(np.ndarray)
 
     def release_pages(self) -> None:
-        """See ``ArrayStorage``: the pages go to the system's cache, which writes them out as it likes."""
+        """See ``ArrayStorage``: the pages stay in the system's cache, which writes them to disk."""
         if hasattr(mmap, "MADV_DONTNEED"):
             for pages in self._maps:
                 pages.madvise(mmap.MADV_DONTNEED)
 
 
-_BLOCK: Final = 64
-"""Most stores (or days) that one call of a kernel takes."""
-
-
 class ParallelBlocks:
-    """Runs a kernel over ranges of stores (or days) on a pool; the kernels release the GIL."""
+    """Runs a kernel over ranges of stores (or days) on a pool; the kernels release the GIL.
+
+    ``size``: the number of stores. ``after_block`` runs after each range.
+    """
 
     def __init__(
-        self, pool: ThreadPoolExecutor, size: int, threads: int, rest: Callable[[], None]
+        self, pool: ThreadPoolExecutor, size: int, threads: int, after_block: Callable[[], None]
     ) -> None:
-        self.pool, self.size, self.threads, self.rest = pool, size, threads, rest
+        self._pool, self._size, self._threads = pool, size, threads
+        self._after_block = after_block
 
     def __call__(self, kernel: Callable[[int, int], None], size: int | None = None) -> None:
-        """Call ``kernel`` for ranges that make up ``size``, by default all stores."""
-        bounds = self._bounds(self.size if size is None else size)
-        for done in [self.pool.submit(kernel, lo, hi) for lo, hi in bounds]:
-            done.result()
-            self.rest()
+        """Call ``kernel(low, high)`` for ranges that make up ``size``, by default all stores."""
+        bounds = self._bounds(self._size if size is None else size)
+        for future in [self._pool.submit(kernel, low, high) for low, high in bounds]:
+            future.result()
+            self._after_block()
 
     def _bounds(self, size: int) -> Iterator[tuple[int, int]]:
-        step = min(max(size // (4 * self.threads), 1), _BLOCK)
+        step = min(max(size // (4 * self._threads), 1), _MAX_BLOCK)
         for low in range(0, size, step):
             yield low, min(low + step, size)
 
 
 @dataclass(frozen=True)
 class SalesArrays:
-    """What the past is computed from, and the blocks that it is computed in."""
+    """The inputs of statistics, filters and chain errors; where and how to compute them."""
 
-    run: ParallelBlocks
-    shelf: ArrayStorage
-    log_sales: npt.NDArray[np.float32]
-    log_customers: npt.NDArray[np.float32]
-    cube: npt.NDArray[np.uint8]
-    masks: npt.NDArray[np.uint32]
-    terms: npt.NDArray[np.float64]
+    run_blocks: ParallelBlocks
+    storage: ArrayStorage
+    log_sales: npt.NDArray[np.float32]  # (stores, days), NaN on days without sales
+    log_customers: npt.NDArray[np.float32]  # (stores, days), NaN on days without sales
+    sales_days: npt.NDArray[np.int16]  # (stores, days), days with sales up to each
+    store_kinds: npt.NDArray[np.int64]  # (stores,)
+    cube: npt.NDArray[np.uint8]  # (schedule days, stores, N_PLAN)
+    masks: npt.NDArray[np.uint32]  # (stores, schedule days)
+    terms: npt.NDArray[np.float64]  # (schedule days, 8)

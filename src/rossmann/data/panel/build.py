@@ -1,18 +1,18 @@
-"""Clean tables to the arrays that features are gathered from: the plan, then the past.
+"""Build the arrays that features are gathered from: the schedule's, then those of past sales.
 
-Stores go through the kernels in blocks: each block's record is made in a small buffer and then
-put in its place, so that a chain of any size needs little memory beside the arrays themselves.
+Kernels work on blocks of stores: each fills a small buffer that is then copied to its place, so
+that a chain of any size needs little memory beside the arrays themselves.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rossmann.data.make_dataset import DatasetInfo
 from rossmann.data.panel.array_storage import ArrayStorage, ParallelBlocks, SalesArrays
 from rossmann.data.panel.filter_states import compute_filter_states
 from rossmann.data.panel.schedule_arrays import (
@@ -22,106 +22,121 @@ from rossmann.data.panel.schedule_arrays import (
     store_traits,
 )
 from rossmann.epoch_days import to_day
-from rossmann.features import calendars, kalman, state_space
-from rossmann.features import sales_statistics as history
-from rossmann.features import schedule_counts as plan
+from rossmann.features import kalman
 from rossmann.features.build_features import FeatureArrays
+from rossmann.features.calendars import date_regressors, date_table
+from rossmann.features.sales_statistics import (
+    N_CENTRED,
+    N_TRAILING,
+    N_WEEKLY,
+    SalesStatistics,
+    fill_sales_statistics,
+)
+from rossmann.features.schedule_counts import N_PLAN, PROMO, SCHOOL_CAP, fill_schedule_counts
+from rossmann.features.state_space import CHAIN_COLUMNS, fill_masks
 from rossmann.schema import DayArray, ProgressReporter
 
 MAX_DAYS_AHEAD: Final = 366
-"""Days after the end of history for which a forecast may be asked."""
-_MARGIN: Final = plan.SCHOOL_CAP + 2
-"""Days beyond those that counts look at."""
+"""Days after the end of history that can be forecast."""
+_MARGIN_DAYS: Final = SCHOOL_CAP + 2
+"""Days that the counts of the last forecast day read beyond it."""
 
 
 @dataclass(frozen=True)
 class BuiltArrays:
-    """Arrays, and what a panel needs beside them."""
+    """The arrays of features, and those that a panel uses besides."""
 
     arrays: FeatureArrays
     sales: npt.NDArray[np.int32]  # (stores, days), -1 where not known
-    seen: npt.NDArray[np.int16]  # (stores, days), days with sales up to each
+    sales_days: npt.NDArray[np.int16]  # (stores, days), days with sales up to each
 
 
 def build_arrays(
+    info: DatasetInfo,
     tables: dict[str, pl.DataFrame],
-    first: date,
-    last: date,
+    storage: ArrayStorage,
     threads: int,
     report: ProgressReporter,
-    shelf: ArrayStorage,
 ) -> BuiltArrays:
-    """Everything for one data version from its ``history``, ``schedule`` and ``stores``."""
-    days = (last - first).days + 1
-    axis = _axis(tables["schedule"], first, days)
+    """The arrays of one data version, from its ``history``, ``schedule`` and ``stores``."""
+    axis = _day_axis(info, tables["schedule"])
+    days = to_day(info.last_day) - int(axis[0]) + 1
     numbers = tables["stores"]["Store"].to_numpy()
-    table, terms = calendars.date_table(axis), calendars.date_regressors(axis, int(axis[0]))
-    cube = shelf.array("cube", (len(axis), len(numbers), plan.N_PLAN), np.uint8)
+    table, terms = date_table(axis), date_regressors(axis, int(axis[0]))
+    cube = storage.array("cube", (len(axis), len(numbers), N_PLAN), np.uint8)
     regions = fill_schedule(tables, axis, days, numbers, cube)
     stores = store_traits(tables["stores"], regions, int(axis[0]))
-    sales = shelf.array("sales", (len(numbers), days), np.int32)
-    customers = np.empty((len(numbers), days), np.int32)
-    for name, dense in (("Sales", sales), ("Customers", customers)):
-        _spread(tables["history"], name, axis, numbers, dense)
-    log_sales = _positive_log(sales, shelf.array("log_sales", sales.shape, np.float32))
-    log_customers = _positive_log(customers, np.empty(sales.shape, np.float32))
-    log_customers[np.isnan(log_sales)] = np.nan
-    del customers
-    seen = shelf.array("seen", sales.shape, np.int16)
-    np.cumsum(~np.isnan(log_sales), axis=1, dtype=np.int16, out=seen)
+    sales = storage.array("sales", (len(numbers), days), np.int32)
+    _fill_matrix(tables["history"], "Sales", axis, numbers, sales)
+    log_sales = _positive_log(sales, storage.array("log_sales", sales.shape, np.float32))
+    log_customers = _log_customers(tables["history"], axis, numbers, log_sales)
+    sales_days = storage.array("seen", sales.shape, np.int16)
+    np.cumsum(~np.isnan(log_sales), axis=1, dtype=np.int16, out=sales_days)
     kinds = store_kind_codes(tables["stores"])
     with ThreadPoolExecutor(threads) as pool:
-        run = ParallelBlocks(pool, len(numbers), threads, shelf.release_pages)
+        run_blocks = ParallelBlocks(pool, len(numbers), threads, storage.release_pages)
         report("counting the days around each day")
-        run(lambda lo, hi: plan.fill_schedule_counts(cube, int(table[0, 0]) - 1, lo, hi))
-        masks = shelf.array("masks", (len(numbers), len(axis)), np.uint32)
-        run(lambda lo, hi: state_space.fill_masks(table, cube, lo, hi, masks))
-        past = SalesArrays(run, shelf, log_sales, log_customers, cube, masks, terms)
+        run_blocks(lambda low, high: fill_schedule_counts(cube, int(table[0, 0]) - 1, low, high))
+        masks = storage.array("masks", (len(numbers), len(axis)), np.uint32)
+        run_blocks(lambda low, high: fill_masks(table, cube, low, high, masks))
+        past = SalesArrays(
+            run_blocks, storage, log_sales, log_customers, sales_days, kinds, cube, masks, terms
+        )
         report("averaging each store's past")
-        weekly, trailing, centred = _averages(past)
+        statistics = _sales_statistics(past)
         report("filtering each store's sales")
-        states = compute_filter_states(past, seen, kinds)
+        states = compute_filter_states(past)
         report("measuring what the filters got wrong a year ago")
-        chain = _chain(past, states)
-    known = (table, terms, cube, masks, stores)
-    arrays = FeatureArrays(*known, log_sales, weekly, trailing, centred, states, chain)
-    return BuiltArrays(arrays, sales, seen)
+        chain = _chain_errors(past, states)
+    schedule = (table, terms, cube, masks, stores)
+    arrays = FeatureArrays(*schedule, log_sales, *statistics, states, chain)
+    return BuiltArrays(arrays, sales, sales_days)
 
 
-def _averages(past: SalesArrays) -> tuple[npt.NDArray[np.float32], ...]:
-    """The statistics of the past, by weekday, trailing and centred."""
+def _sales_statistics(past: SalesArrays) -> SalesStatistics:
+    """The statistics by weekday, trailing and centred."""
     stores, days = past.log_sales.shape
-    kinds = (
-        ("weekly", history.N_WEEKLY),
-        ("trailing", history.N_TRAILING),
-        ("centred", history.N_CENTRED),
+    widths = {"weekly": N_WEEKLY, "trailing": N_TRAILING, "centred": N_CENTRED}
+    statistics = SalesStatistics(
+        *(past.storage.array(name, (days, stores, n), np.float32) for name, n in widths.items())
     )
-    kept = [past.shelf.array(name, (days, stores, width), np.float32) for name, width in kinds]
 
     def fill(low: int, high: int) -> None:
-        mine = slice(low, high)
-        blocks = [np.empty((days, high - low, width), np.float32) for _, width in kinds]
-        promo = np.ascontiguousarray(past.cube[:days, mine, plan.PROMO])
-        y, customers = past.log_sales[mine], past.log_customers[mine]
-        history.fill_sales_statistics(y, customers, promo, 0, high - low, *blocks)
-        for whole, block in zip(kept, blocks, strict=True):
-            whole[:, mine] = block
+        part = slice(low, high)
+        block = SalesStatistics(
+            *(np.empty((days, high - low, n), np.float32) for n in widths.values())
+        )
+        promo = np.ascontiguousarray(past.cube[:days, part, PROMO])
+        fill_sales_statistics(past.log_sales[part], past.log_customers[part], promo, block)
+        for array, values in zip(statistics, block, strict=True):
+            array[:, part] = values
 
-    past.run(fill)
-    return tuple(kept)
+    past.run_blocks(fill)
+    return statistics
 
 
-def _chain(past: SalesArrays, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The chain's errors by origin and horizon."""
-    days = len(states)
-    chain = past.shelf.array("chain", (days, state_space.CHAIN_COLUMNS), np.float32)
-    past.run(
-        lambda lo, hi: kalman.fill_chain_errors(
-            past.log_sales, past.masks, past.terms, states, lo, hi, chain
-        ),
-        days,
+def _chain_errors(past: SalesArrays, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The chain's forecast errors by origin and horizon."""
+    inputs = kalman.FilterInputs(past.log_sales, past.masks, past.terms)
+    errors = past.storage.array("chain", (len(states), CHAIN_COLUMNS), np.float32)
+    past.run_blocks(
+        lambda low, high: kalman.fill_chain_errors(inputs, states, low, high, errors), len(states)
     )
-    return chain
+    return errors
+
+
+def _log_customers(
+    history: pl.DataFrame,
+    axis: DayArray,
+    numbers: npt.NDArray[np.int32],
+    log_sales: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Log customers (stores, days), NaN on days without sales or customers."""
+    customers = np.empty(log_sales.shape, np.int32)
+    _fill_matrix(history, "Customers", axis, numbers, customers)
+    log_customers = _positive_log(customers, np.empty(log_sales.shape, np.float32))
+    log_customers[np.isnan(log_sales)] = np.nan
+    return log_customers
 
 
 def _positive_log(
@@ -131,23 +146,24 @@ def _positive_log(
     return np.log(values, out=out, where=values > 0, casting="unsafe")
 
 
-def _spread(
+def _fill_matrix(
     frame: pl.DataFrame,
-    name: str,
+    column: str,
     axis: DayArray,
     numbers: npt.NDArray[np.int32],
-    dense: npt.NDArray[np.int32],
+    out: npt.NDArray[np.int32],
 ) -> None:
-    """A column of sums into (stores, days), -1 where not known."""
-    t, s = row_positions(frame, axis, numbers)
-    dense[...] = -1
-    dense[s, t] = frame[name].to_numpy()
+    """Fill ``out`` (stores, days) with a column; -1 where the table has no row."""
+    day, store = row_positions(frame, axis, numbers)
+    out[...] = -1
+    out[store, day] = frame[column].to_numpy()
 
 
-def _axis(schedule: pl.DataFrame, first: date, days: int) -> DayArray:
-    """All days that arrays tell of: history, the schedule, and what may be asked after it."""
-    ends = [days + MAX_DAYS_AHEAD]
-    planned_to = schedule.select(pl.max("Date")).item()
-    if planned_to is not None:
-        ends.append((planned_to - first).days + 1)
-    return to_day(first) + np.arange(max(ends) + _MARGIN, dtype=np.int32)
+def _day_axis(info: DatasetInfo, schedule: pl.DataFrame) -> DayArray:
+    """All days of the arrays: history, schedule, the days that can be forecast, and a margin."""
+    first = to_day(info.first_day)
+    end = to_day(info.last_day) + MAX_DAYS_AHEAD
+    scheduled_to = schedule.select(pl.max("Date")).item()
+    if scheduled_to is not None:
+        end = max(end, to_day(scheduled_to))
+    return np.arange(first, end + 1 + _MARGIN_DAYS, dtype=np.int32)

@@ -1,19 +1,29 @@
-"""What is known ahead, as arrays: each store's plan for each day, and its fixed traits."""
+"""Arrays of what is known ahead: each store's schedule for each day, and its fixed traits."""
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.features import build_features as competition
-from rossmann.features import calendars
-from rossmann.features import schedule_counts as plan
+from rossmann.epoch_days import weekday_of
+from rossmann.features.build_features import (
+    ASSORTMENT,
+    COMPETITION_MONTH,
+    LOG_DISTANCE,
+    N_STORE,
+    PROMO2_MONTHS,
+    PROMO2_SINCE,
+    REGION,
+    log_distance,
+)
+from rossmann.features.calendars import infer_regions, public_holidays
+from rossmann.features.schedule_counts import HOLIDAY, KNOWN, OPEN, PROMO, SCHOOL, SPECIFIED
 from rossmann.schema import ASSORTMENTS, DayArray
 
 
 def row_positions(
     frame: pl.DataFrame, axis: DayArray, numbers: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places of a table's rows on the day axis and in the store table."""
+    """Positions of a table's rows on the day axis and in the store table."""
     day = frame["Date"].cast(pl.Int32).to_numpy() - int(axis[0])
     return day.astype(np.int64), np.searchsorted(numbers, frame["Store"].to_numpy())
 
@@ -25,48 +35,47 @@ def fill_schedule(
     numbers: npt.NDArray[np.int32],
     cube: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.int64]:
-    """Set the flags in a plan cube (days, stores, N_PLAN) of zeros; returns the stores' regions.
+    """Set the flags in a cube (schedule days, stores, N_PLAN) of zeros; returns the regions.
 
-    Days without a plan are filled by rule: what the chain (promotions) or the region (school
-    holidays) does on that day where anyone's plan says, public holidays by calendar, and the
-    store's usual opening by weekday.
+    ``days``: of history. Days without a row are filled by rule: the majority of the chain
+    (promotions) or of the region (school holidays) on that day, public holidays by calendar, and
+    the store's usual opening by weekday.
     """
     for name in ("history", "schedule"):
         frame = tables[name]
         if frame.height:
-            at = row_positions(frame, axis, numbers)
-            cube[(*at, plan.OPEN)] = frame["Open"].to_numpy()
-            cube[(*at, plan.PROMO)] = frame["Promo"].to_numpy()
-            cube[(*at, plan.HOLIDAY)] = frame["StateHoliday"].to_numpy()
-            cube[(*at, plan.SCHOOL)] = frame["SchoolHoliday"].to_numpy()
-            cube[(*at, plan.KNOWN)] = 1
-    known = cube[:, :, plan.KNOWN] > 0
-    kinds = calendars.public_holidays(axis)
-    regions = calendars.infer_regions(cube[:, :, plan.HOLIDAY] > 0, known, kinds)
-    gaps = ~known
-    holiday = kinds[regions].T
-    everyone = np.zeros(len(numbers), np.int64)
-    promo, promo_said = _majority(cube[:, :, plan.PROMO], known, everyone)
-    school, school_said = _majority(cube[:, :, plan.SCHOOL], known, regions)
-    cube[:, :, plan.SAID] = known | (promo_said & school_said)
-    for column, filler in (
-        (plan.HOLIDAY, holiday),
-        (plan.PROMO, promo),
-        (plan.SCHOOL, school),
-        (plan.OPEN, _usual_opening(cube, known, axis, days, holiday > 0)),
+            position = row_positions(frame, axis, numbers)
+            cube[(*position, OPEN)] = frame["Open"].to_numpy()
+            cube[(*position, PROMO)] = frame["Promo"].to_numpy()
+            cube[(*position, HOLIDAY)] = frame["StateHoliday"].to_numpy()
+            cube[(*position, SCHOOL)] = frame["SchoolHoliday"].to_numpy()
+            cube[(*position, KNOWN)] = 1
+    known = cube[:, :, KNOWN] > 0
+    calendar = public_holidays(axis)
+    regions = infer_regions(cube[:, :, HOLIDAY] > 0, known, calendar)
+    holiday = calendar[regions].T
+    whole_chain = np.zeros(len(numbers), np.int64)
+    promo, promo_known = _majority(cube[:, :, PROMO], known, whole_chain)
+    school, school_known = _majority(cube[:, :, SCHOOL], known, regions)
+    cube[:, :, SPECIFIED] = known | (promo_known & school_known)
+    for column, default in (
+        (HOLIDAY, holiday),
+        (PROMO, promo),
+        (SCHOOL, school),
+        (OPEN, _usual_opening(cube, known, axis, days, holiday > 0)),
     ):
-        cube[:, :, column] = np.where(gaps, filler, cube[:, :, column])
+        cube[:, :, column] = np.where(known, cube[:, :, column], default)
     return regions
 
 
 def _majority(
     flag: npt.NDArray[np.uint8], known: npt.NDArray[np.bool_], group: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """What most stores of the same group have on each day, and whether any plan says."""
+    """The majority of each store's group on each day, and whether any store of it is known."""
     member = np.eye(int(group.max(initial=0)) + 1, dtype=np.float32)[group]
-    ayes = (flag * known).astype(np.float32) @ member
-    votes = known.astype(np.float32) @ member
-    return (2 * ayes > votes).astype(np.uint8)[:, group], (votes > 0)[:, group]
+    yes = (flag * known).astype(np.float32) @ member
+    total = known.astype(np.float32) @ member
+    return (2 * yes > total).astype(np.uint8)[:, group], (total > 0)[:, group]
 
 
 def _usual_opening(
@@ -76,42 +85,44 @@ def _usual_opening(
     days: int,
     holiday: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.uint8]:
-    """Open where the store mostly is on that weekday (or holiday); the chain's habit if new."""
-    weekday = (axis + 3) % 7
-    opened = cube[:days, :, plan.OPEN] > 0
-    kept = cube[:days, :, plan.HOLIDAY] > 0
+    """1 where the store mostly opens on that weekday (or on holidays); a new store: the chain."""
+    weekday = weekday_of(axis)
+    is_open = cube[:days, :, OPEN] > 0
+    past_holiday = cube[:days, :, HOLIDAY] > 0
     out = np.zeros(known.shape, np.uint8)
-    for slot in range(8):  # seven weekdays, then holidays
-        here = kept if slot == 7 else ~kept & (weekday[:days] == slot)[:, None]
-        votes = (here & known[:days]).sum(axis=0)
-        ayes = (here & known[:days] & opened).sum(axis=0)
-        chain = 2 * ayes.sum() > votes.sum()
-        usual = np.where(votes > 0, 2 * ayes > votes, chain)
-        where = holiday if slot == 7 else ~holiday & (weekday == slot)[:, None]
-        out[where & usual[None, :]] = 1
+    for day_type in range(8):  # seven weekdays, then holidays
+        if day_type == 7:
+            past, future = past_holiday, holiday
+        else:
+            past = ~past_holiday & (weekday[:days] == day_type)[:, None]
+            future = ~holiday & (weekday == day_type)[:, None]
+        total = (past & known[:days]).sum(axis=0)
+        opened = (past & known[:days] & is_open).sum(axis=0)
+        chain = 2 * opened.sum() > total.sum()
+        usual = np.where(total > 0, 2 * opened > total, chain)
+        out[future & usual[None, :]] = 1
     return out
 
 
 def store_kind_codes(frame: pl.DataFrame) -> npt.NDArray[np.int64]:
-    """Each store's kind (stores,): its type and assortment."""
-    kinds = frame["StoreType"].to_numpy().astype(np.int64) * len(ASSORTMENTS)
-    return np.asarray(kinds + frame["Assortment"].to_numpy())
+    """A code for each store's type and assortment (stores,)."""
+    codes = frame["StoreType"].to_numpy().astype(np.int64) * len(ASSORTMENTS)
+    return np.asarray(codes + frame["Assortment"].to_numpy())
 
 
 def store_traits(
     frame: pl.DataFrame, regions: npt.NDArray[np.int64], first_day: int
 ) -> npt.NDArray[np.float64]:
     """The fixed traits of stores, (stores, N_STORE)."""
-    out = np.empty((frame.height, competition.N_STORE))
+    out = np.empty((frame.height, N_STORE))
     metres = frame["CompetitionDistance"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    out[:, competition.LOG_DISTANCE] = competition.log_distance(metres)
+    out[:, LOG_DISTANCE] = log_distance(metres)
     opened = frame["CompetitionSince"]
     months = (opened.dt.year() - 1970) * 12 + opened.dt.month() - 1
-    out[:, competition.COMPETITION_MONTH] = months.cast(pl.Float64).fill_null(float("nan"))
-    out[:, competition.ASSORTMENT] = frame["Assortment"].to_numpy()
-    out[:, competition.REGION] = regions
+    out[:, COMPETITION_MONTH] = months.cast(pl.Float64).fill_null(float("nan"))
+    out[:, ASSORTMENT] = frame["Assortment"].to_numpy()
+    out[:, REGION] = regions
     since = frame["Promo2Since"].cast(pl.Int32).cast(pl.Float64) - first_day
-    out[:, competition.PROMO2_SINCE] = since.fill_null(float("nan")).to_numpy()
-    runs = frame["Promo2"].to_numpy() * frame["PromoMonths"].to_numpy()
-    out[:, competition.PROMO2_MONTHS] = runs
+    out[:, PROMO2_SINCE] = since.fill_null(float("nan")).to_numpy()
+    out[:, PROMO2_MONTHS] = frame["Promo2"].to_numpy() * frame["PromoMonths"].to_numpy()
     return out

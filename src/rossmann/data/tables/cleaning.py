@@ -1,4 +1,4 @@
-"""Checked raw tables to clean frames: categories as codes, weeks as dates, gaps filled."""
+"""Convert validated raw tables to clean frames: categories as codes, weeks as dates, no gaps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,25 @@ from typing import Final
 
 import polars as pl
 
-from rossmann.data.tables import validation_rules as checks
 from rossmann.data.tables.increments import Increment, read_increment, upsert
 from rossmann.data.tables.raw_tables import RawTables, read_text
+from rossmann.data.tables.validation_rules import (
+    HISTORY_COLUMNS,
+    MONTH_INDEX,
+    SCHEDULE_COLUMNS,
+    STORE_COLUMNS,
+    RuleViolation,
+    find_violations,
+    history_rules,
+    parse_columns,
+    raise_violations,
+    schedule_rules,
+    store_rules,
+)
 from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES, ProgressReporter
 
 SALES_COLUMNS: Final = ("Sales", "Customers")
-"""What a day of history has and a planned one has not."""
+"""Columns of the history that a schedule lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +32,8 @@ class CleanTables:
     """Clean frames, sorted by store and day.
 
     ``history``: Store, Date, Sales, Customers, Open, Promo, StateHoliday, SchoolHoliday.
-    ``schedule``: the same without Sales and Customers, only days whose sales the history does not
-    have; may be empty. ``stores``: one row a store. Categories are their place in ``schema``'s
-    lists.
+    ``schedule``: the same without Sales and Customers, only days that the history does not have;
+    may be empty. ``stores``: one row per store. Category codes are positions in ``schema``'s lists.
     """
 
     history: pl.DataFrame
@@ -30,61 +41,62 @@ class CleanTables:
     stores: pl.DataFrame
 
 
-def read_tables(raw: RawTables, report: ProgressReporter = lambda line: None) -> CleanTables:
-    """Read, check and clean the raw tables with what was ingested over them.
+def read_clean_tables(raw: RawTables, report: ProgressReporter = lambda line: None) -> CleanTables:
+    """Read, validate and clean the raw tables with their increments.
 
     ``report`` gets a line for each thing that was filled or left out by rule. Raises
-    ``BrokenRule`` that lists every broken rule of every table, with its count and first rows.
+    ``DataValidationError`` with every broken rule of every table, its count and first rows.
     """
-    said = read_as_given(raw)
-    if raw.pieces:
-        report(f"laid {len(raw.pieces):,} ingested pieces over them")
-    return CleanTables(said.history, _schedule(said.schedule, said.history, report), said.stores)
+    tables = read_as_given(raw)
+    if raw.increments:
+        report(f"laid {len(raw.increments):,} ingested pieces over them")
+    schedule = _clean_schedule(tables.schedule, tables.history, report)
+    return CleanTables(tables.history, schedule, tables.stores)
 
 
 def read_as_given(raw: RawTables) -> CleanTables:
-    """The same as it is said: planned days may have sales too, and leave Open empty."""
-    stores = checks.parse_columns(raw.store.name, read_text(raw.store), checks.STORE_COLUMNS)
-    found = checks.find_violations(raw.store.name, stores, checks.store_rules())
+    """The same, but scheduled days may have sales already and may leave Open empty."""
+    stores = parse_columns(raw.store.name, read_text(raw.store), STORE_COLUMNS)
+    violations = find_violations(raw.store.name, stores, store_rules())
     numbers = stores["Store"].drop_nulls().unique().to_list()
-    train = checks.parse_columns(raw.train.name, read_text(raw.train), checks.HISTORY_COLUMNS)
-    found += checks.find_violations(raw.train.name, train, checks.history_rules(numbers))
+    train = parse_columns(raw.train.name, read_text(raw.train), HISTORY_COLUMNS)
+    violations += find_violations(raw.train.name, train, history_rules(numbers))
     test = None
     if raw.test:
-        test = checks.parse_columns(raw.test.name, read_text(raw.test), checks.PLAN_COLUMNS)
-        found += checks.find_violations(raw.test.name, test, checks.plan_rules(numbers))
-    checks.raise_violations(found)
+        test = parse_columns(raw.test.name, read_text(raw.test), SCHEDULE_COLUMNS)
+        violations += find_violations(raw.test.name, test, schedule_rules(numbers))
+    raise_violations(violations)
     history = clean_daily_rows(train, SALES_COLUMNS)
-    plan = history.drop(SALES_COLUMNS).clear() if test is None else clean_daily_rows(test)
-    for piece in raw.pieces:
-        days = _piece_days(piece, numbers)
-        if piece.kind == "sales":
+    schedule = history.drop(SALES_COLUMNS).clear() if test is None else clean_daily_rows(test)
+    for increment in raw.increments:
+        days = _increment_days(increment, numbers)
+        if increment.kind == "sales":
             history = upsert(history, days)
         else:
-            plan = upsert(plan, days)
-    return CleanTables(history, plan, _stores(stores))
+            schedule = upsert(schedule, days)
+    return CleanTables(history, schedule, _clean_stores(stores))
 
 
-def _piece_days(piece: Increment, stores: Sequence[int]) -> pl.DataFrame:
-    days = read_increment(piece)
-    strange = days.filter(~pl.col("Store").is_in(stores))
-    if strange.height:
-        # The store table is another one than when the piece was ingested.
-        first = tuple(f"Store={store}" for store in strange["Store"].unique().sort().head(3))
-        says = "Store is in the store table"
-        checks.raise_violations(
-            [checks.RuleViolation(str(piece.path), "Store_known", says, strange.height, first)]
+def _increment_days(increment: Increment, stores: Sequence[int]) -> pl.DataFrame:
+    days = read_increment(increment)
+    unknown = days.filter(~pl.col("Store").is_in(stores))
+    if unknown.height:
+        # The store table has changed since the increment was ingested.
+        first = tuple(f"Store={store}" for store in unknown["Store"].unique().sort().head(3))
+        description = "Store is in the store table"
+        raise_violations(
+            [RuleViolation(str(increment.path), "Store_known", description, unknown.height, first)]
         )
     return days
 
 
-def clean_daily_rows(frame: pl.DataFrame, sums: Sequence[str] = ()) -> pl.DataFrame:
-    """Checked days (as ``checks.typed`` makes them) in the types of ``Tables``; with ``sums``."""
+def clean_daily_rows(frame: pl.DataFrame, sales_columns: Sequence[str] = ()) -> pl.DataFrame:
+    """Validated days (of ``parse_columns``) in the types of ``CleanTables``."""
     flags = [pl.col(name).cast(pl.UInt8) for name in ("Open", "Promo")]
     columns = [
         pl.col("Store").cast(pl.Int32),
         pl.col("Date"),
-        *(pl.col(name).cast(pl.Int32) for name in sums),
+        *(pl.col(name).cast(pl.Int32) for name in sales_columns),
         *flags,
         _code("StateHoliday", STATE_HOLIDAYS),
         pl.col("SchoolHoliday").cast(pl.UInt8),
@@ -96,10 +108,12 @@ def _code(column: str, values: Sequence[str]) -> pl.Expr:
     return pl.col(column).replace_strict(list(values), range(len(values)), return_dtype=pl.UInt8)
 
 
-def _schedule(plan: pl.DataFrame, history: pl.DataFrame, report: ProgressReporter) -> pl.DataFrame:
-    ahead = plan.join(history, on=["Store", "Date"], how="anti", maintain_order="left")
-    if ahead.height < plan.height:
-        report(f"left out {plan.height - ahead.height:,} planned rows of days that have sales")
+def _clean_schedule(
+    schedule: pl.DataFrame, history: pl.DataFrame, report: ProgressReporter
+) -> pl.DataFrame:
+    ahead = schedule.join(history, on=["Store", "Date"], how="anti", maintain_order="left")
+    if ahead.height < schedule.height:
+        report(f"left out {schedule.height - ahead.height:,} planned rows of days that have sales")
     empty = ahead["Open"].null_count()
     if not empty:
         return ahead
@@ -107,30 +121,30 @@ def _schedule(plan: pl.DataFrame, history: pl.DataFrame, report: ProgressReporte
     return _fill_open(ahead, history)
 
 
-def _fill_open(plan: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
-    """Fill an empty Open by how the store mostly was on that weekday, else by the chain."""
+def _fill_open(schedule: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
+    """Fill an empty Open with the store's majority on that weekday, else with the chain's."""
     weekday = pl.col("Date").dt.weekday().alias("weekday")
     days = history.select("Store", weekday, "Open")
-    usual = days.group_by("Store", "weekday").agg((pl.col("Open").mean() >= 0.5).alias("usual"))
-    chain = days.group_by("weekday").agg((pl.col("Open").mean() >= 0.5).alias("chain"))
-    filled = pl.coalesce("Open", pl.coalesce("usual", "chain", pl.lit(True)).cast(pl.UInt8))
+    by_store = days.group_by("Store", "weekday").agg((pl.col("Open").mean() >= 0.5).alias("store"))
+    by_chain = days.group_by("weekday").agg((pl.col("Open").mean() >= 0.5).alias("chain"))
+    filled = pl.coalesce("Open", pl.coalesce("store", "chain", pl.lit(True)).cast(pl.UInt8))
     return (
-        plan.with_columns(weekday)
-        .join(usual, on=["Store", "weekday"], how="left", maintain_order="left")
-        .join(chain, on="weekday", how="left", maintain_order="left")
+        schedule.with_columns(weekday)
+        .join(by_store, on=["Store", "weekday"], how="left", maintain_order="left")
+        .join(by_chain, on="weekday", how="left", maintain_order="left")
         .with_columns(filled.alias("Open"))
-        .select(plan.columns)
+        .select(schedule.columns)
     )
 
 
-def _stores(frame: pl.DataFrame) -> pl.DataFrame:
+def _clean_stores(frame: pl.DataFrame) -> pl.DataFrame:
     year, week = pl.col("Promo2SinceYear"), pl.col("Promo2SinceWeek")
     # 4 January is always in ISO week 1.
     first_week = pl.date(year, 1, 4)
     monday = (
         first_week - pl.duration(days=first_week.dt.weekday() - 1) + pl.duration(weeks=week - 1)
     )
-    runs = pl.col("Promo2") == 1
+    in_promo2 = pl.col("Promo2") == 1
     return frame.select(
         pl.col("Store").cast(pl.Int32),
         _code("StoreType", STORE_TYPES),
@@ -140,17 +154,18 @@ def _stores(frame: pl.DataFrame) -> pl.DataFrame:
             "CompetitionSince"
         ),
         pl.col("Promo2").cast(pl.UInt8),
-        pl.when(runs).then(monday).alias("Promo2Since"),
-        pl.when(runs).then(_month_mask()).otherwise(0).cast(pl.UInt16).alias("PromoMonths"),
+        pl.when(in_promo2).then(monday).alias("Promo2Since"),
+        pl.when(in_promo2).then(_month_mask()).otherwise(0).cast(pl.UInt16).alias("PromoMonths"),
     ).sort("Store")
 
 
 def _month_mask() -> pl.Expr:
-    bits = {name: 1 << place for name, place in checks.MONTH_INDEX.items()}
+    """The months of PromoInterval as bits: 1 for January, 2 for February, 4 for March."""
+    bits = {name: 1 << index for name, index in MONTH_INDEX.items()}
     names = pl.col("PromoInterval").str.split(",")
-    each = (
+    bit = (
         pl.element()
         .str.strip_chars()
         .replace_strict(list(bits), list(bits.values()), default=0, return_dtype=pl.Int64)
     )
-    return names.list.eval(each.unique()).list.sum()
+    return names.list.eval(bit.unique()).list.sum()

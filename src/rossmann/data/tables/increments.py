@@ -1,13 +1,12 @@
-"""Ingested days: immutable, numbered Parquet files that lie over the raw tables, later ones on top.
+"""Increments: immutable, numbered Parquet files of ingested days that amend the raw tables.
 
-The raw tables are the user's and stay as they are. A piece is named after its number, its kind and
-a digest of its rows (``0001-sales-3f2a….parquet``), so that a service knows the data version from
-names alone; whoever reads a piece checks that the rows are those of the name.
+The raw tables are the user's and stay as they are; a later increment overrides an earlier one. An
+increment is named after its number, its kind and a digest of its rows
+(``0001-sales-3f2a….parquet``), so that the data version follows from names alone; reading checks
+the digest.
 """
 
-import fcntl
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from typing import Final, Literal
 import polars as pl
 
 from rossmann.errors import DataValidationError
+from rossmann.filesystem.atomic_write import atomic_path
+from rossmann.filesystem.locks import exclusive_lock
 
 IncrementKind = Literal["sales", "schedule"]
 
@@ -28,7 +29,7 @@ _KEY: Final = ("Store", "Date")
 
 @dataclass(frozen=True, slots=True)
 class Increment:
-    """One ingested file's rows: its place in the order, its kind, the digest of its rows."""
+    """One increment: its path, its number in the order, its kind, the digest of its rows."""
 
     path: Path
     number: int
@@ -37,35 +38,35 @@ class Increment:
 
 
 def list_increments(folder: Path) -> tuple[Increment, ...]:
-    """The pieces in ``folder`` in their order; none where there is no such folder."""
-    found = []
+    """The increments in ``folder`` in their order; none where there is no such folder."""
+    increments = []
     for path in folder.glob("*.parquet"):
         match = _NAME.fullmatch(path.name)
         if match:
             number, kind, digest = match.groups()
-            found.append(Increment(path, int(number), _KINDS[kind], digest))
-    return tuple(sorted(found, key=lambda piece: piece.number))
+            increments.append(Increment(path, int(number), _KINDS[kind], digest))
+    return tuple(sorted(increments, key=lambda increment: increment.number))
 
 
-def read_increment(piece: Increment) -> pl.DataFrame:
-    """The piece's rows as clean columns; raises ``BrokenRule`` where they are not as ingested."""
+def read_increment(increment: Increment) -> pl.DataFrame:
+    """The rows in clean columns; raises ``DataValidationError`` where the digest does not match."""
     try:
-        frame = pl.read_parquet(piece.path)
+        frame = pl.read_parquet(increment.path)
     # Some kinds of damage make the reader panic, which is no PolarsError.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         frame = pl.DataFrame()
-    if rows_digest(frame) != piece.digest:
+    if rows_digest(frame) != increment.digest:
         raise DataValidationError(
-            f"{piece.path} is damaged: its rows are not those that were ingested. "
+            f"{increment.path} is damaged: its rows are not those that were ingested. "
             "Put it back from a copy, or delete it and ingest its file again"
         )
     return frame
 
 
-def read_source(piece: Increment) -> str:
-    """Name of the file that the piece came from; empty where it cannot be told."""
+def read_source_name(increment: Increment) -> str:
+    """Name of the file that was ingested; empty where it is not known."""
     try:
-        return pl.read_parquet_metadata(piece.path).get("source", "")
+        return pl.read_parquet_metadata(increment.path).get("source", "")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
         return ""
 
@@ -73,36 +74,31 @@ def read_source(piece: Increment) -> str:
 def write_increment(
     folder: Path, kind: IncrementKind, frame: pl.DataFrame, source: str
 ) -> Increment:
-    """Put ``frame`` on top of the pieces in one step; the caller holds ``locked(folder)``."""
+    """Add ``frame`` as the last increment, atomically; the caller holds ``lock_increments``."""
     ordered = frame.sort(*_KEY)
     digest = rows_digest(ordered)
-    number = max((piece.number for piece in list_increments(folder)), default=0) + 1
+    number = max((increment.number for increment in list_increments(folder)), default=0) + 1
     path = folder / f"{number:04}-{kind}-{digest}.parquet"
-    draft = folder / f".draft-{os.getpid()}"
-    try:
+    with atomic_path(path) as draft:
         ordered.write_parquet(draft, metadata={"source": source})
         draft.chmod(0o444)
-        draft.rename(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return Increment(path, number, kind, digest)
 
 
 def rows_digest(frame: pl.DataFrame) -> str:
-    """16 hex digits over the rows, whatever wrote the Parquet file that holds them."""
+    """16 hex digits of the rows' SHA-256; does not depend on how Parquet stores them."""
     return hashlib.sha256(frame.write_csv().encode()).hexdigest()[:16]
 
 
-def upsert(base: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
-    """``base`` with the rows of ``said`` added, or in place of those of the same store and day."""
-    both = pl.concat([base, said.select(base.columns)])
+def upsert(base: pl.DataFrame, updates: pl.DataFrame) -> pl.DataFrame:
+    """``base`` with the rows of ``updates``, which replace those of the same store and day."""
+    both = pl.concat([base, updates.select(base.columns)])
     return both.unique(_KEY, keep="last").sort(*_KEY)
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` against others who add pieces; waits for them."""
+def lock_increments(folder: Path) -> Iterator[None]:
+    """Hold the lock for adding increments to ``folder``; waits for other processes."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with exclusive_lock(folder / ".lock"):
         yield

@@ -1,4 +1,4 @@
-"""A file of new days over the raw tables: sales days, or a schedule; all of it or nothing."""
+"""Ingest a file of new days (sales or schedule) as an increment; all of its rows or none."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -8,33 +8,47 @@ from typing import Final
 import polars as pl
 
 from rossmann.data.make_dataset import DatasetInfo
-from rossmann.data.tables import validation_rules as checks
 from rossmann.data.tables.cleaning import (
     SALES_COLUMNS,
     CleanTables,
     clean_daily_rows,
     read_as_given,
 )
-from rossmann.data.tables.increments import Increment, IncrementKind, exclusive, write_increment
+from rossmann.data.tables.increments import (
+    Increment,
+    IncrementKind,
+    lock_increments,
+    write_increment,
+)
 from rossmann.data.tables.raw_tables import find_raw_tables
+from rossmann.data.tables.validation_rules import (
+    HISTORY_COLUMNS,
+    SCHEDULE_COLUMNS,
+    Rule,
+    find_violations,
+    history_rules,
+    parse_columns,
+    raise_violations,
+    schedule_rules,
+)
 from rossmann.data.uploads.fields import FLAGS, flag_text
-from rossmann.data.uploads.table_reader import read_table
+from rossmann.data.uploads.table_chunks import read_table
 from rossmann.schema import MAX_HORIZON
 from rossmann.settings import Settings
 
 _KEY: Final = ["Store", "Date"]
-_REACH: Final = 366
-"""Days beyond the history's ends; a year mistyped would make arrays that no machine can hold."""
+_MAX_DISTANCE: Final = 366
+"""Days before or after the history: a mistyped year would make arrays that no machine can hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What an ingest did, in rows; ``piece`` is None where nothing changed.
+    """The result of an ingest, in rows; ``increment`` is None where nothing changed.
 
-    ``planned``: sales that came for days that were planned until then. ``passed``: planned days
-    that have sales already, and were left out. ``last_day`` (of sales) and ``planned_to`` (None
-    where no day after it is): after the ingest; ``last_day_before``: before it. ``gap``: days
-    between the two of which no store's sales are known.
+    ``planned``: sales for days that were scheduled before. ``skipped``: scheduled days that have
+    sales already, and were left out. ``last_day`` (of sales) and ``planned_to`` (None where no day
+    after it is scheduled): after the ingest; ``last_day_before``: before it. ``gap``: days between
+    the two for which no store's sales are known.
     """
 
     kind: IncrementKind
@@ -47,12 +61,12 @@ class IngestResult:
     last_day: date
     gap: int
     planned_to: date | None
-    piece: Increment | None
+    increment: Increment | None
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleCoverage:
-    """Days in a row for which equally many stores are planned."""
+    """Consecutive days for which the same number of stores is scheduled."""
 
     first: date
     last: date
@@ -62,47 +76,46 @@ class ScheduleCoverage:
 def ingest(settings: Settings, path: Path) -> IngestResult:
     """Add or correct days by Store and Date, from CSV (also gzipped), Parquet or Excel.
 
-    A file with Sales or Customers holds sales days, another a schedule. What changes is kept as a
-    piece over the raw tables; a planned day that has sales is left out, since what was is known
-    (and who exports a plan by the month should not have to cut it). Raises ``MissingData``
-    without raw tables, and ``BrokenRule`` with every rule that the file breaks: then nothing is
-    kept.
+    A file with Sales or Customers holds sales days, any other a schedule. Changed rows become an
+    increment. Scheduled days that have sales are left out, so that an export by month need not be
+    cut. Raises ``DataNotFoundError`` without raw tables, and ``DataValidationError`` with every
+    rule that the file breaks; then nothing is written.
     """
     text = read_table(path.name, path.read_bytes())
     text = text.with_columns(flag_text(name) for name in FLAGS if name in text.columns)
+    kind: IncrementKind = "sales" if set(SALES_COLUMNS) & set(text.columns) else "schedule"
     folder = settings.ingested_dir / find_raw_tables(settings).dataset
-    with exclusive(folder):
-        # Read under the lock: another ingest may just have added a piece.
-        said = read_as_given(find_raw_tables(settings))
-        kind: IncrementKind = "schedule" if not set(SALES_COLUMNS) & set(text.columns) else "sales"
-        days = _checked(path.name, text, said, kind)
-        base = said.history if kind == "sales" else said.schedule
-        fresh = days if kind == "sales" else days.join(said.history, on=_KEY, how="anti")
+    with lock_increments(folder):
+        # Read under the lock: another ingest may just have added an increment.
+        tables = read_as_given(find_raw_tables(settings))
+        days = _validated_days(path.name, text, tables, kind)
+        base = tables.history if kind == "sales" else tables.schedule
+        fresh = days if kind == "sales" else days.join(tables.history, on=_KEY, how="anti")
         changed = fresh.join(base, on=fresh.columns, how="anti", nulls_equal=True)
         corrected = changed.join(base, on=_KEY, how="semi").height
-        piece = write_increment(folder, kind, changed, path.name) if changed.height else None
-    before = said.history.select(pl.max("Date")).item()
-    last = max([before, *_latest(changed)]) if kind == "sales" else before
+        increment = write_increment(folder, kind, changed, path.name) if changed.height else None
+    before = tables.history.select(pl.max("Date")).item()
+    last = max([before, *_last_day(changed)]) if kind == "sales" else before
     new_days = changed.filter(pl.col("Date") > before)["Date"].n_unique()
-    plans = (said.schedule, fresh) if kind == "schedule" else (said.schedule,)
-    ahead = [day for plan in plans for day in _latest(plan) if day > last]
+    schedules = (tables.schedule, fresh) if kind == "schedule" else (tables.schedule,)
+    ahead = [day for schedule in schedules for day in _last_day(schedule) if day > last]
     return IngestResult(
         kind=kind,
         added=changed.height - corrected,
         corrected=corrected,
         unchanged=fresh.height - changed.height,
-        planned=_planned_until_now(changed, said) if kind == "sales" else 0,
+        planned=_count_scheduled(changed, tables) if kind == "sales" else 0,
         skipped=days.height - fresh.height,
         last_day_before=before,
         last_day=last,
         gap=(last - before).days - new_days if kind == "sales" else 0,
         planned_to=max(ahead, default=None),
-        piece=piece,
+        increment=increment,
     )
 
 
 def schedule_coverage(info: DatasetInfo) -> list[ScheduleCoverage]:
-    """How many stores are planned on the days after history that a model is trained for."""
+    """The number of scheduled stores on each day of the model's horizon after the history."""
     first, end = (info.last_day + timedelta(days=days) for days in (1, MAX_HORIZON))
     schedule = pl.read_parquet(info.folder / "schedule.parquet")
     ahead = pl.date_range(first, end, eager=True).alias("Date").to_frame()
@@ -117,30 +130,36 @@ def schedule_coverage(info: DatasetInfo) -> list[ScheduleCoverage]:
     return spans
 
 
-def _checked(name: str, text: pl.DataFrame, said: CleanTables, kind: IncrementKind) -> pl.DataFrame:
-    """The file's rows as clean days; raises ``BrokenRule`` with every rule that they break."""
-    columns = checks.HISTORY_COLUMNS if kind == "sales" else checks.PLAN_COLUMNS
-    rules = checks.history_rules if kind == "sales" else checks.plan_rules
-    frame = checks.parse_columns(name, text, columns)
-    numbers = said.stores["Store"].to_list()
-    checks.raise_violations(
-        checks.find_violations(name, frame, (*rules(numbers), _reach(said.history)))
+def _validated_days(
+    name: str, text: pl.DataFrame, tables: CleanTables, kind: IncrementKind
+) -> pl.DataFrame:
+    """The file's rows as clean days; raises ``DataValidationError`` with every broken rule."""
+    columns = HISTORY_COLUMNS if kind == "sales" else SCHEDULE_COLUMNS
+    rules = history_rules if kind == "sales" else schedule_rules
+    frame = parse_columns(name, text, columns)
+    numbers = tables.stores["Store"].to_list()
+    raise_violations(
+        find_violations(name, frame, (*rules(numbers), _distance_rule(tables.history)))
     )
     return clean_daily_rows(frame, SALES_COLUMNS if kind == "sales" else ())
 
 
-def _reach(history: pl.DataFrame) -> checks.Rule:
+def _distance_rule(history: pl.DataFrame) -> Rule:
     first, last = history.select(first=pl.min("Date"), last=pl.max("Date")).row(0)
-    year = pl.duration(days=_REACH)
-    inside = pl.col("Date").is_between(pl.lit(first) - year, pl.lit(last) + year)
-    says = f"Date is at most {_REACH} days before or after the days with sales, {first} to {last}"
-    return checks.Rule("Date_reach", says, ~inside, ())
+    distance = pl.duration(days=_MAX_DISTANCE)
+    inside = pl.col("Date").is_between(pl.lit(first) - distance, pl.lit(last) + distance)
+    description = (
+        f"Date is at most {_MAX_DISTANCE} days before or after the days with sales, "
+        f"{first} to {last}"
+    )
+    return Rule("Date_reach", description, ~inside, ())
 
 
-def _planned_until_now(changed: pl.DataFrame, said: CleanTables) -> int:
-    new = changed.join(said.history, on=_KEY, how="anti")
-    return new.join(said.schedule, on=_KEY, how="semi").height
+def _count_scheduled(changed: pl.DataFrame, tables: CleanTables) -> int:
+    """How many new sales rows are for scheduled days."""
+    new = changed.join(tables.history, on=_KEY, how="anti")
+    return new.join(tables.schedule, on=_KEY, how="semi").height
 
 
-def _latest(frame: pl.DataFrame) -> list[date]:
+def _last_day(frame: pl.DataFrame) -> list[date]:
     return [frame["Date"].max()] if frame.height else []  # type: ignore[list-item]

@@ -1,8 +1,8 @@
-"""Declared rules for the raw tables: what each says, and which rows break it.
+"""Validation rules for the raw tables, and the search for rows that break them.
 
 A rule is a name, a sentence and a polars expression that is true where a row breaks the rule.
 Expressions see typed columns under the table's own names (null where the text is no such value)
-and the text itself under ``text:<name>``. A null answer means that another rule speaks for the row.
+and the text itself under ``text:<name>``. A null result means that another rule covers the row.
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ import polars as pl
 from rossmann.errors import DataValidationError
 from rossmann.schema import ASSORTMENTS, MONTH_NAMES, STATE_HOLIDAYS, STORE_TYPES
 
-PLAN_COLUMNS: Final = (
+SCHEDULE_COLUMNS: Final = (
     "Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday",
 )  # fmt: skip
-HISTORY_COLUMNS: Final = (*PLAN_COLUMNS, "Sales", "Customers")
+HISTORY_COLUMNS: Final = (*SCHEDULE_COLUMNS, "Sales", "Customers")
 STORE_COLUMNS: Final = (
     "Store", "StoreType", "Assortment", "CompetitionDistance", "CompetitionOpenSinceMonth",
     "CompetitionOpenSinceYear", "Promo2", "Promo2SinceWeek", "Promo2SinceYear", "PromoInterval",
 )  # fmt: skip
 MONTH_INDEX: Final = {**{name: i for i, name in enumerate(MONTH_NAMES)}, "Sep": 8}
-"""Place in the year of each month's name as the tables spell it, and of the usual ``Sep``."""
+"""0 for January to 11, by name as the tables spell it (Sept), and by the common ``Sep``."""
 
 _TEXT_COLUMNS: Final = ("StateHoliday", "StoreType", "Assortment", "PromoInterval")
-_SHOWN_ROWS: Final = 3
-_MOST: Final = 2**31 - 1
+_EXAMPLE_ROWS: Final = 3
+_MAX_INT32: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of a table: ``broken`` is true where a row breaks it; ``columns`` are shown."""
+    """One rule of a table: ``broken`` is true where a row breaks it; reports show ``columns``."""
 
     name: str
     description: str
@@ -42,44 +42,44 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class RuleViolation:
-    """A rule that a table breaks: in how many rows, and the first of them as text."""
+    """A rule that a table breaks: the number of rows, and the first of them as text."""
 
     table: str
     rule: str
-    says: str
+    description: str
     count: int
     first: tuple[str, ...]
 
     def __str__(self) -> str:
         rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
-        return f"{self.table}, {self.rule}: {self.says} ({rows}; {'; '.join(self.first)})"
+        return f"{self.table}, {self.rule}: {self.description} ({rows}; {'; '.join(self.first)})"
 
 
 def _whole(column: str, low: int, high: int, optional: bool = False) -> Rule:
     value, text = pl.col(column), pl.col(f"text:{column}")
-    bad = value.is_null() | ~value.is_between(low, high)
-    limits = f"from {low} to {high}" if high < _MOST else f"of {low} or more"
+    invalid = value.is_null() | ~value.is_between(low, high)
+    limits = f"from {low} to {high}" if high < _MAX_INT32 else f"of {low} or more"
     return Rule(
         f"{column}_whole",
         f"{column} is a whole number {limits}" + (", or empty" if optional else ""),
-        text.is_not_null() & bad if optional else bad,
+        text.is_not_null() & invalid if optional else invalid,
         (column,),
     )
 
 
 def _one_of(column: str, values: Sequence[str]) -> Rule:
     text = pl.col(column)
-    bad = text.is_null() | ~text.is_in(list(values))
-    return Rule(f"{column}_known", f"{column} is one of {', '.join(values)}", bad, (column,))
+    invalid = text.is_null() | ~text.is_in(list(values))
+    return Rule(f"{column}_known", f"{column} is one of {', '.join(values)}", invalid, (column,))
 
 
 def _flag(column: str, optional: bool = False) -> Rule:
     rule = _whole(column, 0, 1, optional)
-    says = f"{column} is 0 or 1" + (", or empty" if optional else "")
-    return Rule(f"{column}_flag", says, rule.broken, (column,))
+    description = f"{column} is 0 or 1" + (", or empty" if optional else "")
+    return Rule(f"{column}_flag", description, rule.broken, (column,))
 
 
-def plan_rules(stores: Sequence[int], open_optional: bool = True) -> tuple[Rule, ...]:
+def schedule_rules(stores: Sequence[int], open_optional: bool = True) -> tuple[Rule, ...]:
     """Rules for the columns that history and schedule share; ``stores``: numbers that exist."""
     date = pl.col("Date")
     # One integer key is hashed ten times faster than a pair of columns.
@@ -112,15 +112,15 @@ def plan_rules(stores: Sequence[int], open_optional: bool = True) -> tuple[Rule,
 
 def history_rules(stores: Sequence[int]) -> tuple[Rule, ...]:
     """Rules for ``train.csv``."""
-    sold = (pl.col("Sales") > 0) | (pl.col("Customers") > 0)
+    has_sales = (pl.col("Sales") > 0) | (pl.col("Customers") > 0)
     return (
-        *plan_rules(stores, open_optional=False),
-        _whole("Sales", 0, _MOST),
-        _whole("Customers", 0, _MOST),
+        *schedule_rules(stores, open_optional=False),
+        _whole("Sales", 0, _MAX_INT32),
+        _whole("Customers", 0, _MAX_INT32),
         Rule(
             "closed_sells_nothing",
             "a closed day has neither sales nor customers",
-            (pl.col("Open") == 0) & sold,
+            (pl.col("Open") == 0) & has_sales,
             ("Open", "Sales", "Customers"),
         ),
     )
@@ -129,7 +129,7 @@ def history_rules(stores: Sequence[int]) -> tuple[Rule, ...]:
 def store_rules() -> tuple[Rule, ...]:
     """Rules for ``store.csv``."""
     return (
-        _whole("Store", 1, _MOST),
+        _whole("Store", 1, _MAX_INT32),
         Rule("Store_unique", "a store has one row", pl.col("Store").is_duplicated(), ()),
         _one_of("StoreType", STORE_TYPES),
         _one_of("Assortment", ASSORTMENTS),
@@ -162,7 +162,7 @@ def _competition_rules() -> tuple[Rule, ...]:
 
 def _promo2_rules() -> tuple[Rule, ...]:
     columns = ("Promo2", "Promo2SinceWeek", "Promo2SinceYear", "PromoInterval")
-    lacking = pl.any_horizontal(pl.col(f"text:{c}").is_null() for c in columns[1:])
+    incomplete = pl.any_horizontal(pl.col(f"text:{c}").is_null() for c in columns[1:])
     months = pl.col("PromoInterval").str.split(",")
     known = months.list.eval(pl.element().str.strip_chars().is_in(list(MONTH_INDEX))).list.all()
     return (
@@ -172,7 +172,7 @@ def _promo2_rules() -> tuple[Rule, ...]:
         Rule(
             "Promo2_told",
             "a store with Promo2 has Promo2SinceWeek, Promo2SinceYear and PromoInterval",
-            (pl.col("Promo2") == 1) & lacking,
+            (pl.col("Promo2") == 1) & incomplete,
             columns,
         ),
         Rule(
@@ -187,8 +187,8 @@ def _promo2_rules() -> tuple[Rule, ...]:
 def parse_columns(table: str, text: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     """``columns`` as typed values, null where the text is none, and the text as ``text:<name>``.
 
-    ``text``: as ``files.read_text`` gives it. Whole numbers may be spelled ``5.0``. Raises
-    ``BrokenRule`` where columns are missing (named, all of them) or there is no row.
+    ``text``: from ``raw_tables.read_text``. Whole numbers may be written ``5.0``. Raises
+    ``DataValidationError`` where columns are missing (naming all of them) or there is no row.
     """
     missing = [name for name in columns if name not in text.columns]
     if missing:
@@ -197,11 +197,11 @@ def parse_columns(table: str, text: pl.DataFrame, columns: Sequence[str]) -> pl.
         )
     if text.is_empty():
         raise DataValidationError(f"{table} has no rows")
-    values = [_value(name).alias(name) for name in columns]
+    values = [_parse(name).alias(name) for name in columns]
     return text.select(*values, pl.col(columns).name.prefix("text:"))
 
 
-def _value(column: str) -> pl.Expr:
+def _parse(column: str) -> pl.Expr:
     text = pl.col(column)
     if column == "Date":
         # Without the length, 2015-6-3 would pass as a date.
@@ -216,19 +216,19 @@ def _value(column: str) -> pl.Expr:
 
 
 def find_violations(table: str, frame: pl.DataFrame, rules: Sequence[Rule]) -> list[RuleViolation]:
-    """Every rule that ``frame`` (as ``typed`` makes it) breaks, in the rules' order."""
+    """Every rule that ``frame`` (of ``parse_columns``) breaks, in the rules' order."""
     broken = frame.select(rule.broken.fill_null(False).alias(rule.name) for rule in rules)
     counts = broken.sum().row(0)
-    found = []
+    violations = []
     for rule, count in zip(rules, counts, strict=True):
         if count:
-            index = broken[rule.name].arg_true().head(_SHOWN_ROWS).to_list()
-            first = tuple(_shown(frame, i, rule) for i in index)
-            found.append(RuleViolation(table, rule.name, rule.description, count, first))
-    return found
+            index = broken[rule.name].arg_true().head(_EXAMPLE_ROWS).to_list()
+            first = tuple(_format_row(frame, i, rule) for i in index)
+            violations.append(RuleViolation(table, rule.name, rule.description, count, first))
+    return violations
 
 
-def _shown(frame: pl.DataFrame, index: int, rule: Rule) -> str:
+def _format_row(frame: pl.DataFrame, index: int, rule: Rule) -> str:
     keys = [c for c in ("Store", "Date") if f"text:{c}" in frame.columns]
     names = list(dict.fromkeys([*keys, *rule.columns]))
     texts = frame.select(f"text:{name}" for name in names).row(index)
@@ -236,10 +236,11 @@ def _shown(frame: pl.DataFrame, index: int, rule: Rule) -> str:
     return f"line {index + 2}: {' '.join(values)}"
 
 
-def raise_violations(found: Sequence[RuleViolation]) -> None:
-    """Raise ``BrokenRule`` where there is a breach: a summary line, then a line for each rule."""
-    if not found:
+def raise_violations(violations: Sequence[RuleViolation]) -> None:
+    """Raise ``DataValidationError`` if there are any: a summary line, then a line for each rule."""
+    if not violations:
         return
-    names = ", ".join(f"{b.rule} in {b.table} ({b.count:,})" for b in found)
-    rules = "1 rule is" if len(found) == 1 else f"{len(found)} rules are"
-    raise DataValidationError("\n".join([f"{rules} broken: {names}", *(f"- {b}" for b in found)]))
+    names = ", ".join(f"{v.rule} in {v.table} ({v.count:,})" for v in violations)
+    rules = "1 rule is" if len(violations) == 1 else f"{len(violations)} rules are"
+    lines = [f"{rules} broken: {names}", *(f"- {violation}" for violation in violations)]
+    raise DataValidationError("\n".join(lines))

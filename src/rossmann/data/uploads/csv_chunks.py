@@ -1,4 +1,7 @@
-"""CSV of any size in parts: what ``upload_tables`` does to a whole table, block by block."""
+"""CSV tables of any size, read in blocks: gzip, encoding, separator and header.
+
+Commas, semicolons or tabs; UTF-8 (with or without a byte order mark), UTF-16 or Windows-1252.
+"""
 
 import codecs
 import csv
@@ -6,168 +9,148 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final, Literal
+from collections.abc import Callable, Iterator
+from typing import IO, Final, Literal
 
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.table_reader import SEPARATORS, first_line
-from rossmann.errors import DataValidationError
+from rossmann.errors import DataValidationError, first_line
 
-_BLOCK: Final = 4 << 20
-_LONGEST: Final = 64 << 20
-"""Bytes in which a row must end: with one quote too many, it never would."""
-
-
-MOST_COLUMNS: Final = 1_000
+GZIP_MAGIC: Final = b"\x1f\x8b"
+MAX_COLUMNS: Final = 1_000
+_SEPARATORS: Final = (",", ";", "\t")
+_BLOCK_BYTES: Final = 4 << 20
+_MAX_ROW_BYTES: Final = 64 << 20
+"""A row must end within this: with one quotation mark too many, it never would."""
 
 
 class CsvChunks:
-    """A CSV file, opened; every value is text as it stands there, null where there is none."""
+    """A CSV table; every value is text as the file holds it, null where it is empty.
 
-    kind: Literal["csv", "parquet", "xlsx"] = "csv"
+    ``open_source`` opens the plain file anew for each pass. ``unit``: whether error messages
+    count data rows or the file's lines. Raises ``DataValidationError`` for what is no table.
+    """
 
-    def __init__(self, name: str, path: Path, work: Path, most: int) -> None:
-        self._name = name
-        self._path, self._skip = _as_utf8(name, _unpacked(name, path, work, most), work)
-        first = next(self._blocks(), b"").decode("utf-8", errors="replace")
-        if not first:
+    file_format: Literal["csv", "parquet", "xlsx"] = "csv"
+
+    def __init__(
+        self, name: str, open_source: Callable[[], IO[bytes]], unit: Literal["row", "line"] = "row"
+    ) -> None:
+        self._name, self._open_source, self._unit = name, open_source, unit
+        self._encoding = _detect_encoding(name, open_source)
+        first_block = next(self._blocks(), b"")
+        if not first_block:
             raise DataValidationError(f"{name} is empty")
-        self._header = _first_row(first)
-        bare = re.sub(r'"[^"]*"', "", self._header)
-        self.separator = max(SEPARATORS, key=bare.count)
-        if bare.count(self.separator) >= MOST_COLUMNS:
-            raise DataValidationError(f"{name} has more than {MOST_COLUMNS:,} columns")
-        self.columns = self._read(b"", 0).columns
+        self._header = _first_row(first_block)
+        unquoted = re.sub(r'"[^"]*"', "", self._header.decode(errors="replace"))
+        self.separator = max(_SEPARATORS, key=unquoted.count)
+        if unquoted.count(self.separator) >= MAX_COLUMNS:
+            raise DataValidationError(f"{name} has more than {MAX_COLUMNS:,} columns")
+        self.columns = [column.strip() for column in self._parse(b"", 0, 0).columns]
 
     def read(self) -> Iterator[pa.RecordBatch]:
-        """The rows in parts of some megabytes, in order.
+        """The rows in record batches of some megabytes, in order."""
+        for frame in self.frames():
+            # the oldest Arrow types are those that every reader knows
+            table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+            yield from table.rename_columns(self.columns).combine_chunks().to_batches()
 
-        Raises ``BrokenRule`` for what is no table.
-        """
-        done = 0
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """The rows in frames, in order, under the column names as the file holds them."""
+        n_rows, n_lines = 0, self._header.count(b"\n") + 1
         for number, block in enumerate(self._blocks()):
-            rows = block[len(self._header.encode()) + 1 :] if number == 0 else block
-            frame = self._read(rows, done)
-            done += frame.height
-            yield from arrow_batches(frame)
+            rows = block[len(self._header) + 1 :] if number == 0 else block
+            frame = self._parse(rows, n_rows, n_lines)
+            n_rows += frame.height
+            n_lines += rows.count(b"\n")
+            yield frame
 
-    def _read(self, rows: bytes, done: int) -> pl.DataFrame:
-        # Under the header again, every block is read as it would be in its place.
-        content = self._header.encode() + b"\n" + rows
+    def _parse(self, rows: bytes, rows_before: int, lines_before: int) -> pl.DataFrame:
+        # With the header again, every block is parsed as it would be in the whole file.
+        content = self._header + b"\n" + rows
         try:
-            frame = pl.read_csv(content, separator=self.separator, infer_schema=False)
+            return pl.read_csv(content, separator=self.separator, infer_schema=False)
         except pl.exceptions.PolarsError as error:
-            why = self._why(content, done) or first_line(error)
-            raise DataValidationError(f"{self._name} is no CSV table: {why}") from error
-        return frame.rename(lambda column: column.strip()) if frame.width else frame
+            reason = self._too_many_values(content, rows_before, lines_before) or first_line(error)
+            raise DataValidationError(f"{self._name} is no CSV table: {reason}") from error
 
-    def _why(self, content: bytes, done: int) -> str:
-        """Name the first row with too many values, which is the usual reason."""
+    def _too_many_values(self, content: bytes, rows_before: int, lines_before: int) -> str:
+        """Name the first row that has more values than the header; empty where none has."""
         text = io.StringIO(content.decode(errors="replace"), newline="")
-        lines = csv.reader(text, delimiter=self.separator)
+        reader = csv.reader(text, delimiter=self.separator)
         try:
-            width = len(next(lines))
-            for row, line in enumerate(lines, done + 1):
-                if len(line) > width:
-                    return f"row {row} has {len(line)} values, the first line {width} names"
+            width = len(next(reader))
+            header_lines = reader.line_num
+            for row, values in enumerate(reader, rows_before + 1):
+                if len(values) > width:
+                    line = lines_before + reader.line_num - header_lines
+                    number = row if self._unit == "row" else line
+                    return (
+                        f"{self._unit} {number} has {len(values)} values, "
+                        f"the first line {width} names"
+                    )
         except (csv.Error, StopIteration):
             pass
         return ""
 
     def _blocks(self) -> Iterator[bytes]:
-        """The file in pieces that end where a row ends."""
-        rest = b""
-        begun = False
-        with self._path.open("rb") as file:
-            file.seek(self._skip)
-            while piece := file.read(_BLOCK):
+        """The table as UTF-8, without leading blank lines, in blocks that end where a row ends."""
+        rest, started = b"", False
+        with self._open_source() as source:
+            for piece in _decoded(source, self._encoding):
                 rest += piece
-                if not begun:
+                if not started:
                     rest = rest.lstrip(b"\r\n \t")
-                    begun = bool(rest)
-                cut = _last_end(rest)
-                if cut:
-                    yield rest[:cut]
-                    rest = rest[cut:]
-                elif len(rest) > _LONGEST:
-                    msg = f"{self._name} has a row of more than {_LONGEST >> 20} MB"
+                    started = bool(rest)
+                end = _last_row_end(rest)
+                if end:
+                    yield rest[:end]
+                    rest = rest[end:]
+                elif len(rest) > _MAX_ROW_BYTES:
+                    msg = f"{self._name} has a row of more than {_MAX_ROW_BYTES >> 20} MB"
                     raise DataValidationError(f"{msg}: is a quotation mark missing?")
         if rest:
             yield rest
 
 
-def arrow_batches(frame: pl.DataFrame) -> Iterator[pa.RecordBatch]:
-    """A frame as batches of Arrow, with kinds that every reader knows."""
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    yield from table.combine_chunks().to_batches()
-
-
-def _first_row(text: str) -> str:
-    """The text up to the first line end that is outside of quotation marks."""
-    end = text.find("\n")
-    while end >= 0 and text.count('"', 0, end) % 2:
-        end = text.find("\n", end + 1)
-    return text if end < 0 else text[:end]
-
-
-def _last_end(data: bytes) -> int:
-    """Behind the last line end that is outside of quotation marks; 0 where there is none.
-
-    ``data`` begins outside of them.
-    """
-    end = data.rfind(b"\n")
-    inside = data.count(b'"', 0, max(end, 0)) % 2 == 1
-    while end >= 0 and inside:
-        quote = data.rfind(b'"', 0, end)
-        end = data.rfind(b"\n", 0, quote)
-        # Every quotation mark between the two ends has been left behind.
-        inside = data.count(b'"', 0, max(end, 0)) % 2 == 1
-    return end + 1
-
-
-def _unpacked(name: str, path: Path, work: Path, most: int) -> Path:
-    with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            return path
-    plain, size = work / "unpacked", 0
+def gunzip(name: str, source: IO[bytes], target: IO[bytes], max_bytes: int) -> None:
+    """Unpack ``source`` into ``target``; raises ``DataValidationError`` above ``max_bytes``."""
+    size = 0
     try:
-        with gzip.open(path) as packed, plain.open("wb") as out:
-            while piece := packed.read(_BLOCK):
+        with gzip.open(source) as packed:
+            while piece := packed.read(_BLOCK_BYTES):
                 size += len(piece)
-                if size > most:
+                if size > max_bytes:
                     raise DataValidationError(
-                        f"{name} holds more than {most >> 20:,} MB: send it in parts"
+                        f"{name} holds more than {max_bytes >> 20:,} MB: send it in parts"
                     )
-                out.write(piece)
+                target.write(piece)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataValidationError(f"{name} is a damaged gzip file: {first_line(error)}") from error
-    return plain
 
 
-def _as_utf8(name: str, path: Path, work: Path) -> tuple[Path, int]:
-    """The same text in UTF-8, and how many bytes at its begin are no text."""
-    with path.open("rb") as file:
-        head = file.read(3)
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return _rewritten(path, "utf-16", work), 0
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    good = True
-    with path.open("rb") as file:
-        while piece := file.read(_BLOCK):
+def _detect_encoding(name: str, open_source: Callable[[], IO[bytes]]) -> str:
+    """The codec of the whole file; raises ``DataValidationError`` for a binary file."""
+    decoder, is_utf8 = codecs.getincrementaldecoder("utf-8")(), True
+    with open_source() as source:
+        head = source.read(3)
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        piece = head + source.read(_BLOCK_BYTES)
+        while piece:
             if b"\x00" in piece:
                 raise DataValidationError(
                     f"{name} is no table: it must be CSV, Parquet or Excel (.xlsx)"
                 )
-            good = good and _decodes(decoder, piece, False)
-    if good and _decodes(decoder, b"", True):
-        return path, 3 if head == codecs.BOM_UTF8 else 0
-    return _rewritten(path, "cp1252", work), 0
+            is_utf8 = is_utf8 and _can_decode(decoder, piece, final=False)
+            piece = source.read(_BLOCK_BYTES)
+    if is_utf8 and _can_decode(decoder, b"", final=True):
+        return "utf-8-sig" if head == codecs.BOM_UTF8 else "utf-8"
+    return "cp1252"
 
 
-def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, final: bool) -> bool:
+def _can_decode(decoder: codecs.IncrementalDecoder, piece: bytes, final: bool) -> bool:
     try:
         decoder.decode(piece, final)
     except UnicodeDecodeError:
@@ -175,12 +158,38 @@ def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, final: bool) -> b
     return True
 
 
-def _rewritten(path: Path, encoding: str, work: Path) -> Path:
-    plain = work / "plain"
-    with (
-        path.open(encoding=encoding, errors="replace", newline="") as source,
-        plain.open("w", encoding="utf-8", newline="") as out,
-    ):
-        while piece := source.read(_BLOCK):
-            out.write(piece)
-    return plain
+def _decoded(source: IO[bytes], encoding: str) -> Iterator[bytes]:
+    """The bytes of ``source`` in pieces, as UTF-8."""
+    if encoding == "utf-8-sig":
+        source.seek(len(codecs.BOM_UTF8))
+    if encoding.startswith("utf-8"):
+        while piece := source.read(_BLOCK_BYTES):
+            yield piece
+        return
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    while piece := source.read(_BLOCK_BYTES):
+        yield decoder.decode(piece).encode()
+    yield decoder.decode(b"", final=True).encode()
+
+
+def _first_row(data: bytes) -> bytes:
+    """The bytes up to the first line end that is outside of quotation marks."""
+    end = data.find(b"\n")
+    while end >= 0 and data.count(b'"', 0, end) % 2:
+        end = data.find(b"\n", end + 1)
+    return data if end < 0 else data[:end]
+
+
+def _last_row_end(data: bytes) -> int:
+    """The index after the last line end that is outside of quotation marks; 0 without one.
+
+    ``data`` begins outside of quotation marks.
+    """
+    end = data.rfind(b"\n")
+    quoted = data.count(b'"', 0, max(end, 0)) % 2 == 1
+    while end >= 0 and quoted:
+        quote = data.rfind(b'"', 0, end)
+        end = data.rfind(b"\n", 0, quote)
+        # Several quotation marks may lie between the two line ends.
+        quoted = data.count(b'"', 0, max(end, 0)) % 2 == 1
+    return end + 1

@@ -1,6 +1,6 @@
-"""What an uploaded table's fields may hold: one set of rules, for whole tables and for parts.
+"""The six fields of an uploaded table: column matching, value parsing, date format detection.
 
-MERGED: How a column of dates is written: one format for all of it, never a guess for one row.
+One set of rules for tables that are read whole and in chunks. A column of dates has one format.
 """
 
 import re
@@ -10,20 +10,19 @@ from typing import Final
 
 import polars as pl
 
-from rossmann.data.uploads.table_reader import normalize_text
 from rossmann.errors import DataValidationError
 from rossmann.schema import STATE_HOLIDAYS
 
 REQUIRED_FIELDS: Final = ("Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
-_MOST: Final = 2**31 - 1
-_MUST: Final = {
-    "Store": f"a whole number from 1 to {_MOST}",
+_MAX_STORE: Final = 2**31 - 1
+_EXPECTED: Final = {
+    "Store": f"a whole number from 1 to {_MAX_STORE}",
     "Open": "0 or 1",
     "Promo": "0 or 1",
     "StateHoliday": f"one of {', '.join(STATE_HOLIDAYS)}",
     "SchoolHoliday": "0 or 1",
 }
-_KIND: Final = {
+_ERROR_TYPES: Final = {
     "Store": "store_number",
     "Date": "date_format",
     "Open": "flag",
@@ -31,93 +30,107 @@ _KIND: Final = {
     "StateHoliday": "state_holiday",
     "SchoolHoliday": "flag",
 }
-FLAGS: Final = tuple(field for field, kind in _KIND.items() if kind == "flag")
-_TRUTHS: Final = {
+FLAGS: Final = tuple(field for field, kind in _ERROR_TYPES.items() if kind == "flag")
+_BOOLEANS: Final = {
     **dict.fromkeys(("false", "False", "FALSE"), "0"),
     **dict.fromkeys(("true", "True", "TRUE"), "1"),
 }
-"""As Arrow, Python and Excel write them."""
+"""Booleans as Arrow, Python and Excel write them."""
+_MIDNIGHT: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]00:00(?::00(?:\.0+)?)?$"
 
 
 def field_columns(name: str, columns: Sequence[str]) -> dict[str, str]:
-    """The column of each field, however the file writes its case and blanks.
+    """The column of each field, whatever case and blanks the file writes names with.
 
-    Raises ``BrokenRule`` where one is missing or there twice.
+    Raises ``DataValidationError`` where a field has no column, or more than one.
     """
-    found = {field: matching_columns(columns, field) for field in REQUIRED_FIELDS}
-    missing = [field for field, named in found.items() if not named]
+    matches = {field: matching_columns(columns, field) for field in REQUIRED_FIELDS}
+    missing = [field for field, names in matches.items() if not names]
     if missing:
-        there = ", ".join(columns) or "none"
-        raise DataValidationError(f"{name} lacks the columns {', '.join(missing)}; it has: {there}")
-    for field, named in found.items():
-        if len(named) > 1:
+        present = ", ".join(columns) or "none"
+        raise DataValidationError(
+            f"{name} lacks the columns {', '.join(missing)}; it has: {present}"
+        )
+    for field, names in matches.items():
+        if len(names) > 1:
             raise DataValidationError(
-                f"{name} has the column {field} more than once: {', '.join(named)}"
+                f"{name} has the column {field} more than once: {', '.join(names)}"
             )
-    return {field: named[0] for field, named in found.items()}
+    return {field: names[0] for field, names in matches.items()}
 
 
 def matching_columns(columns: Sequence[str], field: str) -> list[str]:
-    """The columns that may be ``field``."""
-    wanted = field.casefold()
-    # A name that a CSV file holds twice comes back as this.
-    return [c for c in columns if _bare(c.partition("_duplicated_")[0]) == wanted]
+    """The columns whose name is ``field``'s, but for case, blanks and underscores."""
+    # polars appends _duplicated_0 to a name that a CSV file holds twice.
+    return [
+        c for c in columns if _normalize_name(c.partition("_duplicated_")[0]) == field.casefold()
+    ]
 
 
-def _bare(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return name.casefold().replace(" ", "").replace("_", "")
 
 
-def field_text(column: pl.Series) -> pl.Series:
-    """A field's column as text, null where it is empty.
+def normalize_text(column: pl.Series) -> pl.Series:
+    """A column as text without outer blanks, null where it is empty.
 
-    Where a column has gaps, other tools write its whole numbers as 1.0.
+    Booleans become "true" and "false"; a timestamp at midnight becomes its day. Raises polars'
+    errors for types that have no text.
+    """
+    text = column.cast(pl.String).str.strip_chars().str.replace(_MIDNIGHT, "$1")
+    return text.set(text == "", None)
+
+
+def field_text(column: pl.Series) -> pl.Series:
+    """A field's column as text, null where it is empty; ``1.0`` becomes ``1``.
+
+    Other tools write whole numbers that way where a column has gaps.
     """
     return normalize_text(column).str.replace(r"^([0-9]+)\.0+$", "$1")
 
 
 def field_value(field: str, days: Mapping[str, date]) -> pl.Expr:
-    """A field's text to its value, null where it is none; ``days``: the date of each text."""
+    """A field's text as its typed value, null where invalid; ``days``: the date of each text."""
     match field:
         case "Store":
             number = pl.when(pl.col(field).str.contains(r"^[0-9]{1,10}$")).then(field)
             store = number.cast(pl.Int64)
-            found = pl.when(store.is_between(1, _MOST)).then(store).cast(pl.Int32)
+            value = pl.when(store.is_between(1, _MAX_STORE)).then(store).cast(pl.Int32)
         case "Date":
-            found = pl.col(field).replace_strict(
+            value = pl.col(field).replace_strict(
                 list(days), list(days.values()), default=None, return_dtype=pl.Date
             )
         case "StateHoliday":
             codes = list(range(len(STATE_HOLIDAYS)))
-            found = (
+            value = (
                 pl.col(field)
                 .str.to_lowercase()
                 .replace_strict(list(STATE_HOLIDAYS), codes, default=None, return_dtype=pl.UInt8)
             )
         case _:
-            found = flag_text(field).replace_strict(
+            value = flag_text(field).replace_strict(
                 ["0", "1"], [0, 1], default=None, return_dtype=pl.UInt8
             )
-    return found.alias(field)
+    return value.alias(field)
 
 
 def flag_text(field: str) -> pl.Expr:
-    """A flag's text, as 0 or 1 where a tool wrote it as a truth."""
-    return pl.col(field).replace(_TRUTHS)
+    """A flag's text, with booleans as 0 or 1."""
+    return pl.col(field).replace(_BOOLEANS)
 
 
 def default_open(weekday: pl.Expr, holiday: pl.Expr) -> pl.Expr:
-    """Open where nothing is said: all but Sundays (7) and holidays; from the row alone."""
+    """Open where a row leaves it empty: 1, but 0 on Sundays (weekday 7) and state holidays."""
     closed = (weekday == 7) | (holiday > 0)
     return (~closed.fill_null(False)).cast(pl.UInt8)
 
 
-def invalid_value_error(field: str, got: str | None, date_format: str) -> tuple[str, str]:
-    """What is amiss with a text that is no value of ``field``, and its kind."""
-    if got is None:
+def invalid_value_error(field: str, text: str | None, date_format: str) -> tuple[str, str]:
+    """Message and type of the error for a ``text`` that is no value of ``field``."""
+    if text is None:
         return f"{field} is missing", "missing"
-    must = f"a day written {date_format}" if field == "Date" else _MUST[field]
-    return f"{field} must be {must} (got {got[:40]})", _KIND[field]
+    expected = f"a day written {date_format}" if field == "Date" else _EXPECTED[field]
+    return f"{field} must be {expected} (got {text[:40]})", _ERROR_TYPES[field]
 
 
 _PATTERNS: Final = {
@@ -130,11 +143,11 @@ _PATTERNS: Final = {
     "DD/MM/YY": r"(?P<d>[0-9]{1,2})/(?P<m>[0-9]{1,2})/(?P<y>[0-9]{2})",
 }
 DATE_FORMATS: Final = tuple(_PATTERNS)
-"""Formats that are understood; a year of two digits is in this century."""
+"""Supported formats; a year of two digits is in this century."""
 
 
 class AmbiguousDatesError(DataValidationError):
-    """A column that more than one format fits, with different dates; ``formats``: which."""
+    """A column that several ``formats`` fit, with different dates."""
 
     def __init__(self, formats: list[str], example: str) -> None:
         self.formats = formats
@@ -145,56 +158,57 @@ class AmbiguousDatesError(DataValidationError):
 
 def date_formats(texts: Sequence[str]) -> list[str]:
     """Every format that fits each of ``texts``; empty where none does, or there is no text."""
-    kinds = set(texts)
-    if not kinds:
+    unique = set(texts)
+    if not unique:
         return []
-    return [name for name in DATE_FORMATS if all(_read(text, name) for text in kinds)]
+    return [name for name in DATE_FORMATS if all(_parse_date(text, name) for text in unique)]
 
 
-def parse_dates(texts: Sequence[str], chosen: str) -> dict[str, date]:
-    """The date of each different text that is one in the format ``chosen``.
+def parse_dates(texts: Sequence[str], date_format: str) -> dict[str, date]:
+    """The date of each different text that is one in ``date_format``.
 
-    Raises ``BrokenRule`` for a format that is not in ``DATE_FORMATS``.
+    Raises ``DataValidationError`` for a format that is not in ``DATE_FORMATS``.
     """
-    if chosen not in _PATTERNS:
+    if date_format not in _PATTERNS:
         raise DataValidationError(
-            f"no date format {chosen!r}; there are: {', '.join(DATE_FORMATS)}"
+            f"no date format {date_format!r}; there are: {', '.join(DATE_FORMATS)}"
         )
-    found = {text: _read(text, chosen) for text in set(texts)}
-    return {text: day for text, day in found.items() if day}
+    dates = {text: _parse_date(text, date_format) for text in set(texts)}
+    return {text: day for text, day in dates.items() if day}
 
 
 def detect_date_format(texts: Sequence[str]) -> str:
-    """The one format to read the column in; raises ``AmbiguousDates`` where it must be asked for.
+    """The one format of a column of dates; raises ``AmbiguousDatesError`` where several fit.
 
-    Texts that it does not fit are faults of their rows. Of formats that read the same texts to the
-    same dates, the first will do. A format is ruled out by a text that only a rival can read, when
-    no text speaks for it in turn.
+    Texts that do not fit it are errors of their rows. The format that reads the most texts has as
+    rivals those that read some of the same texts. A format is ruled out where a rival reads all
+    of its texts and more. Of formats that read the same texts to the same dates, the first will do.
     """
-    read = {name: parse_dates(texts, name) for name in DATE_FORMATS}
-    most = max(read, key=lambda name: len(read[name]))
-    rivals = [name for name in DATE_FORMATS if _compete(read[most], read[name])]
-    best = [name for name in rivals if not _ruled_out(name, rivals, read)]
-    if all(read[name] == read[best[0]] for name in best):
-        return best[0]
+    parsed = {name: parse_dates(texts, name) for name in DATE_FORMATS}
+    best_fit = max(parsed, key=lambda name: len(parsed[name]))
+    rivals = [name for name in DATE_FORMATS if _overlap(parsed[best_fit], parsed[name])]
+    candidates = [name for name in rivals if not _is_ruled_out(name, rivals, parsed)]
+    first = candidates[0]
+    if all(parsed[name] == parsed[first] for name in candidates):
+        return first
     example = next(
-        text for text in texts if len({read[name].get(text, date.min) for name in best}) > 1
+        text for text in texts if len({parsed[name].get(text, date.min) for name in candidates}) > 1
     )
-    raise AmbiguousDatesError(best, example)
+    raise AmbiguousDatesError(candidates, example)
 
 
-def _compete(one: Mapping[str, date], other: Mapping[str, date]) -> bool:
-    """Whether two formats read some of the same texts (a format competes with itself)."""
+def _overlap(one: Mapping[str, date], other: Mapping[str, date]) -> bool:
+    """Whether two formats read some of the same texts; True for a format and itself."""
     return one is other or not one.keys().isdisjoint(other)
 
 
-def _ruled_out(name: str, rivals: list[str], read: Mapping[str, Mapping[str, date]]) -> bool:
-    mine = read[name].keys()
-    return any(mine < read[rival].keys() for rival in rivals)
+def _is_ruled_out(name: str, rivals: list[str], parsed: Mapping[str, Mapping[str, date]]) -> bool:
+    texts = parsed[name].keys()
+    return any(texts < parsed[rival].keys() for rival in rivals)
 
 
-def _read(text: str, name: str) -> date | None:
-    match = re.fullmatch(_PATTERNS[name], text)
+def _parse_date(text: str, date_format: str) -> date | None:
+    match = re.fullmatch(_PATTERNS[date_format], text)
     if match is None:
         return None
     year = int(match["y"])

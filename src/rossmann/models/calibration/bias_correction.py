@@ -1,15 +1,15 @@
-"""Totals without bias: what to multiply forecasts with that were made for a small error.
+"""Bias correction: factors that make totals of forecasts unbiased.
 
-The members keep the square percentage error small. A day that sells half of what was forecast
-costs more there than a day that sells double, so such forecasts lie below the mean: by 2 s^2 on
-the log scale, where s is the spread of a day's log residual (for a lognormal day the forecast with
-the smallest error is exp(m - 1.5 s^2), the mean exp(m + .5 s^2)). Summed over six weeks of a chain,
+The members minimize the square percentage error. A day that sells half of its forecast costs more
+there than a day that sells double, so such forecasts lie below the mean: by 2 s^2 on the log scale,
+where s is the standard deviation of a day's log residual (for a lognormal day the forecast with the
+smallest error is exp(m - 1.5 s^2), the mean exp(m + .5 s^2)). Summed over six weeks of a chain,
 that is a stock too small by one or two per cent.
 
-The correction is one factor for days with a promotion and one for days without: the inverse of
-what the backtest windows show on average, where theory counts as one window more. The chain as a
-whole is off by a few per cent in any one window, up or down, so a few windows say little: theory
-keeps a correction that comes of one or two of them sober.
+There is one factor for days with a promotion and one for days without: the inverse of the mean
+ratio of forecast to sales over the backtest windows, where the theoretical ratio counts as one
+window more. The chain as a whole is off by a few per cent in any one window, up or down, so the
+theory shrinks a correction that was fitted on one or two windows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.models.evaluation.metrics import bias
+from rossmann.models.evaluation.metrics import bias, format_percent
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 if TYPE_CHECKING:
@@ -26,40 +26,40 @@ if TYPE_CHECKING:
 
 
 BIAS_CORRECTION_KEY: Final = "unbiased"
-"""Where a version's card holds the table."""
+"""The card's key of the correction table."""
 GROUPS: Final = ("without promotion", "with promotion")
 _PROMO: Final = FEATURES.index("promo")
-_EXTREME: Final = 0.35
-"""Log residuals count up to here: beyond lie days on which something else happened."""
+_MAX_RESIDUAL: Final = 0.35
+"""Log residuals are clipped to this: larger ones come from exceptional days."""
 
 
 def bias_factors(table: Mapping[str, Any], matrix: FeatureMatrix) -> FloatArray:
-    """What to multiply each forecast with, (n,), so that their total is without bias."""
-    return np.asarray(np.array(table["factors"], np.float64)[_group(matrix)])
+    """The factor of each row's forecast, (n,), by the correction ``table``."""
+    return np.asarray(np.array(table["factors"], np.float64)[_promo_group(matrix)])
 
 
 def fit_bias_correction(outcomes: "Sequence[WindowForecasts]") -> dict[str, Any]:
-    """The table from windows that the members did not see, as JSON."""
-    counted = [_expected(outcomes), *(_ratios(outcome) for outcome in outcomes)]
-    factors = 1.0 / np.nanmean(counted, axis=0)
+    """The correction table, as JSON, from windows that the members were not fitted on."""
+    ratios = [_theoretical_ratios(outcomes), *(_window_ratios(outcome) for outcome in outcomes)]
+    factors = 1.0 / np.nanmean(ratios, axis=0)
     return {"groups": list(GROUPS), "factors": factors.tolist(), "windows": len(outcomes)}
 
 
 def measure_bias(outcomes: "Sequence[WindowForecasts]") -> dict[str, Any]:
-    """Bias of each window's total for either objective, and the means over windows, as JSON.
+    """Bias of each window's total for both objectives, and the means over windows, as JSON.
 
-    A window is corrected by the table of the other windows; with one window alone there is
-    nothing honest to say of ``unbiased``, and it is None.
+    Cross-validated: a window is corrected by the table of the other windows. ``unbiased`` is None
+    where there is only one.
     """
     windows = []
-    for place, outcome in enumerate(outcomes):
+    for index, outcome in enumerate(outcomes):
         sold, forecast = outcome.window.sold, outcome.forecasts["ensemble"]
-        others = [*outcomes[:place], *outcomes[place + 1 :]]
-        told: dict[str, float | None] = {"accuracy": bias(sold, forecast), "unbiased": None}
+        others = [*outcomes[:index], *outcomes[index + 1 :]]
+        biases: dict[str, float | None] = {"accuracy": bias(sold, forecast), "unbiased": None}
         if others:
-            factor = bias_factors(fit_bias_correction(others), outcome.window.matrix)
-            told["unbiased"] = bias(sold, forecast * factor)
-        windows.append({"origin": outcome.window.origin_date.isoformat(), **told})
+            factors = bias_factors(fit_bias_correction(others), outcome.window.matrix)
+            biases["unbiased"] = bias(sold, forecast * factors)
+        windows.append({"origin": outcome.window.origin_date.isoformat(), **biases})
     return {
         "method": "each window by the correction of the others",
         "mean": {name: _mean([w[name] for w in windows]) for name in ("accuracy", "unbiased")},
@@ -67,45 +67,43 @@ def measure_bias(outcomes: "Sequence[WindowForecasts]") -> dict[str, Any]:
     }
 
 
-def bias_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """A header, then a row for each objective: the bias of each window's total, and the mean."""
-    rows = [["objective", *(f"from {w['origin']}" for w in found["windows"]), "mean"]]
-    for name, mean in found["mean"].items():
-        rows.append([name, *(_percent(w[name]) for w in found["windows"]), _percent(mean)])
+def bias_rows(measured: Mapping[str, Any]) -> list[list[str]]:
+    """``measure_bias`` as a text table: a header, then a row for each objective."""
+    rows = [["objective", *(f"from {w['origin']}" for w in measured["windows"]), "mean"]]
+    for name, mean in measured["mean"].items():
+        shares = (*(window[name] for window in measured["windows"]), mean)
+        rows.append([name, *(format_percent(share, "+.2f") for share in shares)])
     return rows
 
 
-def _group(matrix: FeatureMatrix) -> npt.NDArray[np.int64]:
+def _promo_group(matrix: FeatureMatrix) -> npt.NDArray[np.int64]:
+    """Each row's index in ``GROUPS``, (n,)."""
     return np.asarray(matrix[:, _PROMO] > 0, np.int64)
 
 
-def _ratios(outcome: "WindowForecasts") -> FloatArray:
+def _window_ratios(outcome: "WindowForecasts") -> FloatArray:
     """Forecast total over sold total by group, (groups,); NaN where a group has no day."""
-    group, size = _group(outcome.window.matrix), len(GROUPS)
+    group, size = _promo_group(outcome.window.matrix), len(GROUPS)
     sold = np.bincount(group, outcome.window.sold, size)
     forecast = np.bincount(group, outcome.forecasts["ensemble"], size)
     return np.asarray(np.where(sold > 0, forecast / np.where(sold > 0, sold, 1.0), np.nan))
 
 
-def _expected(outcomes: "Sequence[WindowForecasts]") -> FloatArray:
-    """What theory says of the same ratios, (groups,), from the spread within each day."""
-    group = np.concatenate([_group(outcome.window.matrix) for outcome in outcomes])
-    spread = np.concatenate([_residuals(outcome) for outcome in outcomes]) ** 2
-    known = [spread[group == g] for g in range(len(GROUPS))]
-    return np.exp([-2.0 * float(np.mean(mine if len(mine) else spread)) for mine in known])
+def _theoretical_ratios(outcomes: "Sequence[WindowForecasts]") -> FloatArray:
+    """The same ratios, (groups,), as expected from the residual variance within each day."""
+    group = np.concatenate([_promo_group(outcome.window.matrix) for outcome in outcomes])
+    squared = np.concatenate([_residuals(outcome) for outcome in outcomes]) ** 2
+    by_group = [squared[group == g] for g in range(len(GROUPS))]
+    return np.exp([-2.0 * float(np.mean(part if len(part) else squared)) for part in by_group])
 
 
 def _residuals(outcome: "WindowForecasts") -> FloatArray:
-    """Log residuals less their day's mean: what the whole chain missed is no spread. (n,)"""
+    """Log residuals (n,) less their day's mean, which is an error of the whole chain; clipped."""
     residual = np.log(outcome.window.sold / outcome.forecasts["ensemble"])
     _, day = np.unique(outcome.window.rows.day, return_inverse=True)
-    usual = np.bincount(day, residual) / np.bincount(day)
-    return np.asarray(np.clip(residual - usual[day], -_EXTREME, _EXTREME))
+    day_mean = np.bincount(day, residual) / np.bincount(day)
+    return np.asarray(np.clip(residual - day_mean[day], -_MAX_RESIDUAL, _MAX_RESIDUAL))
 
 
 def _mean(values: Sequence[Any]) -> float | None:
     return None if None in values else float(np.mean(values))
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:+.2f} %"

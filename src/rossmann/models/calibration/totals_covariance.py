@@ -1,16 +1,16 @@
-"""Bands of totals: a store's week, a store type, the chain, or any other sum of rows.
+"""Prediction intervals of totals: a store's week, a store type, the chain, any sum of rows.
 
-Misses of different rows go together: all stores share what a date brings, stores of a type share
-a little more, and a store's own misses last for weeks. Adding bounds up takes all misses as one
-and gives bands far too wide; taking them as independent gives bands far too narrow. So the joint
-residuals of the backtest windows are summed up in a covariance,
+Errors of different rows are correlated: all stores share what a date brings, stores of a type share
+a little more, and a store's own error lasts for weeks. Adding bounds up takes the errors as fully
+correlated and gives intervals far too wide; taking them as independent gives intervals far too
+narrow. So the joint residuals of the backtest windows are modelled by a covariance,
 
     cov(i, j) = chain(lag) + [same type] type(lag) + [same store] s_i s_j store(lag) + [i is j] rest
 
-with lag = days between the rows, ``s`` the row's scale (``intervals.row_scale``) and each kernel a
-sum of falling exponentials. A total's log residual then has a variance of its own, and its band
-is that many standard deviations wide as totals of past windows needed. One row alone gets its
-row's own band. Nothing is drawn at random: the same rows always give the same bands.
+with lag = days between the rows, ``s`` the row's scale (``residual_scale``) and each kernel a sum
+of decaying exponentials. This gives the variance of a total's log residual; the interval is as many
+standard deviations wide as totals of past windows needed. A total of one row has that row's own
+interval. Nothing is drawn at random: the same rows always give the same intervals.
 """
 
 from collections.abc import Sequence
@@ -25,32 +25,32 @@ from rossmann.schema import FloatArray
 
 Group = npt.NDArray[np.int64]
 
-DECAY_DAYS: Final = {"lasting": np.inf, "weeks": 14.0, "days": 2.0, "date": 0.0}
-"""What kernels are sums of: name, and the days after which e times less of it is left."""
-_CELLS: Final = 2_000_000
-"""Largest table of paths that is made at once."""
-_LEAST_OWN: Final = 0.1
-"""Share of a row's variance, at least, that no other row knows of."""
+KERNEL_DECAY_DAYS: Final = {"lasting": np.inf, "weeks": 14.0, "days": 2.0, "date": 0.0}
+"""The exponentials of a kernel: name, and the days in which each falls to 1 / e."""
+_MAX_CELLS: Final = 2_000_000
+"""Largest array of (keys, days) that is made at once."""
+_MIN_OWN_SHARE: Final = 0.1
+"""Least share of a row's variance that is independent of all other rows."""
 
 
 @dataclass(frozen=True)
 class ForecastRows:
     """Forecast rows that totals are made of: arrays of shape (n,).
 
-    ``store``, ``day`` (since 1970-01-01), ``kind`` (store type, a small number), ``sales`` (the
-    forecast, zero on closed days), ``scale`` (``intervals.row_scale``, any number on closed days).
+    ``store``, ``day`` (since 1970-01-01), ``store_type`` (index), ``sales`` (the forecast, zero on
+    closed days), ``scale`` (``residual_scale``, any number on closed days).
     """
 
     store: npt.NDArray[np.integer]
     day: npt.NDArray[np.integer]
-    kind: npt.NDArray[np.integer]
+    store_type: npt.NDArray[np.integer]
     sales: FloatArray
     scale: FloatArray
 
     def take(self, index: npt.NDArray[np.integer]) -> "ForecastRows":
-        """The lines at ``index``."""
+        """The rows at ``index``."""
         return ForecastRows(
-            self.store[index], self.day[index], self.kind[index], self.sales[index],
+            self.store[index], self.day[index], self.store_type[index], self.sales[index],
             self.scale[index],
         )  # fmt: skip
 
@@ -70,71 +70,72 @@ class TotalsVariance:
 
 
 def totals_intervals(
-    intervals: dict[str, Any],
-    table: dict[str, Any],
-    lines: ForecastRows,
+    interval_table: dict[str, Any],
+    totals_table: dict[str, Any],
+    rows: ForecastRows,
     groups: Group,
     levels: Sequence[float],
 ) -> tuple[FloatArray, list[tuple[FloatArray, FloatArray]]]:
     """Totals (g,) of the groups 0 to g - 1, and the lower and upper bound (g,) of each level.
 
-    ``intervals`` and ``table`` are the version's own (``calibrate`` and ``learn_totals``);
-    ``groups`` (n,) is each line's group. Every total lies within its bounds, and a higher level's
-    bounds hold a lower one's. A group without sales has bounds of zero.
+    The tables are the version's own (of ``calibrate`` and ``fit_totals``); ``groups`` (n,) is each
+    row's group. Every total lies within its bounds, and a higher level's bounds contain a lower
+    one's. A group without sales has bounds of zero.
 
-    Raises ``ValueError`` for a level outside .5 to .99, ``DamagedModel`` for another release's
+    Raises ``ValueError`` for a level outside .5 to .99, ``CorruptModelError`` for another release's
     tables.
     """
-    validate_table(intervals)
-    found = totals_variance(table, lines, groups)
-    shift = (1.0 - found.one_store) * table["shift"]
-    out = []
+    validate_table(interval_table)
+    variance = totals_variance(totals_table, rows, groups)
+    shift = (1.0 - variance.one_store) * totals_table["shift"]
+    bounds = []
     for level in levels:
-        row = conformal_quantile(intervals, level)
-        store, many = (np.interp(level, table["levels"], table[k]) for k in ("store", "many"))
-        among_rows = np.divide(found.one_row, found.one_store.clip(1e-12))
-        one = among_rows * row + (1.0 - among_rows) * store
-        reach = found.one_store * one + (1.0 - found.one_store) * many
-        width = reach * found.deviation
-        lower = found.total * np.exp(np.minimum(shift - width, 0.0))
-        upper = found.total * np.exp(np.maximum(shift + width, 0.0))
-        out.append((lower, upper))
-    return found.total, out
+        row = conformal_quantile(interval_table, level)
+        store, many = (
+            np.interp(level, totals_table["levels"], totals_table[key]) for key in ("store", "many")
+        )
+        row_weight = np.divide(variance.one_row, variance.one_store.clip(1e-12))
+        single_store = row_weight * row + (1.0 - row_weight) * store
+        quantile = variance.one_store * single_store + (1.0 - variance.one_store) * many
+        width = quantile * variance.deviation
+        lower = variance.total * np.exp(np.minimum(shift - width, 0.0))
+        upper = variance.total * np.exp(np.maximum(shift + width, 0.0))
+        bounds.append((lower, upper))
+    return variance.total, bounds
 
 
-def totals_variance(table: dict[str, Any], lines: ForecastRows, groups: Group) -> TotalsVariance:
+def totals_variance(table: dict[str, Any], rows: ForecastRows, groups: Group) -> TotalsVariance:
     """The variance of each group's total, by the table's covariance."""
     count = int(groups.max()) + 1 if len(groups) else 0
-    total = sum_by(groups, lines.sales, count)
-    share = lines.sales / np.maximum(total, 1e-12)[groups]
-    heard = np.nonzero(share > 0)[0]
-    lines, groups, share = lines.take(heard), groups[heard], share[heard]
-    weighted = share * lines.scale
-    by_type, of_type = _pairs(groups, lines.kind)
-    by_store, of_store = _pairs(groups, lines.store)
-    variance = sum_by(groups, share**2 * own_variance(table, lines.scale), count)
+    total = sum_by_group(groups, rows.sales, count)
+    share = rows.sales / np.maximum(total, 1e-12)[groups]
+    with_sales = np.nonzero(share > 0)[0]
+    rows, groups, share = rows.take(with_sales), groups[with_sales], share[with_sales]
+    by_type, group_of_type = _pairs(groups, rows.store_type)
+    by_store, group_of_store = _pairs(groups, rows.store)
+    variance = sum_by_group(groups, share**2 * own_variance(table, rows.scale), count)
     tiers = (
         ("chain", groups, np.arange(count), share),
-        ("type", by_type, of_type, share),
-        ("within_store", by_store, of_store, weighted),
+        ("type", by_type, group_of_type, share),
+        ("within_store", by_store, group_of_store, share * rows.scale),
     )
-    for name, keys, of_group, weight in tiers:
-        found = kernel_quadratic_form(keys, lines.day, weight, table[name])
-        variance[:count] += sum_by(of_group[: len(found)], found, count)
-    shares = sum_by(by_store, share, len(of_store))
+    for name, keys, group_of_key, weight in tiers:
+        by_key = kernel_quadratic_form(keys, rows.day, weight, table[name])
+        variance[:count] += sum_by_group(group_of_key[: len(by_key)], by_key, count)
+    store_share = sum_by_group(by_store, share, len(group_of_store))
     return TotalsVariance(
         total=total,
         deviation=np.sqrt(variance),
-        one_row=sum_by(groups, share**2, count),
-        one_store=sum_by(of_store, shares**2, count),
+        one_row=sum_by_group(groups, share**2, count),
+        one_store=sum_by_group(group_of_store, store_share**2, count),
     )
 
 
 def own_variance(table: dict[str, Any], scale: FloatArray) -> FloatArray:
     """The part of each row's variance (n,) that no other row shares."""
-    shared = _at_zero(table["chain"]) + _at_zero(table["type"])
-    rest = scale**2 * (1.0 - _at_zero(table["within_store"])) - shared
-    return np.maximum(rest, _LEAST_OWN * scale**2)
+    shared = _at_lag_zero(table["chain"]) + _at_lag_zero(table["type"])
+    rest = scale**2 * (1.0 - _at_lag_zero(table["within_store"])) - shared
+    return np.maximum(rest, _MIN_OWN_SHARE * scale**2)
 
 
 def kernel_quadratic_form(
@@ -151,14 +152,14 @@ def kernel_quadratic_form(
     matrix = kernel_at(kernel, np.abs(np.subtract.outer(np.arange(span), np.arange(span))))
     out = np.zeros(count)
     order = np.argsort(keys, kind="stable")
-    step = max(_CELLS // span, 1)
+    step = max(_MAX_CELLS // span, 1)
     for start in range(0, count, step):
         stop = min(start + step, count)
         low, high = np.searchsorted(keys[order], [start, stop])
-        mine = order[low:high]
-        cell = (keys[mine] - start) * span + offset[mine]
-        paths = sum_by(cell, weight[mine], (stop - start) * span).reshape(-1, span)
-        out[start:stop] = ((paths @ matrix) * paths).sum(axis=1)
+        block = order[low:high]
+        cell = (keys[block] - start) * span + offset[block]
+        by_day = sum_by_group(cell, weight[block], (stop - start) * span).reshape(-1, span)
+        out[start:stop] = ((by_day @ matrix) * by_day).sum(axis=1)
     return out
 
 
@@ -166,18 +167,18 @@ def kernel_at(kernel: dict[str, float], lag: npt.NDArray[np.integer]) -> FloatAr
     """The kernel's covariance at each lag in days."""
     out = np.zeros(lag.shape)
     for name, height in kernel.items():
-        out += height * exponential_decay(DECAY_DAYS[name], lag)
+        out += height * exponential_decay(KERNEL_DECAY_DAYS[name], lag)
     return out
 
 
 def exponential_decay(days: float, lag: npt.NDArray[np.integer]) -> FloatArray:
-    """What is left of a miss after ``lag`` days: 1 at 0, e times less after each ``days``."""
+    """exp(-lag / days); for ``days`` 0 the limit: 1 at lag 0, else 0."""
     if days == 0:
         return np.asarray(lag == 0, np.float64)
     return np.exp(-lag / days)
 
 
-def sum_by(groups: Group, values: FloatArray, count: int) -> FloatArray:
+def sum_by_group(groups: Group, values: FloatArray, count: int) -> FloatArray:
     """The sum of ``values`` (n,) in each group 0 to ``count`` - 1."""
     return np.asarray(np.bincount(groups, values, count), np.float64)
 
@@ -191,17 +192,17 @@ def group_by(*keys: npt.NDArray[np.integer]) -> tuple[Group, list[Group]]:
         raise ValueError("name a key to group by")
     code = np.zeros(len(keys[0]), np.int64)
     for key in keys:
-        known, place = np.unique(key, return_inverse=True)
-        code = code * len(known) + place.reshape(-1)
+        unique, index = np.unique(key, return_inverse=True)
+        code = code * len(unique) + index.reshape(-1)
     _, first, groups = np.unique(code, return_index=True, return_inverse=True)
     return groups.reshape(-1).astype(np.int64), [key[first].astype(np.int64) for key in keys]
 
 
 def _pairs(groups: Group, other: npt.NDArray[np.integer]) -> tuple[Group, Group]:
-    """Keys (n,) of pairs of a group and something else, and each key's group, (keys,)."""
-    keys, (of_group, _) = group_by(groups, other)
-    return keys, of_group
+    """Keys (n,) of the pairs of a group and a value of ``other``, and each key's group, (keys,)."""
+    keys, (group_of_key, _) = group_by(groups, other)
+    return keys, group_of_key
 
 
-def _at_zero(kernel: dict[str, float]) -> float:
+def _at_lag_zero(kernel: dict[str, float]) -> float:
     return float(sum(kernel.values()))

@@ -1,4 +1,7 @@
-"""The files of a version: its card, its members, and a SHA-256 digest of each."""
+"""Files of a model version: the card, the members, and a SHA-256 digest of each.
+
+``ensemble.json``, the card, names the other files' digests; the registry keeps the card's own.
+"""
 
 import hashlib
 import json
@@ -8,9 +11,7 @@ from typing import Any, Final
 from rossmann.errors import CorruptModelError
 
 CARD_FILE: Final = "ensemble.json"
-
-
-_WHAT_TO_DO: Final = (
+_REMEDY: Final = (
     "train again (rossmann train), or bring the version before back (rossmann rollback)"
 )
 
@@ -22,7 +23,7 @@ def sha256(path: Path) -> str:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The version's card; raises ``DamagedModel`` where it is missing or no JSON object."""
+    """The version's card; raises ``CorruptModelError`` where it is missing or no JSON object."""
     try:
         card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -41,7 +42,7 @@ def write_card(folder: Path, card: dict[str, Any], names: list[str]) -> dict[str
 
 
 def member_files(folder: Path) -> dict[str, str]:
-    """The files that belong to the version beside its card, with the digests that it names."""
+    """The version's files other than the card, with the digests that it names."""
     files = read_card(folder).get("files")
     if not isinstance(files, dict) or not files:
         raise CorruptModelError(f"{folder / CARD_FILE} names no files")
@@ -54,21 +55,21 @@ def member_files(folder: Path) -> dict[str, str]:
 
 
 def verify_digests(folder: Path, card_digest: str | None = None) -> None:
-    """Check every file against its digest; raises ``DamagedModel`` naming the file that differs.
+    """Check every file's digest; raises ``CorruptModelError`` naming the file that differs.
 
     ``card_digest``: SHA-256 of the card as the registry knows it; None where unknown.
     """
     if card_digest and (folder / CARD_FILE).is_file():
-        _check(folder / CARD_FILE, card_digest)
+        _verify_file(folder / CARD_FILE, card_digest)
     for name, digest in member_files(folder).items():
-        _check(folder / name, digest)
+        _verify_file(folder / name, digest)
 
 
-def _check(path: Path, digest: str) -> None:
+def _verify_file(path: Path, digest: str) -> None:
     if not path.is_file():
-        raise CorruptModelError(f"{path} is missing: {_WHAT_TO_DO}")
-    found = sha256(path)
-    if found != digest:
+        raise CorruptModelError(f"{path} is missing: {_REMEDY}")
+    actual = sha256(path)
+    if actual != digest:
         raise CorruptModelError(
-            f"{path} is damaged (its digest is {found[:12]}…, not {digest[:12]}…): {_WHAT_TO_DO}"
+            f"{path} is damaged (its digest is {actual[:12]}…, not {digest[:12]}…): {_REMEDY}"
         )

@@ -1,10 +1,7 @@
-"""The blend: members, weights and intervals, saved and loaded as one folder.
+"""Weighted ensemble of the members, with its prediction intervals: one folder of files.
 
-MERGED: From the members' factors to a forecast.
-
-MERGED: The files of a version and whether they are whole: the card, the members, a digest of each.
-
-``ensemble.json``, the card, names the other files with their SHA-256; the registry knows its own.
+A forecast is the base filter's, times the members' weighted factor. Stores with few days of sales
+get less of that factor, or none. ``artifact_files`` describes the files.
 """
 
 from collections.abc import Sequence
@@ -24,11 +21,10 @@ from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray, 
 
 
 @cached_njit
-def _heard(days: np.float32, low: int, high: int) -> float:
-    """0 up to ``low`` days or where they are missing, 1 from ``high`` on."""
+def _trust(days: np.float32, low: int, high: int) -> float:
+    """0 up to ``low`` days or where they are missing, 1 from ``high`` on, linear between."""
     share = (np.float64(days) - low) / (high - low)
-    # a number that is missing is below all others
-    return min(share, 1.0) if share > 0.0 else 0.0
+    return min(share, 1.0) if share > 0.0 else 0.0  # NaN compares as False
 
 
 @cached_njit
@@ -38,40 +34,41 @@ def blend(
     days: int,
     limits: tuple[int, int],
     weights: FloatArray,
-    parts: tuple[FloatArray, ...],
+    log_factors: tuple[FloatArray, ...],
     out: FloatArray,
 ) -> None:
-    """Fill ``out`` (n,): exp of the column ``offset`` and the weighted ``parts`` (n,), if heard.
+    """Fill ``out`` (n,): exp of the offset plus the weighted ``log_factors`` (n,) times trust.
 
-    The column ``days`` says how far they are, between its two ``limits``.
+    ``offset`` and ``days`` are columns of the matrix; trust grows from 0 to 1 between the two
+    ``limits`` of ``days``.
     """
     for i in range(len(out)):
         change = 0.0
-        for k in range(len(parts)):
-            change += weights[k] * parts[k][i]
-        heard = _heard(matrix[i, days], limits[0], limits[1])
-        out[i] = np.exp(np.float64(matrix[i, offset]) + heard * change)
+        for k in range(len(log_factors)):
+            change += weights[k] * log_factors[k][i]
+        trust = _trust(matrix[i, days], limits[0], limits[1])
+        out[i] = np.exp(np.float64(matrix[i, offset]) + trust * change)
 
 
 @cached_njit
 def trust_ramp(matrix: FeatureMatrix, column: int, low: int, high: int, out: FloatArray) -> None:
     """Fill ``out`` (n,): 0 where the column is at most ``low`` or missing, 1 from ``high`` on."""
     for i in range(len(out)):
-        out[i] = _heard(matrix[i, column], low, high)
+        out[i] = _trust(matrix[i, column], low, high)
 
 
 _OPEN_DAYS: Final = FEATURES.index("open_days_365")
 TRUST_FROM_DAYS: Final = 25
 FULL_TRUST_DAYS: Final = 50
-"""Days with sales in a store's last year: up to the first the members are not heard, from the
-second on in full. They never learned from stores so new, and trees guess wildly there: measured
-on the real tables with 7 days of history, RMSPE .47 against .20 of the filter alone."""
+"""Days with sales in a store's last year: up to the first the members have no weight, from the
+second on full weight. They were not trained on stores so new, and extrapolate badly: measured on
+the real tables with 7 days of history, RMSPE .47 against .20 of the filter alone."""
 
 
 class Ensemble:
     """Members blended on the log scale: exp(kfb) times the weighted geometric mean of factors.
 
-    ``card`` is JSON: what the version is, was made from and was measured at.
+    ``card`` is JSON: the version's origin, weights, intervals and metrics.
     """
 
     def __init__(self, members: dict[str, BaseLearner], card: dict[str, Any]) -> None:
@@ -84,7 +81,7 @@ class Ensemble:
         return self.blend(self.log_factors(matrix, threads), matrix)
 
     def log_factors(self, matrix: FeatureMatrix, threads: int = 1) -> dict[str, FloatArray]:
-        """What each member makes of each row, over ``exp(kfb)``, on the log scale: (n,) each."""
+        """The log of each member's factor on ``exp(kfb)`` for each row: (n,) each."""
         if matrix.shape[1] != len(FEATURES):
             raise ValueError(f"the matrix has {matrix.shape[1]} columns, not {len(FEATURES)}")
         return {name: member.log_factor(matrix, threads) for name, member in self.members.items()}
@@ -92,23 +89,16 @@ class Ensemble:
     def blend(self, log_factors: dict[str, FloatArray], matrix: FeatureMatrix) -> FloatArray:
         """The forecast from the members' factors."""
         weights = np.array([self._weights[name] for name in log_factors])
+        factors = tuple(log_factors.values())
+        limits = (TRUST_FROM_DAYS, FULL_TRUST_DAYS)
         out = np.empty(len(matrix))
-        parts = tuple(log_factors.values())
-        blend(
-            matrix,
-            OFFSET_COLUMN,
-            _OPEN_DAYS,
-            (TRUST_FROM_DAYS, FULL_TRUST_DAYS),
-            weights,
-            parts,
-            out,
-        )
+        blend(matrix, OFFSET_COLUMN, _OPEN_DAYS, limits, weights, factors, out)
         return out
 
     def contributions(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         """What each feature adds to log forecast less ``kfb``: (n, 47), blended as ``predict``.
 
-        The last column is what all rows start from.
+        The last column is the common base value.
         """
         total = np.zeros((len(matrix), len(FEATURES) + 1))
         if len(matrix):
@@ -127,16 +117,16 @@ class Ensemble:
         folder.mkdir(parents=True, exist_ok=True)
         for member in self.members.values():
             member.save(folder)
-        made_by = {**self.card.get("libraries", {}), **installed_libraries(self.members)}
+        libraries = {**self.card.get("libraries", {}), **installed_libraries(self.members)}
         files = [name for member in self.members.values() for name in member.files()]
-        self.card = write_card(folder, {**self.card, "libraries": made_by}, files)
+        self.card = write_card(folder, {**self.card, "libraries": libraries}, files)
 
     @classmethod
     def load(cls, folder: Path) -> "Ensemble":
         """Read what ``save`` wrote.
 
-        Raises ``DamagedModel`` where a file is missing or changed, or where the version was made
-        for other features than the code's, or by a release of a booster that this one cannot read.
+        Raises ``CorruptModelError`` where a file is missing or changed, or where the version was
+        made for other features, or by a release of a library that the installed one cannot read.
         """
         verify_digests(folder)
         card = read_card(folder)
@@ -163,7 +153,7 @@ class Ensemble:
 
 
 def learner_trust(matrix: FeatureMatrix) -> FloatArray:
-    """How far the members are heard in each row (n,), 0 to 1, by the store's days with sales."""
+    """Weight of the members in each row (n,), 0 to 1, by the store's days with sales."""
     out = np.empty(len(matrix))
     trust_ramp(matrix, _OPEN_DAYS, TRUST_FROM_DAYS, FULL_TRUST_DAYS, out)
     return out

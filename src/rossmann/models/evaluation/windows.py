@@ -1,4 +1,4 @@
-"""Backtest: forecast past windows as of their origins, beside what anyone could do."""
+"""Backtest windows: rows after a past origin, with features as of that origin."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,10 @@ from rossmann.schema import FeatureMatrix, FloatArray, StoreDays
 
 @dataclass(frozen=True)
 class BacktestWindow:
-    """The rows of one window as of its origin: days with sales, after it."""
+    """Rows with sales (n,) in the ``days`` after ``origin`` (days since 1970-01-01).
+
+    ``sold``: their sales (n,); ``matrix``: their features (n, features) as of the origin.
+    """
 
     origin: int
     days: int
@@ -31,7 +34,7 @@ class BacktestWindow:
 
 @dataclass(frozen=True)
 class WindowScore:
-    """A window's errors: RMSPE by forecaster, and more of the ensemble's."""
+    """A window's errors: RMSPE by forecaster, and further metrics of the ensemble."""
 
     origin: date
     days: int
@@ -46,10 +49,10 @@ class WindowScore:
 
 @dataclass(frozen=True)
 class WindowForecasts:
-    """A window and what each forecaster said of it: arrays (n,) by the forecaster's name.
+    """A window and its forecasts: arrays (n,) by the forecaster's name.
 
-    ``later``: the windows after this one that the same fit forecast too, from origins of their
-    own; only the ensemble's forecasts, and only what totals are learned from.
+    ``follow_ups``: later windows that the same fit forecast too, from origins of their own; with
+    the ensemble's forecasts only, and used only to fit the uncertainty of totals.
     """
 
     window: BacktestWindow
@@ -58,7 +61,10 @@ class WindowForecasts:
 
 
 def rolling_offsets(count: int, days: int) -> tuple[int, ...]:
-    """Origins as days before the last day of history: ``count`` windows, one after the other."""
+    """Offsets of ``count`` windows of ``days`` days, one after the other up to the last day.
+
+    An offset is an origin as days before the last day of history.
+    """
     return tuple(days * (i + 1) for i in range(count))
 
 
@@ -72,29 +78,29 @@ def origins_to_offsets(panel: Panel, origins: Sequence[date]) -> tuple[int, ...]
 
 
 def build_windows(
-    panel: Panel, ends: Sequence[int], days: int, history_days: int
+    panel: Panel, offsets: Sequence[int], days: int, history_days: int
 ) -> list[BacktestWindow]:
-    """The windows whose origins lie ``ends`` days before the last day of history, oldest first.
+    """The windows whose origins lie ``offsets`` days before the last day of history, oldest first.
 
     Raises ``DataError`` where history is too short for one of them.
     """
     rows, sold = panel.sales_rows()
     windows = []
-    for back in sorted(ends, reverse=True):
-        origin = panel.last_day - back
+    for offset in sorted(offsets, reverse=True):
+        origin = panel.last_day - offset
         if origin - panel.first_day < 2 * history_days:
             raise DataError(
-                f"a backtest window {back} days before the end needs more history: it begins on "
+                f"a backtest window {offset} days before the end needs more history: it begins on "
                 f"{to_date(panel.first_day)}. Set `windows` in the parameters file to fewer days"
             )
-        mine = np.nonzero((rows.day > origin) & (rows.day <= origin + days))[0]
-        if not len(mine):
+        inside = np.nonzero((rows.day > origin) & (rows.day <= origin + days))[0]
+        if not len(inside):
             raise DataError(
                 f"no sales are known in the {days} days after {to_date(origin)}. Choose other days:"
                 " `windows` in the parameters file, or `rossmann backtest --origins`"
             )
-        part = rows.take(mine)
-        windows.append(BacktestWindow(origin, days, part, sold[mine], panel.matrix(part, origin)))
+        part = rows.take(inside)
+        windows.append(BacktestWindow(origin, days, part, sold[inside], panel.matrix(part, origin)))
     return windows
 
 
@@ -105,9 +111,9 @@ def follow_up_windows(
     count: int,
     history_days: int,
 ) -> list[BacktestWindow]:
-    """Up to ``count`` windows right after ``window``, none of which reaches a newer one's days."""
+    """Up to ``count`` windows right after ``window`` that end before the next newer window."""
     newer = [w.origin for w in windows if w.origin > window.origin]
     end = min([panel.last_day, *newer])
     origins = [window.origin + window.days * (i + 1) for i in range(count)]
-    ends = [panel.last_day - o for o in origins if o + window.days <= end]
-    return build_windows(panel, ends, window.days, history_days)
+    offsets = [panel.last_day - o for o in origins if o + window.days <= end]
+    return build_windows(panel, offsets, window.days, history_days)

@@ -1,7 +1,7 @@
-"""What a version's backtest said of each row, kept beside it for the gate and for comparisons.
+"""Each row of a version's backtest with its forecasts, stored with the version as ``evidence.npz``.
 
-Two versions can be compared store by store only where the rows themselves are kept: means over a
-window do not tell a better version from a lucky one.
+The gate and comparisons of versions need the rows: paired tests by store cannot be made from means
+over a window.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 PREDICTIONS_FILE: Final = "evidence.npz"
-_ROWS: Final = ("store", "day", "sold", "forecast", "naive")
+_COLUMNS: Final = ("store", "day", "sold", "forecast", "naive")
 _BASELINE: Final = "seasonal_naive"
 
 
@@ -31,7 +31,7 @@ _BASELINE: Final = "seasonal_naive"
 class WindowPredictions:
     """One window's rows: store, day since 1970-01-01, sales, and two forecasts of them; (n,) each.
 
-    ``forecast`` comes from members that saw nothing after the origin, ``naive`` is seasonal naive.
+    ``forecast``: of members fitted on nothing after the origin; ``naive``: of seasonal naive.
     """
 
     origin: str
@@ -44,32 +44,25 @@ class WindowPredictions:
 
     @property
     def rmspe(self) -> float:
-        """Of the version."""
+        """RMSPE of the version."""
         return rmspe(self.sold, self.forecast)
 
     @property
     def bias(self) -> float:
-        """Of the version: forecast total over sold total, less 1."""
+        """Bias of the version: forecast total over sold total, less 1."""
         return bias(self.sold, self.forecast)
 
     def take(self, index: npt.NDArray[np.integer]) -> "WindowPredictions":
         """The rows at ``index``."""
-        return WindowPredictions(
-            self.origin,
-            self.days,
-            self.store[index],
-            self.day[index],
-            self.sold[index],
-            self.forecast[index],
-            self.naive[index],
-        )
+        columns = (getattr(self, name)[index] for name in _COLUMNS)
+        return WindowPredictions(self.origin, self.days, *columns)
 
 
 @dataclass(frozen=True)
 class BacktestPredictions:
-    """All windows, oldest first, and by origin the coverage of each main level of the bands.
+    """All windows, oldest first, and by origin the coverage of each reported level.
 
-    A window's coverage is that of bands calibrated on the other windows.
+    A window's coverage is that of intervals calibrated on the other windows.
     """
 
     windows: tuple[WindowPredictions, ...]
@@ -77,7 +70,7 @@ class BacktestPredictions:
 
 
 def from_outcomes(outcomes: "Sequence[WindowForecasts]") -> BacktestPredictions:
-    """From what a backtest gave."""
+    """The predictions to store, from what ``backtest`` returned."""
     windows = tuple(
         WindowPredictions(
             o.window.origin_date.isoformat(),
@@ -103,30 +96,30 @@ def _coverage(outcomes: "Sequence[WindowForecasts]") -> dict[str, dict[str, floa
     measured = measure_coverage(outcomes)
     if measured is None:
         return {}
-    names = [o.window.origin_date.isoformat() for o in outcomes]
+    origins = [o.window.origin_date.isoformat() for o in outcomes]
     levels = {
         level_key(level): measured["levels"][level_key(level)]["windows"]
         for level in REPORTED_LEVELS
     }
-    return {name: {level: levels[level][name] for level in levels} for name in names}
+    return {origin: {level: levels[level][origin] for level in levels} for origin in origins}
 
 
-def write_evidence(folder: Path, evidence: BacktestPredictions) -> None:
+def write_predictions(folder: Path, predictions: BacktestPredictions) -> None:
     """Write ``evidence.npz`` into ``folder``: about 10 bytes a row."""
     about = {
-        "windows": [{"origin": w.origin, "days": w.days} for w in evidence.windows],
-        "coverage": evidence.coverage,
+        "windows": [{"origin": w.origin, "days": w.days} for w in predictions.windows],
+        "coverage": predictions.coverage,
     }
     arrays: dict[str, npt.NDArray[np.generic]] = {"about": np.array(json.dumps(about))}
-    for place, window in enumerate(evidence.windows):
-        for name in _ROWS:
-            kind = np.int32 if name in {"store", "day"} else np.float32
-            arrays[f"{place}.{name}"] = getattr(window, name).astype(kind)
+    for i, window in enumerate(predictions.windows):
+        for name in _COLUMNS:
+            dtype = np.int32 if name in {"store", "day"} else np.float32
+            arrays[f"{i}.{name}"] = getattr(window, name).astype(dtype)
     np.savez_compressed(folder / PREDICTIONS_FILE, **arrays)  # type: ignore[arg-type]  # numpy's stub
 
 
-def read_evidence(path: Path) -> BacktestPredictions:
-    """Read what ``write_evidence`` wrote; raises ``DamagedModel`` where that cannot be done."""
+def read_predictions(path: Path) -> BacktestPredictions:
+    """Read what ``write_predictions`` wrote; raises ``CorruptModelError`` for a damaged file."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
@@ -136,7 +129,7 @@ def read_evidence(path: Path) -> BacktestPredictions:
                     int(w["days"]),
                     stored[f"{i}.store"],
                     stored[f"{i}.day"],
-                    *(stored[f"{i}.{name}"].astype(np.float64) for name in _ROWS[2:]),
+                    *(stored[f"{i}.{name}"].astype(np.float64) for name in _COLUMNS[2:]),
                 )
                 for i, w in enumerate(about["windows"])
             )

@@ -1,4 +1,4 @@
-"""What a gate says: a line for each check, and the verdict of them all."""
+"""The gate's verdict: one result for each check, and the table that shows them."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from rossmann.errors import GateRejectedError
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check: the value found, the limit that it is held against, and whether it passed."""
+    """One check: the measured value, its limit, and whether it passed. Stored as JSON."""
 
     check: str
     value: float | None
@@ -32,30 +32,30 @@ def at_least(check: str, value: float | None, limit: float, note: str = "") -> C
     return CheckResult(check, value, limit, value >= limit, note)
 
 
-def not_measured(check: str, why: str) -> CheckResult:
-    """A check that could not be made: what is not measured has not passed."""
-    return CheckResult(check, None, None, False, why)
+def not_measured(check: str, reason: str) -> CheckResult:
+    """A check that could not be made, and so has failed."""
+    return CheckResult(check, None, None, False, reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All checks of one version; ``against``: the version that served when it was judged."""
+    """All checks of one version; ``compared_to``: the Production version at that time."""
 
     version: int
-    compared_with: int | None
-    lines: list[CheckResult]
+    compared_to: int | None
+    results: list[CheckResult]
 
     @property
     def passed(self) -> bool:
         """True where there were checks and every one passed."""
-        return bool(self.lines) and all(line.passed for line in self.lines)
+        return bool(self.results) and all(result.passed for result in self.results)
 
     def table(self) -> str:
-        """The lines as text in columns, with the verdict of each."""
-        return "\n".join(_columns(self.lines))
+        """The checks as text in columns, one line each."""
+        return "\n".join(_table_lines(self.results))
 
     def raise_if_failed(self) -> None:
-        """Raise ``GateFailed``, with the table, unless the version passed."""
+        """Raise ``GateRejectedError``, with the table, unless the version passed."""
         if not self.passed:
             raise GateRejectedError(
                 f"version {self.version} did not pass the gate:\n{self.table()}"
@@ -65,27 +65,27 @@ class Verdict:
 def format_stored_verdict(tag: str) -> list[str]:
     """The table of a stored verdict, line by line; empty where there is none to read."""
     try:
-        return _columns([CheckResult(**fields) for fields in json.loads(tag)])
+        return _table_lines([CheckResult(**fields) for fields in json.loads(tag)])
     except (ValueError, TypeError):
         return []
 
 
-def _columns(lines: list[CheckResult]) -> list[str]:
-    head = ("check", "value", "limit", "verdict")
-    rows = [head, *(_cells(line) for line in lines)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+def _table_lines(results: list[CheckResult]) -> list[str]:
+    header = ("check", "value", "limit", "verdict")
+    rows = [header, *(_cells(result) for result in results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
 
 
-def _cells(line: CheckResult) -> tuple[str, str, str, str]:
-    verdict = "passed" if line.passed else "FAILED"
+def _cells(result: CheckResult) -> tuple[str, str, str, str]:
+    verdict = "passed" if result.passed else "FAILED"
     return (
-        line.check,
-        _number(line.value),
-        _number(line.limit),
-        f"{verdict} ({line.note})" if line.note else verdict,
+        result.check,
+        _number(result.value),
+        _number(result.limit),
+        f"{verdict} ({result.note})" if result.note else verdict,
     )
 
 

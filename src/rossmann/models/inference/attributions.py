@@ -1,14 +1,12 @@
-"""What drove a forecast: a store's plain day, times one factor for each driver.
+"""Feature attributions: a forecast as a baseline times one factor for each driver.
 
-A forecast is exp(kfb + trust x sum of weights x log factors): a sum of logs, and each term is a
-sum itself. ``kfb`` is the base filter's state times its design; the members split by Shapley
-values. Their parts, summed by driver, are the factors' logs. So nothing is fitted or sampled, and
-the factors multiply to the forecast.
+A forecast is exp(kfb + trust x sum of weights x log factors), so its log is a sum. ``kfb`` is the
+base filter's state times its design vector; the members are attributed by Shapley values. These
+terms, summed by driver, are the logs of the factors. Nothing is fitted or sampled, and the factors
+multiply to the forecast.
 
-The baseline is the store's plain day: the filter's level with its mean weekday effect (Monday to
-Saturday), no promotion or holiday, and what the members start all rows from.
-
-MERGED: What drove a forecast, as it is told: for HTTP, and as columns of a table.
+The baseline is the filter's level with its mean weekday effect (Monday to Saturday), no promotion
+or holiday, and the members' expected value.
 """
 
 from dataclasses import dataclass
@@ -18,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import CorruptModelError
-from rossmann.features import state_space as parts_of
-from rossmann.features.offset_components import USUAL_WEEKDAY
+from rossmann.features import state_space
+from rossmann.features.offset_components import MEAN_WEEKDAY
 from rossmann.models.inference.forecaster import Explanation
 from rossmann.schema import FEATURE_CATALOGUE, FeatureMatrix, FloatArray
 
@@ -46,12 +44,12 @@ DRIVER_LABELS: Final[dict[str, str]] = {
     "store": "Competition and kind of store",
     "horizon": "Days ahead",
 }
-"""The drivers of an open day in the order that they are told, in planners' words."""
+"""The drivers of an open day in the order of the response, in planners' words."""
 TOTALS: Final = "totals"
 CLOSED: Final = "closed"
 OTHER_LABELS: Final = {TOTALS: "Correction to unbiased totals", CLOSED: "Closed"}
 TOLERANCE: Final = 1e-4
-"""By how much the parts may miss the log of the forecast before the split is refused.
+"""By how much the parts may miss the log of the forecast before an error is raised.
 
 Measured: 1e-6, from ``kfb`` and XGBoost's values, which are 32 bits wide.
 """
@@ -78,26 +76,26 @@ FEATURE_DRIVERS: Final = tuple(
 )
 """The driver of each feature, in the order of ``schema.FEATURES``."""
 COMPONENT_DRIVERS: Final[dict[int, str]] = {
-    **dict.fromkeys(range(parts_of.FIRST_WEEKDAY, parts_of.PROMOTION), "weekday"),
-    parts_of.PROMOTION: "promotion",
-    parts_of.PROMO_MONDAY: "promotion",
-    parts_of.PROMO_FRIDAY: "promotion",
-    parts_of.PROMO_TUESDAY: "promotion",
-    parts_of.AFTER_PROMO_WEEK: "promotion",
-    parts_of.SCHOOL_DAY: "school",
-    parts_of.MONTH_START: "month",
-    parts_of.MONTH_END: "month",
-    parts_of.BEFORE_MONTH_END: "month",
-    parts_of.MID_MONTH: "month",
-    parts_of.BEFORE_HOLIDAY: "holiday",
-    parts_of.AFTER_HOLIDAY: "holiday",
-    parts_of.HOLIDAY_IN_WEEK: "holiday",
-    parts_of.OPEN_HOLIDAY: "holiday",
-    parts_of.EASTER_WEEK: "holiday",
-    parts_of.MOTHERS_DAY: "holiday",
-    **dict.fromkeys(range(parts_of.BEFORE_CHRISTMAS, parts_of.NEW_YEARS_EVE + 1), "season"),
-    parts_of.REOPENED: "opening",
-    parts_of.DECEMBER: "season",
+    **dict.fromkeys(range(state_space.FIRST_WEEKDAY, state_space.PROMOTION), "weekday"),
+    state_space.PROMOTION: "promotion",
+    state_space.PROMO_MONDAY: "promotion",
+    state_space.PROMO_FRIDAY: "promotion",
+    state_space.PROMO_TUESDAY: "promotion",
+    state_space.AFTER_PROMO_WEEK: "promotion",
+    state_space.SCHOOL_DAY: "school",
+    state_space.MONTH_START: "month",
+    state_space.MONTH_END: "month",
+    state_space.BEFORE_MONTH_END: "month",
+    state_space.MID_MONTH: "month",
+    state_space.BEFORE_HOLIDAY: "holiday",
+    state_space.AFTER_HOLIDAY: "holiday",
+    state_space.HOLIDAY_IN_WEEK: "holiday",
+    state_space.OPEN_HOLIDAY: "holiday",
+    state_space.EASTER_WEEK: "holiday",
+    state_space.MOTHERS_DAY: "holiday",
+    **dict.fromkeys(range(state_space.BEFORE_CHRISTMAS, state_space.NEW_YEARS_EVE + 1), "season"),
+    state_space.REOPENED: "opening",
+    state_space.DECEMBER: "season",
 }
 """The driver of each component of the base filter but its level, which is the baseline's."""
 
@@ -135,37 +133,37 @@ class Attribution:
         mean = logarithmic_mean(np.where(closed, self.baseline, sales), self.baseline)
         amounts = {}
         for name, factor in self.factors.items():
-            shut = factor == 0
-            amounts[name] = np.where(shut, -self.baseline, mean * np.log(np.where(shut, 1, factor)))
+            zero = factor == 0
+            amounts[name] = np.where(zero, -self.baseline, mean * np.log(np.where(zero, 1, factor)))
         return amounts
 
 
 def attribute(
     ensemble: "Ensemble",
     matrix: FeatureMatrix,
-    parts: FloatArray,
+    components: FloatArray,
     sales: FloatArray,
     threads: int = 1,
 ) -> Attribution:
-    """Split the forecasts ``sales`` (n,) that ``ensemble`` made of ``matrix`` (n, 46).
+    """Attribute the forecasts ``sales`` (n,) that ``ensemble`` made of ``matrix`` (n, 46).
 
-    ``parts`` (n, N_PARTS) are the panel's ``offset_parts`` of the same rows. What rounding leaves
-    over goes into the baseline. Raises ``DamagedModel`` where more than rounding is left over.
+    ``components`` (n, N_COMPONENTS) are ``Panel.offset_components`` of the same rows. Rounding
+    errors go into the baseline. Raises ``CorruptModelError`` where the rest is larger than those.
     """
-    told = ensemble.contributions(matrix, threads)
+    contributions = ensemble.contributions(matrix, threads)
     logs = {name: np.zeros(len(matrix)) for name in DRIVER_LABELS}
-    for place, name in enumerate(FEATURE_DRIVERS):
-        logs[name] += told[:, place]
-    for place, name in COMPONENT_DRIVERS.items():
-        logs[name] += parts[:, place]
-    usual = parts[:, USUAL_WEEKDAY]
-    logs["weekday"] -= usual
-    moved = np.sum(list(logs.values()), axis=0)
-    plain = parts[:, parts_of.LEVEL] + usual + told[:, -1]
-    left_over = np.abs(np.log(sales) - moved - plain)
-    if left_over.size and not left_over.max() <= TOLERANCE:
+    for column, name in enumerate(FEATURE_DRIVERS):
+        logs[name] += contributions[:, column]
+    for column, name in COMPONENT_DRIVERS.items():
+        logs[name] += components[:, column]
+    mean_weekday = components[:, MEAN_WEEKDAY]
+    logs["weekday"] -= mean_weekday
+    log_factors = np.sum(list(logs.values()), axis=0)
+    log_baseline = components[:, state_space.LEVEL] + mean_weekday + contributions[:, -1]
+    residual = np.abs(np.log(sales) - log_factors - log_baseline)
+    if residual.size and not residual.max() <= TOLERANCE:
         raise CorruptModelError(
-            f"the drivers miss the forecast by {left_over.max():.1e} on the log scale: load another"
+            f"the drivers miss the forecast by {residual.max():.1e} on the log scale: load another"
             " version, and report this one"
         )
     factors = {name: np.exp(log) for name, log in logs.items()}
@@ -175,15 +173,15 @@ def attribute(
 _LABELS = {**DRIVER_LABELS, **OTHER_LABELS}
 
 
-def explanation_records(found: Explanation) -> list[dict[str, Any]]:
-    """What ``messages.Explanation`` says of each row; a closed one has one driver."""
-    factors = {name: column.tolist() for name, column in found.factors.items()}
-    sales = {name: column.tolist() for name, column in found.sales.items()}
-    baseline = found.baseline.tolist()
-    told = []
-    for row, forecast in enumerate(found.forecast.sales.tolist()):
+def explanation_records(explanation: Explanation) -> list[dict[str, Any]]:
+    """The fields of ``schemas.forecasts.Explanation`` for each row; a closed row has one driver."""
+    factors = {name: column.tolist() for name, column in explanation.factors.items()}
+    sales = {name: column.tolist() for name, column in explanation.sales.items()}
+    baseline = explanation.baseline.tolist()
+    records = []
+    for row, forecast in enumerate(explanation.forecast.sales.tolist()):
         closed = factors[CLOSED][row] == 0
-        told.append(
+        records.append(
             {
                 "forecast": forecast,
                 "baseline": baseline[row],
@@ -200,10 +198,10 @@ def explanation_records(found: Explanation) -> list[dict[str, Any]]:
                 ],
             }
         )
-    return told
+    return records
 
 
-def explanation_columns(found: Explanation) -> dict[str, FloatArray]:
+def explanation_columns(explanation: Explanation) -> dict[str, FloatArray]:
     """The same as columns (n,): the baseline, and each driver in per cent of sales."""
-    named = {f"Driver_{name}": 100 * (factor - 1) for name, factor in found.factors.items()}
-    return {"Baseline": found.baseline, **named}
+    percent = {f"Driver_{name}": 100 * (factor - 1) for name, factor in explanation.factors.items()}
+    return {"Baseline": explanation.baseline, **percent}

@@ -1,20 +1,18 @@
-"""The one place where rows become forecasts: origin, model, objective, closed is zero, warnings."""
+"""The forecaster: rows to sales, the one path that the API, files, command line and gate share.
 
-from collections.abc import Sequence
+It resolves the origin, gathers the features, runs the ensemble, applies the objective, sets closed
+days to zero and finds the warnings.
+"""
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.epoch_days import format_iso_day
 from rossmann.errors import CorruptModelError, ErrorDetail, RequestError
 from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, bias_factors
-from rossmann.models.inference.row_checks import (
-    check_as_of,
-    last_forecast_day,
-    not_after_origin_error,
-)
+from rossmann.models.inference.row_checks import check_as_of, check_rows, last_forecast_day
 from rossmann.models.inference.row_warnings import (
     RowWarning,
     WarningFlags,
@@ -28,16 +26,38 @@ if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
     from rossmann.models.ensemble.ensemble import Ensemble
 
-
 PARALLEL_MIN_ROWS: Final = 2_000
 """From this many rows on, more threads are worth their start."""
 PARALLEL_MIN_EXPLAINED: Final = 8
-"""The same for drivers, which take some hundred times as long a row."""
+"""The same for attributions, which take some hundred times as long a row."""
+
+Origin = int | npt.NDArray[np.int64]
+"""One origin for all rows, or one for each (n,), in epoch days."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastRequest:
+    """Rows to forecast, and how.
+
+    ``as_of``: the origin in epoch days; None takes the last day of history, or the day before the
+    earliest row where rows lie in the past. ``levels``: of prediction intervals, between 0 and 1.
+    """
+
+    rows: StoreDays
+    as_of: int | None = None
+    levels: tuple[float, ...] = ()
+    objective: Objective = "accuracy"
+
+    def take(
+        self, index: npt.NDArray[np.integer] | slice, as_of: int | None = None
+    ) -> "ForecastRequest":
+        """The same for the rows at ``index``, as of ``as_of``."""
+        return ForecastRequest(self.rows.take(index), as_of, self.levels, self.objective)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Bounds of each row at one level, in sales: arrays of shape (n,)."""
+    """Prediction interval of each row at one level, in sales: arrays (n,)."""
 
     level: float
     lower: FloatArray
@@ -46,18 +66,18 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Sales of n rows in their order, as of the end of day ``as_of`` (since 1970-01-01)."""
+    """Sales of n rows in their order, as of the end of the epoch day ``as_of``."""
 
     sales: FloatArray
     as_of: int
-    bands: tuple[Interval, ...]
+    intervals: tuple[Interval, ...]
     warnings: tuple[RowWarning, ...]
     objective: Objective = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A forecast and what drove each of its rows; a closed row is driven by that alone."""
+    """A forecast and the attributions of each row; a closed row has only the driver ``closed``."""
 
     forecast: Forecast
     baseline: FloatArray
@@ -69,11 +89,7 @@ class Forecaster:
     """One model version over one panel."""
 
     def __init__(
-        self,
-        panel: "Panel",
-        ensemble: "Ensemble",
-        threads: int = 1,
-        short_history: int = 31,
+        self, panel: "Panel", ensemble: "Ensemble", threads: int = 1, short_history: int = 31
     ) -> None:
         self.panel = panel
         self.ensemble = ensemble
@@ -88,186 +104,135 @@ class Forecaster:
         """The same for callers that bring threads of their own."""
         return Forecaster(self.panel, self.ensemble, 1, self._short_history)
 
-    def forecast(
-        self,
-        rows: StoreDays,
-        as_of: int | None = None,
-        levels: Sequence[float] = (),
-        objective: Objective = "accuracy",
-    ) -> Forecast:
-        """Forecast each row; ``as_of`` is a day since 1970-01-01, ``levels`` lie between 0 and 1.
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        """Forecast each row; the intervals are those of a day's sales, whatever the objective.
 
-        The bands are those of a day's sales, whatever the ``objective``. Raises ``RequestError``
-        for stores and days that have no honest answer, ``DamagedModel`` where the model gives
-        something that is no number.
+        Raises ``RequestError`` for stores and days that have no honest answer,
+        ``CorruptModelError`` where the model gives something that is not a number.
         """
-        origin = self.resolve_origin(rows, as_of, levels, objective)
-        sales, bands = self.predict_rows(rows, origin, levels, objective)
-        return Forecast(sales, origin, bands, self.warnings(rows, origin), objective)
+        origin = self.resolve_origin(request)
+        sales, intervals = self.predict_rows(request, origin)
+        warnings = self.warnings(request.rows, origin)
+        return Forecast(sales, origin, intervals, warnings, request.objective)
 
-    def resolve_origin(
-        self, rows: StoreDays, as_of: int | None, levels: Sequence[float], objective: Objective
-    ) -> int:
-        """The origin of a request; takes what ``forecast`` takes, and refuses what it refuses."""
-        faults = self._level_faults(levels) + self._objective_faults(objective)
-        return self._origin(rows, as_of, faults)
-
-    def warning_flags(self, rows: StoreDays, origin: int | npt.NDArray[np.int64]) -> WarningFlags:
-        """What to take with care for each row (n,), as of one origin or each row's own."""
-        return self.panel.warning_flags(rows, origin, self._short_history)
-
-    def warning_masks(
-        self, rows: StoreDays, origin: int, bits: WarningFlags | None = None
-    ) -> WarningMasks:
-        """The same in words, and which of the rows it touches; ``bits``: where they are known."""
-        bits = self.warning_flags(rows, origin) if bits is None else bits
-        return find_warnings(self.panel, rows, origin, bits, self._short_history)
-
-    def warnings(
-        self, rows: StoreDays, origin: int, bits: WarningFlags | None = None
-    ) -> tuple[RowWarning, ...]:
-        """The same as warnings."""
-        found = self.warning_masks(rows, origin, bits)
-        return tuple(row_warning(kind, msg, which.nonzero()[0]) for kind, msg, which in found)
-
-    def explain(
-        self,
-        rows: StoreDays,
-        as_of: int | None = None,
-        levels: Sequence[float] = (),
-        objective: Objective = "accuracy",
-    ) -> Explanation:
-        """Forecast each row, and split it into what drove it; the parts multiply to the forecast.
-
-        Takes what ``forecast`` takes, and raises what it raises.
-        """
-        # Not above: it takes seconds to import, and a service that may not start says so at once.
-        from rossmann.models.inference.attributions import TOTALS, attribute
-
-        told = self.forecast(rows, as_of, levels, objective)
-        matrix = self.panel.matrix(rows, told.as_of)
-        parts = self.panel.offset_parts(rows, told.as_of)
-        threads = self._threads if len(rows) >= PARALLEL_MIN_EXPLAINED else 1
-        sales = self.ensemble.predict(matrix, threads=threads)
-        found = attribute(self.ensemble, matrix, parts, sales, threads)
-        if objective == "unbiased":
-            found = found.with_factor(TOTALS, self._correction(matrix))
-        found = found.with_closed_days(rows.open == 0)
-        return Explanation(told, found.baseline, found.factors, found.sales_amounts())
-
-    def _correction(self, matrix: FeatureMatrix) -> FloatArray:
-        return bias_factors(self.ensemble.card[BIAS_CORRECTION_KEY], matrix)
-
-    def _objective_faults(self, objective: Objective) -> list[ErrorDetail]:
-        if objective == "accuracy" or BIAS_CORRECTION_KEY in self.ensemble.card:
-            return []
-        msg = (
-            "this version was made before there were unbiased totals: ask for objective accuracy,"
-            " or train a new version with: rossmann train"
-        )
-        return [ErrorDetail(("objective",), msg, "no_correction")]
-
-    def _level_faults(self, levels: Sequence[float]) -> list[ErrorDetail]:
-        if not levels:
-            return []
-        known = self.ensemble.card["intervals"]["levels"]
-        low, high = min(known), max(known)
-        msg = f"a level must be from {low} to {high}, the range that this version is calibrated for"
-        return [
-            ErrorDetail(("intervals", place), f"{msg} (got {level})", "level_range")
-            for place, level in enumerate(levels)
-            if not low <= level <= high
-        ]
-
-    def _origin(self, rows: StoreDays, as_of: int | None, faults: list[ErrorDetail]) -> int:
-        first, last = self.panel.first_day, self.panel.last_day
+    def resolve_origin(self, request: ForecastRequest) -> int:
+        """The origin of a request; raises ``RequestError`` for what ``forecast`` refuses."""
+        rows = request.rows
         if not len(rows):
             raise RequestError(
                 [ErrorDetail(("inputs",), "inputs must hold at least one row", "too_short")]
             )
-        place, earliest, latest = self.panel.row_extent(rows)
-        if as_of is None:
+        errors = self._option_errors(request)
+        first, last = self.panel.first_day, self.panel.last_day
+        lowest_index, earliest, latest = self.panel.row_extent(rows)
+        if request.as_of is None:
             origin = min(last, earliest - 1)
         else:
-            origin = as_of
-            faults = faults + check_as_of(self.panel, as_of)
-        if (
-            faults
-            or earliest <= max(origin, first)
-            or latest > last_forecast_day(last)
-            or place < 0
-        ):
-            raise RequestError(faults + self._row_faults(rows, origin))
+            origin = request.as_of
+            errors += check_as_of(self.panel, origin)
+        past = earliest <= max(origin, first)
+        if errors or past or latest > last_forecast_day(last) or lowest_index < 0:
+            raise RequestError(errors + check_rows(self.panel, rows, origin))
         return origin
 
-    def _row_faults(self, rows: StoreDays, origin: int) -> list[ErrorDetail]:
-        first, last = self.panel.first_day, self.panel.last_day
-        positions = self.panel.store_indices(rows.store)
-        rules = (
-            ("Store", positions < 0, "unknown_store", "is unknown"),
-            (
-                "Date",
-                rows.day <= first,
-                "date_before_history",
-                f"must be after {format_iso_day(first)}",
-            ),
-            (
-                "Date",
-                rows.day > last_forecast_day(last),
-                "date_too_far",
-                f"must be at most a year after {format_iso_day(last)}",
-            ),
+    def _option_errors(self, request: ForecastRequest) -> list[ErrorDetail]:
+        errors: list[ErrorDetail] = []
+        if request.levels:
+            calibrated = self.ensemble.card["intervals"]["levels"]
+            low, high = min(calibrated), max(calibrated)
+            msg = (
+                f"a level must be from {low} to {high}, the range that this version is calibrated"
+                " for"
+            )
+            errors += [
+                ErrorDetail(("intervals", index), f"{msg} (got {level})", "level_range")
+                for index, level in enumerate(request.levels)
+                if not low <= level <= high
+            ]
+        if request.objective != "accuracy" and BIAS_CORRECTION_KEY not in self.ensemble.card:
+            msg = (
+                "this version was made before there were unbiased totals: ask for objective"
+                " accuracy, or train a new version with: rossmann train"
+            )
+            errors.append(ErrorDetail(("objective",), msg, "no_correction"))
+        return errors
+
+    def warning_flags(self, rows: StoreDays, origin: Origin) -> WarningFlags:
+        """The warnings of each row (n,) as bits of ``schema``."""
+        return self.panel.warning_flags(rows, origin, self._short_history)
+
+    def warning_masks(
+        self, rows: StoreDays, origin: int, flags: WarningFlags | None = None
+    ) -> WarningMasks:
+        """The warnings in words with the rows of each; ``flags``: where they are computed."""
+        flags = self.warning_flags(rows, origin) if flags is None else flags
+        return find_warnings(self.panel, rows, origin, flags, self._short_history)
+
+    def warnings(
+        self, rows: StoreDays, origin: int, flags: WarningFlags | None = None
+    ) -> tuple[RowWarning, ...]:
+        """The warnings with counts and the first rows of each."""
+        masks = self.warning_masks(rows, origin, flags)
+        return tuple(row_warning(name, msg, mask.nonzero()[0]) for name, msg, mask in masks)
+
+    def explain(self, request: ForecastRequest) -> Explanation:
+        """Forecast each row and attribute it to drivers; raises what ``forecast`` raises."""
+        # Imported here: it takes seconds, and a service that may not start must say so at once.
+        from rossmann.models.inference.attributions import TOTALS, attribute
+
+        rows, forecast = request.rows, self.forecast(request)
+        matrix = self.panel.matrix(rows, forecast.as_of)
+        components = self.panel.offset_components(rows, forecast.as_of)
+        threads = self._threads if len(rows) >= PARALLEL_MIN_EXPLAINED else 1
+        sales = self.ensemble.predict(matrix, threads=threads)
+        attribution = attribute(self.ensemble, matrix, components, sales, threads)
+        if request.objective == "unbiased":
+            attribution = attribution.with_factor(TOTALS, self._bias_factors(matrix))
+        attribution = attribution.with_closed_days(rows.open == 0)
+        return Explanation(
+            forecast, attribution.baseline, attribution.factors, attribution.sales_amounts()
         )
-        faults = []
-        for field, broken, kind, msg in rules:
-            for row in np.flatnonzero(broken):
-                got = rows.store[row] if field == "Store" else format_iso_day(rows.day[row])
-                loc = ("inputs", int(row), field)
-                faults.append(ErrorDetail(loc, f"{field} {msg} (got {got})", kind))
-        early = np.flatnonzero((rows.day <= origin) & (rows.day > first))
-        return faults + [not_after_origin_error(int(i), int(rows.day[i]), origin) for i in early]
+
+    def _bias_factors(self, matrix: FeatureMatrix) -> FloatArray:
+        return bias_factors(self.ensemble.card[BIAS_CORRECTION_KEY], matrix)
 
     def predict_rows(
-        self,
-        rows: StoreDays,
-        origin: int | npt.NDArray[np.int64],
-        levels: Sequence[float],
-        objective: Objective,
+        self, request: ForecastRequest, origin: Origin
     ) -> tuple[FloatArray, tuple[Interval, ...]]:
-        """Sales and bands of rows that ``settle`` let pass, as of its ``origin`` (or each's)."""
+        """Sales and intervals of a request that ``resolve_origin`` accepts; closed rows are 0."""
+        rows, levels = request.rows, request.levels
         open_rows = rows.open.nonzero()[0]
         if len(open_rows) == len(rows):
-            return self._score_open(rows, origin, levels, objective)
+            return self._predict_open_rows(request, origin)
         sales = np.zeros(len(rows))
-        bands = tuple(Interval(level, np.zeros(len(rows)), np.zeros(len(rows))) for level in levels)
+        intervals = tuple(
+            Interval(level, np.zeros(len(rows)), np.zeros(len(rows))) for level in levels
+        )
         if len(open_rows):
             origin = origin if isinstance(origin, int) else origin[open_rows]
-            found = self._score_open(rows.take(open_rows), origin, levels, objective)
-            sales[open_rows] = found[0]
-            for band, known in zip(bands, found[1], strict=True):
-                band.lower[open_rows], band.upper[open_rows] = known.lower, known.upper
-        return sales, bands
+            open_sales, open_intervals = self._predict_open_rows(request.take(open_rows), origin)
+            sales[open_rows] = open_sales
+            for interval, part in zip(intervals, open_intervals, strict=True):
+                interval.lower[open_rows], interval.upper[open_rows] = part.lower, part.upper
+        return sales, intervals
 
-    def _score_open(
-        self,
-        rows: StoreDays,
-        origin: int | npt.NDArray[np.int64],
-        levels: Sequence[float],
-        objective: Objective,
+    def _predict_open_rows(
+        self, request: ForecastRequest, origin: Origin
     ) -> tuple[FloatArray, tuple[Interval, ...]]:
-        """The same for rows that are all of open days."""
+        rows, levels = request.rows, request.levels
         matrix = self.panel.matrix(rows, origin)
         threads = self._threads if len(rows) >= PARALLEL_MIN_ROWS else 1
         predicted = np.maximum(self.ensemble.predict(matrix, threads=threads), 0.0)
-        if not np.logical_and.reduce(np.isfinite(predicted)):  # as ``all``, but for its price
+        if not np.logical_and.reduce(np.isfinite(predicted)):  # ``all`` takes three times as long
             raise CorruptModelError(
                 "the model gave something that is no number: load another version"
             )
-        sales = predicted if objective == "accuracy" else predicted * self._correction(matrix)
+        unbiased = request.objective == "unbiased"
+        sales = predicted * self._bias_factors(matrix) if unbiased else predicted
         if not levels:
             return sales, ()
-        limits = self.ensemble.bounds(matrix, predicted, levels)
+        bounds = self.ensemble.bounds(matrix, predicted, levels)
         return sales, tuple(
             Interval(level, np.maximum(lower, 0.0), upper)
-            for level, (lower, upper) in zip(levels, limits, strict=True)
+            for level, (lower, upper) in zip(levels, bounds, strict=True)
         )

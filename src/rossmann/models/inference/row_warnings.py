@@ -1,5 +1,6 @@
-"""What a forecast should be taken with care for: warnings, one of a kind, each naming its rows."""
+"""Row warnings: what a forecast should be taken with care for, and every text that says so."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,64 +20,103 @@ from rossmann.schema import (
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
 
-
 WarningMasks = list[tuple[str, str, npt.NDArray[np.bool_]]]
-"""What to take with care: a kind, a text, and which of n rows it touches, (n,)."""
+"""For each warning its type, its text, and which of n rows it concerns, (n,)."""
 WarningFlags = npt.NDArray[np.uint8]
+"""The warnings of each row as bits of ``schema``, (n,)."""
 
 MAX_EXAMPLE_ROWS: Final = 10
-"""Rows that a warning names; its count tells how many there are."""
+"""Rows that a warning names; its count says how many there are."""
+
+_WEEKDAY_MISMATCH: Final = ("day_of_week", "DayOfWeek contradicts Date: the Date decides")
+_OPEN_MISSING: Final = (
+    "open_unsaid",
+    "rows that do not say whether the store opens are taken as open, but for Sundays and"
+    " state holidays",
+)
+_SINGLE_VERSION: Final = (
+    "experiment",
+    "totals are of one version: Production answered the rows of stores that a challenger answers"
+    " elsewhere",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RowWarning:
-    """A warning: its kind, its text, how many rows it touches, and the first of them."""
+    """A warning: its type, its text, how many rows it concerns, and the first of them."""
 
     type: str
     msg: str
     count: int
     rows: tuple[int, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """The fields of ``schemas.forecasts.WarningMessage``."""
+        return {"type": self.type, "msg": self.msg, "count": self.count, "rows": self.rows}
 
-def row_warning(kind: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> RowWarning:
+
+def row_warning(name: str, msg: str, rows: npt.NDArray[np.integer[Any]]) -> RowWarning:
     """A warning about ``rows`` (their numbers)."""
-    return RowWarning(kind, msg, len(rows), tuple(rows[:MAX_EXAMPLE_ROWS].tolist()))
+    return RowWarning(name, msg, len(rows), tuple(rows[:MAX_EXAMPLE_ROWS].tolist()))
+
+
+def weekday_warnings(rows: Sequence[int]) -> list[RowWarning]:
+    """The warning about ``rows`` whose DayOfWeek contradicts their Date; empty without any."""
+    return [row_warning(*_WEEKDAY_MISMATCH, np.asarray(rows))] if rows else []
+
+
+def single_version_warnings(rows: npt.NDArray[np.int64]) -> list[RowWarning]:
+    """The warning that totals keep a challenger from answering ``rows``; empty without any."""
+    return [row_warning(*_SINGLE_VERSION, rows)] if len(rows) else []
+
+
+def input_warnings(
+    weekday_mismatch: npt.NDArray[np.bool_], open_missing: npt.NDArray[np.bool_]
+) -> WarningMasks:
+    """Warnings about what rows of a file say themselves; masks (n,)."""
+    masks: WarningMasks = [
+        (*_WEEKDAY_MISMATCH, weekday_mismatch),
+        (*_OPEN_MISSING, open_missing),
+    ]
+    return [warning for warning in masks if warning[2].any()]
 
 
 def find_warnings(
-    panel: "Panel", rows: StoreDays, origin: int, bits: WarningFlags, short_history: int
+    panel: "Panel", rows: StoreDays, origin: int, flags: WarningFlags, short_history: int
 ) -> WarningMasks:
-    """What ``bits`` (n,) of ``Panel.doubts`` say of the rows: days far ahead or unplanned, stores
-    with fewer than ``short_history`` sales, or long idle.
+    """The warnings that ``flags`` (n,) of ``Panel.warning_flags`` hold, in words.
+
+    ``short_history``: stores with fewer days of sales get the warning of that name.
     """
-    of_any = int(np.bitwise_or.reduce(bits))
-    if not of_any:
+    present = int(np.bitwise_or.reduce(flags))
+    if not present:
         return []
-    found: WarningMasks = []
-    if of_any & BEYOND_HORIZON:
+    day = format_iso_day(origin)
+    warnings: WarningMasks = []
+    if present & BEYOND_HORIZON:
         msg = (
-            f"days more than {MAX_HORIZON} after {format_iso_day(origin)} lie beyond what the model "
+            f"days more than {MAX_HORIZON} after {day} lie beyond what the model "
             "is trained for: take them as rough"
         )
-        found.append(("horizon", msg, bits & BEYOND_HORIZON > 0))
-    if of_any & SHORT_HISTORY:
+        warnings.append(("horizon", msg, flags & BEYOND_HORIZON > 0))
+    if present & SHORT_HISTORY:
         msg = (
-            f"stores with less than {short_history} days of sales up to {format_iso_day(origin)} "
+            f"stores with less than {short_history} days of sales up to {day} "
             "are forecast from what stores have in common"
         )
-        found.append(("short_history", msg, bits & SHORT_HISTORY > 0))
-    if of_any & RECENTLY_IDLE:
+        warnings.append(("short_history", msg, flags & SHORT_HISTORY > 0))
+    if present & RECENTLY_IDLE:
         idle = panel.idle_days(panel.store_indices(rows.store), origin, short_history)
         if idle.any():
             msg = (
-                f"stores that had no sales for up to {idle.max()} days, until {format_iso_day(origin)} or "
+                f"stores that had no sales for up to {idle.max()} days, until {day} or "
                 "shortly before, are forecast from what they sold before that"
             )
-            found.append(("reopened", msg, idle > 0))
-    if of_any & NO_SCHEDULE:
+            warnings.append(("reopened", msg, idle > 0))
+    if present & NO_SCHEDULE:
         msg = (
             "days without a schedule: the promotions and school holidays around them are "
             "taken as not known, opening as usual; with a schedule the forecast is better"
         )
-        found.append(("no_schedule", msg, bits & NO_SCHEDULE > 0))
-    return found
+        warnings.append(("no_schedule", msg, flags & NO_SCHEDULE > 0))
+    return warnings

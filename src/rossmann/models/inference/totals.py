@@ -1,4 +1,4 @@
-"""Forecast totals of rows with their bands: what a door asks for by name."""
+"""Forecast totals by store, store type and chain, with prediction intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +13,18 @@ from rossmann.models.calibration.totals_covariance import (
     ForecastRows,
     Group,
     group_by,
-    sum_by,
+    sum_by_group,
     totals_intervals,
 )
 from rossmann.models.calibration.totals_fit import store_types
 from rossmann.models.ensemble.prediction_intervals import residual_scale
-from rossmann.schema import FloatArray, Objective, StoreDays
+from rossmann.schema import FloatArray
 
 if TYPE_CHECKING:
-    from rossmann.data.panel.panel import Panel
-    from rossmann.models.ensemble.ensemble import Ensemble
-
+    from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 
 TOTALS_KEY: Final = "totals"
-"""Where a version's card holds the table."""
+"""Key of a version's card that holds the table for totals."""
 TOTAL_LEVELS: Final = (
     "store_week",
     "store",
@@ -35,17 +33,17 @@ TOTAL_LEVELS: Final = (
     "chain_week",
     "chain",
 )
-"""Totals that can be asked for; a week is Monday to Sunday."""
+"""Totals that can be requested; a week is Monday to Sunday."""
 _ALL: Final = -1
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Totals of one sort, g of them: arrays (g,).
+    """Totals of one level, g of them: arrays (g,).
 
-    ``store``: store number, ``kind``: place in ``schema.STORE_TYPES``, each -1 where the total is
-    not of one; ``first``, ``last``: first and last day of its rows, since 1970-01-01; ``rows``:
-    how many; ``sales``: the forecast; ``bands``: lower and upper bound of each level.
+    ``store``: store number, ``store_type``: index in ``schema.STORE_TYPES``, each -1 where the
+    total spans several; ``first``, ``last``: first and last epoch day of its rows; ``rows``: how
+    many; ``sales``: the forecast; ``intervals``: lower and upper bound of each interval level.
     """
 
     by: str
@@ -55,89 +53,83 @@ class Totals:
     last: Group
     rows: Group
     sales: FloatArray
-    bands: list[tuple[FloatArray, FloatArray]]
+    intervals: list[tuple[FloatArray, FloatArray]]
 
 
 def forecast_totals(
-    panel: "Panel",
-    ensemble: "Ensemble",
-    rows: StoreDays,
-    origin: int,
-    by: Sequence[str],
-    levels: Sequence[float] = (),
-    objective: Objective = "accuracy",
-    threads: int = 1,
+    forecaster: "Forecaster", request: "ForecastRequest", origin: int, by: Sequence[str]
 ) -> list[Totals]:
-    """Totals of ``rows`` (n,), each store and day once, as of ``origin``, for each sort of ``BY``.
+    """Totals of the request's rows, each store and day once, as of ``origin``, for each of ``by``.
 
-    Closed rows count as zero for certain. With ``objective`` unbiased the totals are of unbiased
-    forecasts, within the same bands. Raises ``ValueError`` for an unknown sort or a level outside
-    .5 to .99, ``DamagedModel`` for a version without the tables that this takes.
+    Closed rows count as exactly zero. With ``objective`` unbiased the totals are of unbiased
+    forecasts, within the same intervals. Raises ``ValueError`` for a name outside
+    ``TOTAL_LEVELS`` or an interval level outside .5 to .99, ``CorruptModelError`` for a version
+    without the tables that this takes.
     """
     unknown = [name for name in by if name not in TOTAL_LEVELS]
     if unknown:
         raise ValueError(f"totals are by {', '.join(TOTAL_LEVELS)} (got {unknown[0]})")
-    card = ensemble.card
-    missing = [t for t in (TOTALS_KEY, BIAS_CORRECTION_KEY) if t not in card]
-    if TOTALS_KEY in missing or (objective == "unbiased" and missing):
+    card = forecaster.ensemble.card
+    missing = [key for key in (TOTALS_KEY, BIAS_CORRECTION_KEY) if key not in card]
+    if TOTALS_KEY in missing or (request.objective == "unbiased" and missing):
         raise CorruptModelError("this version has no tables for totals: train a new one")
-    lines, point = _lines(panel, ensemble, rows, origin, objective, threads)
-    out = []
+    rows, point_forecasts = _forecast_rows(forecaster, request, origin)
+    totals = []
     for name in by:
-        groups, store, kind = _groups(name, lines)
+        groups, store, store_type = _groups(name, rows)
         count = len(store)
-        _, found = totals_intervals(card["intervals"], card[TOTALS_KEY], lines, groups, levels)
-        sales = sum_by(groups, point, count)
-        out.append(
+        _, bounds = totals_intervals(
+            card["intervals"], card[TOTALS_KEY], rows, groups, request.levels
+        )
+        sales = sum_by_group(groups, point_forecasts, count)
+        totals.append(
             Totals(
                 by=name,
                 store=store,
-                store_type=kind,
-                first=_extreme(np.minimum, groups, lines.day, count),
-                last=_extreme(np.maximum, groups, lines.day, count),
+                store_type=store_type,
+                first=_extreme(np.minimum, groups, rows.day, count),
+                last=_extreme(np.maximum, groups, rows.day, count),
                 rows=np.bincount(groups, minlength=count).astype(np.int64),
                 sales=sales,
-                bands=[(np.minimum(low, sales), np.maximum(high, sales)) for low, high in found],
+                intervals=[(np.minimum(low, sales), np.maximum(up, sales)) for low, up in bounds],
             )
         )
-    return out
+    return totals
 
 
-def _lines(
-    panel: "Panel",
-    ensemble: "Ensemble",
-    rows: StoreDays,
-    origin: int,
-    objective: Objective,
-    threads: int,
+def _forecast_rows(
+    forecaster: "Forecaster", request: "ForecastRequest", origin: int
 ) -> tuple[ForecastRows, FloatArray]:
-    """The rows as totals see them, and the forecasts that are added up (n,)."""
-    opened = np.nonzero(rows.open)[0]
-    matrix = panel.matrix(rows.take(opened), origin)
+    """The rows with sales and residual scale, and the point forecasts that are added up, (n,)."""
+    panel, ensemble, rows = forecaster.panel, forecaster.ensemble, request.rows
+    open_rows = np.nonzero(rows.open)[0]
+    matrix = panel.matrix(rows.take(open_rows), origin)
     sales, scale, factor = (np.zeros(len(rows)) for _ in range(3))
-    sales[opened] = ensemble.predict(matrix, threads)
-    scale[opened] = residual_scale(ensemble.card["intervals"], matrix)
-    factor[opened] = 1.0
-    if objective == "unbiased":
-        factor[opened] = bias_factors(ensemble.card[BIAS_CORRECTION_KEY], matrix)
-    kind = store_types(panel)[panel.store_indices(rows.store)]
-    return ForecastRows(rows.store, rows.day, kind, sales, scale), sales * factor
+    sales[open_rows] = ensemble.predict(matrix)
+    scale[open_rows] = residual_scale(ensemble.card["intervals"], matrix)
+    factor[open_rows] = 1.0
+    if request.objective == "unbiased":
+        factor[open_rows] = bias_factors(ensemble.card[BIAS_CORRECTION_KEY], matrix)
+    store_type = store_types(panel)[panel.store_indices(rows.store)]
+    return ForecastRows(rows.store, rows.day, store_type, sales, scale), sales * factor
 
 
-def _groups(name: str, lines: ForecastRows) -> tuple[Group, Group, Group]:
+def _groups(name: str, rows: ForecastRows) -> tuple[Group, Group, Group]:
     """Each row's group (n,), and each group's store and store type, (g,)."""
-    whose = name.removesuffix("_week")
-    nobody = np.full(len(lines.day), _ALL)
-    store = lines.store if whose == "store" else nobody
-    kind = nobody if whose == "chain" else lines.kind
-    week = (lines.day.astype(np.int64) + 3) // 7  # 1970-01-01 was a Thursday
-    groups, (stores, kinds, _) = group_by(store, kind, nobody if whose == name else week)
-    return groups, stores, kinds
+    unit = name.removesuffix("_week")
+    all_rows = np.full(len(rows.day), _ALL)
+    store = rows.store if unit == "store" else all_rows
+    store_type = all_rows if unit == "chain" else rows.store_type
+    week = (rows.day.astype(np.int64) + 3) // 7  # 1970-01-01 was a Thursday
+    groups, (stores, store_types_, _) = group_by(
+        store, store_type, all_rows if unit == name else week
+    )
+    return groups, stores, store_types_
 
 
 def _extreme(choose: np.ufunc, groups: Group, day: npt.NDArray[np.integer], count: int) -> Group:
     """The least or greatest day of each group, (count,)."""
     out = np.zeros(count, np.int64)
-    out[groups] = day  # any of the group's own, to begin with
+    out[groups] = day  # any day of the group as the start
     choose.at(out, groups, day.astype(np.int64))
     return out

@@ -4,11 +4,11 @@ from typing import Final
 
 from rossmann.models.members.base import BaseLearner
 from rossmann.models.members.catboost import CatBoost
-from rossmann.models.members.lightgbm import LightGbm
+from rossmann.models.members.lightgbm import LightGBM
 from rossmann.models.members.xgboost import XGBoost
 
 LEARNERS: Final[dict[str, type[BaseLearner]]] = {
-    "lightgbm": LightGbm,
+    "lightgbm": LightGBM,
     "xgboost": XGBoost,
     "catboost": CatBoost,
 }

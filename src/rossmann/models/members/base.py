@@ -1,17 +1,18 @@
-"""What every member is: trees that answer, and a library's booster that explains.
+"""Base learner: trees for forecasts, and a library's booster for Shapley values.
 
-All learn how far a day's sales lie from the base filter's forecast ``exp(kfb)``, as a factor.
-That offset is the last feature, and trees do not split on it: a store's level tells stores apart,
-and trees that know it learn stores by heart (measured: .001 of RMSPE). The loss is the square
-percentage error: LightGBM and XGBoost by its gradient on the log of the factor; CatBoost, to
-which a loss of ours would cost its speed, by squared error on z = sales / exp(kfb) with weight
-1 / z^2, which is the same loss.
+All learn the factor between a day's sales and the base filter's forecast ``exp(kfb)``. That
+offset is the last feature, and trees do not split on it: a store's level identifies the store,
+and trees that know it overfit single stores (measured: .001 of RMSPE). The loss is the squared
+percentage error: LightGBM and XGBoost by its gradient on the log of the factor; CatBoost, which a
+custom loss would slow down, by squared error on z = sales / exp(kfb) with weight 1 / z^2, which is
+the same loss.
 """
 
 import threading
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -24,23 +25,34 @@ from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray
 
 Params = Mapping[str, float | int]
 Progress = Callable[[float], None]
-"""Told the share of rounds that are done, from 0 to 1."""
+"""Called with the share of rounds that are done, from 0 to 1."""
 
 MIN_RATIO: Final = 0.2
-"""Floor of the target: below it lie a few days on which a store shut early."""
+"""Floor of the target: below it lie a few days on which a store closed early."""
 MIN_HESSIAN: Final = 0.3
 MIN_FACTOR: Final = 0.02
 FEATURE_NAMES: Final = list(FEATURES)
-_TRIED: Final = 512
-_AGREE: Final = 1e-4
-"""By how much the trees' answer may differ from the library's, which adds in float32."""
+_VERIFIED_ROWS: Final = 512
+_TOLERANCE: Final = 1e-4
+"""Largest difference of the trees' output from the library's, which adds in float32."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """How a library is to fit: its own ``settings``, and what all libraries take."""
+
+    settings: dict[str, Any]
+    rounds: int
+    seed: int
+    threads: int
+    progress: Progress
 
 
 class BaseLearner(ABC):
     """A fitted booster."""
 
     file: ClassVar[str]
-    """The name of its file, in the library's own format; its trees lie beside it."""
+    """Name of the booster's file, in the library's own format; the trees have a second file."""
 
     def __init__(self, forest: Forest, open_booster: Callable[[], Any]) -> None:
         self.forest = forest
@@ -49,12 +61,39 @@ class BaseLearner(ABC):
         self._lock = threading.Lock()
 
     @classmethod
-    @abstractmethod
     def fit(
         cls, matrix: FeatureMatrix, sales: FloatArray, params: Params, seed: int, threads: int,
         progress: Progress,
     ) -> Self:  # fmt: skip
-        """Fit on (n, 46) and sales (n,)."""
+        """Fit on (n, 46) and sales (n,); ``params``: the library's own, and ``rounds``."""
+        settings: dict[str, Any] = dict(params)
+        rounds = int(settings.pop("rounds"))
+        run = TrainingRun(settings, rounds, seed, threads, progress)
+        booster = cls.train(matrix, cls.target(matrix, sales), run)
+        forest = verify_against_library(
+            cls.parse(booster), matrix, lambda rows: cls.raw_output(booster, rows, threads)
+        )
+        return cls(forest, lambda: booster)
+
+    @staticmethod
+    def target(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
+        """What the trees learn, (n,)."""
+        return log_target_ratio(matrix, sales)
+
+    @staticmethod
+    @abstractmethod
+    def train(matrix: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
+        """The library's booster, fitted on (n, 46), with the offset masked, and the target (n,)."""
+
+    @staticmethod
+    @abstractmethod
+    def parse(booster: Any) -> Forest:
+        """The booster's trees."""
+
+    @staticmethod
+    @abstractmethod
+    def raw_output(booster: Any, matrix: FeatureMatrix, threads: int) -> FloatArray:
+        """The sum of leaves, (n,), by the library's own call."""
 
     def log_factor(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """Log of sales over ``exp(kfb)`` for each row of (n, 46): (n,)."""
@@ -66,23 +105,19 @@ class BaseLearner(ABC):
 
     @abstractmethod
     def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
-        """What each feature adds to the factor's log: (n, 47), last what all rows start from.
+        """What each feature adds to the factor's log: (n, 47), last column the common base value.
 
         Shapley values of the trees; a row's sum is the log of its ``factor`` but for rounding.
         """
 
-    @abstractmethod
-    def write(self, path: Path) -> None:
-        """Write the booster in the library's own format."""
-
     @staticmethod
     @abstractmethod
     def read(path: Path) -> Any:
-        """The booster that ``write`` wrote."""
+        """The booster of a file in the library's own format."""
 
     @property
     def booster(self) -> Any:
-        """The library's booster, opened when it is first asked for: answers do not need it."""
+        """The library's booster, read at its first use: forecasts do not need it."""
         with self._lock:
             if self._booster is None:
                 self._booster = self._open()
@@ -96,22 +131,22 @@ class BaseLearner(ABC):
     def save(self, folder: Path) -> None:
         """Write the booster and the trees; ``load`` reads them."""
         booster, trees = self.files()
-        self.write(folder / booster)
+        self.booster.save_model(str(folder / booster))
         np.savez_compressed(folder / trees, **self.forest.to_arrays(), allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what ``save`` wrote; raises ``ValueError`` where the trees are none."""
+        """Read what ``save`` wrote; raises ``ValueError`` where the file of trees holds none."""
         booster, trees = cls.files()
         try:
             with np.load(folder / trees, allow_pickle=False) as arrays:
                 forest = Forest.from_arrays(arrays)
         except (KeyError, zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{folder / trees} holds no trees: {error!r}") from error
-        return cls(forest, lambda: cls._read_or_refuse(folder / booster))
+        return cls(forest, lambda: cls._read_booster(folder / booster))
 
     @classmethod
-    def _read_or_refuse(cls, path: Path) -> Any:
+    def _read_booster(cls, path: Path) -> Any:
         try:
             return cls.read(path)
         except load_errors() as error:
@@ -121,14 +156,14 @@ class BaseLearner(ABC):
 def verify_against_library(
     forest: Forest, matrix: FeatureMatrix, raw: Callable[[FeatureMatrix], FloatArray]
 ) -> Forest:
-    """The forest, if it answers rows of ``matrix`` as the library does; else ``ModelError``."""
-    some = matrix[:: max(len(matrix) // _TRIED, 1)]
-    away = float(np.abs(forest(some) - raw(some)).max(initial=0.0))
-    if not away <= _AGREE:
+    """The forest; raises ``ModelError`` if its output on ``matrix`` is not the library's."""
+    rows = matrix[:: max(len(matrix) // _VERIFIED_ROWS, 1)]
+    difference = float(np.abs(forest(rows) - raw(rows)).max(initial=0.0))
+    if not difference <= _TOLERANCE:
         raise ModelError(
-            f"the trees that were read from the booster answer otherwise than it does (by {away}):"
-            " this release of the library writes them in another way; install the pinned one"
-            " (requirements.lock)"
+            "the trees that were read from the booster answer otherwise than it does"
+            f" (by {difference}): this release of the library writes them in another way;"
+            " install the pinned one (requirements.lock)"
         )
     return forest
 
@@ -146,12 +181,13 @@ def log_target_ratio(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
 
 def squared_percentage_error(output: FloatArray, data: Any) -> tuple[FloatArray, FloatArray]:
     """Gradient and hessian of (exp(f - z) - 1)^2 / 2; the hessian is floored to stay convex."""
-    r = np.exp(output - data.get_label())
-    return (r - 1.0) * r, np.maximum(r * (2.0 * r - 1.0), MIN_HESSIAN)
+    ratio = np.exp(output - data.get_label())
+    hessian = np.maximum(ratio * (2.0 * ratio - 1.0), MIN_HESSIAN)
+    return (ratio - 1.0) * ratio, hessian
 
 
 def mask_offset(matrix: FeatureMatrix) -> FeatureMatrix:
-    """A copy whose offset column says nothing, so that no tree splits on it."""
-    blind = matrix.copy()
-    blind[:, OFFSET_COLUMN] = 0.0
-    return blind
+    """A copy with a constant offset column, so that no tree splits on it."""
+    masked = matrix.copy()
+    masked[:, OFFSET_COLUMN] = 0.0
+    return masked

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +11,9 @@ from rossmann.models.members.base import (
     FEATURE_NAMES,
     MIN_FACTOR,
     BaseLearner,
-    Params,
-    Progress,
+    TrainingRun,
     mask_offset,
     target_ratio,
-    verify_against_library,
 )
 from rossmann.models.trees.forest import Forest, parse_catboost
 from rossmann.schema import FeatureMatrix, FloatArray
@@ -24,92 +22,88 @@ from rossmann.schema import FeatureMatrix, FloatArray
 def to_log_contributions(parts: FloatArray, floor: float) -> FloatArray:
     """Parts (n, k) that sum to ratios, as parts of the logs of those ratios, (n, k).
 
-    The last column is what a row starts from. What the others add to it is scaled, row by row, by
+    The last column is the base value of a row. What the others add to it is scaled, row by row, by
     the logarithmic mean of start and end (LMDI: Ang, *Energy Policy* 33, 2005): the only split
-    that leaves nothing over, gives like parts alike, and keeps each part's sign. Ratios and
+    without residual that gives equal parts equal shares and keeps each part's sign. Ratios and
     starts below ``floor`` count as ``floor``.
     """
     start = np.maximum(parts[:, -1], floor)
-    moved = parts[:, :-1].sum(axis=1)
-    end = np.maximum(parts[:, -1] + moved, floor)
-    still = np.abs(moved) < 1e-12 * start
-    scale = np.where(still, 1.0 / start, np.log(end / start) / np.where(still, 1.0, moved))
+    change = parts[:, :-1].sum(axis=1)
+    end = np.maximum(parts[:, -1] + change, floor)
+    unchanged = np.abs(change) < 1e-12 * start
+    scale = np.where(unchanged, 1.0 / start, np.log(end / start) / np.where(unchanged, 1.0, change))
     return np.column_stack([parts[:, :-1] * scale[:, None], np.log(start)])
 
 
 class CatBoost(BaseLearner):
-    """See ``Member``."""
+    """See ``BaseLearner``."""
 
     file = "catboost.cbm"
 
-    @classmethod
-    def fit(
-        cls, matrix: FeatureMatrix, sales: FloatArray, params: Params, seed: int, threads: int,
-        progress: Progress,
-    ) -> Self:  # fmt: skip
-        """See ``Member``."""
+    @staticmethod
+    def target(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
+        """See ``BaseLearner``."""
+        return target_ratio(matrix, sales)
+
+    @staticmethod
+    def train(matrix: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
+        """See ``BaseLearner``."""
         import catboost
 
-        ratio = target_ratio(matrix, sales)
-        settings: dict[str, Any] = dict(params)
-        rounds = int(settings.pop("rounds"))
         pool = catboost.Pool(
             mask_offset(matrix),
-            ratio,
-            weight=ratio**-2.0,
+            target,
+            weight=target**-2.0,
             feature_names=FEATURE_NAMES,
-            thread_count=threads,
+            thread_count=run.threads,
         )
 
-        class Tell:
+        class ReportProgress:
             def after_iteration(self, info: Any) -> bool:
-                progress(info.iteration / rounds)
+                run.progress(info.iteration / run.rounds)
                 return True
 
         booster = catboost.CatBoost(
             {
-                **settings,
-                "iterations": rounds,
+                **run.settings,
+                "iterations": run.rounds,
                 "loss_function": "RMSE",
-                "random_seed": seed,
-                "thread_count": threads,
+                "random_seed": run.seed,
+                "thread_count": run.threads,
                 "allow_writing_files": False,
                 "logging_level": "Silent",
             }
         )
-        booster.fit(pool, callbacks=[Tell()])
+        return booster.fit(pool, callbacks=[ReportProgress()])
 
-        def raw(some: FeatureMatrix) -> FloatArray:
-            return np.asarray(booster.predict(some, thread_count=threads))
+    @staticmethod
+    def parse(booster: Any) -> Forest:
+        """See ``BaseLearner``."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trees.json"
+            booster.save_model(str(path), format="json")
+            return parse_catboost(json.loads(path.read_text("utf-8")))
 
-        return cls(verify_against_library(_forest_of(booster), matrix, raw), lambda: booster)
+    @staticmethod
+    def raw_output(booster: Any, matrix: FeatureMatrix, threads: int) -> FloatArray:
+        """See ``BaseLearner``."""
+        return np.asarray(booster.predict(matrix, thread_count=threads))
 
     def log_factor(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
-        """See ``Member``."""
+        """See ``BaseLearner``."""
         return np.asarray(np.log(np.maximum(self.forest(matrix, threads), MIN_FACTOR)))
 
     def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
-        """See ``Member``."""
+        """See ``BaseLearner``."""
         import catboost
 
         pool = catboost.Pool(matrix, feature_names=FEATURE_NAMES, thread_count=threads)
         parts = self.booster.get_feature_importance(pool, type="ShapValues", thread_count=threads)
         return to_log_contributions(np.asarray(parts, np.float64), MIN_FACTOR)
 
-    def write(self, path: Path) -> None:
-        """See ``Member``."""
-        self.booster.save_model(str(path))
-
     @staticmethod
     def read(path: Path) -> Any:
-        """See ``Member``."""
+        """See ``BaseLearner``."""
         import catboost
 
         return catboost.CatBoost().load_model(str(path))
-
-
-def _forest_of(booster: Any) -> Forest:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trees.json"
-        booster.save_model(str(path), format="json")
-        return parse_catboost(json.loads(path.read_text("utf-8")))

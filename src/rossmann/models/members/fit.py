@@ -1,7 +1,4 @@
-"""What members learn from: every open day with sales, each as of an origin of its own.
-
-MERGED: The three members of the ensemble.
-"""
+"""Training rows, each as of its own forecast origin, and the fit of the ensemble's members."""
 
 import time
 from typing import Final
@@ -10,25 +7,25 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.data.panel.panel import Panel
-from rossmann.features import schedule_counts as plan
+from rossmann.features.schedule_counts import SCHOOL_CAP
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.base import BaseLearner
 from rossmann.schema import MAX_HORIZON, FeatureMatrix, FloatArray, ProgressReporter, StoreDays
 from rossmann.settings import Profile
 
 Days = npt.NDArray[np.integer]
-PLAN_AT_ORIGIN: Final = 0.2
-PLAN_ENDS_SOON: Final = 0.2
+SCHEDULE_ENDS_AT_ORIGIN: Final = 0.2
+SCHEDULE_ENDS_SOON: Final = 0.2
 """Shares of training rows whose schedule ends early."""
-_FEW_SAMPLES: Final = 4
-"""With more rows than that many samples, only the samples' matrices are built."""
+_MAX_SAMPLES_IN_MATRIX: Final = 4
+"""With more rows than in this many samples, only the samples' matrices are built."""
 
 
 class TrainingRows:
-    """What members learn from: rows, each as of its own origin, and what they sold (n,).
+    """Open days with sales, each as of its own origin, and their sales (n,).
 
-    The matrix is built when it is first asked for. A sample's is built of the sample alone, so
-    that a chain too large for one matrix can still be learned from.
+    The matrix is built at its first use. That of a sample is built from the sample alone, so that
+    members can be fitted on a sample of a chain too large for one matrix.
     """
 
     def __init__(
@@ -73,8 +70,8 @@ class TrainingRows:
 
     def materialize(self, rows: int) -> None:
         """Build the whole matrix now, unless samples of ``rows`` (0: all) are far smaller."""
-        if not rows or len(self.sold) <= _FEW_SAMPLES * rows:
-            self.matrix  # noqa: B018 -- asking for it keeps it
+        if not rows or len(self.sold) <= _MAX_SAMPLES_IN_MATRIX * rows:
+            self.matrix  # noqa: B018 -- the property stores it
 
 
 def sample_training_rows(panel: Panel, history_days: int, seed: int) -> TrainingRows:
@@ -93,16 +90,18 @@ def sample_training_rows(panel: Panel, history_days: int, seed: int) -> Training
 def sample_schedule_ends(
     day: npt.NDArray[np.integer], origin: npt.NDArray[np.integer], seed: int
 ) -> npt.NDArray[np.int64]:
-    """How far each row's schedule is taken to reach: members must learn to do without one.
+    """The day up to which each row's schedule counts as known, (n,).
 
-    Most rows keep all of it; for one in five it ends at the origin, for one in five it ends
-    somewhere in the 60 days from the row's own on.
+    Most rows keep all of it; for one in five it ends at the origin, for one in five on one of the
+    60 days from the row's own on. Members so learn to forecast without one.
     """
     rng = np.random.default_rng([seed, 1])
-    kind = rng.random(len(day))
-    soon = day + rng.integers(0, plan.SCHOOL_CAP + 1, len(day))
-    ends = np.where(kind < PLAN_AT_ORIGIN, origin, soon)
-    return np.where(kind < PLAN_AT_ORIGIN + PLAN_ENDS_SOON, ends, np.iinfo(np.int32).max)
+    draw = rng.random(len(day))
+    soon = day + rng.integers(0, SCHOOL_CAP + 1, len(day))
+    ends = np.where(draw < SCHEDULE_ENDS_AT_ORIGIN, origin, soon)
+    return np.where(
+        draw < SCHEDULE_ENDS_AT_ORIGIN + SCHEDULE_ENDS_SOON, ends, np.iinfo(np.int32).max
+    )
 
 
 def learner_seeds(seed: int) -> dict[str, int]:
@@ -113,13 +112,13 @@ def learner_seeds(seed: int) -> dict[str, int]:
 def fit_members(
     examples: TrainingRows, profile: Profile, seed: int, threads: int, report: ProgressReporter
 ) -> dict[str, BaseLearner]:
-    """Fit each member of the profile, on a sample of its size where it names one."""
+    """Fit each member of the profile, on a sample of its size if it has one."""
     if profile.rows and len(examples.sold) > profile.rows:
-        chosen = np.random.default_rng(seed).choice(len(examples.sold), profile.rows, replace=False)
-        examples = examples.take(np.sort(chosen))
+        sample = np.random.default_rng(seed).choice(len(examples.sold), profile.rows, replace=False)
+        examples = examples.take(np.sort(sample))
     members: dict[str, BaseLearner] = {}
     for name, params in profile.members.items():
-        begun = time.perf_counter()
+        started = time.perf_counter()
         members[name] = LEARNERS[name].fit(
             examples.matrix,
             examples.sold,
@@ -128,6 +127,6 @@ def fit_members(
             threads,
             lambda share: None,
         )
-        took = time.perf_counter() - begun
-        report(f"  {name}: {len(examples.sold):,} rows, {took:.1f} s")
+        seconds = time.perf_counter() - started
+        report(f"  {name}: {len(examples.sold):,} rows, {seconds:.1f} s")
     return members

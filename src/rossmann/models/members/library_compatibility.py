@@ -1,7 +1,7 @@
-"""Whether the installed boosters can read a version's files, by what each library promises.
+"""Check that the installed booster libraries can read a version's files.
 
-A file that a library cannot read is worse than an error: LightGBM ends the whole process over a
-broken tree. So the releases are compared, and the digests checked, before a file is opened.
+LightGBM ends the whole process on a file that it cannot read. So the releases are compared, by
+what each library promises, and the digests checked before a file is opened.
 
 - XGBoost, "Introduction to Model IO" (release 3.2): models in JSON and UBJSON stay readable by
   later releases; the reverse is not promised. UBJSON came with 1.6.
@@ -10,7 +10,7 @@ broken tree. So the releases are compared, and the digests checked, before a fil
 - CatBoost, issue 543: a model of an older release can be applied by a newer one ("we guarantee");
   the format is stable since 0.4.1.
 
-None promises that an older release reads a newer one's file, so that is refused throughout.
+No library promises that an older release reads a newer one's file: that is always an error.
 """
 
 import importlib.metadata
@@ -27,18 +27,20 @@ Release = tuple[int, int]
 
 @dataclass(frozen=True)
 class CompatibilityRule:
-    """``names``: the distributions that hold the library. ``oldest``: first release whose files
+    """Whose files a library reads.
+
+    ``distributions``: names of the packages that hold it. ``oldest``: first release whose files
     are readable, as (major, minor). ``same_major``: only those of the installed major release.
     """
 
-    names: tuple[str, ...]
+    distributions: tuple[str, ...]
     oldest: Release
     same_major: bool = False
 
     def can_read(self, installed: Release, written: Release) -> bool:
         """Whether the installed release reads what the other one wrote."""
-        same = not self.same_major or installed[0] == written[0]
-        return same and self.oldest <= written <= installed
+        same_major = not self.same_major or installed[0] == written[0]
+        return same_major and self.oldest <= written <= installed
 
 
 COMPATIBILITY: Final[dict[str, CompatibilityRule]] = {
@@ -54,19 +56,19 @@ def installed_libraries(members: Iterable[str]) -> dict[str, str]:
 
 
 def check_compatibility(card: Mapping[str, Any], folder: Path) -> None:
-    """Raise ``DamagedModel``, with what to do, unless every member of the version is readable."""
-    told = card.get("libraries")
+    """Raises ``CorruptModelError``, with what to do, for a version with an unreadable member."""
+    libraries = card.get("libraries")
     for member in card["weights"]:
-        promise = COMPATIBILITY[member]
-        name, installed = _installed(promise)
-        written = _written(told, promise)
+        rule = COMPATIBILITY[member]
+        name, installed = _installed(rule)
+        written = _written(libraries, rule)
         release = _parse(written)
         if release is None:
             raise CorruptModelError(
                 f"the card in {folder} does not say which release of {name} made the version:"
                 " train a new one (rossmann train)"
             )
-        if not promise.can_read(_parse(installed) or (0, 0), release):
+        if not rule.can_read(_parse(installed) or (0, 0), release):
             raise CorruptModelError(
                 f"the version in {folder} was made by {name} {written}, which {name} {installed}"
                 f" cannot be trusted to read: install {name}=={written}, or train a new version"
@@ -75,7 +77,7 @@ def check_compatibility(card: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_errors() -> tuple[type[Exception], ...]:
-    """What the libraries raise for a file that is none of theirs."""
+    """What the libraries raise for a file that they cannot read."""
     from catboost import CatBoostError
     from lightgbm.basic import LightGBMError
     from xgboost.core import XGBoostError
@@ -83,21 +85,23 @@ def load_errors() -> tuple[type[Exception], ...]:
     return (CatBoostError, LightGBMError, XGBoostError, OSError, ValueError, KeyError, RuntimeError)
 
 
-def _installed(promise: CompatibilityRule) -> tuple[str, str]:
-    for name in promise.names:
+def _installed(rule: CompatibilityRule) -> tuple[str, str]:
+    for name in rule.distributions:
         try:
             return name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    raise CorruptModelError(f"{promise.names[0]} is not installed: install it to load this version")
+    raise CorruptModelError(
+        f"{rule.distributions[0]} is not installed: install it to load this version"
+    )
 
 
-def _written(told: object, promise: CompatibilityRule) -> str:
-    if not isinstance(told, Mapping):
+def _written(libraries: object, rule: CompatibilityRule) -> str:
+    if not isinstance(libraries, Mapping):
         return ""
-    return next((str(told[name]) for name in promise.names if name in told), "")
+    return next((str(libraries[name]) for name in rule.distributions if name in libraries), "")
 
 
 def _parse(text: str) -> Release | None:
-    found = re.match(r"(\d+)\.(\d+)", text)
-    return None if found is None else (int(found[1]), int(found[2]))
+    match = re.match(r"(\d+)\.(\d+)", text)
+    return None if match is None else (int(match[1]), int(match[2]))

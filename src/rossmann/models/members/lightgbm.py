@@ -1,80 +1,72 @@
-"""LightGBM on the log of the factor, with the gradient of the square percentage error."""
+"""LightGBM on the log of the factor, with the gradient of the squared percentage error."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from rossmann.models.members.base import (
     FEATURE_NAMES,
     BaseLearner,
-    Params,
-    Progress,
-    log_target_ratio,
+    TrainingRun,
     mask_offset,
     squared_percentage_error,
-    verify_against_library,
 )
-from rossmann.models.trees.forest import parse_lightgbm
+from rossmann.models.trees.forest import Forest, parse_lightgbm
 from rossmann.schema import FeatureMatrix, FloatArray
 
 
-class LightGbm(BaseLearner):
-    """See ``Member``."""
+class LightGBM(BaseLearner):
+    """See ``BaseLearner``."""
 
     file = "lightgbm.txt"
 
-    @classmethod
-    def fit(
-        cls, matrix: FeatureMatrix, sales: FloatArray, params: Params, seed: int, threads: int,
-        progress: Progress,
-    ) -> Self:  # fmt: skip
-        """See ``Member``."""
+    @staticmethod
+    def train(matrix: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
+        """See ``BaseLearner``."""
         import lightgbm
 
-        settings: dict[str, Any] = dict(params)
-        rounds = int(settings.pop("rounds"))
         data = lightgbm.Dataset(
             mask_offset(matrix),
-            log_target_ratio(matrix, sales),
+            target,
             feature_name=FEATURE_NAMES,
-            params={"max_bin": settings.get("max_bin", 255), "verbosity": -1,
-                    "num_threads": threads, "seed": seed},
+            params={"max_bin": run.settings.get("max_bin", 255), "verbosity": -1,
+                    "num_threads": run.threads, "seed": run.seed},
             free_raw_data=True,
         )  # fmt: skip
-        settings |= {
+        settings = run.settings | {
             "objective": squared_percentage_error,
             "bagging_freq": 1,
-            "num_threads": threads,
-            "seed": seed,
+            "num_threads": run.threads,
+            "seed": run.seed,
             "deterministic": True,
             "force_row_wise": True,
             "verbosity": -1,
         }
 
-        def tell(env: Any) -> None:
-            progress((env.iteration + 1) / rounds)
+        def report_progress(env: Any) -> None:
+            run.progress((env.iteration + 1) / run.rounds)
 
-        booster = lightgbm.train(settings, data, rounds, callbacks=[tell])
-        forest = parse_lightgbm(booster.model_to_string())
+        return lightgbm.train(settings, data, run.rounds, callbacks=[report_progress])
 
-        def raw(some: FeatureMatrix) -> FloatArray:
-            return np.asarray(booster.predict(some, raw_score=True, num_threads=threads))
+    @staticmethod
+    def parse(booster: Any) -> Forest:
+        """See ``BaseLearner``."""
+        return parse_lightgbm(booster.model_to_string())
 
-        return cls(verify_against_library(forest, matrix, raw), lambda: booster)
+    @staticmethod
+    def raw_output(booster: Any, matrix: FeatureMatrix, threads: int) -> FloatArray:
+        """See ``BaseLearner``."""
+        return np.asarray(booster.predict(matrix, raw_score=True, num_threads=threads))
 
     def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
-        """See ``Member``."""
+        """See ``BaseLearner``."""
         parts = self.booster.predict(matrix, pred_contrib=True, num_threads=threads)
         return np.asarray(parts, np.float64)
 
-    def write(self, path: Path) -> None:
-        """See ``Member``."""
-        self.booster.save_model(path)
-
     @staticmethod
     def read(path: Path) -> Any:
-        """See ``Member``."""
+        """See ``BaseLearner``."""
         import lightgbm
 
         return lightgbm.Booster(model_file=path)

@@ -1,1 +1,1 @@
-"""From a trained folder to a registered MLflow version."""
+"""Trained folders, and their registration as MLflow versions."""

@@ -1,10 +1,7 @@
-"""MLflow's own client, kept quiet and short of patience; and mending what a kill left half-done.
+"""MLflow's Python client: quiet, with short timeouts; repair of registrations, backtest runs.
 
-MLflow takes seconds to import and is imported where it is needed.
-
-MERGED: Backtests in MLflow: a run each, with its page, so that a team sees them side by side.
-
-MERGED: What a registered version promises its callers: columns in and out, an example, its needs.
+Also the signature, input example and requirements of a registered version. MLflow takes seconds to
+import, so functions import it.
 """
 
 import importlib.metadata
@@ -17,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rossmann.errors import ServiceError
-from rossmann.models.ensemble import artifact_files as model_files
+from rossmann.models.ensemble.artifact_files import CARD_FILE, sha256
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.model_version import CARD_DIGEST_TAG, ModelVersion
 from rossmann.models.registry.registry import Registry
-from rossmann.models.reports.html_report import DATA_FILE, PAGE_FILE
+from rossmann.models.reports.html_report import REPORT_DATA_FILE, REPORT_PAGE_FILE
 from rossmann.schema import FEATURES, MODEL_NAME
 from rossmann.settings import Settings
 
@@ -30,10 +28,9 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
 
-    from rossmann.models.publishing.trained_model import TrainedModel
-
-
 EXPERIMENT: Final = "rossmann"
+BACKTEST_EXPERIMENT: Final = "rossmann-backtests"
+"""Backtests register nothing, so they have an experiment of their own."""
 _ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -43,11 +40,27 @@ _ENVIRONMENT: Final = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+PACKAGES: Final = ("mlflow", "numpy", "numba", "pandas", "lightgbm", "xgboost-cpu", "catboost")
+"""Packages that a version requires apart from its own code."""
+_EXAMPLE: Final = {
+    # A Friday in a promotion week, eight days ahead, of a store that sells about 6,600 a day.
+    **{"day_of_week": 5, "day_of_month": 19, "working_days_left_in_month": 7, "promo_lift": 0.3},
+    **{"days_from_easter": 75, "days_to_christmas": 60, "promo": 1, "days_to_promo": 0},
+    **{"promo_days_left": 1, "promo2_phase": -1, "days_since_holiday": 15, "days_to_holiday": 30},
+    **{"days_since_school_holiday": 60, "days_to_school_holiday": 34, "closed_days_after": 0},
+    **{"days_since_long_closure": 200, "open_days_before": 12, "log_competition_distance": 7.1},
+    **{"months_since_competition": 58, "region": 5, "horizon": 8, "mean_weekday_91": -0.11},
+    **{"mean_promo_28": 0.03, "mean_same_182": -0.01, "mean_same_364": -0.02},
+    **{"median_same_364": -0.03, "sd_same_364": 0.12, "count_same_364": 24, "open_days_365": 300},
+    **{"log_sales_per_customer_365": 2.2, "log_customers_same_364": 6.6, "last_year_day": -0.05},
+    **{"last_year_same": -0.04, "last_year_change": 0.02, "kfa": 0.01, "kfc": -0.01},
+    **{"kfd": -0.02, "last_year_error": 0.01, "last_year_error_chain": 0.01, "kfb": 8.8},
+}
 
 
 @contextmanager
 def quiet_mlflow() -> Iterator[None]:
-    """MLflow's settings in the environment, where nobody set them, and no chatter in its log."""
+    """Set MLflow's environment variables, where unset, and limit its log to errors."""
     added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
     logger = logging.getLogger("mlflow")
     os.environ.update(added)
@@ -65,7 +78,7 @@ def quiet_mlflow() -> Iterator[None]:
 
 @contextmanager
 def open_client(settings: Settings) -> "Iterator[MlflowClient]":
-    """A client of the settings' server; what it refuses is a ``ServiceError`` of one line."""
+    """A client of the settings' server, whose errors become ``ServiceError`` of one line."""
     with quiet_mlflow():
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -77,18 +90,18 @@ def open_client(settings: Settings) -> "Iterator[MlflowClient]":
 
 
 def to_service_error(tracking_uri: str, error: "MlflowException") -> ServiceError:
-    """What MLflow said, in one line."""
+    """MLflow's error in one line."""
     reason = str(error.message).strip().splitlines()[0]
     return ServiceError(f"MLflow at {tracking_uri} refused: {reason}")
 
 
-def card_digest(trained: "TrainedModel") -> str:
-    """SHA-256 of the card: what a version and its run are known by."""
-    return model_files.sha256(trained.folder / model_files.CARD_FILE)
+def card_digest(trained: TrainedModel) -> str:
+    """SHA-256 of the card, which identifies a version and its run."""
+    return sha256(trained.folder / CARD_FILE)
 
 
 def link_logged_model(client: "MlflowClient", model_id: str, name: str, version: int | str) -> None:
-    """Write down which version comes from a logged model: MLflow's pages find it by that."""
+    """Tag a logged model with its version: MLflow's pages find the version by that."""
     text = json.dumps([{"name": name, "version": str(version)}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": text})
 
@@ -96,95 +109,77 @@ def link_logged_model(client: "MlflowClient", model_id: str, name: str, version:
 def complete_registration(
     version: ModelVersion, settings: Settings, name: str = MODEL_NAME
 ) -> None:
-    """Do what a registration that was cut short at its very end left to do."""
+    """Do the last step of a registration, which a kill may have left out."""
     with open_client(settings) as client:
         model_id = client.get_model_version(name, str(version.version)).model_id
         if model_id:
             link_logged_model(client, model_id, name, version.version)
 
 
-def drop_abandoned_runs(trained: "TrainedModel", settings: Settings) -> None:
-    """Take away the runs of registrations of ``trained`` that were cut short.
+def drop_abandoned_runs(trained: TrainedModel, settings: Settings) -> None:
+    """Delete the runs of registrations of ``trained`` that were cut short.
 
-    Only for a folder that no version comes from and whose maker has ended: else the run may be
-    one that is needed.
+    Only for a folder that no version comes from and whose process has ended: else the run may be
+    in use.
     """
     with open_client(settings) as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return
-        place = [experiment.experiment_id]
-        mine = f"tags.`{CARD_DIGEST_TAG}` = '{card_digest(trained)}'"
-        for run in client.search_runs(place, mine):
-            for model in client.search_logged_models(place, f"source_run_id = '{run.info.run_id}'"):
+        experiments = [experiment.experiment_id]
+        same_card = f"tags.`{CARD_DIGEST_TAG}` = '{card_digest(trained)}'"
+        for run in client.search_runs(experiments, same_card):
+            of_run = f"source_run_id = '{run.info.run_id}'"
+            for model in client.search_logged_models(experiments, of_run):
                 client.delete_logged_model(model.model_id)
             if run.info.status == "RUNNING":
                 client.set_terminated(run.info.run_id, "KILLED")
             client.delete_run(run.info.run_id)
 
 
-BACKTEST_EXPERIMENT: Final = "rossmann-backtests"
-"""Beside the experiment of the versions: a backtest registers nothing."""
-
-
 def log_backtest_run(settings: Settings, folder: Path, report: dict[str, Any]) -> str:
-    """Log the report in ``folder`` with its figures; answers the run's address in MLflow's pages.
+    """Log the report in ``folder`` with its metrics; returns the run's address in MLflow's pages.
 
-    Raises ``ServiceError`` where MLflow is away or refuses.
+    Raises ``ServiceError`` where MLflow is unreachable or rejects the request.
     """
     with Registry(settings.tracking_uri) as registry:
         registry.ping()
     with open_client(settings) as client:
-        found = client.get_experiment_by_name(BACKTEST_EXPERIMENT)
-        place = (
-            client.create_experiment(BACKTEST_EXPERIMENT) if found is None else found.experiment_id
+        existing = client.get_experiment_by_name(BACKTEST_EXPERIMENT)
+        experiment_id = (
+            client.create_experiment(BACKTEST_EXPERIMENT)
+            if existing is None
+            else existing.experiment_id
         )
         tags = {"profile": str(report["profile"]), "data.version": str(report["data"]["version"])}
-        run = client.create_run(place, tags=tags, run_name=_name(report)).info.run_id
-        for name, value in _figures(report).items():
-            client.log_metric(run, name, value)
-        for file in (PAGE_FILE, DATA_FILE):
-            client.log_artifact(run, str(folder / file))
-        client.set_terminated(run)
-    return f"{settings.tracking_uri}/#/experiments/{place}/runs/{run}"
+        run_name = _run_name(report)
+        run_id = client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id
+        for name, value in _metrics(report).items():
+            client.log_metric(run_id, name, value)
+        for file in (REPORT_PAGE_FILE, REPORT_DATA_FILE):
+            client.log_artifact(run_id, str(folder / file))
+        client.set_terminated(run_id)
+    return f"{settings.tracking_uri}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def _name(report: dict[str, Any]) -> str:
+def _run_name(report: dict[str, Any]) -> str:
     origins = [window["origin"] for window in report["windows"]]
     return f"{report['profile']} from {', '.join(origins)}"
 
 
-def _figures(report: dict[str, Any]) -> dict[str, float]:
-    """RMSPE by window and method, and the ensemble's other errors, as far as they are known."""
-    out = {}
+def _metrics(report: dict[str, Any]) -> dict[str, float]:
+    """RMSPE by window and forecaster, and the ensemble's other errors, where measured."""
+    metrics = {}
     for window in report["windows"]:
         for name, value in window["rmspe"].items():
-            out[f"rmspe/{window['origin']}/{name}"] = value
+            metrics[f"rmspe/{window['origin']}/{name}"] = value
         for name, value in window["ensemble"].items():
-            out[f"{name}/{window['origin']}"] = value
-    return {name: value for name, value in out.items() if value is not None}
-
-
-PACKAGES: Final = ("mlflow", "numpy", "numba", "pandas", "lightgbm", "xgboost-cpu", "catboost")
-"""What a version needs beside its own code."""
-_EXAMPLE: Final = {
-    # A Friday in a promotion week, eight days ahead, of a store that sells about 6,600 a day.
-    **{"day_of_week": 5, "day_of_month": 19, "working_days_left_in_month": 7, "promo_lift": 0.3},
-    **{"days_from_easter": 75, "days_to_christmas": 60, "promo": 1, "days_to_promo": 0},
-    **{"promo_days_left": 1, "promo2_phase": -1, "days_since_holiday": 15, "days_to_holiday": 30},
-    **{"days_since_school_holiday": 60, "days_to_school_holiday": 34, "closed_days_after": 0},
-    **{"days_since_long_closure": 200, "open_days_before": 12, "log_competition_distance": 7.1},
-    **{"months_since_competition": 58, "region": 5, "horizon": 8, "mean_weekday_91": -0.11},
-    **{"mean_promo_28": 0.03, "mean_same_182": -0.01, "mean_same_364": -0.02},
-    **{"median_same_364": -0.03, "sd_same_364": 0.12, "count_same_364": 24, "open_days_365": 300},
-    **{"log_sales_per_customer_365": 2.2, "log_customers_same_364": 6.6, "last_year_day": -0.05},
-    **{"last_year_same": -0.04, "last_year_change": 0.02, "kfa": 0.01, "kfc": -0.01},
-    **{"kfd": -0.02, "last_year_error": 0.01, "last_year_error_chain": 0.01, "kfb": 8.8},
-}
+            metrics[f"{name}/{window['origin']}"] = value
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def pip_requirements() -> list[str]:
-    """The needs, pinned to what made the version: package names and versions, no hosts."""
+    """Requirements, pinned to the installed versions: package names and versions, no hosts."""
     return [f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES]
 
 
@@ -201,7 +196,7 @@ def signature() -> "ModelSignature":
 
 
 def input_example() -> "pd.DataFrame":
-    """One row of input, (1, 46): what is not named is 0."""
+    """One row of input, (1, 46); features that the example leaves out are 0."""
     import pandas as pd
 
     row = {name: float(_EXAMPLE.get(name, 0)) for name in FEATURES}

@@ -1,6 +1,6 @@
-"""The registered model as MLflow's pyfunc sees it: 46 columns in, sales of open days out.
+"""The registered model as an MLflow pyfunc: 46 feature columns in, sales of open days out.
 
-MLflow stores this file as it is and runs it when a version is loaded ("models from code"), with
+MLflow stores this script as it is and runs it when a version is loaded ("models from code"), with
 the version's own copy of the package on the path; nothing is pickled. Hence the call at the end.
 """
 
@@ -17,10 +17,10 @@ from rossmann.schema import FEATURES, FloatArray
 
 
 class RossmannModel(PythonModel):
-    """The blend alone; opening days, schedules and warnings are the service's business."""
+    """The blend alone, without the service's opening days, schedules and warnings."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the version's files; raises ``DamagedModel`` where they cannot be trusted."""
+        """Load the version's files; raises ``CorruptModelError`` where a digest differs."""
         self._ensemble = Ensemble.load(Path(context.artifacts["ensemble"]))
 
     def predict(
@@ -31,7 +31,7 @@ class RossmannModel(PythonModel):
     ) -> FloatArray:
         """Sales (n,) of n rows with the 46 features as columns, in any order."""
         columns = model_input[list(FEATURES)].to_numpy(dtype=np.float64)
-        # The members learn from single precision: the same bits here as in the service.
+        # The members learn from single precision: the same bits as in the service.
         return self._ensemble.predict(np.ascontiguousarray(columns, dtype=np.float32))
 
 

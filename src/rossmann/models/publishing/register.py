@@ -1,6 +1,6 @@
-"""Writing a trained version to the registry: run, files, pyfunc, card, lineage.
+"""Registers a trained model with MLflow: a run, its files, the pyfunc with its code, the version.
 
-MLflow takes seconds to import and is imported where it is needed.
+MLflow takes seconds to import, so functions import it.
 """
 
 import json
@@ -8,15 +8,20 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import rossmann
-from rossmann.models.ensemble import artifact_files as model_files
+from rossmann.models.ensemble.artifact_files import (
+    CARD_FILE,
+    member_files,
+    sha256,
+    verify_digests,
+)
 from rossmann.models.gate.backtest_predictions import PREDICTIONS_FILE
-from rossmann.models.gate.gate import EVIDENCE_TAG, WINDOWS_TAG
+from rossmann.models.gate.gate import PREDICTIONS_DIGEST_TAG, WINDOWS_TAG
 from rossmann.models.publishing.mlflow_client import (
     EXPERIMENT,
     card_digest,
@@ -27,125 +32,119 @@ from rossmann.models.publishing.mlflow_client import (
     signature,
     to_service_error,
 )
+from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.lineage import lineage_tags
 from rossmann.models.registry.model_cache import ARTIFACT_FOLDER
 from rossmann.models.registry.model_version import CARD_DIGEST_TAG, STAGE_TAG, ModelVersion
 from rossmann.models.registry.registry import Registry
-from rossmann.models.reports import model_card
-from rossmann.models.reports.model_card import PAGE_FILE, render_html
-from rossmann.schema import MODEL_NAME, Stage
+from rossmann.models.reports.model_card import CARD_PAGE_FILE, render_html, render_markdown
+from rossmann.schema import MODEL_NAME, ProgressReporter, Stage
 from rossmann.settings import Settings
 
-if TYPE_CHECKING:
-    from rossmann.models.publishing.trained_model import TrainedModel
-
-
-_EXCLUDED_LAYERS = ("prediction_log", "serving", "dashboard", "launcher", "cli")
-"""Layers that a model may not import, so that its copy of the code does without them."""
-_DESCRIPTION_LENGTH = 5000
+_EXCLUDED_LAYERS: Final = ("prediction_log", "serving", "dashboard", "launcher", "cli")
+"""Packages that models never import, left out of a version's copy of the code."""
+_MAX_DESCRIPTION: Final = 5000
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """Files laid out as a version holds them."""
+class _VersionFiles:
+    """Files of a version, as MLflow is to store them."""
 
     ensemble: Path
     code: Path
-    card_text: Path
-    card_page: Path
+    card_markdown: Path
+    card_html: Path
 
 
 def register(
-    trained: "TrainedModel",
+    trained: TrainedModel,
     settings: Settings,
     name: str = MODEL_NAME,
-    report: Callable[[str], None] = lambda line: None,
+    report: ProgressReporter = lambda line: None,
 ) -> ModelVersion:
-    """Log a run with everything that ``trained`` is, and register it as a version in stage None.
+    """Log a run with all files of ``trained``, and register it as a version in stage None.
 
-    Raises ``ServiceError`` when MLflow is away or refuses, ``DamagedModel`` when the trained
-    folder is not whole.
+    Raises ``ServiceError`` when MLflow is unreachable or rejects a request, ``CorruptModelError``
+    when a file of the trained folder is missing or altered.
     """
-    model_files.verify_digests(trained.folder)
+    verify_digests(trained.folder)
     with Registry(settings.tracking_uri, name) as registry:
         registry.ping()
         report(f"registering with MLflow at {settings.tracking_uri}")
         with tempfile.TemporaryDirectory(prefix="rossmann-") as folder, quiet_mlflow():
-            parts = _lay_out(trained, Path(folder), name)
-            number = _log(trained, parts, settings.tracking_uri, name)
+            files = _prepare_files(trained, Path(folder), name)
+            number = _log(trained, files, settings.tracking_uri, name)
         report(f"registered {name} version {number}")
         return registry.find(number)
 
 
-def _lay_out(trained: "TrainedModel", folder: Path, name: str) -> _Parts:
-    parts = _Parts(
-        folder / Path(ARTIFACT_FOLDER).name,
-        folder / "rossmann",
-        folder / "card.md",
-        folder / PAGE_FILE,
+def _prepare_files(trained: TrainedModel, folder: Path, name: str) -> _VersionFiles:
+    files = _VersionFiles(
+        ensemble=folder / Path(ARTIFACT_FOLDER).name,
+        code=folder / "rossmann",
+        card_markdown=folder / "card.md",
+        card_html=folder / CARD_PAGE_FILE,
     )
-    parts.ensemble.mkdir()
-    for file in (model_files.CARD_FILE, *model_files.member_files(trained.folder)):
-        shutil.copy2(trained.folder / file, parts.ensemble / file)
+    files.ensemble.mkdir()
+    for file in (CARD_FILE, *member_files(trained.folder)):
+        shutil.copy2(trained.folder / file, files.ensemble / file)
     package = Path(rossmann.__file__).parent
-    shutil.copytree(package, parts.code, ignore=_without_layers_above(package))
-    card = model_card.render_markdown(trained.card, trained.windows, name)
-    parts.card_text.write_text(card, encoding="utf-8")
-    parts.card_page.write_text(render_html(card, name, trained.folder), encoding="utf-8")
-    return parts
+    shutil.copytree(package, files.code, ignore=_ignored_names)
+    card = render_markdown(trained.card, trained.windows, name)
+    files.card_markdown.write_text(card, encoding="utf-8")
+    files.card_html.write_text(render_html(card, name, trained.folder), encoding="utf-8")
+    return files
 
 
-def _without_layers_above(package: Path) -> Callable[[str, list[str]], list[str]]:
-    def ignore(folder: str, names: list[str]) -> list[str]:
-        above = _EXCLUDED_LAYERS if Path(folder) == package else ()
-        return [name for name in names if name in above or name == "__pycache__"]
-
-    return ignore
+def _ignored_names(folder: str, names: list[str]) -> list[str]:
+    is_package_root = Path(folder) == Path(rossmann.__file__).parent
+    ignored = {"__pycache__", *(_EXCLUDED_LAYERS if is_package_root else ())}
+    return [name for name in names if name in ignored]
 
 
-def _log(trained: "TrainedModel", parts: _Parts, tracking_uri: str, name: str) -> int:
+def _log(trained: TrainedModel, files: _VersionFiles, tracking_uri: str, name: str) -> int:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    before = os.environ.get("MLFLOW_TRACKING_URI")  # MLflow keeps its own setting there, too
+    previous_uri = os.environ.get("MLFLOW_TRACKING_URI")  # MLflow keeps its own setting there, too
     try:
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_experiment(EXPERIMENT)
-        name_of_run = str(trained.card.get("profile", "train"))
-        digest = {CARD_DIGEST_TAG: card_digest(trained)}
-        with mlflow.start_run(run_name=name_of_run, tags=digest) as run:
-            _log_run(trained, parts)
-            source, model_id = _log_model(parts)
-        return _create_version(trained, parts, name, source, model_id, run.info.run_id)
+        run_name = str(trained.card.get("profile", "train"))
+        tags = {CARD_DIGEST_TAG: card_digest(trained)}
+        with mlflow.start_run(run_name=run_name, tags=tags) as run:
+            _log_run(trained, files)
+            source, model_id = _log_model(files)
+        return _create_version(trained, files, name, source, model_id, run.info.run_id)
     except MlflowException as error:
         raise to_service_error(tracking_uri, error) from error
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: as if never set
+        mlflow.set_tracking_uri(previous_uri)  # type: ignore[arg-type]  # None: as if never set
 
 
-def _log_run(trained: "TrainedModel", parts: _Parts) -> None:
+def _log_run(trained: TrainedModel, files: _VersionFiles) -> None:
     import mlflow
 
-    mlflow.log_params(_flat(trained.card.get("params", {})))
+    mlflow.log_params(_flatten(trained.card.get("params", {})))
     mlflow.log_metrics(_metrics(_windows(trained)))
     mlflow.set_tags(lineage_tags(trained.card))
-    mlflow.log_artifact(str(parts.card_text))
-    mlflow.log_artifact(str(parts.card_page))
-    for file in sorted(trained.folder.iterdir()):
-        if file.is_dir():
-            mlflow.log_artifacts(str(file), file.name)
-        elif not (parts.ensemble / file.name).exists() and not file.name.startswith("."):
-            mlflow.log_artifact(str(file))
+    mlflow.log_artifact(str(files.card_markdown))
+    mlflow.log_artifact(str(files.card_html))
+    for path in sorted(trained.folder.iterdir()):
+        if path.is_dir():
+            mlflow.log_artifacts(str(path), path.name)
+        elif not (files.ensemble / path.name).exists() and not path.name.startswith("."):
+            mlflow.log_artifact(str(path))
 
 
-def _log_model(parts: _Parts) -> tuple[str, str]:
+def _log_model(files: _VersionFiles) -> tuple[str, str]:
     import mlflow
 
     info = mlflow.pyfunc.log_model(
         name="model",
-        python_model=str(parts.code / "models" / "publishing" / "pyfunc_model.py"),
-        artifacts={"ensemble": str(parts.ensemble)},
-        code_paths=[str(parts.code)],
+        python_model=str(files.code / "models" / "publishing" / "pyfunc_model.py"),
+        artifacts={"ensemble": str(files.ensemble)},
+        code_paths=[str(files.code)],
         signature=signature(),
         input_example=input_example(),
         pip_requirements=pip_requirements(),
@@ -154,7 +153,12 @@ def _log_model(parts: _Parts) -> tuple[str, str]:
 
 
 def _create_version(
-    trained: "TrainedModel", parts: _Parts, name: str, source: str, model_id: str, run_id: str
+    trained: TrainedModel,
+    files: _VersionFiles,
+    name: str,
+    source: str,
+    model_id: str,
+    run_id: str,
 ) -> int:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -172,22 +176,22 @@ def _create_version(
         CARD_DIGEST_TAG: card_digest(trained),
         STAGE_TAG: Stage.NONE.value,
     }
-    evidence = trained.folder / PREDICTIONS_FILE
-    if evidence.is_file():
-        tags[EVIDENCE_TAG] = model_files.sha256(evidence)
+    predictions = trained.folder / PREDICTIONS_FILE
+    if predictions.is_file():
+        tags[PREDICTIONS_DIGEST_TAG] = sha256(predictions)
     version = client.create_model_version(
         name,
         source=source,
         run_id=run_id,
         tags=tags,
-        description=parts.card_text.read_text(encoding="utf-8")[:_DESCRIPTION_LENGTH],
+        description=files.card_markdown.read_text(encoding="utf-8")[:_MAX_DESCRIPTION],
         model_id=model_id,
     )
     link_logged_model(client, model_id, name, version.version)
     return int(version.version)
 
 
-def _windows(trained: "TrainedModel") -> list[dict[str, Any]]:
+def _windows(trained: TrainedModel) -> list[dict[str, Any]]:
     return [
         {"origin": str(w.origin), "days": w.days, "rows": w.rows, "rmspe": dict(w.rmspe)}
         for w in trained.windows
@@ -195,7 +199,7 @@ def _windows(trained: "TrainedModel") -> list[dict[str, Any]]:
 
 
 def _metrics(windows: list[dict[str, Any]]) -> dict[str, float]:
-    """One metric for each window and model; MLflow has no place for those that are not numbers."""
+    """A metric for each window and forecaster; MLflow cannot store NaN or infinity."""
     return {
         f"rmspe/{window['origin']}/{key}": value
         for window in windows
@@ -204,11 +208,11 @@ def _metrics(windows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            flat.update(_flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -1,7 +1,7 @@
-"""The folders of trained versions: put in place whole, and found again if they were not registered.
+"""Trained models on disk: written atomically, read, and searched for unregistered ones.
 
-A folder says which process made it. A folder of a process that has ended, and that no version in
-the registry comes from, was left behind by a kill between training and registration.
+A folder records the process that wrote it. A folder whose process has ended, and that no version in
+the registry comes from, was left by a kill between training and registration.
 """
 
 import json
@@ -24,34 +24,43 @@ WINDOWS_FILE: Final = "windows.json"
 OWNER_FILE: Final = ".maker.json"
 
 
-def trained_dir(settings: Settings) -> Path:
-    """Where trained versions lie, a folder for each."""
-    return settings.data_dir / "trained"
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model on disk: its folder, its card and the scores of its backtest windows."""
+
+    folder: Path
+    card: dict[str, Any]
+    windows: list[WindowScore]
 
 
 class PendingFolder:
-    """``draft``: the folder to fill; after the block, ``folder`` is where it stands."""
+    """``draft``: the folder to fill; after the block, ``folder`` is its final path."""
 
     def __init__(self, draft: Path) -> None:
         self.draft = draft
         self.folder = draft
 
 
+def trained_dir(settings: Settings) -> Path:
+    """The parent of the trained models' folders."""
+    return settings.data_dir / "trained"
+
+
 @contextmanager
-def publish_folder(home: Path) -> Iterator[PendingFolder]:
-    """A folder in ``home`` that appears in one step, named after the time, when the block ends."""
-    with staging_folder(home) as draft:
-        place = PendingFolder(draft)
-        yield place
+def publish_folder(parent: Path) -> Iterator[PendingFolder]:
+    """A folder that appears in ``parent`` in one step, named after the time, after the block."""
+    with staging_folder(parent) as draft:
+        pending = PendingFolder(draft)
+        yield pending
         (draft / OWNER_FILE).write_text(ProcessIdentity.current().to_json(), "utf-8")
-        place.folder = _put(draft, home)
+        pending.folder = _rename_to_timestamp(draft, parent)
 
 
-def _put(draft: Path, home: Path) -> Path:
+def _rename_to_timestamp(draft: Path, parent: Path) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     number = 1
     while True:
-        target = home / (stamp if number == 1 else f"{stamp}-{number}")
+        target = parent / (stamp if number == 1 else f"{stamp}-{number}")
         number += 1
         if target.exists():
             continue
@@ -62,15 +71,14 @@ def _put(draft: Path, home: Path) -> Path:
                 raise
 
 
-def write_windows(folder: Path, scores: "list[WindowScore]") -> None:
-    """Write the windows' scores beside the version."""
+def write_windows(folder: Path, scores: list[WindowScore]) -> None:
+    """Write the scores of the backtest windows into a trained model's folder."""
     text = json.dumps([score.as_dict() for score in scores], indent=1)
     (folder / WINDOWS_FILE).write_text(text, "utf-8")
 
 
-def read_trained(folder: Path) -> "TrainedModel":
-    """A trained version as ``train`` left it; raises ``DamagedModel`` where it is not whole."""
-
+def read_trained(folder: Path) -> TrainedModel:
+    """Read what ``train`` wrote; raises ``CorruptModelError`` where a file is lost or altered."""
     verify_digests(folder)
     try:
         stored: list[dict[str, Any]] = json.loads((folder / WINDOWS_FILE).read_text("utf-8"))
@@ -84,38 +92,29 @@ def read_trained(folder: Path) -> "TrainedModel":
 
 
 def find_unregistered(
-    home: Path, recipe: str, registered: Collection[str]
-) -> "TrainedModel | None":
-    """The newest version of that recipe that was trained and never registered; None without one.
+    parent: Path, fingerprint: str, registered: Collection[str]
+) -> TrainedModel | None:
+    """The newest trained model of that training fingerprint that was never registered, or None.
 
-    ``registered``: SHA-256 of the card of each version in the registry. Drafts that were left
-    behind are removed.
+    ``registered``: SHA-256 of the card of each version in the registry. Abandoned drafts are
+    removed.
     """
-    if not home.is_dir():
+    if not parent.is_dir():
         return None
-    remove_stale(home)
-    for folder in sorted(home.glob(f"*/{CARD_FILE}"), reverse=True):
+    remove_stale(parent)
+    for card_file in sorted(parent.glob(f"*/{CARD_FILE}"), reverse=True):
         with suppress(CorruptModelError):
-            if _is_abandoned(folder.parent) and sha256(folder) not in registered:
-                found = read_trained(folder.parent)
-                if found.card.get("recipe") == recipe:
-                    return found
+            if _is_abandoned(card_file.parent) and sha256(card_file) not in registered:
+                trained = read_trained(card_file.parent)
+                if trained.card.get("recipe") == fingerprint:
+                    return trained
     return None
 
 
 def _is_abandoned(folder: Path) -> bool:
-    """Whether no other process may be about to register it."""
+    """Whether the process that would register it has ended."""
     try:
-        maker = ProcessIdentity.from_json((folder / OWNER_FILE).read_text("utf-8"))
+        owner = ProcessIdentity.from_json((folder / OWNER_FILE).read_text("utf-8"))
     except OSError:
         return False
-    return maker is not None and maker.has_exited()
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A trained version on disk: the ensemble's folder, its card and its windows."""
-
-    folder: Path
-    card: dict[str, Any]
-    windows: list[WindowScore]
+    return owner is not None and owner.has_exited()

@@ -1,1 +1,1 @@
-"""Versions, stages and promotion: the only users of MLflow's aliases and tags."""
+"""Registered versions: stages, promotion, lineage, local copies; only it uses MLflow's aliases."""

@@ -1,13 +1,13 @@
-"""Plain REST to an MLflow server: short waits, and every failure is one line with what to do.
+"""HTTP client of MLflow's REST API, with short timeouts and error messages of one line.
 
-MLflow's own client takes 4 s to import and minutes to give up on a server that is away; the
+MLflow's own client takes 4 s to import and minutes to give up on an unreachable server; the
 service can afford neither.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import httpx
 
@@ -16,28 +16,28 @@ from rossmann.errors import ServiceError
 HttpMethod = Literal["GET", "POST", "PATCH", "DELETE"]
 Json = dict[str, Any]
 
-_API = "/api/2.0/mlflow"
-_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-_CONNECT_SECONDS = 2.0
-_DOWNLOAD_SECONDS = 60.0
-"""Longest silence in a download: a proxy may fetch the file from elsewhere before it answers."""
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-START_HINT = "start it with: bash scripts/start_mlflow.sh"
+_API: Final = "/api/2.0/mlflow"
+_ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
+_CONNECT_SECONDS: Final = 2.0
+_DOWNLOAD_SECONDS: Final = 60.0
+"""Read timeout of a download: a proxy may fetch the file from elsewhere before it responds."""
+_LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
+START_HINT: Final = "start it with: bash scripts/start_mlflow.sh"
 
 
 class RequestRejectedError(ServiceError):
-    """The server is there and says no."""
+    """The server answered with an error."""
 
 
 class NameConflictError(RequestRejectedError):
-    """There is something of that name already."""
+    """Something of that name exists already."""
 
 
 class MlflowRest:
-    """One server; safe to share between threads."""
+    """A client of one server; safe to share between threads."""
 
     def __init__(self, tracking_uri: str, timeout: float) -> None:
-        """Raises ``ServiceError`` for an address that is no HTTP address; asks nothing yet."""
+        """Raises ``ServiceError`` for an address that is no HTTP address; sends nothing yet."""
         try:
             url = httpx.URL(tracking_uri.rstrip("/"))
         except httpx.InvalidURL as error:
@@ -57,20 +57,20 @@ class MlflowRest:
 
     @contextmanager
     def with_timeout(self, seconds: float) -> Iterator[None]:
-        """Wait at most ``seconds`` for an answer meanwhile; for one thread alone."""
-        usual = self._client.timeout
+        """Wait at most ``seconds`` for a response inside the block; for one thread alone."""
+        default = self._client.timeout
         self._client.timeout = httpx.Timeout(seconds)
         try:
             yield
         finally:
-            self._client.timeout = usual
+            self._client.timeout = default
 
     def close(self) -> None:
         """Close the connections that are kept open."""
         self._client.close()
 
     def check_health(self) -> None:
-        """Raise ``ServiceError`` unless an MLflow server answers."""
+        """Raise ``ServiceError`` unless an MLflow server responds."""
         response = self._send("GET", "/health")
         if response.status_code != 200 or response.text.strip() != "OK":
             raise ServiceError(
@@ -79,31 +79,32 @@ class MlflowRest:
             )
 
     def call(self, method: HttpMethod, path: str, **fields: Any) -> Json | None:
-        """Call ``/api/2.0/mlflow/<path>``; None where MLflow says that there is no such thing.
+        """Call ``/api/2.0/mlflow/<path>``; None where MLflow reports that nothing has that name.
 
-        Raises ``ServiceError`` when the server is away or answers with no JSON, and its kind
-        ``Refused`` when the server says no.
+        Raises ``ServiceError`` when the server is unreachable or responds with no JSON, and its
+        subclass ``RequestRejectedError`` when the server responds with an error.
         """
         if method == "GET":
             response = self._send(method, f"{_API}/{path}", params=fields)
         else:
             response = self._send(method, f"{_API}/{path}", json=fields)
-        body = self._json(response)
+        body = self._parse_json(response)
         if response.status_code == 200:
             return body
         code = str(body.get("error_code", ""))
         missing_alias = code == "INVALID_PARAMETER_VALUE" and path == "registered-models/alias"
         if code == "RESOURCE_DOES_NOT_EXIST" or (method == "GET" and missing_alias):
             return None
-        kind = NameConflictError if code == "RESOURCE_ALREADY_EXISTS" else RequestRejectedError
+        name_taken = code == "RESOURCE_ALREADY_EXISTS"
+        error_type = NameConflictError if name_taken else RequestRejectedError
         reason = str(body.get("message", code)).strip().splitlines()
-        raise kind(
+        raise error_type(
             f"MLflow at {self.address} answered {response.status_code} to {method} {path}:"
             f" {reason[0] if reason else 'no reason given'}"
         )
 
     def create(self, path: str, **fields: Any) -> bool:
-        """Create what ``fields`` name; False where there is one of that name already.
+        """Create what ``fields`` describe; False where one of that name exists already.
 
         Raises ``ServiceError`` as ``call`` does.
         """
@@ -113,23 +114,23 @@ class MlflowRest:
             return False
         return True
 
-    def set_tag(self, kind: str, **fields: str) -> None:
-        """Set a tag of a ``registered-models`` or ``model-versions``, whoever else does it now.
+    def set_tag(self, resource: str, **fields: str) -> None:
+        """Set a tag of a ``registered-models`` or ``model-versions``, even if others set it now.
 
-        MLflow looks for the tag and then inserts it: where another process was between, its
-        database refuses the second. Asked again, it finds the tag and sets it.
+        MLflow reads the tag and then inserts it: where another process inserts it in between, its
+        database rejects the second insert. The second request finds the tag and updates it.
         """
         try:
-            self.call("POST", f"{kind}/set-tag", **fields)
+            self.call("POST", f"{resource}/set-tag", **fields)
         except RequestRejectedError:
-            self.call("POST", f"{kind}/set-tag", **fields)
+            self.call("POST", f"{resource}/set-tag", **fields)
 
     def artifact_names(self, folder: str) -> list[str]:
-        """Names of the files right in ``folder``, a path below the server's artifact root."""
+        """Names of the files directly in ``folder``, a path below the server's artifact root."""
         response = self._send("GET", _ARTIFACTS, params={"path": folder})
-        body = self._json(response)
+        body = self._parse_json(response)
         if response.status_code != 200:
-            raise self._no_artifact(folder, response)
+            raise self._artifact_error(folder, response)
         return [Path(f["path"]).name for f in body.get("files", []) if not f.get("is_dir")]
 
     def download(self, path: str, target: Path) -> None:
@@ -138,29 +139,29 @@ class MlflowRest:
         try:
             with self._client.stream("GET", f"{_ARTIFACTS}/{path}", timeout=timeout) as response:
                 if response.status_code != 200:
-                    raise self._no_artifact(path, response)
+                    raise self._artifact_error(path, response)
                 with target.open("wb") as file:
                     for chunk in response.iter_bytes():
                         file.write(chunk)
         except httpx.HTTPError as error:
-            raise self._away(error) from error
+            raise self._unreachable_error(error) from error
 
     def _send(self, method: HttpMethod, path: str, **options: Any) -> httpx.Response:
         try:
             return self._client.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise self._away(error) from error
+            raise self._unreachable_error(error) from error
 
-    def _away(self, error: httpx.HTTPError) -> ServiceError:
+    def _unreachable_error(self, error: httpx.HTTPError) -> ServiceError:
         reason = str(error) or type(error).__name__
         return ServiceError(f"MLflow at {self.address} does not answer ({reason}); {START_HINT}")
 
-    def _no_artifact(self, path: str, response: httpx.Response) -> ServiceError:
+    def _artifact_error(self, path: str, response: httpx.Response) -> ServiceError:
         return ServiceError(
             f"MLflow at {self.address} has no artifact {path} for us ({response.status_code})"
         )
 
-    def _json(self, response: httpx.Response) -> Json:
+    def _parse_json(self, response: httpx.Response) -> Json:
         try:
             body = response.json()
         except ValueError as error:

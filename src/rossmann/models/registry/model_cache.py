@@ -1,18 +1,13 @@
-"""Local copies of registered versions, so that forecasts go on while the registry is away.
+"""Local cache of registered versions, for forecasts while the registry is away; their download.
 
-``<cache>/<version>/`` holds the ensemble's files and ``copy.json`` (which run it came from, and the
-digest of ``ensemble.json``, which in turn holds the digests of the others).
-``<cache>/production.json`` tells which version was Production last.
+``<cache>/<version>/`` holds the ensemble's files and ``copy.json`` (the run that it comes from, and
+the digest of ``ensemble.json``, which in turn holds the digests of the others).
+``<cache>/production.json`` holds the last known Production version.
 
-Artifacts are downloaded through MLflow's server where it proxies them, else by its client.
+Artifacts are downloaded through MLflow's server where it proxies them, else by MLflow's client.
 """
 
-import fcntl
 import json
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -20,27 +15,28 @@ from typing import Final
 from urllib.parse import urlparse
 
 from rossmann.errors import CorruptModelError, ServiceError
+from rossmann.filesystem.atomic_write import staging_folder, write_text_atomic
 from rossmann.models.ensemble.artifact_files import CARD_FILE, sha256, verify_digests
 from rossmann.models.registry.mlflow_rest import MlflowRest
 
-_SEAL = "copy.json"
-_PRODUCTION = "production.json"
-_UNFINISHED = ".tmp"
-_STALE_SECONDS = 3600
+ARTIFACT_FOLDER: Final = "artifacts/ensemble"
+"""Where a version keeps the ensemble's files."""
+_SOURCE_FILE: Final = "copy.json"
+_PRODUCTION_FILE: Final = "production.json"
 
 
 def cached_version(cache: Path, version: int, run_id: str | None = None) -> Path | None:
-    """The folder of a whole local copy of ``version``, or None; asks no registry.
+    """The folder of an intact local copy of ``version``, or None; needs no registry.
 
-    ``run_id``: the run that the copy must come from; a registry that was set up anew counts its
-    versions from 1 again.
+    ``run_id``: the run that the copy must come from; a registry that was set up again counts its
+    versions from 1.
     """
     folder = cache / str(version)
     try:
-        seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
-        if run_id is not None and seal["run_id"] != run_id:
+        source = json.loads((folder / _SOURCE_FILE).read_text(encoding="utf-8"))
+        if run_id is not None and source["run_id"] != run_id:
             return None
-        verify_digests(folder, seal["card"])
+        verify_digests(folder, source["card"])
     except (OSError, ValueError, KeyError, TypeError, CorruptModelError):
         return None
     return folder
@@ -49,35 +45,23 @@ def cached_version(cache: Path, version: int, run_id: str | None = None) -> Path
 @contextmanager
 def write_version(cache: Path, version: int, run_id: str) -> Iterator[Path]:
     """An empty folder to fill; it becomes ``<cache>/<version>`` in one step when the block ends."""
-    cache.mkdir(parents=True, exist_ok=True)
-    _sweep(cache)
-    folder = Path(tempfile.mkdtemp(prefix=f"{version}.", suffix=_UNFINISHED, dir=cache))
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # where the file system has no locks, its age has to tell
-            fcntl.flock(held, fcntl.LOCK_SH)  # what is filled now is not left behind, by any clock
+    with staging_folder(cache) as folder:
         yield folder
-        seal = {"version": version, "run_id": run_id, "card": sha256(folder / CARD_FILE)}
-        (folder / _SEAL).write_text(json.dumps(seal), encoding="utf-8")
-        folder.chmod(0o755)
-        _put_in_place(folder, cache, version, run_id)
-    finally:
-        os.close(held)
-        shutil.rmtree(folder, ignore_errors=True)
+        source = {"version": version, "run_id": run_id, "card": sha256(folder / CARD_FILE)}
+        (folder / _SOURCE_FILE).write_text(json.dumps(source), encoding="utf-8")
+        _publish(folder, cache, version, run_id)
 
 
-def _put_in_place(folder: Path, cache: Path, version: int, run_id: str) -> None:
+def _publish(folder: Path, cache: Path, version: int, run_id: str) -> None:
     target = cache / str(version)
     with suppress(OSError):
         folder.rename(target)
         return
-    # There is a copy already: another worker was quicker, or it is damaged or of an older registry.
+    # A copy exists: of a faster worker, or a damaged one, or one of another registry.
     if cached_version(cache, version, run_id):
         return
-    aside = Path(tempfile.mkdtemp(prefix=f"{version}.", suffix=_UNFINISHED, dir=cache))
-    with suppress(OSError):
-        target.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    with staging_folder(cache) as old, suppress(OSError):
+        target.rename(old)
     with suppress(OSError):
         folder.rename(target)
         return
@@ -85,91 +69,56 @@ def _put_in_place(folder: Path, cache: Path, version: int, run_id: str) -> None:
         raise CorruptModelError(f"{target} cannot be replaced; remove it")
 
 
-def _sweep(cache: Path) -> None:
-    """Remove what killed downloads left behind."""
-    for left in cache.glob(f"*{_UNFINISHED}"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime < _STALE_SECONDS:
-                continue
-            if not left.is_dir():
-                left.unlink()
-            elif not _is_held(left):
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a process fills it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
 def save_last_production(cache: Path, version: int) -> None:
-    """Note that ``version`` is Production, for a start while the registry is away."""
+    """Record that ``version`` is Production, for a start while the registry is away."""
     cache.mkdir(parents=True, exist_ok=True)
     if last_production(cache) == version:
         return
-    handle, name = tempfile.mkstemp(suffix=_UNFINISHED, dir=cache)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"version": version}, file)
-        Path(name).replace(cache / _PRODUCTION)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_text_atomic(cache / _PRODUCTION_FILE, json.dumps({"version": version}))
 
 
 def last_production(cache: Path) -> int | None:
-    """The version that was Production when the registry was last asked; None if never noted."""
+    """The last known Production version; None where none was recorded."""
     try:
-        return int(json.loads((cache / _PRODUCTION).read_text(encoding="utf-8"))["version"])
+        return int(json.loads((cache / _PRODUCTION_FILE).read_text(encoding="utf-8"))["version"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-ARTIFACT_FOLDER: Final = "artifacts/ensemble"
-"""Where a version keeps the ensemble's files."""
 
 
 def download_version(rest: MlflowRest, name: str, version: int, folder: Path) -> None:
     """Download the ensemble's files of a version into ``folder``.
 
-    Raises ``ServiceError`` where they cannot be had.
+    Raises ``ServiceError`` where that fails.
     """
     fields = {"name": name, "version": str(version)}
-    answer = rest.call("GET", "model-versions/get-download-uri", **fields)
-    if answer is None:
+    response = rest.call("GET", "model-versions/get-download-uri", **fields)
+    if response is None:
         raise ServiceError(f"MLflow names no place for version {version} of {name}")
-    place = urlparse(str(answer["artifact_uri"]))
-    if place.scheme != "mlflow-artifacts":
-        source = f"{place.geturl().rstrip('/')}/{ARTIFACT_FOLDER}"
-        _download_elsewhere(source, rest.address, folder)
+    uri = urlparse(str(response["artifact_uri"]))
+    if uri.scheme != "mlflow-artifacts":
+        source = f"{uri.geturl().rstrip('/')}/{ARTIFACT_FOLDER}"
+        _download_unproxied(source, rest.address, folder)
         return
-    root = str(PurePosixPath(place.path.lstrip("/")) / ARTIFACT_FOLDER)
+    root = str(PurePosixPath(uri.path.lstrip("/")) / ARTIFACT_FOLDER)
     for file in rest.artifact_names(root):
         rest.download(f"{root}/{file}", folder / file)
 
 
 def download_run_file(rest: MlflowRest, run_id: str, name: str, folder: Path) -> Path:
     """Download the file ``name`` that a run logged into ``folder``; raises ``ServiceError``."""
-    answer = rest.call("GET", "runs/get", run_id=run_id)
-    if answer is None:
+    response = rest.call("GET", "runs/get", run_id=run_id)
+    if response is None:
         raise ServiceError(f"MLflow has no run {run_id}")
-    place = urlparse(str(answer["run"]["info"]["artifact_uri"]))
-    if place.scheme == "mlflow-artifacts":
-        rest.download(f"{place.path.strip('/')}/{name}", folder / name)
+    uri = urlparse(str(response["run"]["info"]["artifact_uri"]))
+    if uri.scheme == "mlflow-artifacts":
+        rest.download(f"{uri.path.strip('/')}/{name}", folder / name)
     else:
-        _download_elsewhere(f"{place.geturl().rstrip('/')}/{name}", rest.address, folder)
+        _download_unproxied(f"{uri.geturl().rstrip('/')}/{name}", rest.address, folder)
     return folder / name
 
 
-def _download_elsewhere(source: str, tracking_uri: str, folder: Path) -> None:
-    """From a store that the server does not stand in front of: MLflow's client knows them all."""
+def _download_unproxied(source: str, tracking_uri: str, folder: Path) -> None:
+    """Download with MLflow's client, which knows every store that the server does not proxy."""
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 

@@ -1,8 +1,6 @@
-"""What MLflow says of a version, read into our words; a private part of the registry.
+"""Registered versions as values, parsed from MLflow's JSON, and the reader that requests them.
 
-MERGED: Reading what MLflow has of one model: the model itself, its versions, the one in Production.
-
-A private part of the registry; it changes nothing.
+It only reads; ``Registry`` makes the changes.
 """
 
 from collections.abc import Mapping
@@ -14,13 +12,14 @@ from rossmann.models.registry.mlflow_rest import Json, MlflowRest
 from rossmann.models.registry.promotion import Promotion
 from rossmann.schema import Stage
 
-STAGE_TAG = "stage"
-PROMOTION_TAG = "promotion"
-CARD_DIGEST_TAG = "digest.card"
-PRODUCTION = "production"
-STAGING = "staging"
+STAGE_TAG: Final = "stage"
+PROMOTION_TAG: Final = "promotion"
+CARD_DIGEST_TAG: Final = "digest.card"
+PRODUCTION: Final = "production"
+STAGING: Final = "staging"
 ExpectedProduction = int | None | Literal["any"]
 """The version that must serve for a promotion to go on; None: none may, ``any``: whichever does."""
+_PAGE_SIZE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +35,17 @@ class ModelVersion:
 
 
 def parse_tags(tags: Any) -> dict[str, str]:
-    """MLflow's list of key and value as a mapping."""
+    """MLflow's list of keys and values as a mapping."""
     return {str(tag["key"]): str(tag.get("value", "")) for tag in tags or []}
 
 
 def parse_aliases(model: Json) -> dict[str, int]:
-    """The version that each alias of a registered model names."""
-    return {str(a["alias"]): int(a["version"]) for a in model.get("aliases", [])}
-
-
-def last_promotion(version: ModelVersion | None) -> Promotion | None:
-    """The promotion or rollback that brought the version in last; None where there is none."""
-    return None if version is None else Promotion.from_json(version.tags.get(PROMOTION_TAG))
-
-
-def production_state(serving: ModelVersion | None) -> str:
-    """Names what is Production since when, so that two reads tell whether it was moved between."""
-    step = last_promotion(serving)
-    number = "none" if serving is None else str(serving.version)
-    return f"{number}.{'first' if step is None else step.id}"
+    """The version number of each alias of a registered model."""
+    return {str(alias["alias"]): int(alias["version"]) for alias in model.get("aliases", [])}
 
 
 def parse_version(raw: Json, aliases: Mapping[str, int]) -> ModelVersion:
-    """A version as MLflow tells it; its number comes as text over REST."""
+    """A version from MLflow's JSON, in which its number is a text."""
     number, tags = int(raw["version"]), parse_tags(raw.get("tags"))
     return ModelVersion(
         version=number,
@@ -71,60 +58,69 @@ def parse_version(raw: Json, aliases: Mapping[str, int]) -> ModelVersion:
 
 
 def stage_of(number: int, tag: str | None, aliases: Mapping[str, int]) -> Stage:
-    """The stage: what the aliases say, and where they say nothing, what the tag says."""
+    """The stage by the aliases and, where none names the version, by its tag."""
     if aliases.get(PRODUCTION) == number:
         return Stage.PRODUCTION
     if aliases.get(STAGING) == number:
         return Stage.STAGING
-    # Without its alias, a version that says Production or Staging has left: a move was cut short.
+    # Without its alias, a version tagged Production or Staging has left: a change was cut short.
     return Stage.NONE if tag in {None, "", Stage.NONE.value} else Stage.ARCHIVED
 
 
-def matches(version: ModelVersion, wanted: str) -> bool:
-    """Whether a version is the one that a number or ``Production`` or ``Staging`` names."""
-    if wanted.isdecimal():
-        return version.version == int(wanted)
-    live = version.stage in {Stage.PRODUCTION, Stage.STAGING}
-    return live and wanted.lower() == version.stage.value.lower()
+def last_promotion(version: ModelVersion | None) -> Promotion | None:
+    """The promotion or rollback that brought the version in last; None where there is none."""
+    return None if version is None else Promotion.from_json(version.tags.get(PROMOTION_TAG))
 
 
-def not_found_message(name: str, wanted: str, versions: list[ModelVersion]) -> str:
-    """Message for a stage or number that no version has, with those there are."""
+def production_state(production: ModelVersion | None) -> str:
+    """The Production version and its promotion as one text: two reads differ if it was moved."""
+    promotion = last_promotion(production)
+    number = "none" if production is None else str(production.version)
+    return f"{number}.{'first' if promotion is None else promotion.id}"
+
+
+def matches(version: ModelVersion, requested: str) -> bool:
+    """Whether a version is the one that a number, ``Production`` or ``Staging`` names."""
+    if requested.isdecimal():
+        return version.version == int(requested)
+    has_alias = version.stage in {Stage.PRODUCTION, Stage.STAGING}
+    return has_alias and requested.lower() == version.stage.value.lower()
+
+
+def not_found_message(name: str, requested: str, versions: list[ModelVersion]) -> str:
+    """Message for a stage or number that no version has, with the versions that exist."""
     if not versions:
         return f"no version of {name} is registered; make one with: rossmann train"
-    there = ", ".join(f"{v.version} ({v.stage.value})" for v in versions[:20])
-    what = f"version {wanted}" if wanted.isdecimal() else f"version in {wanted}"
-    return f"{name} has no {what}; there are: {there}"
+    existing = ", ".join(f"{v.version} ({v.stage.value})" for v in versions[:20])
+    missing = f"version {requested}" if requested.isdecimal() else f"version in {requested}"
+    return f"{name} has no {missing}; there are: {existing}"
 
 
 def stale_verdict_message(
-    version: int, expected: ExpectedProduction, serving: ModelVersion | None
+    version: int, expected: ExpectedProduction, production: ModelVersion | None
 ) -> str:
-    """Message for a promotion whose verdict is about another version than the one that serves."""
-    before = "while no version served" if expected is None else f"against version {expected}"
-    now = "none serves" if serving is None else f"version {serving.version} serves"
+    """Message for a promotion whose verdict compares with another version than Production."""
+    compared = "while no version served" if expected is None else f"against version {expected}"
+    now = "none serves" if production is None else f"version {production.version} serves"
     return (
-        f"version {version} was judged {before}, but now {now}: nothing was changed;"
+        f"version {version} was judged {compared}, but now {now}: nothing was changed;"
         f" judge it again (rossmann validate {version})"
     )
 
 
-def conflict_message(serving: ModelVersion | None) -> str:
-    """Message for one who came second."""
-    step = last_promotion(serving)
-    if serving is None or step is None:
+def conflict_message(production: ModelVersion | None) -> str:
+    """Message for a promotion during which another one changed Production."""
+    promotion = last_promotion(production)
+    if production is None or promotion is None:
         return "Production was moved meanwhile by somebody else; look before you retry"
     return (
-        f"version {serving.version} became Production meanwhile ({step.action} by"
-        f" {step.who or 'somebody'}, {step.at}): look before you retry"
+        f"version {production.version} became Production meanwhile ({promotion.action} by"
+        f" {promotion.who or 'somebody'}, {promotion.at}): look before you retry"
     )
 
 
-_PAGE: Final = 1000
-
-
 class ModelReader:
-    """One model name on one server."""
+    """Reads one registered model of one MLflow server."""
 
     def __init__(self, rest: MlflowRest, name: str) -> None:
         self._rest = rest
@@ -132,28 +128,28 @@ class ModelReader:
 
     def model(self) -> Json | None:
         """The registered model with its tags and aliases; None where there is none."""
-        answer = self._rest.call("GET", "registered-models/get", name=self._name)
-        return None if answer is None else dict(answer.get("registered_model", {}))
+        response = self._rest.call("GET", "registered-models/get", name=self._name)
+        return None if response is None else dict(response.get("registered_model", {}))
 
     def versions(self, model: Json) -> list[ModelVersion]:
         """All versions, newest first, with the stages that the model's aliases give them."""
         aliases = parse_aliases(model)
-        found: list[ModelVersion] = []
-        token: dict[str, str] = {}
+        versions: list[ModelVersion] = []
+        page: dict[str, str] = {}
         while True:
             quoted = self._name.replace("'", "\\'")
-            fields = {"filter": f"name='{quoted}'", "max_results": _PAGE, **token}
-            answer = self._rest.call("GET", "model-versions/search", **fields) or {}
-            found += [parse_version(raw, aliases) for raw in answer.get("model_versions", [])]
-            if not answer.get("next_page_token"):
-                return sorted(found, key=lambda v: v.version, reverse=True)
-            token = {"page_token": str(answer["next_page_token"])}
+            fields = {"filter": f"name='{quoted}'", "max_results": _PAGE_SIZE, **page}
+            response = self._rest.call("GET", "model-versions/search", **fields) or {}
+            versions += [parse_version(raw, aliases) for raw in response.get("model_versions", [])]
+            if not response.get("next_page_token"):
+                return sorted(versions, key=lambda version: version.version, reverse=True)
+            page = {"page_token": str(response["next_page_token"])}
 
     def production(self) -> ModelVersion | None:
         """The version in Production; a single request."""
         fields = {"name": self._name, "alias": PRODUCTION}
-        answer = self._rest.call("GET", "registered-models/alias", **fields)
-        if answer is None:
+        response = self._rest.call("GET", "registered-models/alias", **fields)
+        if response is None:
             return None
-        raw = answer["model_version"]
+        raw = response["model_version"]
         return parse_version(raw, {PRODUCTION: int(raw["version"])})

@@ -1,20 +1,19 @@
-"""What a promotion writes down, and which version a rollback goes to: plain values, no server.
+"""Promotions and rollbacks: the record of one, and the lock that lets one process at a time do it.
 
-MERGED: Who may move Production next: a claim that only one of several can win.
+MLflow has no compare-and-swap: the last writer of an alias wins. But it refuses to create a
+registered model whose name is taken, in one transaction of its database. So a promotion begins with
+creating a model that is named after the state it starts from; whoever fails to create it is second.
+The winner then checks that the state still holds, moves the alias and deletes that model.
 
-MLflow has no compare-and-swap: an alias is moved by whoever writes last. But it refuses to create a
-registered model whose name is taken, in one transaction of its database. So a move begins with
-creating a model that is named after the state it starts from; who fails to create it was second.
-The winner then looks whether that state still holds, moves the alias, and deletes the claim.
-
-A claim whose owner died must not block for ever. On the owner's machine its process is seen to be
-gone; elsewhere a claim lapses after ``LEASE_SECONDS``. Then the next claim has the next number,
-again won by one alone. An owner that was held up for half a lease gives up before it moves.
+A lock whose owner died must not block for ever. On the owner's machine its process is known to have
+ended; elsewhere the lock expires after ``LEASE_SECONDS``. Then the next lock has the next number,
+which again only one process can create. An owner that was held up for half a lease gives up before
+it moves the alias.
 """
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,17 +24,23 @@ from rossmann.filesystem.process_identity import ProcessIdentity
 from rossmann.models.registry.mlflow_rest import Json, MlflowRest
 
 Action = Literal["promote", "rollback"]
-_REMEMBERED = 100
+LEASE_SECONDS: Final = 120.0
+_LOCK_INFIX: Final = ".claim."
+_OWNER_TAG: Final = "owner"
+_PAGE_SIZE: Final = 1000
+_MAX_ROLLBACKS: Final = 100
 """How many rollbacks in a row stay possible."""
+_STORED_KEYS: Final = {"replaced": "left", "previous_versions": "below"}
+"""Keys in the stored JSON that differ from their field's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """One move of Production, stored on the version that it brings in *before* the move.
+    """One change of Production, stored on the version that it brings in *before* the change.
 
-    So one step, the alias, decides whether it happened, and a kill at any point leaves the
-    registry whole. ``below``: the versions that served before, the latest first; a rollback goes
-    to its head and leaves the rest below.
+    So the alias alone decides whether it happened, and a kill at any point leaves the registry
+    consistent. ``previous_versions``: the versions that served before, the latest first; a rollback
+    goes to the first and keeps the rest.
     """
 
     id: str
@@ -49,135 +54,133 @@ class Promotion:
 
     def to_json(self) -> str:
         """As JSON, for a tag."""
-        return json.dumps(asdict(self))
+        fields = asdict(self).items()
+        return json.dumps({_STORED_KEYS.get(name, name): value for name, value in fields})
 
     @classmethod
     def from_json(cls, text: str | None) -> "Promotion | None":
-        """From a tag; None where there is none, or somebody wrote something else there."""
+        """From a tag; None where there is none, or where its text is something else."""
         try:
-            fields = json.loads(text or "")
-            return cls(**{**fields, "below": tuple(int(v) for v in fields["below"])})
+            stored = json.loads(text or "")
+            versions = tuple(int(version) for version in stored["below"])
+            names = {key: name for name, key in _STORED_KEYS.items()}
+            fields = {names.get(key, key): value for key, value in stored.items()}
+            return cls(**{**fields, "previous_versions": versions})
         except (ValueError, TypeError, KeyError):
             return None
 
 
-def _begin(
-    action: Action, version: int, left: int | None, who: str, why: str, below: Iterable[int]
-) -> Promotion:
-    now = datetime.now(UTC)
-    kept = tuple(below)[:_REMEMBERED]
-    # Part of a tag's name, which may hold no "+"; sorts by time.
-    name = f"{now:%Y%m%dT%H%M%S.%f}Z.{version}"
-    return Promotion(name, action, version, left, now.isoformat(), who, why, kept)
-
-
 def new_promotion(
-    version: int, left: int | None, before: Promotion | None, who: str, why: str
+    version: int, replaced: int | None, previous: Promotion | None, who: str, why: str
 ) -> Promotion:
-    """``version`` replaces ``left`` (None: nothing served), which had come in by ``before``."""
-    below = () if left is None else (left, *(before.previous_versions if before else ()))
-    return _begin("promote", version, left, who, why, below)
+    """``version`` replaces ``replaced`` (None: nothing served), which ``previous`` brought in."""
+    earlier = previous.previous_versions if previous else ()
+    versions = () if replaced is None else (replaced, *earlier)
+    return _promotion("promote", version, replaced, who, why, versions)
 
 
 def new_rollback(
-    left: int, before: Promotion | None, there: Mapping[int, object], who: str, why: str
+    replaced: int, previous: Promotion | None, existing: Collection[int], who: str, why: str
 ) -> Promotion | None:
-    """Back to the version that served before ``left``; None where there is none to go to.
+    """Back to the version that served before ``replaced``; None where there is none.
 
-    Versions that were deleted since (not in ``there``) are passed over.
+    Versions that were deleted since (not in ``existing``) are skipped.
     """
-    below = [v for v in (before.previous_versions if before else ()) if v in there]
-    while below and below[0] == left:  # what lay between is gone
-        below.pop(0)
-    if not below:
+    versions = [v for v in (previous.previous_versions if previous else ()) if v in existing]
+    while versions and versions[0] == replaced:  # the versions between were deleted
+        versions.pop(0)
+    if not versions:
         return None
-    return _begin("rollback", below[0], left, who, why, below[1:])
+    return _promotion("rollback", versions[0], replaced, who, why, versions[1:])
 
 
-LEASE_SECONDS: Final = 120.0
-_MARK: Final = ".claim."
-_OWNER_TAG: Final = "owner"
-_PAGE: Final = 1000
+def _promotion(
+    action: Action, version: int, replaced: int | None, who: str, why: str, versions: Iterable[int]
+) -> Promotion:
+    now = datetime.now(UTC)
+    # Part of a tag's name, which may hold no "+"; sorts by time.
+    number = f"{now:%Y%m%dT%H%M%S.%f}Z.{version}"
+    previous = tuple(versions)[:_MAX_ROLLBACKS]
+    return Promotion(number, action, version, replaced, now.isoformat(), who, why, previous)
 
 
 class Lease:
-    """A claim that was won; ask it right before each step that may not come late."""
+    """The limited time of an acquired lock; checked before each step that must not be late."""
 
     def __init__(self) -> None:
-        self._won = time.monotonic()
+        self._acquired = time.monotonic()
 
     def raise_if_stale(self) -> None:
-        """Raise ``LostRace`` where the claim is so old that another may soon take it over."""
-        if time.monotonic() - self._won > LEASE_SECONDS / 2:
+        """Raise ``PromotionConflictError`` once so old that another may soon take over the lock."""
+        if time.monotonic() - self._acquired > LEASE_SECONDS / 2:
             raise PromotionConflictError(
                 "the move was held up for so long that another may begin; try again"
             )
 
 
 class PromotionLock:
-    """The claims on one model's Production alias."""
+    """Excludes concurrent changes of one model's Production alias, between machines too."""
 
     def __init__(self, rest: MlflowRest, name: str) -> None:
         self._rest = rest
-        self._prefix = f"{name}{_MARK}"
+        self._prefix = f"{name}{_LOCK_INFIX}"
         self._owner = ProcessIdentity.current()
 
     @contextmanager
     def acquire(self, state: str) -> Iterator[Lease]:
-        """Claim the move that starts from ``state``; given back when the block ends.
+        """Hold the lock of the change that starts from ``state`` while the block runs.
 
-        Raises ``LostRace`` where somebody else makes that move.
+        Raises ``PromotionConflictError`` where another process makes that change.
         """
         number = 1
         while not self._create(self._name(state, number)):
-            self._refuse_unless_lapsed(self._name(state, number))
+            self._raise_unless_expired(self._name(state, number))
             number += 1
-        claim = Lease()
-        self._sweep(state)
+        lease = Lease()
+        self._delete_orphans(state)
         try:
-            yield claim
+            yield lease
         except RossmannError:
-            with suppress(ServiceError):  # away: the claim lapses
-                self._give_back(state, number)
+            with suppress(ServiceError):  # unreachable: the lock expires
+                self._release(state, number)
             raise
-        self._give_back(state, number)
+        self._release(state, number)
 
-    def _give_back(self, state: str, number: int) -> None:
-        for past in range(number, 0, -1):
-            self._delete(self._name(state, past))
+    def _release(self, state: str, last_number: int) -> None:
+        for number in range(last_number, 0, -1):
+            self._delete(self._name(state, number))
 
     def _name(self, state: str, number: int) -> str:
         return f"{self._prefix}{state}.{number}"
 
     def _create(self, name: str) -> bool:
         tags = [{"key": _OWNER_TAG, "value": self._owner.to_json()}]
-        what = "Somebody moves Production now; removed when that is done."
-        fields = {"name": name, "tags": tags, "description": what}
+        description = "Somebody moves Production now; removed when that is done."
+        fields = {"name": name, "tags": tags, "description": description}
         return self._rest.create("registered-models/create", **fields)
 
-    def _refuse_unless_lapsed(self, name: str) -> None:
-        answer = self._rest.call("GET", "registered-models/get", name=name)
-        if answer is None:
+    def _raise_unless_expired(self, name: str) -> None:
+        response = self._rest.call("GET", "registered-models/get", name=name)
+        if response is None:
             raise PromotionConflictError(
                 "Production was moved just now by somebody else; look before you retry"
             )
-        model = answer.get("registered_model", {})
+        model = response.get("registered_model", {})
         owner = _owner_of(model)
         if owner is not None and (owner.nonce == self._owner.nonce or owner.has_exited()):
             return
         age = time.time() - int(model.get("creation_timestamp", 0)) / 1000
         if age < LEASE_SECONDS:
-            who = str(owner) if owner else "somebody"
             raise PromotionConflictError(
-                f"{who} moves Production at this moment; look before you retry"
+                f"{owner or 'somebody'} moves Production at this moment; look before you retry"
             )
 
-    def _sweep(self, state: str) -> None:
-        """Delete what dead owners left of earlier states: nobody can win anything with it."""
+    def _delete_orphans(self, state: str) -> None:
+        """Delete the locks of earlier states that ended processes left: they exclude nobody."""
         quoted = self._prefix.replace("'", "\\'")
-        fields = {"filter": f"name LIKE '{quoted}%'", "max_results": _PAGE}
-        answer = self._rest.call("GET", "registered-models/search", **fields) or {}
-        for model in answer.get("registered_models", []):
+        fields = {"filter": f"name LIKE '{quoted}%'", "max_results": _PAGE_SIZE}
+        response = self._rest.call("GET", "registered-models/search", **fields) or {}
+        for model in response.get("registered_models", []):
             if not str(model["name"]).startswith(f"{self._prefix}{state}."):
                 self._delete(str(model["name"]))
 

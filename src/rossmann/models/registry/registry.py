@@ -1,9 +1,9 @@
-"""Versions, stages, promotion and rollback: the only module that knows MLflow's aliases and tags.
+"""The model registry over MLflow's REST API: versions, stages, promotion, rollback, downloads.
 
 A stage is an alias (``production``, ``staging``) first and a tag (``stage``) second: the alias
-decides, the tag is there for people who read MLflow's pages. Promotion is one move of the alias;
-whatever is tidied before or after it may be cut short at any point without a moment in which no
-version, or two, would be Production.
+decides, the tag is for people who read MLflow's pages. Promotion is one change of the alias; the
+writes before and after it may be cut short at any point, and still exactly one version is
+Production.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
+from typing import Final
 
 from rossmann.errors import ModelError, PromotionConflictError, ServiceError, VersionNotFoundError
-from rossmann.models.ensemble import artifact_files as model_files
-from rossmann.models.registry import model_cache
-from rossmann.models.registry import model_cache as artifacts
-from rossmann.models.registry import promotion as promotions
+from rossmann.models.ensemble.artifact_files import verify_digests
 from rossmann.models.registry.mlflow_rest import MlflowRest
-from rossmann.models.registry.model_cache import cached_version
+from rossmann.models.registry.model_cache import (
+    cached_version,
+    download_run_file,
+    download_version,
+    write_version,
+)
 from rossmann.models.registry.model_version import (
     CARD_DIGEST_TAG,
     PRODUCTION,
@@ -37,31 +40,37 @@ from rossmann.models.registry.model_version import (
     production_state,
     stale_verdict_message,
 )
-from rossmann.models.registry.promotion import Promotion, PromotionLock
+from rossmann.models.registry.promotion import (
+    Promotion,
+    PromotionLock,
+    new_promotion,
+    new_rollback,
+)
 from rossmann.schema import MODEL_NAME, Stage
 
-_HISTORY_PREFIX = "history."
+_HISTORY_PREFIX: Final = "history."
 
 
 class Registry:
     """The versions of one model name on one MLflow server; safe to share between threads.
 
-    Every method raises ``ServiceError`` in one line when the server is away or refuses.
+    Every method raises ``ServiceError``, with a message of one line, when the server is unreachable
+    or rejects the request.
     """
 
     def __init__(self, tracking_uri: str, name: str = MODEL_NAME, timeout: float = 5.0) -> None:
         self.name = name
         self._rest = MlflowRest(tracking_uri, timeout)
-        self._shelf = ModelReader(self._rest, name)
-        self._claims = PromotionLock(self._rest, name)
-        self._moving = Lock()
+        self._reader = ModelReader(self._rest, name)
+        self._promotion_lock = PromotionLock(self._rest, name)
+        self._thread_lock = Lock()
 
     def __enter__(self) -> "Registry":
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
@@ -69,7 +78,7 @@ class Registry:
 
     @contextmanager
     def with_timeout(self, seconds: float) -> Iterator[None]:
-        """Give each answer at most ``seconds`` meanwhile: for who can do without."""
+        """Wait at most ``seconds`` for each response inside the block."""
         with self._rest.with_timeout(seconds):
             yield
 
@@ -83,40 +92,40 @@ class Registry:
 
     def versions(self) -> list[ModelVersion]:
         """All versions, newest first; empty when the model is not registered."""
-        model = self._shelf.model()
-        return [] if model is None else self._shelf.versions(model)
+        model = self._reader.model()
+        return [] if model is None else self._reader.versions(model)
 
     def find(self, stage_or_version: str | int) -> ModelVersion:
         """The version of that number, or the one in Production or Staging.
 
-        Raises ``UnknownVersion``, naming those there are.
+        Raises ``VersionNotFoundError``, which names those that exist.
         """
-        wanted = str(stage_or_version).strip()
-        if wanted.lower() == PRODUCTION:
+        requested = str(stage_or_version).strip()
+        if requested.lower() == PRODUCTION:
             # The service polls this one: a single request.
-            found = self._shelf.production()
-            if found is not None:
-                return found
+            production = self._reader.production()
+            if production is not None:
+                return production
         versions = self.versions()
         for version in versions:
-            if matches(version, wanted):
+            if matches(version, requested):
                 return version
-        raise VersionNotFoundError(not_found_message(self.name, wanted, versions))
+        raise VersionNotFoundError(not_found_message(self.name, requested, versions))
 
     def fetch(self, version: int | str, cache: Path) -> Path:
-        """A local folder with the ensemble's files, every digest checked; used again when there.
+        """A local folder with the ensemble's files, digests verified; downloaded only once.
 
-        Raises ``UnknownVersion``, or ``DamagedModel`` when what the registry holds differs from
-        what was registered.
+        Raises ``VersionNotFoundError``, or ``CorruptModelError`` when the downloaded files differ
+        from those that were registered.
         """
-        found = self.find(int(version))
-        ready = cached_version(cache, found.version, found.run_id)
-        if ready is not None:
-            return ready
-        with model_cache.write_version(cache, found.version, found.run_id) as folder:
-            artifacts.download_version(self._rest, self.name, found.version, folder)
-            model_files.verify_digests(folder, found.tags.get(CARD_DIGEST_TAG))
-        return cache / str(found.version)
+        target = self.find(int(version))
+        cached = cached_version(cache, target.version, target.run_id)
+        if cached is not None:
+            return cached
+        with write_version(cache, target.version, target.run_id) as folder:
+            download_version(self._rest, self.name, target.version, folder)
+            verify_digests(folder, target.tags.get(CARD_DIGEST_TAG))
+        return cache / str(target.version)
 
     def run_file(self, version: ModelVersion, name: str, folder: Path) -> Path:
         """Download the file ``name`` that the version's run logged, into ``folder``.
@@ -125,75 +134,78 @@ class Registry:
         """
         if not version.run_id:
             raise ServiceError(f"version {version.version} of {self.name} names no run")
-        return artifacts.download_run_file(self._rest, version.run_id, name, folder)
+        return download_run_file(self._rest, version.run_id, name, folder)
 
     def stage(self, version: int | str) -> ModelVersion:
-        """Make ``version`` the one in Staging; a Production version stays where it is, refused."""
+        """Make ``version`` the one in Staging; raises ``ModelError`` for the Production version."""
         target = self.find(int(version))
         if target.stage is Stage.PRODUCTION:
             raise ModelError(
                 f"version {target.version} is Production; promote another one before it can be"
                 " Staging"
             )
-        self._move(STAGING, target.version)
-        self._tidy()
+        self._set_alias(STAGING, target.version)
+        self._reconcile()
         return self.find(target.version)
 
     def promote(
         self, version: int | str, reason: str, who: str, expected: ExpectedProduction = "any"
     ) -> ModelVersion:
-        """Make ``version`` Production in one step; the one that leaves is Archived and remembered.
+        """Make ``version`` Production in one step; the replaced one is Archived and remembered.
 
-        Whether a version *may* be promoted is the gate's business; ``expected`` is the version
-        that the gate compared it with (``Verdict.against``, None where nothing served). Promoting
-        the version that serves already changes nothing. Raises ``LostRace`` where another version
-        than ``expected`` serves, or somebody else moves Production at the same time: one wins,
-        the other's call changes nothing.
+        Whether a version *may* be promoted is for the gate to decide; ``expected`` is the version
+        that the gate compared it with (``Verdict.compared_to``, None where nothing served).
+        Promoting the Production version changes nothing. Raises ``PromotionConflictError`` where
+        another version than ``expected`` is Production, or another process changes Production at
+        the same time: one wins, the other call changes nothing.
         """
-        serving = self._shelf.production()
+        production = self._reader.production()
         target = self.find(int(version))
-        if serving is None or serving.version != target.version:
-            if expected not in {"any", None if serving is None else serving.version}:
+        current = None if production is None else production.version
+        if current != target.version:
+            if expected not in {"any", current}:
                 raise PromotionConflictError(
-                    stale_verdict_message(target.version, expected, serving)
+                    stale_verdict_message(target.version, expected, production)
                 )
-            left = None if serving is None else serving.version
-            step = promotions.new_promotion(
-                target.version, left, last_promotion(serving), who, reason
-            )
-            self._make_step(step, serving)
-        self._tidy()
+            previous = last_promotion(production)
+            promotion = new_promotion(target.version, current, previous, who, reason)
+            self._apply(promotion, production)
+        self._reconcile()
         return self.find(target.version)
 
     def rollback(self, reason: str, who: str) -> ModelVersion:
         """Back to the version that served before; each further call goes one more back.
 
-        Raises ``UnknownVersion`` when nothing serves, or nothing served before, and ``LostRace``
-        as ``promote`` does.
+        Raises ``VersionNotFoundError`` when nothing serves, or nothing served before, and
+        ``PromotionConflictError`` as ``promote`` does.
         """
-        serving = self._shelf.production()
-        if serving is None:
+        production = self._reader.production()
+        if production is None:
             raise VersionNotFoundError(
                 f"no version of {self.name} is Production: nothing to roll back"
             )
-        there = {v.version: v for v in self.versions()}
-        step = promotions.new_rollback(serving.version, last_promotion(serving), there, who, reason)
-        if step is None:
+        existing = {version.version for version in self.versions()}
+        previous = last_promotion(production)
+        promotion = new_rollback(production.version, previous, existing, who, reason)
+        if promotion is None:
             raise VersionNotFoundError(
-                f"nothing served before version {serving.version}; promote another version instead"
+                f"nothing served before version {production.version}; promote another version"
+                " instead"
             )
-        self._make_step(step, serving)
-        self._tidy()
-        return self.find(step.version)
+        self._apply(promotion, production)
+        self._reconcile()
+        return self.find(promotion.version)
 
     def history(self) -> list[Promotion]:
         """Every promotion and rollback that happened, the latest first."""
-        steps = [
-            step
-            for key, text in parse_tags((self._shelf.model() or {}).get("tags")).items()
-            if key.startswith(_HISTORY_PREFIX) and (step := Promotion.from_json(text)) is not None
+        tags = parse_tags((self._reader.model() or {}).get("tags"))
+        promotions = [
+            promotion
+            for key, text in tags.items()
+            if key.startswith(_HISTORY_PREFIX)
+            and (promotion := Promotion.from_json(text)) is not None
         ]
-        return sorted(steps, key=lambda step: step.id, reverse=True)
+        return sorted(promotions, key=lambda promotion: promotion.id, reverse=True)
 
     def set_tags(self, version: int, tags: Mapping[str, str]) -> None:
         """Write tags on a version, one after the other."""
@@ -201,38 +213,40 @@ class Registry:
             fields = {"name": self.name, "version": str(version), "key": key, "value": value}
             self._rest.set_tag("model-versions", **fields)
 
-    def _make_step(self, step: Promotion, seen: ModelVersion | None) -> None:
-        """Move Production from the state that the caller saw, if nobody else does."""
-        with self._moving, self._claims.acquire(production_state(seen)) as claim:
-            serving = self._shelf.production()
-            if production_state(serving) != production_state(seen):
-                raise PromotionConflictError(conflict_message(serving))
-            self._tidy()  # what an earlier move left undone must be written before the next
-            claim.raise_if_stale()
-            self.set_tags(step.version, {PROMOTION_TAG: step.to_json()})
-            claim.raise_if_stale()
-            self._move(PRODUCTION, step.version)
+    def _apply(self, promotion: Promotion, expected: ModelVersion | None) -> None:
+        """Change Production if it is still ``expected`` and no other process changes it."""
+        state = production_state(expected)
+        with self._thread_lock, self._promotion_lock.acquire(state) as lease:
+            production = self._reader.production()
+            if production_state(production) != state:
+                raise PromotionConflictError(conflict_message(production))
+            self._reconcile()  # a promotion that was cut short enters the history before the next
+            lease.raise_if_stale()
+            self.set_tags(promotion.version, {PROMOTION_TAG: promotion.to_json()})
+            lease.raise_if_stale()
+            self._set_alias(PRODUCTION, promotion.version)
 
-    def _move(self, alias: str, version: int) -> None:
+    def _set_alias(self, alias: str, version: int) -> None:
         fields = {"name": self.name, "alias": alias, "version": str(version)}
         self._rest.call("POST", "registered-models/alias", **fields)
 
-    def _tidy(self) -> None:
-        """Bring everything in line with the aliases; may be cut short, and be called again."""
-        model = self._shelf.model()
+    def _reconcile(self) -> None:
+        """Write the tags and the history that follow from the aliases; may be cut short."""
+        model = self._reader.model()
         if model is None:
             return
         aliases = parse_aliases(model)
         if STAGING in aliases and aliases[STAGING] == aliases.get(PRODUCTION):
             self._rest.call("DELETE", "registered-models/alias", name=self.name, alias=STAGING)
-        for version in self._shelf.versions(model):
+        for version in self._reader.versions(model):
             if version.tags.get(STAGE_TAG) != version.stage.value:
                 self.set_tags(version.version, {STAGE_TAG: version.stage.value})
-            step = last_promotion(version)
-            if version.stage is Stage.PRODUCTION and step is not None:
-                self._keep_in_history(step, parse_tags(model.get("tags")))
+            promotion = last_promotion(version)
+            if version.stage is Stage.PRODUCTION and promotion is not None:
+                self._add_to_history(promotion, parse_tags(model.get("tags")))
 
-    def _keep_in_history(self, step: Promotion, known: Mapping[str, str]) -> None:
-        key = f"{_HISTORY_PREFIX}{step.id}"
-        if key not in known:
-            self._rest.set_tag("registered-models", name=self.name, key=key, value=step.to_json())
+    def _add_to_history(self, promotion: Promotion, model_tags: Mapping[str, str]) -> None:
+        key = f"{_HISTORY_PREFIX}{promotion.id}"
+        if key not in model_tags:
+            text = promotion.to_json()
+            self._rest.set_tag("registered-models", name=self.name, key=key, value=text)

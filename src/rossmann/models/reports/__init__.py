@@ -1,1 +1,1 @@
-"""Backtest report and model card."""
+"""Backtest report and model card, as tables, figures and HTML pages."""

@@ -1,8 +1,9 @@
-"""A backtest cut into slices: by horizon, weekday, promotion, store; and its worst days and stores.
+"""Backtest errors by segment (horizon, weekday, promotion, store type, volatility), day and store.
 
-Everything here ends as JSON; pictures and pages are drawn from that alone.
+The result is JSON, from which alone figures and pages are made.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rossmann.data.panel.panel import Panel
-from rossmann.epoch_days import to_date
+from rossmann.epoch_days import to_date, weekday_of
 from rossmann.models.calibration.bias_correction import measure_bias
 from rossmann.models.calibration.interval_coverage import (
     REPORTED_LEVELS,
@@ -35,57 +36,69 @@ N_WORST: Final = 15
 """Days and stores that the report names."""
 _WEEK: Final = 7
 
-Group = npt.NDArray[np.int64]
+GroupIndices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PooledRows:
-    """The rows of all windows, one after the other: arrays (n,); ``tercile``: of volatility."""
+    """The rows of all windows, concatenated: arrays (n,); ``tercile``: of volatility."""
 
     store: DayArray
     day: DayArray
     origin: npt.NDArray[np.int64]
     promo: npt.NDArray[np.uint8]
-    tercile: Group
+    tercile: GroupIndices
     sold: FloatArray
     forecasts: dict[str, FloatArray]
-    bands: dict[float, Interval]
+    intervals: dict[float, Interval]
 
 
 def build_report_data(
     panel: Panel, outcomes: Sequence[WindowForecasts], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that a report shows, as JSON; ``about`` (profile, data, ...) goes in as it is.
+    """The content of a report as JSON; ``about`` (profile, data, ...) is copied into it.
 
-    Shares are shares (0.1 is 10 %); a measure that has no rows is None.
+    Shares are fractions (0.1 is 10 %); a measure without rows is None.
     """
-    pool = _pool(outcomes)
-    slices = {
-        name: _slice(pool, group, labels)
-        for name, (group, labels) in _groupings(panel, pool).items()
+    rows = _pool_rows(outcomes)
+    segments = {
+        name: _segment(rows, groups, labels)
+        for name, (groups, labels) in _segmentations(panel, rows).items()
     }
-    found = {
+    days = _days(rows)
+    report: dict[str, Any] = {
         **about,
         "windows": [score_window(outcome).as_dict() for outcome in outcomes],
-        "rows": len(pool.sold),
+        "rows": len(rows.sold),
         "forecasters": {
-            name: _measures(pool.sold, forecast) for name, forecast in pool.forecasts.items()
+            name: _measures(rows.sold, forecast) for name, forecast in rows.forecasts.items()
         },
         "coverage": measure_coverage(outcomes),
         "totals": cross_validated_totals(panel, outcomes),
         "totals_bias": measure_bias(outcomes),
-        "slices": slices,
-        "days": _days(pool),
-        "worst_days": _worst_days(pool),
-        "worst_stores": _worst_stores(panel, pool),
+        "slices": segments,
+        "days": days,
+        "worst_days": sorted(days, key=lambda day: -float(day["share"]))[:N_WORST],
+        "worst_stores": _worst_stores(panel, rows),
     }
-    cleaned: dict[str, Any] = _without_nan(found)
-    return cleaned
+    without_nan: dict[str, Any] = nan_to_none(report)
+    return without_nan
 
 
-def _pool(outcomes: Sequence[WindowForecasts]) -> PooledRows:
-    windows = [o.window for o in outcomes]
-    matrix = np.concatenate([w.matrix for w in windows])
+def nan_to_none(value: Any) -> Any:
+    """JSON data with None in place of NaN and infinity, which JSON cannot express."""
+    if isinstance(value, Mapping):
+        return {str(name): nan_to_none(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_none(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _pool_rows(outcomes: Sequence[WindowForecasts]) -> PooledRows:
+    windows = [outcome.window for outcome in outcomes]
+    matrix = np.concatenate([window.matrix for window in windows])
     return PooledRows(
         store=np.concatenate([w.rows.store for w in windows]),
         day=np.concatenate([w.rows.day for w in windows]),
@@ -97,23 +110,23 @@ def _pool(outcomes: Sequence[WindowForecasts]) -> PooledRows:
             name: np.concatenate([o.forecasts[name] for o in outcomes])
             for name in outcomes[0].forecasts
         },
-        bands=cross_validated_intervals(outcomes, REPORTED_LEVELS) or {},
+        intervals=cross_validated_intervals(outcomes, REPORTED_LEVELS) or {},
     )
 
 
-def _groupings(panel: Panel, pool: PooledRows) -> dict[str, tuple[Group, Sequence[str]]]:
-    """Each slicing: the group of each row (n,), and the groups' names."""
-    horizon = pool.day - pool.origin
+def _segmentations(panel: Panel, rows: PooledRows) -> dict[str, tuple[GroupIndices, Sequence[str]]]:
+    """By name: the group of each row (n,), and the groups' labels."""
+    horizon = rows.day - rows.origin
     weeks = (horizon.max() + _WEEK - 1) // _WEEK
     return {
         "horizon": (
             (horizon - 1) // _WEEK,
             [f"{_WEEK * w + 1}-{_WEEK * w + _WEEK} days" for w in range(weeks)],
         ),
-        "weekday": ((pool.day.astype(np.int64) + 3) % 7, WEEKDAYS),  # 1970-01-01 was a Thursday
-        "promotion": (pool.promo.astype(np.int64), ("without promotion", "with promotion")),
-        "store_type": (store_types(panel)[panel.store_indices(pool.store)], STORE_TYPES),
-        "volatility": (pool.tercile, TERCILES),
+        "weekday": (weekday_of(rows.day.astype(np.int64)), WEEKDAYS),
+        "promotion": (rows.promo.astype(np.int64), ("without promotion", "with promotion")),
+        "store_type": (store_types(panel)[panel.store_indices(rows.store)], STORE_TYPES),
+        "volatility": (rows.tercile, TERCILES),
     }
 
 
@@ -126,35 +139,35 @@ def _measures(sold: FloatArray, forecast: FloatArray) -> dict[str, float]:
     }
 
 
-def _slice(pool: PooledRows, group: Group, labels: Sequence[str]) -> list[dict[str, Any]]:
+def _segment(rows: PooledRows, groups: GroupIndices, labels: Sequence[str]) -> list[dict[str, Any]]:
     """The measures of each group that has rows."""
-    inside = {level: covers(pool.sold, band) for level, band in pool.bands.items()}
-    out = []
-    for g, label in enumerate(labels):
-        mine = np.nonzero(group == g)[0]
-        if len(mine):
-            sold = pool.sold[mine]
-            out.append(
+    covered = {
+        level_key(level): covers(rows.sold, interval) for level, interval in rows.intervals.items()
+    }
+    measured = []
+    for group, label in enumerate(labels):
+        indices = np.nonzero(groups == group)[0]
+        if len(indices):
+            sold = rows.sold[indices]
+            measured.append(
                 {
                     "label": label,
-                    "rows": len(mine),
-                    **_measures(sold, pool.forecasts["ensemble"][mine]),
-                    "forecasters": {k: rmspe(sold, v[mine]) for k, v in pool.forecasts.items()},
-                    "coverage": {
-                        level_key(level): float(x[mine].mean()) for level, x in inside.items()
-                    },
+                    "rows": len(indices),
+                    **_measures(sold, rows.forecasts["ensemble"][indices]),
+                    "forecasters": {k: rmspe(sold, v[indices]) for k, v in rows.forecasts.items()},
+                    "coverage": {k: float(v[indices].mean()) for k, v in covered.items()},
                 }
             )
-    return out
+    return measured
 
 
-def _days(pool: PooledRows) -> list[dict[str, Any]]:
-    """The chain by origin and day: what was sold, and what the ensemble said."""
-    forecast = pool.forecasts["ensemble"]
-    squared = (forecast / pool.sold - 1.0) ** 2
+def _days(rows: PooledRows) -> list[dict[str, Any]]:
+    """Sales and forecast of the chain by origin and day, with the day's errors."""
+    forecast = rows.forecasts["ensemble"]
+    squared = (forecast / rows.sold - 1.0) ** 2
     frame = pl.DataFrame(
-        {"origin": pool.origin, "day": pool.day.astype(np.int64), "promo": pool.promo,
-         "sold": pool.sold, "forecast": forecast, "squared": squared}
+        {"origin": rows.origin, "day": rows.day.astype(np.int64), "promo": rows.promo,
+         "sold": rows.sold, "forecast": forecast, "squared": squared}
     )  # fmt: skip
     days = frame.group_by("origin", "day").agg(
         pl.len().alias("rows"), pl.sum("sold"), pl.sum("forecast"),
@@ -176,45 +189,29 @@ def _days(pool: PooledRows) -> list[dict[str, Any]]:
     ]
 
 
-def _worst_days(pool: PooledRows) -> list[dict[str, Any]]:
-    """The days that hold the largest shares of the squared error."""
-    return sorted(_days(pool), key=lambda day: -float(day["share"]))[:N_WORST]
-
-
-def _worst_stores(panel: Panel, pool: PooledRows) -> list[dict[str, Any]]:
-    """The stores that hold the largest shares of the squared error."""
-    forecast = pool.forecasts["ensemble"]
-    squared = (forecast / pool.sold - 1.0) ** 2
-    places = panel.store_indices(pool.store)
+def _worst_stores(panel: Panel, rows: PooledRows) -> list[dict[str, Any]]:
+    """The stores with the largest shares of the squared error."""
+    forecast = rows.forecasts["ensemble"]
+    squared = (forecast / rows.sold - 1.0) ** 2
+    indices = panel.store_indices(rows.store)
     size = len(panel.store_numbers)
     sums = {
-        name: np.bincount(places, values, size)
-        for name, values in (("sold", pool.sold), ("forecast", forecast), ("squared", squared))
+        name: np.bincount(indices, values, size)
+        for name, values in (("sold", rows.sold), ("forecast", forecast), ("squared", squared))
     }
-    rows = np.bincount(places, minlength=size)
+    counts = np.bincount(indices, minlength=size)
     types = store_types(panel)
     worst = np.argsort(-sums["squared"], kind="stable")[:N_WORST]
     total = max(float(squared.sum()), np.finfo(float).tiny)
     return [
         {
-            "store": int(panel.store_numbers[place]),
-            "type": STORE_TYPES[types[place]],
-            "days": int(rows[place]),
-            "rmspe": float(np.sqrt(sums["squared"][place] / rows[place])),
-            "bias": float(sums["forecast"][place] / sums["sold"][place] - 1.0),
-            "share": float(sums["squared"][place] / total),
+            "store": int(panel.store_numbers[store]),
+            "type": STORE_TYPES[types[store]],
+            "days": int(counts[store]),
+            "rmspe": float(np.sqrt(sums["squared"][store] / counts[store])),
+            "bias": float(sums["forecast"][store] / sums["sold"][store] - 1.0),
+            "share": float(sums["squared"][store] / total),
         }
-        for place in worst
-        if rows[place]
+        for store in worst
+        if counts[store]
     ]
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with None for what is no number: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {str(name): _without_nan(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -1,16 +1,15 @@
-"""Check, features, train, gate, Staging: one run of what a scheduler starts.
+"""One scheduled retraining: check, features, train, gate, Staging; with a JSON report of its steps.
 
-Each step leaves either what was there or its whole result, so a run that was killed is simply run
-again: tables, arrays and trained folders that are whole are used, a version that was trained and
-not registered is registered, one that was registered and not judged is judged.
+Each step leaves either the previous state or its whole result, so a run that was killed is simply
+started again: complete tables, arrays and trained folders are reused, a model that was trained and
+not registered is registered, a version that was registered and not judged is judged.
 """
 
 import json
-import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from typing import Any, Final
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import build_panel
 from rossmann.errors import AlreadyRunningError, RossmannError
-from rossmann.filesystem.atomic_write import remove_stale
+from rossmann.filesystem.atomic_write import remove_stale, write_text_atomic
 from rossmann.filesystem.locks import exclusive_process_lock
 from rossmann.models.gate.gate import PASSED_TAG, validate
 from rossmann.models.gate.verdict import Verdict
@@ -31,17 +30,18 @@ from rossmann.models.publishing.trained_model import find_unregistered, trained_
 from rossmann.models.registry.lineage import FINGERPRINT_TAG, training_fingerprint
 from rossmann.models.registry.model_version import CARD_DIGEST_TAG, ModelVersion
 from rossmann.models.registry.registry import Registry
+from rossmann.models.reports.segments import nan_to_none
 from rossmann.models.training.train import train
-from rossmann.schema import MODEL_NAME, Stage
+from rossmann.schema import MODEL_NAME, ProgressReporter, Stage
 from rossmann.settings import Settings
 
+PROMOTION_REASON: Final = "retrained; the gate let it pass"
 RUNNING: Final = "running"
-
-
 INTERRUPTED: Final = "died"
-
-
-_STALE_DRAFT_SECONDS: Final = 60.0
+_SIGINT_EXIT_CODE: Final = 130
+_STALE_REPORT_SECONDS: Final = 60.0
+_STALE_ARRAYS_SECONDS: Final = 3600.0
+"""Arrays to which no file was added for so long belong to a build that was killed."""
 
 
 class RetrainOutcome(IntEnum):
@@ -55,20 +55,45 @@ class RetrainOutcome(IntEnum):
 
     @property
     def words(self) -> str:
-        """As the report says it."""
+        """The outcome in the report."""
         return self.name.lower().replace("_", " ")
 
 
-class RetrainReport:
-    """The report of one run, kept in ``folder`` and, where one is named, in ``copy``."""
+@dataclass(frozen=True)
+class RetrainRequest:
+    """The profile to train, whether to promote the version to Production, and in whose name.
 
-    def __init__(self, folder: Path, copy: Path | None, about: Mapping[str, Any]) -> None:
+    ``report``: a second file for the report, besides the one in the data folder. ``progress`` gets
+    a line for each piece of work.
+    """
+
+    profile: str
+    who: str
+    promote: bool = False
+    report: Path | None = None
+    progress: ProgressReporter = lambda line: None
+    name: str = MODEL_NAME
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """The outcome, the version that it is about (None: there is none), and the report's path."""
+
+    outcome: RetrainOutcome
+    version: ModelVersion | None
+    report: Path
+
+
+class RetrainReport:
+    """The JSON report of one run, kept in ``folder`` and in ``copy``; rewritten at every change."""
+
+    def __init__(self, folder: Path, copy: Path | None, profile: str) -> None:
         now = datetime.now(UTC)
         self._paths = [folder / f"{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}.json"]
         self._paths += [] if copy is None else [copy]
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._steps: list[dict[str, Any]] = []
-        self._said: dict[str, Any] = {
+        self._fields: dict[str, Any] = {
             "begun": now.isoformat(timespec="seconds"),
             "process": os.getpid(),
             "outcome": RUNNING,
@@ -80,30 +105,34 @@ class RetrainReport:
             "version": None,
             "stage": None,
             "verdict": None,
-            **about,
+            "profile": profile,
         }
         self._write()
 
     @property
     def path(self) -> Path:
-        """Where the report is kept."""
+        """The report's file in the data folder."""
         return self._paths[0]
 
     def update(self, **fields: Any) -> None:
-        """Write down what is known now."""
-        self._said.update(fields)
+        """Set fields of the report."""
+        self._fields.update(fields)
         self._write()
 
+    def record_version(self, version: ModelVersion) -> None:
+        """Set the version and its stage."""
+        self.update(version=version.version, stage=version.stage.value)
+
     def record_verdict(self, verdict: Verdict) -> None:
-        """Write down the gate's verdict."""
-        lines = [asdict(line) for line in verdict.lines]
-        told = {"passed": verdict.passed, "against": verdict.compared_with, "lines": lines}
-        self.update(verdict=told)
+        """Set the gate's verdict."""
+        results = [asdict(result) for result in verdict.results]
+        fields = {"passed": verdict.passed, "against": verdict.compared_to, "lines": results}
+        self.update(verdict=fields)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """A step: its start, how long it took, and whether it was done."""
-        begun = time.monotonic()
+        """Record a step: its start, its duration, and whether it was completed."""
+        started = time.monotonic()
         step: dict[str, Any] = {
             "name": name,
             "begun": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -112,215 +141,175 @@ class RetrainReport:
         }
         self._steps.append(step)
         self._write()
-        done = False
+        outcome = "failed"
         try:
             yield
-            done = True
+            outcome = "done"
         finally:
-            step["seconds"] = round(time.monotonic() - begun, 3)
-            step["outcome"] = "done" if done else "failed"
+            step["seconds"] = round(time.monotonic() - started, 3)
+            step["outcome"] = outcome
             self._write()
 
-    def end(self, exit_code: int, words: str, error: str | None = None) -> None:
-        """Write down how it ended."""
-        seconds = round(time.monotonic() - self._begun, 3)
-        self.update(exit_code=exit_code, outcome=words, error=error, seconds=seconds)
+    def end(self, result: RetrainResult | None, error: BaseException | None) -> None:
+        """Record how the run ended: with a result, or by an error or a signal."""
+        exit_code, outcome, message = _ending(result, error)
+        seconds = round(time.monotonic() - self._started, 3)
+        self.update(exit_code=exit_code, outcome=outcome, error=message, seconds=seconds)
 
     def _write(self) -> None:
         for path in self._paths:
-            write_json_atomic(path, {**self._said, "steps": self._steps})
+            _write_report(path, {**self._fields, "steps": self._steps})
 
 
-def write_json_atomic(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON beside the place and rename: who reads finds all of it or what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        draft.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", "utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def mark_interrupted(folder: Path, but: Path) -> None:
-    """Mark the reports of runs that were killed; call it where no other run can be under way."""
-    for draft in folder.glob(".*.draft"):
-        if time.time() - draft.stat().st_mtime > _STALE_DRAFT_SECONDS:
-            draft.unlink(missing_ok=True)
-    for path in set(folder.glob("[!.]*.json")) - {but}:
-        try:
-            told = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(told, dict) and told.get("outcome") == RUNNING:
-            for step in told.get("steps", []):
-                step["outcome"] = INTERRUPTED if step["outcome"] == RUNNING else step["outcome"]
-            write_json_atomic(path, {**told, "outcome": INTERRUPTED})
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that are none (NaN, infinity) as null: JSON knows none of them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-_CTRL_C: Final = 130
-_STALE_SECONDS: Final = 3600.0
-"""Arrays that nobody has added a file to for so long are of a build that was killed."""
-PROMOTION_REASON: Final = "retrained; the gate let it pass"
-
-
-@dataclass(frozen=True)
-class RetrainRequest:
-    """What to do: which profile, whether to go on to Production, and in whose name.
-
-    ``report``: a file for the report, beside the
-    one that is kept. ``tell`` gets a line of progress for each piece of work.
-    """
-
-    profile: str
-    who: str
-    promote: bool = False
-    report: Path | None = None
-    progress: Callable[[str], None] = lambda line: None
-    name: str = MODEL_NAME
-
-
-@dataclass(frozen=True)
-class RetrainResult:
-    """How it ended, the version that it is about (None: there is none), and the kept report."""
-
-    outcome: RetrainOutcome
-    version: ModelVersion | None
-    report: Path
-
-
-def retrain_dir(settings: Settings) -> Path:
-    """Where the lock and the reports lie."""
-    return settings.data_dir / "retrain"
-
-
-def retrain(settings: Settings, order: RetrainRequest) -> RetrainResult:
-    """Make a new version from the tables at hand, judge it, and put it into Staging if it may.
-
-    Raises ``AnotherRuns`` where another retraining is under way in the data folder, and what its
-    steps raise; the report is written all the same.
-    """
-    folder = retrain_dir(settings)
-    journal = RetrainReport(folder, order.report, {"profile": order.profile})
-    done = None
-    try:
-        with exclusive_process_lock(folder):
-            done = _run(settings, order, journal)
-        return done
-    finally:
-        journal.end(*_ending(done, sys.exc_info()[1]))
-
-
-def _ending(done: RetrainResult | None, error: BaseException | None) -> tuple[int, str, str | None]:
-    """Exit code, outcome and error for the report."""
-    if done is not None:
-        return int(done.outcome), done.outcome.words, None
+def _ending(
+    result: RetrainResult | None, error: BaseException | None
+) -> tuple[int, str, str | None]:
+    """Exit code, outcome and error message."""
+    if result is not None:
+        return int(result.outcome), result.outcome.words, None
     if isinstance(error, AlreadyRunningError):
         return error.exit_code, RetrainOutcome.ANOTHER_RUNS.words, str(error)
     if isinstance(error, RossmannError):
         return error.exit_code, RetrainOutcome.BROKEN.words, str(error)
     if isinstance(error, Exception):
-        return (
-            int(RetrainOutcome.BROKEN),
-            RetrainOutcome.BROKEN.words,
-            f"{type(error).__name__}: {error}",
-        )
-    return getattr(error, "exit_code", _CTRL_C), "stopped", None
+        broken = RetrainOutcome.BROKEN
+        return int(broken), broken.words, f"{type(error).__name__}: {error}"
+    return getattr(error, "exit_code", _SIGINT_EXIT_CODE), "stopped", None
 
 
-def _run(settings: Settings, order: RetrainRequest, journal: RetrainReport) -> RetrainResult:
-    mark_interrupted(retrain_dir(settings), but=journal.path)
-    settings.profile(order.profile)
-    with Registry(settings.tracking_uri, order.name) as registry:
-        with journal.step("registry"):
-            registry.ping()
-        with journal.step("check"):
-            info = make_dataset(settings, order.progress)
-        wanted = training_fingerprint(settings, order.profile, info.version)
-        about = {"dataset": info.dataset.value, "version": info.version, "rows": info.rows}
-        journal.update(data={**about, "last_day": info.last_day.isoformat()}, recipe=wanted)
-        with journal.step("features"):
-            remove_stale(info.folder, _STALE_SECONDS)
-            build_panel(info, settings.thread_count, order.progress)
-        found = _latest(registry, order.profile, wanted)
-        if found is not None and _is_open(found, order):
-            complete_registration(found, settings, order.name)
-        elif found is not None:
-            journal.update(version=found.version, stage=found.stage.value)
-            return RetrainResult(RetrainOutcome.NOTHING_NEW, found, journal.path)
-        if found is None:
-            found = _make(registry, settings, order, journal, wanted)
-        return _judge(registry, settings, order, journal, found)
+def _write_report(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace the JSON file in one step; NaN and infinity become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(nan_to_none(content), indent=1, allow_nan=False)
+    write_text_atomic(path, f"{text}\n")
 
 
-def _latest(registry: Registry, profile: str, wanted: str) -> ModelVersion | None:
-    """The latest version of the profile, if it is what a training now would give again."""
-    mine = (v for v in registry.versions() if v.tags.get("profile") == profile)
-    latest = next(mine, None)
-    return latest if latest is not None and latest.tags.get(FINGERPRINT_TAG) == wanted else None
+def mark_interrupted(folder: Path, but: Path) -> None:
+    """Mark the reports of killed runs, all but one; to be called while no other run is active."""
+    for draft in folder.glob(".*.draft"):
+        if time.time() - draft.stat().st_mtime > _STALE_REPORT_SECONDS:
+            draft.unlink(missing_ok=True)
+    for path in set(folder.glob("[!.]*.json")) - {but}:
+        try:
+            report = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(report, dict) and report.get("outcome") == RUNNING:
+            for step in report.get("steps", []):
+                step["outcome"] = INTERRUPTED if step["outcome"] == RUNNING else step["outcome"]
+            _write_report(path, {**report, "outcome": INTERRUPTED})
 
 
-def _is_open(version: ModelVersion, order: RetrainRequest) -> bool:
-    """Whether a run that was cut short has left something to do for the version."""
-    judged = version.tags.get(PASSED_TAG)
-    if version.stage is Stage.NONE:
-        return judged != "false"
-    return version.stage is Stage.STAGING and order.promote
+def retrain_dir(settings: Settings) -> Path:
+    """The folder of the lock and the reports."""
+    return settings.data_dir / "retrain"
 
 
-def _make(
-    registry: Registry,
-    settings: Settings,
-    order: RetrainRequest,
-    journal: RetrainReport,
-    wanted: str,
-) -> ModelVersion:
-    registered = {v.tags.get(CARD_DIGEST_TAG, "") for v in registry.versions()}
-    trained = find_unregistered(trained_dir(settings), wanted, registered)
-    if trained is None:
-        with journal.step("train"):
-            trained = train(settings, order.profile, order.progress)
-    else:
-        with journal.step("mend"):
-            drop_abandoned_runs(trained, settings)
-    with journal.step("register"):
-        return register(trained, settings, order.name, order.progress)
+def retrain(settings: Settings, request: RetrainRequest) -> RetrainResult:
+    """Make a new version from the current tables, judge it, and move it to Staging if it passes.
+
+    Raises ``AlreadyRunningError`` where another retraining uses the data folder, and the errors of
+    its steps; the report is written in any case.
+    """
+    folder = retrain_dir(settings)
+    report = RetrainReport(folder, request.report, request.profile)
+    result = None
+    try:
+        with exclusive_process_lock(folder, "retrains"):
+            mark_interrupted(folder, but=report.path)
+            settings.profile(request.profile)
+            with Registry(settings.tracking_uri, request.name) as registry:
+                result = _RetrainRun(settings, request, report, registry).execute()
+        return result
+    finally:
+        report.end(result, sys.exc_info()[1])
 
 
-def _judge(
-    registry: Registry,
-    settings: Settings,
-    order: RetrainRequest,
-    journal: RetrainReport,
-    version: ModelVersion,
-) -> RetrainResult:
-    journal.update(version=version.version, stage=version.stage.value)
-    with journal.step("gate"):
-        verdict = validate(registry, version.version, settings)
-        journal.record_verdict(verdict)
-    if not verdict.passed:
-        return RetrainResult(
-            RetrainOutcome.CANDIDATE_WORSE, registry.find(version.version), journal.path
-        )
-    if version.stage is not Stage.STAGING:
-        with journal.step("staging"):
-            version = registry.stage(version.version)
-            journal.update(stage=version.stage.value)
-    if order.promote:
-        with journal.step("promotion"):
-            version = registry.promote(
-                version.version, PROMOTION_REASON, order.who, expected=verdict.compared_with
-            )
-            journal.update(stage=version.stage.value)
-    return RetrainResult(RetrainOutcome.STAGED, version, journal.path)
+@dataclass(frozen=True)
+class _RetrainRun:
+    """The steps of one retraining."""
+
+    settings: Settings
+    request: RetrainRequest
+    report: RetrainReport
+    registry: Registry
+
+    def execute(self) -> RetrainResult:
+        with self.report.step("registry"):
+            self.registry.ping()
+        fingerprint = self._prepare_data()
+        version = self._latest_version(fingerprint)
+        if version is None:
+            version = self._train(fingerprint)
+        elif self._is_unfinished(version):
+            complete_registration(version, self.settings, self.request.name)
+        else:
+            self.report.record_version(version)
+            return RetrainResult(RetrainOutcome.NOTHING_NEW, version, self.report.path)
+        return self._judge(version)
+
+    def _prepare_data(self) -> str:
+        """Make the dataset and its arrays; returns the training fingerprint."""
+        with self.report.step("check"):
+            info = make_dataset(self.settings, self.request.progress)
+        fingerprint = training_fingerprint(self.settings, self.request.profile, info.version)
+        data = {
+            "dataset": info.dataset.value,
+            "version": info.version,
+            "rows": info.rows,
+            "last_day": info.last_day.isoformat(),
+        }
+        self.report.update(data=data, recipe=fingerprint)
+        with self.report.step("features"):
+            remove_stale(info.folder, _STALE_ARRAYS_SECONDS)
+            build_panel(info, self.settings.thread_count, self.request.progress)
+        return fingerprint
+
+    def _latest_version(self, fingerprint: str) -> ModelVersion | None:
+        """The profile's latest version, if training would give the same one again."""
+        profile = self.request.profile
+        versions = (v for v in self.registry.versions() if v.tags.get("profile") == profile)
+        latest = next(versions, None)
+        is_current = latest is not None and latest.tags.get(FINGERPRINT_TAG) == fingerprint
+        return latest if is_current else None
+
+    def _is_unfinished(self, version: ModelVersion) -> bool:
+        """Whether a run that was cut short left steps to do for the version."""
+        if version.stage is Stage.NONE:
+            return version.tags.get(PASSED_TAG) != "false"
+        return version.stage is Stage.STAGING and self.request.promote
+
+    def _train(self, fingerprint: str) -> ModelVersion:
+        """Train and register; a model that a killed run trained is registered instead."""
+        registered = {v.tags.get(CARD_DIGEST_TAG, "") for v in self.registry.versions()}
+        trained = find_unregistered(trained_dir(self.settings), fingerprint, registered)
+        if trained is None:
+            with self.report.step("train"):
+                trained = train(self.settings, self.request.profile, self.request.progress)
+        else:
+            with self.report.step("mend"):
+                drop_abandoned_runs(trained, self.settings)
+        with self.report.step("register"):
+            return register(trained, self.settings, self.request.name, self.request.progress)
+
+    def _judge(self, version: ModelVersion) -> RetrainResult:
+        """Run the gate and, where the version passes, change its stage."""
+        number = version.version
+        self.report.record_version(version)
+        with self.report.step("gate"):
+            verdict = validate(self.registry, number, self.settings)
+            self.report.record_verdict(verdict)
+        if not verdict.passed:
+            rejected = self.registry.find(number)
+            return RetrainResult(RetrainOutcome.CANDIDATE_WORSE, rejected, self.report.path)
+        if version.stage is not Stage.STAGING:
+            with self.report.step("staging"):
+                version = self.registry.stage(number)
+                self.report.record_version(version)
+        if self.request.promote:
+            with self.report.step("promotion"):
+                version = self.registry.promote(
+                    number, PROMOTION_REASON, self.request.who, expected=verdict.compared_to
+                )
+                self.report.record_version(version)
+        return RetrainResult(RetrainOutcome.STAGED, version, self.report.path)

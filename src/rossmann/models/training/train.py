@@ -1,4 +1,4 @@
-"""Training: fit the members by the measured scheme, backtest, blend, save."""
+"""Training: backtest, calibration on its windows, final fit of the members, saving with report."""
 
 import time
 from typing import Any
@@ -13,9 +13,9 @@ from rossmann.models.calibration.bias_correction import (
 from rossmann.models.calibration.interval_coverage import calibrate_windows, measure_coverage
 from rossmann.models.calibration.totals_fit import calibrate_totals
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.backtest import backtest, score_window
+from rossmann.models.evaluation.backtest import BacktestPlan, backtest, score_window
 from rossmann.models.evaluation.windows import WindowForecasts
-from rossmann.models.gate.backtest_predictions import from_outcomes, write_evidence
+from rossmann.models.gate.backtest_predictions import from_outcomes, write_predictions
 from rossmann.models.members.fit import fit_members, sample_training_rows
 from rossmann.models.publishing.trained_model import (
     TrainedModel,
@@ -24,8 +24,8 @@ from rossmann.models.publishing.trained_model import (
     write_windows,
 )
 from rossmann.models.registry.lineage import lineage_fields
-from rossmann.models.reports import html_report as report_html
 from rossmann.models.reports.figures import write_summary
+from rossmann.models.reports.html_report import write_html_report
 from rossmann.models.reports.segments import build_report_data
 from rossmann.schema import FEATURES, MAX_HORIZON, ProgressReporter, feature_fingerprint
 from rossmann.settings import Settings
@@ -36,36 +36,36 @@ def train(
 ) -> TrainedModel:
     """Train the profile on the current dataset and save it, not yet registered.
 
-    Raises ``MissingData`` without data, ``SettingsError`` for an unknown profile, ``DataError``
-    where history is too short for the backtest windows.
+    Raises ``DataNotFoundError`` without data, ``SettingsError`` for an unknown profile,
+    ``DataError`` where history is too short for the backtest windows.
     """
-    chosen = settings.profile(profile)
+    params = settings.profile(profile)
     info = current_dataset(settings)
     build_panel(info, settings.thread_count, report)
     panel = open_panel(info)
     report(f"features: 46 for every open day of {info.stores:,} stores")
     examples = sample_training_rows(panel, settings.history_days, settings.seed)
-    outcomes = backtest(settings, panel, examples, chosen, report, later=settings.later_windows)
+    plan = BacktestPlan(follow_ups=settings.later_windows)
+    outcomes = backtest(settings, panel, examples, params, report, plan)
     scores = [score_window(outcome) for outcome in outcomes]
-    table = calibrate_windows(outcomes)
+    intervals = calibrate_windows(outcomes)
     report("final fit on all of history")
-    members = fit_members(examples, chosen, settings.seed, settings.thread_count, report)
-    card = make_card(settings, profile, panel, len(examples.sold), outcomes, table)
-    card["totals"] = calibrate_totals(panel, outcomes, table)
+    members = fit_members(examples, params, settings.seed, settings.thread_count, report)
+    card = make_card(settings, profile, panel, len(examples.sold), outcomes, intervals)
+    card["totals"] = calibrate_totals(panel, outcomes, intervals)
     ensemble = Ensemble(members, card)
-    with publish_folder(trained_dir(settings)) as place:
-        ensemble.save(place.draft)
-        write_evidence(place.draft, from_outcomes(outcomes))
-        write_windows(place.draft, scores)
-        write_summary(place.draft, card, scores)
-        report_html.write_html_report(
-            place.draft, build_report_data(panel, outcomes, data_summary(profile, panel))
-        )
-    return TrainedModel(place.folder, ensemble.card, scores)
+    with publish_folder(trained_dir(settings)) as pending:
+        ensemble.save(pending.draft)
+        write_predictions(pending.draft, from_outcomes(outcomes))
+        write_windows(pending.draft, scores)
+        write_summary(pending.draft, card, scores)
+        report_data = build_report_data(panel, outcomes, data_summary(profile, panel))
+        write_html_report(pending.draft, report_data)
+    return TrainedModel(pending.folder, ensemble.card, scores)
 
 
 def data_summary(profile: str, panel: Panel) -> dict[str, Any]:
-    """What a fit was made with and from: the profile and the data, as JSON."""
+    """Profile and data of a fit, as JSON."""
     info = panel.info
     return {
         "profile": profile,
@@ -89,15 +89,15 @@ def make_card(
     outcomes: list[WindowForecasts],
     intervals: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a version is and comes from, as JSON."""
-    chosen = settings.profile(profile)
+    """The card of a model, as JSON: contents, lineage, calibration and measures."""
+    params = settings.profile(profile)
     return {
         "model": "rossmann-ensemble",
         **lineage_fields(settings, profile, panel.info.version),
-        "params": {**chosen.model_dump(), "seed": settings.seed, "horizon": MAX_HORIZON,
+        "params": {**params.model_dump(), "seed": settings.seed, "horizon": MAX_HORIZON,
                    "history_days": settings.history_days, "training_rows": rows,
                    "threads": settings.thread_count},
-        "weights": chosen.weights,
+        "weights": params.weights,
         "features": list(FEATURES),
         "fingerprint": feature_fingerprint(),
         **data_summary(profile, panel),

@@ -1,1 +1,1 @@
-"""Numba kernels that evaluate the members' trees."""
+"""Decision tree ensembles as plain arrays, evaluated by numba kernels."""

@@ -1,12 +1,9 @@
-"""A member's trees as plain arrays, walked by our own kernels: what training, backtest, API and
-batch all take their numbers from.
+"""A booster's trees as plain arrays: parsed from the libraries' formats, evaluated by kernels.
 
-The libraries' own calls cost some 640 microseconds for one row and 49 for each of many; these
-kernels take less than a twentieth and a fifth of that, and answer a row the same whatever the
-number of rows (``benchmarks/members.py``). The libraries are needed to fit and to split a forecast
-into drivers.
-
-MERGED: From the three libraries' own model formats to a ``Forest``.
+Training, backtest, API and batch all use it. The libraries' own calls take some 640 microseconds
+for one row and 49 for each of many; these kernels take less than a twentieth and a fifth of that,
+and give a row the same result whatever the number of rows (``benchmarks/tree_inference.py``). The
+libraries are needed only to fit and to attribute a forecast to features.
 """
 
 import json
@@ -29,9 +26,8 @@ from rossmann.models.trees.oblivious_trees import (
 from rossmann.models.trees.row_encoding import LEFT, RIGHT, ZERO
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
-_ALONE: Final = 512
-"""From twice so many rows on, threads are worth their start."""
-Stored = dict[str, npt.NDArray[Any]]
+_MIN_ROWS_PER_THREAD: Final = 512
+ArrayDict = dict[str, npt.NDArray[Any]]
 
 
 class Forest:
@@ -52,28 +48,29 @@ class Forest:
         if rows.ndim != 2 or rows.shape[1] != len(FEATURES):
             raise ValueError(f"the matrix is {rows.shape}, not (n, {len(FEATURES)})")
         out = np.empty(len(rows))
-        parts = max(min(threads, len(rows) // _ALONE), 1)
+        parts = max(min(threads, len(rows) // _MIN_ROWS_PER_THREAD), 1)
         if parts == 1:
             self._fill(rows, 0, len(rows), self.start, out)
             return out
         ends = np.linspace(0, len(rows), parts + 1).astype(int).tolist()
         with ThreadPoolExecutor(parts) as pool:
-            for done in [
+            futures = [
                 pool.submit(self._fill, rows, low, high, self.start, out)
                 for low, high in pairwise(ends)
-            ]:
-                done.result()
+            ]
+        for future in futures:
+            future.result()
         return out
 
-    def to_arrays(self) -> Stored:
-        """Its arrays by name, to be written."""
+    def to_arrays(self) -> ArrayDict:
+        """The arrays by name, as ``from_arrays`` takes them."""
         return {"start": np.array(self.start), **self.trees._asdict()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Forest":
-        """The forest that ``stored`` gave ``arrays`` of; raises ``KeyError`` where one lacks."""
-        kind = NodeTrees if "root" in arrays else ObliviousTrees
-        trees = kind(*(np.ascontiguousarray(arrays[name]) for name in kind._fields))
+        """The forest of ``arrays``; raises ``KeyError`` where one is missing."""
+        tree_type = NodeTrees if "root" in arrays else ObliviousTrees
+        trees = tree_type(*(np.ascontiguousarray(arrays[name]) for name in tree_type._fields))
         return cls(trees, float(arrays["start"]))
 
 
@@ -84,7 +81,7 @@ _NAN, _DEFAULT_LEFT, _CATEGORICAL = 2, 2, 1
 
 @dataclass(frozen=True)
 class Tree:
-    """One tree: ``left`` is -1 at leaves; a row goes right where its column is above."""
+    """One tree: ``left`` is -1 at leaves; a row goes right if its column is above the threshold."""
 
     column: npt.NDArray[np.int64]
     threshold: npt.NDArray[np.float32]
@@ -112,24 +109,24 @@ def _lightgbm_tree(block: dict[str, str]) -> Tree:
     column = np.zeros(size, np.int64)
     threshold = np.full(size, np.inf, np.float32)
     if inner:
-        kind = np.array(block["decision_type"].split(), np.int64)
-        if (kind & _CATEGORICAL).any():
+        decision = np.array(block["decision_type"].split(), np.int64)
+        if (decision & _CATEGORICAL).any():
             raise ValueError("a tree asks for categories: features are numbers")
         for side, name in ((left, "left_child"), (right, "right_child")):
             child = np.array(block[name].split(), np.int64)
             side[:inner] = np.where(child >= 0, child, inner + ~child)
-        missing = np.where(kind & _DEFAULT_LEFT, LEFT, RIGHT)
-        missing = np.where((kind >> 2) & 3 == _NAN, missing, ZERO)
+        missing = np.where(decision & _DEFAULT_LEFT, LEFT, RIGHT)
+        missing = np.where((decision >> 2) & 3 == _NAN, missing, ZERO)
         feature = np.array(block["split_feature"].split(), np.int64)
         column[:inner] = feature + len(FEATURES) * missing
-        threshold[:inner] = _at_most(np.array(block["threshold"].split(), np.float64))
+        threshold[:inner] = _round_down(np.array(block["threshold"].split(), np.float64))
     return Tree(column, threshold, left, right, np.concatenate([np.zeros(inner), leaves]))
 
 
-def _at_most(limit: FloatArray) -> npt.NDArray[np.float32]:
+def _round_down(limit: FloatArray) -> npt.NDArray[np.float32]:
     """The largest float32 that is not above each limit: the same rows go left."""
-    near = np.clip(limit, -_LARGEST, _LARGEST).astype(np.float32)
-    return np.where(near > limit, np.nextafter(near, np.float32(-np.inf)), near)
+    nearest = np.clip(limit, -_LARGEST, _LARGEST).astype(np.float32)
+    return np.where(nearest > limit, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 def parse_xgboost(model: bytes) -> Forest:
@@ -160,37 +157,37 @@ def _xgboost_tree(tree: dict[str, Any]) -> Tree:
 def parse_catboost(model: dict[str, Any]) -> Forest:
     """From the JSON that ``CatBoost.save_model(format="json")`` writes."""
     missing = {
-        told["feature_index"]: RIGHT if told["nan_value_treatment"] == "AsTrue" else LEFT
-        for told in model["features_info"]["float_features"]
+        feature["feature_index"]: RIGHT if feature["nan_value_treatment"] == "AsTrue" else LEFT
+        for feature in model["features_info"]["float_features"]
     }
     column, threshold, first, leaf, value = [], [], [0], [], []
     leaves = 0
     scale, (bias,) = model["scale_and_bias"]
     for tree in model["oblivious_trees"]:
         for split in tree["splits"] or ():
-            feature = split["float_feature_index"]
-            column.append(feature + len(FEATURES) * missing[feature])
+            index = split["float_feature_index"]
+            column.append(index + len(FEATURES) * missing[index])
             threshold.append(split["border"])
         first.append(len(column))
         leaf.append(leaves)
         leaves += len(tree["leaf_values"])
         value.append(np.array(tree["leaf_values"], np.float64) * scale)
-    tables = ObliviousTrees(
+    trees = ObliviousTrees(
         np.array(column, np.int32),
         np.array(threshold, np.float32),
         np.array(first, np.int64),
         np.array(leaf, np.int64),
         np.concatenate(value),
     )
-    return Forest(tables, float(bias))
+    return Forest(trees, float(bias))
 
 
 def _pack(trees: Iterable[Tree]) -> NodeTrees:
-    """All trees in one record, children side by side and each tree level by level."""
+    """All trees in one set of arrays: each tree level by level, children adjacent."""
     links, thresholds, values, roots, depths = [], [], [], [], []
     base = 0
     for tree in trees:
-        order, child, depth = _level_by_level(tree)
+        order, child, depth = _breadth_first(tree)
         links.append((child + base << COLUMN_BITS) | tree.column[order])
         thresholds.append(tree.threshold[order])
         values.append(tree.value[order])
@@ -208,13 +205,13 @@ def _pack(trees: Iterable[Tree]) -> NodeTrees:
     )
 
 
-def _level_by_level(tree: Tree) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """The nodes' order, each one's left child's place in it (a leaf: its own), and the depth."""
+def _breadth_first(tree: Tree) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """The order of the nodes, the index of each one's left child (a leaf: its own), the depth."""
     order: list[int] = [0]
     child: list[int] = []
     level, depth = [0], 0
     while level:
-        below: list[int] = []
+        next_level: list[int] = []
         for node in level:
             if tree.left[node] < 0:
                 child.append(len(child))
@@ -222,7 +219,7 @@ def _level_by_level(tree: Tree) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
                 child.append(len(order))
                 pair = [int(tree.left[node]), int(tree.right[node])]
                 order += pair
-                below += pair
-        depth += bool(below)
-        level = below
+                next_level += pair
+        depth += bool(next_level)
+        level = next_level
     return np.array(order), np.array(child), depth

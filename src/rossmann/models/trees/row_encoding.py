@@ -1,9 +1,8 @@
-"""A row as trees look at it, and how many rows go down trees together.
+"""Rows encoded for the tree kernels, and the size of the blocks that they evaluate.
 
-A row is spread over three columns for each feature, in which a missing value is minus infinity,
-plus infinity and zero: whichever way a tree sends missing values, its test is ``x > threshold``.
-Numbers become keys: int32 in the same order, so that a node can hold its threshold and its link in
-one word, and is fetched at once.
+Each feature becomes three columns, in which a missing value is minus infinity, plus infinity and
+zero: whichever way a tree sends missing values, its test is ``x > threshold``. Numbers become
+keys, int32 in the same order, so that a node's threshold and link fit in one word.
 """
 
 from typing import Final
@@ -14,27 +13,27 @@ import numpy.typing as npt
 from rossmann.numba_kernel import cached_njit
 
 BLOCK_ROWS: Final = 64
-"""Rows (or trees) that go down together; more do not stay in the processor's nearest memory."""
+"""Rows (or trees) evaluated at once; more do not fit in the processor's first-level cache."""
 SIMD_LANES: Final = 16
-"""Rows that the processor works on at once."""
+"""Rows that one vector instruction may process: block sizes are rounded up to it."""
 LEFT, RIGHT, ZERO = range(3)
-"""Where a missing value goes: the set of columns that a node looks at."""
+"""How a node treats a missing value: the set of columns that it reads."""
 _ABS: Final = 0x7FFFFFFF
 _INFINITE: Final = 0x7F800000
-"""Bits of infinity: what is above them, but for the sign, is no number."""
+"""Bits of infinity: larger ones, without the sign, are not a number."""
 
 Keys = npt.NDArray[np.int32]
 
 
 def sortable_keys(numbers: npt.NDArray[np.float32]) -> Keys:
-    """Keys of ``numbers``, none of them missing: as ``_key`` makes them."""
+    """Keys of ``numbers``, none of them missing; as ``_key``."""
     bits = (numbers + np.float32(0)).view(np.int32)  # -0 is 0
     return np.where(bits < 0, bits ^ np.int32(_ABS), bits)
 
 
 @cached_njit
 def _key(bits: int) -> int:
-    """The key of a float32's bits: negative numbers have theirs in the wrong order, and a -0."""
+    """The key of a float32's bits: the order of negative numbers is reversed, -0 becomes 0."""
     if bits == -_ABS - 1:
         return 0
     return bits ^ _ABS if bits < 0 else bits
@@ -42,7 +41,7 @@ def _key(bits: int) -> int:
 
 @cached_njit
 def encode_block(bits: Keys, low: int, high: int, x: Keys) -> None:
-    """Rows ``low`` to ``high`` of a matrix, as bits, to keys: BLOCK places for each column."""
+    """Keys of rows ``low`` to ``high`` of a matrix of bits, ``BLOCK_ROWS`` for each column."""
     width = bits.shape[1]
     for i in range(low, high):
         for j in range(width):
@@ -57,7 +56,7 @@ def encode_block(bits: Keys, low: int, high: int, x: Keys) -> None:
 
 @cached_njit
 def encode_row(bits: Keys, x: Keys) -> None:
-    """The same for one row, a place for each column."""
+    """Keys of one row, one for each column."""
     width = len(bits)
     for j in range(width):
         v = bits[j]
@@ -70,12 +69,12 @@ def encode_row(bits: Keys, x: Keys) -> None:
 
 @cached_njit
 def padded_row_count(rows: int) -> int:
-    """Places of a block that are worked on: whole registers, the last ones for nobody."""
+    """Rows of a block with padding to whole vector registers."""
     return (rows + SIMD_LANES - 1) // SIMD_LANES * SIMD_LANES
 
 
 @cached_njit
-def block_end(low: int, high: int, few: int) -> int:
-    """Where rows one by one begin: all, or those that are left over, where they are few."""
-    left = (high - low) % SIMD_LANES
-    return high - left if left <= few else high
+def block_end(low: int, high: int, max_single_rows: int) -> int:
+    """Where blocks end: the remainder that fills no register goes row by row if it is small."""
+    remainder = (high - low) % SIMD_LANES
+    return high - remainder if remainder <= max_single_rows else high

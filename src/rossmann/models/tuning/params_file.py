@@ -1,14 +1,13 @@
-"""Change numbers in the parameters file so that a person can review it as a diff.
+"""Replace numbers in the parameters file and leave every other byte, so that a diff is readable.
 
-Only the digits of the changed numbers are replaced: comments, order, spaces and line ends stay,
-byte for byte. What cannot be changed so is refused, with nothing written.
+Comments, order, spaces and line ends stay. What cannot be changed so raises an error, with nothing
+written. Round trips of ``ruamel.yaml`` change indentation and line ends, so it is not used here.
 """
 
 import difflib
 import os
 import stat
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from rossmann.errors import SettingsError
+from rossmann.filesystem.atomic_write import write_text_atomic
 from rossmann.settings import project_root
 
 KeyPath = tuple[str, ...]
@@ -25,7 +25,7 @@ _WRITABLE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def read_text(path: Path) -> str:
-    """The file as it is, line ends and all; raises ``SettingsError`` where it cannot be read."""
+    """The file's text with its line ends; raises ``SettingsError`` where it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -33,15 +33,15 @@ def read_text(path: Path) -> str:
 
 
 def check_writable(path: Path, environment: Mapping[str, str]) -> None:
-    """Refuse, before any work, a file that a change would not reach or not take effect in.
+    """Raise ``SettingsError`` for a file that cannot be changed, or whose change has no effect.
 
-    Raises ``SettingsError`` where the profiles come from the environment, where the file belongs
-    to the installed package, and where it, or its folder, is not writable.
+    That is where the profiles come from the environment, where the file belongs to the installed
+    package, and where it, or its folder, is not writable.
     """
-    named = next((name for name in environment if name.upper() == "ROSSMANN_PROFILES"), None)
-    if named and environment[named]:
+    variable = next((name for name in environment if name.upper() == "ROSSMANN_PROFILES"), None)
+    if variable and environment[variable]:
         raise SettingsError(
-            f"{named} is set: it goes before {path}, where a change would do nothing. Unset it, "
+            f"{variable} is set: it goes before {path}, where a change would do nothing. Unset it, "
             "or take --dry-run"
         )
     real = path.resolve()
@@ -50,42 +50,42 @@ def check_writable(path: Path, environment: Mapping[str, str]) -> None:
             f"{path} belongs to the installed package and would be lost with it: copy it, and name "
             "the copy in ROSSMANN_PARAMS, or take --dry-run"
         )
-    marked = real.is_file() and not real.stat().st_mode & _WRITABLE
-    if marked or not os.access(real, os.W_OK) or not os.access(real.parent, os.W_OK):
+    read_only = real.is_file() and not real.stat().st_mode & _WRITABLE
+    if read_only or not os.access(real, os.W_OK) or not os.access(real.parent, os.W_OK):
         raise SettingsError(
             f"{path} is not writable: make it so, name another file in ROSSMANN_PARAMS, or take "
             "--dry-run"
         )
 
 
-def read_numbers(text: str, places: Mapping[KeyPath, Number]) -> dict[KeyPath, Any]:
-    """What the text holds at each place, ``None`` where nothing is."""
-    document = _parsed(text)
-    return {place: _at(document, place) for place in places}
+def read_numbers(text: str, paths: Iterable[KeyPath]) -> dict[KeyPath, Any]:
+    """The value at each key path, ``None`` where there is none."""
+    document = _parse(text)
+    return {path: _value_at(document, path) for path in paths}
 
 
 def replace_numbers(text: str, changes: Mapping[KeyPath, Number]) -> str:
-    """The text with the numbers at these places replaced, and nothing else.
+    """The text with the numbers at these key paths replaced, and nothing else.
 
-    Raises ``SettingsError`` where a place is not there or the text is too clever for this: an
-    alias that would change in two places, a key that stands twice.
+    Raises ``SettingsError`` where a path is missing, or where more than the number would change: an
+    alias repeats it elsewhere.
     """
-    spans = dict(_scalars(yaml.compose(text, yaml.SafeLoader)))
-    missing = [".".join(place) for place in changes if place not in spans]
+    spans = dict(_scalar_spans(yaml.compose(text, yaml.SafeLoader)))
+    missing = [".".join(path) for path in changes if path not in spans]
     if missing:
         raise SettingsError(f"the parameters file has no {', '.join(missing)} to change")
-    # From the end, so that the places before keep theirs.
-    done = text
-    for place in sorted(changes, key=lambda one: spans[one], reverse=True):
-        begin, end = spans[place]
-        done = done[:begin] + format_number(changes[place]) + done[end:]
-    wanted = _unshared(yaml.safe_load(text))
-    for place, number in changes.items():
-        _at(wanted, place[:-1])[place[-1]] = number
-    if _parsed(done) != wanted:
+    changed = text
+    # from the end, so that the spans before stay valid
+    for path in sorted(changes, key=lambda path: spans[path], reverse=True):
+        start, end = spans[path]
+        changed = changed[:start] + format_number(changes[path]) + changed[end:]
+    expected = _without_aliases(yaml.safe_load(text))
+    for path, number in changes.items():
+        _value_at(expected, path[:-1])[path[-1]] = number
+    if _parse(changed) != expected:
         values = ", ".join(f"{'.'.join(p)}: {format_number(n)}" for p, n in changes.items())
         raise SettingsError(f"the parameters file must be changed by hand: {values}")
-    return done
+    return changed
 
 
 def format_number(number: Number) -> str:
@@ -106,55 +106,46 @@ def diff(before: str, after: str, name: str) -> str:
     return "\n".join(lines)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write beside the file and rename, with its mode: it is whole at any moment.
+def write_params_text(path: Path, text: str) -> None:
+    """Replace the file's text in one step, with its mode kept and links followed.
 
     Raises ``SettingsError`` where that cannot be done.
     """
     real = path.resolve()
-    draft = ""
     try:
-        handle, draft = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).chmod(stat.S_IMODE(real.stat().st_mode))
-        Path(draft).replace(real)
+        write_text_atomic(real, text, stat.S_IMODE(real.stat().st_mode))
     except OSError as error:
-        if draft:
-            Path(draft).unlink(missing_ok=True)
         raise SettingsError(f"{path} cannot be written: {error}") from error
 
 
-def _parsed(text: str) -> Any:
-    """The document, or the error that stands for no document."""
+def _parse(text: str) -> Any:
+    """The document, or the error, which equals no document."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         return error
 
 
-def _unshared(value: Any) -> Any:
-    """A copy in which what an alias repeats is held apart, so that a change shows in one place."""
+def _without_aliases(value: Any) -> Any:
+    """A deep copy in which each alias is a copy of its own, so that a change is in one place."""
     if isinstance(value, dict):
-        return {key: _unshared(one) for key, one in value.items()}
-    return [_unshared(one) for one in value] if isinstance(value, list) else value
+        return {key: _without_aliases(item) for key, item in value.items()}
+    return [_without_aliases(item) for item in value] if isinstance(value, list) else value
 
 
-def _at(document: Any, place: KeyPath) -> Any:
-    for key in place:
+def _value_at(document: Any, path: KeyPath) -> Any:
+    for key in path:
         document = document.get(key) if isinstance(document, dict) else None
     return document
 
 
-def _scalars(
-    node: yaml.Node | None, above: KeyPath = ()
+def _scalar_spans(
+    node: yaml.Node | None, parent: KeyPath = ()
 ) -> Iterator[tuple[KeyPath, tuple[int, int]]]:
-    """Every scalar's place and where its text begins and ends."""
+    """Every scalar's key path, and the start and end of its text."""
     if isinstance(node, yaml.ScalarNode):
-        yield above, (node.start_mark.index, node.end_mark.index)
+        yield parent, (node.start_mark.index, node.end_mark.index)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
-                yield from _scalars(value, (*above, key.value))
+                yield from _scalar_spans(value, (*parent, key.value))

@@ -1,4 +1,7 @@
-"""What the log needs of a database: the seam where tests put one that fails."""
+"""Protocol of the prediction log's database; tests implement it with stores that fail.
+
+It stands apart from ``sql_store``, whose import of SQLAlchemy takes a quarter of a second.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
@@ -9,26 +12,26 @@ from rossmann.prediction_log.records import Batch
 
 
 class RejectedRowsError(ServiceError):
-    """The database answers, but does not take these rows."""
+    """The database works, but rejects these rows."""
 
 
 class LogStore(Protocol):
-    """Where batches go in the end."""
+    """Stores batches permanently."""
 
     def write(self, writer: str, batches: Sequence[tuple[int, Batch]]) -> None:
-        """Write what is not there yet, all or nothing; numbers rise.
+        """Write the (number, batch) pairs that are not stored yet, all or none; numbers rise.
 
-        Raises ``ServiceError``; where the rows themselves are at fault, ``RefusedRows``.
+        Raises ``ServiceError``, or ``RejectedRowsError`` where the rows themselves are invalid.
         """
 
     def claim_pruning(self, today: date) -> bool:
-        """Whether the caller, and nobody else, is to prune today."""
+        """True for one caller a day: it is the one that prunes."""
 
-    def prune(self, before: datetime, most_rows: int) -> int:
-        """Delete some rows answered before then; how many, 0 when none is left."""
+    def prune(self, before: datetime, max_rows: int) -> int:
+        """Delete some rows answered before then; returns how many, 0 where none is left."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
 
 
 StoreFactory = Callable[[str], LogStore]

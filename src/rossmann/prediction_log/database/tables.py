@@ -1,11 +1,9 @@
-"""The prediction log's tables, and how they are made.
+"""Tables of the prediction log, and engines for SQLite and PostgreSQL by URL.
 
-``logged_requests`` has a line for each answered request, ``logged_forecasts`` one for each of its
-rows; the view ``predictions`` joins them, for people. So what is the same for 41,088 rows is kept
-once, and what a person queries is one flat table. ``log_writers`` remembers the last batch of each
-process that logged: what makes each row arrive exactly once. ``log_meta`` holds the schema version.
-
-MERGED: Opening the database of the prediction log: SQLite or PostgreSQL, by URL.
+``logged_requests`` has a row for each answered request, ``logged_forecasts`` one for each of its
+forecast rows; the view ``predictions`` joins them, for people. So what is the same for 41,088 rows
+is stored once, and queries read one flat table. ``log_writers`` holds the last batch number of each
+process that logged: with it each row arrives exactly once. ``log_meta`` holds the schema version.
 """
 
 import re
@@ -17,21 +15,32 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from rossmann.errors import DataError, ServiceError, SettingsError
+from rossmann.errors import DataError, ServiceError, SettingsError, first_line
 
-SCHEMA: Final = 1
+SCHEMA_VERSION: Final = 1
 ENTRY_BITS: Final = 40
-"""A request's id is its writer's id, and in the lower bits its number among the writer's."""
+"""A request's id: the writer's id, and in these lower bits the request's number of that writer."""
+BUSY_SECONDS: Final = 0.25
+"""How long SQLite waits for a lock; callers try again."""
 
-_BIG: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_BIGINT: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _TEXT: Final = sa.Text()
-_REAL: Final[sa.Double[float]] = sa.Double()
-_SMALL: Final = sa.SmallInteger()
+_DOUBLE: Final[sa.Double[float]] = sa.Double()
+_SMALLINT: Final = sa.SmallInteger()
 _ADVISORY_LOCK: Final = 7_405_136
+_POSTGRES_OPTIONS: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # A server that no longer answers is detected within these milliseconds.
+    "tcp_user_timeout": 20_000,
+    "application_name": "rossmann prediction log",
+}
 
 
 class NewerSchemaError(DataError):
-    """A database that a newer release of this program made."""
+    """The tables were created by a newer release of this program."""
 
 
 metadata: Final = sa.MetaData()
@@ -46,13 +55,13 @@ writers: Final = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", _TEXT, nullable=False, unique=True),
-    sa.Column("last_batch", _BIG, nullable=False),
-    sa.Column("rows", _BIG, nullable=False),
+    sa.Column("last_batch", _BIGINT, nullable=False),
+    sa.Column("rows", _BIGINT, nullable=False),
 )
 requests: Final = sa.Table(
     "logged_requests",
     metadata,
-    sa.Column("id", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("id", _BIGINT, primary_key=True, autoincrement=False),
     sa.Column("request_id", _TEXT, nullable=False),
     sa.Column("answered_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("door", _TEXT, nullable=False),
@@ -62,36 +71,36 @@ requests: Final = sa.Table(
     sa.Column("model_stage", _TEXT, nullable=False),
     sa.Column("as_of", sa.Date, nullable=False),
     sa.Column("objective", _TEXT, nullable=False),
-    sa.Column("latency_seconds", _REAL),
+    sa.Column("latency_seconds", _DOUBLE),
     sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("batch", _BIG, nullable=False),
+    sa.Column("batch", _BIGINT, nullable=False),
     sa.Index("logged_requests_answered_at", "answered_at"),
     sa.Index("logged_requests_request_id", "request_id"),
 )
 forecasts: Final = sa.Table(
     "logged_forecasts",
     metadata,
-    sa.Column("request", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("request", _BIGINT, primary_key=True, autoincrement=False),
     sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("store", sa.Integer, nullable=False),
     sa.Column("date", sa.Date, nullable=False),
-    sa.Column("open", _SMALL, nullable=False),
-    sa.Column("promo", _SMALL, nullable=False),
+    sa.Column("open", _SMALLINT, nullable=False),
+    sa.Column("promo", _SMALLINT, nullable=False),
     sa.Column("state_holiday", _TEXT, nullable=False),
-    sa.Column("school_holiday", _SMALL, nullable=False),
+    sa.Column("school_holiday", _SMALLINT, nullable=False),
     sa.Column("horizon", sa.Integer, nullable=False),
-    sa.Column("forecast", _REAL),
-    sa.Column("lower_80", _REAL),
-    sa.Column("upper_80", _REAL),
-    sa.Column("lower_95", _REAL),
-    sa.Column("upper_95", _REAL),
+    sa.Column("forecast", _DOUBLE),
+    sa.Column("lower_80", _DOUBLE),
+    sa.Column("upper_80", _DOUBLE),
+    sa.Column("lower_95", _DOUBLE),
+    sa.Column("upper_95", _DOUBLE),
     sa.Column("bounds", _TEXT),
     sa.Index("logged_forecasts_store_date", "store", "date"),
-    # In SQLite the rows lie in the order of their key: written at the end, read in one sweep.
+    # SQLite then stores rows in the order of their key: appended at the end, read in one scan.
     sqlite_with_rowid=False,
 )
 
-_VIEW_OF_FORECASTS: Final = (
+_VIEW_COLUMNS: Final = (
     "store", "date", "open", "promo", "state_holiday", "school_holiday", "horizon", "forecast",
     "lower_80", "upper_80", "lower_95", "upper_95", "bounds",
 )  # fmt: skip
@@ -105,65 +114,56 @@ predictions_view: Final = (
         ),
         requests.c.as_of,
         requests.c.objective,
-        *(forecasts.c[name] for name in _VIEW_OF_FORECASTS),
+        *(forecasts.c[name] for name in _VIEW_COLUMNS),
         requests.c.latency_seconds,
         requests.c.batch,
     )
     .select_from(requests)
     .join(forecasts, forecasts.c.request == requests.c.id)
 )
-"""What the view ``predictions`` shows, and an export holds."""
+"""Rows of the view ``predictions`` and of an export."""
 
 
 def create_tables(connection: sa.Connection) -> None:
-    """Make what is missing; raises ``NewerSchema``. To be called within a transaction."""
+    """Create missing tables, within a transaction; raises ``NewerSchemaError``."""
     if connection.dialect.name == "postgresql":
-        # Several processes begin at once: one makes the tables, the others wait here for a moment.
+        # Where several processes start at once, one creates the tables and the others wait.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-    if schema_of(connection) is None:
+    if schema_version(connection) is None:
         metadata.create_all(connection)
-        text = predictions_view.compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f"CREATE VIEW predictions AS {text}")
-        connection.execute(meta.insert().values(name="schema", value=str(SCHEMA)))
+        query = predictions_view.compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"CREATE VIEW predictions AS {query}")
+        connection.execute(meta.insert().values(name="schema", value=str(SCHEMA_VERSION)))
 
 
-def schema_of(connection: sa.Connection) -> int | None:
-    """The version of the tables there; None where there are none. Raises ``NewerSchema``."""
+def schema_version(connection: sa.Connection) -> int | None:
+    """Version of the existing tables, None where there are none; raises ``NewerSchemaError``."""
     if not sa.inspect(connection).has_table(meta.name):
         return None
-    found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema"))
-    if found is not None and int(found) > SCHEMA:
+    value = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema"))
+    if value is None:
+        return None
+    version = int(value)
+    if version > SCHEMA_VERSION:
         raise NewerSchemaError(
-            f"the prediction log has tables of version {found}, and this release knows {SCHEMA}:"
-            " update the program, or name another database in ROSSMANN_DATABASE_URL"
+            f"the prediction log has tables of version {version}, and this release knows"
+            f" {SCHEMA_VERSION}: update the program, or name another database in"
+            " ROSSMANN_DATABASE_URL"
         )
-    return None if found is None else int(found)
-
-
-BUSY_SECONDS: Final = 0.25
-"""How long SQLite is waited for; who asks has time, and asks again."""
-_POSTGRES: Final = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    # A server that vanished without a word is noticed within this time.
-    "tcp_user_timeout": 20_000,
-    "application_name": "rossmann prediction log",
-}
+    return version
 
 
 def open_engine(url: str, busy_seconds: float = BUSY_SECONDS) -> sa.Engine:
-    """An engine for that URL; touches no database. Raises ``SettingsError`` for a bad URL."""
+    """An engine for that URL, not connected yet; raises ``SettingsError`` for a bad URL."""
     try:
         parsed = sa.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url))
-        name = parsed.get_backend_name()
-        if name == "sqlite" and parsed.database:
+        backend = parsed.get_backend_name()
+        if backend == "sqlite" and parsed.database:
             return _open_sqlite(parsed, busy_seconds)
-        if name == "postgresql" and parsed.get_driver_name() == "psycopg2":
-            given = {key: value for key, value in _POSTGRES.items() if key not in parsed.query}
+        if backend == "postgresql" and parsed.get_driver_name() == "psycopg2":
+            options = {k: v for k, v in _POSTGRES_OPTIONS.items() if k not in parsed.query}
             return sa.create_engine(
-                parsed, connect_args=given, pool_size=1, pool_pre_ping=True, hide_parameters=True
+                parsed, connect_args=options, pool_size=1, pool_pre_ping=True, hide_parameters=True
             )
     except (ArgumentError, ValueError, ImportError) as error:
         raise SettingsError(f"ROSSMANN_DATABASE_URL cannot be used: {first_line(error)}") from error
@@ -177,46 +177,48 @@ def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
     engine = sa.create_engine(
         url, connect_args={"timeout": busy_seconds}, pool_size=1, hide_parameters=True
     )
-    place: list[tuple[int, int]] = []
+    opened: list[tuple[int, int]] = []
 
-    def prepare(connection: Any, _: object) -> None:
-        # The driver would begin too late, at the first change: we say ourselves when.
-        connection.isolation_level = None
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # heeded where no table is yet
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode=WAL")
-        # A file of the spool is deleted after the commit, so the commit must be on the disk.
-        connection.execute("PRAGMA synchronous=FULL")
-        # Rows come for any store and day: with few pages at hand, each would be read again.
-        connection.execute("PRAGMA cache_size=-32000")
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
-
-    def begin(connection: sa.Connection) -> None:
-        wants = connection.get_execution_options().get("log_reads")
-        connection.exec_driver_sql("BEGIN" if wants else "BEGIN IMMEDIATE")
-
-    def same_file(_: object, __: object, ___: object) -> None:
-        # A file that somebody deleted would swallow the rows while we hold it open.
-        now = path.stat() if path.exists() else None
-        key = (now.st_dev, now.st_ino) if now else (0, 0)
-        if place and place[0] != key:
-            place.clear()
+    def check_same_file(_: object, __: object, ___: object) -> None:
+        # Rows written to an open file that was deleted would be lost.
+        status = path.stat() if path.exists() else None
+        current = (status.st_dev, status.st_ino) if status else (0, 0)
+        if opened and opened[0] != current:
+            opened.clear()
             raise sa.exc.DisconnectionError("the database file is another one now")
-        place[:] = [key]
+        opened[:] = [current]
 
     def make_folder(*_: object) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     sa.event.listen(engine, "do_connect", make_folder)
-    sa.event.listen(engine, "connect", prepare)
-    sa.event.listen(engine, "begin", begin)
-    sa.event.listen(engine, "checkout", same_file)
+    sa.event.listen(engine, "connect", _set_pragmas)
+    sa.event.listen(engine, "begin", _begin)
+    sa.event.listen(engine, "checkout", check_same_file)
     return engine
+
+
+def _set_pragmas(connection: Any, _: object) -> None:
+    # The driver would begin a transaction only at the first change: ``_begin`` does it.
+    connection.isolation_level = None
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # works only before the first table
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode=WAL")
+    # A spool file is deleted after the commit, so the commit must be on the disk.
+    connection.execute("PRAGMA synchronous=FULL")
+    # Rows come for any store and day: with a small cache, index pages would be read again.
+    connection.execute("PRAGMA cache_size=-32000")
+    connection.execute("PRAGMA wal_autocheckpoint=4000")
+
+
+def _begin(connection: sa.Connection) -> None:
+    read_only = connection.get_execution_options().get("log_reads")
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 @contextmanager
 def translate_errors(engine: sa.Engine) -> Iterator[None]:
-    """Turn the driver's errors to ``ServiceError``, in one line and without a password."""
+    """Turn the driver's errors into ``ServiceError``: one line, without the password."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -225,8 +227,3 @@ def translate_errors(engine: sa.Engine) -> Iterator[None]:
         if password:
             reason = reason.replace(str(password), "***")
         raise ServiceError(f"the prediction log's database: {reason}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,15 +1,15 @@
-"""What the prediction log says of two versions, one of them a challenger.
+"""Queries that compare logged forecasts of two model versions, one of them a challenger.
 
-Rows are asked for again and again, and a version's answer to a row is the same each time. So what
-is compared are distinct rows: of one store, day, origin, plan and objective. All of the work that
-grows with the log is the database's, over a bounded part of the log and for a bounded time.
+Clients request the same rows again and again, and a version's forecast of a row is the same each
+time. So distinct rows are compared: of one store, day, origin, plan and objective. All work that
+grows with the log is done by the database, over a bounded part of the log and for a bounded time.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,18 +17,18 @@ import sqlalchemy as sa
 
 from rossmann.errors import ServiceError
 from rossmann.prediction_log.database.tables import forecasts, requests
-from rossmann.prediction_log.queries.export import LogReader
+from rossmann.prediction_log.queries.export import LogReader, to_utc
 from rossmann.schema import DayArray, FlagArray, FloatArray, Stage
 
-REQUESTS: Final = 300_000
-"""The latest requests that are looked at."""
-ROWS: Final = 500_000
-"""The latest rows of each version that are looked at."""
-DISTINCT: Final = 200_000
+MAX_REQUESTS: Final = 300_000
+"""The latest requests that are read."""
+MAX_ROWS: Final = 500_000
+"""The latest rows of each version that are read."""
+MAX_DISTINCT_ROWS: Final = 200_000
 """Distinct rows that are compared."""
-_STEPS: Final = 20_000
-"""SQLite's steps between two looks at the clock: about a millisecond."""
-_AT_ONCE: Final = 2_000
+_PROGRESS_STEPS: Final = 20_000
+"""Instructions of SQLite between two checks of the clock: about a millisecond."""
+_FETCH_ROWS: Final = 2_000
 """Rows that become Python objects at once: other threads wait for so long."""
 
 TrialRole = Literal["challenger", "shadow"]
@@ -37,7 +37,7 @@ _KEY: Final = ("store", "date", "as_of", "objective", "open", "promo", "state_ho
 
 @dataclass(frozen=True, slots=True)
 class RoleCount:
-    """Rows of a version in one role, and when the first of them was answered."""
+    """Number of rows of a version in one role, and when the first of them was answered."""
 
     role: str
     model_version: int
@@ -47,9 +47,10 @@ class RoleCount:
 
 @dataclass(frozen=True, slots=True)
 class DistinctRows:
-    """Distinct rows (n,) with forecasts; ``other`` is Production's where both made one, else empty.
+    """Distinct rows with forecasts of one version; every array has shape (n,).
 
-    ``day``: since 1970-01-01.
+    ``day``: since 1970-01-01. ``production_forecast``: Production's forecasts of the same rows;
+    empty where only one version is read.
     """
 
     store: DayArray
@@ -59,98 +60,104 @@ class DistinctRows:
     sales: FloatArray
     production_forecast: FloatArray
 
-    def take(self, which: Any) -> "DistinctRows":
+    def take(self, indices: Any) -> "DistinctRows":
         """Some of the rows."""
-        other = (
-            self.production_forecast[which]
-            if len(self.production_forecast)
-            else self.production_forecast
+        production = self.production_forecast
+        return DistinctRows(
+            self.store[indices],
+            self.day[indices],
+            self.open[indices],
+            self.promo[indices],
+            self.sales[indices],
+            production[indices] if len(production) else production,
         )
-        plan = self.open[which], self.promo[which]
-        return DistinctRows(self.store[which], self.day[which], *plan, self.sales[which], other)
 
 
 class ExperimentLog:
     """Reads a prediction log; for one thread. Raises ``SettingsError`` for a bad URL.
 
     Every method raises ``ServiceError`` where the database is away or takes too long, and
-    ``MissingData`` where nothing was logged yet. ``stop`` may come from another thread.
+    ``DataNotFoundError`` where nothing was logged yet. ``cancel`` may be called from another
+    thread.
     """
 
     def __init__(self, url: str, seconds: float = 20.0) -> None:
-        self._reader = LogReader(url, patience=seconds / 2)
+        self._reader = LogReader(url, lock_timeout=seconds / 2)
         self._seconds = seconds
-        self._stopped = False
-        self._at_work: Any = None
+        self._cancelled = False
+        self._running: Any = None
 
     def counts(self, since: datetime) -> tuple[datetime, list[RoleCount]]:
-        """From when the log is looked at, and the rows from then on by role and version."""
-        with self._reading() as connection:
-            latest = (
+        """The moment from which the log is read, and the rows since by role and version."""
+        with self._connect() as connection:
+            earliest = (
                 sa.select(requests.c.answered_at)
                 .order_by(requests.c.answered_at.desc())
                 .limit(1)
-                .offset(REQUESTS)
+                .offset(MAX_REQUESTS)
             )
-            bound = connection.scalar(latest)
-            since = since if bound is None else max(since, _utc(bound))
+            bound = connection.scalar(earliest)
+            since = since if bound is None else max(since, to_utc(bound))
             by = (requests.c.role, requests.c.model_version)
-            counted = (
+            query = (
                 sa.select(*by, sa.func.sum(requests.c.rows), sa.func.min(requests.c.answered_at))
                 .where(requests.c.answered_at >= since)
                 .group_by(*by)
                 .order_by(*by)
             )
-            found = [
-                RoleCount(role, version, int(rows), _utc(first))
-                for role, version, rows, first in connection.execute(counted)
+            counts = [
+                RoleCount(role, version, int(rows), to_utc(first))
+                for role, version, rows, first in connection.execute(query)
             ]
-        return since, found
+        return since, counts
 
     def pairs(
         self, role: TrialRole, challenger: int, production: int, since: datetime
     ) -> DistinctRows:
-        """Rows that both forecast, each as the other did: the same row as of the same origin."""
-        theirs = _distinct(role, challenger, since).cte("theirs")
-        mine = _distinct("answer", production, since).cte("mine")
-        same = sa.and_(*(theirs.c[name] == mine.c[name] for name in _KEY))
-        wanted = sa.select(*_columns(theirs), mine.c.forecast).join_from(theirs, mine, same)
-        return self._read(wanted.limit(DISTINCT))
+        """Rows that both versions forecast, from the same origin."""
+        left = _distinct(role, challenger, since).cte("challenger")
+        right = _distinct("answer", production, since).cte("production")
+        same_row = sa.and_(*(left.c[name] == right.c[name] for name in _KEY))
+        query = sa.select(*_columns(left), right.c.forecast).join_from(left, right, same_row)
+        return self._fetch(query.limit(MAX_DISTINCT_ROWS))
 
     def version_rows(
         self, role: TrialRole | Literal["answer"], version: int, since: datetime
     ) -> DistinctRows:
         """Rows that a version forecast in that role; as an answer, only as Production."""
-        found = _distinct(role, version, since, production=role == "answer").cte("side")
-        return self._read(sa.select(*_columns(found)).limit(DISTINCT))
+        rows = _distinct(role, version, since, production=role == "answer").cte("version")
+        return self._fetch(sa.select(*_columns(rows)).limit(MAX_DISTINCT_ROWS))
 
     def cancel(self) -> None:
-        """Break off the statement that runs, and begin no other."""
-        self._stopped = True
-        driver = self._at_work
+        """Interrupt the running statement, and start no other."""
+        self._cancelled = True
+        driver = self._running
         if driver is not None:
-            # SQLite's word for it, and PostgreSQL's
+            # ``interrupt`` of SQLite, ``cancel`` of PostgreSQL.
             (getattr(driver, "interrupt", None) or driver.cancel)()
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         self._reader.close()
 
-    def _read(self, wanted: sa.Select[Any]) -> DistinctRows:
-        with self._reading() as connection:
-            parts = connection.execution_options(yield_per=_AT_ONCE).execute(wanted).partitions()
-            return _as_arrays([tuple(row) for part in parts for row in part])
+    def _fetch(self, query: sa.Select[Any]) -> DistinctRows:
+        with self._connect() as connection:
+            parts = connection.execution_options(yield_per=_FETCH_ROWS).execute(query).partitions()
+            return _to_arrays([tuple(row) for part in parts for row in part])
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def _connect(self) -> Iterator[sa.Connection]:
         end = time.monotonic() + self._seconds
-        if self._stopped:
+        if self._cancelled:
             raise ServiceError("the service ends")
         try:
-            with self._reader.snapshot() as connection, _bounded(connection, end, self._seconds):
-                self._at_work = connection.connection.driver_connection
+            with (
+                self._reader.snapshot() as connection,
+                _statement_timeout(connection, end, self._seconds),
+            ):
+                self._running = connection.connection.driver_connection
                 yield connection
-                self._at_work = None
+                self._running = None
         except ServiceError as error:
             if time.monotonic() < end:
                 raise
@@ -159,9 +166,9 @@ class ExperimentLog:
 
 
 def _distinct(role: str, version: int, since: datetime, production: bool = False) -> sa.Select[Any]:
-    """Distinct rows of a version, of the latest that were answered."""
+    """Distinct rows among the latest of a version."""
     latest = (
-        sa.select(*(_column(name) for name in _KEY), forecasts.c.forecast)
+        sa.select(*(_key_column(name) for name in _KEY), forecasts.c.forecast)
         .join_from(requests, forecasts, forecasts.c.request == requests.c.id)
         .where(
             requests.c.role == role,
@@ -170,7 +177,7 @@ def _distinct(role: str, version: int, since: datetime, production: bool = False
             forecasts.c.forecast.is_not(None),
         )
         .order_by(requests.c.answered_at.desc())
-        .limit(ROWS)
+        .limit(MAX_ROWS)
     )
     if production:
         latest = latest.where(requests.c.model_stage == Stage.PRODUCTION)
@@ -179,7 +186,7 @@ def _distinct(role: str, version: int, since: datetime, production: bool = False
     return sa.select(*keys, sa.func.avg(rows.c.forecast).label("forecast")).group_by(*keys)
 
 
-def _column(name: str) -> sa.Column[Any]:
+def _key_column(name: str) -> sa.Column[Any]:
     return requests.c[name] if name in ("as_of", "objective") else forecasts.c[name]
 
 
@@ -189,12 +196,11 @@ def _columns(rows: sa.CTE) -> list[sa.ColumnElement[Any]]:
     return [rows.c.store, day, rows.c.open, rows.c.promo, rows.c.forecast]
 
 
-def _as_arrays(found: Sequence[tuple[Any, ...]]) -> DistinctRows:
-    columns = [list(column) for column in zip(*found, strict=True)] or [[] for _ in range(5)]
-    days = np.array(columns[1], "datetime64[D]").astype(np.int32)
+def _to_arrays(rows: Sequence[tuple[Any, ...]]) -> DistinctRows:
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(5)]
     return DistinctRows(
         np.array(columns[0], np.int32),
-        days,
+        np.array(columns[1], "datetime64[D]").astype(np.int32),
         np.array(columns[2], np.uint8),
         np.array(columns[3], np.uint8),
         np.array(columns[4], np.float64),
@@ -203,19 +209,15 @@ def _as_arrays(found: Sequence[tuple[Any, ...]]) -> DistinctRows:
 
 
 @contextmanager
-def _bounded(connection: sa.Connection, end: float, seconds: float) -> Iterator[None]:
-    """Let no statement run on after ``end``, by ``time.monotonic``."""
+def _statement_timeout(connection: sa.Connection, end: float, seconds: float) -> Iterator[None]:
+    """Stop statements at ``end`` (SQLite, by ``time.monotonic``) or after ``seconds``."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
         yield
         return
     driver: Any = connection.connection.driver_connection
-    driver.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+    driver.set_progress_handler(lambda: time.monotonic() > end, _PROGRESS_STEPS)
     try:
         yield
     finally:
         driver.set_progress_handler(None, 0)
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

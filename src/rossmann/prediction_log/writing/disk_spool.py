@@ -1,9 +1,9 @@
-"""Rows on disk that wait for the database: bounded, whole or not there, never lost by a kill.
+"""Bounded spool on disk for rows that wait for the database; survives a kill of the process.
 
-Each process has a folder of its own. A file is written under another name, synced, renamed, and
+Each process has a folder of its own. A file is written under a temporary name, synced, renamed, and
 the folder synced: from then on its rows are acknowledged. It is deleted when the database has
-them. Numbers of files rise within a folder, and the folder's name is the writer's name in the
-database, which remembers the last number: so a file that was written but not deleted is known.
+them. File numbers rise within a folder, and the folder's name is the writer's name in the
+database, which stores the last number: so a file that was written but not deleted is recognized.
 """
 
 import os
@@ -14,21 +14,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from rossmann.filesystem.locks import OwnedFolder, create_owned_folder, lock_orphans
 from rossmann.logging_config import get_logger
 from rossmann.prediction_log.records import Batch
 
-ENDING: Final = ".batch"
-_NAME: Final = re.compile(rf"(\d{{12}})-(\d+){ENDING}")
-_DRAFT: Final = ".draft"
-_ASIDE: Final = "aside"
+BATCH_SUFFIX: Final = ".batch"
+_BATCH_NAME: Final = re.compile(rf"(\d{{12}})-(\d+){BATCH_SUFFIX}")
+_DRAFT_SUFFIX: Final = ".draft"
+_QUARANTINE: Final = "aside"
 
 
 @dataclass(frozen=True, slots=True)
 class SpooledFile:
-    """A file of the spool: the ``number``-th of its writer."""
+    """A spool file: the ``number``-th of its writer."""
 
     path: Path
     writer: str
@@ -37,45 +37,51 @@ class SpooledFile:
     size: int
 
 
+class SpoolSize(NamedTuple):
+    """Contents of a spool that wait for the database."""
+
+    files: int
+    rows: int
+    bytes: int
+
+
 @dataclass(slots=True)
-class _Line:
+class _SpoolFolder:
     folder: OwnedFolder
     files: deque[SpooledFile] = field(default_factory=deque)
 
 
 class DiskSpool:
-    """The spool of one process, and the folders of dead ones that it took over.
+    """The spool of one process, and the folders that it took over from processes that ended.
 
-    ``most_bytes`` bounds what it holds. One thread may write while another reads and removes.
+    ``max_bytes`` bounds its contents. One thread may write while another reads and removes.
     """
 
-    def __init__(self, parent: Path, most_bytes: int) -> None:
+    def __init__(self, parent: Path, max_bytes: int) -> None:
         self.parent = parent
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._own: _Line | None = None
-        self._adopted: list[_Line] = []
+        self._own: _SpoolFolder | None = None
+        self._adopted: list[_SpoolFolder] = []
         self._number = 0
-        self._bytes = 0
-        self._rows = 0
-        self._files = 0
+        self._size = SpoolSize(0, 0, 0)
 
     @property
-    def size(self) -> tuple[int, int, int]:
+    def size(self) -> SpoolSize:
         """Files, rows and bytes that wait."""
-        return self._files, self._rows, self._bytes
+        return self._size
 
     @property
     def full(self) -> bool:
         """Whether nothing more may be written."""
-        return self._bytes >= self.most_bytes
+        return self._size.bytes >= self.max_bytes
 
     def write(self, batch: Batch) -> None:
-        """Keep a batch; when this returns, its rows survive any kill. Raises ``OSError``."""
-        line = self._line()
+        """Write a batch; when this returns, its rows survive any kill. Raises ``OSError``."""
+        own = self._own_folder()
         content = batch.encode()
-        path = line.folder.path / f"{self._number + 1:012d}-{len(batch)}{ENDING}"
-        draft = path.with_suffix(_DRAFT)
+        path = own.folder.path / f"{self._number + 1:012d}-{len(batch)}{BATCH_SUFFIX}"
+        draft = path.with_suffix(_DRAFT_SUFFIX)
         try:
             _write_synced(draft, content)
             draft.rename(path)
@@ -83,134 +89,137 @@ class DiskSpool:
             draft.unlink(missing_ok=True)
             raise
         self._number += 1
-        self._add(line, SpooledFile(path, line.folder.name, self._number, len(batch), len(content)))
-        # It has its name: to fail now would write its rows twice.
+        self._add(own, SpooledFile(path, own.folder.name, self._number, len(batch), len(content)))
+        # The file has its final name: an error raised now would lead to its rows written twice.
         with suppress(OSError):
-            _sync(line.folder.path)
+            _sync(own.folder.path)
 
     def adopt_orphans(self) -> int:
-        """Take over the folders of processes that ended; how many had files. Raises ``OSError``."""
-        found = 0
+        """Take over the folders of processes that ended; returns how many had files.
+
+        Raises ``OSError``.
+        """
+        adopted = 0
         for folder in lock_orphans(self.parent):
-            line = _Line(folder)
+            orphan = _SpoolFolder(folder)
             for path in sorted(folder.path.glob("*")):
-                named = _NAME.fullmatch(path.name)
-                if named:
-                    number, rows = map(int, named.groups())
+                match = _BATCH_NAME.fullmatch(path.name)
+                if match:
+                    number, rows = map(int, match.groups())
                     file = SpooledFile(path, folder.name, number, rows, path.stat().st_size)
-                    self._add(line, file)
-                elif path.suffix == _DRAFT:
+                    self._add(orphan, file)
+                elif path.suffix == _DRAFT_SUFFIX:
                     path.unlink()  # never acknowledged
-            if line.files:
-                found += 1
+            if orphan.files:
+                adopted += 1
                 with self._lock:
-                    self._adopted.append(line)
+                    self._adopted.append(orphan)
             else:
                 folder.remove_if_empty()
-        return found
+        return adopted
 
-    def next_files(self, most_rows: int, most_files: int) -> list[SpooledFile]:
+    def next_files(self, max_rows: int, max_files: int) -> list[SpooledFile]:
         """The oldest files of one writer, in order; at least one if there is one."""
         with self._lock:
-            lines = [*self._adopted, *([self._own] if self._own else [])]
-            line = next((line for line in lines if line.files), None)
-            files = [] if line is None else list(islice(line.files, most_files))
-        taken: list[SpooledFile] = []
+            files = next((folder.files for folder in self._folders() if folder.files), ())
+            candidates = list(islice(files, max_files))
+        selected: list[SpooledFile] = []
         rows = 0
-        for file in files:
+        for file in candidates:
             rows += file.rows
-            if taken and rows > most_rows:
+            if selected and rows > max_rows:
                 break
-            taken.append(file)
-        return taken
+            selected.append(file)
+        return selected
 
     def remove(self, files: list[SpooledFile]) -> None:
-        """Delete files that came first and that the database has. Raises ``OSError``."""
+        """Delete the first files of a folder, which the database has. Raises ``OSError``."""
         for file in files:
             file.path.unlink(missing_ok=True)
             self._forget(file)
 
     def quarantine(self, file: SpooledFile, reason: str) -> None:
-        """Keep the first file of a line where a person may look at it, out of the others' way."""
-        aside = self.parent / _ASIDE
-        aside.mkdir(exist_ok=True)
+        """Move the first file of a folder to where a person can inspect it."""
+        quarantine = self.parent / _QUARANTINE
+        quarantine.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # somebody deleted it
-            file.path.rename(aside / f"{file.writer}-{file.path.name}")
+            file.path.rename(quarantine / f"{file.writer}-{file.path.name}")
         self._forget(file)
-        get_logger("prediction_log").error(
-            "set aside what cannot be written", rows=file.rows, folder=str(aside), reason=reason
-        )
+        event, folder = "set aside what cannot be written", str(quarantine)
+        get_logger("prediction_log").error(event, rows=file.rows, folder=folder, reason=reason)
 
     def close(self) -> None:
-        """Let go of all folders; what still waits is taken over by whoever runs next."""
-        for line in [*self._adopted, *([self._own] if self._own else [])]:
-            if line.files or not line.folder.remove_if_empty():
-                line.folder.close()
+        """Release all folders; another process takes over the files that still wait."""
+        for folder in self._folders():
+            if folder.files or not folder.folder.remove_if_empty():
+                folder.folder.close()
         self._adopted, self._own = [], None
 
-    def _line(self) -> _Line:
-        """Where to write: a new folder where there is none, or somebody deleted it."""
-        line = self._own
-        if line is None or not line.folder.path.is_dir():
-            fresh = _Line(create_owned_folder(self.parent))
+    def _folders(self) -> list[_SpoolFolder]:
+        return [*self._adopted, *([self._own] if self._own else [])]
+
+    def _own_folder(self) -> _SpoolFolder:
+        """The folder to write to: a new one where there is none, or it was deleted."""
+        own = self._own
+        if own is None or not own.folder.path.is_dir():
+            new = _SpoolFolder(create_owned_folder(self.parent))
             _sync(self.parent)
             with self._lock:
-                if line is not None:
-                    self._adopted.append(line)
-                self._own, self._number = fresh, 0
-            return fresh
-        return line
+                if own is not None:
+                    self._adopted.append(own)
+                self._own, self._number = new, 0
+            return new
+        return own
 
-    def _add(self, line: _Line, file: SpooledFile) -> None:
+    def _add(self, folder: _SpoolFolder, file: SpooledFile) -> None:
         with self._lock:
-            line.files.append(file)
-            self._files += 1
-            self._rows += file.rows
-            self._bytes += file.size
+            folder.files.append(file)
+            files, rows, size = self._size
+            self._size = SpoolSize(files + 1, rows + file.rows, size + file.size)
 
     def _forget(self, file: SpooledFile) -> None:
         with self._lock:
-            lines = [*self._adopted, *([self._own] if self._own else [])]
-            line = next(line for line in lines if line.folder.name == file.writer)
-            line.files.remove(file)
-            self._files -= 1
-            self._rows -= file.rows
-            self._bytes -= file.size
-            done = line is not self._own and not line.files
-            if done:
-                self._adopted.remove(line)
-        if done:
-            line.folder.remove_if_empty()
+            folder = next(f for f in self._folders() if f.folder.name == file.writer)
+            folder.files.remove(file)
+            files, rows, size = self._size
+            self._size = SpoolSize(files - 1, rows - file.rows, size - file.size)
+            finished = folder is not self._own and not folder.files
+            if finished:
+                self._adopted.remove(folder)
+        if finished:
+            folder.folder.remove_if_empty()
 
 
 @dataclass(frozen=True, slots=True)
-class SpoolTotal:
-    """What waits in a spool folder, whoever's it is, and what was set aside."""
+class SpoolTotals:
+    """Contents of a spool folder over all processes, and its quarantined files."""
 
     files: int
     rows: int
     bytes: int
-    aside: int
+    quarantined: int
 
 
-def spool_totals(parent: Path) -> SpoolTotal:
-    """Look at a spool from outside; takes no lock."""
-    waiting = []
-    for path in waiting_files(parent):
-        with suppress(FileNotFoundError):  # written meanwhile
-            waiting.append((int(path.stem.split("-")[1]), path.stat().st_size))
-    aside = sum(1 for _ in (parent / _ASIDE).glob(f"*{ENDING}"))
-    return SpoolTotal(len(waiting), sum(r for r, _ in waiting), sum(b for _, b in waiting), aside)
+def spool_totals(parent: Path) -> SpoolTotals:
+    """Measure a spool from another process; takes no lock."""
+    pending = []
+    for path in pending_files(parent):
+        with suppress(FileNotFoundError):  # moved to the database meanwhile
+            pending.append((int(path.stem.split("-")[1]), path.stat().st_size))
+    quarantined = sum(1 for _ in (parent / _QUARANTINE).glob(f"*{BATCH_SUFFIX}"))
+    rows, sizes = sum(rows for rows, _ in pending), sum(size for _, size in pending)
+    return SpoolTotals(len(pending), rows, sizes, quarantined)
 
 
-def waiting_files(parent: Path) -> list[Path]:
-    """All files that wait in a spool folder, whoever's they are."""
-    found: list[Path] = []
+def pending_files(parent: Path) -> list[Path]:
+    """All files of all processes that wait in a spool folder."""
+    files: list[Path] = []
     for folder in parent.glob("*/"):
-        if folder.name != _ASIDE:
-            with suppress(FileNotFoundError):  # a folder goes when it is empty, also meanwhile
-                found += [Path(at.path) for at in os.scandir(folder) if at.name.endswith(ENDING)]
-    return found
+        if folder.name != _QUARANTINE:
+            with suppress(FileNotFoundError):  # an empty folder may be removed meanwhile
+                entries = os.scandir(folder)
+                files += [Path(e.path) for e in entries if e.name.endswith(BATCH_SUFFIX)]
+    return files
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -1,7 +1,4 @@
-"""The first step behind an answer: entries become files of the spool.
-
-MERGED: Where answers are left for the log: in memory, bounded by rows, never in the way.
-"""
+"""Bounded queue of logged predictions in memory, and the writer that moves them to spool files."""
 
 import threading
 import time
@@ -19,23 +16,26 @@ from rossmann.prediction_log.records import (
 from rossmann.prediction_log.writing.database_shipper import RetryBackoff
 from rossmann.prediction_log.writing.disk_spool import DiskSpool
 
-CHUNK: Final = 1_024
-"""Entries that are taken at once."""
+MAX_ENTRIES: Final = 1_024
+"""Entries that are taken from the queue at once."""
+MAX_FILE_ROWS: Final = 50_000
+"""Rows of a file, unless one entry has more: it is written to the database in one transaction."""
+_PAUSE_SECONDS: Final = 0.001
 
 
 class MemoryQueue:
-    """A queue of entries that holds at most ``most_rows`` rows.
+    """A queue of entries that holds at most ``max_rows`` rows.
 
-    An entry that finds it full is refused, and counted. The newest is refused rather than the
-    oldest thrown away: what is missing from the log is then one gap with a beginning and an end.
-    Rows count until ``settle`` says that they are kept elsewhere.
+    An entry that finds it full is dropped, and counted. The newest is dropped rather than the
+    oldest: what is missing from the log is then one gap with a beginning and an end.
+    Rows count until ``acknowledge`` says that they are on disk.
     """
 
-    def __init__(self, most_rows: int, hurry_rows: int) -> None:
-        self.most_rows = most_rows
+    def __init__(self, max_rows: int, high_water_rows: int) -> None:
+        self.max_rows = max_rows
         self.high_water = threading.Event()
-        """Set where so many rows wait that they should be taken before their time."""
-        self._hurry_rows = hurry_rows
+        """Set where so many rows wait that they should be taken early."""
+        self._high_water_rows = high_water_rows
         self._lock = threading.Lock()
         self._entries: deque[LoggedPrediction] = deque()
         self._rows = 0
@@ -44,102 +44,97 @@ class MemoryQueue:
 
     @property
     def rows(self) -> int:
-        """Rows that are held here, or were taken and are not kept elsewhere yet."""
+        """Rows that are queued, or were taken and are not acknowledged yet."""
         return self._rows
 
     @property
     def dropped(self) -> int:
-        """Rows that were refused, or given up, so far."""
+        """Rows that were dropped so far."""
         return self._dropped
 
     def put(self, entry: LoggedPrediction) -> bool:
-        """Leave an entry; False where it was refused. Waits for nothing."""
+        """Add an entry; False where it was dropped. Does not block."""
         count = len(entry.rows)
         with self._lock:
-            # One that is larger than all the room is taken when there is nothing else.
-            if not self._open or (self._rows and self._rows + count > self.most_rows):
+            # An entry larger than the bound is accepted when the queue is empty.
+            if not self._open or (self._rows and self._rows + count > self.max_rows):
                 self._dropped += count
                 return False
             self._entries.append(entry)
             self._rows += count
-        if self._rows >= self._hurry_rows:
+        if self._rows >= self._high_water_rows:
             self.high_water.set()
         return True
 
-    def take(self, most_rows: int, at_least_one: bool = True) -> list[LoggedPrediction]:
-        """The oldest entries of so many rows: few, so that this takes no time."""
-        taken: list[LoggedPrediction] = []
+    def take(self, max_rows: int, at_least_one: bool = True) -> list[LoggedPrediction]:
+        """The oldest entries, of ``max_rows`` rows and ``MAX_ENTRIES`` entries at most."""
+        entries: list[LoggedPrediction] = []
         rows = 0
-        while self._entries and len(taken) < CHUNK:
+        while self._entries and len(entries) < MAX_ENTRIES:
             rows += len(self._entries[0].rows)
-            if rows > most_rows and (taken or not at_least_one):
+            if rows > max_rows and (entries or not at_least_one):
                 break
-            taken.append(self._entries.popleft())
-        return taken
+            entries.append(self._entries.popleft())
+        return entries
 
     def acknowledge(self, rows: int, dropped: int = 0) -> None:
-        """Say that so many rows are kept elsewhere, and so many given up."""
+        """Count so many rows as written to disk, and so many as dropped."""
         with self._lock:
             self._rows -= rows + dropped
             self._dropped += dropped
 
     def close(self) -> None:
-        """Refuse what comes from now on."""
+        """Drop all later entries."""
         with self._lock:
             self._open = False
 
 
-FILE_ROWS: Final = 50_000
-"""A file holds about so many rows at most: it is written to the database in one go."""
-_PAUSE: Final = 0.001
-
-
 class SpoolWriter:
-    """Takes what waits in the intake to the spool; one thread calls it."""
+    """Moves entries from the queue to the spool; used by one thread."""
 
-    def __init__(self, intake: MemoryQueue, spool: DiskSpool) -> None:
-        self.trouble = RetryBackoff("prediction log: rows wait in memory")
-        self.kept = 0
-        self._intake = intake
+    def __init__(self, queue: MemoryQueue, spool: DiskSpool) -> None:
+        self.backoff = RetryBackoff("prediction log: rows wait in memory")
+        self.acknowledged_rows = 0
+        self._queue = queue
         self._spool = spool
-        self._held: Batch | None = None
-        self._next = 1
+        self._unwritten: Batch | None = None
+        self._next_number = 1
         self._dropped = 0
-        self._told = 0
+        self._reported_dropped = 0
 
     def step(self) -> bool:
-        """Write all that waits; False where it cannot be written now, and stays in memory.
+        """Write all entries of the queue; False where this fails, and they stay in memory.
 
-        What comes meanwhile waits for the next step: who ran after it would convert a few rows at
-        a time for as long as any come.
+        Entries that arrive meanwhile wait for the next step: else a few rows at a time would be
+        converted for as long as any arrive.
         """
-        self._tell_dropped()
-        left = self._intake.rows
+        self._log_dropped()
+        remaining = self._queue.rows
         while True:
-            if self._held is None and left > 0:
-                self._held = self._collect(min(left, FILE_ROWS))
-            if self._held is None:
+            if self._unwritten is None and remaining > 0:
+                self._unwritten = self._take_batch(min(remaining, MAX_FILE_ROWS))
+            if self._unwritten is None:
                 return True
             if self._spool.full:
-                limit = f"{self._spool.most_bytes / 1e6:,.0f} MB"
-                self.trouble.failed(f"the spool is full ({limit}): the database takes nothing")
+                limit = f"{self._spool.max_bytes / 1e6:,.0f} MB"
+                self.backoff.failed(f"the spool is full ({limit}): the database takes nothing")
                 return False
             try:
-                self._spool.write(self._held)
+                self._spool.write(self._unwritten)
             except OSError as error:
-                self.trouble.failed(f"cannot write the spool: {error}")
+                self.backoff.failed(f"cannot write the spool: {error}")
                 return False
-            self.trouble.succeeded()
-            self.kept += len(self._held)
-            self._intake.acknowledge(len(self._held))
-            left -= len(self._held)
-            self._held = None
+            self.backoff.succeeded()
+            self.acknowledged_rows += len(self._unwritten)
+            self._queue.acknowledge(len(self._unwritten))
+            remaining -= len(self._unwritten)
+            self._unwritten = None
 
-    def _collect(self, most_rows: int) -> Batch | None:
+    def _take_batch(self, max_rows: int) -> Batch | None:
         parts: list[BatchColumns] = []
         rows = 0
-        while rows < most_rows:
-            entries = self._intake.take(most_rows - rows, at_least_one=not parts)
+        while rows < max_rows:
+            entries = self._queue.take(max_rows - rows, at_least_one=not parts)
             if not entries:
                 break
             parts += self._convert(entries)
@@ -147,30 +142,30 @@ class SpoolWriter:
         return to_batch(parts) if parts else None
 
     def _convert(self, entries: list[LoggedPrediction]) -> list[BatchColumns]:
-        """Entries as columns; one that cannot be a line of the log costs no other."""
+        """Entries as columns; an invalid one is dropped, and no other with it."""
         try:
-            columns = to_columns(entries, self._next, _give_way)
-        except Exception as error:  # noqa: BLE001 - the log outlives any entry
+            columns = to_columns(entries, self._next_number, _yield_cpu)
+        except Exception as error:  # noqa: BLE001 - an invalid entry must not end the thread
             if len(entries) > 1:
                 return [part for entry in entries for part in self._convert([entry])]
             get_logger("prediction_log").error("dropped an entry", reason=repr(error)[:500])
-            self._intake.acknowledge(0, dropped=len(entries[0].rows))
+            self._queue.acknowledge(0, dropped=len(entries[0].rows))
             return []
-        self._next += len(entries)
+        self._next_number += len(entries)
         return [columns]
 
-    def _tell_dropped(self) -> None:
-        """Once when rows begin to be refused, and once, with their number, when that is over."""
-        now = self._intake.dropped
+    def _log_dropped(self) -> None:
+        """Log once when rows begin to be dropped, and once, with their number, when that ends."""
+        dropped = self._queue.dropped
         log = get_logger("prediction_log")
-        if now > self._dropped and self._dropped == self._told:
-            log.error("rows are dropped from now on: memory is full", why=self.trouble.error)
-        elif now == self._dropped > self._told and not self.trouble.error:
-            log.error("rows were dropped, which is over", rows=now - self._told)
-            self._told = now
-        self._dropped = now
+        if dropped > self._dropped and self._dropped == self._reported_dropped:
+            log.error("rows are dropped from now on: memory is full", why=self.backoff.error)
+        elif dropped == self._dropped > self._reported_dropped and not self.backoff.error:
+            log.error("rows were dropped, which is over", rows=dropped - self._reported_dropped)
+            self._reported_dropped = dropped
+        self._dropped = dropped
 
 
-def _give_way() -> None:
-    """A turn for the threads that answer."""
-    time.sleep(_PAUSE)
+def _yield_cpu() -> None:
+    """Let the threads that serve requests run."""
+    time.sleep(_PAUSE_SECONDS)

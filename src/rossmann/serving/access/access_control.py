@@ -1,7 +1,7 @@
-"""The door: who calls, what they may, how often. Every call that is not for anyone passes it.
+"""Access control of every endpoint that is not public: authentication, permission, rate limits.
 
-A key comes as ``X-API-Key`` or as a bearer; a bearer may also be a token of the provider that the
-settings name. Without keys and provider the service is open to all.
+A key comes as ``X-API-Key`` or as a bearer token; a bearer token may also be one of the OpenID
+provider in the settings. Without keys and provider the service is open to all.
 """
 
 import ipaddress
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 RATE_STATE_KEY: Final = "rate"
-"""Under which a request's state holds where its caller stands."""
-_COUNTED: Final = "counted"
+"""Key of the caller's ``WindowUsage`` in a request's state."""
+_ROWS_CALLER_KEY: Final = "counted"
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Principal(NamedTuple):
-    """Who calls: ``who`` for records (never a secret), ``id`` for counting, and the right."""
+    """A caller: ``name`` for records (never a secret), ``id`` for counting, and permission."""
 
-    who: str
+    name: str
     id: str
-    right: Permission
+    permission: Permission
 
 
-class _Sent(NamedTuple):
-    """What the headers of a request say; empty where one is missing."""
+class _AccessHeaders(NamedTuple):
+    """Headers of a request that decide about access; empty where one is missing."""
 
     key: str = ""
     bearer: str = ""
@@ -44,140 +44,123 @@ class _Sent(NamedTuple):
 
 
 class AccessControl:
-    """Lets callers in, or raises ``NoKey``, ``NoRight``, ``OverRate``, ``ServiceError``."""
+    """Authorizes requests and counts them against the rate limits."""
 
-    def __init__(
-        self,
-        keys: ApiKeyStore,
-        calls: RateLimiter,
-        rows: RateLimiter,
-        tokens: "TokenVerifier | None" = None,
-        origins: tuple[str, ...] = (),
-        stores_for_anyone: bool = True,
-    ) -> None:
-        self._keys = keys
-        self._calls = calls
-        self._rows = rows
-        self._tokens = tokens
-        self._origins = frozenset(origins)
-        self.stores_right = Permission.ANYONE if stores_for_anyone else Permission.PREDICT
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "AccessControl":
-        """Raises ``SettingsError`` for keys, limits or addresses that cannot be."""
-        return cls(
-            open_keys(settings),
-            RateLimiter(settings, "calls"),
-            RateLimiter(settings, "rows"),
-            _tokens(settings),
-            settings.cors_origins,
-            settings.stores_for_anyone,
+    def __init__(self, settings: Settings) -> None:
+        """Raises ``SettingsError`` for invalid keys, limits or addresses."""
+        self._keys = _load_keys(settings)
+        self._calls = RateLimiter(settings, "calls")
+        self._rows = RateLimiter(settings, "rows")
+        self._tokens = _token_verifier(settings)
+        self._origins = frozenset(settings.cors_origins)
+        self.stores_permission = (
+            Permission.ANYONE if settings.stores_for_anyone else Permission.PREDICT
         )
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody needs a key."""
+        """Whether no key is needed."""
         return self._tokens is None and not self._keys.requires_key
 
     @property
     def counts_rows(self) -> bool:
-        """Whether ``settle`` has anything to do."""
-        return self._rows.on
+        """Whether rows are limited, so that ``count_rows`` is needed."""
+        return self._rows.enabled
 
     async def authorize(self, request: Request, needed: Permission) -> Principal:
-        """Who calls, if they may.
+        """The caller, who has the ``needed`` permission.
 
-        Raises ``NoKey``, ``NoRight``, ``OverRate``; ``ServiceError`` for a token that cannot be
-        judged while its provider is away.
+        Raises ``AuthenticationError``, ``PermissionDeniedError``, ``RateLimitError``;
+        ``ServiceError`` for a token that cannot be verified while its provider is unreachable.
         """
         scope = request.scope
         self._keys.reload_if_due()
-        sent = _sent(scope)
+        headers = _read_headers(scope)
         try:
-            caller = await self._known(scope, sent, needed)
+            caller = await self._identify(scope, headers, needed)
         except AuthenticationError:
-            # Whoever tries keys is counted too.
-            await self._count(scope, _address(scope))
+            # Attempts with unknown keys count too.
+            await self._count_call(scope, _address_id(scope))
             raise
-        await self._count(scope, caller.id)
-        request_record(request).caller = caller.who
-        if caller.right < needed:
+        await self._count_call(scope, caller.id)
+        request_record(request).caller = caller.name
+        if caller.permission < needed:
             raise PermissionDeniedError(
-                f"this needs the right to {needed.word}; the {caller.who} has not got it"
+                f"this needs the right to {needed.label}; the {caller.name} has not got it"
             )
         if needed is Permission.OPERATE:
-            self._refuse_other_sites(sent)
+            self._check_origin(headers)
         return caller
 
-    async def _known(self, scope: Scope, sent: _Sent, needed: Permission) -> Principal:
+    async def _identify(
+        self, scope: Scope, headers: _AccessHeaders, needed: Permission
+    ) -> Principal:
         if self.is_open:
-            return Principal("anyone", _address(scope), Permission.OPERATE)
-        key = sent.key or sent.bearer
+            return Principal("anyone", _address_id(scope), Permission.OPERATE)
+        key = headers.key or headers.bearer
         if not key:
             if needed is Permission.ANYONE:
-                return Principal("anyone", _address(scope), Permission.ANYONE)
+                return Principal("anyone", _address_id(scope), Permission.ANYONE)
             raise AuthenticationError(
                 "a key is needed: send it as X-API-Key or as Authorization: Bearer"
             )
         digest = key_digest(key)
-        entry = self._keys.find(digest)
-        if entry is not None:
-            return Principal(entry.who, f"k:{digest[:32]}", entry.right)
-        if self._tokens is not None and sent.bearer.count(".") == 2 and not sent.key:
-            bearer = await self._tokens.verify(sent.bearer)
-            return Principal(bearer.who, bearer.id, bearer.right)
+        record = self._keys.find(digest)
+        if record is not None:
+            return Principal(record.display_name, f"k:{digest[:32]}", record.permission)
+        if self._tokens is not None and headers.bearer.count(".") == 2 and not headers.key:
+            token = await self._tokens.verify(headers.bearer)
+            return Principal(token.name, token.id, token.permission)
         raise AuthenticationError("this key is not known")
 
-    async def _count(self, scope: Scope, who: str) -> None:
-        if self._calls.on:
-            allowed, standing = await self._calls.hit(who)
-            scope["state"][RATE_STATE_KEY] = standing
+    async def _count_call(self, scope: Scope, caller_id: str) -> None:
+        if self._calls.enabled:
+            allowed, usage = await self._calls.hit(caller_id)
+            scope["state"][RATE_STATE_KEY] = usage
             if not allowed:
-                raise standing.to_error("calls")
-        if self._rows.on:
-            # How many rows a call has is known when it is read: they count against the next one.
-            scope["state"][_COUNTED] = who
-            allowed, standing = await self._rows.hit(who, cost=0)
+                raise usage.to_error("calls")
+        if self._rows.enabled:
+            # The rows of a call are known once it is parsed, so they limit the next call.
+            scope["state"][_ROWS_CALLER_KEY] = caller_id
+            allowed, usage = await self._rows.hit(caller_id, cost=0)
             if not allowed:
-                scope["state"][RATE_STATE_KEY] = standing
-                raise standing.to_error("rows")
+                scope["state"][RATE_STATE_KEY] = usage
+                raise usage.to_error("rows")
 
     async def count_rows(self, scope: Scope) -> None:
-        """After an answer: count the rows that it had."""
-        state = scope.get("state", {})
-        who = state.get(_COUNTED)
-        if who is not None and (rows := request_record(Request(scope)).rows):
-            await self._rows.hit(who, rows, force=True)
+        """Count the rows of a request, after its response."""
+        caller_id = scope.get("state", {}).get(_ROWS_CALLER_KEY)
+        if caller_id is not None and (rows := request_record(Request(scope)).rows):
+            await self._rows.hit(caller_id, rows, force=True)
 
-    def _refuse_other_sites(self, sent: _Sent) -> None:
-        """A page of another site, open in an operator's browser, must not order anything here."""
-        if not sent.origin or sent.origin in self._origins:
+    def _check_origin(self, headers: _AccessHeaders) -> None:
+        """Prevent cross-site request forgery: pages of other sites must not change anything."""
+        if not headers.origin or headers.origin in self._origins:
             return
-        if sent.origin.partition("://")[2] != sent.host:
+        if headers.origin.partition("://")[2] != headers.host:
             raise PermissionDeniedError("orders from pages of another site are refused")
-        if self.is_open and not _is_address(sent.host):
-            # A site can make its own name point to this machine, and its pages our own.
+        if self.is_open and not _is_ip_or_localhost(headers.host):
+            # DNS rebinding: a site can resolve its own name to this machine.
             raise PermissionDeniedError(
                 "orders from a page need a key, or its origin in ROSSMANN_CORS_ORIGINS, where the "
                 "service is not called by its address"
             )
 
     async def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
         await self._calls.close()
         await self._rows.close()
         if self._tokens is not None:
             await self._tokens.close()
 
 
-def open_keys(settings: Settings) -> ApiKeyStore:
-    """The keys that the settings name; raises ``SettingsError``."""
-    return ApiKeyStore.open_book(
+def _load_keys(settings: Settings) -> ApiKeyStore:
+    return ApiKeyStore.load(
         settings.api_keys, settings.keys_file, required=settings.api_keys_file is not None
     )
 
 
-def _tokens(settings: Settings) -> "TokenVerifier | None":
+def _token_verifier(settings: Settings) -> "TokenVerifier | None":
     if not settings.oidc_issuer:
         return None
     from rossmann.serving.access.oidc_tokens import TokenVerifier
@@ -186,43 +169,43 @@ def _tokens(settings: Settings) -> "TokenVerifier | None":
 
 
 def access_summary(settings: Settings) -> tuple[bool, dict[str, Any]]:
-    """Whether the service is open to all, and who is let in, for the log.
+    """Whether the service is open to all, and the access settings in force, for the log.
 
-    Raises ``SettingsError`` for keys, limits or addresses that cannot be.
+    Raises ``SettingsError`` for invalid keys, limits or addresses.
     """
-    keys = open_keys(settings)
+    keys = _load_keys(settings)
     calls, rows = limits_from_settings(settings, "calls"), limits_from_settings(settings, "rows")
-    told = {
-        **{f"{r.word}_keys": keys.count(r) for r in (Permission.PREDICT, Permission.OPERATE)},
+    summary = {
+        **{f"{p.label}_keys": keys.count(p) for p in (Permission.PREDICT, Permission.OPERATE)},
         "tokens_of": settings.oidc_issuer or "nobody",
         "rate_limit": ", ".join(map(str, calls)) or "none",
         "rate_limit_rows": ", ".join(map(str, rows)) or "none",
     }
-    return not keys.requires_key and not settings.oidc_issuer, told
+    return not keys.requires_key and not settings.oidc_issuer, summary
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``."""
+    """Whether ``host`` is reachable from this machine only."""
     return host in _LOOPBACK or host.startswith("127.")
 
 
-def _sent(scope: Scope) -> _Sent:
+def _read_headers(scope: Scope) -> _AccessHeaders:
     key = bearer = origin = host = ""
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             key = value.decode("latin-1").strip()
         elif name == b"authorization":
-            scheme, _, rest = value.decode("latin-1").partition(" ")
-            bearer = rest.strip() if scheme.lower() == "bearer" else ""
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            bearer = token.strip() if scheme.lower() == "bearer" else ""
         elif name == b"origin":
             origin = value.decode("latin-1")
         elif name == b"host":
             host = value.decode("latin-1")
-    return _Sent(key, bearer, origin, host)
+    return _AccessHeaders(key, bearer, origin, host)
 
 
-def _address(scope: Scope) -> str:
-    """Where a call comes from; an IPv6 network counts as one, it belongs to one customer."""
+def _address_id(scope: Scope) -> str:
+    """Client address for counting; an IPv6 /64 network counts as one, as one customer has it."""
     client = scope.get("client")
     host = client[0] if client else "local"
     if ":" in host:
@@ -234,7 +217,8 @@ def _address(scope: Scope) -> str:
     return f"a:{host}"
 
 
-def _is_address(host: str) -> bool:
+def _is_ip_or_localhost(host: str) -> bool:
+    """Whether ``host`` (with or without port) is an IP address or ``localhost``."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
     try:
         ipaddress.ip_address(name.strip("[]"))

@@ -1,11 +1,11 @@
-"""Where calls are counted: on this machine, or in Redis for several machines.
+"""Rate limiter: counts calls or rows on this machine, or in Redis for several machines.
 
-While Redis is away each machine counts by itself: limits get wider, but nobody is kept waiting,
-and nobody is let in without any.
+While Redis is unreachable each machine counts by itself: the limits are wider then, but no call
+waits, and none goes unlimited.
 """
 
 import time
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from rossmann.errors import SettingsError
 from rossmann.logging_config import get_logger
@@ -13,61 +13,56 @@ from rossmann.serving.access.rate_limits import RateLimit, WindowUsage, parse_ra
 from rossmann.serving.access.shared_rate_counter import RedisRateCounter, SharedRateCounter
 from rossmann.settings import Settings
 
-if TYPE_CHECKING:
-    pass
-
-
 RateUnit = Literal["calls", "rows"]
 
 _SCHEMES: Final = ("redis://", "rediss://", "unix://")
+_REDIS_COOLDOWN: Final = 5.0
+"""Seconds without a call to Redis after it failed."""
 
 
-_PAUSE: Final = 5.0
-"""Seconds for which it is not asked again after it did not answer."""
-
-
-def limits_from_settings(settings: Settings, what: RateUnit) -> tuple[RateLimit, ...]:
-    """The limits that hold; raises ``SettingsError`` for limits or an address that cannot be."""
+def limits_from_settings(settings: Settings, unit: RateUnit) -> tuple[RateLimit, ...]:
+    """The limits in force; raises ``SettingsError`` for invalid limits or an invalid address."""
     url = settings.rate_limit_store
     if url and not url.startswith(_SCHEMES):
         raise SettingsError(f"ROSSMANN_RATE_LIMIT_STORE must begin with {', '.join(_SCHEMES)}")
-    if what == "rows":
+    if unit == "rows":
         return parse_rate_limits(settings.rate_limit_rows, "ROSSMANN_RATE_LIMIT_ROWS")
     return parse_rate_limits(settings.rate_limit)
 
 
 class RateLimiter:
-    """The one counter of calls, or of rows; ``on`` is false where nothing is limited."""
+    """Limits calls or rows of each caller; ``enabled`` is false where no limit is set."""
 
-    def __init__(self, settings: Settings, what: RateUnit) -> None:
-        """Raises ``SettingsError`` for limits or an address that cannot be."""
-        limits, url = limits_from_settings(settings, what), settings.rate_limit_store
-        self.what = what
-        self.on = bool(limits)
-        self._ask_again = 0.0
-        # One worker shares with nobody, and needs no lock.
-        many = self.on and settings.workers > 1
-        path = settings.run_dir / f"rates-{what}-{settings.api_port}.bin" if many else None
-        self._here = SharedRateCounter(limits, path) if self.on else None
-        self._there = RedisRateCounter(url, limits, what) if self.on and url else None
+    def __init__(self, settings: Settings, unit: RateUnit) -> None:
+        """Raises ``SettingsError`` for invalid limits or an invalid address."""
+        limits, url = limits_from_settings(settings, unit), settings.rate_limit_store
+        self.enabled = bool(limits)
+        self._redis_retry_at = 0.0
+        # A single worker shares with no other process, and needs no lock.
+        is_shared = self.enabled and settings.workers > 1
+        path = settings.run_dir / f"rates-{unit}-{settings.api_port}.bin" if is_shared else None
+        self._local = SharedRateCounter(limits, path) if self.enabled else None
+        self._redis = RedisRateCounter(url, limits, unit) if self.enabled and url else None
 
-    async def hit(self, who: str, cost: int = 1, force: bool = False) -> tuple[bool, WindowUsage]:
-        """As ``RateFile.take``, for all who share the count."""
-        assert self._here is not None, "nothing is limited"
-        if self._there is not None and time.monotonic() >= self._ask_again:
+    async def hit(
+        self, caller: str, cost: int = 1, force: bool = False
+    ) -> tuple[bool, WindowUsage]:
+        """As ``SharedRateCounter.hit``, in Redis where it answers."""
+        assert self._local is not None, "nothing is limited"
+        if self._redis is not None and time.monotonic() >= self._redis_retry_at:
             try:
-                return await self._there.take(who, cost, force)
-            except self._there.errors as error:
-                self._ask_again = time.monotonic() + _PAUSE
-                # Not its text: it may hold the address with its password.
+                return await self._redis.hit(caller, cost, force)
+            except self._redis.errors as error:
+                self._redis_retry_at = time.monotonic() + _REDIS_COOLDOWN
+                # Not the error's text: it may hold the address with its password.
                 get_logger("security").warning(
                     "Redis does not count calls: this machine does", reason=type(error).__name__
                 )
-        return self._here.hit(who, cost, force)
+        return self._local.hit(caller, cost, force)
 
     async def close(self) -> None:
-        """Let go of the file and of Redis."""
-        if self._here is not None:
-            self._here.close()
-        if self._there is not None:
-            await self._there.close()
+        """Close the shared file and the connections to Redis."""
+        if self._local is not None:
+            self._local.close()
+        if self._redis is not None:
+            await self._redis.close()

@@ -1,7 +1,10 @@
-"""Counters of calls that all workers of a machine share: a small file in memory, and a lock.
+"""Rate counters: a memory-mapped file shared by the workers of a machine, and Redis.
 
-No service, no start-up order: whoever comes first makes the file. Times are of the clock that
-nobody can set (it counts from the machine's start), so a clock that is moved changes nothing.
+The file needs no server and no start-up order: the first worker creates it. Its times are of the
+monotonic clock, so a change of the system time has no effect.
+
+The Redis half is our own script because the ``limits`` package neither hits several limits in one
+atomic call nor counts a cost above the limit, as rows charged after the response need.
 """
 
 import fcntl
@@ -23,19 +26,19 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _SLOT: Final = struct.Struct("<16sqII")
-"""Who and which limit (a digest), the window's number, calls in the one before and in this one."""
+"""Digest of caller and limit, number of the window, counts of the window before and of this one."""
 _WAYS: Final = 8
-"""Slots in which a caller may be found."""
+"""Slots in which a caller may be stored: the file is a set-associative cache."""
 _SETS: Final = 4096
 _SET_BYTES: Final = _SLOT.size * _WAYS
-_BYTES: Final = _SET_BYTES * _SETS
-_REMEMBERED: Final = 10_000
-_MOST: Final = 2**32 - 1
-_TRIES: Final = 200
+_FILE_BYTES: Final = _SET_BYTES * _SETS
+_MAX_CACHED_CALLERS: Final = 10_000
+_MAX_COUNT: Final = 2**32 - 1
+_LOCK_ATTEMPTS: Final = 200
 
 
 class SharedRateCounter:
-    """Counts calls; ``path`` None counts for this process alone."""
+    """Counts calls in a shared file; with ``path`` None in the memory of this process."""
 
     def __init__(
         self,
@@ -47,92 +50,92 @@ class SharedRateCounter:
         self._clock = clock
         self._file = -1
         self._map = self._open(path)
-        self._homes: dict[str, list[tuple[bytes, int]]] = {}
+        self._slots: dict[str, list[tuple[bytes, int]]] = {}
 
-    def hit(self, who: str, cost: int = 1, force: bool = False) -> tuple[bool, WindowUsage]:
-        """Count ``cost`` where every limit allows one more, or by ``force`` in any case.
+    def hit(self, caller: str, cost: int = 1, force: bool = False) -> tuple[bool, WindowUsage]:
+        """Count ``cost`` where every limit allows one more call, or in any case with ``force``.
 
-        Whether they allow it, and the standing with the tightest.
+        Gives whether it was counted, and the usage of the tightest limit.
         """
         now = self._clock()
-        homes = self._homes.get(who) or self._settle(who)
+        slots = self._slots.get(caller) or self._locate(caller)
         self._lock()
         try:
-            found = [
-                self._find(own, first, limit, now)
-                for limit, (own, first) in zip(self._limits, homes, strict=True)
+            entries = [
+                self._find(key, start, limit, now)
+                for limit, (key, start) in zip(self._limits, slots, strict=True)
             ]
-            refused = [standing for _, standing in found if not standing.allowed]
-            if refused and not force:
-                return False, max(refused, key=lambda standing: standing.retry_after)
-            for (place, standing), (own, _) in zip(found, homes, strict=True):
-                window = int(now // standing.limit.period)
-                count = min(standing.now + cost, _MOST)
-                _SLOT.pack_into(self._map, place, own, window, standing.before, count)
+            exceeded = [usage for _, usage in entries if not usage.allowed]
+            if exceeded and not force:
+                return False, max(exceeded, key=lambda usage: usage.retry_after)
+            for (offset, usage), (key, _) in zip(entries, slots, strict=True):
+                window = int(now // usage.limit.period)
+                count = min(usage.current + cost, _MAX_COUNT)
+                _SLOT.pack_into(self._map, offset, key, window, usage.previous, count)
         finally:
             self._unlock()
-        counted = [standing._replace(now=standing.now + cost) for _, standing in found]
-        return True, min(counted, key=lambda standing: standing.remaining)
+        counted = [usage._replace(current=usage.current + cost) for _, usage in entries]
+        return True, min(counted, key=lambda usage: usage.remaining)
 
     def close(self) -> None:
-        """Let go of the file; it stays for the other workers."""
+        """Close the file; it stays for the other workers."""
         self._map.close()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
-    def _settle(self, who: str) -> list[tuple[bytes, int]]:
-        """For each limit, the caller's name in the file and the first place to look for it."""
-        if len(self._homes) >= _REMEMBERED:
-            self._homes.clear()
-        homes = []
+    def _locate(self, caller: str) -> list[tuple[bytes, int]]:
+        """For each limit, the caller's key in the file and the offset of its set of slots."""
+        if len(self._slots) >= _MAX_CACHED_CALLERS:
+            self._slots.clear()
+        slots = []
         for limit in self._limits:
-            own = hashlib.blake2b(f"{limit} {who}".encode(), digest_size=16).digest()
-            homes.append((own, int.from_bytes(own[:4], "little") % _SETS * _SET_BYTES))
-        self._homes[who] = homes
-        return homes
+            key = hashlib.blake2b(f"{limit} {caller}".encode(), digest_size=16).digest()
+            slots.append((key, int.from_bytes(key[:4], "little") % _SETS * _SET_BYTES))
+        self._slots[caller] = slots
+        return slots
 
     def _find(
-        self, own: bytes, first: int, limit: RateLimit, now: float
+        self, key: bytes, start: int, limit: RateLimit, now: float
     ) -> tuple[int, WindowUsage]:
-        """The caller's slot, or the one to take, and where the caller stands."""
-        window, passed = divmod(now / limit.period, 1)
-        oldest, taken = math.inf, first
-        for place in range(first, first + _SET_BYTES, _SLOT.size):
-            key, then, before, count = _SLOT.unpack_from(self._map, place)
-            if key == own:
-                if then == window:
-                    return place, WindowUsage(limit, passed, before, count)
-                # A window that is to come was written before the machine was started anew.
-                before = count if then == window - 1 else 0
-                return place, WindowUsage(limit, passed, before, 0)
-            # Windows are of different lengths: what counts is when they began.
-            age = then * limit.period if count else -1
-            if age < oldest:
-                oldest, taken = age, place
-        return taken, WindowUsage(limit, passed, 0, 0)
+        """Offset of the caller's slot, or of the one to overwrite, and the caller's usage."""
+        window, elapsed = divmod(now / limit.period, 1)
+        oldest, free = math.inf, start
+        for offset in range(start, start + _SET_BYTES, _SLOT.size):
+            stored, stored_window, previous, count = _SLOT.unpack_from(self._map, offset)
+            if stored == key:
+                if stored_window == window:
+                    return offset, WindowUsage(limit, elapsed, previous, count)
+                # A window of the future was written before the machine was restarted.
+                previous = count if stored_window == window - 1 else 0
+                return offset, WindowUsage(limit, elapsed, previous, 0)
+            # Windows have different lengths, so the start times are compared.
+            started = stored_window * limit.period if count else -1
+            if started < oldest:
+                oldest, free = started, offset
+        return free, WindowUsage(limit, elapsed, 0, 0)
 
     def _open(self, path: Path | None) -> mmap.mmap:
         if path is None:
-            return mmap.mmap(-1, _BYTES)
+            return mmap.mmap(-1, _FILE_BYTES)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            # Room is taken now: to write where a full disk has none would end the process.
-            os.posix_fallocate(self._file, 0, _BYTES)
-            return mmap.mmap(self._file, _BYTES)
+            # Allocated now: a write to a mapped file on a full disk would end the process.
+            os.posix_fallocate(self._file, 0, _FILE_BYTES)
+            return mmap.mmap(self._file, _FILE_BYTES)
         except OSError as error:
             get_logger("security").warning(
                 "each worker counts calls alone", path=str(path), reason=error.strerror
             )
             self._file = -1
-            return mmap.mmap(-1, _BYTES)
+            return mmap.mmap(-1, _FILE_BYTES)
 
     def _lock(self) -> None:
-        """Wait for the others, but never for one that was stopped: a miscount harms nobody."""
+        """Wait for other workers, but not for a stopped one: a small miscount is acceptable."""
         if self._file < 0:
             return
-        for _ in range(_TRIES):
+        for _ in range(_LOCK_ATTEMPTS):
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -145,66 +148,64 @@ class SharedRateCounter:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
-_PATIENCE: Final = 0.25
-"""Seconds that Redis may take."""
-
-
-_CONNECTIONS: Final = 16
-
-
+_REDIS_TIMEOUT: Final = 0.25
+"""Seconds for a step of a call to Redis."""
+_MAX_CONNECTIONS: Final = 16
 _SCRIPT: Final = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
 local cost, force = tonumber(ARGV[1]), tonumber(ARGV[2])
-local found, allowed = {}, true
+local usages, allowed = {}, true
 for i, key in ipairs(KEYS) do
   local count, period = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
   local window = math.floor(now / period)
-  local passed = now / period - window
-  local kept = redis.call('HMGET', key, 'window', 'before', 'now')
-  local last, before, used = tonumber(kept[1]), tonumber(kept[2]) or 0, tonumber(kept[3]) or 0
+  local elapsed = now / period - window
+  local stored = redis.call('HMGET', key, 'window', 'before', 'now')
+  local last = tonumber(stored[1])
+  local previous, current = tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
   if last ~= window then
-    before = (last == window - 1) and used or 0
-    used = 0
+    previous = (last == window - 1) and current or 0
+    current = 0
   end
-  if before * (1 - passed) + used + 1 > count then allowed = false end
-  found[i] = {window, tostring(passed), before, used, period}
+  if previous * (1 - elapsed) + current + 1 > count then allowed = false end
+  usages[i] = {window, tostring(elapsed), previous, current, period}
 end
-local told = {allowed and 1 or 0}
+local reply = {allowed and 1 or 0}
 for i, key in ipairs(KEYS) do
-  local f = found[i]
+  local u = usages[i]
   if cost > 0 and (allowed or force == 1) then
-    redis.call('HSET', key, 'window', f[1], 'before', f[3], 'now', f[4] + cost)
-    redis.call('EXPIRE', key, 2 * f[5])
+    redis.call('HSET', key, 'window', u[1], 'before', u[3], 'now', u[4] + cost)
+    redis.call('EXPIRE', key, 2 * u[5])
   end
-  told[i + 1] = {f[2], f[3], f[4]}
+  reply[i + 1] = {u[2], u[3], u[4]}
 end
-return told
+return reply
 """
+"""``SharedRateCounter.hit`` in Lua; the fields of the hash are shared with running services."""
 
 
 class RedisRateCounter:
-    """Counts calls in one Redis; raises what its client raises."""
+    """Counts calls in Redis; raises one of ``errors`` while it is unreachable."""
 
-    def __init__(self, url: str, limits: Sequence[RateLimit], what: str) -> None:
-        self._what = what
+    def __init__(self, url: str, limits: Sequence[RateLimit], unit: str) -> None:
+        self._unit = unit
         self._limits = tuple(limits)
         self._redis, self.errors = _connect(url)
         self._script = self._redis.register_script(_SCRIPT)
-        self._numbers = [n for limit in limits for n in (limit.count, limit.period)]
+        self._limit_args = [n for limit in limits for n in (limit.count, limit.period)]
 
-    async def take(self, who: str, cost: int, force: bool) -> tuple[bool, WindowUsage]:
-        """As ``RateFile.take``."""
-        keys = [f"rossmann:{self._what}:{{{who}}}:{limit}" for limit in self._limits]
-        allowed, *rows = await self._script(keys=keys, args=[cost, int(force), *self._numbers])
+    async def hit(self, caller: str, cost: int, force: bool) -> tuple[bool, WindowUsage]:
+        """As ``SharedRateCounter.hit``."""
+        keys = [f"rossmann:{self._unit}:{{{caller}}}:{limit}" for limit in self._limits]
+        allowed, *rows = await self._script(keys=keys, args=[cost, int(force), *self._limit_args])
         counted = cost if allowed or force else 0
-        found = [
-            WindowUsage(limit, float(passed), int(before), int(now) + counted)
-            for limit, (passed, before, now) in zip(self._limits, rows, strict=True)
+        usages = [
+            WindowUsage(limit, float(elapsed), int(previous), int(current) + counted)
+            for limit, (elapsed, previous, current) in zip(self._limits, rows, strict=True)
         ]
         if allowed or force:
-            return True, min(found, key=lambda standing: standing.remaining)
-        return False, max(found, key=lambda standing: standing.retry_after)
+            return True, min(usages, key=lambda usage: usage.remaining)
+        return False, max(usages, key=lambda usage: usage.retry_after)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -212,7 +213,7 @@ class RedisRateCounter:
 
 
 def _connect(url: str) -> tuple["Redis", tuple[type[Exception], ...]]:
-    """The client, which connects at the first call, and what it raises while Redis is away."""
+    """A client that connects at its first call, and the errors of an unreachable Redis."""
     try:
         from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
@@ -224,10 +225,10 @@ def _connect(url: str) -> tuple["Redis", tuple[type[Exception], ...]]:
         ) from error
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=_CONNECTIONS,
-        timeout=_PATIENCE,
-        socket_timeout=_PATIENCE,
-        socket_connect_timeout=_PATIENCE,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=_REDIS_TIMEOUT,
+        socket_timeout=_REDIS_TIMEOUT,
+        socket_connect_timeout=_REDIS_TIMEOUT,
         retry=Retry(NoBackoff(), 0),
     )
     return Redis.from_pool(pool), (RedisError, OSError, TimeoutError)

@@ -1,7 +1,4 @@
-"""The second reading of a file: parts to forecasts on all threads, and out in order.
-
-MERGED: What rows of a file should be taken with care for: a column, and a sum in a header.
-"""
+"""Second pass over an uploaded file: forecast chunks on all threads, write them in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,103 +13,24 @@ import polars as pl
 import pyarrow as pa
 
 from rossmann.data.uploads.fields import REQUIRED_FIELDS
-from rossmann.data.uploads.table_chunks import CHUNK_ROWS, TableChunks, to_arrow
-from rossmann.models.inference.forecaster import Forecast, Forecaster, Interval
-from rossmann.models.inference.row_warnings import MAX_EXAMPLE_ROWS, RowWarning, WarningMasks
+from rossmann.data.uploads.table_chunks import CHUNK_ROWS, to_arrow
+from rossmann.epoch_days import weekday_of
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
+from rossmann.models.inference.row_warnings import (
+    MAX_EXAMPLE_ROWS,
+    RowWarning,
+    WarningMasks,
+    input_warnings,
+)
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
-from rossmann.serving.batch_prediction.row_records import MISSING, ArrayFile, weekday_of
+from rossmann.serving.batch_prediction.row_records import MISSING, ArrayFile
 from rossmann.serving.batch_prediction.validation import ParsedFile
-from rossmann.serving.batch_prediction.writers import Writer
+from rossmann.serving.batch_prediction.writers import Writer, result_columns, warning_texts
 
-_PART: Final = 65_536
-
-
-class FileWarnings:
-    """The warnings of every row, on disk, and of them all."""
-
-    def __init__(self, path: Path) -> None:
-        self._marks = ArrayFile(path, np.dtype(np.uint8))
-        self._kinds: dict[str, RowWarning] = {}
-
-    def scan(
-        self, reading: ParsedFile, forecaster: Forecaster, origin: int, pool: Executor
-    ) -> None:
-        """Look at every row, in the threads of ``pool``."""
-        starts = range(0, reading.count, _PART)
-
-        def look(start: int) -> WarningMasks:
-            return _touched(reading, forecaster, origin, start)
-
-        # What is told of stores names the longest wait of any of them.
-        words = dict(_words(reading, forecaster, origin))
-        for start, touched in zip(starts, pool.map(look, starts), strict=True):
-            self._add(start, min(_PART, reading.count - start), touched, words)
-        self._marks.done()
-
-    def _add(self, start: int, length: int, touched: WarningMasks, words: dict[str, str]) -> None:
-        marks = np.zeros(length, np.uint8)
-        for kind, text, which in touched:
-            places = np.flatnonzero(which)
-            before = self._kinds.get(kind)
-            count = len(places) + (before.count if before else 0)
-            first = (int(place) + start for place in places[:MAX_EXAMPLE_ROWS])
-            rows = (*(before.rows if before else ()), *first)[:MAX_EXAMPLE_ROWS]
-            self._kinds[kind] = RowWarning(kind, words.get(kind, text), count, rows)
-            marks[which] |= 1 << list(self._kinds).index(kind)
-        self._marks.add(marks)
-
-    @property
-    def summary(self) -> tuple[RowWarning, ...]:
-        """One of each kind, over the whole file."""
-        return tuple(self._kinds.values())
-
-    def column(self, start: int, count: int) -> pa.Array:
-        """The kinds that touch each row, with blanks between, null where none does."""
-        different, places = np.unique(self._marks.at(start, count), return_inverse=True)
-        kinds = list(self._kinds)
-        texts = [" ".join(k for bit, k in enumerate(kinds) if mark >> bit & 1) or None
-                 for mark in different.tolist()]  # fmt: skip
-        return pa.DictionaryArray.from_arrays(
-            to_arrow(places), to_arrow(texts, pl.String)
-        ).dictionary_decode()
-
-    def close(self) -> None:
-        """Let go of the file of marks."""
-        self._marks.close()
-
-
-def _words(reading: ParsedFile, forecaster: Forecaster, origin: int) -> Iterator[tuple[str, str]]:
-    """The texts for one row of each store."""
-    stores = np.array(sorted(reading.stores), np.int32)
-    first = reading.rows(0, 1).take(np.zeros(len(stores), np.int64))
-    sample = replace(first, store=stores)
-    for kind, text, which in forecaster.warning_masks(sample, origin):
-        if which.any():
-            yield kind, text
-
-
-def _touched(reading: ParsedFile, forecaster: Forecaster, origin: int, start: int) -> WarningMasks:
-    count = min(_PART, reading.count - start)
-    records = reading.records.at(start, count)
-    rows = reading.rows(start, count)
-    weekday = records["DayOfWeek"]
-    off = (weekday != MISSING) & (weekday != weekday_of(rows.day))
-    unsaid = records["Open"] == MISSING
-    own: WarningMasks = [
-        ("day_of_week", "DayOfWeek contradicts Date: the Date decides", off),
-        (
-            "open_unsaid",
-            "rows that do not say whether the store opens are taken as open, but for Sundays and"
-            " state holidays",
-            unsaid,
-        ),
-    ]
-    return [*(one for one in own if one[2].any()), *forecaster.warning_masks(rows, origin)]
-
-
+_SCAN_ROWS: Final = 65_536
 RecordChunk = Callable[[int, StoreDays, Forecast], None]
-"""Takes what was answered from a row on."""
-_TYPES: Final = {
+"""Records a chunk: the number of its first row, its rows and their forecast."""
+_FIELD_TYPES: Final = {
     "Store": pa.int32(),
     "Date": pa.date32(),
     "Open": pa.int8(),
@@ -122,9 +40,84 @@ _TYPES: Final = {
 }
 
 
+class FileWarnings:
+    """The warnings of a file: flags of each row on disk, and one summary for each type."""
+
+    def __init__(self, path: Path) -> None:
+        self._flags = ArrayFile(path, np.dtype(np.uint8))
+        self._warnings: dict[str, RowWarning] = {}
+
+    def scan(self, parsed: ParsedFile, forecaster: Forecaster, origin: int, pool: Executor) -> None:
+        """Find the warnings of all rows, in the threads of ``pool``."""
+        starts = range(0, parsed.count, _SCAN_ROWS)
+
+        def find(start: int) -> WarningMasks:
+            return _warning_masks(parsed, forecaster, origin, start)
+
+        # The text about idle stores names the longest time of any store of the file.
+        texts = dict(_store_texts(parsed, forecaster, origin))
+        for start, masks in zip(starts, pool.map(find, starts), strict=True):
+            self._add(start, min(_SCAN_ROWS, parsed.count - start), masks, texts)
+        self._flags.flush()
+
+    def _add(self, start: int, length: int, masks: WarningMasks, texts: dict[str, str]) -> None:
+        flags = np.zeros(length, np.uint8)
+        for name, text, mask in masks:
+            indices = np.flatnonzero(mask)
+            previous = self._warnings.get(name)
+            count = len(indices) + (previous.count if previous else 0)
+            first = (int(index) + start for index in indices[:MAX_EXAMPLE_ROWS])
+            rows = (*(previous.rows if previous else ()), *first)[:MAX_EXAMPLE_ROWS]
+            self._warnings[name] = RowWarning(name, texts.get(name, text), count, rows)
+            flags[mask] |= 1 << list(self._warnings).index(name)
+        self._flags.append(flags)
+
+    @property
+    def summary(self) -> tuple[RowWarning, ...]:
+        """One warning of each type, over the whole file."""
+        return tuple(self._warnings.values())
+
+    def column(self, start: int, count: int) -> pa.Array:
+        """The column ``warnings`` of ``count`` rows from ``start`` on."""
+        texts, index = warning_texts(list(self._warnings), self._flags.read(start, count))
+        return pa.DictionaryArray.from_arrays(
+            to_arrow(index), to_arrow(texts, pl.String)
+        ).dictionary_decode()
+
+    def close(self) -> None:
+        """Close the file of flags."""
+        self._flags.close()
+
+
+def _store_texts(
+    parsed: ParsedFile, forecaster: Forecaster, origin: int
+) -> Iterator[tuple[str, str]]:
+    """Type and text of the warnings of one row for each store."""
+    stores = np.array(sorted(parsed.stores), np.int32)
+    first = parsed.rows(0, 1).take(np.zeros(len(stores), np.int64))
+    sample = replace(first, store=stores)
+    for name, text, mask in forecaster.warning_masks(sample, origin):
+        if mask.any():
+            yield name, text
+
+
+def _warning_masks(
+    parsed: ParsedFile, forecaster: Forecaster, origin: int, start: int
+) -> WarningMasks:
+    count = min(_SCAN_ROWS, parsed.count - start)
+    records = parsed.records.read(start, count)
+    rows = parsed.rows(start, count)
+    weekday = records["DayOfWeek"]
+    mismatch = (weekday != MISSING) & (weekday != weekday_of(rows.day) + 1)
+    return [
+        *input_warnings(mismatch, records["Open"] == MISSING),
+        *forecaster.warning_masks(rows, origin),
+    ]
+
+
 @dataclass(frozen=True)
 class ChunkPlan:
-    """What every row of a file is answered with.
+    """How every row of a file is forecast and written.
 
     ``typed``: the six fields are written as numbers and days rather than as the file has them.
     """
@@ -136,117 +129,132 @@ class ChunkPlan:
     objective: Objective
     typed: bool
 
-    def schema(self, part: pa.Schema, columns: dict[str, str]) -> pa.Schema:
-        """The answer's columns: the file's, then ours; one of the same name is ours."""
+    def schema(self, table: pa.Schema, columns: dict[str, str]) -> pa.Schema:
+        """The result's columns: the file's, then ours, which replace those of the same name."""
         field = {column: name for name, column in columns.items()} if self.typed else {}
         kept = [
-            pa.field(f.name, _TYPES[field[f.name]] if f.name in field else f.type)
-            for f in part
+            pa.field(f.name, _FIELD_TYPES[field[f.name]] if f.name in field else f.type)
+            for f in table
             if f.name not in set(self.added)
         ]
-        kinds = [pa.float64()] * (len(self.added) - 3) + [pa.int32(), pa.date32(), pa.string()]
-        added = [pa.field(*one) for one in zip(self.added, kinds, strict=True)]
+        types = [pa.float64()] * (len(self.added) - 3) + [pa.int32(), pa.date32(), pa.string()]
+        added = [pa.field(*column) for column in zip(self.added, types, strict=True)]
         return pa.schema([*kept, *added])
 
     @property
     def added(self) -> list[str]:
         """The columns that are added."""
-        bounds = [f"{side}_{level * 100:g}" for level in self.levels for side in ("lower", "upper")]
-        return ["forecast", *bounds, "model_version", "as_of", "warnings"]
+        return result_columns(self.levels)
+
+
+@dataclass(frozen=True)
+class CheckedFile:
+    """An uploaded file that passed validation, with its warnings and the plan for its rows."""
+
+    parsed: ParsedFile
+    warnings: FileWarnings
+    plan: ChunkPlan
+
+    def close(self) -> None:
+        """Close its files."""
+        self.parsed.close()
+        self.warnings.close()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Threads that forecast chunks; ``max_pending``: chunks in progress at once."""
+
+    pool: Executor
+    max_pending: int
 
 
 def stream_forecasts(
-    parts: TableChunks,
-    reading: ParsedFile,
-    doubts: FileWarnings,
-    order: ChunkPlan,
+    checked: CheckedFile,
     open_writer: Callable[[pa.Schema], Writer],
-    pool: Executor,
-    ahead: int,
-    note: RecordChunk,
+    workers: Workers,
+    record: RecordChunk,
 ) -> None:
-    """Write the file with its forecasts; ``ahead``: parts in the making at once.
+    """Write the file with its forecasts.
 
-    Parts are made in the threads of ``pool``, each on one of them, and written in this one.
+    Chunks are forecast in the threads of ``workers``, and written in this one.
     """
-    waiting: deque[Future[Any]] = deque()
+    pending: deque[Future[Any]] = deque()
     writer: Writer | None = None
     try:
-        for start, part in _parts(parts, reading.count):
+        for start, chunk in _chunks(checked.parsed):
             if writer is None:
-                schema = order.schema(part.schema, reading.columns)
+                schema = checked.plan.schema(chunk.schema, checked.parsed.columns)
                 writer = open_writer(schema)
-                work = _Work(reading, doubts, order, schema, writer, note)
-            if len(waiting) >= ahead:
-                writer.write(waiting.popleft().result())
-            waiting.append(pool.submit(work.make, start, part))
-        assert writer is not None  # a file has rows: that was seen before
-        while waiting:
-            writer.write(waiting.popleft().result())
+                forecaster = _ChunkForecaster(checked, schema, writer, record)
+            if len(pending) >= workers.max_pending:
+                writer.write(pending.popleft().result())
+            pending.append(workers.pool.submit(forecaster.forecast, start, chunk))
+        assert writer is not None  # validation refuses a file without rows
+        while pending:
+            writer.write(pending.popleft().result())
         writer.close()
     finally:
-        for future in waiting:
+        for future in pending:
             future.cancel()
-        # What runs reads files that are closed after this.
-        for future in waiting:
+        # Running chunks read files that are closed after this.
+        for future in pending:
             if not future.cancelled():
                 future.exception()
 
 
-def _parts(parts: TableChunks, count: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Parts of at most ``PART`` rows with the place of their first, without what follows them."""
-    done = 0
-    for batch in parts.read():
+def _chunks(parsed: ParsedFile) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Chunks of the rows, each with the number of its first row."""
+    count, done = parsed.count, 0
+    for batch in parsed.table.read():
         for begin in range(0, len(batch), CHUNK_ROWS):
-            part = batch.slice(begin, min(CHUNK_ROWS, count - done))
-            if len(part):
-                yield done, part
-            done += len(part)
+            chunk = batch.slice(begin, min(CHUNK_ROWS, count - done))
+            if len(chunk):
+                yield done, chunk
+            done += len(chunk)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """Makes the answers of parts."""
+class _ChunkForecaster:
+    """Forecasts chunks of a file and encodes them for its writer; safe to share by threads."""
 
-    reading: ParsedFile
-    doubts: FileWarnings
-    order: ChunkPlan
+    checked: CheckedFile
     schema: pa.Schema
     writer: Writer
-    note: RecordChunk
+    record: RecordChunk
 
-    def make(self, start: int, part: pa.RecordBatch) -> Any:
-        """A part with its forecasts, as the writer takes it."""
-        order, count = self.order, len(part)
-        rows = self.reading.rows(start, count)
-        sales, bands = order.forecaster.predict_rows(
-            rows, order.origin, order.levels, order.objective
-        )
-        columns = dict(zip(part.schema.names, part.columns, strict=True))
-        if order.typed:
-            columns |= _typed(rows, self.reading.columns)
-        columns |= dict(zip(order.added, self._added(sales, bands, start), strict=True))
+    def forecast(self, start: int, chunk: pa.RecordBatch) -> Any:
+        plan, parsed = self.checked.plan, self.checked.parsed
+        rows = parsed.rows(start, len(chunk))
+        request = ForecastRequest(rows, plan.origin, plan.levels, plan.objective)
+        sales, intervals = plan.forecaster.predict_rows(request, plan.origin)
+        columns = dict(zip(chunk.schema.names, chunk.columns, strict=True))
+        if plan.typed:
+            columns |= _typed_fields(rows, parsed.columns)
+        columns |= dict(zip(plan.added, self._results(sales, intervals, start), strict=True))
         arrays = [columns[field.name].cast(field.type) for field in self.schema]
-        made = self.writer.encode(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
-        self.note(start, rows, Forecast(sales, order.origin, bands, (), order.objective))
-        return made
+        encoded = self.writer.encode(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        self.record(start, rows, Forecast(sales, plan.origin, intervals, (), plan.objective))
+        return encoded
 
-    def _added(self, sales: FloatArray, bands: tuple[Interval, ...], start: int) -> list[pa.Array]:
-        count = len(sales)
-        bounds = [to_arrow(side) for band in bands for side in (band.lower, band.upper)]
+    def _results(
+        self, sales: FloatArray, intervals: tuple[Interval, ...], start: int
+    ) -> list[pa.Array]:
+        plan, count = self.checked.plan, len(sales)
+        bounds = [to_arrow(side) for i in intervals for side in (i.lower, i.upper)]
         return [
             to_arrow(sales),
             *bounds,
-            to_arrow(np.full(count, self.order.version, np.int32)),
-            _days(np.full(count, self.order.origin, np.int32)),
-            self.doubts.column(start, count),
+            to_arrow(np.full(count, plan.version, np.int32)),
+            _dates(np.full(count, plan.origin, np.int32)),
+            self.checked.warnings.column(start, count),
         ]
 
 
-def _typed(rows: StoreDays, columns: dict[str, str]) -> dict[str, pa.Array]:
+def _typed_fields(rows: StoreDays, columns: dict[str, str]) -> dict[str, pa.Array]:
     values = (
         to_arrow(rows.store),
-        _days(rows.day),
+        _dates(rows.day),
         to_arrow(rows.open),
         to_arrow(rows.promo),
         to_arrow(STATE_HOLIDAYS).take(to_arrow(rows.state_holiday)),
@@ -255,5 +263,5 @@ def _typed(rows: StoreDays, columns: dict[str, str]) -> dict[str, pa.Array]:
     return {columns[name]: value for name, value in zip(REQUIRED_FIELDS, values, strict=True)}
 
 
-def _days(days: npt.NDArray[np.int32]) -> pa.Array:
+def _dates(days: npt.NDArray[np.int32]) -> pa.Array:
     return to_arrow(days).cast(pa.date32())

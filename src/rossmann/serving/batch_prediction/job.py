@@ -1,13 +1,9 @@
-"""One file from its first reading to its last part.
-
-MERGED: Where files lie while they are answered: a folder for each, gone when its request ends.
-"""
+"""A file's job: its temporary folder, validation, and the streaming of its forecasts."""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +12,26 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.table_chunks import FileFormat, TableChunks, open_table
-from rossmann.errors import DataValidationError, ErrorDetail, RequestError, ServiceError
+from rossmann.data.uploads.table_chunks import FileFormat, open_table
+from rossmann.errors import (
+    DataValidationError,
+    ErrorDetail,
+    RequestError,
+    ServiceError,
+    first_line,
+)
+from rossmann.filesystem.process_identity import pid_exists
 from rossmann.models.inference.row_warnings import RowWarning
-from rossmann.schema import Objective
 from rossmann.serving.batch_prediction.chunk_forecasts import (
+    CheckedFile,
     ChunkPlan,
     FileWarnings,
     RecordChunk,
+    Workers,
     stream_forecasts,
 )
 from rossmann.serving.batch_prediction.upload import BatchOptions
 from rossmann.serving.batch_prediction.validation import (
-    ParsedFile,
     parse_file,
     raise_row_errors,
     validate_file,
@@ -38,13 +41,14 @@ from rossmann.serving.runtime.version_manager import SelectedVersion
 from rossmann.settings import Settings
 
 _NAME: Final = "the file"
-_UNPACKED: Final = 4
-"""How many times its size a file may take unpacked, at least of the largest that is taken."""
+_MAX_UNPACKED_RATIO: Final = 4
+"""Unpacked size of a file, as a multiple of the largest upload that is accepted."""
+_WORKSPACE_PREFIX: Final = "rossmann-file-"
 
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What a file may hold."""
+    """Largest upload, in bytes and in rows."""
 
     bytes: int
     rows: int
@@ -52,68 +56,64 @@ class UploadLimits:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """A file without faults, ready to be forecast."""
+    """A validated file, ready to be forecast."""
 
-    kind: FileFormat
+    file_format: FileFormat
     stage: str
-    order: ChunkPlan
     folder: Path
-    parts: TableChunks
-    reading: ParsedFile
-    doubts: FileWarnings
-    pool: Executor
-    threads: int
-    note: RecordChunk
+    checked: CheckedFile
+    workers: Workers
+    record: RecordChunk
+
+    @property
+    def plan(self) -> ChunkPlan:
+        """How its rows are forecast."""
+        return self.checked.plan
 
     @property
     def rows(self) -> int:
-        """How many there are."""
-        return self.reading.count
+        """The number of rows."""
+        return self.checked.parsed.count
 
     @property
     def warnings(self) -> tuple[RowWarning, ...]:
-        """One of a kind, over all rows."""
-        return self.doubts.summary
+        """One warning of each type, over all rows."""
+        return self.checked.warnings.summary
 
     def run(self, send: Callable[[bytes], None]) -> None:
-        """Forecast all rows and send the answer's file, block by block."""
+        """Forecast all rows and send the result file block by block."""
+        separator = self.checked.parsed.table.separator
 
-        def open_it(schema: pa.Schema) -> Writer:
-            return open_writer(self.kind, schema, self.parts.separator, self.folder, send)
+        def open_result(schema: pa.Schema) -> Writer:
+            return open_writer(self.file_format, schema, separator, self.folder, send)
 
-        ahead = self.threads + 2
-        stream_forecasts(
-            self.parts, self.reading, self.doubts, self.order, open_it, self.pool, ahead, self.note
-        )
+        stream_forecasts(self.checked, open_result, self.workers, self.record)
 
     def close(self) -> None:
-        """Let go of the files in the folder."""
-        self.reading.close()
-        self.doubts.close()
+        """Close the files in the folder."""
+        self.checked.close()
 
 
 def prepare_job(
     folder: Path,
-    asked: BatchOptions,
-    picked: SelectedVersion,
-    objective: Objective,
+    options: BatchOptions,
+    version: SelectedVersion,
     limits: UploadLimits,
-    pool: Executor,
-    threads: int,
-    note: RecordChunk,
+    workers: Workers,
+    record: RecordChunk,
 ) -> BatchJob:
-    """Read the file ``body`` in ``folder`` once, and check every row of it.
+    """Parse and validate the file ``body`` in ``folder``.
 
-    Raises ``RequestError`` with the faults, ``ServiceError`` where the disk is full.
+    Raises ``RequestError`` with all errors, ``ServiceError`` where the disk is full.
     """
-    forecaster = picked.served.forecaster.single_threaded()
+    forecaster = version.served.forecaster.single_threaded()
     with ExitStack() as undo:
         try:
-            parts = open_table(_NAME, folder / "body", folder, _UNPACKED * limits.bytes)
-            reading = parse_file(_NAME, parts, folder / "records", limits.rows)
-            undo.callback(reading.close)
-            settled = validate_file(reading, forecaster, asked, objective)
-            raise_row_errors(parts, reading, settled)
+            table = open_table(_NAME, folder / "body", folder, _MAX_UNPACKED_RATIO * limits.bytes)
+            parsed = parse_file(_NAME, table, folder / "records", limits.rows)
+            undo.callback(parsed.close)
+            validated = validate_file(parsed, forecaster, options)
+            raise_row_errors(parsed, validated)
         except (
             DataValidationError,
             pl.exceptions.PolarsError,
@@ -123,28 +123,31 @@ def prepare_job(
             raise RequestError([ErrorDetail(("body",), msg, "no_table")]) from error
         except OSError as error:
             raise ServiceError(f"the file cannot be kept: {error.strerror}") from error
-        kind = asked.form or parts.kind
-        check_row_limit(kind, reading.count)
-        doubts = FileWarnings(folder / "marks")
-        undo.callback(doubts.close)
-        doubts.scan(reading, forecaster, settled.origin, pool)
+        file_format = options.file_format or table.file_format
+        check_row_limit(file_format, parsed.count)
+        warnings = FileWarnings(folder / "marks")
+        undo.callback(warnings.close)
+        warnings.scan(parsed, forecaster, validated.origin, workers.pool)
         undo.pop_all()
-    typed = parts.kind != "parquet" and kind != "csv"
-    version = picked.served.version
-    order = ChunkPlan(forecaster, version, settled.origin, asked.levels, objective, typed)
-    return BatchJob(kind, picked.stage, order, folder, parts, reading, doubts, pool, threads, note)
+    typed = table.file_format != "parquet" and file_format != "csv"
+    plan = ChunkPlan(
+        forecaster,
+        version.served.version,
+        validated.origin,
+        options.levels,
+        options.objective,
+        typed,
+    )
+    checked = CheckedFile(parsed, warnings, plan)
+    return BatchJob(file_format, version.stage, folder, checked, workers, record)
 
 
 def _unreadable(error: BaseException) -> str:
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{_NAME} cannot be read as a table: {line[:200]}"
-
-
-_PREFIX: Final = "rossmann-file-"
+    return f"{_NAME} cannot be read as a table: {first_line(error)[:200]}"
 
 
 def workspace_root(settings: Settings) -> Path | None:
-    """The data folder's, which is a disk; None (the system's) where it cannot be written."""
+    """Parent of workspaces, in the data folder; None (the system's) where that is read-only."""
     folder = settings.run_dir / "files"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,24 +157,14 @@ def workspace_root(settings: Settings) -> Path | None:
 
 
 def create_workspace(parent: Path | None) -> Path:
-    """An empty folder; its name tells whose it is."""
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+    """An empty folder for one upload; its name holds this process's id."""
+    return Path(tempfile.mkdtemp(prefix=f"{_WORKSPACE_PREFIX}{os.getpid()}-", dir=parent))
 
 
 def remove_stale_workspaces(parent: Path | None) -> None:
-    """Remove what processes left that were killed; called before this one makes any."""
+    """Remove folders of killed processes; called before this process creates any."""
     root = Path(tempfile.gettempdir()) if parent is None else parent
-    for folder in root.glob(f"{_PREFIX}*"):
-        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if number.isdecimal() and (int(number) == os.getpid() or not _lives(int(number))):
+    for folder in root.glob(f"{_WORKSPACE_PREFIX}*"):
+        pid = folder.name.removeprefix(_WORKSPACE_PREFIX).partition("-")[0]
+        if pid.isdecimal() and (int(pid) == os.getpid() or not pid_exists(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

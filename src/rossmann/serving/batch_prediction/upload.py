@@ -1,7 +1,4 @@
-"""A file from a request's body to disk, as it arrives; never more of it in memory than a block.
-
-MERGED: What a file is asked to be forecast with: the query of ``POST /predict/file``.
-"""
+"""The request of ``POST /predict/file``: query options, and the body streamed to disk."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -25,23 +22,23 @@ from rossmann.serving.request_parsing.predict_parser import to_error_details
 from rossmann.serving.schemas.forecasts import PredictOptions
 
 _BLOCK: Final = 1 << 20
-_PATIENCE: Final = 60.0
+_READ_TIMEOUT: Final = 60.0
 """Seconds that a client may send nothing."""
 _FORM: Final = "multipart/form-data"
 
 
 class MultipartFileReader:
-    """Takes the one file out of a form, as a browser or ``curl -F file=@x`` sends it."""
+    """Extracts the one file of a multipart form, as a browser or ``curl -F file=@x`` sends it."""
 
     def __init__(self, content_type: str) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary:
-            raise _no_form("the Content-Type of a form must name its boundary")
-        self._found: list[bytes] = []
+            raise _form_error("the Content-Type of a form must name its boundary")
+        self._data: list[bytes] = []
         self._header = b""
         self._value = b""
-        self._takes = False
+        self._in_file = False
         self._files = 0
         calls = {
             "on_part_begin": self._begin,
@@ -53,29 +50,29 @@ class MultipartFileReader:
         try:
             self._parser = MultipartParser(boundary, calls)  # type: ignore[arg-type]
         except FormParserError as error:
-            raise _no_form(str(error)) from error
+            raise _form_error(str(error)) from error
 
     def feed(self, data: bytes) -> bytes:
-        """What ``data`` holds of the file; raises ``RequestError`` for what is no such form."""
+        """The bytes of the file in ``data``; raises ``RequestError`` for an invalid form."""
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise _no_form(f"the form cannot be read: {error}") from error
-        found = b"".join(self._found)
-        self._found.clear()
-        return found
+            raise _form_error(f"the form cannot be read: {error}") from error
+        content = b"".join(self._data)
+        self._data.clear()
+        return content
 
     def end(self) -> None:
-        """Nothing follows; raises ``RequestError`` where there was no file, or half of one."""
+        """Finish parsing; raises ``RequestError`` for a form without a whole file."""
         try:
             self._parser.finalize()
         except FormParserError as error:
-            raise _no_form(f"the form cannot be read: {error}") from error
+            raise _form_error(f"the form cannot be read: {error}") from error
         if not self._files:
-            raise _no_form("the form holds no file: curl -F file=@sales.csv sends one")
+            raise _form_error("the form holds no file: curl -F file=@sales.csv sends one")
 
     def _begin(self) -> None:
-        self._takes = False
+        self._in_file = False
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -88,40 +85,41 @@ class MultipartFileReader:
             _, options = parse_options_header(self._value)
             if b"filename" in options:
                 self._files += 1
-                self._takes = True
+                self._in_file = True
                 if self._files > 1:
-                    raise _no_form("the form holds more than one file: send one at a time")
+                    raise _form_error("the form holds more than one file: send one at a time")
             else:
-                raise _no_form("the form holds more than a file: options belong into the query")
+                raise _form_error("the form holds more than a file: options belong into the query")
         self._header = self._value = b""
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
-        if self._takes:
-            self._found.append(data[start:end])
+        if self._in_file:
+            self._data.append(data[start:end])
 
 
-def _no_form(msg: str) -> RequestError:
+def _form_error(msg: str) -> RequestError:
     return RequestError([ErrorDetail(("body",), msg, "form")])
 
 
-async def save_upload(request: Request, path: Path, most: int) -> int:
-    """Write the body, or the one file in its form, to ``path``: the bytes written.
+async def save_upload(request: Request, path: Path, max_bytes: int) -> int:
+    """Write the body, or the one file of a form, to ``path``; returns the bytes written.
 
-    Raises ``TooLarge`` as soon as it is known to be longer than ``most`` bytes, ``RequestError``
+    Raises ``PayloadTooLargeError`` as soon as the length exceeds ``max_bytes``, ``RequestError``
     for a form without a file and for an empty file, ``ServiceError`` where the disk is full,
     ``ClientDisconnect``.
     """
-    told = request.headers.get("content-length", "0")
-    kind = request.headers.get("content-type", "")
-    form = MultipartFileReader(kind) if kind.lower().startswith(_FORM) else None
-    # A form's own lines come on top.
-    room = most if form is None else most + _BLOCK
-    if told.isdecimal() and (len(told) > 18 or int(told) > room):
-        raise _too_long(most)
+    length = request.headers.get("content-length", "0")
+    content_type = request.headers.get("content-type", "")
+    is_form = content_type.lower().startswith(_FORM)
+    form = MultipartFileReader(content_type) if is_form else None
+    # A form's own lines add to the file.
+    limit = max_bytes if form is None else max_bytes + _BLOCK
+    if length.isdecimal() and (len(length) > 18 or int(length) > limit):
+        raise _too_long(max_bytes)
     size = 0
     try:
         with await asyncio.to_thread(path.open, "wb", buffering=0) as file:
-            async for block in _blocks(request, form.feed if form else bytes, most):
+            async for block in _blocks(request, form.feed if form else bytes, max_bytes):
                 size += len(block)
                 await asyncio.to_thread(file.write, block)
     except OSError as error:
@@ -136,28 +134,28 @@ async def save_upload(request: Request, path: Path, most: int) -> int:
 
 
 async def _blocks(
-    request: Request, taken: Callable[[bytes], bytes], most: int
+    request: Request, extract: Callable[[bytes], bytes], max_bytes: int
 ) -> AsyncIterator[bytes]:
-    """The body in blocks of about a megabyte; raises ``TooLarge`` beyond ``most`` bytes."""
+    """The file in blocks of about a megabyte; raises ``PayloadTooLargeError`` beyond the limit."""
     parts: list[bytes] = []
-    size = total = came = 0
+    size = total = received = 0
     stream = aiter(request.stream())
     while True:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_READ_TIMEOUT):
                 part = await anext(stream, None)
         except TimeoutError as error:
-            raise HTTPException(408, f"nothing came for {_PATIENCE:.0f} seconds") from error
+            raise HTTPException(408, f"nothing came for {_READ_TIMEOUT:.0f} seconds") from error
         if part is None:
             break
-        found = taken(part)
-        parts.append(found)
-        size += len(found)
-        total += len(found)
-        came += len(part)
+        content = extract(part)
+        parts.append(content)
+        size += len(content)
+        total += len(content)
+        received += len(part)
         # A form may hold anything before and after its file.
-        if total > most or came > most + _BLOCK:
-            raise _too_long(most)
+        if total > max_bytes or received > max_bytes + _BLOCK:
+            raise _too_long(max_bytes)
         if size >= _BLOCK:
             yield b"".join(parts)
             parts, size = [], 0
@@ -165,8 +163,8 @@ async def _blocks(
         yield b"".join(parts)
 
 
-def _too_long(most: int) -> PayloadTooLargeError:
-    msg = f"a file may hold at most {most // 2**20} MB: send the rows in parts"
+def _too_long(max_bytes: int) -> PayloadTooLargeError:
+    msg = f"a file may hold at most {max_bytes // 2**20} MB: send the rows in parts"
     return PayloadTooLargeError([ErrorDetail(("body",), msg, "too_many_bytes")])
 
 
@@ -176,57 +174,65 @@ OPTION_NAMES: Final = ("model_stage", "as_of", "intervals", "objective", "date_f
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """The options; ``as_of`` in days since 1970-01-01, ``form`` None for the file's own."""
+    """Query options; ``as_of`` in epoch days, ``file_format`` None for the upload's own."""
 
     model_stage: str | int
     as_of: int | None
     levels: tuple[float, ...]
-    objective: Objective | None
+    objective: Objective
     date_format: str | None
-    form: FileFormat | None
+    file_format: FileFormat | None
 
 
-def read_options(query: Iterable[tuple[str, str]]) -> BatchOptions:
-    """Read the query's pairs; raises ``RequestError`` with every fault."""
-    given: dict[str, Any] = {}
-    faults: list[ErrorDetail] = []
+def read_options(
+    query: Iterable[tuple[str, str]], default_objective: Objective = "accuracy"
+) -> BatchOptions:
+    """Parse the query; raises ``RequestError`` with every error."""
+    values: dict[str, Any] = {}
+    errors: list[ErrorDetail] = []
     for name, text in query:
         if name not in OPTION_NAMES:
             msg = f"{name[:80]} is not an option; there are: {', '.join(OPTION_NAMES)}"
-            faults.append(ErrorDetail((name[:80],), msg, "extra_forbidden"))
+            errors.append(ErrorDetail((name[:80],), msg, "extra_forbidden"))
         elif name == "intervals":
             parts = [part.strip() for part in text.split(",")]
-            given.setdefault(name, []).extend(_number(part) for part in parts if part)
+            values.setdefault(name, []).extend(_number(part) for part in parts if part)
         elif text:
-            given[name] = text
-    date_format, form = given.pop("date_format", None), given.pop("format", None)
+            values[name] = text
+    date_format, file_format = values.pop("date_format", None), values.pop("format", None)
     options = PredictOptions()
     try:
-        options = PredictOptions.model_validate(given)
+        options = PredictOptions.model_validate(values)
     except ValidationError as error:
-        faults += to_error_details(error, OPTION_NAMES)
+        errors += to_error_details(error, OPTION_NAMES)
     as_of = None if options.as_of is None else parse_iso_day(options.as_of)
     if options.as_of is not None and as_of is None:
         msg = f"as_of must be a real date written YYYY-MM-DD (got {format_value(options.as_of)})"
-        faults.append(ErrorDetail(("as_of",), msg, "date_format"))
-    chosen = _chosen("date_format", date_format, DATE_FORMATS, faults)
-    wanted = _chosen("format", form, FILE_FORMATS, faults)
-    if faults:
-        raise RequestError(faults)
+        errors.append(ErrorDetail(("as_of",), msg, "date_format"))
+    chosen_dates = _choice("date_format", date_format, DATE_FORMATS, errors)
+    chosen_format = _choice("format", file_format, FILE_FORMATS, errors)
+    if errors:
+        raise RequestError(errors)
     levels = tuple(dict.fromkeys(options.intervals or ()))
-    known = next((kind for kind in FILE_FORMATS if kind == wanted), None)
-    return BatchOptions(options.model_stage, as_of, levels, options.objective, chosen, known)
+    return BatchOptions(
+        options.model_stage,
+        as_of,
+        levels,
+        options.objective or default_objective,
+        chosen_dates,
+        next((name for name in FILE_FORMATS if name == chosen_format), None),
+    )
 
 
 def _number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return text  # so that it is refused in the words of every other number
+        return text  # the model refuses it with the message of every other number
 
 
-def _chosen(
-    name: str, text: str | None, choices: tuple[str, ...], faults: list[ErrorDetail]
+def _choice(
+    name: str, text: str | None, choices: tuple[str, ...], errors: list[ErrorDetail]
 ) -> str | None:
     if text is None:
         return None
@@ -234,5 +240,5 @@ def _chosen(
         if choice.casefold() == text.strip().casefold():
             return choice
     msg = f"{name} must be one of {', '.join(choices)} (got {format_value(text)})"
-    faults.append(ErrorDetail((name,), msg, "literal_error"))
+    errors.append(ErrorDetail((name,), msg, "literal_error"))
     return None

@@ -1,6 +1,6 @@
-"""The first reading of a file: every rule for every row, and the one origin of them all.
+"""First pass over an uploaded file: row records on disk, every row checked, and the one origin.
 
-MERGED: Every fault of every row of a file, with its place; the first thousand in words.
+Errors are listed row by row, field by field; those beyond ``MAX_REPORTED_ERRORS`` are counted.
 """
 
 from collections.abc import Iterator
@@ -20,24 +20,23 @@ from rossmann.data.uploads.fields import (
     field_text,
     invalid_value_error,
     matching_columns,
+    normalize_text,
     parse_dates,
 )
 from rossmann.data.uploads.table_chunks import TableChunks, to_arrow, to_series
-from rossmann.data.uploads.table_reader import normalize_text
-from rossmann.epoch_days import EPOCH
+from rossmann.epoch_days import to_day
 from rossmann.errors import DataValidationError, ErrorDetail, PayloadTooLargeError, RequestError
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.inference.row_checks import check_day, check_stores
-from rossmann.schema import Objective, StoreDays
+from rossmann.schema import StoreDays
 from rossmann.serving.batch_prediction.row_records import (
     INVALID,
     MISSING,
     ROW_DTYPE,
     ArrayFile,
     Codes,
-    ColumnEncoder,
     Records,
-    date_codes,
+    encode_dates,
     field_encoder,
     is_empty_row,
     to_rows,
@@ -46,250 +45,256 @@ from rossmann.serving.batch_prediction.row_records import (
 from rossmann.serving.batch_prediction.upload import BatchOptions
 
 MAX_DISTINCT_DATES: Final = 50_000
-"""Different texts in the column of dates: more are no days."""
+"""Distinct texts in the column of dates: more of them cannot all be days."""
+MAX_REPORTED_ERRORS: Final = 1_000
+"""Errors that a response lists; it gives the number of the others."""
 ValueErrors = dict[int, tuple[str, str]]
-"""By a value: what is amiss with it, and the kind of that."""
+"""Message and type of the error of each invalid value, by its code."""
+ErrorMasks = dict[str, npt.NDArray[np.bool_]]
+"""Which rows have an error, (n,), by field."""
 
 
 @dataclass
 class ParsedFile:
-    """A file's rows as records on disk; ``close`` lets go of them.
+    """An uploaded table and its rows as records on disk.
 
-    ``columns``: the file's column of each field. ``dates``: the different dates and their places.
-    ``stores``: the different numbers. ``days``: the day of each date.
+    ``columns``: the table's column of each field. ``dates``: the index of each distinct date text.
+    ``stores``: the distinct store numbers. ``days``: the epoch day of each distinct date.
     """
 
+    table: TableChunks
     columns: dict[str, str]
     records: ArrayFile
     count: int = 0
-    faulty: bool = False
+    has_errors: bool = False
     dates: dict[str, int] = field(default_factory=dict)
     stores: set[int] = field(default_factory=set)
     days: Codes = field(default_factory=lambda: np.empty(0, np.int32))
     date_format: str = ""
 
     def rows(self, start: int, count: int) -> StoreDays:
-        """``count`` of the rows from ``start`` on, where none has a fault."""
-        return to_rows(self.records.at(start, count), self.days)
+        """``count`` rows from ``start`` on, of a file without errors."""
+        return to_rows(self.records.read(start, count), self.days)
 
     def close(self) -> None:
-        """Let go of the file of records."""
+        """Close the file of records."""
         self.records.close()
 
 
-def parse_file(name: str, parts: TableChunks, path: Path, most: int) -> ParsedFile:
-    """Read the fields of every row into a file at ``path``.
+def parse_file(name: str, table: TableChunks, path: Path, max_rows: int) -> ParsedFile:
+    """Parse the fields of every row into a file at ``path``.
 
-    Raises ``BrokenRule`` for a table that lacks columns or rows, ``TooLarge`` for one with more
-    than ``most`` rows.
+    Raises ``DataValidationError`` for a table that lacks columns or rows, ``PayloadTooLargeError``
+    for one with more than ``max_rows`` rows.
     """
-    columns = field_columns(name, parts.columns)
-    reading = ParsedFile(columns, ArrayFile(path, ROW_DTYPE))
-    known = {name: field_encoder(name) for name in REQUIRED_FIELDS if name != "Date"}
-    weekday = _Weekday(weekday_encoder(), matching_columns(parts.columns, "DayOfWeek")[:1])
-    filled = 0
-    for batch in parts.read():
-        records = _records(batch, reading, known, weekday)
-        some = np.flatnonzero(~is_empty_row(records, REQUIRED_FIELDS))
-        filled = reading.count + int(some[-1]) + 1 if len(some) else filled
-        reading.count += len(records)
-        reading.records.add(records)
-        if reading.count > most:
-            msg = f"a file may hold at most {most:,} rows: send them in parts"
+    parsed = ParsedFile(table, field_columns(name, table.columns), ArrayFile(path, ROW_DTYPE))
+    encoder = _RowEncoder(parsed)
+    last_filled = 0
+    for batch in table.read():
+        records = encoder.encode(batch)
+        filled = np.flatnonzero(~is_empty_row(records, REQUIRED_FIELDS))
+        last_filled = parsed.count + int(filled[-1]) + 1 if len(filled) else last_filled
+        parsed.count += len(records)
+        parsed.records.append(records)
+        if parsed.count > max_rows:
+            msg = f"a file may hold at most {max_rows:,} rows: send them in parts"
             raise PayloadTooLargeError([ErrorDetail(("rows",), msg, "too_many_rows")])
-        if len(reading.dates) > MAX_DISTINCT_DATES:
-            msg = f"Date holds more than {MAX_DISTINCT_DATES:,} different texts: they cannot all be days"
+        if len(parsed.dates) > MAX_DISTINCT_DATES:
+            msg = (
+                f"Date holds more than {MAX_DISTINCT_DATES:,} different texts: they cannot all be"
+                " days"
+            )
             raise RequestError([ErrorDetail(("rows", 0, "Date"), msg, "date_format")])
-    reading.records.done()
-    if filled < reading.count:
-        reading.count = _end(parts, filled)
-    if not reading.count:
+    parsed.records.flush()
+    if last_filled < parsed.count:
+        parsed.count = _count_without_empty_tail(table, last_filled)
+    if not parsed.count:
         raise DataValidationError(f"{name} has column names but no rows")
-    return reading
+    return parsed
 
 
-@dataclass(frozen=True)
-class _Weekday:
-    """The column of weekdays, where there is one."""
+class _RowEncoder:
+    """Encodes record batches; notes distinct dates and stores in ``parsed``."""
 
-    values: ColumnEncoder
-    column: list[str]
+    def __init__(self, parsed: ParsedFile) -> None:
+        self._parsed = parsed
+        self._fields = {name: field_encoder(name) for name in REQUIRED_FIELDS if name != "Date"}
+        self._weekday = weekday_encoder()
+        self._weekday_columns = matching_columns(parsed.table.columns, "DayOfWeek")[:1]
 
-    def codes(self, batch: pa.RecordBatch) -> Codes | int:
-        """What each row says."""
-        return self.values.codes(batch.column(self.column[0]))[0] if self.column else MISSING
-
-
-def _records(
-    batch: pa.RecordBatch, reading: ParsedFile, known: dict[str, ColumnEncoder], weekday: _Weekday
-) -> Records:
-    records = np.empty(len(batch), ROW_DTYPE)
-    records["Date"] = date_codes(batch.column(reading.columns["Date"]), reading.dates)
-    records["DayOfWeek"] = weekday.codes(batch)
-    for name, values in known.items():
-        records[name], different = values.codes(batch.column(reading.columns[name]))
-        if name == "Store":
-            reading.stores.update(different[different >= 0].tolist())
-    for name in REQUIRED_FIELDS:
-        wrong = records[name] == INVALID if name == "Open" else records[name] < 0
-        reading.faulty = reading.faulty or bool(wrong.any())
-    return records
+    def encode(self, batch: pa.RecordBatch) -> Records:
+        parsed = self._parsed
+        records = np.empty(len(batch), ROW_DTYPE)
+        records["Date"] = encode_dates(batch.column(parsed.columns["Date"]), parsed.dates)
+        records["DayOfWeek"] = MISSING
+        for column in self._weekday_columns:
+            records["DayOfWeek"], _ = self._weekday.encode(batch.column(column))
+        for name, encoder in self._fields.items():
+            records[name], distinct = encoder.encode(batch.column(parsed.columns[name]))
+            if name == "Store":
+                parsed.stores.update(distinct[distinct >= 0].tolist())
+        for name in REQUIRED_FIELDS:
+            parsed.has_errors = parsed.has_errors or bool(_is_invalid(records, name).any())
+        return records
 
 
-def _end(parts: TableChunks, filled: int) -> int:
-    """How many rows there are without the empty ones at the end, of which ``filled`` are known."""
+def _is_invalid(records: Records, field: str) -> npt.NDArray[np.bool_]:
+    """Which rows have no valid value in a field; ``Open`` may be missing."""
+    codes = records[field]
+    return np.asarray(codes == INVALID if field == "Open" else codes < 0)
+
+
+def _count_without_empty_tail(table: TableChunks, filled: int) -> int:
+    """Rows of the table up to its last one with a value in any column, at least ``filled``."""
     done = 0
-    for batch in parts.read():
+    for batch in table.read():
         begin = max(filled - done, 0)
         for column in batch.slice(begin).columns if begin < len(batch) else ():
-            some = normalize_text(to_series(column)).is_not_null().arg_true()
-            last = done + begin + int(some[-1]) + 1 if len(some) else 0
-            filled = max(filled, last)
+            indices = normalize_text(to_series(column)).is_not_null().arg_true()
+            end = done + begin + int(indices[-1]) + 1 if len(indices) else 0
+            filled = max(filled, end)
         done += len(batch)
     return filled
 
 
 @dataclass(frozen=True)
 class ValidatedFile:
-    """What the values of a file may be, and its origin; words for those that may not."""
+    """The origin of a file, and the errors of its options and of its distinct values."""
 
     origin: int
-    stores: ValueErrors
-    dates: ValueErrors
-    options: list[ErrorDetail]
+    store_errors: ValueErrors
+    date_errors: ValueErrors
+    option_errors: list[ErrorDetail]
 
 
 def validate_file(
-    reading: ParsedFile, forecaster: Forecaster, asked: BatchOptions, objective: Objective
+    parsed: ParsedFile, forecaster: Forecaster, options: BatchOptions
 ) -> ValidatedFile:
-    """Settle how dates are read, and the origin; looks at each different value once.
+    """Detect the date format, check each distinct value once, and resolve the origin.
 
     Raises ``RequestError`` where dates can be read in more than one way.
     """
-    texts = list(reading.dates)
+    texts = list(parsed.dates)
     try:
-        reading.date_format = asked.date_format or detect_date_format(texts)
+        parsed.date_format = options.date_format or detect_date_format(texts)
     except AmbiguousDatesError as error:
         msg = f"{error}, with date_format={error.formats[0]} or another"
         raise RequestError([ErrorDetail(("date_format",), msg, "ambiguous_dates")]) from error
-    read = parse_dates(texts, reading.date_format)
-    epoch = EPOCH.toordinal()
-    days = [read[text].toordinal() - epoch if text in read else None for text in texts]
-    reading.days = np.array([0 if day is None else day for day in days], np.int32)
+    dates = parse_dates(texts, parsed.date_format)
+    days = [to_day(dates[text]) if text in dates else None for text in texts]
+    parsed.days = np.array([0 if day is None else day for day in days], np.int32)
     panel = forecaster.panel
-    numbers = sorted(reading.stores)
-    unknown: ValueErrors = {
-        numbers[int(fault.loc[1])]: (fault.msg, fault.type)
-        for fault in check_stores(panel, dict(enumerate(numbers)))
+    numbers = sorted(parsed.stores)
+    store_errors: ValueErrors = {
+        numbers[int(error.loc[1])]: (error.msg, error.type)
+        for error in check_stores(panel, dict(enumerate(numbers)))
     }
-    dates: ValueErrors = {}
-    for place, (text, day) in enumerate(zip(texts, days, strict=True)):
+    date_errors: ValueErrors = {}
+    for index, (text, day) in enumerate(zip(texts, days, strict=True)):
         if day is None:
-            dates[place] = ("", "")  # worded row by row, as every other text that is no value
-        elif (said := check_day(panel, text, day)) is not None:
-            dates[place] = said
-    options: list[ErrorDetail] = []
-    origin = _origin(reading, forecaster, asked, objective, dates, options)
-    return ValidatedFile(origin, unknown, dates, options)
+            date_errors[index] = ("", "")  # gets the message of every invalid text
+        elif (day_error := check_day(panel, text, day)) is not None:
+            date_errors[index] = day_error
+    origin, option_errors = _resolve_origin(parsed, forecaster, options, date_errors)
+    return ValidatedFile(origin, store_errors, date_errors, option_errors)
 
 
-def _origin(
-    reading: ParsedFile,
-    forecaster: Forecaster,
-    asked: BatchOptions,
-    objective: Objective,
-    dates: ValueErrors,
-    options: list[ErrorDetail],
-) -> int:
-    """The origin that the forecaster gives one row for each good date."""
-    good = [place for place in range(len(reading.days)) if place not in dates]
+def _resolve_origin(
+    parsed: ParsedFile, forecaster: Forecaster, options: BatchOptions, date_errors: ValueErrors
+) -> tuple[int, list[ErrorDetail]]:
+    """The origin that one row for each valid date gets, and errors of options.
+
+    Dates that the forecaster refuses are added to ``date_errors``.
+    """
+    valid = [index for index in range(len(parsed.days)) if index not in date_errors]
     panel = forecaster.panel
-    day = reading.days[good] if good else np.array([panel.last_day + 1], np.int32)
+    day = parsed.days[valid] if valid else np.array([panel.last_day + 1], np.int32)
     store = np.full(len(day), panel.store_numbers[0], np.int32)
-    none = np.zeros(len(day), np.uint8)
-    sample = StoreDays(store, day, none, none, none, none)
+    zeros = np.zeros(len(day), np.uint8)
+    sample = StoreDays(store, day, zeros, zeros, zeros, zeros)
+    request = ForecastRequest(sample, options.as_of, options.levels, options.objective)
     try:
-        return forecaster.resolve_origin(sample, asked.as_of, asked.levels, objective)
+        return forecaster.resolve_origin(request), []
     except RequestError as error:
-        for fault in error.faults:
-            if fault.loc[0] == "inputs" and good:
-                dates[good[int(fault.loc[1])]] = (fault.msg, fault.type)
-            elif fault.loc[0] != "inputs":
-                options.append(fault)
-    return 0
+        row_errors = [detail for detail in error.errors if detail.loc[0] == "inputs"]
+        if valid:
+            for detail in row_errors:
+                date_errors[valid[int(detail.loc[1])]] = (detail.msg, detail.type)
+        return 0, [detail for detail in error.errors if detail.loc[0] != "inputs"]
 
 
-MAX_REPORTED_ERRORS: Final = 1_000
-"""Faults that an answer lists; it tells how many more there are."""
-ErrorMasks = dict[str, npt.NDArray[np.bool_]]
-
-
-def raise_row_errors(parts: TableChunks, reading: ParsedFile, settled: ValidatedFile) -> None:
-    """Raise ``RequestError`` with the faults of options and rows, if there are any."""
-    if not (reading.faulty or settled.stores or settled.dates or settled.options):
+def raise_row_errors(parsed: ParsedFile, validated: ValidatedFile) -> None:
+    """Raise ``RequestError`` with the errors of options and rows, if there are any."""
+    value_errors = {"Store": validated.store_errors, "Date": validated.date_errors}
+    if not (parsed.has_errors or any(value_errors.values()) or validated.option_errors):
         return
-    told, count, done = list(settled.options), 0, 0
-    for batch in parts.read():
-        length = min(len(batch), reading.count - done)
-        records = reading.records.at(done, length)
-        marks = _marks(records, settled)
-        count += sum(int(mark.sum()) for mark in marks.values())
-        if len(told) < MAX_REPORTED_ERRORS:
-            told += _worded(batch, records, marks, done, reading, settled)
+    errors, count, done = list(validated.option_errors), 0, 0
+    for batch in parsed.table.read():
+        length = min(len(batch), parsed.count - done)
+        records = parsed.records.read(done, length)
+        masks = _error_masks(records, value_errors)
+        count += sum(int(mask.sum()) for mask in masks.values())
+        if len(errors) < MAX_REPORTED_ERRORS:
+            rows = np.flatnonzero(np.logical_or.reduce(list(masks.values())))[:MAX_REPORTED_ERRORS]
+            masks = {name: mask[rows] for name, mask in masks.items()}
+            invalid = _InvalidRows(done + rows, records[rows], masks, _texts(batch, rows, parsed))
+            errors += invalid.errors(value_errors, parsed.date_format)
         done += length
-    if not told and not count:
-        return  # what looked amiss were empty rows at the end
-    more = count + len(settled.options) - len(told[:MAX_REPORTED_ERRORS])
-    told = told[:MAX_REPORTED_ERRORS]
+    if not errors and not count:
+        return  # the invalid records were empty rows at the end
+    more = count + len(validated.option_errors) - len(errors[:MAX_REPORTED_ERRORS])
+    errors = errors[:MAX_REPORTED_ERRORS]
     if more:
-        told.append(ErrorDetail(("rows",), f"{more:,} more faults are not listed", "more_faults"))
-    raise RequestError(told)
+        errors.append(ErrorDetail(("rows",), f"{more:,} more faults are not listed", "more_faults"))
+    raise RequestError(errors)
 
 
-def _marks(records: Records, settled: ValidatedFile) -> ErrorMasks:
-    """Which rows are at fault, by field; an empty row's fault is that of the field ''."""
+def _error_masks(records: Records, value_errors: dict[str, ValueErrors]) -> ErrorMasks:
+    """Which rows have an error, by field; an empty row has only one, of the field ''."""
     empty = is_empty_row(records, REQUIRED_FIELDS)
-    marks: ErrorMasks = {"": empty}
+    masks: ErrorMasks = {"": empty}
     for name in REQUIRED_FIELDS:
-        codes = records[name]
-        bad = codes == INVALID if name == "Open" else codes < 0
-        for known, words in (("Store", settled.stores), ("Date", settled.dates)):
-            if name == known and words:
-                bad = bad | np.isin(codes, list(words))
-        marks[name] = bad & ~empty
-    return marks
+        invalid = _is_invalid(records, name)
+        if codes := value_errors.get(name):
+            invalid = invalid | np.isin(records[name], list(codes))
+        masks[name] = invalid & ~empty
+    return masks
 
 
-def _worded(
-    batch: pa.RecordBatch,
-    records: Records,
-    marks: ErrorMasks,
-    start: int,
-    reading: ParsedFile,
-    settled: ValidatedFile,
-) -> Iterator[ErrorDetail]:
-    """The faults of a part's first bad rows, by row, then by field."""
-    any_bad = np.logical_or.reduce(list(marks.values()))
-    rows = np.flatnonzero(any_bad)[:MAX_REPORTED_ERRORS]
-    texts = {
-        name: field_text(to_series(_taken(batch.column(reading.columns[name]), rows))).to_list()
-        for name in REQUIRED_FIELDS
-    }
-    for place, row in enumerate(rows.tolist()):
-        at = start + row
-        if marks[""][row]:
-            yield ErrorDetail(("rows", at), "the row is empty", "missing")
-        for name in REQUIRED_FIELDS:
-            if marks[name][row]:
-                words: ValueErrors = {"Store": settled.stores, "Date": settled.dates}.get(name, {})
-                code = int(records[name][row])
-                said = words.get(code, ("", "")) if code >= 0 else ("", "")
-                if not said[0]:
-                    got = None if code == MISSING else texts[name][place]
-                    said = invalid_value_error(name, got, reading.date_format)
-                yield ErrorDetail(("rows", at, name), *said)
+def _texts(
+    batch: pa.RecordBatch, rows: npt.NDArray[np.int64], parsed: ParsedFile
+) -> dict[str, list[str | None]]:
+    """The texts of some rows of a batch, by field."""
+    texts = {}
+    for name in REQUIRED_FIELDS:
+        column = batch.column(parsed.columns[name]).take(to_arrow(rows))
+        column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        texts[name] = field_text(to_series(column)).to_list()
+    return texts
 
 
-def _taken(column: pa.Array, rows: npt.NDArray[np.int64]) -> pa.Array:
-    found = column.take(to_arrow(rows))
-    return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
+@dataclass(frozen=True)
+class _InvalidRows:
+    """Rows with errors: their numbers in the file, records, error masks and texts, each (n,)."""
+
+    numbers: npt.NDArray[np.int64]
+    records: Records
+    masks: ErrorMasks
+    texts: dict[str, list[str | None]]
+
+    def errors(
+        self, value_errors: dict[str, ValueErrors], date_format: str
+    ) -> Iterator[ErrorDetail]:
+        """Their errors, by row, then by field."""
+        for index, number in enumerate(self.numbers.tolist()):
+            if self.masks[""][index]:
+                yield ErrorDetail(("rows", number), "the row is empty", "missing")
+            for name in REQUIRED_FIELDS:
+                if not self.masks[name][index]:
+                    continue
+                code = int(self.records[name][index])
+                msg, error_type = value_errors.get(name, {}).get(code, ("", ""))
+                if not msg:
+                    text = None if code == MISSING else self.texts[name][index]
+                    msg, error_type = invalid_value_error(name, text, date_format)
+                yield ErrorDetail(("rows", number, name), msg, error_type)

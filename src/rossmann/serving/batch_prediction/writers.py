@@ -1,15 +1,14 @@
-"""The answer's file, written part by part as CSV, Parquet or Excel.
-
-MERGED: Blocks from a thread to the event loop, never more than two ahead of the client.
-"""
+"""Result files: CSV, Parquet and Excel written chunk by chunk, and the stream to the client."""
 
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,48 +22,73 @@ MEDIA_TYPES: Final[dict[FileFormat, str]] = {
     "parquet": "application/vnd.apache.parquet",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
-_GROUP: Final = 65_536
-"""Rows of a row group."""
+_ROW_GROUP: Final = 65_536
+"""Rows of a Parquet row group."""
 _SHEET_ROWS: Final = 1_048_575
-"""What a sheet holds besides the names."""
+"""Rows of a sheet below its header."""
 _BLOCK: Final = 1 << 20
 
 
+def result_columns(levels: Sequence[float]) -> list[str]:
+    """Names of the columns that forecasts with intervals at ``levels`` add to a user's file.
+
+    They come last, and replace the file's own columns of these names.
+    """
+    bounds = [f"{side}_{level * 100:g}" for level in levels for side in ("lower", "upper")]
+    return ["forecast", *bounds, "model_version", "as_of", "warnings"]
+
+
+def warning_texts(
+    types: Sequence[str], flags: npt.NDArray[np.uint8]
+) -> tuple[list[str | None], npt.NDArray[np.int64]]:
+    """Texts of the column ``warnings``, and the index (n,) of each row's text.
+
+    A text is the types of a row's warnings with blanks between, None where it has none.
+    ``flags`` (n,): bit k is set where a row has the warning ``types[k]``.
+    """
+    distinct, index = np.unique(flags, return_inverse=True)
+    texts = [
+        " ".join(name for bit, name in enumerate(types) if value >> bit & 1) or None
+        for value in distinct.tolist()
+    ]
+    return texts, index
+
+
 class Writer(Protocol):
-    """Takes parts in order, and sends bytes as soon as there are enough."""
+    """Writes chunks in order, and sends bytes as soon as a block is full."""
 
-    def encode(self, part: pa.RecordBatch) -> Any:
-        """What ``add`` takes; may run in any thread."""
+    def encode(self, chunk: pa.RecordBatch) -> Any:
+        """A chunk in the form that ``write`` takes; may run in any thread."""
 
-    def write(self, made: Any) -> None:
-        """The next part."""
+    def write(self, encoded: Any) -> None:
+        """Write the next chunk."""
 
     def close(self) -> None:
-        """No part follows."""
+        """Finish the file."""
 
 
 def open_writer(
-    kind: FileFormat, schema: pa.Schema, separator: str, work: Path, send: Send
+    file_format: FileFormat, schema: pa.Schema, separator: str, folder: Path, send: Send
 ) -> Writer:
-    """What writes tables of ``schema``; ``work``: a folder for drafts."""
-    match kind:
+    """The writer of tables of ``schema``; ``folder``: for temporary files."""
+    match file_format:
         case "parquet":
             return ParquetWriter(schema, send)
         case "xlsx":
-            return ExcelWriter(schema, work / "answer.xlsx", send)
+            return ExcelWriter(schema, folder / "answer.xlsx", send)
         case _:
             return CsvWriter(schema, separator, send)
 
 
-def check_row_limit(kind: FileFormat, rows: int) -> None:
-    """Raise ``RequestError`` for more rows than a file of that kind holds."""
-    if kind == "xlsx" and rows > _SHEET_ROWS:
+def check_row_limit(file_format: FileFormat, rows: int) -> None:
+    """Raise ``RequestError`` for more rows than a file of that format holds."""
+    if file_format == "xlsx" and rows > _SHEET_ROWS:
         msg = f"a sheet holds at most {_SHEET_ROWS:,} rows, not {rows:,}: ask for csv or parquet"
         raise RequestError([ErrorDetail(("format",), msg, "too_many_rows")])
 
 
 class CsvWriter:
-    """CSV in UTF-8; a number is written so that reading it gives the same number."""
+    """CSV in UTF-8; numbers are written with all digits needed to read them back."""
 
     def __init__(self, schema: pa.Schema, separator: str, send: Send) -> None:
         self._separator = separator
@@ -72,18 +96,18 @@ class CsvWriter:
         names = pl.DataFrame({name: [] for name in schema.names})
         send(names.write_csv(separator=separator).encode())
 
-    def encode(self, part: pa.RecordBatch) -> bytes:
-        """The part as text."""
-        frame = pl.from_arrow(part)
+    def encode(self, chunk: pa.RecordBatch) -> bytes:
+        """The chunk as text."""
+        frame = pl.from_arrow(chunk)
         assert isinstance(frame, pl.DataFrame)
         return frame.write_csv(include_header=False, separator=self._separator).encode()
 
-    def write(self, made: bytes) -> None:
-        """The next part."""
-        self._send(made)
+    def write(self, encoded: bytes) -> None:
+        """Write the next chunk."""
+        self._send(encoded)
 
     def close(self) -> None:
-        """No part follows."""
+        """Finish the file."""
 
 
 class ParquetWriter:
@@ -93,65 +117,65 @@ class ParquetWriter:
         self._pipe = _Pipe(send)
         self._schema = schema
         self._writer = pq.ParquetWriter(pa.PythonFile(self._pipe, mode="w"), schema)
-        self._parts: list[pa.RecordBatch] = []
+        self._chunks: list[pa.RecordBatch] = []
 
-    def encode(self, part: pa.RecordBatch) -> pa.RecordBatch:
-        """The part as it is."""
-        return part
+    def encode(self, chunk: pa.RecordBatch) -> pa.RecordBatch:
+        """The chunk as it is."""
+        return chunk
 
-    def write(self, made: pa.RecordBatch) -> None:
-        """The next part."""
-        self._parts.append(made)
-        if sum(map(len, self._parts)) >= _GROUP:
+    def write(self, encoded: pa.RecordBatch) -> None:
+        """Write the next chunk."""
+        self._chunks.append(encoded)
+        if sum(map(len, self._chunks)) >= _ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_batches(self._parts, self._schema))
-        self._parts = []
+        self._writer.write_table(pa.Table.from_batches(self._chunks, self._schema))
+        self._chunks = []
         self._pipe.flush()
 
     def close(self) -> None:
-        """No part follows."""
-        if self._parts:
+        """Finish the file."""
+        if self._chunks:
             self._flush()
         self._writer.close()
         self._pipe.flush()
 
 
 class _Pipe:
-    """A file that sends what is written to it, in blocks."""
+    """File object that sends what is written to it, in blocks."""
 
     closed = False
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._kept = bytearray()
+        self._buffer = bytearray()
         self._sent = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: bytes) -> int:
-        self._kept += data
-        if len(self._kept) >= _BLOCK:
+        self._buffer += data
+        if len(self._buffer) >= _BLOCK:
             self.flush()
         return len(data)
 
     def flush(self) -> None:
-        if self._kept:
-            self._sent += len(self._kept)
-            self._send(bytes(self._kept))
-            self._kept.clear()
+        if self._buffer:
+            self._sent += len(self._buffer)
+            self._send(bytes(self._buffer))
+            self._buffer.clear()
 
     def tell(self) -> int:
-        return self._sent + len(self._kept)
+        return self._sent + len(self._buffer)
 
     def close(self) -> None:
         self.flush()
 
 
-class _Exact(float):
-    """A number that is written with all its digits: the library itself keeps 16 of up to 17."""
+class _ExactFloat(float):
+    """A number that xlsxwriter writes with all 17 digits instead of 16."""
 
     def __format__(self, _: str) -> str:
         return repr(float(self))
@@ -162,7 +186,7 @@ class _Exact(float):
 
 
 class ExcelWriter:
-    """A workbook of one sheet. It is a zip file, so it can be sent only when it is whole."""
+    """A workbook of one sheet; a zip file, so it is sent when it is complete."""
 
     def __init__(self, schema: pa.Schema, path: Path, send: Send) -> None:
         from xlsxwriter import Workbook  # type: ignore[import-untyped]
@@ -171,41 +195,41 @@ class ExcelWriter:
         self._book = Workbook(str(path), {"constant_memory": True, "tmpdir": str(path.parent)})
         self._sheet = self._book.add_worksheet("Forecasts")
         self._days = self._book.add_format({"num_format": "yyyy-mm-dd"})
-        for place, name in enumerate(schema.names):
-            self._sheet.write_string(0, place, name)
+        for column, name in enumerate(schema.names):
+            self._sheet.write_string(0, column, name)
         self._row = 1
 
-    def encode(self, part: pa.RecordBatch) -> list[list[Any]]:
+    def encode(self, chunk: pa.RecordBatch) -> list[list[Any]]:
         """The values by column."""
-        return [column.to_pylist() for column in part.columns]
+        return [column.to_pylist() for column in chunk.columns]
 
-    def write(self, made: list[list[Any]]) -> None:
-        """The next part."""
-        # Row by row: a row that is left can no longer be written.
-        for values in zip(*made, strict=True):
-            for place, value in enumerate(values):
-                self._put(self._row, place, value)
+    def write(self, encoded: list[list[Any]]) -> None:
+        """Write the next chunk."""
+        # Row by row: in constant-memory mode an earlier row can no longer be written.
+        for values in zip(*encoded, strict=True):
+            for column, value in enumerate(values):
+                self._put(self._row, column, value)
             self._row += 1
 
-    def _put(self, row: int, place: int, value: Any) -> None:
+    def _put(self, row: int, column: int, value: Any) -> None:
         match value:
             case None:
                 return
             case bool():
-                self._sheet.write_boolean(row, place, value)
+                self._sheet.write_boolean(row, column, value)
             case int() if abs(value) < 10**15:
-                self._sheet.write_number(row, place, value)
+                self._sheet.write_number(row, column, value)
             case float() if math.isfinite(value):
-                self._sheet.write_number(row, place, _Exact.of(value))
+                self._sheet.write_number(row, column, _ExactFloat.of(value))
             case str() | int() | float():
-                self._sheet.write_string(row, place, str(value))
+                self._sheet.write_string(row, column, str(value))
             case _ if getattr(value, "year", 0) >= 1900 and getattr(value, "tzinfo", None) is None:
-                self._sheet.write_datetime(row, place, value, self._days)
+                self._sheet.write_datetime(row, column, value, self._days)
             case _:
-                self._sheet.write_string(row, place, str(value))
+                self._sheet.write_string(row, column, str(value))
 
     def close(self) -> None:
-        """No part follows: send the file."""
+        """Finish the file and send it."""
         self._book.close()
         with self._path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -213,43 +237,46 @@ class ExcelWriter:
 
 
 MAX_BUFFERED_BLOCKS: Final = 2
-_PATIENCE: Final = 60.0
-"""Seconds that a client may take nothing: who reads no answer must not keep others from theirs."""
+_SEND_TIMEOUT: Final = 60.0
+"""Seconds that a client may read nothing: a job holds one of few slots."""
 
 
 class ClientGoneError(ServiceError):
-    """Nobody waits for the answer any more."""
+    """The client disconnected or stopped reading."""
 
 
 class BlockStream:
-    """Made on the event loop; ``send`` runs in a thread, the rest on the loop."""
+    """Blocks from a thread to the event loop, with back-pressure.
 
-    def __init__(self, patience: float = _PATIENCE) -> None:
+    Created on the event loop; ``send`` runs in a thread, the rest on the loop.
+    """
+
+    def __init__(self, timeout: float = _SEND_TIMEOUT) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._room = threading.Semaphore(MAX_BUFFERED_BLOCKS)
-        self._patience = patience
+        self._free_slots = threading.Semaphore(MAX_BUFFERED_BLOCKS)
+        self._timeout = timeout
         self._closed = False
 
     def send(self, block: bytes) -> None:
-        """Pass a block on; waits while there is no room. Raises ``Gone``."""
-        if not self._room.acquire(timeout=self._patience):
-            raise ClientGoneError(f"the client took nothing for {self._patience:.0f} seconds")
+        """Pass a block on; blocks while the buffer is full. Raises ``ClientGoneError``."""
+        if not self._free_slots.acquire(timeout=self._timeout):
+            raise ClientGoneError(f"the client took nothing for {self._timeout:.0f} seconds")
         if self._closed:
             raise ClientGoneError("the client went away")
         self._loop.call_soon_threadsafe(self._queue.put_nowait, block)
 
     def end(self) -> None:
-        """No block follows; may be called from any thread."""
+        """Mark the end of the stream; may be called from any thread."""
         self._loop.call_soon_threadsafe(self._queue.put_nowait, None)
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """The blocks in their order, up to the end."""
         while (block := await self._queue.get()) is not None:
             yield block
-            self._room.release()
+            self._free_slots.release()
 
     def close(self) -> None:
-        """Nobody takes blocks any more."""
+        """Stop reading: further ``send`` raise."""
         self._closed = True
-        self._room.release()
+        self._free_slots.release()

@@ -1,4 +1,4 @@
-"""A typed client of the service, for the dashboard and for anyone."""
+"""Typed HTTP client of the prediction service; one method for each endpoint."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,16 +34,16 @@ _STORES = TypeAdapter(list[StoreSummary])
 _VERSIONS = TypeAdapter(list[ModelVersionInfo])
 
 EXPLAIN_TIMEOUT: Final = 120.0
-"""Seconds that an answer with drivers may take: a full request has some hundred rows."""
+"""Seconds that a response with feature attributions may take for some hundred rows."""
 
 
 class Client:
-    """One service; safe to share between threads.
+    """Client of one service; safe to share between threads.
 
     Every call raises ``ServiceError`` where the service is away or fails, ``RequestError`` (with
-    ``faults``) where it refuses what it was sent, ``NoKey`` or ``NoRight`` where the caller may
-    not, ``OverRate`` (with ``seconds`` to wait) where it is called too often, ``UnknownVersion``
-    for a version that there is not, and ``NoModel`` where none answers.
+    ``faults``) for invalid input, ``AuthenticationError`` or ``PermissionDeniedError`` where the
+    caller may not, ``RateLimitError`` (with ``seconds`` to wait) for too many calls,
+    ``VersionNotFoundError`` for an unknown version, and ``ModelUnavailableError`` without a model.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._patient = httpx.Timeout(max(timeout, EXPLAIN_TIMEOUT), connect=min(timeout, 5.0))
+        self._long_timeout = httpx.Timeout(max(timeout, EXPLAIN_TIMEOUT), connect=min(timeout, 5.0))
         self._http = httpx.Client(
             base_url=self.base_url,
             headers={"X-API-Key": api_key} if api_key else {},
@@ -69,14 +69,14 @@ class Client:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the connections that are kept open."""
+        """Close the connections."""
         self._http.close()
 
     def health(self) -> Health:
@@ -84,7 +84,7 @@ class Client:
         return self._get("/health", Health)
 
     def model_info(self) -> ModelInfo:
-        """Versions in use, and the data that model and panel come from."""
+        """Versions in use, and the data of the model and of the panel."""
         return self._get("/model/info", ModelInfo)
 
     def predict(
@@ -96,7 +96,7 @@ class Client:
         objective: Objective | None = None,
         totals: Sequence[str] = (),
     ) -> PredictResponse:
-        """Forecast each of ``rows`` (the seven fields), in their order, and sums of them."""
+        """Forecast each of ``rows`` (the seven fields), in their order, and totals of them."""
         body = _body(rows, stage, as_of, intervals, objective)
         if totals:
             body["totals"] = list(totals)
@@ -114,15 +114,14 @@ class Client:
     ) -> FileResult:
         """Forecast every row of a CSV, Parquet or Excel file into ``target``.
 
-        The ending of ``target`` (.csv, .parquet, .xlsx) is the format of the answer; with another
-        it is that of ``source``. Neither file is ever whole in memory. Raises ``OSError`` too.
+        The suffix of ``target`` (.csv, .parquet, .xlsx) is the format of the response; with
+        another one it is the format of ``source``. Neither file is held in memory as a whole.
+        Raises ``OSError`` too.
         """
-        asked = file_options(target, stage, as_of, intervals, objective, date_format)
-        with self._worded():
+        options = file_options(target, stage, as_of, intervals, objective, date_format)
+        with self._translate_errors():
             try:
-                return transfer_file(
-                    self._http, source, target, asked, self._patient, raise_for_error
-                )
+                return transfer_file(self._http, source, target, options, self._long_timeout)
             except (KeyError, ValueError) as error:
                 raise ServiceError(
                     f"what answers at {self.base_url} is not this service"
@@ -136,13 +135,13 @@ class Client:
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
     ) -> ExplainResponse:
-        """Forecast each of ``rows``, with what drove it; takes some 25 ms a row.
+        """Forecast each of ``rows``, with its feature attributions; takes some 25 ms a row.
 
-        So it waits for ``PATIENCE`` seconds, or longer where the client was told to.
+        The timeout is the client's, but at least ``EXPLAIN_TIMEOUT`` seconds.
         """
         body = _body(rows, stage, as_of, intervals, objective)
-        answer = self._send("POST", "/explain", json=body, timeout=self._patient)
-        return parse_response(answer, ExplainResponse)
+        response = self._send("POST", "/explain", json=body, timeout=self._long_timeout)
+        return parse_response(response, ExplainResponse)
 
     def stores(self) -> list[StoreSummary]:
         """Every store, by number."""
@@ -154,58 +153,58 @@ class Client:
 
     def history(self, number: int, days: int = 90, until: str | None = None) -> StoreHistory:
         """The last ``days`` days of a store, up to ``until`` (YYYY-MM-DD) or the end of history."""
-        asked = {"days": days} | ({"until": until} if until else {})
-        return self._get(f"/stores/{number:d}/history", StoreHistory, asked)
+        params = {"days": days} | ({"until": until} if until else {})
+        return self._get(f"/stores/{number:d}/history", StoreHistory, params)
 
     def plan(self, number: int, start: str | None = None, days: int = 48) -> StorePlan:
         """A store's plan for ``days`` days from ``start`` or from the day after history."""
-        asked = {"days": days} | ({"start": start} if start else {})
-        return self._get(f"/stores/{number:d}/plan", StorePlan, asked)
+        params = {"days": days} | ({"start": start} if start else {})
+        return self._get(f"/stores/{number:d}/plan", StorePlan, params)
 
     def experiments_current(self) -> ExperimentState:
-        """The experiment that runs, and how its challenger does; may take some seconds."""
+        """The running experiment and its comparison so far; may take some seconds."""
         return parse_response(
-            self._send("GET", "/experiments/current", timeout=self._patient), ExperimentState
+            self._send("GET", "/experiments/current", timeout=self._long_timeout), ExperimentState
         )
 
     def models(self) -> list[ModelVersionInfo]:
-        """Every version in the registry, newest first; needs an operator's key."""
+        """Every version in the registry, newest first; needs a key with the right to operate."""
         return parse_list(_VERSIONS, self._send("GET", "/models"))
 
     def load(self, stage: str | int = "Production") -> LoadResponse:
-        """Load a stage or version; needs an operator's key."""
+        """Load a stage or version; needs an API key with the right to operate."""
         return parse_response(
             self._send("POST", "/model/load", json={"model_stage": stage}), LoadResponse
         )
 
     def promote(self, version: int, reason: str = "", force: bool = False) -> ModelVersionInfo:
-        """Make ``version`` the Production version; needs an operator's key.
+        """Make ``version`` the Production version; needs an API key with the right to operate.
 
-        Raises ``GateFailed`` where the gate refuses it and ``force`` is not set.
+        Raises ``GateRejectedError`` where the gate rejects it and ``force`` is not set.
         """
-        order = {"reason": reason, "force": force}
-        answer = self._send("POST", f"/models/{version:d}/promote", json=order)
-        return parse_response(answer, ModelVersionInfo)
+        body = {"reason": reason, "force": force}
+        response = self._send("POST", f"/models/{version:d}/promote", json=body)
+        return parse_response(response, ModelVersionInfo)
 
     def rollback(self, reason: str = "") -> ModelVersionInfo:
-        """Go back to the version before; needs an operator's key."""
-        answer = self._send("POST", "/models/rollback", json={"reason": reason})
-        return parse_response(answer, ModelVersionInfo)
+        """Go back to the version before; needs an API key with the right to operate."""
+        response = self._send("POST", "/models/rollback", json={"reason": reason})
+        return parse_response(response, ModelVersionInfo)
 
     def _get(
-        self, path: str, shape: type[ResponseModel], params: Mapping[str, Any] | None = None
+        self, path: str, model: type[ResponseModel], params: Mapping[str, Any] | None = None
     ) -> ResponseModel:
-        return parse_response(self._send("GET", path, params=params), shape)
+        return parse_response(self._send("GET", path, params=params), model)
 
-    def _send(self, method: str, path: str, **parts: Any) -> httpx.Response:
-        with self._worded():
-            response = self._http.request(method, path, **parts)
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        with self._translate_errors():
+            response = self._http.request(method, path, **options)
         raise_for_error(response)
         return response
 
     @contextmanager
-    def _worded(self) -> Iterator[None]:
-        """Turns faults of the connection into ``ServiceError``."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Turn errors of the connection into ``ServiceError``."""
         try:
             yield
         except httpx.TimeoutException as error:
@@ -225,7 +224,7 @@ def _body(
     intervals: Sequence[float],
     objective: Objective | None,
 ) -> dict[str, Any]:
-    """The body of a request; what is not asked for is left to the service."""
+    """Body of a request; for fields left out, the service's defaults hold."""
     body: dict[str, Any] = {"inputs": [dict(row) for row in rows], "model_stage": stage}
     if as_of is not None:
         body["as_of"] = as_of

@@ -1,104 +1,75 @@
-"""What the service answered, as a message or as the error that it told.
+"""Responses of the service: parsed into schemas, raised as errors, or streamed into a file."""
 
-MERGED: File transfer of the client: disk to service to disk, never whole in memory.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from rossmann.errors import (
-    AuthenticationError,
-    ErrorDetail,
-    GateRejectedError,
-    ModelUnavailableError,
-    PayloadTooLargeError,
-    PermissionDeniedError,
-    RateLimitError,
-    RequestError,
-    RossmannError,
-    ServiceError,
-    VersionNotFoundError,
-)
+from rossmann.errors import ErrorDetail, RateLimitError, RequestError, RossmannError, ServiceError
+from rossmann.filesystem.atomic_write import atomic_path
 from rossmann.schema import Objective
-from rossmann.serving.schemas.forecasts import ErrorResponse, WarningMessage
+from rossmann.serving.schemas.errors import ErrorResponse, client_error
+from rossmann.serving.schemas.forecasts import WarningMessage
 
 ResponseModel = TypeVar("ResponseModel", bound=BaseModel)
+_BLOCK_BYTES: Final = 1 << 20
+_WARNINGS: Final = TypeAdapter(list[WarningMessage])
 
 
 def raise_for_error(response: httpx.Response) -> None:
-    """Raise what the service refused with, if it did."""
+    """Raise the error that the response stands for, if it is one."""
     if response.status_code >= 400:
-        raise _error_of(response)
+        raise _parse_error(response)
 
 
-def parse_response(response: httpx.Response, shape: type[ResponseModel]) -> ResponseModel:
-    """The answer as a message; raises ``ServiceError`` where it is another program's."""
+def parse_response(response: httpx.Response, model: type[ResponseModel]) -> ResponseModel:
+    """The body as ``model``; raises ``ServiceError`` where it is another program's."""
     try:
-        return shape.model_validate_json(response.content)
+        return model.model_validate_json(response.content)
     except ValidationError as error:
-        raise _stranger(response) from error
+        raise _unexpected_body(response) from error
 
 
 def parse_list(
     adapter: TypeAdapter[list[ResponseModel]], response: httpx.Response
 ) -> list[ResponseModel]:
-    """The same for a list of messages."""
+    """The body as a list of models; raises ``ServiceError`` where it is another program's."""
     try:
         return adapter.validate_json(response.content)
     except ValidationError as error:
-        raise _stranger(response) from error
+        raise _unexpected_body(response) from error
 
 
-def _stranger(response: httpx.Response) -> ServiceError:
+def _unexpected_body(response: httpx.Response) -> ServiceError:
     return ServiceError(f"what answers at {response.url} is not this service, or another version")
 
 
-def _error_of(response: httpx.Response) -> RossmannError:
-    """The error that the service told by code and ``detail``."""
+def _parse_error(response: httpx.Response) -> RossmannError:
+    """The error by the status code and the ``detail`` of the response."""
+    status = response.status_code
     try:
-        told = ErrorResponse.model_validate_json(response.content)
+        body = ErrorResponse.model_validate_json(response.content)
     except ValidationError:
-        return ServiceError(f"{response.url} answered {response.status_code}")
-    faults = [ErrorDetail(tuple(fault.loc), fault.msg, fault.type) for fault in told.detail]
-    text = "; ".join(fault.msg for fault in faults[:5])
-    match response.status_code:
-        case 400 | 405 | 422:
-            return RequestError(faults)
-        case 409:
-            return GateRejectedError(text)
-        case 413:
-            return PayloadTooLargeError(faults)
-        case 401:
-            return AuthenticationError(text)
-        case 403:
-            return PermissionDeniedError(text)
-        case 404:
-            return VersionNotFoundError(text)
-        case 429:
-            waits = response.headers.get("retry-after", "")
-            return RateLimitError(text, int(waits) if waits.isdecimal() else 1)
-        case 503:
-            return (
-                ModelUnavailableError(text)
-                if faults and faults[0].type == "no_model"
-                else ServiceError(text)
-            )
-        case _:
-            return ServiceError(f"{response.url} answered {response.status_code}: {text}")
-
-
-_BLOCK = 1 << 20
-_NOTICES = TypeAdapter(list[WarningMessage])
+        return ServiceError(f"{response.url} answered {status}")
+    details = [ErrorDetail(tuple(detail.loc), detail.msg, detail.type) for detail in body.detail]
+    text = "; ".join(detail.msg for detail in details[:5])
+    error = client_error(status, details[0].type if details else "")
+    if error is None:
+        return ServiceError(f"{response.url} answered {status}: {text}")
+    if issubclass(error, RequestError):
+        return error(details)
+    if issubclass(error, RateLimitError):
+        seconds = response.headers.get("retry-after", "")
+        return error(text, int(seconds) if seconds.isdecimal() else 1)
+    return error(text)
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """What was told of a file that was forecast; ``path``: where its rows are."""
+    """Summary of a file that was forecast; ``path``: the file with its rows."""
 
     path: Path
     count: int
@@ -117,17 +88,17 @@ def file_options(
     objective: Objective | None,
     date_format: str | None,
 ) -> dict[str, str]:
-    """The query; what is not asked for is left to the service."""
-    form = target.suffix.lower().removeprefix(".")
-    asked = {
+    """Query parameters; for those left out, the service's defaults hold."""
+    file_format = target.suffix.lower().removeprefix(".")
+    options = {
         "model_stage": str(stage),
         "as_of": as_of,
         "intervals": ",".join(str(float(level)) for level in intervals),
         "objective": objective,
         "date_format": date_format,
-        "format": form if form in {"csv", "parquet", "xlsx"} else None,
+        "format": file_format if file_format in {"csv", "parquet", "xlsx"} else None,
     }
-    return {name: value for name, value in asked.items() if value}
+    return {name: value for name, value in options.items() if value}
 
 
 def transfer_file(
@@ -136,35 +107,30 @@ def transfer_file(
     target: Path,
     params: Mapping[str, str],
     timeout: httpx.Timeout,
-    check: Callable[[httpx.Response], None],
 ) -> FileResult:
-    """Send ``source`` and write the answer to ``target``, which is there only when it is whole.
+    """Stream ``source`` to the service and the response to ``target``, replaced at its end.
 
-    ``check`` raises for a refusal. Raises ``httpx.HTTPError`` where the answer breaks off,
-    ``KeyError`` or ``ValueError`` where what answers is another service.
+    Raises the error that the response stands for, ``httpx.HTTPError`` where it breaks off,
+    ``KeyError`` or ``ValueError`` where it is another service's.
     """
-    draft = target.with_name(f".{target.name}.draft")
-    try:
-        with (
-            source.open("rb") as body,
-            http.stream(
-                "POST", "/predict/file", content=body, params=params, timeout=timeout
-            ) as answer,
-        ):
-            if answer.status_code >= 400:
-                answer.read()
-                check(answer)
-            told = _told(answer.headers, target)
-            with draft.open("wb") as out:
-                for block in answer.iter_bytes(_BLOCK):
-                    out.write(block)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return told
+    with (
+        atomic_path(target) as staging,
+        source.open("rb") as body,
+        http.stream(
+            "POST", "/predict/file", content=body, params=params, timeout=timeout
+        ) as response,
+    ):
+        if response.status_code >= 400:
+            response.read()
+            raise_for_error(response)
+        result = _parse_headers(response.headers, target)
+        with staging.open("wb") as file:
+            for block in response.iter_bytes(_BLOCK_BYTES):
+                file.write(block)
+    return result
 
 
-def _told(headers: httpx.Headers, target: Path) -> FileResult:
+def _parse_headers(headers: httpx.Headers, target: Path) -> FileResult:
     return FileResult(
         path=target,
         count=int(headers["X-Rows"]),
@@ -172,5 +138,5 @@ def _told(headers: httpx.Headers, target: Path) -> FileResult:
         model_stage=headers["X-Model-Stage"],
         as_of=headers["X-As-Of"],
         objective=headers["X-Objective"],
-        warnings=_NOTICES.validate_json(headers["X-Warnings"]),
+        warnings=_WARNINGS.validate_json(headers["X-Warnings"]),
     )

@@ -1,10 +1,8 @@
-"""A challenger beside Production: it answers a share of the stores, or only the log sees it.
+"""A/B test of a challenger version beside Production: which stores it answers, and the merging.
 
-A store belongs to one of the two by its number alone, so it gets the same version in every
-request, whatever the batch. Where the challenger cannot be had, or cannot do what a request asks
-for, Production answers all of it.
-
-MERGED: Which stores an experiment gives to its challenger: the same in every process and release.
+A store is assigned by a hash of its number alone, so it gets the same version in every request,
+process and release. Where the challenger is not available, or does not support what a request
+asks for, Production answers all of it.
 """
 
 import hashlib
@@ -17,10 +15,11 @@ import numpy.typing as npt
 from rossmann.errors import RequestError, RossmannError
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.attributions import explanation_records
-from rossmann.models.inference.forecaster import Forecast, Forecaster, Interval
-from rossmann.models.inference.row_warnings import RowWarning, row_warning
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
+from rossmann.models.inference.row_warnings import RowWarning, single_version_warnings
 from rossmann.prediction_log.records import LoggedRole
-from rossmann.schema import FloatArray, Objective, Stage, StoreDays
+from rossmann.schema import FloatArray, Stage, StoreDays
+from rossmann.serving.observability.prediction_recorder import RowIndex
 from rossmann.serving.runtime.version_cache import LoadedVersion
 from rossmann.serving.runtime.version_manager import SelectedVersion, VersionManager
 from rossmann.settings import Settings
@@ -28,52 +27,43 @@ from rossmann.settings import Settings
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
 
-
-_STEPS: Final = 2**53
-"""As many as a float tells apart."""
+_HASH_STEPS: Final = 2**53
+"""The integers that a float represents exactly."""
 
 
 def hash_fraction(salt: str, store: int) -> float:
-    """Where a store falls from 0 to below 1, evenly, by nothing but ``salt`` and its number."""
+    """A number from 0 to below 1, uniform over stores, from ``salt`` and the store's number."""
     digest = hashlib.sha256(f"{salt}\n{store}".encode()).digest()
-    return (int.from_bytes(digest[:7], "big") >> 3) / _STEPS
+    return (int.from_bytes(digest[:7], "big") >> 3) / _HASH_STEPS
 
 
 class StoreAssigner:
-    """Deals a share of the stores; a larger share keeps those of a smaller one."""
+    """Assigns a share of the stores to the challenger; a larger share includes a smaller one."""
 
     def __init__(self, salt: str, share: float) -> None:
         self._salt = salt
         self._share = share
-        self._known: dict[int, bool] = {}
+        self._assigned: dict[int, bool] = {}
 
     def is_challenger(self, stores: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-        """Whether each of ``stores`` (n,), which exist, is the challenger's."""
-        numbers, back = np.unique(stores, return_inverse=True)
-        flags = np.array([self._one(number) for number in numbers.tolist()], np.bool_)
-        return np.asarray(flags[back], np.bool_)
+        """Whether each of ``stores`` (n,) is the challenger's."""
+        numbers, inverse = np.unique(stores, return_inverse=True)
+        flags = np.array([self._is_assigned(number) for number in numbers.tolist()], np.bool_)
+        return np.asarray(flags[inverse], np.bool_)
 
-    def _one(self, store: int) -> bool:
-        found = self._known.get(store)
-        if found is None:
-            found = self._known[store] = hash_fraction(self._salt, store) < self._share
-        return found
-
-
-RowIndex = npt.NDArray[np.int64]
-Asked = tuple[StoreDays, int | None, tuple[float, ...], Objective]
-"""What ``Forecaster.forecast`` takes."""
-SINGLE_VERSION_MESSAGE: Final = (
-    "totals are of one version: Production answered the rows of stores that a challenger answers"
-    " elsewhere"
-)
+    def _is_assigned(self, store: int) -> bool:
+        assigned = self._assigned.get(store)
+        if assigned is None:
+            assigned = hash_fraction(self._salt, store) < self._share
+            self._assigned[store] = assigned
+        return assigned
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficSplit:
-    """A request whose rows two versions answer: ``theirs`` are the places of the challenger's.
+    """A request that two versions answer: the row numbers of each, and the one origin of both.
 
-    ``origin``: the whole request's. Both forecasters stand over one panel.
+    Both forecasters use the same panel.
     """
 
     challenger: SelectedVersion
@@ -84,182 +74,190 @@ class TrafficSplit:
     def parts(
         self, production: SelectedVersion
     ) -> tuple[tuple[RowIndex, SelectedVersion, LoggedRole], ...]:
-        """The rows of each, who answers them, and in which role."""
-        return (self.production_rows, production, "answer"), (
-            self.challenger_rows,
-            self.challenger,
-            "challenger",
+        """Rows, version and role of each part."""
+        return (
+            (self.production_rows, production, "answer"),
+            (self.challenger_rows, self.challenger, "challenger"),
         )
 
     def to_response(self) -> dict[str, Any]:
-        """What the answer says of the challenger."""
+        """The response's field ``challenger``."""
         version = self.challenger.served.version
         return {"model_version": version, "rows": self.challenger_rows.tolist()}
 
+    def merge(self, production: FloatArray, challenger: FloatArray) -> FloatArray:
+        """Values of both parts in the order of the request, (n,)."""
+        merged = np.empty(len(production) + len(challenger))
+        merged[self.production_rows], merged[self.challenger_rows] = production, challenger
+        return merged
+
 
 class Experiment:
-    """What one worker knows of the experiment that the settings ask for."""
+    """The experiment of the settings, as one worker process knows it."""
 
     def __init__(self, settings: Settings, versions: VersionManager) -> None:
         self.mode = settings.experiment
-        self.wanted = settings.experiment_challenger
+        self.challenger_stage = settings.experiment_challenger
         self.share = settings.experiment_share
         self.salt = settings.experiment_salt
-        self.dealer = StoreAssigner(self.salt, self.share)
+        self.assigner = StoreAssigner(self.salt, self.share)
         self._versions = versions
         self._challenger: LoadedVersion | None = None
         self._stage = ""
         self._reason = "the challenger is not loaded yet"
-        self._failed: dict[tuple[int, str], str] = {}
+        self._failures: dict[tuple[int, str], str] = {}
         self._logger = get_logger("experiment")
 
     @property
     def reason(self) -> str:
         """Why no challenger answers; empty where one does."""
-        now, production = self._challenger, self._versions.production
-        if now is not None and production is not None and now.version == production.version:
-            return f"version {now.version} is Production itself"
+        challenger, production = self._challenger, self._versions.production
+        if (
+            challenger is not None
+            and production is not None
+            and challenger.version == production.version
+        ):
+            return f"version {challenger.version} is Production itself"
         return self._reason
 
     @property
     def challenger_version(self) -> int | None:
-        """The version that is meant, whether it can be had or not; None where there is none."""
-        return self._versions.snapshot.resolve(self.wanted)
+        """Number of the challenger, loaded or not; None where the stage is empty."""
+        return self._versions.snapshot.resolve(self.challenger_stage)
 
     def refresh_challenger(self) -> None:
-        """Load the version that is the challenger by now, or find out why it cannot be had."""
+        """Load the current challenger, or store the reason why it is not available."""
         try:
-            picked = self._versions.load(self.wanted)
+            version = self._versions.load(self.challenger_stage)
         except (RossmannError, OSError) as error:
-            self._leave(f"the challenger ({self.wanted}) cannot be had: {error}")
+            self._drop(f"the challenger ({self.challenger_stage}) cannot be had: {error}")
             return
-        served = picked.served
+        served = version.served
         self._versions.pin(served.version)
-        failure = self._failed.get((served.version, served.run_id))
+        failure = self._failures.get((served.version, served.run_id))
         if failure is not None:
-            self._leave(failure)
+            self._drop(failure)
             return
         if self._reason:
             self._logger.info("challenger in service", version=served.version, mode=self.mode)
-        self._challenger, self._stage, self._reason = served, picked.stage, ""
+        self._challenger, self._stage, self._reason = served, version.stage, ""
 
-    def _leave(self, reason: str) -> None:
+    def _drop(self, reason: str) -> None:
         if reason != self._reason:
             self._logger.warning("no challenger", reason=reason)
         self._challenger, self._reason = None, reason
 
     def challenger(self, panel: "Panel") -> SelectedVersion | None:
-        """The challenger over that panel, ready to answer; None where it cannot; never waits."""
-        now, production = self._challenger, self._versions.production
-        if now is None or (production is not None and production.version == now.version):
+        """The loaded challenger over ``panel``; None where there is none. Never blocks."""
+        challenger, production = self._challenger, self._versions.production
+        if challenger is None or (
+            production is not None and production.version == challenger.version
+        ):
             return None
-        if now.forecaster.panel is not panel:
+        if challenger.forecaster.panel is not panel:
             # New data is taken over version by version, and a request must see one panel.
-            now = LoadedVersion(now.version, now.run_id, now.forecaster.with_panel(panel))
-        return SelectedVersion(now, self._stage)
+            challenger = LoadedVersion(
+                challenger.version, challenger.run_id, challenger.forecaster.with_panel(panel)
+            )
+        return SelectedVersion(challenger, self._stage)
 
-    def split(self, picked: SelectedVersion, asked: Asked) -> TrafficSplit | None:
+    def split(self, version: SelectedVersion, request: ForecastRequest) -> TrafficSplit | None:
         """Which rows the challenger answers; None where it answers none.
 
-        Raises ``RequestError`` for what Production refuses.
+        Raises ``RequestError`` for what Production (``version``) refuses.
         """
-        rows, as_of, levels, objective = asked
-        dealt = self.dealer.is_challenger(rows.store)
-        if not dealt.any():
+        assigned = self.assigner.is_challenger(request.rows.store)
+        if not assigned.any():
             return None
-        own = picked.served.forecaster
-        challenger = self.challenger(own.panel)
+        production = version.served.forecaster
+        challenger = self.challenger(production.panel)
         if challenger is None:
             return None
-        origin = own.resolve_origin(rows, as_of, levels, objective)
-        theirs = np.flatnonzero(dealt)
+        origin = production.resolve_origin(request)
+        challenger_rows = np.flatnonzero(assigned)
         try:
-            challenger.served.forecaster.resolve_origin(
-                rows.take(theirs), origin, levels, objective
-            )
+            challenger.served.forecaster.resolve_origin(request.take(challenger_rows, origin))
         except RequestError:
-            return None  # it knows no such level or objective: Production, which does, answers
-        return TrafficSplit(challenger, np.flatnonzero(~dealt), theirs, origin)
+            return None  # it has no such level or objective: Production, which does, answers
+        return TrafficSplit(challenger, np.flatnonzero(~assigned), challenger_rows, origin)
 
     def forecast(
-        self, picked: SelectedVersion, split: TrafficSplit, asked: Asked
+        self, version: SelectedVersion, split: TrafficSplit, request: ForecastRequest
     ) -> Forecast | None:
-        """The forecast of both, in the order asked; None where the challenger fails."""
-        rows, _, levels, objective = asked
-        scored = self._try(split, Forecaster.predict_rows, rows, levels, objective)
-        if scored is None:
+        """The forecast of both versions in request order; None where the challenger fails."""
+        part = request.take(split.challenger_rows, split.origin)
+        predicted = self._try(split, Forecaster.predict_rows, part, split.origin)
+        if predicted is None:
             return None
-        own = picked.served.forecaster
-        sales, bands = own.predict_rows(
-            rows.take(split.production_rows), split.origin, levels, objective
+        challenger_sales, challenger_intervals = predicted
+        production = version.served.forecaster
+        sales, intervals = production.predict_rows(
+            request.take(split.production_rows, split.origin), split.origin
         )
         merged = tuple(
             Interval(
-                mine.level,
-                _merge(split, mine.lower, theirs.lower),
-                _merge(split, mine.upper, theirs.upper),
+                own.level,
+                split.merge(own.lower, other.lower),
+                split.merge(own.upper, other.upper),
             )
-            for mine, theirs in zip(bands, scored[1], strict=True)
+            for own, other in zip(intervals, challenger_intervals, strict=True)
         )
-        found = own.warnings(rows, split.origin)
-        return Forecast(_merge(split, sales, scored[0]), split.origin, merged, found, objective)
+        return Forecast(
+            split.merge(sales, challenger_sales),
+            split.origin,
+            merged,
+            production.warnings(request.rows, split.origin),
+            request.objective,
+        )
 
     def explain(
-        self, picked: SelectedVersion, split: TrafficSplit, asked: Asked
+        self, version: SelectedVersion, split: TrafficSplit, request: ForecastRequest
     ) -> tuple[Forecast, list[dict[str, Any]]] | None:
-        """The same with what drove each row, by the version that answers it."""
-        forecast = self.forecast(picked, split, asked)
+        """The same with each row's explanation by the version that answers it."""
+        forecast = self.forecast(version, split, request)
         if forecast is None:
             return None
-        rows, _, levels, objective = asked
-        theirs = self._try(split, Forecaster.explain, rows, levels, objective)
-        if theirs is None:
+        part = request.take(split.challenger_rows, split.origin)
+        explanation = self._try(split, Forecaster.explain, part)
+        if explanation is None:
             return None
-        told: dict[int, dict[str, Any]] = dict(
-            zip(split.challenger_rows.tolist(), explanation_records(theirs), strict=True)
+        records: dict[int, dict[str, Any]] = dict(
+            zip(split.challenger_rows.tolist(), explanation_records(explanation), strict=True)
         )
         if len(split.production_rows):
-            mine = picked.served.forecaster.explain(
-                rows.take(split.production_rows), split.origin, levels, objective
+            own = version.served.forecaster.explain(
+                request.take(split.production_rows, split.origin)
             )
-            told |= zip(split.production_rows.tolist(), explanation_records(mine), strict=True)
-        return forecast, [told[row] for row in range(len(rows))]
+            records |= zip(split.production_rows.tolist(), explanation_records(own), strict=True)
+        return forecast, [records[row] for row in range(len(request.rows))]
 
-    def _try(self, split: TrafficSplit, work: Any, rows: StoreDays, *more: object) -> Any:
-        """The challenger's work on its rows; None where it fails, and it is then set aside."""
+    def _try(self, split: TrafficSplit, method: Any, *arguments: object) -> Any:
+        """Call a method of the challenger's forecaster; None, and no challenger, if it fails."""
         served = split.challenger.served
         try:
-            return work(served.forecaster, rows.take(split.challenger_rows), split.origin, *more)
-        except Exception as error:  # noqa: BLE001 - a challenger must cost no answer
-            # For good: else rows would go to and fro between versions, as it fails or not.
+            return method(served.forecaster, *arguments)
+        except Exception as error:  # noqa: BLE001 -- Production answers instead
+            # For good: else rows would alternate between versions, as it fails or not.
             reason = (
                 f"version {served.version} failed to answer and is set aside until another takes"
                 f" its place or the service starts again: {error!r}"[:400]
             )
-            self._failed[served.version, served.run_id] = reason
-            self._leave(reason)
+            self._failures[served.version, served.run_id] = reason
+            self._drop(reason)
             return None
 
     def single_version_warnings(self, rows: StoreDays) -> list[RowWarning]:
-        """The warning that totals keep the challenger out; empty where it has no row."""
-        theirs = np.flatnonzero(self.dealer.is_challenger(rows.store))
-        if not len(theirs) or self.reason:
-            return []
-        return [row_warning("experiment", SINGLE_VERSION_MESSAGE, theirs)]
+        """The warning that totals exclude the challenger; empty where it has no row."""
+        challenger_rows = np.flatnonzero(self.assigner.is_challenger(rows.store))
+        return [] if self.reason else single_version_warnings(challenger_rows)
 
 
-def take_rows(forecast: Forecast, places: RowIndex) -> Forecast:
-    """The forecast of some of its rows."""
-    bands = tuple(Interval(b.level, b.lower[places], b.upper[places]) for b in forecast.bands)
-    return Forecast(forecast.sales[places], forecast.as_of, bands, (), forecast.objective)
+def take_rows(forecast: Forecast, index: RowIndex) -> Forecast:
+    """The forecast of the rows at ``index``, without warnings."""
+    intervals = tuple(Interval(i.level, i.lower[index], i.upper[index]) for i in forecast.intervals)
+    return Forecast(forecast.sales[index], forecast.as_of, intervals, (), forecast.objective)
 
 
 def is_eligible(stage: str | int) -> bool:
-    """Whether a request for that stage or version is one of an experiment's."""
+    """Whether requests for that stage or version take part in an experiment."""
     return stage == Stage.PRODUCTION
-
-
-def _merge(split: TrafficSplit, mine: FloatArray, theirs: FloatArray) -> FloatArray:
-    whole = np.empty(len(mine) + len(theirs))
-    whole[split.production_rows], whole[split.challenger_rows] = mine, theirs
-    return whole

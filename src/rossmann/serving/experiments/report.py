@@ -78,13 +78,13 @@ class ExperimentReport:
         if trial is None:
             return ExperimentState(mode="off", reason=_OFF, production_version=number)
         experiment, shadow = trial.experiment, trial.shadow
-        dealt = experiment.dealer.is_challenger(self._service.panel.store_numbers)
+        dealt = experiment.assigner.is_challenger(self._service.panel.store_numbers)
         ab = experiment.mode == "ab"
         return ExperimentState(
             mode=experiment.mode,
             reason=experiment.reason,
             production_version=number,
-            challenger=experiment.wanted,
+            challenger=experiment.challenger_stage,
             challenger_version=experiment.challenger_version,
             share=experiment.share if ab else None,
             salt=experiment.salt if ab else None,
@@ -169,7 +169,7 @@ class ExperimentReport:
         theirs = log.version_rows(role, challenger, since)
         mine = log.version_rows("answer", production, since)
         # Only the stores that are dealt so today: the share may have been another one before.
-        deals = trial.experiment.dealer.is_challenger
+        deals = trial.experiment.assigner.is_challenger
         theirs = theirs.take(deals(theirs.store)) if len(theirs.store) else theirs
         mine = mine.take(np.logical_not(deals(mine.store))) if len(mine.store) else mine
         told.known_sales = score_separate_stores(panel, theirs, mine, challenger, production)
@@ -252,7 +252,7 @@ def score_same_rows(
         paired=True,
         challenger=_score(challenger, rows.store, sold, rows.sales),
         production=_score(production, rows.store, sold, rows.production_forecast),
-        chance=test.p,
+        chance=test.p_value,
         better_stores=test.share_of_stores_better,
     )
 

@@ -1,9 +1,7 @@
-"""The challenger behind every answer: it forecasts the same rows, and only the log sees it.
+"""Shadow deployment: a challenger forecasts answered rows in the background, for the log only.
 
-Rows come in after their answer was sent, and wait in a bounded queue for one thread of low
-priority. What finds the queue full is dropped and counted: no answer waits for a challenger.
-
-MERGED: The parts of an experiment together, as the settings ask for them.
+Answered requests wait in a bounded queue for one low-priority thread. What does not fit is dropped
+and counted: no response waits for a challenger.
 """
 
 import os
@@ -12,18 +10,15 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from rossmann.errors import RequestError
 from rossmann.logging_config import get_logger
-from rossmann.models.inference.forecaster import Forecast
-from rossmann.prediction_log.records import Endpoint
-from rossmann.schema import Objective, StoreDays
+from rossmann.models.inference.forecaster import Forecast, ForecastRequest
 from rossmann.serving.experiments.experiment import Experiment
-from rossmann.serving.observability.access_log import RequestRecord
 from rossmann.serving.observability.metrics import Metrics
-from rossmann.serving.observability.prediction_recorder import PredictionRecorder
+from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.runtime.service import supported_levels
 from rossmann.serving.runtime.version_manager import SelectedVersion, VersionManager
 from rossmann.settings import Settings
@@ -31,24 +26,20 @@ from rossmann.settings import Settings
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
 
-
 MAX_QUEUED_ROWS: Final = 200_000
-"""Rows that may wait: two of the largest requests, some 5 MB."""
-_NICER: Final = 10
-"""By how much the system may prefer other threads to this one."""
+"""Queued rows at most: two of the largest requests, some 5 MB."""
+_NICENESS: Final = 10
+"""Scheduling priority of the thread: lower than the default 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowJob:
-    """An answered request: the same rows, as of the same origin, over the same panel."""
+    """An answered request with the panel and origin of its answer."""
 
-    door: Endpoint
-    line: RequestRecord
+    call: PredictCall
     panel: "Panel"
-    rows: StoreDays
+    request: ForecastRequest
     origin: int
-    levels: tuple[float, ...]
-    objective: Objective
 
 
 class ShadowRunner:
@@ -57,144 +48,144 @@ class ShadowRunner:
     def __init__(
         self,
         experiment: Experiment,
-        journal: PredictionRecorder,
+        recorder: PredictionRecorder,
         metrics: Metrics,
-        most_rows: int = MAX_QUEUED_ROWS,
+        max_rows: int = MAX_QUEUED_ROWS,
     ) -> None:
         self._experiment = experiment
-        self._journal = journal
+        self._recorder = recorder
         self._metrics = metrics
-        self._most_rows = most_rows
+        self._max_rows = max_rows
         self._wake = threading.Condition()
         self._jobs: deque[ShadowJob] = deque()
-        self._ending: float | None = None
+        self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._logger = get_logger("shadow")
         self.waiting = 0
-        """Rows that wait, or are being forecast."""
+        """Rows that are queued or being forecast."""
         self.done = self.dropped = self.failed = 0
-        """Rows since the start: forecast, refused by a full queue, not forecast by a fault."""
+        """Rows since the start: forecast, refused by a full queue, failed with an error."""
         self.last_error = ""
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def submit(self, job: ShadowJob) -> None:
-        """Leave an answered request. Waits for nothing and raises nothing."""
-        count = len(job.rows)
+        """Queue an answered request, or drop it. Does not block and raises nothing."""
+        count = len(job.request.rows)
         with self._wake:
-            # One that is larger than all the room is taken when there is nothing else.
-            full = self.waiting > 0 and self.waiting + count > self._most_rows
-            if full or self._ending is not None:
+            # A request that is larger than the queue is accepted when the queue is empty.
+            full = self.waiting > 0 and self.waiting + count > self._max_rows
+            if full or self._deadline is not None:
                 self.dropped += count
             else:
                 self._jobs.append(job)
                 self.waiting += count
                 self._wake.notify()
                 return
-        self._metrics.experiment("dropped", count)
+        self._metrics.experiment_rows("dropped", count)
 
     def close(self, seconds: float = 2.0) -> None:
-        """Take no more, and work on what waits for so long; the rest is dropped."""
+        """Accept no more jobs, work on the queue for so long, and drop the rest."""
         with self._wake:
-            self._ending = time.monotonic() + seconds
+            self._deadline = time.monotonic() + seconds
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(seconds + 1)
 
     def _run(self) -> None:
-        _step_back()
+        _lower_priority()
         while (job := self._next()) is not None:
-            count = len(job.rows)
+            count = len(job.request.rows)
             try:
-                outcome = "shadow" if self._work(job) else "none"
+                outcome = "shadow" if self._forecast(job) else "none"
             except Exception as error:  # noqa: BLE001 - it must not end this thread
                 outcome = "failed"
-                self._tell(repr(error)[:400])
+                self._log_failure(repr(error)[:400])
             with self._wake:
                 self.waiting -= count
                 self.done += count if outcome == "shadow" else 0
                 self.failed += count if outcome == "failed" else 0
             if outcome != "none":
-                self._metrics.experiment(outcome, count)
+                self._metrics.experiment_rows(outcome, count)
 
     def _next(self) -> ShadowJob | None:
         with self._wake:
             while not self._jobs:
-                if self._ending is not None:
+                if self._deadline is not None:
                     return None
                 self._wake.wait()
-            if self._ending is not None and time.monotonic() > self._ending:
+            if self._deadline is not None and time.monotonic() > self._deadline:
                 self.dropped += self.waiting
                 return None
             return self._jobs.popleft()
 
-    def _work(self, job: ShadowJob) -> bool:
-        """Forecast and log; False where there is no challenger."""
-        picked = self._experiment.challenger(job.panel)
-        if picked is None:
+    def _forecast(self, job: ShadowJob) -> bool:
+        """Forecast and record; False where there is no challenger."""
+        version = self._experiment.challenger(job.panel)
+        if version is None:
             return False
-        begun = time.perf_counter()
-        forecast = _forecast(picked, job)
-        took = time.perf_counter() - begun
-        self._journal.record(job.door, job.line, picked, job.rows, forecast, took, "shadow")
+        call = replace(job.call, version=version, started=time.perf_counter())
+        forecast = _shadow_forecast(version, job)
+        self._recorder.record(call.finished(), job.request.rows, forecast, "shadow")
         return True
 
-    def _tell(self, error: str) -> None:
+    def _log_failure(self, error: str) -> None:
         if error != self.last_error:
             self._logger.warning("the challenger failed", reason=error)
         self.last_error = error
 
 
-def _forecast(picked: SelectedVersion, job: ShadowJob) -> Forecast:
-    forecaster = picked.served.forecaster.single_threaded()
-    levels = job.levels
+def _shadow_forecast(version: SelectedVersion, job: ShadowJob) -> Forecast:
+    forecaster = version.served.forecaster.single_threaded()
+    request = replace(job.request, as_of=job.origin)
     try:
-        forecaster.resolve_origin(job.rows, job.origin, levels, job.objective)
+        forecaster.resolve_origin(request)
     except RequestError:
         # The answer may have levels that the challenger is not calibrated for.
-        known = supported_levels(forecaster.ensemble.card)
-        levels = tuple(level for level in levels if min(known) <= level <= max(known))
-        forecaster.resolve_origin(job.rows, job.origin, levels, job.objective)
-    sales, bands = forecaster.predict_rows(job.rows, job.origin, levels, job.objective)
-    return Forecast(sales, job.origin, bands, (), job.objective)
+        supported = supported_levels(forecaster.ensemble.card)
+        levels = tuple(x for x in request.levels if min(supported) <= x <= max(supported))
+        request = replace(request, levels=levels)
+        forecaster.resolve_origin(request)
+    sales, intervals = forecaster.predict_rows(request, job.origin)
+    return Forecast(sales, job.origin, intervals, (), request.objective)
 
 
-def _step_back() -> None:
-    """On Linux a thread has a priority of its own; elsewhere it would be the whole process."""
+def _lower_priority() -> None:
+    """Lower this thread's priority: on Linux only, elsewhere it is the whole process's."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICER)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 @dataclass(frozen=True, slots=True)
 class RunningExperiment:
-    """An experiment that runs; ``shadow`` where the challenger works behind the answers."""
+    """An experiment; ``shadow`` is set where the challenger only runs in the background."""
 
     experiment: Experiment
     shadow: ShadowRunner | None
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the shadow thread."""
         if self.shadow is not None:
             self.shadow.start()
 
     def close(self) -> None:
-        """End, after some seconds at most."""
+        """End the shadow thread, within seconds."""
         if self.shadow is not None:
             self.shadow.close()
 
 
 def build_experiment(
-    settings: Settings, versions: VersionManager, journal: PredictionRecorder, metrics: Metrics
+    settings: Settings, versions: VersionManager, recorder: PredictionRecorder, metrics: Metrics
 ) -> RunningExperiment | None:
-    """The experiment that the settings ask for, its challenger looked for with every poll."""
+    """The experiment of the settings; its challenger is refreshed with every registry poll."""
     if settings.experiment == "off":
         return None
     experiment = Experiment(settings, versions)
     versions.on_poll(experiment.refresh_challenger)
-    shadows = experiment.mode == "shadow"
+    runs_shadow = experiment.mode == "shadow"
     return RunningExperiment(
-        experiment, ShadowRunner(experiment, journal, metrics) if shadows else None
+        experiment, ShadowRunner(experiment, recorder, metrics) if runs_shadow else None
     )

@@ -4,17 +4,14 @@ Each worker tells its own; whichever is asked then knows that of all.
 """
 
 import asyncio
-import os
-import resource
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Final
 
+import psutil
 from prometheus_client import Counter
 
 from rossmann.prediction_log.writing.log import LogStatus
@@ -23,7 +20,6 @@ from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.runtime.service import Service
 
 _EVERY: Final = 1.0
-_STATM: Final = Path("/proc/self/statm")
 
 
 class StateCollector:
@@ -38,6 +34,7 @@ class StateCollector:
         self._metrics = metrics
         self._service = service
         self._today = today
+        self._process = psutil.Process()
         self._lock = threading.Lock()
         self._log: Callable[[], LogStatus] | None = None
         self._cpu = _Total(metrics.cpu)
@@ -99,7 +96,7 @@ class StateCollector:
     def _read_process(self) -> None:
         metrics = self._metrics
         metrics.requests_in_flight.set(metrics.in_flight)
-        metrics.memory.set(resident_bytes())
+        metrics.memory.set(self._process.memory_info().rss)
         self._cpu.reach(time.process_time())
 
     def _read_log(self, state: LogStatus) -> None:
@@ -111,7 +108,7 @@ class StateCollector:
             metrics.log_success.set(time.time() - state.seconds_since_success)
         self._written.reach(state.written_rows)
         self._dropped.reach(state.dropped_rows)
-        self._set_aside.reach(state.refused_rows)
+        self._set_aside.reach(state.rejected_rows)
 
 
 class _Total:
@@ -125,12 +122,3 @@ class _Total:
         if total > self._reached:
             self._counter.inc(total - self._reached)
             self._reached = total
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds; where the system does not say, the most it ever held."""
-    try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024

@@ -9,7 +9,6 @@ A worker's counts stay in it when the worker dies, so that no total goes down; w
 worker has (memory, requests in flight) is left out from then on.
 """
 
-import fcntl
 import os
 import platform
 import shutil
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+import psutil
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -29,6 +29,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from rossmann.filesystem.locks import exclusive_lock, try_lock
 
 MULTIPROC_DIR_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Read by prometheus-client when it is imported: set before a worker starts."""
@@ -53,12 +55,10 @@ def multiprocess_dir(parent: Path | None = None) -> Iterator[Path]:
     parent = parent or _default_parent()
     _clear(parent)
     folder = Path(tempfile.mkdtemp(prefix=_NAME, dir=parent))
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
+        with exclusive_lock(folder / _LOCK):
+            yield folder
     finally:
-        os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -75,11 +75,10 @@ def _is_sibling(process: int) -> bool:
     if process == os.getpid():
         return True
     try:
-        # After the name, which is in brackets and may hold anything: state, then the parent.
-        told = Path(f"/proc/{process}/stat").read_text("latin-1").rpartition(")")[2].split()
-    except OSError:
+        worker = psutil.Process(process)
+        return bool(worker.ppid() == os.getppid() and worker.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
         return False
-    return told[0] != "Z" and int(told[1]) == os.getppid()
 
 
 def _default_parent() -> Path:
@@ -91,16 +90,11 @@ def _clear(parent: Path) -> None:
     """Remove folders whose service was killed: nobody holds their lock."""
     for folder in parent.glob(f"{_NAME}*"):
         try:
-            lock = os.open(folder / _LOCK, os.O_RDWR)
+            lock = try_lock(folder / _LOCK, os.O_RDWR)
         except OSError:
             continue  # another user's, or just being made
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        else:
+        if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        finally:
             os.close(lock)
 
 
@@ -153,7 +147,7 @@ class Metrics:
             "role",
         )
         self.rows_forecast("predict", 0)  # told from the start: a rate needs a first value
-        self.experiment("answer", 0)
+        self.experiment_rows("answer", 0)
 
     def _add_model(self) -> None:
         self.model_version = self._gauge(
@@ -246,7 +240,7 @@ class Metrics:
             child = self._doors[door] = self._rows.labels(door)
         child.inc(rows)
 
-    def experiment(self, role: str, rows: int) -> None:
+    def experiment_rows(self, role: str, rows: int) -> None:
         """Count rows: of answer, challenger or shadow, or of a shadow dropped or failed."""
         self._experiments.labels(role).inc(rows)
 

@@ -1,14 +1,10 @@
-"""What was answered, handed to the prediction log behind the answer.
-
-MERGED: What is left to do once an answer is sent, so that whoever asked does not wait for it.
-
-Nor does anybody whose answer is ready at the same turn of the event loop: all of them are sent
-first. What comes in later is begun after it, so whoever was answered finds it done.
-"""
+"""Recording of predictions: answered rows go to the prediction log after the response is sent."""
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import TypeVarTuple
 
 import numpy as np
@@ -22,71 +18,93 @@ from rossmann.schema import StoreDays
 from rossmann.serving.observability.access_log import RequestRecord
 from rossmann.serving.runtime.version_manager import SelectedVersion
 
+RowIndex = npt.NDArray[np.int64]
+"""Positions of rows in a request, (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictCall:
+    """A call that is being answered: its endpoint, access-log record, version and start time.
+
+    ``started``: ``perf_counter`` when it came in. ``seconds``: how long the answer took, once it
+    is known.
+    """
+
+    endpoint: Endpoint
+    record: RequestRecord
+    version: SelectedVersion
+    started: float
+    seconds: float = 0.0
+
+    def finished(self) -> "PredictCall":
+        """The same with the time that it took until now."""
+        return replace(self, seconds=perf_counter() - self.started)
+
+    def by_version(self, version: SelectedVersion) -> "PredictCall":
+        """The same, answered by another version."""
+        return replace(self, version=version)
+
 
 class PredictionRecorder:
-    """Notes answers in ``log``; notes nothing where there is none."""
+    """Hands answered rows to ``log``; does nothing without one."""
 
     def __init__(self, log: PredictionLog | None) -> None:
         self._log = log
 
     def record(
         self,
-        door: Endpoint,
-        line: RequestRecord,
-        picked: SelectedVersion,
+        call: PredictCall,
         rows: StoreDays,
         forecast: Forecast,
-        seconds: float,
         role: LoggedRole = "answer",
-        first_row: int = 0,
-        places: npt.NDArray[np.int64] | None = None,
-        at: datetime | None = None,
+        positions: int | RowIndex = 0,
+        answered_at: datetime | None = None,
     ) -> None:
-        """Note ``rows`` and their forecast; ``seconds``: what they took since they came in.
+        """Record ``rows`` and their forecast.
 
-        ``places``: where the rows stood in the request, if not one after another. ``at``: the
-        moment of the answer, where it is noted in parts.
+        ``positions``: where the rows are in the request: the first of consecutive ones, or all
+        (n,). ``answered_at``: the time of the answer where its parts are recorded one by one.
         """
         if self._log is None:
             return
         self._log.log(
             LoggedPrediction(
-                request_id=line.request_id,
-                answered_at=at or datetime.now(UTC),
-                door=door,
+                request_id=call.record.request_id,
+                answered_at=answered_at or datetime.now(UTC),
+                endpoint=call.endpoint,
                 role=role,
-                caller=line.caller,
-                model_version=picked.served.version,
-                model_stage=picked.stage,
+                caller=call.record.caller,
+                model_version=call.version.served.version,
+                model_stage=call.version.stage,
                 as_of=forecast.as_of,
                 objective=forecast.objective,
                 rows=rows,
                 sales=forecast.sales,
-                bounds=tuple((band.level, band.lower, band.upper) for band in forecast.bands),
-                latency_seconds=seconds,
-                first_row=first_row,
-                places=places,
+                bounds=tuple((i.level, i.lower, i.upper) for i in forecast.intervals),
+                latency_seconds=call.seconds,
+                first_row=positions if isinstance(positions, int) else 0,
+                row_numbers=None if isinstance(positions, int) else positions,
             )
         )
 
 
-Given = TypeVarTuple("Given")
+Arguments = TypeVarTuple("Arguments")
 
 
-def run_next_tick(work: Callable[[*Given], object], *given: *Given) -> None:
-    """Do ``work``, which must be short and wait for nothing, in the event loop's next turn."""
-    asyncio.get_running_loop().call_soon(work, *given)
+def run_next_tick(work: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
+    """Call ``work``, which must be short and must not block, in the event loop's next turn.
+
+    Responses that are ready in the same turn are all sent before it.
+    """
+    asyncio.get_running_loop().call_soon(work, *arguments)
 
 
 class NextTickTask(BackgroundTask):
-    """The same as a response's ``background``, when all of it is sent.
+    """A response's ``background`` by ``run_next_tick``: the framework would take a thread."""
 
-    Plain: the framework would take a thread for it.
-    """
-
-    def __init__(self, work: Callable[[*Given], object], *given: *Given) -> None:
-        self._work, self._given = work, given
+    def __init__(self, work: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
+        self._work, self._arguments = work, arguments
 
     async def __call__(self) -> None:
-        """Leave it for the next turn."""
-        run_next_tick(self._work, *self._given)
+        """Schedule it."""
+        run_next_tick(self._work, *self._arguments)

@@ -1,35 +1,38 @@
-"""``POST /predict``, the one route that must be fast, and ``POST /explain``, which cannot be.
+"""Handlers of ``POST /predict``, which must be fast, and ``POST /explain``, which takes seconds.
 
-A few rows for a version in memory take less time than to wake a thread: they are answered on the
-event loop, together where many come at once. All else is answered in threads: a large body, a
-version that must be loaded, totals. The kernels let go of the interpreter while they work.
-Explanations take seconds: they have threads of their own, so that forecasts do not queue behind
-them; so do versions that must be loaded.
+A few rows for a loaded version take less time than a thread needs to wake: they are answered on
+the event loop, in micro-batches where many come at once. Large bodies, totals and versions that
+must be loaded go to threads; the kernels release the interpreter lock. Explanations have threads
+of their own, so that forecasts do not wait for them.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from rossmann.models.inference.attributions import explanation_records
-from rossmann.models.inference.forecaster import Forecast
+from rossmann.models.inference.forecaster import Forecast, ForecastRequest
 from rossmann.models.inference.row_warnings import RowWarning
-from rossmann.prediction_log.records import Endpoint
-from rossmann.schema import Objective
+from rossmann.schema import Objective, StoreDays
 from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission
-from rossmann.serving.experiments.experiment import Asked, TrafficSplit, is_eligible, take_rows
+from rossmann.serving.experiments.experiment import TrafficSplit, is_eligible, take_rows
 from rossmann.serving.experiments.shadow import RunningExperiment, ShadowJob
-from rossmann.serving.observability.access_log import RequestRecord, request_record
+from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
-from rossmann.serving.observability.prediction_recorder import NextTickTask, PredictionRecorder
+from rossmann.serving.observability.prediction_recorder import (
+    NextTickTask,
+    PredictCall,
+    PredictionRecorder,
+)
 from rossmann.serving.observability.tracing import span, with_current_context
 from rossmann.serving.prediction.micro_batching import MicroBatcher
 from rossmann.serving.prediction.response import predict_response
@@ -38,7 +41,6 @@ from rossmann.serving.request_parsing.body import read_body
 from rossmann.serving.request_parsing.predict_inputs import PredictInputs, parse_inputs
 from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
-from rossmann.serving.runtime.version_manager import SelectedVersion
 from rossmann.settings import Settings
 
 T = TypeVar("T")
@@ -46,192 +48,191 @@ T = TypeVar("T")
 INLINE_BODY_BYTES: Final = 4_096
 """Bytes of a body that holds few rows: some two dozen."""
 INLINE_ROWS: Final = 24
-"""Rows that are answered on the event loop: in less than a millisecond."""
+"""Rows that are forecast on the event loop: in less than a millisecond."""
 
 
-class _Prediction(NamedTuple):
-    """A forecast for whoever asked, before it is told; ``split``: of which challenger a part is."""
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    """A call with its forecast; ``split``: the rows of a challenger, where one answered some."""
 
-    door: Endpoint
-    line: RequestRecord
+    call: PredictCall
     inputs: PredictInputs
-    picked: SelectedVersion
     forecast: Forecast
-    split: TrafficSplit | None
+    split: TrafficSplit | None = None
 
 
 class PredictHandler:
-    """Answers bodies; ``close`` ends its threads."""
+    """Answers request bodies; ``close`` ends its threads."""
 
     def __init__(
         self,
         settings: Settings,
         service: Service,
-        guard: AccessControl,
+        access_control: AccessControl,
         metrics: Metrics,
-        journal: PredictionRecorder,
-        trial: RunningExperiment | None = None,
+        recorder: PredictionRecorder,
+        running: RunningExperiment | None = None,
     ) -> None:
         self._max_rows = settings.max_rows
         self._max_bytes = settings.max_body_mb * 2**20
         self._service = service
-        self._guard = guard
+        self._access_control = access_control
         self._metrics = metrics
-        self._journal = journal
-        self._experiment = None if trial is None else trial.experiment
-        self._shadow = None if trial is None else trial.shadow
-        # A large one uses several threads itself, and much memory: few at a time.
+        self._recorder = recorder
+        self._experiment = None if running is None else running.experiment
+        self._shadow = None if running is None else running.shadow
+        # A large request uses several threads itself, and much memory: few at a time.
         threads = max(2, settings.thread_count)
-        self._pool = ThreadPoolExecutor(threads, "predict", initializer=unpinned())
-        self._slow = ThreadPoolExecutor(2, "explain", initializer=unpinned())
+        self._predict_pool = ThreadPoolExecutor(threads, "predict", initializer=unpinned())
+        self._explain_pool = ThreadPoolExecutor(2, "explain", initializer=unpinned())
         self._loader = VersionLoader(service.versions)
-        self._together = MicroBatcher(lambda: metrics.in_flight)
-        self._most_explained = min(settings.explain_max_rows, settings.max_rows)
+        self._batcher = MicroBatcher(lambda: metrics.in_flight)
+        self._max_explained = min(settings.explain_max_rows, settings.max_rows)
         self._objective: Objective = settings.objective
 
     async def handle(self, request: Request) -> Response:
-        """Read a request for forecasts, answer it, and send."""
-        line, begun = request_record(request), perf_counter()
+        """Answer ``POST /predict``."""
+        record, started = request_record(request), perf_counter()
         body = await self._body(request)
         if body is None:
             return Response(status_code=400)
         if len(body) > INLINE_BODY_BYTES:
-            inputs = await _run(self._pool, self._read, body, self._max_rows)
+            inputs = await _run(self._predict_pool, self._parse, body, self._max_rows)
         else:
-            inputs = self._read(body, self._max_rows)
-        picked = await self._loader.get(inputs.model_stage)
+            inputs = self._parse(body, self._max_rows)
+        version = await self._loader.get(inputs.model_stage)
+        call = PredictCall("predict", record, version, started)
         if inputs.totals or len(inputs.rows) > INLINE_ROWS:
-            return await _run(self._pool, self._answer, inputs, picked, line, begun)
-        if self._splits(inputs):
-            return self._answer(inputs, picked, line, begun)
+            return await _run(self._predict_pool, self._predict, call, inputs)
+        if self._is_split(inputs):
+            return self._predict(call, inputs)
         with span("forecast"):
-            found = await self._together.forecast(picked.served.forecaster, *self._asked(inputs))
-        return self._tell(_Prediction("predict", line, inputs, picked, found, None), begun)
+            forecast = await self._batcher.forecast(
+                version.served.forecaster, inputs.to_request(self._objective)
+            )
+        return self._respond(_Prediction(call, inputs, forecast))
 
     async def handle_explain(self, request: Request) -> Response:
-        """The same for forecasts with what drove them."""
-        line, begun = request_record(request), perf_counter()
+        """Answer ``POST /explain``."""
+        record, started = request_record(request), perf_counter()
         body = await self._body(request)
         if body is None:
             return Response(status_code=400)
-        inputs = await _run(self._slow, self._read, body, self._most_explained)
-        picked = await self._loader.get(inputs.model_stage)
-        return await _run(self._slow, self._explain, inputs, picked, line, begun)
+        inputs = await _run(self._explain_pool, self._parse, body, self._max_explained)
+        version = await self._loader.get(inputs.model_stage)
+        call = PredictCall("explain", record, version, started)
+        return await _run(self._explain_pool, self._explain, call, inputs)
 
     async def _body(self, request: Request) -> bytes | None:
-        """The body of a caller who may send it; None where they went away."""
-        await self._guard.authorize(request, Permission.PREDICT)
+        """The body of an authorized caller; None where it disconnected."""
+        await self._access_control.authorize(request, Permission.PREDICT)
         try:
             return await read_body(request, self._max_bytes)
         except ClientDisconnect:
             return None
 
-    def _answer(
-        self, inputs: PredictInputs, picked: SelectedVersion, line: RequestRecord, begun: float
-    ) -> Response:
-        """Raises the product's errors."""
-        asked = self._asked(inputs)
-        with span("forecast"):
-            split, forecast = self._split(inputs, picked, asked), None
-            if split is not None and self._experiment is not None:
-                forecast = self._experiment.forecast(picked, split, asked)
-            if forecast is None:
-                split, forecast = None, picked.served.forecaster.forecast(*asked)
-        return self._tell(_Prediction("predict", line, inputs, picked, forecast, split), begun)
+    def _parse(self, body: bytes, max_rows: int) -> PredictInputs:
+        with span("read"):
+            return parse_inputs(body, self._service.panel, max_rows)
 
-    def _explain(
-        self, inputs: PredictInputs, picked: SelectedVersion, line: RequestRecord, begun: float
-    ) -> Response:
-        """The same with what drove each row, by the version that answers it."""
-        asked = self._asked(inputs)
-        with span("explain"):
-            split, both = self._split(inputs, picked, asked), None
+    def _predict(self, call: PredictCall, inputs: PredictInputs) -> Response:
+        request = inputs.to_request(self._objective)
+        with span("forecast"):
+            split, forecast = self._split(call, inputs, request), None
             if split is not None and self._experiment is not None:
-                both = self._experiment.explain(picked, split, asked)
-            if both is None:
-                found = picked.served.forecaster.explain(*asked)
-                split, both = None, (found.forecast, explanation_records(found))
-        forecast, drivers = both
-        made = _Prediction("explain", line, inputs, picked, forecast, split)
-        return self._tell(made, begun, explanations=drivers)
+                forecast = self._experiment.forecast(call.version, split, request)
+            if forecast is None:
+                split, forecast = None, call.version.served.forecaster.forecast(request)
+        return self._respond(_Prediction(call, inputs, forecast, split))
+
+    def _explain(self, call: PredictCall, inputs: PredictInputs) -> Response:
+        request = inputs.to_request(self._objective)
+        with span("explain"):
+            split, explained = self._split(call, inputs, request), None
+            if split is not None and self._experiment is not None:
+                explained = self._experiment.explain(call.version, split, request)
+            if explained is None:
+                explanation = call.version.served.forecaster.explain(request)
+                split, explained = None, (explanation.forecast, explanation_records(explanation))
+        forecast, records = explained
+        return self._respond(_Prediction(call, inputs, forecast, split), explanations=records)
 
     def _split(
-        self, inputs: PredictInputs, picked: SelectedVersion, asked: Asked
+        self, call: PredictCall, inputs: PredictInputs, request: ForecastRequest
     ) -> TrafficSplit | None:
-        if self._experiment is None or not self._splits(inputs):
+        if self._experiment is None or inputs.totals or not self._is_split(inputs):
             return None
-        return None if inputs.totals else self._experiment.split(picked, asked)
+        return self._experiment.split(call.version, request)
 
-    def _splits(self, inputs: PredictInputs) -> bool:
-        """Whether a challenger answers some stores; in the shadow it comes behind the answer."""
+    def _is_split(self, inputs: PredictInputs) -> bool:
+        """Whether a challenger answers some stores of such a request."""
         experiment = self._experiment
         return (
             experiment is not None and experiment.mode == "ab" and is_eligible(inputs.model_stage)
         )
 
-    def _tell(self, made: _Prediction, begun: float, **more: object) -> Response:
-        """The answer, behind which it is counted and logged."""
-        line = made.line
-        told = {**self._told(made), **more}
+    def _respond(self, prediction: _Prediction, **more_fields: object) -> Response:
+        """The response; it is counted and logged after it is sent."""
+        call, inputs, split = prediction.call, prediction.inputs, prediction.split
+        challenger = None if split is None else split.to_response()
+        more_warnings = self._experiment_warnings(inputs)
+        content = predict_response(call, inputs, prediction.forecast, challenger, more_warnings)
         with span("write"):
-            content = to_json(told)
-        line.rows, line.model_version = len(made.inputs.rows), made.picked.served.version
-        noted = NextTickTask(self._note, made, perf_counter() - begun, told["warnings"])
-        return Response(content, media_type="application/json", background=noted)
+            body = to_json({**content, **more_fields})
+        call.record.rows = len(inputs.rows)
+        call.record.model_version = call.version.served.version
+        task = NextTickTask(self._record, prediction, call.finished(), content["warnings"])
+        return Response(body, media_type="application/json", background=task)
 
-    def _note(self, made: _Prediction, took: float, warnings: list[dict[str, Any]]) -> None:
-        """Count and log what was answered, and by whom; a challenger in the shadow comes then."""
-        door, line, inputs, picked, forecast, split = made
-        rows, note = inputs.rows, self._journal.record
-        self._metrics.rows_forecast(door, len(rows))
+    def _experiment_warnings(self, inputs: PredictInputs) -> list[RowWarning]:
+        if self._experiment is None or not inputs.totals or not self._is_split(inputs):
+            return []
+        return self._experiment.single_version_warnings(inputs.rows)
+
+    def _record(
+        self, prediction: _Prediction, call: PredictCall, warnings: list[dict[str, Any]]
+    ) -> None:
+        """Count and log an answer by version; submit it to a shadow challenger."""
+        inputs, forecast, split = prediction.inputs, prediction.forecast, prediction.split
+        rows = inputs.rows
+        self._metrics.rows_forecast(call.endpoint, len(rows))
         for warning in warnings:
             self._metrics.rows_warned(warning["type"], warning["count"])
         if split is not None:
-            now = datetime.now(UTC)
-            for places, who, role in split.parts(picked):
-                if len(places):
-                    some = take_rows(forecast, places)
-                    part = (door, line, who, rows.take(places), some, took, role)
-                    note(*part, places=places, at=now)
-                    self._metrics.experiment(role, len(places))
+            self._record_split(call, rows, forecast, split)
             return
-        note(door, line, picked, rows, forecast, took)
+        self._recorder.record(call, rows, forecast)
         if self._experiment is not None and is_eligible(inputs.model_stage):
-            self._metrics.experiment("answer", len(rows))
+            self._metrics.experiment_rows("answer", len(rows))
             if self._shadow is not None:
-                panel, asked = picked.served.forecaster.panel, self._asked(inputs)
-                self._shadow.submit(
-                    ShadowJob(door, line, panel, rows, forecast.as_of, asked[2], asked[3])
+                panel = call.version.served.forecaster.panel
+                request = inputs.to_request(self._objective)
+                self._shadow.submit(ShadowJob(call, panel, request, forecast.as_of))
+
+    def _record_split(
+        self, call: PredictCall, rows: StoreDays, forecast: Forecast, split: TrafficSplit
+    ) -> None:
+        answered_at = datetime.now(UTC)
+        for index, version, role in split.parts(call.version):
+            if len(index):
+                self._recorder.record(
+                    call.by_version(version),
+                    rows.take(index),
+                    take_rows(forecast, index),
+                    role,
+                    index,
+                    answered_at,
                 )
-
-    def _read(self, body: bytes, most: int) -> PredictInputs:
-        with span("read"):
-            return parse_inputs(body, self._service.panel, most)
-
-    def _asked(self, inputs: PredictInputs) -> Asked:
-        objective = inputs.objective or self._objective
-        return inputs.rows, inputs.as_of, inputs.levels, objective
-
-    def _told(self, made: _Prediction) -> dict[str, Any]:
-        _, line, inputs, picked, forecast, split = made
-        dealt = None if split is None else split.to_response()
-        more = self._of_one_version(inputs)
-        return predict_response(inputs, picked, forecast, line.request_id, dealt, more)
-
-    def _of_one_version(self, inputs: PredictInputs) -> list[RowWarning]:
-        if not inputs.totals or self._experiment is None or self._experiment.mode != "ab":
-            return []
-        here = is_eligible(inputs.model_stage)
-        return self._experiment.single_version_warnings(inputs.rows) if here else []
+                self._metrics.experiment_rows(role, len(index))
 
     def close(self) -> None:
         """End the threads when their work is done."""
-        self._pool.shutdown()
-        self._slow.shutdown()
+        self._predict_pool.shutdown()
+        self._explain_pool.shutdown()
 
 
-async def _run(pool: ThreadPoolExecutor, answer: Callable[..., T], *given: object) -> T:
-    """``answer`` in a thread of ``pool``."""
+async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
+    """``work`` in a thread of ``pool``."""
     return await asyncio.get_running_loop().run_in_executor(
-        pool, with_current_context(answer), *given
+        pool, with_current_context(work), *arguments
     )

@@ -1,10 +1,9 @@
-"""Small requests that come at the same moment are forecast as one.
+"""Micro-batching: small requests that are ready at the same moment are forecast in one call.
 
-What a forecast of one row costs is mostly the calls around it, and fetching trees that other work
-has pushed out of the processor's caches: together they share both. Nobody waits for others to
-come: what is ready at one turn of the event loop goes together, and a request that is alone is
-answered at once. A row's forecast does not depend on the rows beside it, to the bit, so nobody
-can tell.
+The cost of a one-row forecast is mostly the calls around it and the loading of trees into the
+processor's caches; requests in one batch share both. No request waits for others: a batch holds
+what is ready in one turn of the event loop, and a request that is alone is answered at once. A
+row's forecast does not depend on the rows beside it, so responses are equal to the bit.
 """
 
 import asyncio
@@ -15,118 +14,120 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from rossmann.models.inference.forecaster import Forecast, Forecaster, Interval
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
 from rossmann.schema import Objective, StoreDays
 
 MAX_BATCH_ROWS: Final = 128
-"""Rows that go together: the event loop stands still for some 2 ms meanwhile."""
+"""Rows of one batch: the event loop is blocked for some 2 ms meanwhile."""
 
-_LONG: Final = 16
-"""Requests one after the other that came alone; then each so many-th looks around."""
+_SINGLE_STREAK: Final = 16
+"""After so many requests that were alone, only each so many-th checks for others."""
 
 
 class ValidatedRequest(NamedTuple):
-    """Rows that may be asked, and their origin: what ``Forecaster.settle`` let pass."""
+    """Rows that ``Forecaster.resolve_origin`` accepted, and their origin."""
 
     rows: StoreDays
     origin: int
 
 
-class _Alike(NamedTuple):
+class _BatchKey(NamedTuple):
+    """What the requests of one batch have in common."""
+
     forecaster: Forecaster
     levels: tuple[float, ...]
     objective: Objective
 
 
 @dataclass(slots=True)
-class _Group:
-    asked: list[ValidatedRequest] = field(default_factory=list)
-    answers: "list[asyncio.Future[Forecast]]" = field(default_factory=list)
+class _Batch:
+    requests: list[ValidatedRequest] = field(default_factory=list)
+    futures: "list[asyncio.Future[Forecast]]" = field(default_factory=list)
     rows: int = 0
 
-    def deal(self, work: "asyncio.Task[list[Forecast]]") -> None:
-        """Give each what came of it, but to those who gave up."""
-        error = work.exception()
-        for place, answer in enumerate(self.answers):
-            if answer.done():
+    def resolve(self, task: "asyncio.Task[list[Forecast]]") -> None:
+        """Set the result of each future that was not cancelled."""
+        error = task.exception()
+        for index, future in enumerate(self.futures):
+            if future.done():
                 continue
             if error is None:
-                answer.set_result(work.result()[place])
+                future.set_result(task.result()[index])
             else:
-                answer.set_exception(error)
+                future.set_exception(error)
 
 
 class MicroBatcher:
-    """Gathers requests; ``in_flight`` tells how many are being answered. For one event loop."""
+    """Collects requests into batches, on one event loop.
+
+    ``in_flight`` returns how many requests are being answered.
+    """
 
     def __init__(self, in_flight: Callable[[], int]) -> None:
         self._in_flight = in_flight
-        self._open: dict[_Alike, _Group] = {}
-        self._alone_for = 0
+        self._open: dict[_BatchKey, _Batch] = {}
+        self._single_streak = 0
 
-    async def forecast(
-        self,
-        forecaster: Forecaster,
-        rows: StoreDays,
-        as_of: int | None,
-        levels: tuple[float, ...],
-        objective: Objective,
-    ) -> Forecast:
-        """What ``forecaster.forecast`` gives, and raises."""
-        if await self._alone():
-            return forecaster.forecast(rows, as_of, levels, objective)
-        own = ValidatedRequest(rows, forecaster.resolve_origin(rows, as_of, levels, objective))
-        key = _Alike(forecaster, levels, objective)
-        group = self._open.get(key)
+    async def forecast(self, forecaster: Forecaster, request: ForecastRequest) -> Forecast:
+        """What ``forecaster.forecast`` returns and raises."""
+        if await self._is_alone():
+            return forecaster.forecast(request)
+        rows = request.rows
+        validated = ValidatedRequest(rows, forecaster.resolve_origin(request))
+        key = _BatchKey(forecaster, request.levels, request.objective)
+        batch = self._open.get(key)
         loop = asyncio.get_running_loop()
-        if group is None or group.rows + len(rows) > MAX_BATCH_ROWS:
-            group = self._open[key] = _Group()
-            # It begins when those that are ready now have joined.
-            loop.create_task(self._work(key, group)).add_done_callback(group.deal)
-        # Each has one of its own: who gives up takes no other's with them.
-        answer: asyncio.Future[Forecast] = loop.create_future()
-        group.asked.append(own)
-        group.answers.append(answer)
-        group.rows += len(rows)
-        return await answer
+        if batch is None or batch.rows + len(rows) > MAX_BATCH_ROWS:
+            batch = self._open[key] = _Batch()
+            # The task runs once the requests that are ready now have joined.
+            loop.create_task(self._run(key, batch)).add_done_callback(batch.resolve)
+        # One future a request: a cancelled one does not cancel the batch.
+        future: asyncio.Future[Forecast] = loop.create_future()
+        batch.requests.append(validated)
+        batch.futures.append(future)
+        batch.rows += len(rows)
+        return await future
 
-    async def _alone(self) -> bool:
-        """Whether nobody else came at this moment.
+    async def _is_alone(self) -> bool:
+        """Whether no other request is ready.
 
-        To look takes a turn of the loop, in which the others begin. Who was alone for long looks
-        only now and then.
+        The check costs one turn of the event loop, in which others begin; it is made only now and
+        then after many single requests.
         """
-        if self._alone_for >= _LONG and self._alone_for % _LONG:
-            self._alone_for += 1
+        if self._single_streak >= _SINGLE_STREAK and self._single_streak % _SINGLE_STREAK:
+            self._single_streak += 1
             return True
         await asyncio.sleep(0)
-        self._alone_for = self._alone_for + 1 if self._in_flight() < 2 else 0
-        return self._alone_for > 0
+        self._single_streak = self._single_streak + 1 if self._in_flight() < 2 else 0
+        return self._single_streak > 0
 
-    async def _work(self, key: _Alike, group: _Group) -> list[Forecast]:
-        if self._open.get(key) is group:
+    async def _run(self, key: _BatchKey, batch: _Batch) -> list[Forecast]:
+        if self._open.get(key) is batch:
             del self._open[key]
-        return forecast_batch(key.forecaster, group.asked, key.levels, key.objective)
+        return forecast_batch(key.forecaster, batch.requests, key.levels, key.objective)
 
 
 def forecast_batch(
     forecaster: Forecaster,
-    asked: Sequence[ValidatedRequest],
+    requests: Sequence[ValidatedRequest],
     levels: tuple[float, ...],
     objective: Objective,
 ) -> list[Forecast]:
-    """The forecast of each request, as if it had come alone. Raises ``DamagedModel``."""
-    rows = StoreDays.concat([one.rows for one in asked])
-    counts = [len(one.rows) for one in asked]
-    origins = np.repeat(np.array([one.origin for one in asked], np.int64), counts)
-    sales, bands = forecaster.predict_rows(rows, origins, levels, objective)
-    bits = forecaster.warning_flags(rows, origins)
-    clear = not np.bitwise_or.reduce(bits)
+    """The forecast of each request, as if it were alone. Raises ``CorruptModelError``."""
+    rows = StoreDays.concat([request.rows for request in requests])
+    counts = [len(request.rows) for request in requests]
+    origins = np.repeat(np.array([request.origin for request in requests], np.int64), counts)
+    batch = ForecastRequest(rows, None, levels, objective)
+    sales, intervals = forecaster.predict_rows(batch, origins)
+    flags = forecaster.warning_flags(rows, origins)
+    no_warnings = not np.bitwise_or.reduce(flags)
     forecasts = []
-    for (own, origin), (low, high) in zip(
-        asked, pairwise(accumulate(counts, initial=0)), strict=True
+    for (own_rows, origin), (start, end) in zip(
+        requests, pairwise(accumulate(counts, initial=0)), strict=True
     ):
-        part = tuple(Interval(b.level, b.lower[low:high], b.upper[low:high]) for b in bands)
-        doubts = () if clear else forecaster.warnings(own, origin, bits[low:high])
-        forecasts.append(Forecast(sales[low:high], origin, part, doubts, objective))
+        own_intervals = tuple(
+            Interval(i.level, i.lower[start:end], i.upper[start:end]) for i in intervals
+        )
+        warnings = () if no_warnings else forecaster.warnings(own_rows, origin, flags[start:end])
+        forecasts.append(Forecast(sales[start:end], origin, own_intervals, warnings, objective))
     return forecasts

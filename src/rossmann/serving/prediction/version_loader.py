@@ -1,4 +1,4 @@
-"""Loads versions that requests ask for, in threads that nothing else needs or waits for."""
+"""Loading of requested model versions in daemon threads, so that a slow registry blocks nobody."""
 
 import asyncio
 import threading
@@ -9,39 +9,40 @@ from typing import Final
 from rossmann.serving.observability.tracing import with_current_context
 from rossmann.serving.runtime.version_manager import SelectedVersion, VersionManager
 
-_AT_ONCE: Final = 4
+_MAX_LOADS: Final = 4
 
 
 class VersionLoader:
-    """A registry or a store that hangs holds up those who ask for what is not in memory, only.
+    """Returns loaded versions at once, and loads others in a thread.
 
-    No pool: its threads would be waited for when the process ends, and a download may hang for a
-    minute.
+    No pool: its threads would be joined when the process ends, and a download may take a minute.
     """
 
     def __init__(self, versions: VersionManager) -> None:
         self._versions = versions
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_LOADS)
 
-    async def get(self, wanted: str | int) -> SelectedVersion:
-        """The version for a request, loaded where it must be; raises what ``load`` raises."""
-        picked = self._versions.get_loaded(wanted)
-        if picked is not None:
-            return picked
-        async with self._room:
-            return await _beside(with_current_context(lambda: self._versions.load(wanted)))
+    async def get(self, stage: str | int) -> SelectedVersion:
+        """The version in ``stage`` or of that number; raises like ``VersionManager.load``."""
+        loaded = self._versions.get_loaded(stage)
+        if loaded is not None:
+            return loaded
+        async with self._slots:
+            return await _run_in_daemon_thread(
+                with_current_context(lambda: self._versions.load(stage))
+            )
 
 
-async def _beside(work: Callable[[], SelectedVersion]) -> SelectedVersion:
-    """What ``work`` gives or raises, in a thread that does not keep the process from ending."""
-    done: Future[SelectedVersion] = Future()
-    done.set_running_or_notify_cancel()
+async def _run_in_daemon_thread(work: Callable[[], SelectedVersion]) -> SelectedVersion:
+    """What ``work`` returns or raises."""
+    future: Future[SelectedVersion] = Future()
+    future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            done.set_result(work())
-        except Exception as error:  # noqa: BLE001 -- it belongs to the one who asked
-            done.set_exception(error)
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001 -- raised in the request that waits for it
+            future.set_exception(error)
 
     threading.Thread(target=run, name="load", daemon=True).start()
-    return await asyncio.wrap_future(done)
+    return await asyncio.wrap_future(future)

@@ -1,4 +1,4 @@
-"""From a request's body to columns, with the checks that need the panel at hand."""
+"""A validated request body as columns: parsing, then the checks that need the panel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rossmann.epoch_days import parse_iso_day
+from rossmann.epoch_days import parse_iso_day, weekday_of
 from rossmann.errors import ErrorDetail, RequestError
+from rossmann.models.inference.forecaster import ForecastRequest
 from rossmann.models.inference.row_checks import (
     as_int32,
     check_origin,
@@ -22,13 +23,16 @@ from rossmann.serving.schemas.forecasts import PredictRequest, Row
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
 
-
 _HOLIDAY_CODE: Final = {name: code for code, name in enumerate(STATE_HOLIDAYS)}
 
 
 @dataclass(frozen=True, slots=True)
 class PredictInputs:
-    """A request as columns; ``weekday_off``: the rows whose DayOfWeek contradicts their Date."""
+    """A request as columns.
+
+    ``as_of`` in epoch days; ``weekday_mismatches``: numbers of the rows whose DayOfWeek
+    contradicts their Date.
+    """
 
     rows: StoreDays
     model_stage: str | int
@@ -38,42 +42,55 @@ class PredictInputs:
     weekday_mismatches: Sequence[int]
     totals: tuple[str, ...] = ()
 
+    def to_request(self, default_objective: Objective) -> ForecastRequest:
+        """The forecaster's part of the request."""
+        return ForecastRequest(
+            self.rows, self.as_of, self.levels, self.objective or default_objective
+        )
+
 
 def parse_inputs(body: bytes, panel: "Panel", max_rows: int) -> PredictInputs:
-    """Read and check a body; raises ``RequestError`` or one of its kinds with every fault."""
+    """Parse and check a body; raises ``RequestError`` or a subclass with every error."""
     try:
         request = parse_predict(body, max_rows)
     except MalformedRequestError as error:
         rows, texts = list(error.dates), list(error.dates.values())
-        days, found = read_days(panel, texts, rows)
-        found += check_stores(panel, error.stores)
-        found += check_origin(panel, error.as_of, dict(zip(rows, days, strict=True)))
-        raise RequestError(sort_errors([*error.faults, *found])) from error
+        days, errors = read_days(panel, texts, rows)
+        errors += check_stores(panel, error.stores)
+        errors += check_origin(panel, error.as_of, dict(zip(rows, days, strict=True)))
+        raise RequestError(sort_errors([*error.errors, *errors])) from error
     return inputs_from_request(request, panel)
 
 
 def inputs_from_request(request: PredictRequest, panel: "Panel") -> PredictInputs:
-    """A well-formed request as columns; raises ``RequestError`` with every fault."""
+    """A well-formed request as columns; raises ``RequestError`` with every error."""
     inputs = request.inputs
     store = as_int32([row["Store"] for row in inputs])
-    faults: list[ErrorDetail] = []
-    if np.minimum.reduce(panel.store_indices(store)) < 0:  # its method takes three times as long
-        faults += check_stores(panel, {row: one["Store"] for row, one in enumerate(inputs)})
-    days, bad = read_days(panel, [row["Date"] for row in inputs])
+    errors: list[ErrorDetail] = []
+    if np.minimum.reduce(panel.store_indices(store)) < 0:  # ``min`` takes three times as long
+        errors += check_stores(panel, {row: one["Store"] for row, one in enumerate(inputs)})
+    days, day_errors = read_days(panel, [row["Date"] for row in inputs])
     as_of = None if request.as_of is None else parse_iso_day(request.as_of)
-    if faults or bad or (request.as_of is not None and as_of is None):
-        more = check_origin(panel, request.as_of, dict(enumerate(days)))
-        raise RequestError(sort_errors(faults + bad + more))
-    off: list[int] = []
-    # 1970-01-01 was a Thursday.
-    weekday = {day: (day + 3) % 7 + 1 for day in set(days)}
-    told = [row["DayOfWeek"] for row in inputs]
-    if told != (known := [weekday[day] for day in days]):
-        off = [i for i, (one, other) in enumerate(zip(told, known, strict=True)) if one != other]
-    levels = tuple(dict.fromkeys(request.intervals or ()))
-    asked = (request.model_stage, as_of, levels, request.objective)
-    totals = tuple(dict.fromkeys(request.totals or ()))
-    return PredictInputs(_to_rows(inputs, store, np.array(days, np.int32)), *asked, off, totals)
+    if errors or day_errors or (request.as_of is not None and as_of is None):
+        origin_errors = check_origin(panel, request.as_of, dict(enumerate(days)))
+        raise RequestError(sort_errors(errors + day_errors + origin_errors))
+    return PredictInputs(
+        rows=_to_rows(inputs, store, np.array(days, np.int32)),
+        model_stage=request.model_stage,
+        as_of=as_of,
+        levels=tuple(dict.fromkeys(request.intervals or ())),
+        objective=request.objective,
+        weekday_mismatches=_weekday_mismatches(inputs, days),
+        totals=tuple(dict.fromkeys(request.totals or ())),
+    )
+
+
+def _weekday_mismatches(inputs: Sequence[Row], days: Sequence[int]) -> list[int]:
+    weekdays = {day: weekday_of(day) + 1 for day in set(days)}
+    given, actual = [row["DayOfWeek"] for row in inputs], [weekdays[day] for day in days]
+    if given == actual:
+        return []
+    return [row for row, pair in enumerate(zip(given, actual, strict=True)) if pair[0] != pair[1]]
 
 
 def _to_rows(inputs: Sequence[Row], store: DayArray, day: DayArray) -> StoreDays:

@@ -1,6 +1,6 @@
-"""From a body to a request: one fast pass, and a second, row by row, only where it has a fault.
+"""Parsing of a ``POST /predict`` body: JSON to a validated ``PredictRequest``.
 
-The second pass is what lets an answer list every fault of every row.
+One fast pass; only a body with errors gets a second one, row by row, which lists all of them.
 """
 
 from typing import Any, Final
@@ -15,16 +15,14 @@ from rossmann.serving.schemas.forecasts import PredictOptions, PredictRequest, R
 
 
 class MalformedRequestError(RequestError):
-    """A body of the wrong form; ``stores`` and ``dates`` hold the good fields by row number.
+    """A body of the wrong form; ``stores`` and ``dates`` hold the valid fields by row number.
 
-    ``as_of`` is the origin that was asked for, where it is text.
-
-    What can only be told with the panel at hand (is there such a store?) is checked on those, so
-    that one answer lists everything.
+    ``as_of`` is the requested origin, where it is text. The caller checks these against the panel,
+    so that one response lists all errors.
     """
 
-    def __init__(self, faults: list[ErrorDetail]) -> None:
-        super().__init__(faults)
+    def __init__(self, errors: list[ErrorDetail]) -> None:
+        super().__init__(errors)
         self.stores: dict[int, int] = {}
         self.dates: dict[int, str] = {}
         self.as_of: str | None = None
@@ -35,20 +33,24 @@ _ROW: Final = TypeAdapter(Row)
 
 
 def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
-    """Read a body; raises ``NotUtf8``, ``TooLarge``, or ``FormFaults`` with every fault."""
-    _refuse_crowds(body, max_rows)
+    """Parse a body.
+
+    Raises ``BodyEncodingError``, ``PayloadTooLargeError``, or ``MalformedRequestError`` with every
+    error.
+    """
+    _check_size(body, max_rows)
     text = decode_utf8(body)
     try:
         request = _REQUEST.validate_json(text)
     except ValidationError as error:
-        raise _list_faults(text, max_rows) from error
+        raise _list_errors(text, max_rows) from error
     if len(request.inputs) > max_rows:
         raise _too_many(max_rows)
     return request
 
 
 def decode_utf8(body: bytes) -> str:
-    """The text of a body; raises ``NotUtf8``."""
+    """The text of a body; raises ``BodyEncodingError``."""
     try:
         return body.decode()
     except UnicodeDecodeError as error:
@@ -56,14 +58,14 @@ def decode_utf8(body: bytes) -> str:
         raise BodyEncodingError([ErrorDetail(("body",), msg, "not_utf8")]) from error
 
 
-def _refuse_crowds(body: bytes, max_rows: int) -> None:
-    """Refuse what must hold too many rows before it is parsed, which would take ten times its size.
+def _check_size(body: bytes, max_rows: int) -> None:
+    """Raise for a body with too many rows before it is parsed, which takes ten times its memory.
 
-    A row takes one brace and, with what parts it from the next, seven commas; twice as many where
-    it has fields that there are not, so that these are named.
+    A row has one brace and seven commas; twice as many are allowed, so that unknown fields are
+    named by the parser.
     """
-    room = max_rows + 10
-    if body.count(b"{") > room or body.count(b",") > 14 * room:
+    limit = max_rows + 10
+    if body.count(b"{") > limit or body.count(b",") > 14 * limit:
         raise _too_many(max_rows)
 
 
@@ -72,7 +74,7 @@ def _too_many(max_rows: int) -> PayloadTooLargeError:
     return PayloadTooLargeError([ErrorDetail(("inputs",), msg, "too_many_rows")])
 
 
-def _list_faults(text: str, max_rows: int) -> MalformedRequestError:
+def _list_errors(text: str, max_rows: int) -> MalformedRequestError:
     try:
         body = from_json(text)
     except ValueError as error:
@@ -82,25 +84,27 @@ def _list_faults(text: str, max_rows: int) -> MalformedRequestError:
     if not isinstance(body, dict):
         msg = 'the body must be an object such as {"inputs": [...]}'
         return MalformedRequestError([ErrorDetail(("body",), msg, "object_type")])
-    found = MalformedRequestError(_option_faults(body))
-    found.as_of = as_of if isinstance(as_of := body.get("as_of"), str) else None
+    malformed = MalformedRequestError(_option_errors(body))
+    malformed.as_of = as_of if isinstance(as_of := body.get("as_of"), str) else None
     inputs = body.get("inputs")
     if "inputs" not in body:
-        found.faults.append(ErrorDetail(("inputs",), "inputs is missing", "missing"))
+        malformed.errors.append(ErrorDetail(("inputs",), "inputs is missing", "missing"))
     elif not isinstance(inputs, list):
-        found.faults.append(ErrorDetail(("inputs",), "inputs must be a list of rows", "list_type"))
+        malformed.errors.append(
+            ErrorDetail(("inputs",), "inputs must be a list of rows", "list_type")
+        )
     elif not inputs:
-        found.faults.append(
+        malformed.errors.append(
             ErrorDetail(("inputs",), "inputs must hold at least one row", "too_short")
         )
     elif len(inputs) > max_rows:
         raise _too_many(max_rows)
     else:
-        _row_faults(inputs, found)
-    return found
+        _add_row_errors(inputs, malformed)
+    return malformed
 
 
-def _option_faults(body: dict[str, Any]) -> list[ErrorDetail]:
+def _option_errors(body: dict[str, Any]) -> list[ErrorDetail]:
     options = {name: value for name, value in body.items() if name != "inputs"}
     try:
         PredictOptions.model_validate(options)
@@ -110,49 +114,49 @@ def _option_faults(body: dict[str, Any]) -> list[ErrorDetail]:
 
 
 def to_error_details(error: ValidationError, known: tuple[str, ...]) -> list[ErrorDetail]:
-    """The faults of an object with the fields ``known``, in our words, each field's once."""
+    """The errors of an object with the fields ``known``, in our words, one for each field."""
     kept: dict[tuple[str | int, ...], ErrorDetail] = {}
     for detail in error.errors(include_url=False, include_context=True):
         loc = tuple(step if isinstance(step, int) else step[:80] for step in detail["loc"])
-        # The arms of "text or number" come as further steps of the place.
+        # pydantic adds the branches of "text or number" to the location.
         loc = loc[:1] if loc[:1] == ("model_stage",) else loc
         name = ".".join(map(str, loc)) or "the body"
         kept.setdefault(
-            loc, ErrorDetail(loc or ("body",), _wording(name, detail, known), detail["type"])
+            loc, ErrorDetail(loc or ("body",), _message(name, detail, known), detail["type"])
         )
     return list(kept.values())
 
 
-def _row_faults(inputs: list[Any], found: MalformedRequestError) -> None:
+def _add_row_errors(inputs: list[Any], malformed: MalformedRequestError) -> None:
     for number, row in enumerate(inputs):
-        bad: set[str] = set()
+        invalid_fields: set[str] = set()
         try:
             _ROW.validate_python(row)
         except ValidationError as error:
             for detail in error.errors(include_url=False):
                 field = str(detail["loc"][0])[:80] if detail["loc"] else ""
-                bad.add(field)
+                invalid_fields.add(field)
                 loc = ("inputs", number, field) if field else ("inputs", number)
                 name = field or "a row"
-                found.faults.append(
-                    ErrorDetail(loc, _wording(name, detail, ROW_FIELDS), detail["type"])
+                malformed.errors.append(
+                    ErrorDetail(loc, _message(name, detail, ROW_FIELDS), detail["type"])
                 )
         if isinstance(row, dict):
-            if "Store" not in bad:
-                found.stores[number] = row["Store"]
-            if "Date" not in bad:
-                found.dates[number] = row["Date"]
+            if "Store" not in invalid_fields:
+                malformed.stores[number] = row["Store"]
+            if "Date" not in invalid_fields:
+                malformed.dates[number] = row["Date"]
 
 
-def _wording(name: str, detail: ErrorDetails, known: tuple[str, ...]) -> str:
-    kind = detail["type"]
-    words = _WORDS.get(kind)
-    if words is None:
+def _message(name: str, detail: ErrorDetails, known: tuple[str, ...]) -> str:
+    error_type = detail["type"]
+    template = _MESSAGES.get(error_type)
+    if template is None:
         return f"{name}: {detail['msg']}"
-    if kind == "missing":  # the commonest, and it has nothing more to say
-        return words.format(name=name)
+    if error_type == "missing":
+        return template.format(name=name)
     limits = detail.get("ctx", {})
-    return words.format(
+    return template.format(
         name=name,
         got=format_value(detail.get("input")),
         known=", ".join(known),
@@ -172,7 +176,7 @@ _CHOICES: Final = {
     "StateHoliday": ", ".join(STATE_HOLIDAYS) + ", as text",
     "objective": ", ".join(OBJECTIVES),
 }
-_WORDS: Final = {
+_MESSAGES: Final = {
     "missing": "{name} is missing",
     "extra_forbidden": "{name} is not a field; there are: {known}",
     "int_type": "{name} must be a whole number (got {got})",
@@ -188,4 +192,4 @@ _WORDS: Final = {
     "greater_than": "{name} must be more than {limit} (got {got})",
     "less_than": "{name} must be less than {limit} (got {got})",
 }
-"""Our words for each kind of fault."""
+"""Message template of each pydantic error type."""

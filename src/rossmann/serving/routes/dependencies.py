@@ -1,29 +1,83 @@
-"""A route whose handler takes the request as it is: what FastAPI does for others costs too much.
+"""FastAPI dependencies and parameter types of the routes, and a route class without overhead."""
 
-It is in the OpenAPI text like any other; nothing is read, checked or written for it.
-"""
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, Final
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+from rossmann.errors import ErrorDetail, RequestError
+from rossmann.serving.access.access_control import AccessControl
+from rossmann.serving.access.api_keys import Permission
+
+_DIGITS: Final = re.compile(r"-?[0-9]+")
+
+
+def _require_digits(value: object) -> object:
+    """Python's ``int`` would accept ``1_0``, surrounding blanks and ``1.0``."""
+    if isinstance(value, str) and not _DIGITS.fullmatch(value):
+        raise PydanticCustomError("int_parsing", "must be a whole number, in digits")
+    return value
+
+
+StrictInteger: Final = BeforeValidator(_require_digits)
+"""Integers as JSON writes them, for the ``Annotated`` type of a path or query parameter."""
+StoreNumber = Annotated[int, StrictInteger]
+DayCount = Annotated[int, StrictInteger, Query(ge=1, le=1100, description="how many days")]
+IsoDay = Annotated[str | None, Query(description="YYYY-MM-DD")]
+
+
+async def reject_unknown_query_params(request: Request) -> None:
+    """A dependency: raises ``RequestError`` for query parameters that the route does not have.
+
+    FastAPI would ignore a misspelled one and answer as if it were not given.
+    """
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    choice = f"there are: {', '.join(known)}" if known else "there are none"
+    errors = [
+        ErrorDetail(
+            ("query", name[:80]), f"{name[:80]} is not an option; {choice}", "extra_forbidden"
+        )
+        for name in request.query_params
+        if name not in known
+    ]
+    if errors:
+        raise RequestError(errors)
+
+
+def require_permission(
+    access_control: AccessControl, permission: Permission
+) -> Callable[[Request], Awaitable[str]]:
+    """A dependency: the caller's name; raises where they lack the permission."""
+
+    async def check(request: Request) -> str:
+        return (await access_control.authorize(request, permission)).name
+
+    return check
+
+
+DirectEndpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class DirectRoute(APIRoute):
-    """Its endpoint is a coroutine from a request to an answer."""
+    """A route whose endpoint gets the request and returns the response, both untouched.
 
-    def __init__(self, path: str, endpoint: Endpoint, **more: Any) -> None:
-        super().__init__(path, endpoint, **more)
-        # Without dependencies there is nothing to keep open and to close around the endpoint, and
-        # errors are answered by the same handlers one layer further out.
-        self.app = _asking(endpoint)
+    It is in the OpenAPI document like any other. FastAPI's own work for a route would cost more
+    than the whole request.
+    """
+
+    def __init__(self, path: str, endpoint: DirectEndpoint, **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        # No dependencies: nothing must be closed after the endpoint, and errors are answered by
+        # the same handlers one layer further out.
+        self.app = _direct_app(endpoint)
 
 
-def _asking(endpoint: Endpoint) -> ASGIApp:
+def _direct_app(endpoint: DirectEndpoint) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         response = await endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
@@ -32,5 +86,5 @@ def _asking(endpoint: Endpoint) -> ASGIApp:
 
 
 def prioritize_direct_routes(app: FastAPI) -> None:
-    """Look for these routes before all others: routes are tried one by one."""
+    """Put these routes before all others: routes are matched one by one."""
     app.router.routes.sort(key=lambda route: not isinstance(route, DirectRoute))

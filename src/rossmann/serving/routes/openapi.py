@@ -1,7 +1,4 @@
-"""The text of ``GET /openapi.json``: what FastAPI knows, and the body that we read ourselves.
-
-MERGED: The files of the page at /docs, by name: no path of a client reaches the file system.
-"""
+"""The OpenAPI document with the bodies that handlers read themselves; static files of /docs."""
 
 import json
 from pathlib import Path
@@ -18,41 +15,30 @@ from starlette.responses import FileResponse
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from rossmann.epoch_days import format_iso_day
+from rossmann.epoch_days import format_iso_day, weekday_of
 from rossmann.schema import STATE_HOLIDAYS
-from rossmann.serving.schemas.forecasts import ErrorResponse, PredictRequest
+from rossmann.serving.schemas.errors import STATUS_DESCRIPTIONS, ErrorResponse
+from rossmann.serving.schemas.forecasts import PredictRequest
 from rossmann.serving.schemas.models import LoadRequest, PromoteRequest, ReasonRequest
 
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
 
 
-_FILES: Final = "/predict/file"
-_FORECASTS: Final = ("/predict", "/explain", _FILES)
-_FOR_ANYONE: Final = ("/", "/health", "/health/live", "/health/ready", "/metrics")
-_CODES: Final = {
-    400: "The body is not UTF-8, or broke off",
-    401: "No key, or a wrong one",
-    403: "A key without the right, or an order from a page of another site",
-    404: "No such version or stage; it names those there are",
-    409: "The gate refuses the version, or another has come before it",
-    408: "Nothing came for a minute",
-    413: "Too many rows or bytes; send them in parts",
-    422: "Refused, with every fault and its place",
-    429: "Over the rate; Retry-After says when to come again",
-    503: "What it takes is away for now: a model, the registry, or who knows the keys",
-}
-_ORDERS: Final[dict[str, tuple[type[BaseModel], dict[str, Any]]]] = {
+_FILE_PATH: Final = "/predict/file"
+_FORECASTS: Final = ("/predict", "/explain", _FILE_PATH)
+_OPEN_PATHS: Final = ("/", "/health", "/health/live", "/health/ready", "/metrics")
+_OPERATOR_BODIES: Final[dict[str, tuple[type[BaseModel], dict[str, Any]]]] = {
     "/model/load": (LoadRequest, {"model_stage": "Production"}),
     "/models/{version}/promote": (PromoteRequest, {"reason": "better in the last six weeks"}),
     "/models/rollback": (ReasonRequest, {"reason": "its Sundays were too high"}),
 }
-"""What operators send, with an example."""
-_KEYS: Final = {
+"""Body models of operators' calls, with an example."""
+_SECURITY_SCHEMES: Final = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
-_REFUSED: Final = {
+_ERROR_CONTENT: Final = {
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
 }
 
@@ -77,13 +63,13 @@ _PUBLISHED_NAMES: Final = {
 
 
 def example_request(panel: "Panel") -> dict[str, Any]:
-    """A request that works: the first store on the day after history, as planned."""
+    """A valid request: the first store on the day after history, as scheduled."""
     rows = panel.store_schedule(
         int(panel.store_numbers[0]), np.array([panel.last_day + 1], dtype=np.int32)
     )
     row = {
         "Store": int(rows.store[0]),
-        "DayOfWeek": (int(rows.day[0]) + 3) % 7 + 1,
+        "DayOfWeek": weekday_of(int(rows.day[0])) + 1,
         "Date": format_iso_day(rows.day[0]),
         "Open": int(rows.open[0]),
         "Promo": int(rows.promo[0]),
@@ -94,67 +80,73 @@ def example_request(panel: "Panel") -> dict[str, Any]:
 
 
 def install_openapi(app: FastAPI, panel: "Panel") -> None:
-    """Give ``app`` an OpenAPI text with the bodies of forecasts, their faults and an example."""
+    """Give ``app`` an OpenAPI document with request bodies, error responses and an example."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _text(app, panel)
+            app.openapi_schema = _document(app, panel)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _text(app: FastAPI, panel: "Panel") -> dict[str, Any]:
-    text = get_openapi(
+def _document(app: FastAPI, panel: "Panel") -> dict[str, Any]:
+    document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, extra = models_json_schema(
         [
             (PredictRequest, "validation"),
             (ErrorResponse, "serialization"),
-            *((shape, "validation") for shape, _ in _ORDERS.values()),
+            *((model, "validation") for model, _ in _OPERATOR_BODIES.values()),
         ],
         ref_template="#/components/schemas/{model}",
     )
-    schemas = text.setdefault("components", {}).setdefault("schemas", {})
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(extra["$defs"])
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    text["components"]["securitySchemes"] = _KEYS
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
     example = example_request(panel)
     for path in ("/predict", "/explain"):
-        text["paths"][path]["post"]["requestBody"] = _body(PredictRequest, example, needed=True)
-    for path, (shape, order) in _ORDERS.items():
-        text["paths"][path]["post"]["requestBody"] = _body(shape, order, needed=False)
-    for path, calls in text["paths"].items():
+        document["paths"][path]["post"]["requestBody"] = _request_body(
+            PredictRequest, example, required=True
+        )
+    for path, (model, body) in _OPERATOR_BODIES.items():
+        document["paths"][path]["post"]["requestBody"] = _request_body(model, body, required=False)
+    for path, calls in document["paths"].items():
         for method, call in calls.items():
             has_input = call["responses"].pop("422", None) is not None
-            if path not in _FOR_ANYONE:
-                # an empty one: where no keys were made, none is asked for
-                call["security"] = [{name: []} for name in _KEYS] + [{}]
-            for code in _refusals(path, method, has_input):
-                call["responses"].setdefault(str(code), _REFUSED | {"description": _CODES[code]})
-    return _with_published_names(text)
+            if path not in _OPEN_PATHS:
+                # {}: without any configured key, none is required
+                call["security"] = [{name: []} for name in _SECURITY_SCHEMES] + [{}]
+            for code in _error_codes(path, method, has_input):
+                call["responses"].setdefault(
+                    str(code), _ERROR_CONTENT | {"description": STATUS_DESCRIPTIONS[code]}
+                )
+    return _with_published_names(document)
 
 
-def _with_published_names(text: dict[str, Any]) -> dict[str, Any]:
-    content = json.dumps(text)
+def _with_published_names(document: dict[str, Any]) -> dict[str, Any]:
+    content = json.dumps(document)
     for name, published in _PUBLISHED_NAMES.items():
         content = content.replace(f'"{name}"', f'"{published}"')
         content = content.replace(f'schemas/{name}"', f'schemas/{published}"')
-    document: dict[str, Any] = json.loads(content)
-    return document
+    published_document: dict[str, Any] = json.loads(content)
+    return published_document
 
 
-def _body(shape: type[BaseModel], example: dict[str, Any], needed: bool) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
+def _request_body(
+    model: type[BaseModel], example: dict[str, Any], required: bool
+) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     content = {"application/json": {"schema": schema, "example": example}}
-    return {"required": needed, "content": content}
+    return {"required": required, "content": content}
 
 
-def _refusals(path: str, method: str, has_input: bool) -> set[int]:
-    """The codes with which a call may be refused."""
-    if path in _FOR_ANYONE:
+def _error_codes(path: str, method: str, has_input: bool) -> set[int]:
+    """The error codes of a route."""
+    if path in _OPEN_PATHS:
         return set()
     codes = {401, 403, 429, 503}
     if path in _FORECASTS:
@@ -163,13 +155,13 @@ def _refusals(path: str, method: str, has_input: bool) -> set[int]:
         codes |= {404, 409}
     if method == "post":
         codes |= {400, 413, 422}
-    if path == _FILES:
+    if path == _FILE_PATH:
         codes.add(408)
     return codes | ({404, 422} if has_input else set())
 
 
 class StaticFileMap:
-    """Answers ``/<name>`` for each file of a folder, which is listed once."""
+    """ASGI app that serves the files of a folder by name; no path reaches the file system."""
 
     def __init__(self, folder: Path) -> None:
         self._files = {f"/{path.name}": path for path in folder.iterdir() if path.is_file()}
@@ -185,7 +177,7 @@ class StaticFileMap:
 
 
 def restrict_static_mounts(app: Starlette) -> None:
-    """Put ``Assets`` in the place of each folder that is served by path."""
+    """Replace each mounted static folder by a ``StaticFileMap``."""
     for route in app.routes:
         folder = getattr(getattr(route, "app", None), "directory", None)
         if isinstance(route, Mount) and folder is not None:

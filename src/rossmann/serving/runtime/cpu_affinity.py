@@ -6,7 +6,6 @@ that takes all of two cores that costs two workers a tenth of their answers and 
 and threads that take turns with it keep to the core; those that compute use all of them.
 """
 
-import fcntl
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import polars as pl
+
+from rossmann.filesystem.locks import try_lock
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,12 +75,8 @@ def pinned_core(workers: int, folder: Path | None) -> Iterator[int | None]:
 def _take(folder: Path, cores: set[int]) -> tuple[int, int] | None:
     """A core, and what holds it until it is closed or the process ends."""
     for core in sorted(cores):
-        descriptor = os.open(folder / f"core-{core}", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        else:
+        descriptor = try_lock(folder / f"core-{core}", mode=0o600)
+        if descriptor is not None:
             return core, descriptor
     return None
 

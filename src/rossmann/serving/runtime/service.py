@@ -11,7 +11,7 @@ import numpy as np
 
 from rossmann.errors import CorruptModelError, RossmannError
 from rossmann.models.gate.gate import validate
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import Dataset
 from rossmann.serving.runtime.cpu_affinity import run_unpinned
@@ -100,7 +100,7 @@ def _judge(registry: Registry, version: int, settings: Settings) -> int | None:
     """The version that the gate compared it with; raises ``GateFailed`` where it says no."""
     verdict = validate(registry, version, settings)
     verdict.raise_if_failed()
-    return verdict.compared_with
+    return verdict.compared_to
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -142,15 +142,16 @@ def _load(settings: Settings, folder: Path, panel: "Panel") -> Forecaster:
 
 
 def warm_up(forecaster: Forecaster, panel: "Panel") -> None:
-    """Answer once, so that no request pays for first calls; raises ``DamagedModel`` if it fails."""
+    """Forecast once, so that no request pays for first calls; raises ``CorruptModelError``."""
     days = np.arange(panel.last_day + 1, panel.last_day + 9, dtype=np.int32)
     rows = panel.store_schedule(int(panel.store_numbers[0]), days)
     levels = supported_levels(forecaster.ensemble.card)
+    request = ForecastRequest(rows, levels=levels[:1])
     try:
-        for some in (rows, rows.take(slice(0, 1))):
-            forecaster.forecast(some, levels=levels[:1])
-        # the kernel that drivers need: to compile it takes seconds, in which nothing else runs
-        panel.offset_parts(rows, panel.last_day)
+        for part in (request, request.take(slice(0, 1))):
+            forecaster.forecast(part)
+        # Compiles the kernel of attributions, which takes seconds.
+        panel.offset_components(rows, panel.last_day)
     except RossmannError as error:
         raise CorruptModelError(f"the version does not answer a usual request: {error}") from error
 

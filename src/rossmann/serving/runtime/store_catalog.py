@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from rossmann.epoch_days import format_iso_day, parse_iso_day
+from rossmann.epoch_days import format_iso_day, parse_iso_day, weekday_of
 from rossmann.errors import ErrorDetail, RequestError
 from rossmann.models.inference.row_checks import check_stores, format_value, last_forecast_day
 from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES
@@ -126,7 +126,7 @@ class StoreCatalog:
             rows=[
                 PlannedRow(
                     Store=number,
-                    DayOfWeek=(int(rows.day[at]) + 3) % 7 + 1,
+                    DayOfWeek=weekday_of(int(rows.day[at])) + 1,
                     Date=format_iso_day(rows.day[at]),
                     Open=int(rows.open[at]),
                     Promo=int(rows.promo[at]),
@@ -145,22 +145,20 @@ class StoreCatalog:
 
 
 class StoreCatalogCache:
-    """The book of the panel in service: another one when the panel has changed."""
+    """The catalog of the panel in service, rebuilt when the panel changes."""
 
     def __init__(self, panel: Callable[[], "Panel"]) -> None:
         self._panel = panel
-        self._now: tuple["Panel", StoreCatalog] | None = None
+        self._current: tuple[Panel, StoreCatalog] | None = None
 
-    def now(self) -> StoreCatalog:
-        """The book to answer one request from."""
-        panel, made = self._panel(), self._now
-        if made is None or made[0] is not panel:
-            # Two threads may both make it: the same content.
-            made = self._now = (
-                panel,
-                StoreCatalog(panel, read_store_attributes(panel.info.folder)),
-            )
-        return made[1]
+    def get(self) -> StoreCatalog:
+        """The catalog for one request."""
+        panel, current = self._panel(), self._current
+        if current is None or current[0] is not panel:
+            # Two threads may both build it, with the same content.
+            current = (panel, StoreCatalog(panel, read_store_attributes(panel.info.folder)))
+            self._current = current
+        return current[1]
 
 
 def _day(name: str, text: str, low: int, high: int) -> int:
@@ -169,6 +167,7 @@ def _day(name: str, text: str, low: int, high: int) -> int:
         msg = f"{name} must be a real date written YYYY-MM-DD (got {format_value(text)})"
         raise RequestError([ErrorDetail(("query", name), msg, "date_format")])
     if not low <= day <= high:
-        msg = f"{name} must be from {format_iso_day(low)} to {format_iso_day(high)} (got {format_value(text)})"
+        limits = f"from {format_iso_day(low)} to {format_iso_day(high)}"
+        msg = f"{name} must be {limits} (got {format_value(text)})"
         raise RequestError([ErrorDetail(("query", name), msg, "date_range")])
     return day

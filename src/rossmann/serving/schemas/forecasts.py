@@ -144,18 +144,3 @@ class ExplainResponse(PredictResponse):
     """``explanations[i]`` tells what drove ``predictions[i]``."""
 
     explanations: list[Explanation]
-
-
-class ErrorDetailMessage(BaseModel):
-    """One fault: where, what, and its kind."""
-
-    loc: list[str | int]
-    msg: str
-    type: str
-
-
-class ErrorResponse(BaseModel):
-    """The one shape of every error."""
-
-    detail: list[ErrorDetailMessage]
-    request_id: str

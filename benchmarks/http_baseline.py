@@ -1,8 +1,8 @@
-"""What HTTP alone costs: the service's request and answer models with no model behind.
+"""HTTP baseline: the service's request and response schemas without a model.
 
-    python benchmarks/http_floor.py PORT [WORKERS]
+    python benchmarks/http_baseline.py PORT [WORKERS]
 
-FastAPI reads the body into the request model, a plain list answers, FastAPI writes the answer.
+FastAPI parses the body, a constant list is the forecast, FastAPI serializes the response.
 """
 
 import sys
@@ -15,7 +15,7 @@ from rossmann.serving.schemas.forecasts import PredictRequest, PredictResponse
 
 
 def make_app() -> FastAPI:
-    """An application that answers every row with the same number."""
+    """An application with the same forecast for every row."""
     app = FastAPI()
 
     @app.post("/predict")
@@ -37,7 +37,7 @@ def make_app() -> FastAPI:
 
 if __name__ == "__main__":
     uvicorn.run(
-        "http_floor:make_app",
+        "http_baseline:make_app",
         factory=True,
         app_dir=str(Path(__file__).parent),
         host="127.0.0.1",

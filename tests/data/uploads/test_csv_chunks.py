@@ -1,4 +1,4 @@
-"""Tables in parts are the tables that are read whole."""
+"""CSV read in blocks gives the same rows as CSV read whole."""
 
 import tempfile
 from pathlib import Path
@@ -9,24 +9,24 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from rossmann.data.uploads import csv_chunks as upload_csv
+from rossmann.data.uploads import csv_chunks
 from rossmann.data.uploads.table_chunks import open_table
 from rossmann.errors import DataValidationError
 
 LINES = ["1,2,3", '"x\n\ny",2,', '"",,', ",,", '"q""u",5', 'äö,"é\n",z', "", "1"]
 
 
-def parts_of(content: bytes) -> list[pl.DataFrame]:
+def read_chunks(content: bytes) -> list[pl.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body"
         path.write_bytes(content)
-        found = open_table("x", path, Path(folder), 1 << 20).read()
-        return [pl.DataFrame(batch) for batch in found]
+        table = open_table("x", path, Path(folder), 1 << 20)
+        return [pl.DataFrame(batch) for batch in table.read()]
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_csv, "_BLOCK", 37)
+    monkeypatch.setattr(csv_chunks, "_BLOCK_BYTES", 37)
 
 
 @hypothesis(deadline=None, max_examples=60)
@@ -35,22 +35,24 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     st.sampled_from(["", "\n", "\n\n"]),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
 )
-def test_csv_in_blocks_is_csv(lines: list[str], tail: str, encoding: str) -> None:
+def test_blocks_hold_the_rows_of_the_whole_table(
+    lines: list[str], tail: str, encoding: str
+) -> None:
     text = "\n".join(['a,b,"c ""x"""', *lines]) + tail
     whole = pl.read_csv(text.encode(), infer_schema=False)
-    parts = parts_of(text.encode(encoding))
-    assert [row for part in parts for row in part.rows()] == whole.rows()
-    assert all(part.columns == whole.columns for part in parts)
+    chunks = read_chunks(text.encode(encoding))
+    assert [row for chunk in chunks for row in chunk.rows()] == whole.rows()
+    assert all(chunk.columns == whole.columns for chunk in chunks)
 
 
-def test_what_no_block_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_csv, "_LONGEST", 200)
+def test_too_long_rows_and_too_many_values_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_chunks, "_MAX_ROW_BYTES", 200)
     with pytest.raises(DataValidationError, match="quotation mark"):
-        parts_of(b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 100)
+        read_chunks(b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 100)
     with pytest.raises(DataValidationError, match="row 21 has 3 values, the first line 2"):
-        parts_of(b"a,b\n" + b"1,2\n" * 20 + b"1,2,3\n")
+        read_chunks(b"a,b\n" + b"1,2\n" * 20 + b"1,2,3\n")
 
 
-def test_too_many_columns_are_refused_before_they_are_read() -> None:
+def test_too_many_columns_are_rejected() -> None:
     with pytest.raises(DataValidationError, match="more than 1,000 columns"):
-        parts_of(b"a," * 1001 + b"b\n1\n")
+        read_chunks(b"a," * 1001 + b"b\n1\n")

@@ -1,4 +1,4 @@
-"""Any usual table file gives the same text; what is no table is refused, never crashes."""
+"""``read_table``: every format and encoding gives the same text; invalid files are rejected."""
 
 import gzip
 import io
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from rossmann.data.uploads.table_reader import read_table
+from rossmann.data.uploads.table_chunks import read_table
 from rossmann.errors import DataValidationError
 
 TABLE = {"Store": ["1", "2"], "Date": ["2015-08-01", "2015-08-02"], "Name": ["Köln", None]}
@@ -34,7 +34,7 @@ def typed() -> pl.DataFrame:
     )
 
 
-SPELLINGS = {
+VARIANTS = {
     "commas": COMMAS.encode(),
     "semicolons": COMMAS.replace(",", ";").encode(),
     "tabs": COMMAS.replace(",", "\t").encode(),
@@ -54,9 +54,9 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_spelling_reads_the_same(spelling: str) -> None:
-    frame = read_table("upload", SPELLINGS[spelling])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_format_and_encoding_reads_the_same(variant: str) -> None:
+    frame = read_table("upload", VARIANTS[variant])
     assert set(frame.dtypes) == {pl.String}
     assert frame.to_dict(as_series=False) == TABLE
 
@@ -65,19 +65,21 @@ cells = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Z"
 
 
 @given(st.lists(st.tuples(cells, cells, st.just("x")), min_size=1, max_size=20))
-def test_texts_and_their_order_survive_each_format(rows: list[tuple[str, str, str]]) -> None:
+def test_texts_and_their_order_are_preserved_by_each_format(
+    rows: list[tuple[str, str, str]],
+) -> None:
     frame = pl.DataFrame(rows, schema=["a", "b", "c"], orient="row")
     expected = [tuple(value or None for value in row) for row in rows]
     assert read_table("t.csv", frame.write_csv(quote_style="always").encode()).rows() == expected
     assert read_table("t.parquet", parquet(frame)).rows() == expected
 
 
-def test_empty_rows_inside_keep_their_place() -> None:
+def test_empty_rows_between_others_are_kept() -> None:
     frame = read_table("t.csv", b"a,b\n1,2\n\n3,4\n")
     assert frame["a"].to_list() == ["1", None, "3"]
 
 
-def test_truths_are_told_as_such() -> None:
+def test_booleans_become_true_and_false() -> None:
     frame = pl.DataFrame({"Open": [True, None, False]})
     assert read_table("t", parquet(frame))["Open"].to_list() == ["true", None, "false"]
 
@@ -87,12 +89,12 @@ def test_a_table_without_rows_has_its_columns() -> None:
     assert (frame.height, frame.columns) == (0, ["Store", "Date"])
 
 
-def test_a_line_with_too_many_values_is_named() -> None:
+def test_error_names_the_line_with_too_many_values() -> None:
     with pytest.raises(DataValidationError, match="line 3 has 3 values, the first line 2 names"):
         read_table("t.csv", b"a,b\n1,2\n3,4,5\n")
 
 
-NO_TABLES = {
+INVALID_FILES = {
     "nothing": b"",
     "blanks": b" \n\n",
     "a picture": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
@@ -105,15 +107,15 @@ NO_TABLES = {
 }
 
 
-@pytest.mark.parametrize("kind", NO_TABLES)
-def test_what_is_no_table_is_refused_by_name(kind: str) -> None:
+@pytest.mark.parametrize("variant", INVALID_FILES)
+def test_invalid_files_are_rejected_by_name(variant: str) -> None:
     with pytest.raises(DataValidationError, match=r"^upload\.x "):
-        read_table("upload.x", NO_TABLES[kind])
+        read_table("upload.x", INVALID_FILES[variant])
 
 
 @hypothesis(max_examples=300, deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
-def test_any_bytes_are_a_table_or_refused(content: bytes) -> None:
+def test_any_bytes_are_a_table_or_rejected(content: bytes) -> None:
     try:
         frame = read_table("upload", content)
     except DataValidationError:
@@ -123,11 +125,11 @@ def test_any_bytes_are_a_table_or_refused(content: bytes) -> None:
 
 @hypothesis(max_examples=150, deadline=None)
 @given(st.sampled_from(["parquet", "workbook", "gzip"]), st.data())
-def test_damage_is_refused_never_a_crash(kind: str, data: st.DataObject) -> None:
-    content = bytearray(SPELLINGS[kind])
+def test_damaged_files_never_raise_another_error(variant: str, data: st.DataObject) -> None:
+    content = bytearray(VARIANTS[variant])
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(4, len(content) - 1))
-        content[place] = data.draw(st.integers(0, 255))
+        index = data.draw(st.integers(4, len(content) - 1))
+        content[index] = data.draw(st.integers(0, 255))
     try:
         read_table("upload", bytes(content))
     except DataValidationError as error:

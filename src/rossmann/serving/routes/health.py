@@ -1,0 +1,82 @@
+"""Routes about the service itself: root, health checks and metrics.
+
+A plain ``def`` runs in a thread: it may ask the registry or read the panel.
+"""
+
+import time
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse
+
+from rossmann.schema import Stage
+from rossmann.serving.observability.gauges import StateCollector
+from rossmann.serving.runtime.service import Service, panel_data
+from rossmann.serving.schemas.models import Health
+
+
+def health_router(version: str, service: Service, collector: StateCollector) -> APIRouter:
+    """``/``, ``/health``, ``/health/live``, ``/health/ready`` and ``/metrics``."""
+    router = APIRouter(tags=["state"])
+    started = time.monotonic()
+
+    @router.get("/", summary="What this is, and where to find things")
+    def root() -> dict[str, object]:
+        return _root(version)
+
+    @router.get("/health", summary="State of the service, with the reason when it is degraded")
+    def health() -> Health:
+        production, reason = service.versions.production, service.degraded_reason
+        return Health(
+            status="degraded" if reason else "healthy",
+            reason=reason,
+            registry="away" if service.versions.registry_unreachable else "reachable",
+            model_loaded=production is not None,
+            model_version=None if production is None else production.version,
+            model_stage=None if production is None else Stage.PRODUCTION,
+            data=panel_data(service.panel),
+            version=version,
+            uptime_seconds=time.monotonic() - started,
+        )
+
+    _add_probes(router, service)
+
+    @router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
+    def prometheus() -> Response:
+        return Response(collector.render(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _root(version: str) -> dict[str, object]:
+    return {
+        "name": "Rossmann Forecasting",
+        "version": version,
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+        "health": "/health",
+        "predict": "/predict",
+        "predict_file": "/predict/file",
+        "explain": "/explain",
+        "model": "/model/info",
+        "stores": "/stores",
+        "experiments": "/experiments/current",
+        "metrics": "/metrics",
+    }
+
+
+def _add_probes(router: APIRouter, service: Service) -> None:
+    @router.get("/health/live", summary="Whether the process runs")
+    async def live() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get(
+        "/health/ready",
+        summary="200 when it can answer, else 503",
+        responses={503: {"description": "Not ready", "model": dict[str, str]}},
+    )
+    async def ready(response: Response) -> dict[str, str]:
+        if service.versions.production is None:
+            response.status_code = 503
+            return {"status": "not ready"}
+        return {"status": "ready"}
