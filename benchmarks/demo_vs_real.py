@@ -21,9 +21,8 @@ from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import build_panel, open_panel
 from rossmann.data.tables.raw_tables import find_raw_tables
 from rossmann.errors import DataNotFoundError
-from rossmann.models.evaluation.backtest import backtest, baselines
+from rossmann.models.evaluation.backtest import backtest, baselines, build_windows
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.evaluation.windows import build_windows
 from rossmann.models.members.fit import sample_training_rows
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings

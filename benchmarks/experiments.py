@@ -17,8 +17,8 @@ import numpy as np
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, open_panel
 from rossmann.epoch_days import to_date
+from rossmann.models.evaluation.backtest import BacktestWindow, build_windows, origins_to_offsets
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.evaluation.windows import BacktestWindow, build_windows, origins_to_offsets
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.reports.figures import markdown_table

@@ -24,8 +24,12 @@ from rossmann.models.ensemble.prediction_intervals import (
     terciles,
     volatility_cuts,
 )
-from rossmann.models.evaluation.backtest import BacktestPlan, backtest
-from rossmann.models.evaluation.windows import WindowForecasts, origins_to_offsets
+from rossmann.models.evaluation.backtest import (
+    BacktestPlan,
+    WindowForecasts,
+    backtest,
+    origins_to_offsets,
+)
 from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.reports.figures import markdown_table
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray

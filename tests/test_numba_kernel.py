@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rossmann import numba_kernel as compiled
+from rossmann import numba_kernel
 
 ASK = "from one.user import doubled; print(doubled(1))"
 
@@ -14,11 +14,11 @@ ASK = "from one.user import doubled; print(doubled(1))"
 def test_a_constant_of_another_file_is_seen_when_it_changes(tmp_path: Path) -> None:
     package = tmp_path / "one"
     package.mkdir()
-    shutil.copy(compiled.__file__, package / "compiled.py")
+    shutil.copy(numba_kernel.__file__, package / "numba_kernel.py")
     (package / "__init__.py").write_text("")
     (package / "user.py").write_text(
-        "from one.compiled import kernel\nfrom one.constant import FACTOR\n\n\n"
-        "@kernel\ndef doubled(x):\n    return FACTOR * x\n"
+        "from one.numba_kernel import cached_njit\nfrom one.constant import FACTOR\n\n\n"
+        "@cached_njit\ndef doubled(x):\n    return FACTOR * x\n"
     )
 
     def answer(factor: int) -> str:

@@ -1,5 +1,5 @@
 """Door of the dashboard: ``streamlit run Home.py``."""
 
-from rossmann.dashboard.pages import run
+from rossmann.dashboard.app import run
 
 run()

@@ -72,13 +72,13 @@ class TimestampFormatter:
 
     def __call__(self) -> str:
         """The time as of now."""
-        told = time.time()
-        whole = int(told)
+        now = time.time()
+        whole = int(now)
         second, text = self._worded
         if second != whole:
             text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._worded = (whole, text)
-        return f"{text}.{int((told - whole) * 1000):03d}+00:00"
+        return f"{text}.{int((now - whole) * 1000):03d}+00:00"
 
 
 def json_line(event: Mapping[str, Any]) -> str:

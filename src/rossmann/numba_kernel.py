@@ -1,10 +1,8 @@
-"""Compiled kernels whose cached machine code cannot outlive the sources that it was made from.
+"""Numba kernels with a cache that is invalidated by every source that they are compiled from.
 
-Numba keeps a compiled function beside its file and renews it when that file changes. A constant
-or a kernel that comes from another file is compiled in as well, and a change there it does not
-see: after an update that touches one file of this package, the others would go on computing with
-what they knew. So the cache lies in a folder named by a digest of all files of the package that
-the function is in, and of the schema, the only other file that kernels take constants from.
+Numba renews a cached function when its own file changes, but not when a constant or a kernel of
+another file does. So the cache lies in a folder named by a digest of all files of the kernel's
+folder and of ``schema.py``, the only other file that kernels take constants from.
 """
 
 import hashlib
@@ -19,15 +17,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cached_njit(function: F) -> F:
-    """Compile ``function``, which must not touch Python objects; it lets go of the interpreter."""
+    """Compile ``function``, which must not use Python objects; it releases the interpreter lock."""
     options = vars(config)
-    named = options["CACHE_DIR"]
-    # numba asks for the folder while it decorates, and not again
-    options["CACHE_DIR"] = named or str(_folder(Path(function.__code__.co_filename).parent))
+    configured = options["CACHE_DIR"]
+    # numba reads the folder while it decorates, and not again
+    options["CACHE_DIR"] = configured or str(_folder(Path(function.__code__.co_filename).parent))
     try:
         return cast(F, njit(cache=True, nogil=True)(function))
     finally:
-        options["CACHE_DIR"] = named
+        options["CACHE_DIR"] = configured
 
 
 @cache
@@ -38,9 +36,9 @@ def _folder(package: Path) -> Path:
 
 def source_digest(files: Iterable[Path]) -> str:
     """Digest of the names and contents of ``files``."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in files:
         content = path.read_bytes()
-        told.update(f"{path.name} {len(content)}\n".encode())
-        told.update(content)
-    return told.hexdigest()[:16]
+        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]

@@ -19,6 +19,8 @@ MAX_MODULES = 12
 MAX_DEPTH = 2
 MAX_FUNCTION_LINES = 40
 MAX_PARAMETERS = 6
+KEPT_SIGNATURES = {"predict_file"}
+"""Public methods that were published with more parameters."""
 LAST_RESORTS = {
     "cli/__init__.py": 1,  # one line on stderr
     "dashboard/shared/service_state.py": 1,  # an error box on the page
@@ -39,6 +41,7 @@ IDIOM = re.compile(
     re.IGNORECASE,
 )
 """Words of names that say nothing to a reader who knows the field."""
+LIBRARY_NAMES = {"tell"}  # of file objects and of optuna
 
 
 def files() -> Iterator[Path]:
@@ -69,8 +72,10 @@ def calls(tree: ast.AST) -> Iterator[str]:
 
 
 def is_broad(handler: ast.ExceptHandler) -> bool:
+    """Whether it catches everything and does not raise it again."""
     caught = "" if handler.type is None else ast.unparse(handler.type)
-    return not caught or bool(re.search(r"\b(Base)?Exception\b", caught))
+    everything = not caught or bool(re.search(r"\b(Base)?Exception\b", caught))
+    return everything and ast.unparse(handler.body[-1]) != "raise"
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -111,7 +116,8 @@ def test_functions_are_short_with_few_parameters(path: Path) -> None:
         arguments = function.args
         parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         own = [parameter for parameter in parameters if parameter.arg not in {"self", "cls"}]
-        assert in_cli or len(own) <= MAX_PARAMETERS, function.name
+        exempt = in_cli or function.name in KEPT_SIGNATURES
+        assert exempt or len(own) <= MAX_PARAMETERS, function.name
 
 
 def modules_by_name() -> dict[str, Path]:
@@ -169,7 +175,11 @@ def test_names_are_free_of_idiom(path: Path) -> None:
     for node in ast.walk(TREES[path]):
         for attribute in ("id", "attr", "arg", "name"):
             word = getattr(node, attribute, None)
-            if isinstance(word, str) and IDIOM.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word)):
+            if (
+                isinstance(word, str)
+                and word not in LIBRARY_NAMES
+                and IDIOM.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word))
+            ):
                 found.add(word)
     assert found == set()
 

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from rossmann.dashboard.shared.service_state import clear_cache
 from tests.paths import ROOT
 
-HOME = "from rossmann.dashboard.pages import run\nrun()"
+HOME = "from rossmann.dashboard.app import run\nrun()"
 
 
 @pytest.fixture(autouse=True)

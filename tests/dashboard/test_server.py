@@ -36,7 +36,7 @@ def test_both_scripts_have_a_streamlit_configuration() -> None:
 
 def test_pages_import_neither_mlflow_nor_boosters() -> None:
     code = (
-        "import sys, rossmann.dashboard.pages\n"
+        "import sys, rossmann.dashboard.app\n"
         "heavy = {'mlflow', 'lightgbm', 'xgboost', 'catboost', 'numba', 'fastapi', 'sklearn'}\n"
         "imported = heavy & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(imported)) or 0)"

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from rossmann.launcher.console import LaunchConsole
-from rossmann.launcher.ports import is_port_taken
+from rossmann.launcher.processes import is_port_taken
 from rossmann.launcher.run_files import RunFolder
 from rossmann.launcher.services import Service
-from rossmann.launcher.shutdown import down, status
+from rossmann.launcher.supervisor import down, status
 
 HERE = Path(__file__).parent
 TIMEOUT = 60
@@ -350,7 +350,7 @@ def test_service_that_ignores_sigterm_is_killed_after_the_grace(
 ) -> None:
     service = lab.service("one", "stubborn")
     lab.launch(service, detach=True).communicate(timeout=TIMEOUT)
-    monkeypatch.setattr("rossmann.launcher.shutdown.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("rossmann.launcher.supervisor.GRACE_SECONDS", 0.5)
     down([service], lab.run, LaunchConsole())
     assert lab.ended_ports() == [service.port]
     assert lab.leftovers() == []

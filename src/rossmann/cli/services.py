@@ -62,7 +62,7 @@ def down() -> None:
     from rossmann.launcher.console import LaunchConsole
     from rossmann.launcher.run_files import RunFolder
     from rossmann.launcher.services import default_services
-    from rossmann.launcher.shutdown import down as end
+    from rossmann.launcher.supervisor import down as end
     from rossmann.settings import load_settings
 
     chosen = load_settings()
@@ -78,12 +78,12 @@ def status() -> None:
     from rossmann.launcher.launch import model_summary
     from rossmann.launcher.run_files import RunFolder
     from rossmann.launcher.services import default_services
-    from rossmann.launcher.shutdown import status as tell
+    from rossmann.launcher.supervisor import status as print_status
     from rossmann.settings import load_settings
 
     chosen = load_settings()
     services = default_services(chosen)
-    healthy = tell(services, RunFolder(chosen.run_dir), LaunchConsole())
+    healthy = print_status(services, RunFolder(chosen.run_dir), LaunchConsole())
     if line := model_summary(services[-2]):
         echo(line)
     if not healthy:

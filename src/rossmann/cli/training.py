@@ -13,8 +13,7 @@ from rossmann.cli.terminal import echo, progress, show_table
 if TYPE_CHECKING:
     from rossmann.data.make_dataset import DatasetInfo
     from rossmann.data.panel.panel import Panel
-    from rossmann.models.evaluation.backtest import BacktestPlan
-    from rossmann.models.evaluation.windows import WindowScore
+    from rossmann.models.evaluation.backtest import BacktestPlan, WindowScore
     from rossmann.settings import Settings
 
 
@@ -86,8 +85,11 @@ def backtest(
     Example: rossmann backtest --profile quick --windows 3 --horizon 42 -o report
     """
     from rossmann.data.panel.panel import open_panel
-    from rossmann.models.evaluation.backtest import BacktestPlan
-    from rossmann.models.evaluation.windows import origins_to_offsets, rolling_offsets
+    from rossmann.models.evaluation.backtest import (
+        BacktestPlan,
+        origins_to_offsets,
+        rolling_offsets,
+    )
     from rossmann.settings import load_settings
 
     settings = load_settings()

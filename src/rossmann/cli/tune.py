@@ -61,7 +61,7 @@ def tune(
     Example: rossmann tune --member lightgbm --trials 30 --origins 2014-06-13,2015-04-26
     """
     from rossmann.data.panel.panel import open_panel
-    from rossmann.models.evaluation.windows import origins_to_offsets
+    from rossmann.models.evaluation.backtest import origins_to_offsets
     from rossmann.models.tuning.params_file import check_writable
     from rossmann.models.tuning.search import SearchConfig, current_params
     from rossmann.settings import load_settings, params_file

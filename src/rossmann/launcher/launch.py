@@ -11,7 +11,7 @@ from pathlib import Path
 from rossmann.errors import PortInUseError, ServiceError
 from rossmann.launcher.console import LaunchConsole
 from rossmann.launcher.first_run import select_dataset
-from rossmann.launcher.run_files import LauncherAlreadyRunning, RunFolder
+from rossmann.launcher.run_files import LauncherRunningError, RunFolder
 from rossmann.launcher.services import Service, default_services
 from rossmann.launcher.stop_signals import Interrupts
 from rossmann.launcher.supervisor import Supervisor
@@ -50,7 +50,7 @@ def up(plan: LaunchPlan, console: LaunchConsole, *, detach: bool = False) -> Non
     try:
         with plan.run.lock(addresses(plan.services)):
             _launch(plan, console, detach)
-    except LauncherAlreadyRunning as error:
+    except LauncherRunningError as error:
         console.print(f"A launch is under way already: {error.text}")
         console.print("See it with: rossmann status. End it with: rossmann down")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rossmann.errors import PortInUseError, ServiceError, first_line
-from rossmann.launcher.ports import bind_error
+from rossmann.launcher.processes import bind_error
 from rossmann.settings import Settings
 
 APP = "mlflow.server.fastapi_app:app"

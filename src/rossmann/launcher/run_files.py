@@ -25,7 +25,7 @@ class ServiceRecord:
     log: Path
 
 
-class LauncherAlreadyRunning(Exception):
+class LauncherRunningError(Exception):
     """Another launcher holds the lock; ``text`` says which, since when and what it runs."""
 
     def __init__(self, pid: int, text: str) -> None:
@@ -64,7 +64,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self, text: str) -> Iterator[None]:
-        """Be the only launcher; raises ``LauncherAlreadyRunning`` where another one is.
+        """Be the only launcher; raises ``LauncherRunningError`` where another one is.
 
         ``text``: what this one runs, for the message of others.
         """
@@ -93,12 +93,12 @@ class RunFolder:
     def _launcher_path(self) -> Path:
         return self.folder / "launcher.json"
 
-    def _already_running(self) -> LauncherAlreadyRunning:
+    def _already_running(self) -> LauncherRunningError:
         content = _read_json(self._launcher_path)
         pid = int(content.get("pid", 0))
         since = time.strftime("%H:%M:%S", time.localtime(content.get("since", time.time())))
         text = f"pid {pid}, since {since}. {content.get('text', '')}".strip()
-        return LauncherAlreadyRunning(pid, text)
+        return LauncherRunningError(pid, text)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.lower()}.json"

@@ -7,7 +7,7 @@ from enum import Enum
 
 import httpx
 
-from rossmann.launcher.ports import PortOwner, find_port_owner, is_port_taken
+from rossmann.launcher.processes import PortOwner, find_port_owner, is_port_taken
 from rossmann.settings import Settings
 
 

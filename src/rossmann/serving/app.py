@@ -124,7 +124,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     add_security_headers(app, settings, components.access_control)
     # The last one added is outermost: it also counts and logs what the others refuse.
     write = None if access_log is None else access_log.write
-    app.add_middleware(RequestContextMiddleware, metrics=metrics, tell=write)
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, write_record=write)
     return app
 
 

@@ -1,7 +1,4 @@
-"""Start rules: a service without a model does not start, and says why within seconds.
-
-MERGED: How workers share the connections of one port.
-"""
+"""The server process: uvicorn with one worker or several, and the checks before it starts."""
 
 import errno
 import os
@@ -21,9 +18,12 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
+_ACCEPT_PAUSE: Final = 1e-4
+"""Seconds in which another worker wakes up, on a busy machine too."""
+
 
 def main() -> int:
-    """Serve with the settings of the environment; an exit code, errors in one line on stderr."""
+    """Serve with the settings of the environment; returns the exit code."""
     try:
         run(load_settings())
     except RossmannError as error:
@@ -33,10 +33,8 @@ def main() -> int:
 
 
 def run(settings: Settings) -> None:
-    """Serve until told to stop.
-
-    Raises ``NoModel`` where no version can be had, ``PortTaken``, ``SettingsError``,
-    ``MissingData``.
+    """Serve until a signal; raises ``ModelUnavailableError`` without a version,
+    ``PortInUseError``, ``SettingsError``, ``DataNotFoundError``.
     """
     _configure_logs(settings)
     logger = get_logger("server")
@@ -46,9 +44,7 @@ def run(settings: Settings) -> None:
         url = f"http://{settings.host}:{settings.api_port}"
         try:
             if settings.workers == 1:
-                os.environ.pop(
-                    MULTIPROC_DIR_VARIABLE, None
-                )  # another program's: alone, no folder is needed
+                os.environ.pop(MULTIPROC_DIR_VARIABLE, None)  # it would be another program's
                 app = build_app(settings)
                 logger.info("serving", url=url)
                 _run_one(server_config(app, trusted_proxies=settings.trusted_proxies), listener)
@@ -61,25 +57,25 @@ def run(settings: Settings) -> None:
 
 
 def log_access_policy(settings: Settings) -> None:
-    """Log who is let in; raises ``SettingsError`` where keys or limits cannot be."""
+    """Log who may call; raises ``SettingsError`` for invalid keys or limits."""
     from rossmann.serving.access.access_control import access_summary, is_loopback
 
     logger = get_logger("security")
-    is_open, told = access_summary(settings)
+    is_open, details = access_summary(settings)
     if not is_open:
-        logger.info("callers need a key", **told)
+        logger.info("callers need a key", **details)
     elif is_loopback(settings.host):
-        logger.info("open to all on this machine; make keys with: rossmann keys new", **told)
+        logger.info("open to all on this machine; make keys with: rossmann keys new", **details)
     else:
         logger.warning(
             "open to all: anyone who reaches the port may call; make keys with: rossmann keys new",
             host=settings.host,
-            **told,
+            **details,
         )
 
 
 def check_tracing() -> None:
-    """Raise ``SettingsError`` where the environment asks for traces that cannot be had."""
+    """Raise ``SettingsError`` where traces are requested but the exporter is not installed."""
     if any(name.startswith("OTEL_") for name in os.environ):
         from rossmann.serving.observability.tracing import tracing_enabled
 
@@ -87,7 +83,7 @@ def check_tracing() -> None:
 
 
 def require_servable_model(settings: Settings) -> None:
-    """Raise ``NoModel`` where no worker could start; loads nothing."""
+    """Raise ``ModelUnavailableError`` where no worker could start; loads nothing."""
     from rossmann.serving.runtime.registry_snapshot import require_startable
     from rossmann.serving.runtime.service import open_registry, startup_timeout
 
@@ -97,7 +93,7 @@ def require_servable_model(settings: Settings) -> None:
 
 
 def build_app(settings: Settings) -> "FastAPI":
-    """The application with its real parts."""
+    """The application over a loaded service."""
     from rossmann.serving.runtime.service import build_service
 
     service = build_service(settings)
@@ -107,7 +103,7 @@ def build_app(settings: Settings) -> "FastAPI":
 
 
 def worker_app() -> "FastAPI":
-    """The application of one worker of several."""
+    """App factory of one worker of several."""
     settings = load_settings()
     _configure_logs(settings)
     return build_app(settings)
@@ -119,7 +115,7 @@ def _configure_logs(settings: Settings) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the address before anything slow; raises ``PortTaken`` or ``SettingsError``."""
+    """A bound socket, before anything slow; raises ``PortInUseError`` or ``SettingsError``."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -143,7 +139,7 @@ def bind(host: str, port: int) -> socket.socket:
 def server_config(
     app: "FastAPI | str", workers: int = 1, trusted_proxies: str = ""
 ) -> "uvicorn.Config":
-    """How the service is served; ``app`` may name a function that makes one per worker."""
+    """Uvicorn's configuration; ``app`` may name a factory that each worker calls."""
     import uvicorn
 
     return uvicorn.Config(
@@ -156,13 +152,13 @@ def server_config(
         log_config=None,
         access_log=False,
         server_header=False,
-        # Else a client could say that it is another one.
+        # Without trusted proxies a client could claim another address.
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=trusted_proxies,
-        # Longer than clients keep idle connections, so that none is closed under a request.
+        # Longer than clients keep idle connections: none is closed while a request arrives.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=20,
-        # A worker that does not answer for so long is ended; busy or just starting is not dead.
+        # A worker that is busy or starting needs some seconds to answer the health check.
         timeout_worker_healthcheck=15,
     )
 
@@ -187,23 +183,16 @@ def _run_many(settings: Settings, listener: socket.socket) -> None:
         Multiprocess(config, sockets=[listener]).run()
 
 
-_PAUSE: Final = 1e-4
-"""Seconds, in which another worker wakes up even on a busy machine; a hundredth of them did only
-on an idle one."""
-
-
 class FairAcceptProtocol(HttpToolsProtocol):
-    """HTTP for one of several workers: it lets another take the next connection.
+    """HTTP protocol that pauses after each new connection, so that another worker takes the next.
 
-    All of them wait at one port, and whoever wakes up first takes all that knock until none is
-    left. A client that opens 32 at once, as pools do, would keep one worker busy and the others
-    idle for as long as it stays: 28 to 4 of them was the rule. The pause in between makes it 17 to
-    15. It was libuv's own remedy (``UV_TCP_SINGLE_ACCEPT``), until it went. A socket for each
-    worker (``SO_REUSEPORT``) would share as well, but break the connections that wait at a worker
-    when it is killed: from one socket another takes them.
+    All workers accept from one socket, and the first to wake up takes all pending connections: of
+    32 that a connection pool opens at once, one worker got 28. With the pause it is 17 to 15.
+    libuv once did the same (``UV_TCP_SINGLE_ACCEPT``). One socket for each worker
+    (``SO_REUSEPORT``) would drop the pending connections of a killed worker.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # It does hold up the loop: a new connection costs more than that anyway.
-        time.sleep(_PAUSE)
+        # It blocks the loop, but a new connection costs more than that anyway.
+        time.sleep(_ACCEPT_PAUSE)

@@ -11,8 +11,8 @@ from rossmann.models.calibration.bias_correction import (
     fit_bias_correction,
     measure_bias,
 )
+from rossmann.models.evaluation.backtest import BacktestWindow, WindowForecasts
 from rossmann.models.evaluation.metrics import bias, rmspe
-from rossmann.models.evaluation.windows import BacktestWindow, WindowForecasts
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.schema import FEATURES, StoreDays
 

@@ -12,7 +12,7 @@ from rossmann.models.calibration.interval_coverage import (
     measure_coverage,
 )
 from rossmann.models.ensemble.prediction_intervals import interval_bounds
-from rossmann.models.evaluation.windows import BacktestWindow, WindowForecasts
+from rossmann.models.evaluation.backtest import BacktestWindow, WindowForecasts
 from rossmann.schema import FEATURES, StoreDays
 
 DAY = 16_000

@@ -11,7 +11,7 @@ from rossmann.models.calibration.totals_fit import (
     with_follow_ups,
 )
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.windows import (
+from rossmann.models.evaluation.backtest import (
     BacktestWindow,
     WindowForecasts,
     build_windows,

@@ -9,16 +9,18 @@ from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError
 from rossmann.features.schedule_counts import PROMO
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.backtest import baselines, forecast_window, score_window
-from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
-from rossmann.models.evaluation.windows import (
+from rossmann.models.evaluation.backtest import (
     BacktestWindow,
     WindowForecasts,
+    baselines,
     build_windows,
+    forecast_window,
     origins_to_offsets,
     rolling_offsets,
+    score_window,
 )
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.publishing.trained_model import TrainedModel
 
 
@@ -87,7 +89,9 @@ def test_backtest_forecasts_equal_served_forecasts(
     (window,) = build_windows(panel, (offset,), days, 31)
     forecast = forecast_window(panel, window, ensemble, 1)["ensemble"]
     order = np.random.default_rng(offset).permutation(len(window.rows))
-    served = Forecaster(panel, ensemble).forecast(window.rows.take(order), as_of=window.origin)
+    served = Forecaster(panel, ensemble).forecast(
+        ForecastRequest(window.rows.take(order), as_of=window.origin)
+    )
     assert (served.sales == forecast[order]).all()
 
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -21,6 +20,7 @@ from rossmann.errors import (
 )
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.gate.accuracy_checks import (
+    ProductionVersion,
     checks_against_baseline,
     checks_against_production,
     coverage_and_bias_checks,
@@ -38,9 +38,9 @@ from rossmann.models.gate.gate import (
     load_predictions,
     validate,
 )
-from rossmann.models.gate.sanity_checks import check_service, run_sanity_checks
+from rossmann.models.gate.sanity_checks import ServiceCheck, check_service, run_sanity_checks
 from rossmann.models.gate.verdict import CheckResult, Verdict, at_least, at_most
-from rossmann.models.inference.forecaster import Forecast, Forecaster
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
 from rossmann.models.publishing.register import register
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.model_version import ModelVersion
@@ -75,7 +75,8 @@ def never(rows: WindowPredictions) -> FloatArray:
 def beside(
     mine: BacktestPredictions, other: BacktestPredictions | None, last_day: int | None = 16_047
 ) -> list[CheckResult]:
-    return checks_against_production(mine, other, "version 1", last_day, never, LIMITS)
+    production = ProductionVersion("version 1", other, last_day, never)
+    return checks_against_production(mine, production, LIMITS)
 
 
 def failed(verdict: Verdict) -> list[str]:
@@ -136,9 +137,8 @@ def test_another_chain_under_the_same_name_is_not_compared() -> None:
     candidate = window(0.15)
     other = replace(window(0.1), sold=window(0.1).sold * 1.01)
     for replaceable in (True, False):
-        (line,) = checks_against_production(
-            evidence(candidate), evidence(other), "1", 16_047, never, LIMITS, replaceable
-        )
+        production = ProductionVersion("1", evidence(other), 16_047, never, replaceable)
+        (line,) = checks_against_production(evidence(candidate), production, LIMITS)
         assert line.passed is replaceable
         assert "another chain" in line.note
 
@@ -154,9 +154,8 @@ def test_on_newer_data_the_serving_version_forecasts_what_it_did_not_see() -> No
 
         candidate = window(0.0)
         candidate = replace(candidate, forecast=candidate.sold * 1.1)
-        (line,) = checks_against_production(
-            evidence(candidate), serving, "version 1", 16_027, score, LIMITS
-        )
+        production = ProductionVersion("version 1", serving, 16_027, score)
+        (line,) = checks_against_production(evidence(candidate), production, LIMITS)
         assert line.passed is passed
         assert asked[0].day.min() == 16_028
         assert len(asked[0].sold) == 20 * 50
@@ -294,23 +293,23 @@ def test_tables_that_do_not_reach_the_windows_are_told(
 
 
 class _ChangedForecaster(Forecaster):
-    """The forecaster that serves, with its sales changed by ``change`` (rows, sales -> sales)."""
+    """The serving forecaster, with ``change`` of its sales: (rows, sales) to sales."""
 
     def __init__(
         self,
         panel: Panel,
         ensemble: Ensemble,
-        change: Callable[["_ChangedForecaster", StoreDays, FloatArray], FloatArray],
+        change: Callable[[StoreDays, FloatArray], FloatArray],
     ) -> None:
         super().__init__(panel, ensemble)
         self._change = change
 
-    def forecast(self, rows: StoreDays, as_of: int | None = None, **options: Any) -> Forecast:
-        found = super().forecast(rows, as_of, **options)
-        return replace(found, sales=self._change(self, rows, found.sales))
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        forecast = super().forecast(request)
+        return replace(forecast, sales=self._change(request.rows, forecast.sales))
 
 
-def test_a_forecaster_that_sells_on_closed_days_is_found(
+def test_gate_detects_a_forecaster_that_differs_from_its_model(
     trained: TrainedModel, panel: Panel
 ) -> None:
     ensemble = Ensemble.load(trained.folder)
@@ -319,18 +318,20 @@ def test_a_forecaster_that_sells_on_closed_days_is_found(
     rows = replace(rows, open=np.ones(len(rows), np.uint8))
     sales = ensemble.predict(panel.matrix(rows, panel.last_day))
 
-    def check(change: Callable[[Any, StoreDays, FloatArray], FloatArray]) -> Any:
+    def check(change: Callable[[StoreDays, FloatArray], FloatArray]) -> ServiceCheck:
         return check_service(_ChangedForecaster(panel, ensemble, change), rows, sales)
 
-    sound = check_service(Forecaster(panel, ensemble), rows, sales)
-    assert sound.max_closed_sales == 0
-    assert sound.max_difference < 1e-9
-    open_always = check(lambda own, asked, _: ensemble.predict(panel.matrix(asked, panel.last_day)))
-    assert open_always.closed > 100
-    shifted = check(lambda own, asked, found: found * 1.001)
-    assert shifted.closed == 0
-    assert shifted.apart == pytest.approx(0.001, rel=1e-3)
-    assert math.isnan(check(lambda own, asked, found: found[1:]).closed)
+    correct = check_service(Forecaster(panel, ensemble), rows, sales)
+    assert correct.max_closed_sales == 0
+    assert correct.max_difference < 1e-9
+    always_open = check(
+        lambda requested, _: ensemble.predict(panel.matrix(requested, panel.last_day))
+    )
+    assert always_open.max_closed_sales > 100
+    shifted = check(lambda _, served: served * 1.001)
+    assert shifted.max_closed_sales == 0
+    assert shifted.max_difference == pytest.approx(0.001, rel=1e-3)
+    assert math.isnan(check(lambda _, served: served[1:]).max_closed_sales)
 
 
 def test_a_judgement_that_is_cut_short_leaves_no_old_verdict(

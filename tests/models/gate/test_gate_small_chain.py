@@ -15,7 +15,7 @@ from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import open_panel
 from rossmann.epoch_days import to_date
 from rossmann.errors import DataError
-from rossmann.models.evaluation.windows import build_windows
+from rossmann.models.evaluation.backtest import build_windows
 from rossmann.models.gate.accuracy_checks import checks_against_baseline, coverage_and_bias_checks
 from rossmann.models.gate.backtest_predictions import BacktestPredictions, WindowPredictions
 from rossmann.models.gate.gate import validate
@@ -51,7 +51,7 @@ def predictions(*windows: WindowPredictions) -> BacktestPredictions:
 def registry(
     small_chain: Settings, small_chain_trained: TrainedModel, mlflow_server: str
 ) -> Registry:
-    """Version 1 of a chain of a small_chain stores."""
+    """Version 1 of a chain of few stores."""
     settings = small_chain.model_copy(update={"mlflow_tracking_uri": mlflow_server})
     stores = small_chain_trained.card["data"]["stores"]
     register(small_chain_trained, settings, f"small_chain-{stores}")
@@ -117,7 +117,7 @@ def test_an_insignificant_loss_in_one_window_passes() -> None:
 def test_too_few_weeks_are_noted() -> None:
     *_, pooled = checks_against_baseline([window(1, 0.01, 0.3, days=21, first=16_002)], LIMITS)
     assert not pooled.passed
-    assert "too small_chain to tell luck from skill" in pooled.note
+    assert "too few to tell luck from skill" in pooled.note
     *_, more_stores = checks_against_baseline([window(5, 0.01, 0.3, days=21, first=16_002)], LIMITS)
     assert more_stores.passed
     assert "too small_chain" not in more_stores.note

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import CorruptModelError, RequestError
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.schema import FeatureMatrix, FloatArray, StoreDays
 
 CARD: dict[str, Any] = {"intervals": {"levels": [0.5, 0.99]}}
@@ -59,21 +59,23 @@ def forecaster(make_forecaster: Any, tmp_path: Path) -> Forecaster:
 
 def test_closed_is_zero_whatever_the_model_says(panel: Panel) -> None:
     rows = some_rows(panel, 300)
-    told = Forecaster(panel, Constant(7777.0)).forecast(rows, levels=(0.8,))
+    told = Forecaster(panel, Constant(7777.0)).forecast(ForecastRequest(rows, levels=(0.8,)))
     assert (told.sales == np.where(rows.open, 7777.0, 0.0)).all()
-    assert (told.bands[0].lower == np.where(rows.open, 7767.0, 0.0)).all()
-    assert (told.bands[0].upper == np.where(rows.open, 7787.0, 0.0)).all()
+    assert (told.intervals[0].lower == np.where(rows.open, 7767.0, 0.0)).all()
+    assert (told.intervals[0].upper == np.where(rows.open, 7787.0, 0.0)).all()
 
 
 def test_never_negative(panel: Panel) -> None:
-    told = Forecaster(panel, Constant(-5.0)).forecast(some_rows(panel, 50, open=1), levels=(0.8,))
-    assert (told.sales == 0).all() and (told.bands[0].lower == 0).all()
+    told = Forecaster(panel, Constant(-5.0)).forecast(
+        ForecastRequest(some_rows(panel, 50, open=1), levels=(0.8,))
+    )
+    assert (told.sales == 0).all() and (told.intervals[0].lower == 0).all()
 
 
 @pytest.mark.parametrize("sales", [np.nan, np.inf])
 def test_what_is_no_number_is_refused(panel: Panel, sales: float) -> None:
     with pytest.raises(CorruptModelError):
-        Forecaster(panel, Constant(sales)).forecast(some_rows(panel, 5, open=1))
+        Forecaster(panel, Constant(sales)).forecast(ForecastRequest(some_rows(panel, 5, open=1)))
 
 
 @settings(
@@ -85,13 +87,15 @@ def test_shuffled_split_and_repeated_rows_get_the_same_answers(
 ) -> None:
     rows = some_rows(panel, count, seed)
     as_of = panel.last_day - back
-    whole = forecaster.forecast(rows, as_of).sales
+    whole = forecaster.forecast(ForecastRequest(rows, as_of)).sales
     rng = np.random.default_rng(seed)
     order = rng.integers(0, count, 2 * count)
-    assert (forecaster.forecast(rows.take(order), as_of).sales == whole[order]).all()
+    assert (
+        forecaster.forecast(ForecastRequest(rows.take(order), as_of)).sales == whole[order]
+    ).all()
     cut = int(rng.integers(0, count))
     parts = [part for part in (slice(0, cut), slice(cut, None)) if len(rows.take(part))]
-    split = [forecaster.forecast(rows.take(part), as_of).sales for part in parts]
+    split = [forecaster.forecast(ForecastRequest(rows.take(part), as_of)).sales for part in parts]
     assert (np.concatenate(split) == whole).all()
 
 
@@ -106,19 +110,22 @@ def test_matrix_is_the_panels_bit_for_bit(panel: Panel) -> None:
 
     rows = some_rows(panel, 400)
     for as_of in (panel.last_day, panel.last_day - 200):
-        Forecaster(panel, Watching(1.0)).forecast(rows, as_of)
+        Forecaster(panel, Watching(1.0)).forecast(ForecastRequest(rows, as_of))
         opened = rows.take(np.flatnonzero(rows.open))
         assert given_to.pop().tobytes() == panel.matrix(opened, as_of).tobytes()
 
 
 def test_origin(forecaster: Forecaster, panel: Panel) -> None:
     rows = some_rows(panel, 20, open=1)
-    assert forecaster.forecast(rows).as_of == panel.last_day
+    assert forecaster.forecast(ForecastRequest(rows)).as_of == panel.last_day
     past = StoreDays(
         rows.store, rows.day - 100, *[getattr(rows, n) for n in StoreDays.__slots__[2:]]
     )
-    assert forecaster.forecast(past).as_of == int(past.day.min()) - 1
-    assert forecaster.forecast(past, panel.last_day - 150).as_of == panel.last_day - 150
+    assert forecaster.forecast(ForecastRequest(past)).as_of == int(past.day.min()) - 1
+    assert (
+        forecaster.forecast(ForecastRequest(past, panel.last_day - 150)).as_of
+        == panel.last_day - 150
+    )
 
 
 def test_refusals_name_their_rows(forecaster: Forecaster, panel: Panel) -> None:
@@ -131,16 +138,16 @@ def test_refusals_name_their_rows(forecaster: Forecaster, panel: Panel) -> None:
         stores, days = rows.store.copy(), rows.day.copy()
         stores[place], days[place] = store, day
         with pytest.raises(RequestError) as caught:
-            forecaster.forecast(StoreDays(stores, days, *[rows.open] * 4))
+            forecaster.forecast(ForecastRequest(StoreDays(stores, days, *[rows.open] * 4)))
         assert [(f.loc[1], f.type) for f in caught.value.errors] == [(place, kind)]
     with pytest.raises(RequestError):
-        forecaster.forecast(rows.take(slice(0, 0)))
+        forecaster.forecast(ForecastRequest(rows.take(slice(0, 0))))
 
 
 def test_warnings_are_one_of_a_kind_with_count_and_first_rows(panel: Panel) -> None:
     days = np.arange(panel.last_day + 40, panel.last_day + 70, dtype=np.int32)
     rows = panel.store_schedule(int(panel.store_numbers[0]), days)
-    told = Forecaster(panel, Constant(1.0), short_history=10**6).forecast(rows)
+    told = Forecaster(panel, Constant(1.0), short_history=10**6).forecast(ForecastRequest(rows))
     assert {w.type: w.count for w in told.warnings} == {
         "horizon": 21,
         "no_schedule": 21,

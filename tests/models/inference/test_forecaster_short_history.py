@@ -10,8 +10,8 @@ from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import Panel, open_panel
 from rossmann.epoch_days import to_date
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.windows import BacktestWindow, build_windows
-from rossmann.models.inference.forecaster import Forecast, Forecaster
+from rossmann.models.evaluation.backtest import BacktestWindow, build_windows
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.schema import FEATURES, SHORT_HISTORY, FloatArray
 from rossmann.settings import Settings
@@ -55,9 +55,11 @@ def forget(panel: Panel, tables: Tables, origin: int, first: int, last: int = 0)
 
 
 def answer(panel: Panel, ensemble: Ensemble, window: BacktestWindow) -> Forecast:
-    found = Forecaster(panel, ensemble).forecast(window.rows, as_of=window.origin, levels=[0.8])
+    found = Forecaster(panel, ensemble).forecast(
+        ForecastRequest(window.rows, as_of=window.origin, levels=(0.8,))
+    )
     assert np.isfinite(found.sales).all()
-    (band,) = found.bands
+    (band,) = found.intervals
     assert (band.lower < found.sales).all()
     assert (found.sales < band.upper).all()
     return found
@@ -72,7 +74,7 @@ def test_a_new_store_gets_the_chains_level(
     panel: Panel, ensemble: Ensemble, tables: Tables, window: BacktestWindow
 ) -> None:
     new = forget(panel, tables, window.origin, 10_000)
-    assert (new.warning_flags(window.rows, window.origin, fewest=1) & SHORT_HISTORY > 0).all()
+    assert (new.warning_flags(window.rows, window.origin, min_days=1) & SHORT_HISTORY > 0).all()
     found = answer(new, ensemble, window)
     _, sold = panel.sales_rows()
     level = float(np.median(sold))
@@ -167,7 +169,7 @@ def test_a_store_known_by_its_metadata_alone_is_served(
     }
     chain = in_memory_panel(panel.info, others, 2)
     rows = chain.store_schedule(new, np.arange(panel.last_day + 1, panel.last_day + 49))
-    found = Forecaster(chain, ensemble).forecast(rows, levels=[0.8])
+    found = Forecaster(chain, ensemble).forecast(ForecastRequest(rows, levels=(0.8,)))
     opened = rows.open > 0
     level = float(np.median(panel.sales_rows()[1]))
     assert opened.sum() > 30

@@ -23,7 +23,7 @@ import rossmann
 from rossmann.cli import main
 from rossmann.errors import CorruptModelError, ServiceError
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.windows import WindowScore
+from rossmann.models.evaluation.backtest import WindowScore
 from rossmann.models.members import LEARNERS
 from rossmann.models.publishing.mlflow_client import _EXAMPLE, input_example, pip_requirements
 from rossmann.models.publishing.register import register

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rossmann.errors import PromotionConflictError
 from rossmann.filesystem import process_identity
@@ -174,3 +176,8 @@ def test_history_of_concurrent_promotions_is_one_chain(race: Race) -> None:
         assert all(after[0] == before[1] for before, after in pairwise(promotions))
         assert race.production() == promotions[-1][1]
         assert race.locks() == []
+
+
+@given(st.text())
+def test_arbitrary_tag_text_is_no_promotion(text: str) -> None:
+    assert Promotion.from_json(text) is None

@@ -26,7 +26,6 @@ from rossmann.models.registry.model_cache import (
     last_production,
     save_last_production,
 )
-from rossmann.models.registry.promotion import Promotion
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import Stage
 
@@ -447,8 +446,3 @@ def test_errors_do_not_show_passwords() -> None:
     ):
         registry.ping()
     assert "secret" not in str(error.value)
-
-
-@given(st.text())
-def test_arbitrary_tag_text_is_no_promotion(text: str) -> None:
-    assert Promotion.from_json(text) is None

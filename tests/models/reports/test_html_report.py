@@ -12,9 +12,8 @@ import pytest
 
 from rossmann.data.panel.panel import Panel
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.backtest import forecast_window
+from rossmann.models.evaluation.backtest import WindowForecasts, build_windows, forecast_window
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.evaluation.windows import WindowForecasts, build_windows
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.reports.figures import report_figures
 from rossmann.models.reports.html_report import render_html, write_html_report

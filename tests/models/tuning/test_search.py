@@ -65,7 +65,7 @@ def home(chain_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def look(settings: Settings, panel: Panel, **options: object) -> TuningResult:
-    given_options = {"member": "lightgbm", "profile": "quick", "trials": TRIALS, "checks": 1}
+    given_options = {"member": "lightgbm", "profile": "quick", "trials": TRIALS, "n_checks": 1}
     return tune(settings, panel, SearchConfig(**{**given_options, **options}), lambda line: None)  # type: ignore[arg-type]
 
 
@@ -80,7 +80,7 @@ def test_the_present_parameters_come_first_and_are_measured_as_backtest_does(
     found = look(settings, panel, trials=3)
     first = found.trials[0]
     members = settings.profile("quick").members
-    assert first.params == found.present == members["lightgbm"]
+    assert first.params == found.current == members["lightgbm"]
     alone = Profile(
         rows=settings.profile("quick").rows,
         members={"lightgbm": members["lightgbm"]},
@@ -100,9 +100,9 @@ def test_each_member_is_searched_where_it_says(home: Home, panel: Panel, member:
     found = look(home("one"), panel, member=member, trials=3)
     assert len(found.trials) == 3
     for line in found.trials[1:]:
-        assert line.params != found.present
+        assert line.params != found.current
         for name, value in line.params.items():
-            low, high = SEARCH_SPACE[member][name].bounds(found.present[name])
+            low, high = SEARCH_SPACE[member][name].bounds(found.current[name])
             assert low * 0.99 <= value <= high * 1.01
             assert line.params == round_params(line.params)
 
@@ -228,7 +228,7 @@ def test_another_question_is_another_study(home: Home, panel: Panel) -> None:
     settings = home("one")
     names = [
         look(settings, panel, trials=1).study,
-        look(settings, panel, trials=1, ends=(48,)).study,
+        look(settings, panel, trials=1, offsets=(48,)).study,
         look(settings, panel, trials=1, member="xgboost").study,
         look(settings.model_copy(update={"seed": 3}), panel, trials=1).study,
     ]
@@ -251,7 +251,7 @@ def test_when_the_minutes_are_over_no_trial_begins(home: Home, panel: Panel) -> 
     search = SearchConfig("lightgbm", "quick", 50, minutes=1e-9, n_checks=1)
     found = tune(home("one"), panel, search, told.append)
     assert len(found.trials) == 1
-    assert found.best == found.present
+    assert found.best == found.current
     assert any("minutes are over after 1 trials" in line for line in told)
 
 

@@ -162,7 +162,7 @@ def test_no_secret_is_in_the_log(run_door: Callable[..., Any], row: Any, form: s
         generate_key(Permission.OPERATE, "boss"),
     )
     door = run_door(
-        api_keys=f"{entry.line},{boss.line}",
+        api_keys=f"{entry.file_line},{boss.file_line}",
         api_key=good,
         rate_limit="50/second",
         rate_limit_store="redis://:hunter2@127.0.0.1:1/0",  # away, which is told

@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is looked at with every call."""
-    monkeypatch.setattr(security_keys, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(security_keys, "_RELOAD_SECONDS", 0.0)
 
 
 def test_a_key_is_random_and_only_its_digest_is_kept() -> None:
@@ -58,13 +58,15 @@ def test_a_key_is_random_and_only_its_digest_is_kept() -> None:
     key, entry = made[0]
     assert key.startswith("rsf_") and len(key) >= 4 + 43  # 32 bytes
     assert entry.digest == hashlib.sha256(key.encode()).hexdigest() == key_digest(key)
-    assert key not in entry.line and entry.line.startswith(f"predict:{entry.digest}:shop:20")
-    assert parse_setting(f" {entry.line} ,, {entry.line}") == [entry, entry]
+    assert key not in entry.file_line and entry.file_line.startswith(
+        f"predict:{entry.digest}:shop:20"
+    )
+    assert parse_setting(f" {entry.file_line} ,, {entry.file_line}") == [entry, entry]
 
 
 def test_the_first_spelling_still_works() -> None:
     found = parse_setting(f"viewer:{'a' * 64},operator:{'B' * 64}")
-    assert [(entry.right, entry.digest[0]) for entry in found] == [
+    assert [(entry.permission, entry.digest[0]) for entry in found] == [
         (Permission.PREDICT, "a"),
         (Permission.OPERATE, "b"),
     ]
@@ -83,7 +85,7 @@ def test_keys_that_cannot_be_are_refused_unseen(text: str, tmp_path: Path) -> No
     file.write_text(f"# ours\n\n{text}\n")
     file.chmod(0o600)
     with pytest.raises(SettingsError, match="line 3") as caught:
-        ApiKeyStore.open_book("", file)
+        ApiKeyStore.load("", file)
     assert "secret" not in str(caught.value)
 
 
@@ -138,12 +140,12 @@ def test_a_file_in_disorder_keeps_the_keys_that_were_known(tmp_path: Path) -> No
     file = tmp_path / "keys.txt"
     key, entry = generate_key(Permission.PREDICT, "shop")
     add_key(file, entry)
-    book = ApiKeyStore.open_book("", file, required=True)
+    book = ApiKeyStore.load("", file, required=True)
     file.write_text("nonsense\n")
     with pytest.raises(SettingsError):
         book.reload()
     assert book.find(key_digest(key)) == entry
-    file.write_text(entry.line)
+    file.write_text(entry.file_line)
     file.chmod(0o660)
     with pytest.raises(SettingsError, match="chmod 600"):
         book.reload()
@@ -169,7 +171,7 @@ def test_what_is_said_at_start(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     assert access_summary(settings)[0]
     add_key(settings.keys_file, generate_key(Permission.OPERATE, "night")[1])
-    keys = ",".join(generate_key(Permission.PREDICT, name)[1].line for name in "ab")
+    keys = ",".join(generate_key(Permission.PREDICT, name)[1].file_line for name in "ab")
     settings = load_settings(data_dir=tmp_path, api_keys=keys, rate_limit="9 per minute,2/second")
     is_open, told = access_summary(settings)
     assert not is_open
@@ -231,7 +233,9 @@ def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = generate_key(Permission.PREDICT, "shop")[1]
     monkeypatch.setenv("ROSSMANN_CORS_ORIGINS", "https://a.example, https://b.example:8443")
     settings: Settings = load_settings(
-        api_keys=entry.line, api_key="rsf_ours", rate_limit_store="redis://me:hunter2@host:6379/0"
+        api_keys=entry.file_line,
+        api_key="rsf_ours",
+        rate_limit_store="redis://me:hunter2@host:6379/0",
     )
     assert settings.cors_origins == ("https://a.example", "https://b.example:8443")
     shown = str(settings.redacted())

@@ -207,30 +207,30 @@ def test_a_new_key_is_fetched_and_a_flood_of_unknown_ones_is_not(
         code, told = ask(client, provider.token(f"unknown-{number}"))
         assert code == 401 and "does not have" in told
     assert provider.asked == before  # it was asked a moment ago
-    monkeypatch.setattr(security_tokens, "_COOL", 0.0)
+    monkeypatch.setattr(security_tokens, "_COOLDOWN", 0.0)
     assert ask(client, provider.token("second"))[0] == 200
 
 
 def test_while_the_provider_is_away_known_keys_go_on_working(
     client: TestClient, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(security_tokens, "_COOL", 0.0)
+    monkeypatch.setattr(security_tokens, "_COOLDOWN", 0.0)
     assert ask(client, provider.token())[0] == 200
     provider.away = True
     assert ask(client, provider.token(sub="bob"))[0] == 200
     code, told = ask(client, provider.token("second"))
     assert code == 503 and "does not answer" in told
-    monkeypatch.setattr(security_tokens, "_STALE", 0.0)  # a day later
+    monkeypatch.setattr(security_tokens, "_MAX_STALENESS", 0.0)  # a day later
     assert ask(client, provider.token())[0] == 503
     provider.away = False
-    monkeypatch.setattr(security_tokens, "_STALE", 3600.0)
+    monkeypatch.setattr(security_tokens, "_MAX_STALENESS", 3600.0)
     assert ask(client, provider.token())[0] == 200
 
 
 def test_a_provider_that_hangs_keeps_nobody_waiting(
     client: TestClient, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(security_tokens, "_ENOUGH", 0.2)
+    monkeypatch.setattr(security_tokens, "_FETCH_TIMEOUT", 0.2)
     provider.hangs.set()
     assert ask(client, provider.token())[0] == 503
     assert client.get("/health").status_code == 200
@@ -244,8 +244,8 @@ def test_a_key_that_the_provider_drops_is_dropped(
     token = provider.token("second")
     assert ask(client, token)[0] == 200
     del provider.keys["second"]
-    monkeypatch.setattr(security_tokens, "_COOL", 0.0)
-    monkeypatch.setattr(security_tokens, "_FRESH", 0.0)
+    monkeypatch.setattr(security_tokens, "_COOLDOWN", 0.0)
+    monkeypatch.setattr(security_tokens, "_REFRESH_AFTER", 0.0)
     deadline = time.monotonic() + 30  # it is fetched behind the answers
     while ask(client, token)[0] == 200:
         assert time.monotonic() < deadline
@@ -264,7 +264,7 @@ def test_keys_and_tokens_side_by_side(make_app: App, provider: Provider, registr
     from rossmann.serving.access.api_keys import Permission, generate_key
 
     key, entry = generate_key(Permission.PREDICT, "shop")
-    app = make_app(oidc_issuer=provider.issuer, oidc_audience="rossmann", api_keys=entry.line)
+    app = make_app(oidc_issuer=provider.issuer, oidc_audience="rossmann", api_keys=entry.file_line)
     with TestClient(app) as client:
         assert ask(client, key)[0] == 200
         assert ask(client, provider.token())[0] == 200

@@ -96,7 +96,7 @@ def test_the_wait_is_neither_too_short_nor_too_long(
     def after(seconds: float) -> WindowUsage:
         later = passed + seconds / PERIOD
         if later < 1:
-            return here._replace(passed=later)
+            return here._replace(elapsed=later)
         return WindowUsage(here.limit, later - 1, here.now, 0)
 
     assert here.retry_after <= 2 * PERIOD
@@ -167,10 +167,10 @@ def test_without_room_for_the_file_the_worker_counts_alone(tmp_path: Path) -> No
 def test_processes_lose_no_count(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from rossmann.serving.access.shared_rate_counter import RateFile\n"
-        "from rossmann.serving.access.rate_limits import parse_limits\n"
-        "counter = RateFile(parse_limits('3000/day'), Path(sys.argv[1]))\n"
-        "print(sum(counter.take('a')[0] for _ in range(2000)))"
+        "from rossmann.serving.access.shared_rate_counter import SharedRateCounter\n"
+        "from rossmann.serving.access.rate_limits import parse_rate_limits\n"
+        "counter = SharedRateCounter(parse_rate_limits('3000/day'), Path(sys.argv[1]))\n"
+        "print(sum(counter.hit('a')[0] for _ in range(2000)))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "rates")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -188,7 +188,7 @@ def over(answer: Any) -> int:
 
 def test_over_the_rate_is_429_with_how_long_to_wait(make_app: App, row: Any) -> None:
     (first, one), (second, two) = (generate_key(Permission.PREDICT, name) for name in "ab")
-    app = make_app(api_keys=f"{one.line},{two.line}", rate_limit="3/day")
+    app = make_app(api_keys=f"{one.file_line},{two.file_line}", rate_limit="3/day")
     body = {"inputs": [row()]}
     with TestClient(app) as client:
         for left in (2, 1, 0):
@@ -292,7 +292,7 @@ def redis_server(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes
 def test_machines_share_the_count_by_redis(
     redis_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_store, "_PAUSE", 0.0)
+    monkeypatch.setattr(rate_store, "_REDIS_COOLDOWN", 0.0)
     url = f"unix://{tmp_path / 'redis.sock'}"
     chosen = load_settings(data_dir=tmp_path, rate_limit="100/hour, 6/day", rate_limit_store=url)
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import RequestError
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.serving.client.client import Client
 from rossmann.serving.schemas.errors import ErrorResponse
 from rossmann.serving.schemas.forecasts import ExplainResponse
@@ -94,7 +94,9 @@ def test_a_version_without_a_correction_says_so(
         assert "rossmann train" in fault.msg
     days = np.arange(panel.last_day + 1, panel.last_day + 4, dtype=np.int32)
     with pytest.raises(RequestError, match="before there were unbiased totals"):
-        Forecaster(panel, ensemble).forecast(panel.store_schedule(1, days), objective="unbiased")
+        Forecaster(panel, ensemble).forecast(
+            ForecastRequest(panel.store_schedule(1, days), objective="unbiased")
+        )
 
 
 def test_the_client_asks_for_either(

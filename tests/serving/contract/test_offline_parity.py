@@ -14,7 +14,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.errors import RequestError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.inference.totals import TOTAL_LEVELS, forecast_totals
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, StoreDays
 from rossmann.serving.app import create_app
@@ -122,12 +122,13 @@ def test_totals_equal_the_offline_ones(client: Client, panel: Panel, ensemble: E
     origin = panel.last_day - WINDOW
     as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
     told = client.predict(records(rows), as_of=as_of, intervals=[0.8], totals=TOTAL_LEVELS)
-    offline = forecast_totals(panel, ensemble, rows, origin, TOTAL_LEVELS, [0.8])
+    request = ForecastRequest(rows, origin, (0.8,))
+    offline = forecast_totals(Forecaster(panel, ensemble), request, origin, TOTAL_LEVELS)
     assert [one.by for one in told.totals] == list(TOTAL_LEVELS)
     for got, one in zip(told.totals, offline, strict=True):
         assert np.allclose(got.sales, one.sales, rtol=1e-6)
-        assert np.allclose(got.intervals[0].lower, one.bands[0][0], rtol=1e-6)
-        assert np.allclose(got.intervals[0].upper, one.bands[0][1], rtol=1e-6)
+        assert np.allclose(got.intervals[0].lower, one.intervals[0][0], rtol=1e-6)
+        assert np.allclose(got.intervals[0].upper, one.intervals[0][1], rtol=1e-6)
         assert sum(got.rows) == len(rows)
         assert got.store == [None if s < 0 else s for s in one.store]
     chain = told.totals[-1]

@@ -89,8 +89,8 @@ def test_a_store_is_dealt_alike_in_every_process_and_release() -> None:
     # Written down once: what changes it deals the stores of running experiments anew.
     code = (
         "import numpy as np\n"
-        "from rossmann.serving.experiments.experiment import Dealer\n"
-        "flags = Dealer('1', 0.1).deals(np.arange(1, 61, dtype=np.int32))\n"
+        "from rossmann.serving.experiments.experiment import StoreAssigner\n"
+        "flags = StoreAssigner('1', 0.1).is_challenger(np.arange(1, 61, dtype=np.int32))\n"
         "print(*(np.flatnonzero(flags) + 1))"
     )
     told = {

@@ -302,7 +302,7 @@ def test_no_look_at_the_log_takes_longer_than_it_may(url: str, tmp_path: Path, e
     log = ExperimentLog(address, seconds=0.3)
     with (
         pytest.raises(ServiceError, match=r"took longer than 0\.3 s"),
-        log._reading() as connection,
+        log._connect() as connection,
     ):
         connection.exec_driver_sql(ENDLESS)
     # The connection goes on to be of use, without the limit of the one before.
@@ -322,7 +322,7 @@ def test_a_look_at_the_log_is_broken_off_when_the_service_ends(
     failures: list[ServiceError] = []
 
     def look() -> None:
-        with pytest.raises(ServiceError) as caught, log._reading() as connection:
+        with pytest.raises(ServiceError) as caught, log._connect() as connection:
             connection.exec_driver_sql(ENDLESS)
         failures.append(caught.value)
 

@@ -17,13 +17,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.schema import FeatureMatrix, FloatArray, StoreDays
 from rossmann.serving.experiments.experiment import Experiment, hash_fraction
 from rossmann.serving.experiments.shadow import ShadowJob, ShadowRunner
 from rossmann.serving.observability.access_log import RequestRecord
 from rossmann.serving.observability.metrics import Metrics
-from rossmann.serving.observability.prediction_recorder import PredictionRecorder
+from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 
@@ -204,14 +204,15 @@ def idle(service: Service, serving_settings: Settings) -> ShadowRunner:
     """A shadow with room for ten rows, not yet started."""
     trial = Experiment(serving_settings, service.versions)
     trial.refresh_challenger()
-    return ShadowRunner(trial, PredictionRecorder(None), Metrics(), most_rows=10)
+    return ShadowRunner(trial, PredictionRecorder(None), Metrics(), max_rows=10)
 
 
-def job(panel: Panel, count: int) -> ShadowJob:
+def job(panel: Panel, count: int, levels: tuple[float, ...] = ()) -> ShadowJob:
     days = np.arange(panel.last_day + 1, panel.last_day + 1 + count, dtype=np.int32)
     rows: StoreDays = panel.store_schedule(int(panel.store_numbers[0]), days)
-    line = RequestRecord("one", "POST", "/predict")
-    return ShadowJob("predict", line, panel, rows, panel.last_day, (), "accuracy")
+    record = RequestRecord("one", "POST", "/predict")
+    call = PredictCall("predict", record, None, 0.0)  # type: ignore[arg-type]
+    return ShadowJob(call, panel, ForecastRequest(rows, levels=levels), panel.last_day)
 
 
 def test_what_finds_the_queue_full_is_dropped_and_counted(idle: ShadowRunner, panel: Panel) -> None:
@@ -261,9 +262,7 @@ def test_levels_that_the_challenger_does_not_know_cost_no_row(
 ) -> None:
     card = service.versions.load(2).served.forecaster.ensemble.card
     card["intervals"] = {**card["intervals"], "levels": [0.8]}
-    asked = job(panel, 2)
-    narrow = ShadowJob("predict", asked.line, panel, asked.rows, asked.origin, (0.95,), "accuracy")
-    idle.submit(narrow)
+    idle.submit(job(panel, 2, levels=(0.95,)))
     idle.start()
     wait_for(lambda: idle.waiting == 0)
     assert (idle.done, idle.failed) == (2, 0)

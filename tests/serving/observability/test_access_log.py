@@ -212,7 +212,7 @@ def test_who_reads_slowly_holds_up_nobody_and_misses_nothing() -> None:
 def test_who_does_not_read_at_all_costs_so_much_room_and_no_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(request_log_module, "_MOST", 100)
+    monkeypatch.setattr(request_log_module, "_MAX_LINES", 100)
     configure_logging("info", "json")
     reader = Reader()
     log = AccessLog("json", stream=reader)

@@ -123,7 +123,7 @@ def test_the_state_of_the_prediction_log(service: Service) -> None:
         spool_bytes=5000,
         written_rows=10,
         dropped_rows=0,
-        refused_rows=1,
+        rejected_rows=1,
         seconds_since_success=None,
     )
     gauges = StateCollector(Metrics(), service)

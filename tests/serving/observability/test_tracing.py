@@ -93,7 +93,7 @@ def test_nothing_is_imported_or_told_without_the_variables() -> None:
     code = (
         "import sys\n"
         "import rossmann.serving.app, rossmann.serving.observability.tracing as tracing\n"
-        "assert not tracing.wanted({})\n"
+        "assert not tracing.tracing_enabled({})\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry.exporter')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Requests that are forecast together: each gets what it would have got alone."""
+"""Micro-batches: each request gets the forecast that it would get alone."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import CorruptModelError, RequestError
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.inference.forecaster import Forecast, Forecaster
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
 from rossmann.schema import FeatureMatrix, FloatArray, Objective, StoreDays
 from rossmann.serving.prediction.micro_batching import MAX_BATCH_ROWS, MicroBatcher
-
-Asked = tuple[StoreDays, int | None, tuple[float, ...], Objective]
 
 
 @pytest.fixture
@@ -24,151 +22,156 @@ def forecaster(panel: Panel, ensemble: Ensemble) -> Forecaster:
     return Forecaster(panel, ensemble)
 
 
-def rows_of(panel: Panel, count: int, seed: int, earliest: int = 1, latest: int = 90) -> StoreDays:
-    """Rows of any store up to ``latest`` days after history, some of them closed."""
+def random_rows(panel: Panel, count: int, seed: int) -> StoreDays:
+    """Rows of any store up to 90 days after history, some of them closed."""
     rng = np.random.default_rng(seed)
-    flags = [rng.integers(0, most, count).astype(np.uint8) for most in (2, 2, 4, 2)]
+    flags = [rng.integers(0, high, count).astype(np.uint8) for high in (2, 2, 4, 2)]
     return StoreDays(
         rng.choice(panel.store_numbers, count).astype(np.int32),
-        (panel.last_day + rng.integers(earliest, latest, count)).astype(np.int32),
+        (panel.last_day + rng.integers(1, 90, count)).astype(np.int32),
         *flags,
     )
 
 
-def together(forecaster: Forecaster, asked: Sequence[Asked]) -> list[Forecast | BaseException]:
-    """What comes of all when they come at one moment."""
+def forecast_at_once(
+    forecaster: Forecaster, requests: Sequence[ForecastRequest]
+) -> list[Forecast | BaseException]:
+    """The results of requests that are ready in the same turn of the event loop."""
 
-    async def play() -> list[Forecast | BaseException]:
-        door = MicroBatcher(lambda: len(asked))
-        work = [door.forecast(forecaster, *one) for one in asked]
+    async def run() -> list[Forecast | BaseException]:
+        batcher = MicroBatcher(lambda: len(requests))
+        work = [batcher.forecast(forecaster, request) for request in requests]
         return await asyncio.gather(*work, return_exceptions=True)
 
-    return asyncio.run(play())
+    return asyncio.run(run())
 
 
-def same(one: Forecast, other: Forecast) -> bool:
-    """Equal to the last bit, bounds and warnings too."""
+def is_same(one: Forecast, other: Forecast) -> bool:
+    """Equal to the last bit, intervals and warnings too."""
     return (
         (one.sales == other.sales).all()
         and (one.as_of, one.objective, one.warnings)
         == (other.as_of, other.objective, other.warnings)
-        and [band.level for band in one.bands] == [band.level for band in other.bands]
+        and [i.level for i in one.intervals] == [i.level for i in other.intervals]
         and all(
             (a.lower == b.lower).all() and (a.upper == b.upper).all()
-            for a, b in zip(one.bands, other.bands, strict=True)
+            for a, b in zip(one.intervals, other.intervals, strict=True)
         )
     )
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[*HealthCheck])
 @given(st.data())
-def test_each_gets_what_it_gets_alone(
+def test_batched_forecasts_equal_single_ones(
     forecaster: Forecaster, panel: Panel, data: st.DataObject
 ) -> None:
     origins = st.one_of(st.none(), st.integers(panel.last_day - 60, panel.last_day))
     levels = st.sampled_from([(), (0.8,), (0.8, 0.95)])
-    asked: list[Asked] = []
+    requests = []
     for seed in range(data.draw(st.integers(2, 40))):
         count = data.draw(st.integers(1, 24))
         objective: Objective = data.draw(st.sampled_from(["accuracy", "unbiased"]))
-        rows = rows_of(panel, count, seed)
-        asked.append((rows, data.draw(origins), data.draw(levels), objective))
-    for one, found in zip(asked, together(forecaster, asked), strict=True):
-        assert isinstance(found, Forecast)
-        assert same(found, forecaster.forecast(*one))
+        rows = random_rows(panel, count, seed)
+        requests.append(ForecastRequest(rows, data.draw(origins), data.draw(levels), objective))
+    results = forecast_at_once(forecaster, requests)
+    for request, result in zip(requests, results, strict=True):
+        assert isinstance(result, Forecast)
+        assert is_same(result, forecaster.forecast(request))
 
 
-def test_one_that_is_refused_costs_no_other(forecaster: Forecaster, panel: Panel) -> None:
-    good: list[Asked] = [(rows_of(panel, 3, seed), None, (), "accuracy") for seed in range(5)]
-    bad: Asked = (rows_of(panel, 2, 9), panel.last_day + 5, (), "accuracy")
-    found = together(forecaster, [*good[:2], bad, *good[2:]])
-    refused = found.pop(2)
-    assert isinstance(refused, RequestError)
-    with pytest.raises(RequestError) as alone:
-        forecaster.forecast(*bad)
-    assert refused.errors == alone.value.errors
-    for one, answer in zip(good, found, strict=True):
-        assert isinstance(answer, Forecast) and same(answer, forecaster.forecast(*one))
+def test_invalid_request_fails_alone(forecaster: Forecaster, panel: Panel) -> None:
+    valid = [ForecastRequest(random_rows(panel, 3, seed)) for seed in range(5)]
+    invalid = ForecastRequest(random_rows(panel, 2, 9), panel.last_day + 5)
+    results = forecast_at_once(forecaster, [*valid[:2], invalid, *valid[2:]])
+    error = results.pop(2)
+    assert isinstance(error, RequestError)
+    with pytest.raises(RequestError) as single:
+        forecaster.forecast(invalid)
+    assert error.errors == single.value.errors
+    for request, result in zip(valid, results, strict=True):
+        assert isinstance(result, Forecast) and is_same(result, forecaster.forecast(request))
 
 
-class Counting:
-    """An ensemble that notes how many rows it is asked for at once."""
+class CountingEnsemble:
+    """An ensemble that records the rows of each call; ``sales`` replaces its forecasts."""
 
     def __init__(self, ensemble: Ensemble, sales: float | None = None) -> None:
-        self.card, self._own, self._sales = ensemble.card, ensemble, sales
-        self.asked: list[int] = []
+        self.card, self._ensemble, self._sales = ensemble.card, ensemble, sales
+        self.rows_by_call: list[int] = []
 
     def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
-        self.asked.append(len(matrix))
+        self.rows_by_call.append(len(matrix))
         if self._sales is not None:
             return np.full(len(matrix), self._sales)
-        return self._own.predict(matrix, threads)
+        return self._ensemble.predict(matrix, threads)
 
-    def bounds(self, *given: Any) -> Any:
-        return self._own.bounds(*given)
+    def bounds(self, *arguments: Any) -> Any:
+        return self._ensemble.bounds(*arguments)
 
-    def contributions(self, *given: Any) -> Any:
-        return self._own.contributions(*given)
+    def contributions(self, *arguments: Any) -> Any:
+        return self._ensemble.contributions(*arguments)
 
 
-def test_they_go_in_portions(ensemble: Ensemble, panel: Panel) -> None:
-    model = Counting(ensemble)
-    full = [np.ones(20, np.uint8)] * 4
+def test_batches_have_a_maximum_size(ensemble: Ensemble, panel: Panel) -> None:
+    model = CountingEnsemble(ensemble)
+    ones = [np.ones(20, np.uint8)] * 4
     rows = StoreDays(
-        np.resize(panel.store_numbers, 20), np.full(20, panel.last_day + 1, np.int32), *full
+        np.resize(panel.store_numbers, 20), np.full(20, panel.last_day + 1, np.int32), *ones
     )
-    together(Forecaster(panel, model), [(rows, None, (), "accuracy")] * 30)
-    assert sum(model.asked) == 600
-    assert max(model.asked) <= MAX_BATCH_ROWS
-    assert len(model.asked) == 5
+    forecast_at_once(Forecaster(panel, model), [ForecastRequest(rows)] * 30)
+    assert sum(model.rows_by_call) == 600
+    assert max(model.rows_by_call) <= MAX_BATCH_ROWS
+    assert len(model.rows_by_call) == 5
 
 
-def test_one_alone_is_not_kept_waiting(ensemble: Ensemble, panel: Panel) -> None:
-    model = Counting(ensemble)
-    asked: list[Asked] = [(rows_of(panel, 4, seed), None, (), "accuracy") for seed in range(3)]
+def test_single_requests_are_not_delayed(ensemble: Ensemble, panel: Panel) -> None:
+    model = CountingEnsemble(ensemble)
+    requests = [ForecastRequest(random_rows(panel, 4, seed)) for seed in range(3)]
 
-    async def play() -> None:
-        door = MicroBatcher(lambda: 1)
-        for one in asked:
-            await door.forecast(Forecaster(panel, model), *one)
+    async def run() -> None:
+        batcher = MicroBatcher(lambda: 1)
+        for request in requests:
+            await batcher.forecast(Forecaster(panel, model), request)
 
-    asyncio.run(play())
-    assert model.asked == [int(one[0].open.sum()) for one in asked if one[0].open.any()]
-
-
-def test_versions_do_not_mix(ensemble: Ensemble, panel: Panel) -> None:
-    one, two = (Forecaster(panel, Counting(ensemble, sales)) for sales in (1_000.0, 2_000.0))
-    rows = rows_of(panel, 5, 3)
-
-    async def play() -> list[Forecast]:
-        door = MicroBatcher(lambda: 9)
-        every = [door.forecast((one, two)[n % 2], rows, None, (), "accuracy") for n in range(8)]
-        return list(await asyncio.gather(*every))
-
-    for number, found in enumerate(asyncio.run(play())):
-        assert set(found.sales[rows.open == 1]) == {(1_000.0, 2_000.0)[number % 2]}
+    asyncio.run(run())
+    open_rows = [int(request.rows.open.sum()) for request in requests]
+    assert model.rows_by_call == [count for count in open_rows if count]
 
 
-def test_a_broken_model_is_told_to_all(ensemble: Ensemble, panel: Panel) -> None:
-    asked: list[Asked] = [(rows_of(panel, 9, seed), None, (), "accuracy") for seed in range(3)]
-    found = together(Forecaster(panel, Counting(ensemble, float("nan"))), asked)
-    assert [type(one) for one in found] == [CorruptModelError] * 3
+def test_batches_do_not_mix_versions(ensemble: Ensemble, panel: Panel) -> None:
+    versions = [
+        Forecaster(panel, CountingEnsemble(ensemble, sales)) for sales in (1_000.0, 2_000.0)
+    ]
+    rows = random_rows(panel, 5, 3)
+
+    async def run() -> list[Forecast]:
+        batcher = MicroBatcher(lambda: 9)
+        work = [batcher.forecast(versions[n % 2], ForecastRequest(rows)) for n in range(8)]
+        return list(await asyncio.gather(*work))
+
+    for number, forecast in enumerate(asyncio.run(run())):
+        assert set(forecast.sales[rows.open == 1]) == {(1_000.0, 2_000.0)[number % 2]}
 
 
-def test_one_that_gives_up_takes_nothing_from_the_others(
-    forecaster: Forecaster, panel: Panel
-) -> None:
-    asked: list[Asked] = [(rows_of(panel, 3, seed), None, (), "accuracy") for seed in range(4)]
+def test_model_error_reaches_every_request(ensemble: Ensemble, panel: Panel) -> None:
+    requests = [ForecastRequest(random_rows(panel, 9, seed)) for seed in range(3)]
+    broken = Forecaster(panel, CountingEnsemble(ensemble, float("nan")))
+    results = forecast_at_once(broken, requests)
+    assert [type(result) for result in results] == [CorruptModelError] * 3
 
-    async def play() -> list[Forecast | BaseException]:
-        door = MicroBatcher(lambda: 4)
-        tasks = [asyncio.create_task(door.forecast(forecaster, *one)) for one in asked]
+
+def test_cancelled_request_leaves_the_others(forecaster: Forecaster, panel: Panel) -> None:
+    requests = [ForecastRequest(random_rows(panel, 3, seed)) for seed in range(4)]
+
+    async def run() -> list[Forecast | BaseException]:
+        batcher = MicroBatcher(lambda: 4)
+        work = [asyncio.create_task(batcher.forecast(forecaster, one)) for one in requests]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        tasks[0].cancel()
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        work[0].cancel()
+        return await asyncio.gather(*work, return_exceptions=True)
 
-    gone, *others = asyncio.run(play())
-    assert isinstance(gone, asyncio.CancelledError)
-    for one, answer in zip(asked[1:], others, strict=True):
-        assert isinstance(answer, Forecast) and same(answer, forecaster.forecast(*one))
+    cancelled, *others = asyncio.run(run())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    for request, result in zip(requests[1:], others, strict=True):
+        assert isinstance(result, Forecast) and is_same(result, forecaster.forecast(request))

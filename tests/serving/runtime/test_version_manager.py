@@ -19,8 +19,8 @@ Open = Callable[..., VersionManager]
 def open_versions(registry: Any, make_forecaster: Any, tmp_path: Path) -> Open:
     """Versions over the same registry and cache each time, as after a restart."""
 
-    def make(keep: int = 4) -> VersionManager:
-        return VersionManager(registry, tmp_path / "models", make_forecaster, keep)
+    def make(max_versions: int = 4) -> VersionManager:
+        return VersionManager(registry, tmp_path / "models", make_forecaster, max_versions)
 
     return make
 
@@ -156,7 +156,7 @@ def test_a_registry_set_up_anew_is_another_model(registry: Any, open_versions: O
 def test_cache_is_bounded_and_never_drops_production(registry: Any, open_versions: Open) -> None:
     for version in range(4, 9):
         registry.add(version)
-    versions = open_versions(keep=3)
+    versions = open_versions(max_versions=3)
     versions.start()
     for version in (2, 3, 4, 5, 6, 7, 8):
         assert versions.load(version).served.version == version
@@ -167,7 +167,7 @@ def test_cache_is_bounded_and_never_drops_production(registry: Any, open_version
 
 def test_least_recently_used_goes_first(registry: Any, open_versions: Open) -> None:
     registry.add(4)
-    versions = open_versions(keep=3)
+    versions = open_versions(max_versions=3)
     versions.start()
     versions.load(2)
     versions.load(3)

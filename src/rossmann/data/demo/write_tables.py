@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.data.demo.sales import make_sales
-from rossmann.data.demo.schedule import DemoSchedule, make_schedule
+from rossmann.data.demo.sales import DemoSchedule, make_sales, make_schedule
 from rossmann.data.demo.stores import (
     CHAIN_STORES,
     dates_between,

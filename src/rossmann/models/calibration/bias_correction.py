@@ -22,7 +22,7 @@ from rossmann.models.evaluation.metrics import bias, format_percent
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 if TYPE_CHECKING:
-    from rossmann.models.evaluation.windows import WindowForecasts
+    from rossmann.models.evaluation.backtest import WindowForecasts
 
 
 BIAS_CORRECTION_KEY: Final = "unbiased"

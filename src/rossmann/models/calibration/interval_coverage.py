@@ -15,8 +15,8 @@ from rossmann.models.ensemble.prediction_intervals import (
     terciles,
     volatility_cuts,
 )
+from rossmann.models.evaluation.backtest import WindowForecasts
 from rossmann.models.evaluation.metrics import format_percent
-from rossmann.models.evaluation.windows import WindowForecasts
 from rossmann.schema import FloatArray
 
 ALL_LEVELS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)

@@ -35,7 +35,7 @@ from rossmann.models.ensemble.prediction_intervals import (
     conformal_quantiles,
     residual_scale,
 )
-from rossmann.models.evaluation.windows import WindowForecasts
+from rossmann.models.evaluation.backtest import WindowForecasts
 from rossmann.schema import FloatArray
 
 TOTAL_KINDS: Final = tuple(TOTAL_LABELS)

@@ -19,7 +19,7 @@ from rossmann.models.evaluation.metrics import bias, rmspe
 from rossmann.schema import DayArray, FloatArray
 
 if TYPE_CHECKING:
-    from rossmann.models.evaluation.windows import WindowForecasts
+    from rossmann.models.evaluation.backtest import WindowForecasts
 
 
 PREDICTIONS_FILE: Final = "evidence.npz"

@@ -17,7 +17,7 @@ from rossmann.errors import CorruptModelError
 from rossmann.filesystem.atomic_write import remove_stale, staging_folder
 from rossmann.filesystem.process_identity import ProcessIdentity
 from rossmann.models.ensemble.artifact_files import CARD_FILE, read_card, sha256, verify_digests
-from rossmann.models.evaluation.windows import WindowScore
+from rossmann.models.evaluation.backtest import WindowScore
 from rossmann.settings import Settings
 
 WINDOWS_FILE: Final = "windows.json"

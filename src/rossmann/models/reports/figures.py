@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from rossmann.models.calibration.interval_coverage import TERCILES, TOTAL_LABELS
-from rossmann.models.evaluation.windows import WindowScore
+from rossmann.models.evaluation.backtest import WindowScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

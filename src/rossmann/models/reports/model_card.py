@@ -11,7 +11,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
-from rossmann.models.evaluation.windows import WindowScore
+from rossmann.models.evaluation.backtest import WindowScore
 from rossmann.models.reports.figures import FORECASTER_LABELS, markdown_table, table_rows
 from rossmann.models.reports.html_report import REPORT_PAGE_FILE, render_template
 from rossmann.schema import Dataset

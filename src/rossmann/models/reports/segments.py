@@ -26,9 +26,8 @@ from rossmann.models.calibration.interval_coverage import (
 )
 from rossmann.models.calibration.totals_fit import cross_validated_totals, store_types
 from rossmann.models.ensemble.prediction_intervals import terciles, volatility_cuts
-from rossmann.models.evaluation.backtest import score_window
+from rossmann.models.evaluation.backtest import WindowForecasts, score_window
 from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
-from rossmann.models.evaluation.windows import WindowForecasts
 from rossmann.schema import STORE_TYPES, DayArray, FloatArray
 
 WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

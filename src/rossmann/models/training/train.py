@@ -13,8 +13,12 @@ from rossmann.models.calibration.bias_correction import (
 from rossmann.models.calibration.interval_coverage import calibrate_windows, measure_coverage
 from rossmann.models.calibration.totals_fit import calibrate_totals
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.backtest import BacktestPlan, backtest, score_window
-from rossmann.models.evaluation.windows import WindowForecasts
+from rossmann.models.evaluation.backtest import (
+    BacktestPlan,
+    WindowForecasts,
+    backtest,
+    score_window,
+)
 from rossmann.models.gate.backtest_predictions import from_outcomes, write_predictions
 from rossmann.models.members.fit import fit_members, sample_training_rows
 from rossmann.models.publishing.trained_model import (

@@ -14,9 +14,8 @@ import numpy as np
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.backtest import BacktestPlan, backtest
+from rossmann.models.evaluation.backtest import BacktestPlan, WindowForecasts, backtest
 from rossmann.models.evaluation.metrics import rmspe
-from rossmann.models.evaluation.windows import WindowForecasts
 from rossmann.models.members.base import BaseLearner
 from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.tuning.search import MIN_GAIN

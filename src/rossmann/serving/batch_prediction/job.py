@@ -3,8 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -108,38 +108,41 @@ def prepare_job(
     """
     forecaster = version.served.forecaster.single_threaded()
     with ExitStack() as undo:
-        try:
+        with _request_errors():
             table = open_table(_NAME, folder / "body", folder, _MAX_UNPACKED_RATIO * limits.bytes)
             parsed = parse_file(_NAME, table, folder / "records", limits.rows)
             undo.callback(parsed.close)
             validated = validate_file(parsed, forecaster, options)
             raise_row_errors(parsed, validated)
-        except (
-            DataValidationError,
-            pl.exceptions.PolarsError,
-            pl.exceptions.PanicException,
-        ) as error:
-            msg = str(error) if isinstance(error, DataValidationError) else _unreadable(error)
-            raise RequestError([ErrorDetail(("body",), msg, "no_table")]) from error
-        except OSError as error:
-            raise ServiceError(f"the file cannot be kept: {error.strerror}") from error
         file_format = options.file_format or table.file_format
         check_row_limit(file_format, parsed.count)
         warnings = FileWarnings(folder / "marks")
         undo.callback(warnings.close)
         warnings.scan(parsed, forecaster, validated.origin, workers.pool)
         undo.pop_all()
-    typed = table.file_format != "parquet" and file_format != "csv"
     plan = ChunkPlan(
         forecaster,
         version.served.version,
         validated.origin,
         options.levels,
         options.objective,
-        typed,
+        typed=table.file_format != "parquet" and file_format != "csv",
     )
     checked = CheckedFile(parsed, warnings, plan)
     return BatchJob(file_format, version.stage, folder, checked, workers, record)
+
+
+@contextmanager
+def _request_errors() -> Iterator[None]:
+    """Raise ``RequestError`` for a file that is no table, ``ServiceError`` for a full disk."""
+    try:
+        yield
+    except DataValidationError as error:
+        raise RequestError([ErrorDetail(("body",), str(error), "no_table")]) from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise RequestError([ErrorDetail(("body",), _unreadable(error), "no_table")]) from error
+    except OSError as error:
+        raise ServiceError(f"the file cannot be kept: {error.strerror}") from error
 
 
 def _unreadable(error: BaseException) -> str:

@@ -1,7 +1,4 @@
-"""``GET /experiments/current``: what runs, and how the challenger does by the prediction log.
-
-MERGED: Two versions against each other, and against the sales that are known by now.
-"""
+"""``GET /experiments/current``: the experiment, and both versions compared by logged rows."""
 
 import asyncio
 import time
@@ -39,56 +36,60 @@ if TYPE_CHECKING:
         TrialRole,
     )
 
+    VersionRows = tuple[int, DistinctRows]
+
 
 COMPARISON_TTL: Final = 15.0
-"""Seconds for which a comparison is told again."""
+"""Seconds for which a comparison is cached."""
 COMPARISON_TIMEOUT: Final = 45.0
-"""Seconds that a call waits for one: it takes several looks at the log, of 20 at most."""
+"""Seconds that a call waits for a comparison, which is several queries of the log."""
+LARGE_DIFFERENCE: Final = 0.1
+"""Relative difference of two forecasts that counts as large."""
 _OFF: Final = "no experiment runs: ROSSMANN_EXPERIMENT is off"
 _NO_LOG: Final = "nothing is logged: ROSSMANN_PREDICTION_LOG is off"
 
 
 @dataclass(slots=True)
-class _Latest:
-    """The comparison that is being made or was made last, of which versions, and when."""
+class _CachedComparison:
+    """The current or last comparison, of which versions, and when it was done."""
 
     pair: tuple[int, int] = (0, 0)
-    done: float = 0.0
-    work: "asyncio.Future[Comparison] | None" = field(default=None)
+    done_at: float = 0.0
+    future: "asyncio.Future[Comparison] | None" = field(default=None)
 
 
 class ExperimentReport:
-    """Tells of one worker's experiment; ``close`` ends its thread."""
+    """Reports one worker's experiment; ``close`` ends its thread."""
 
     def __init__(
-        self, settings: Settings, service: Service, trial: RunningExperiment | None
+        self, settings: Settings, service: Service, running: RunningExperiment | None
     ) -> None:
         self._service = service
-        self._trial = trial
+        self._running = running
         self._days = settings.experiment_days
-        wanted = trial is not None and settings.prediction_log
-        self._log = _open_log(settings.log_url) if wanted else None
+        has_log = running is not None and settings.prediction_log
+        self._log = _open_log(settings.log_url) if has_log else None
         self._pool = ThreadPoolExecutor(1, "experiment", initializer=unpinned())
-        self._latest = _Latest()
+        self._cached = _CachedComparison()
 
     async def current_state(self) -> ExperimentState:
         """The state, with a comparison that is some seconds old at most."""
-        trial, production = self._trial, self._service.versions.production
+        running, production = self._running, self._service.versions.production
         number = None if production is None else production.version
-        if trial is None:
+        if running is None:
             return ExperimentState(mode="off", reason=_OFF, production_version=number)
-        experiment, shadow = trial.experiment, trial.shadow
-        dealt = experiment.assigner.is_challenger(self._service.panel.store_numbers)
-        ab = experiment.mode == "ab"
+        experiment, shadow = running.experiment, running.shadow
+        assigned = experiment.assigner.is_challenger(self._service.panel.store_numbers)
+        is_ab = experiment.mode == "ab"
         return ExperimentState(
             mode=experiment.mode,
             reason=experiment.reason,
             production_version=number,
             challenger=experiment.challenger_stage,
             challenger_version=experiment.challenger_version,
-            share=experiment.share if ab else None,
-            salt=experiment.salt if ab else None,
-            stores=(0 if experiment.reason else int(dealt.sum())) if ab else None,
+            share=experiment.share if is_ab else None,
+            salt=experiment.salt if is_ab else None,
+            stores=(0 if experiment.reason else int(assigned.sum())) if is_ab else None,
             queue=None
             if shadow is None
             else ShadowQueue(
@@ -98,84 +99,85 @@ class ExperimentReport:
                 failed=shadow.failed,
                 last_error=shadow.last_error,
             ),
-            comparison=await self._compared(trial, number, experiment.challenger_version),
+            comparison=await self._comparison(running, number, experiment.challenger_version),
         )
 
-    async def _compared(
-        self, trial: RunningExperiment, production: int | None, challenger: int | None
+    async def _comparison(
+        self, running: RunningExperiment, production: int | None, challenger: int | None
     ) -> Comparison:
         if self._log is None:
             return Comparison(reason=_NO_LOG)
         if production is None or challenger is None or production == challenger:
             return Comparison(reason="there are no two versions to compare")
-        latest, pair = self._latest, (challenger, production)
-        old = latest.work is not None and latest.work.done()
-        if latest.work is None or latest.pair != pair or (old and self._is_old()):
-            latest.work = asyncio.get_running_loop().run_in_executor(
-                self._pool, self._compare, trial, self._log, pair
+        cached, pair = self._cached, (challenger, production)
+        done = cached.future is not None and cached.future.done()
+        if cached.future is None or cached.pair != pair or (done and self._is_expired()):
+            cached.future = asyncio.get_running_loop().run_in_executor(
+                self._pool, self._compare, running, self._log, pair
             )
-            latest.pair = pair
-        # All who ask meanwhile wait for the same one, and hold no thread.
+            cached.pair = pair
+        # Further calls wait for the same comparison, without a thread.
         try:
-            return await asyncio.wait_for(asyncio.shield(latest.work), COMPARISON_TIMEOUT)
+            return await asyncio.wait_for(asyncio.shield(cached.future), COMPARISON_TIMEOUT)
         except TimeoutError:
             return Comparison(
                 reason=f"the comparison takes longer than {COMPARISON_TIMEOUT:g} s: ask again"
             )
 
-    def _is_old(self) -> bool:
-        return time.monotonic() - self._latest.done > COMPARISON_TTL
+    def _is_expired(self) -> bool:
+        return time.monotonic() - self._cached.done_at > COMPARISON_TTL
 
     def _compare(
-        self, trial: RunningExperiment, log: "ExperimentLog", pair: tuple[int, int]
+        self, running: RunningExperiment, log: "ExperimentLog", pair: tuple[int, int]
     ) -> Comparison:
-        role: TrialRole = "shadow" if trial.shadow is not None else "challenger"
-        told = Comparison()
+        comparison = Comparison()
         try:
-            self._fill(told, trial, log, role, pair)
+            self._fill(comparison, running, log, pair)
         except RossmannError as error:
-            told.reason = str(error)
-        self._latest.done = time.monotonic()
-        return told
+            comparison.reason = str(error)
+        self._cached.done_at = time.monotonic()
+        return comparison
 
     def _fill(
         self,
-        told: Comparison,
-        trial: RunningExperiment,
+        comparison: Comparison,
+        running: RunningExperiment,
         log: "ExperimentLog",
-        role: "TrialRole",
         pair: tuple[int, int],
     ) -> None:
-        """Add one thing after the other to ``told``, so that what was found is told in any case."""
-
+        """Fill one field after the other, so that an error leaves what was read before."""
+        role: TrialRole = "shadow" if running.shadow is not None else "challenger"
         challenger, production = pair
-        told.looked_from, counts = log.counts(datetime.now(UTC) - timedelta(days=self._days))
-        told.rows = [
-            RoleRowCount(role=one.role, model_version=one.model_version, rows=one.rows)
-            for one in counts
+        comparison.looked_from, counts = log.counts(datetime.now(UTC) - timedelta(days=self._days))
+        comparison.rows = [
+            RoleRowCount(role=count.role, model_version=count.model_version, rows=count.rows)
+            for count in counts
         ]
         firsts = [_first(counts, role, challenger), _first(counts, "answer", production)]
-        begun = [first for first in firsts if first is not None]
-        if len(begun) < 2:
-            told.reason = "the log has no rows of both versions yet"
+        starts = [first for first in firsts if first is not None]
+        if len(starts) < 2:
+            comparison.reason = "the log has no rows of both versions yet"
             return
-        since = told.since = max(begun)
+        since = comparison.since = max(starts)
         panel = self._service.panel
         if role == "shadow":
-            pairs = log.pairs(role, challenger, production, told.looked_from)
-            told.agreement = agreement(pairs)
-            told.known_sales = score_same_rows(panel, pairs, challenger, production)
+            pairs = log.pairs(role, challenger, production, comparison.looked_from)
+            comparison.agreement = agreement(pairs)
+            comparison.known_sales = score_same_rows(panel, pairs, challenger, production)
             return
-        theirs = log.version_rows(role, challenger, since)
-        mine = log.version_rows("answer", production, since)
-        # Only the stores that are dealt so today: the share may have been another one before.
-        deals = trial.experiment.assigner.is_challenger
-        theirs = theirs.take(deals(theirs.store)) if len(theirs.store) else theirs
-        mine = mine.take(np.logical_not(deals(mine.store))) if len(mine.store) else mine
-        told.known_sales = score_separate_stores(panel, theirs, mine, challenger, production)
+        # Only stores that are assigned so today: the share may have been another one before.
+        is_challenger = running.experiment.assigner.is_challenger
+        versions = []
+        for version, rows, challenges in (
+            (challenger, log.version_rows(role, challenger, since), True),
+            (production, log.version_rows("answer", production, since), False),
+        ):
+            keep = is_challenger(rows.store) == challenges if len(rows.store) else None
+            versions.append((version, rows if keep is None else rows.take(keep)))
+        comparison.known_sales = score_separate_stores(panel, versions[0], versions[1])
 
     def close(self) -> None:
-        """Break off what runs, and end the thread."""
+        """Cancel a running comparison, and end the thread."""
         if self._log is not None:
             self._log.cancel()
         self._pool.shutdown(cancel_futures=True)
@@ -184,7 +186,7 @@ class ExperimentReport:
 
 
 def _open_log(url: str) -> "ExperimentLog":
-    # Not above: what speaks to databases takes its time to import.
+    # Imported here: SQLAlchemy is slow to import.
     from rossmann.prediction_log.queries.experiment_rows import ExperimentLog
 
     return ExperimentLog(url)
@@ -194,12 +196,8 @@ def _first(counts: "list[RoleCount]", role: str, version: int) -> datetime | Non
     return next((c.first for c in counts if (c.role, c.model_version) == (role, version)), None)
 
 
-LARGE_DIFFERENCE: Final = 0.1
-"""From here on two forecasts of a row differ by much."""
-
-
 def agreement(pairs: "DistinctRows") -> Agreement | None:
-    """How far the challenger is from Production, on open days; None where there is no row."""
+    """How much the challenger's forecasts differ from Production's on open days; None without."""
     both = (pairs.open > 0) & (pairs.sales > 0) & (pairs.production_forecast > 0)
     if not both.any():
         return None
@@ -213,79 +211,74 @@ def agreement(pairs: "DistinctRows") -> Agreement | None:
 
 
 def actual_sales(panel: "Panel", rows: "DistinctRows") -> FloatArray:
-    """What was sold (n,), by the history that is known by now.
+    """Actual sales (n,) by today's history.
 
-    NaN where that is not known, where nothing was sold, and where the day was not as planned (open,
-    and with a promotion or without): a forecast for another plan is not wrong.
+    NaN where they are not known, where nothing was sold, and where the day was not as planned
+    (opening or promotion): a forecast for another plan is not wrong.
     """
-    sold = np.full(len(rows.store), np.nan)
-    here = (rows.open > 0) & (rows.day <= panel.last_day) & (panel.store_indices(rows.store) >= 0)
-    places = np.flatnonzero(here)
-    order = places[np.argsort(rows.store[places], kind="stable")]
+    sales = np.full(len(rows.store), np.nan)
+    in_history = rows.day <= panel.last_day
+    known = np.flatnonzero((rows.open > 0) & in_history & (panel.store_indices(rows.store) >= 0))
+    order = known[np.argsort(rows.store[known], kind="stable")]
     for group in np.split(order, np.flatnonzero(np.diff(rows.store[order])) + 1):
         if len(group):
-            sold[group] = _of_store(panel, int(rows.store[group[0]]), rows.take(group))
-    return sold
+            sales[group] = _store_sales(panel, int(rows.store[group[0]]), rows.take(group))
+    return sales
 
 
-def _of_store(panel: "Panel", store: int, rows: "DistinctRows") -> FloatArray:
+def _store_sales(panel: "Panel", store: int, rows: "DistinctRows") -> FloatArray:
     first, last = int(rows.day.min()), int(rows.day.max())
     past = panel.history(store, last, last - first + 1)
-    at = np.searchsorted(past.day, rows.day)
-    at = np.minimum(at, len(past.day) - 1)
-    sold = past.sales[at]
-    fits = (past.day[at] == rows.day) & (past.open[at] > 0) & (past.promo[at] == rows.promo)
-    return np.asarray(np.where(fits & (sold > 0), sold, np.nan), np.float64)
+    index = np.minimum(np.searchsorted(past.day, rows.day), len(past.day) - 1)
+    sales, promo = past.sales[index], past.promo[index]
+    as_planned = (past.day[index] == rows.day) & (past.open[index] > 0) & (promo == rows.promo)
+    return np.asarray(np.where(as_planned & (sales > 0), sales, np.nan), np.float64)
 
 
 def score_same_rows(
     panel: "Panel", pairs: "DistinctRows", challenger: int, production: int
 ) -> ActualsComparison | None:
-    """Both on the same rows, with a test; None where no sales are known."""
-    sold = actual_sales(panel, pairs)
-    known = np.isfinite(sold)
+    """Both versions on the same rows, with a test; None where no sales are known."""
+    actuals = actual_sales(panel, pairs)
+    known = np.isfinite(actuals)
     if not known.any():
         return None
-    sold, rows = sold[known], pairs.take(known)
-    test = permutation_test(rows.store, rows.day, sold, rows.sales, rows.production_forecast)
+    actuals, rows = actuals[known], pairs.take(known)
+    test = permutation_test(rows.store, rows.day, actuals, rows.sales, rows.production_forecast)
     return ActualsComparison(
         paired=True,
-        challenger=_score(challenger, rows.store, sold, rows.sales),
-        production=_score(production, rows.store, sold, rows.production_forecast),
+        challenger=_score(challenger, rows.store, actuals, rows.sales),
+        production=_score(production, rows.store, actuals, rows.production_forecast),
         chance=test.p_value,
         better_stores=test.share_of_stores_better,
     )
 
 
 def score_separate_stores(
-    panel: "Panel",
-    theirs: "DistinctRows",
-    mine: "DistinctRows",
-    challenger: int,
-    production: int,
+    panel: "Panel", challenger: "VersionRows", production: "VersionRows"
 ) -> ActualsComparison | None:
-    """Each on stores of its own; None where sales are known for neither."""
-    sides = []
-    for version, rows in ((challenger, theirs), (production, mine)):
-        sold = actual_sales(panel, rows)
-        known = np.isfinite(sold)
-        found = rows.take(known)
-        sides.append(_score(version, found.store, sold[known], found.sales))
-    if not sides[0].rows and not sides[1].rows:
+    """Each version on stores of its own; None where sales are known for neither."""
+    scores = []
+    for version, rows in (challenger, production):
+        actuals = actual_sales(panel, rows)
+        known = np.isfinite(actuals)
+        scored = rows.take(known)
+        scores.append(_score(version, scored.store, actuals[known], scored.sales))
+    if not scores[0].rows and not scores[1].rows:
         return None
     return ActualsComparison(
-        paired=False, challenger=sides[0], production=sides[1], chance=None, better_stores=None
+        paired=False, challenger=scores[0], production=scores[1], chance=None, better_stores=None
     )
 
 
 def _score(
-    version: int, store: npt.NDArray[np.int32], sold: FloatArray, sales: FloatArray
+    version: int, store: npt.NDArray[np.int32], actuals: FloatArray, sales: FloatArray
 ) -> VersionScore:
-    some = len(sold) > 0
+    has_rows = len(actuals) > 0
     return VersionScore(
         model_version=version,
-        rows=len(sold),
+        rows=len(actuals),
         stores=len(np.unique(store)),
-        rmspe=rmspe(sold, sales) if some else None,
-        bias=bias(sold, sales) if some else None,
+        rmspe=rmspe(actuals, sales) if has_rows else None,
+        bias=bias(actuals, sales) if has_rows else None,
     )

@@ -1,4 +1,4 @@
-"""Around every request: its id, its headers, its line in the log, and what Prometheus counts."""
+"""ASGI middleware around every request: request id, response headers, access log and metrics."""
 
 import re
 import time
@@ -12,67 +12,70 @@ from rossmann.serving.observability.access_log import REQUEST_RECORD_KEY, Reques
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import run_next_tick
 
-_SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
 class RequestContextMiddleware:
-    """Middleware in plain ASGI: the framework's own kind costs more than the whole request.
+    """Outermost middleware, so that what others refuse is counted and logged too.
 
-    It belongs outside all others, so that what they refuse is counted and told too. ``tell``
-    writes a request's line.
+    Plain ASGI: Starlette's base class costs more than the whole request. ``write_record`` writes
+    to the access log.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, tell: Callable[[RequestRecord], None] | None = None
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        write_record: Callable[[RequestRecord], None] | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._tell = tell
-        # Ids are no secret: the system's own randomness would take longer than all the rest.
-        self._bits = Random().getrandbits
+        self._write_record = write_record
+        # Ids are no secret, and the system's random source is slow.
+        self._random_bits = Random().getrandbits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Give the request an id, pass it on, and count what came of it."""
+        """Give the request an id, pass it on, then count and log it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope, self._bits)
-        line = RequestRecord(request_id, scope["method"], scope["path"])
+        request_id = _request_id(scope, self._random_bits)
+        record = RequestRecord(request_id, scope["method"], scope["path"])
         state = scope.setdefault("state", {})
-        state["request_id"], state[REQUEST_RECORD_KEY] = request_id, line
+        state["request_id"], state[REQUEST_RECORD_KEY] = request_id, record
 
-        async def note(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                line.code = message["status"]
+                record.code = message["status"]
                 headers = [(b"x-request-id", request_id.encode()), _NO_SNIFF]
                 message["headers"] = [*message.get("headers", ()), *headers]
             else:
-                line.bytes += len(message.get("body", b""))
+                record.bytes += len(message.get("body", b""))
             await send(message)
 
         self._metrics.in_flight += 1
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
-            await self._app(scope, receive, note)
+            await self._app(scope, receive, send_with_id)
         finally:
-            line.seconds = time.perf_counter() - begun
+            record.seconds = time.perf_counter() - started
             self._metrics.in_flight -= 1
-            run_next_tick(self._end, scope, line)
+            run_next_tick(self._finish, scope, record)
 
-    def _end(self, scope: Scope, line: RequestRecord) -> None:
-        # A path that no route knows is the caller's text: it must not become a label.
-        line.route = getattr(scope.get("route"), "path", None)
-        self._metrics.request_finished(line.route, line.method, line.code, line.seconds)
-        if self._tell is not None:
-            self._tell(line)
+    def _finish(self, scope: Scope, record: RequestRecord) -> None:
+        # The route's pattern, not the path: a label must not hold the caller's text.
+        record.route = getattr(scope.get("route"), "path", None)
+        self._metrics.request_finished(record.route, record.method, record.code, record.seconds)
+        if self._write_record is not None:
+            self._write_record(record)
 
 
-def _request_id(scope: Scope, bits: Callable[[int], int]) -> str:
+def _request_id(scope: Scope, random_bits: Callable[[int], int]) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             text: str = value.decode("latin-1")
-            if _SANE_ID.match(text):
+            if _VALID_ID.match(text):
                 return text
-    # Time first, as in RFC 9562's version 7: an index of ids then grows at its end.
-    return f"{time.time_ns() // 1_000_000:012x}{bits(80):020x}"
+    # Time first, as in RFC 9562's UUID version 7: a database index then grows at its end.
+    return f"{time.time_ns() // 1_000_000:012x}{random_bits(80):020x}"

@@ -1,6 +1,6 @@
-"""What every answer tells browsers: show it nowhere else, keep it nowhere, run nothing in it.
+"""ASGI middleware: frame, referrer, cache and CSP headers on every response, and CORS.
 
-Plain ASGI, with headers that are made once: it costs a microsecond or two.
+Plain ASGI with headers that are built once: it costs a microsecond or two.
 """
 
 import base64
@@ -17,19 +17,21 @@ from rossmann.settings import Settings
 
 HeaderPair = tuple[bytes, bytes]
 
-_FOR_ALL: Final[tuple[HeaderPair, ...]] = (
+_COMMON: Final[tuple[HeaderPair, ...]] = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_NOTHING: Final[HeaderPair] = (
+_NO_CONTENT_POLICY: Final[HeaderPair] = (
     b"content-security-policy",
     b"default-src 'none'; frame-ancestors 'none'",
 )
-_NOT_KEPT: Final[HeaderPair] = (b"cache-control", b"no-store")
+_NO_STORE: Final[HeaderPair] = (b"cache-control", b"no-store")
 _TLS_ONLY: Final[HeaderPair] = (b"strict-transport-security", b"max-age=31536000")
-DEFAULT_HEADERS: Final = {k.decode(): v.decode() for k, v in (*_FOR_ALL, _NOTHING, _NOT_KEPT)}
-"""For an answer that is made outside of the middleware."""
+DEFAULT_HEADERS: Final = {
+    k.decode(): v.decode() for k, v in (*_COMMON, _NO_CONTENT_POLICY, _NO_STORE)
+}
+"""For a response that is made outside of the middleware."""
 _DOCS: Final = "/docs"
 _SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _EXPOSED: Final = (
@@ -40,45 +42,45 @@ _EXPOSED: Final = (
 
 
 class SecurityHeadersMiddleware:
-    """Adds them to what the application answers, and ends with what the door does after it."""
+    """Adds security and rate-limit headers, and counts rows against the limits afterwards."""
 
-    def __init__(self, app: ASGIApp, guard: AccessControl, tls_in_front: bool) -> None:
+    def __init__(self, app: ASGIApp, access_control: AccessControl, tls_in_front: bool) -> None:
         self._app = app
-        self._settle = guard.count_rows if guard.counts_rows else None
-        always = (*_FOR_ALL, *((_TLS_ONLY,) if tls_in_front else ()))
-        self._usual = (*always, _NOTHING, _NOT_KEPT)
-        self._assets = (*always, _NOTHING)
-        self._pages = (*always, _NOT_KEPT)
+        self._count_rows = access_control.count_rows if access_control.counts_rows else None
+        common = (*_COMMON, *((_TLS_ONLY,) if tls_in_front else ()))
+        self._default = (*common, _NO_CONTENT_POLICY, _NO_STORE)
+        self._assets = (*common, _NO_CONTENT_POLICY)
+        self._pages = (*common, _NO_STORE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and dress its answer."""
+        """Pass the request on, and add headers to its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path = scope["path"]
         if path.startswith(_DOCS) and not path.startswith(f"{_DOCS}/assets/"):
-            await self._app(scope, receive, _Page(send, self._pages).send)
+            await self._app(scope, receive, _DocsPage(send, self._pages).send)
             return
-        fixed = self._assets if path.startswith(_DOCS) else self._usual
+        headers = self._assets if path.startswith(_DOCS) else self._default
 
-        async def dressed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                standing = scope.get("state", {}).get(RATE_STATE_KEY)
-                rate = () if standing is None else standing.headers()
-                message["headers"] = [*message.get("headers", ()), *fixed, *rate]
+                usage = scope.get("state", {}).get(RATE_STATE_KEY)
+                rate = () if usage is None else usage.headers()
+                message["headers"] = [*message.get("headers", ()), *headers, *rate]
             await send(message)
 
-        if self._settle is None:
-            await self._app(scope, receive, dressed)
+        if self._count_rows is None:
+            await self._app(scope, receive, send_with_headers)
             return
         try:
-            await self._app(scope, receive, dressed)
+            await self._app(scope, receive, send_with_headers)
         finally:
-            await self._settle(scope)
+            await self._count_rows(scope)
 
 
-class _Page:
-    """A page with a script in it: its text is awaited, for the digest that lets it run."""
+class _DocsPage:
+    """An HTML page with inline scripts: buffered, because the CSP names their digests."""
 
     def __init__(self, send: Send, headers: tuple[HeaderPair, ...]) -> None:
         self._send = send
@@ -93,14 +95,14 @@ class _Page:
         self._body += message.get("body", b"")
         if message.get("more_body"):
             return
-        policy = (b"content-security-policy", _policy(self._body))
+        policy = (b"content-security-policy", _docs_policy(self._body))
         headers = [*self._start.get("headers", ()), *self._headers, policy]
         await self._send({**self._start, "headers": headers})
         await self._send({"type": "http.response.body", "body": self._body})
 
 
-def _policy(page: bytes) -> bytes:
-    """Lets run what the page itself holds and what comes from here, and nothing else."""
+def _docs_policy(page: bytes) -> bytes:
+    """CSP that allows the page's own inline scripts and same-origin resources only."""
     digests = [
         f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
         for script in _SCRIPT.findall(page)
@@ -109,7 +111,7 @@ def _policy(page: bytes) -> bytes:
         (
             "default-src 'none'",
             " ".join(("script-src 'self'", *digests)),
-            # The page's library writes styles and small pictures into it.
+            # Swagger UI adds styles and data: images.
             "style-src 'self' 'unsafe-inline'",
             "img-src 'self' data:",
             "connect-src 'self'",
@@ -120,9 +122,11 @@ def _policy(page: bytes) -> bytes:
     ).encode()
 
 
-def add_security_headers(app: Starlette, settings: Settings, guard: AccessControl) -> None:
-    """Put headers on all answers of ``app``, and let pages of the origins that are named read."""
-    app.add_middleware(SecurityHeadersMiddleware, guard=guard, tls_in_front=settings.tls_in_front)
+def add_security_headers(app: Starlette, settings: Settings, access_control: AccessControl) -> None:
+    """Add the middleware to ``app``, and CORS for the configured origins."""
+    app.add_middleware(
+        SecurityHeadersMiddleware, access_control=access_control, tls_in_front=settings.tls_in_front
+    )
     if not settings.cors_origins:
         return
     app.add_middleware(

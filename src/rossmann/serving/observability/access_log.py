@@ -1,8 +1,7 @@
-"""One line a request: JSON when collected, plain on a terminal; written to stderr.
+"""Access log: one line a request to stderr, as JSON, or as text on a terminal.
 
-The general logger takes ten times as long as this, which is much where an answer takes half a
-millisecond. A thread writes the lines, a tenth of a second of them at once: a write takes longer
-than wording the line, and one that waits for a reader who is slow must hold up no answer.
+The general logger takes ten times as long, which is much for a response of half a millisecond. A
+thread writes the lines of a tenth of a second at once, so that a slow reader delays no response.
 """
 
 import logging
@@ -25,12 +24,12 @@ from rossmann.logging_config import (
 )
 from rossmann.serving.observability.tracing import trace_id
 
-REQUEST_RECORD_KEY: Final = "line"
+REQUEST_RECORD_KEY: Final = "record"
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is told of one request; whoever answers it fills in what only they know."""
+    """One request in the access log; its handler fills in rows, version and caller."""
 
     request_id: str
     method: str
@@ -39,7 +38,7 @@ class RequestRecord:
     code: int = 500
     seconds: float = 0.0
     bytes: int = 0
-    """Of the answer's body."""
+    """Of the response body."""
     rows: int = 0
     model_version: int = 0
     caller: str = ""
@@ -47,69 +46,65 @@ class RequestRecord:
 
 
 def request_record(request: Request) -> RequestRecord:
-    """The line of the request that is being answered, to fill in."""
-    line: RequestRecord = request.scope["state"][REQUEST_RECORD_KEY]
-    return line
+    """The record of a request that is being answered."""
+    record: RequestRecord = request.scope["state"][REQUEST_RECORD_KEY]
+    return record
 
 
-_LONGEST: Final = 256
-"""Characters of a path that are kept: it is the caller's text."""
-_TOGETHER: Final = 0.1
-"""Seconds whose lines are written at once."""
-_MOST: Final = 100_000
-"""Lines that wait for a slow reader: some 40 MB."""
-_PATIENCE: Final = 2.0
-"""Seconds that the end waits for one."""
+_MAX_PATH_LENGTH: Final = 256
+_FLUSH_SECONDS: Final = 0.1
+_MAX_LINES: Final = 100_000
+"""Buffered lines while the reader is slow: some 40 MB."""
+_CLOSE_TIMEOUT: Final = 2.0
 
 
 class AccessLog:
-    """Tells of requests; ``start`` and ``close`` begin and end its thread.
+    """Writes request records; between ``start`` and ``close`` by a thread, else at once."""
 
-    Before and after, lines are written at once.
-    """
-
-    def __init__(self, form: LogFormat, traced: bool = False, stream: TextIO | None = None) -> None:
-        self._worded = _as_json if uses_json(form) else _as_text
+    def __init__(
+        self, log_format: LogFormat, traced: bool = False, stream: TextIO | None = None
+    ) -> None:
+        self._format = _as_json if uses_json(log_format) else _as_text
         self._trace = trace_id if traced else str
         self._stream = NonFailingStream(stream or sys.stderr)
         self._clock = TimestampFormatter()
         self._lines: deque[str] = deque()
-        self._some = threading.Event()
-        self._ending = threading.Event()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._lost = 0
 
-    def write(self, line: RequestRecord) -> None:
-        """Write a request's line, soon; waits for nothing while the thread runs."""
-        text = self._worded(line, self._clock(), self._trace())
+    def write(self, record: RequestRecord) -> None:
+        """Write a record; does not block while the thread runs."""
+        text = self._format(record, self._clock(), self._trace())
         if self._thread is None:
             self._stream.write(text)
-        elif len(self._lines) >= _MOST:
+        elif len(self._lines) >= _MAX_LINES:
             self._lost += 1
         else:
             self._lines.append(text)
-            if not self._some.is_set():
-                self._some.set()
+            if not self._wake.is_set():
+                self._wake.set()
 
     def start(self) -> None:
-        """From now on a thread writes."""
-        self._ending.clear()
+        """Start the writing thread."""
+        self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, unless nobody reads it, and end the thread."""
+        """Write the buffered lines, unless nobody reads them, and end the thread."""
         thread, self._thread = self._thread, None
-        self._ending.set()
-        self._some.set()
+        self._stop.set()
+        self._wake.set()
         if thread is not None:
-            thread.join(_PATIENCE)
+            thread.join(_CLOSE_TIMEOUT)
 
     def _run(self) -> None:
-        while not self._ending.is_set():
-            self._some.wait()
-            self._ending.wait(_TOGETHER)
-            self._some.clear()
+        while not self._stop.is_set():
+            self._wake.wait()
+            self._stop.wait(_FLUSH_SECONDS)
+            self._wake.clear()
             self._write()
 
     def _write(self) -> None:
@@ -122,45 +117,45 @@ class AccessLog:
 
 
 def open_access_log(
-    level: LogLevel, form: LogFormat, traced: bool = False, stream: TextIO | None = None
+    level: LogLevel, log_format: LogFormat, traced: bool = False, stream: TextIO | None = None
 ) -> AccessLog | None:
-    """What writes a request's line; None where the level leaves it out."""
+    """The access log; None where the log level excludes it."""
     if logging.getLevelNamesMapping()[level.upper()] > logging.INFO:
         return None
-    return AccessLog(form, traced, stream)
+    return AccessLog(log_format, traced, stream)
 
 
-def _as_json(line: RequestRecord, time: str, trace: str) -> str:
-    told: dict[str, object] = {
+def _as_json(record: RequestRecord, time: str, trace: str) -> str:
+    fields: dict[str, object] = {
         "time": time,
-        "level": "error" if line.code >= 500 else "info",
+        "level": "error" if record.code >= 500 else "info",
         "event": "request",
-        "request_id": line.request_id,
-        "method": line.method,
-        "route": line.route,
-        "path": line.path[:_LONGEST],
-        "code": line.code,
-        "ms": round(line.seconds * 1000, 3),
-        "rows": line.rows,
-        "model_version": line.model_version or None,
-        "caller": line.caller or None,
-        "bytes": line.bytes,
+        "request_id": record.request_id,
+        "method": record.method,
+        "route": record.route,
+        "path": record.path[:_MAX_PATH_LENGTH],
+        "code": record.code,
+        "ms": round(record.seconds * 1000, 3),
+        "rows": record.rows,
+        "model_version": record.model_version or None,
+        "caller": record.caller or None,
+        "bytes": record.bytes,
     }
     if trace:
-        told["trace_id"] = trace
-    return json_line(told) + "\n"
+        fields["trace_id"] = trace
+    return json_line(fields) + "\n"
 
 
-def _as_text(line: RequestRecord, time: str, trace: str) -> str:
-    # Escaped: a path with a line end or a colour in it would look like a line of ours.
-    path = line.path[:_LONGEST].encode("unicode_escape").decode()
-    told = f"{time} {line.method} {path} {line.code} {line.seconds * 1000:.1f} ms"
+def _as_text(record: RequestRecord, time: str, trace: str) -> str:
+    # Escaped: a path with a line end or a colour code could fake a log line.
+    path = record.path[:_MAX_PATH_LENGTH].encode("unicode_escape").decode()
+    start = f"{time} {record.method} {path} {record.code} {record.seconds * 1000:.1f} ms"
     more = (
-        ("rows", line.rows),
-        ("model_version", line.model_version),
-        ("caller", line.caller),
-        ("bytes", line.bytes),
-        ("request_id", line.request_id),
+        ("rows", record.rows),
+        ("model_version", record.model_version),
+        ("caller", record.caller),
+        ("bytes", record.bytes),
+        ("request_id", record.request_id),
         ("trace_id", trace),
     )
-    return " ".join([told, *(f"{name}={value}" for name, value in more if value)]) + "\n"
+    return " ".join([start, *(f"{name}={value}" for name, value in more if value)]) + "\n"

@@ -1,12 +1,8 @@
-"""What the service counts, by name; the names are a promise to dashboards and alerts.
+"""Prometheus metrics; their names are a promise to dashboards and alerts.
 
-With several workers each writes its numbers into files of a folder that all of them read, so that
-any worker tells the sum of all: see ``metrics_folder``.
-
-MERGED: Where several workers keep their numbers: a folder in memory that ends with the service.
-
-A worker's counts stay in it when the worker dies, so that no total goes down; what only a living
-worker has (memory, requests in flight) is left out from then on.
+With several workers, each writes its values to files of one folder in memory that all of them
+read, so that any worker renders the sum. Counts of a dead worker stay, so that no total goes down;
+its gauges (memory, requests in flight) are left out.
 """
 
 import os
@@ -33,28 +29,28 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from rossmann.filesystem.locks import exclusive_lock, try_lock
 
 MULTIPROC_DIR_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Read by prometheus-client when it is imported: set before a worker starts."""
-_MEMORY: Final = Path("/dev/shm")
-_NAME: Final = "rossmann-metrics-"
+"""Read by prometheus-client at its import: set before a worker starts."""
+_SHARED_MEMORY: Final = Path("/dev/shm")
+_FOLDER_PREFIX: Final = "rossmann-metrics-"
 _LOCK: Final = "lock"
 
 
 def current_multiprocess_dir(environment: Mapping[str, str]) -> Path | None:
-    """The folder of this worker and its siblings; None where it is alone."""
-    told = environment.get(MULTIPROC_DIR_VARIABLE)
-    return Path(told) if told else None
+    """The folder that the workers of this service share; None for a single worker."""
+    path = environment.get(MULTIPROC_DIR_VARIABLE)
+    return Path(path) if path else None
 
 
 @contextmanager
 def multiprocess_dir(parent: Path | None = None) -> Iterator[Path]:
-    """A fresh folder for the workers of one service; it goes when the service ends.
+    """A new folder for the workers of one service, removed when the service ends.
 
-    Not in the data folder: the files are mapped into memory, and on a full disk a write to such a
-    file ends the process.
+    Not in the data folder: the files are memory-mapped, and on a full disk a write kills the
+    process.
     """
     parent = parent or _default_parent()
-    _clear(parent)
-    folder = Path(tempfile.mkdtemp(prefix=_NAME, dir=parent))
+    _remove_stale(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=parent))
     try:
         with exclusive_lock(folder / _LOCK):
             yield folder
@@ -63,36 +59,36 @@ def multiprocess_dir(parent: Path | None = None) -> Iterator[Path]:
 
 
 def remove_dead_workers(folder: Path) -> None:
-    """Leave out what only living workers have, of those that died."""
-    numbers = {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}
-    for number in numbers:
-        if number.isdecimal() and not _is_sibling(int(number)):
-            mark_process_dead(int(number), str(folder))  # type: ignore[no-untyped-call]
+    """Remove the gauges of workers that died."""
+    pids = {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}
+    for pid in pids:
+        if pid.isdecimal() and not _is_sibling(int(pid)):
+            mark_process_dead(int(pid), str(folder))  # type: ignore[no-untyped-call]
 
 
-def _is_sibling(process: int) -> bool:
-    """Whether it lives and has our parent: its number may belong to another program by now."""
-    if process == os.getpid():
+def _is_sibling(pid: int) -> bool:
+    """Whether it runs and has our parent: its pid may belong to another program by now."""
+    if pid == os.getpid():
         return True
     try:
-        worker = psutil.Process(process)
+        worker = psutil.Process(pid)
         return bool(worker.ppid() == os.getppid() and worker.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
 
 def _default_parent() -> Path:
-    usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK | os.X_OK)
-    return _MEMORY if usable else Path(tempfile.gettempdir())
+    usable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
+    return _SHARED_MEMORY if usable else Path(tempfile.gettempdir())
 
 
-def _clear(parent: Path) -> None:
-    """Remove folders whose service was killed: nobody holds their lock."""
-    for folder in parent.glob(f"{_NAME}*"):
+def _remove_stale(parent: Path) -> None:
+    """Remove folders of killed services: their lock is free."""
+    for folder in parent.glob(f"{_FOLDER_PREFIX}*"):
         try:
             lock = try_lock(folder / _LOCK, os.O_RDWR)
         except OSError:
-            continue  # another user's, or just being made
+            continue  # another user's, or just being created
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
@@ -102,24 +98,24 @@ _BUCKETS: Final = (
     *(0.00025, 0.0005, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
-"""Seconds; from below one row's answer to the longest batch."""
+"""Seconds: from less than a one-row response to the longest batch."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 MultiprocessMode = Literal["livesum", "livemax", "livemin"]
-"""How a gauge's values of several workers become one."""
+"""How a gauge's values of several workers are combined."""
 
 
 class Metrics:
-    """One of these for each application, so that none is shared by accident."""
+    """All metrics of one application, in a registry of its own."""
 
     def __init__(self, version: str = "unknown") -> None:
-        # Times of creation would double the page, and are wrong with several workers.
+        # Creation times would double the output, and are wrong with several workers.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._routes: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._doors: dict[str, Counter] = {}
-        self._kinds: dict[str, Counter] = {}
+        self._row_counters: dict[str, Counter] = {}
+        self._warning_counters: dict[str, Counter] = {}
         self.in_flight = 0
-        """Requests that this process has begun and not ended; told by ``Gauges``."""
+        """Requests in progress in this process; exported by ``StateCollector``."""
         self._add_traffic()
         self._add_model()
         self._add_process(version)
@@ -146,7 +142,7 @@ class Metrics:
             "Rows of an experiment, by who answered, and shadows that did not",
             "role",
         )
-        self.rows_forecast("predict", 0)  # told from the start: a rate needs a first value
+        self.rows_forecast("predict", 0)  # exported from the start: a rate needs a first value
         self.experiment_rows("answer", 0)
 
     def _add_model(self) -> None:
@@ -210,15 +206,15 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"rossmann_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, over: MultiprocessMode, *labels: str) -> Gauge:
+    def _gauge(self, name: str, text: str, mode: MultiprocessMode, *labels: str) -> Gauge:
         return Gauge(
-            f"rossmann_{name}", text, labels, registry=self.registry, multiprocess_mode=over
+            f"rossmann_{name}", text, labels, registry=self.registry, multiprocess_mode=mode
         )
 
     def request_finished(self, route: str | None, method: str, code: int, seconds: float) -> None:
         """Count a request; ``route`` is the path's pattern, None for a path that no route has."""
         key = (route or "unknown", method if route else "any", code)
-        # A look-up by labels costs more than the count itself.
+        # Cached: a look-up by labels costs more than the count itself.
         child = self._routes.get(key)
         if child is None:
             child = self._add_route(*key)
@@ -226,37 +222,37 @@ class Metrics:
         child[1].observe(seconds)
 
     def _add_route(self, route: str, method: str, code: int) -> tuple[Counter, Histogram]:
-        # What a client may choose freely must not become a label: each would be kept for ever.
-        told = method if method in _METHODS or method == "any" else "other"
-        child = (self._requests.labels(route, told, str(code)), self._seconds.labels(route))
-        if told == method:
+        # Labels must not hold what a client may choose freely: each value is kept for ever.
+        label = method if method in _METHODS or method == "any" else "other"
+        child = (self._requests.labels(route, label, str(code)), self._seconds.labels(route))
+        if label == method:
             self._routes[route, method, code] = child
         return child
 
-    def rows_forecast(self, door: str, rows: int) -> None:
-        """Count rows that were forecast through a door: predict, explain, file."""
-        child = self._doors.get(door)
+    def rows_forecast(self, endpoint: str, rows: int) -> None:
+        """Count forecast rows of an endpoint: predict, explain, file."""
+        child = self._row_counters.get(endpoint)
         if child is None:
-            child = self._doors[door] = self._rows.labels(door)
+            child = self._row_counters[endpoint] = self._rows.labels(endpoint)
         child.inc(rows)
 
     def experiment_rows(self, role: str, rows: int) -> None:
         """Count rows: of answer, challenger or shadow, or of a shadow dropped or failed."""
         self._experiments.labels(role).inc(rows)
 
-    def rows_warned(self, kind: str, rows: int) -> None:
+    def rows_warned(self, warning_type: str, rows: int) -> None:
         """Count rows that were answered with a warning of that type."""
-        child = self._kinds.get(kind)
+        child = self._warning_counters.get(warning_type)
         if child is None:
-            child = self._kinds[kind] = self._warnings.labels(kind)
+            child = self._warning_counters[warning_type] = self._warnings.labels(warning_type)
         child.inc(rows)
 
     def render(self) -> bytes:
-        """All numbers, of all workers, in Prometheus' text format."""
+        """The metrics of all workers in Prometheus' text format."""
         folder = current_multiprocess_dir(os.environ)
         if folder is None:
             return generate_latest(self.registry)
         remove_dead_workers(folder)
-        everyone = CollectorRegistry()
-        MultiProcessCollector(everyone, str(folder))  # type: ignore[no-untyped-call]
-        return generate_latest(everyone)
+        combined = CollectorRegistry()
+        MultiProcessCollector(combined, str(folder))  # type: ignore[no-untyped-call]
+        return generate_latest(combined)

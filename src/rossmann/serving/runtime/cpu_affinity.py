@@ -1,9 +1,8 @@
-"""A core for each worker's event loop, where a service has as many cores as workers.
+"""CPU affinity: one core for each worker's event loop, where there are as many cores as workers.
 
-Left alone, the scheduler moves loops from core to core whenever something else wants a turn there
-(a client, the prediction log), and what a loop had in its core's caches stays behind: under a load
-that takes all of two cores that costs two workers a tenth of their answers and more. Only the loop
-and threads that take turns with it keep to the core; those that compute use all of them.
+Otherwise the scheduler moves the loops between cores, away from their caches: under a load that
+takes both of two cores, two workers lose 10 % of their responses and more. Only the loop and the
+threads that take turns with it are pinned; threads that compute use all cores.
 """
 
 import io
@@ -23,28 +22,25 @@ T = TypeVar("T")
 
 
 def unpinned() -> Callable[[], None]:
-    """For a thread to call first: it may run wherever the caller of ``roaming`` may run now.
+    """A thread initializer that restores the affinity this process has now.
 
-    To be made before the loop keeps to a core, which threads that it begins would do as well.
+    Create it before the loop is pinned: threads inherit the affinity of their creator.
     """
     return partial(set_affinity, os.sched_getaffinity(0))
 
 
 def set_affinity(cores: set[int]) -> None:
-    """Keep this thread to ``cores``; changes nothing where the system does not let it.
-
-    It may not by a sandbox's rule, or because the machine's owner gave the process other cores.
-    """
+    """Pin this thread to ``cores``; does nothing where the system refuses (sandbox, cpuset)."""
     with suppress(OSError):
         os.sched_setaffinity(0, cores)
 
 
 def run_unpinned(work: Callable[P, T]) -> Callable[P, T]:
-    """``work``, in a thread that is ``roaming`` from then on."""
-    roam = unpinned()
+    """``work`` in a thread that is unpinned from then on."""
+    unpin = unpinned()
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        roam()
+        unpin()
         return work(*args, **kwargs)
 
     return run
@@ -52,18 +48,18 @@ def run_unpinned(work: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def pinned_core(workers: int, folder: Path | None) -> Iterator[int | None]:
-    """Keep this thread, and those that it begins, to a core that none of its siblings has.
+    """Pin this thread and those that it creates to a core that no other worker has.
 
-    Gives the core; None, and changes nothing, where there are more or fewer cores than workers.
-    ``folder``: one that the ``workers`` share, None where this one is alone.
+    Yields the core; None, unpinned, where there are more or fewer cores than workers. ``folder``
+    is shared by the ``workers``; None where there is only one.
     """
     cores = os.sched_getaffinity(0)
-    held = None if folder is None or len(cores) != workers else _take(folder, cores)
-    if held is None:
+    claimed = None if folder is None or len(cores) != workers else _claim_core(folder, cores)
+    if claimed is None:
         yield None
         return
-    core, descriptor = held
-    _begin_threads()
+    core, descriptor = claimed
+    _start_polars_threads()
     try:
         set_affinity({core})
         yield core
@@ -72,8 +68,8 @@ def pinned_core(workers: int, folder: Path | None) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def _take(folder: Path, cores: set[int]) -> tuple[int, int] | None:
-    """A core, and what holds it until it is closed or the process ends."""
+def _claim_core(folder: Path, cores: set[int]) -> tuple[int, int] | None:
+    """A free core, and the lock that holds it until it is closed or the process ends."""
     for core in sorted(cores):
         descriptor = try_lock(folder / f"core-{core}", mode=0o600)
         if descriptor is not None:
@@ -81,6 +77,6 @@ def _take(folder: Path, cores: set[int]) -> tuple[int, int] | None:
     return None
 
 
-def _begin_threads() -> None:
-    """Let Polars begin its threads: where it did so later, all of them would share one core."""
+def _start_polars_threads() -> None:
+    """Start Polars' threads unpinned: started later, all of them would share one core."""
     pl.DataFrame({"a": [0]}).write_ipc(io.BytesIO())

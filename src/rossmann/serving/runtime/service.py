@@ -1,4 +1,4 @@
-"""The one place that chooses the service's real parts: panel, registry, versions."""
+"""A service's state: registry, panel and versions, their assembly, and hot reload of new data."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rossmann.errors import CorruptModelError, RossmannError
+from rossmann.errors import CorruptModelError, DataNotFoundError, RossmannError
+from rossmann.logging_config import get_logger
 from rossmann.models.gate.gate import validate
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.registry.registry import Registry
@@ -26,7 +27,6 @@ from rossmann.settings import Settings
 
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
-    from rossmann.serving.runtime.data_reload import DataReloader
 
 
 LoadForecaster = Callable[[Path, "Panel"], Forecaster]
@@ -38,10 +38,10 @@ _LABELS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What answers: the versions over a panel, and the registry that they come from.
+    """The versions over a panel, and the registry that they come from.
 
-    ``gate`` raises ``GateFailed`` for a version that may not become Production, and gives the
-    version that it was compared with. ``refresh`` takes over a new data version, if there is one.
+    ``run_gate`` raises ``GateRejectedError`` for a version that may not become Production, and
+    returns the version that it was compared with. ``reload_data`` takes over a new data version.
     """
 
     initial_panel: "Panel"
@@ -52,31 +52,92 @@ class Service:
 
     @property
     def panel(self) -> "Panel":
-        """The panel that Production answers from, so that both change in the same moment."""
-        now = self.versions.production
-        return self.initial_panel if now is None else now.forecaster.panel
+        """The panel of the Production version: both change together."""
+        production = self.versions.production
+        return self.initial_panel if production is None else production.forecaster.panel
 
     @property
     def degraded_reason(self) -> str:
-        """What is amiss, empty when nothing is."""
-        return "; ".join(filter(None, (self.versions.reason, self._other_data())))
+        """Why the service is degraded; empty where it is not."""
+        return "; ".join(filter(None, (self.versions.reason, self._data_mismatch())))
 
-    def _other_data(self) -> str:
-        now = self.versions.production
-        if now is None:
+    def _data_mismatch(self) -> str:
+        production = self.versions.production
+        if production is None:
             return ""
-        learned = model_data(now.forecaster.ensemble.card)
-        here = panel_data(self.panel)
-        if learned.dataset == here.dataset:
+        trained_on = model_data(production.forecaster.ensemble.card)
+        current = panel_data(self.panel)
+        if trained_on.dataset == current.dataset:
             return ""
-        return f"the model learned from {learned.label}, but the history here is {here.label}"
+        return f"the model learned from {trained_on.label}, but the history here is {current.label}"
+
+
+class DataReloader:
+    """Moves all loaded versions to a new data version.
+
+    ``load``: loads a version over a panel. ``warm_up``: forecasts once; an error refuses the panel.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        versions: VersionManager,
+        panel: "Panel",
+        load: Callable[[Path, "Panel"], Forecaster],
+        warm_up: Callable[[Forecaster, "Panel"], None],
+    ) -> None:
+        self._settings = settings
+        self._versions = versions
+        self._current = panel.info
+        self._load = load
+        self._warm_up = warm_up
+        self._refused = ""
+        self._logger = get_logger("data")
+
+    def reload_if_changed(self) -> None:
+        """Take over the data version of the tables in use, once its arrays are built.
+
+        Only one of the same chain: a model of the demo chain must not answer for the real one.
+        """
+        panel = self._open_new()
+        if panel is None:
+            return
+        try:
+            self._versions.replace_panel(
+                lambda folder: self._load(folder, panel), lambda old: self._move(old, panel)
+            )
+        except RossmannError as error:
+            self._refused = panel.info.version
+            self._logger.warning("data refused", version=self._refused, reason=str(error))
+            return
+        self._current = panel.info
+        last_day = panel.info.last_day.isoformat()
+        self._logger.info("data in service", version=panel.info.version, last_day=last_day)
+
+    def _open_new(self) -> "Panel | None":
+        from rossmann.data.make_dataset import current_dataset
+        from rossmann.data.panel.panel import open_panel
+
+        try:
+            info = current_dataset(self._settings)
+            if info.version in {self._current.version, self._refused}:
+                return None
+            return open_panel(info) if info.dataset == self._current.dataset else None
+        except DataNotFoundError:
+            # The tables changed and are not prepared yet: the current panel stays.
+            return None
+
+    def _move(self, old: Forecaster, panel: "Panel") -> Forecaster:
+        new = old.with_panel(panel)
+        self._warm_up(new, panel)
+        return new
 
 
 def build_service(settings: Settings) -> Service:
-    """Load the version in service; raises ``NoModel`` where none can be had.
+    """Load the Production version; raises ``ModelUnavailableError`` without one.
 
-    The registry is asked first, and what takes seconds to import comes after: a service that may
-    not start says so at once.
+    The registry is asked first, and slow imports come after: a service that may not start fails
+    at once.
     """
     registry = open_registry(settings)
     panel = cache(lambda: _open_panel(settings))
@@ -86,18 +147,18 @@ def build_service(settings: Settings) -> Service:
     )
     with startup_timeout(registry, settings):
         versions.start()
-    watch = _watch(settings, versions, panel(), load)
+    reloader = DataReloader(settings, versions, panel(), load, warm_up)
     return Service(
         panel(),
         versions,
         registry,
-        run_unpinned(lambda version: _judge(registry, version, settings)),
-        watch.reload_if_changed,
+        run_unpinned(lambda version: _run_gate(registry, version, settings)),
+        reloader.reload_if_changed,
     )
 
 
-def _judge(registry: Registry, version: int, settings: Settings) -> int | None:
-    """The version that the gate compared it with; raises ``GateFailed`` where it says no."""
+def _run_gate(registry: Registry, version: int, settings: Settings) -> int | None:
+    """The version that the gate compared it with; raises ``GateRejectedError``."""
     verdict = validate(registry, version, settings)
     verdict.raise_if_failed()
     return verdict.compared_to
@@ -109,7 +170,7 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def startup_timeout(registry: Registry, settings: Settings) -> AbstractContextManager[None]:
-    """Around a start: a registry that hangs keeps nobody waiting who has a copy."""
+    """Context of a start: with a local copy, the registry must answer within seconds."""
     return (
         registry.with_timeout(STARTUP_TIMEOUT)
         if has_cached_production(settings.model_cache_dir)
@@ -122,14 +183,6 @@ def _open_panel(settings: Settings) -> "Panel":
     from rossmann.data.panel.panel import open_panel
 
     return open_panel(current_dataset(settings))
-
-
-def _watch(
-    settings: Settings, versions: VersionManager, panel: "Panel", load: LoadForecaster
-) -> "DataReloader":
-    from rossmann.serving.runtime.data_reload import DataReloader
-
-    return DataReloader(settings, versions, panel, load, warm_up)
 
 
 def _load(settings: Settings, folder: Path, panel: "Panel") -> Forecaster:
@@ -162,7 +215,7 @@ def supported_levels(card: dict[str, Any]) -> tuple[float, ...]:
 
 
 def panel_data(panel: "Panel") -> DataInfo:
-    """What the panel was made from, in words too."""
+    """The panel's data version as the response model."""
     info = panel.info
     return DataInfo(
         dataset=str(info.dataset),
@@ -177,15 +230,15 @@ def panel_data(panel: "Panel") -> DataInfo:
 
 
 def model_data(card: dict[str, Any]) -> DataInfo:
-    """What the model learned from, by its card."""
-    told = card.get("data", {})
-    dataset = str(told.get("dataset", "unknown"))
-    known = {name: told[name] for name in DataInfo.model_fields if name in told}
+    """The data version that a model was trained on, by its card."""
+    data = card.get("data", {})
+    dataset = str(data.get("dataset", "unknown"))
+    known = {name: data[name] for name in DataInfo.model_fields if name in data}
     return DataInfo(
         **{"version": "unknown", **known, "dataset": dataset, "label": data_label(dataset)}
     )
 
 
 def data_label(dataset: str) -> str:
-    """A dataset's name in words."""
+    """A dataset's name for people."""
     return _LABELS.get(dataset, dataset)

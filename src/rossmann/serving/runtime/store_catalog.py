@@ -1,4 +1,4 @@
-"""What there is to tell about stores: a summary, their past days and their plan."""
+"""Stores of the panel for the API: attributes, history and schedule."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 _YEAR: Final = 364
-"""Days of sales that a summary's mean is taken over: whole weeks."""
+"""Days of a summary's mean sales: whole weeks."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreAttributes:
-    """What the store table says; ``competition_distance`` in metres, None where unknown."""
+    """A row of the store table; ``competition_distance`` in metres, None where unknown."""
 
     store_type: str
     assortment: str
@@ -55,11 +55,11 @@ def read_store_attributes(folder: Path) -> dict[int, StoreAttributes]:
 
 
 class StoreCatalog:
-    """Answers about stores; every method raises ``RequestError`` for what it does not have."""
+    """Stores of one panel; methods raise ``RequestError`` for unknown stores and days."""
 
-    def __init__(self, panel: "Panel", facts: Mapping[int, StoreAttributes]) -> None:
+    def __init__(self, panel: "Panel", attributes: Mapping[int, StoreAttributes]) -> None:
         self._panel = panel
-        self._facts = facts
+        self._attributes = attributes
 
     @cached_property
     def _summaries(self) -> dict[int, StoreSummary]:
@@ -71,20 +71,20 @@ class StoreCatalog:
 
     def get(self, number: int) -> StoreSummary:
         """One store."""
-        self._known(number)
+        self._require_store(number)
         return self._summaries[number]
 
     def _summary(self, number: int) -> StoreSummary:
-        facts = self._facts[number]
+        attributes = self._attributes[number]
         past = self._panel.history(number, self._panel.last_day, _YEAR)
         sold = np.flatnonzero(np.nan_to_num(past.sales) > 0)
         last = int(sold[-1]) if len(sold) else None
         return StoreSummary(
             store=number,
-            store_type=facts.store_type,
-            assortment=facts.assortment,
-            competition_distance=facts.competition_distance,
-            promo2=facts.promo2,
+            store_type=attributes.store_type,
+            assortment=attributes.assortment,
+            competition_distance=attributes.competition_distance,
+            promo2=attributes.promo2,
             last_day=None if last is None else format_iso_day(past.day[last]),
             last_sales=None if last is None else float(past.sales[last]),
             mean_sales=float(past.sales[sold].mean()) if len(sold) else None,
@@ -92,9 +92,9 @@ class StoreCatalog:
 
     def history(self, number: int, days: int, until: str | None) -> StoreHistory:
         """The last ``days`` days up to ``until``, or up to the end of history."""
-        self._known(number)
+        self._require_store(number)
         first, last = self._panel.first_day, self._panel.last_day
-        end = last if until is None else _day("until", until, first, last)
+        end = last if until is None else _parse_day("until", until, first, last)
         past = self._panel.history(number, end, days)
         unknown = np.isnan(past.sales)
         return StoreHistory(
@@ -113,13 +113,13 @@ class StoreCatalog:
 
     def plan(self, number: int, start: str | None, days: int) -> StorePlan:
         """The plan from ``start`` on, or from the day after history; cut where forecasts end."""
-        self._known(number)
+        self._require_store(number)
         first, last = self._panel.first_day, self._panel.last_day
         end = last_forecast_day(last)
-        begin = last + 1 if start is None else _day("start", start, first, end)
-        when = np.arange(begin, min(begin + days, end + 1), dtype=np.int32)
-        rows = self._panel.store_schedule(number, when)
-        known = self._panel.is_scheduled(self._panel.store_indices(rows.store), rows.day)
+        begin = last + 1 if start is None else _parse_day("start", start, first, end)
+        days_ahead = np.arange(begin, min(begin + days, end + 1), dtype=np.int32)
+        rows = self._panel.store_schedule(number, days_ahead)
+        scheduled = self._panel.is_scheduled(self._panel.store_indices(rows.store), rows.day)
         return StorePlan(
             store=number,
             start=format_iso_day(begin),
@@ -132,16 +132,16 @@ class StoreCatalog:
                     Promo=int(rows.promo[at]),
                     StateHoliday=STATE_HOLIDAYS[rows.state_holiday[at]],
                     SchoolHoliday=int(rows.school_holiday[at]),
-                    scheduled=bool(known[at]),
+                    scheduled=bool(scheduled[at]),
                 )
                 for at in range(len(rows))
             ],
         )
 
-    def _known(self, number: int) -> None:
-        faults = check_stores(self._panel, {0: number})
-        if faults:
-            raise RequestError([ErrorDetail(("path", "store"), faults[0].msg, faults[0].type)])
+    def _require_store(self, number: int) -> None:
+        errors = check_stores(self._panel, {0: number})
+        if errors:
+            raise RequestError([ErrorDetail(("path", "store"), errors[0].msg, errors[0].type)])
 
 
 class StoreCatalogCache:
@@ -161,7 +161,7 @@ class StoreCatalogCache:
         return current[1]
 
 
-def _day(name: str, text: str, low: int, high: int) -> int:
+def _parse_day(name: str, text: str, low: int, high: int) -> int:
     day = parse_iso_day(text)
     if day is None:
         msg = f"{name} must be a real date written YYYY-MM-DD (got {format_value(text)})"

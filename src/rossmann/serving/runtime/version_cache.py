@@ -1,4 +1,4 @@
-"""Versions in memory, a bounded number of them: each loaded once, however many ask for it."""
+"""LRU cache of loaded versions: each is loaded once, however many requests ask for it."""
 
 import threading
 import time
@@ -12,12 +12,12 @@ from rossmann.models.registry.model_cache import cached_version
 from rossmann.serving.runtime.registry_snapshot import ModelRegistry
 
 VersionKey = tuple[int, str]
-"""A version's number and its run: a registry that was made anew gives numbers again."""
+"""A version's number and run: a new registry uses the same numbers again."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """A version in memory, ready to answer."""
+    """A version in memory, warmed up."""
 
     version: int
     run_id: str
@@ -25,71 +25,73 @@ class LoadedVersion:
 
     @property
     def key(self) -> VersionKey:
-        """What it is kept by."""
+        """Its key in the cache."""
         return self.version, self.run_id
 
 
 class VersionCache:
-    """Safe to share between threads; the least recently used goes first."""
+    """Safe to share between threads; evicts the least recently used version."""
 
     def __init__(
         self,
         registry: ModelRegistry,
         folder: Path,
         make: Callable[[Path], Forecaster],
-        keep: int,
+        max_versions: int,
     ) -> None:
         self._registry = registry
         self._folder = folder
         self._make = make
-        self._keep = keep
+        self._max_versions = max_versions
         self._lock = threading.Lock()
-        self._turns: dict[VersionKey, threading.Lock] = {}
+        self._load_locks: dict[VersionKey, threading.Lock] = {}
         self._loaded: dict[VersionKey, LoadedVersion] = {}
         self._used: dict[VersionKey, float] = {}
 
     @property
     def numbers(self) -> list[int]:
-        """Of the versions in memory, in order."""
+        """Numbers of the versions in memory, sorted."""
         return sorted(version for version, _ in list(self._loaded))
 
     def get(self, key: VersionKey) -> LoadedVersion | None:
-        """The version, if it is in memory; never waits."""
+        """The version, if it is in memory; never blocks."""
         served = self._loaded.get(key)
         if served is not None:
             self._used[key] = time.monotonic()
         return served
 
     def add_local(self, version: int, folder: Path) -> LoadedVersion:
-        """A version from a folder, of which the registry could not be asked."""
+        """Add a version from a local folder, whose run is unknown."""
         served = LoadedVersion(version, "", self._make(folder))
         self._loaded[served.key] = served
         return served
 
     def evict(self, key: VersionKey) -> None:
-        """Let go of a version."""
+        """Remove a version."""
         self._loaded.pop(key, None)
 
-    def get_or_load(self, key: VersionKey, spared: Callable[[VersionKey], bool]) -> LoadedVersion:
+    def get_or_load(
+        self, key: VersionKey, is_pinned: Callable[[VersionKey], bool]
+    ) -> LoadedVersion:
         """The version from memory, else from its local copy, else from the registry.
 
-        ``spared``: which others may not go to make room for it.
+        ``is_pinned``: which other versions must not be evicted for it.
         """
         with self._lock:
-            turn = self._turns.setdefault(key, threading.Lock())
-        # A turn for each version: what hangs in one download must not keep Production waiting.
-        with turn:
+            load_lock = self._load_locks.setdefault(key, threading.Lock())
+        # One lock for each version: a slow download must not delay Production.
+        with load_lock:
             while (served := self._loaded.get(key)) is None:
                 make = self._make
-                made = LoadedVersion(*key, make(self._files(*key)))
+                version = LoadedVersion(*key, make(self._files(*key)))
                 with self._lock:
-                    # Else ``renew`` came between: this one would answer from what it left behind.
+                    # After ``replace_all`` in between, it would answer from the old panel.
                     if make is self._make:
-                        self._loaded[key] = made
+                        self._loaded[key] = version
             with self._lock:
-                self._turns.pop(key, None)
+                self._load_locks.pop(key, None)
                 self._used[key] = time.monotonic()
-                self._forget([k for k in self._loaded if k != key and not spared(k)])
+                self._evict_oldest([k for k in self._loaded if k != key and not is_pinned(k)])
         return served
 
     def _files(self, version: int, run_id: str) -> Path:
@@ -101,9 +103,9 @@ class VersionCache:
                 f"version {version} cannot be kept in {self._folder}: {error.strerror or error}"
             ) from error
 
-    def _forget(self, candidates: Iterable[VersionKey]) -> None:
+    def _evict_oldest(self, candidates: Iterable[VersionKey]) -> None:
         by_use = sorted(candidates, key=lambda key: self._used.get(key, 0.0))
-        for oldest in by_use[: max(len(self._loaded) - self._keep, 0)]:
+        for oldest in by_use[: max(len(self._loaded) - self._max_versions, 0)]:
             del self._loaded[oldest]
             self._used.pop(oldest, None)
 
@@ -113,12 +115,12 @@ class VersionCache:
         change: Callable[[Forecaster], Forecaster],
         swap: Callable[[dict[VersionKey, LoadedVersion]], None],
     ) -> None:
-        """Put ``change`` of every version in its place; from now on load with ``make``.
+        """Replace every version by ``change`` of it; load with ``make`` from now on.
 
-        ``swap`` is told of the new ones before any other is loaded. What ``change`` raises leaves
-        everything as it was.
+        ``swap`` gets the new versions before any other is loaded. An error of ``change`` leaves
+        all as it was.
         """
-        # No version may be loaded meanwhile: it would keep what the others leave behind.
+        # No version may be loaded meanwhile: it would keep the old panel.
         with self._lock:
             loaded = {
                 key: replace(served, forecaster=change(served.forecaster))

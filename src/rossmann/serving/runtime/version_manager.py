@@ -1,7 +1,7 @@
-"""Which versions are in memory, and which one is Production: loaded beside, then swapped.
+"""The loaded versions, and which one is Production; a new one is loaded first, then swapped in.
 
-Requests read plain attributes and never wait for the registry. One background thread asks it
-every few seconds; a version that was promoted is loaded and warmed while the old one answers.
+Requests read plain attributes and never wait for the registry. One background thread polls it
+every few seconds; a promoted version is loaded and warmed up while the old one answers.
 """
 
 import threading
@@ -24,13 +24,13 @@ from rossmann.serving.runtime.registry_snapshot import (
 )
 from rossmann.serving.runtime.version_cache import LoadedVersion, VersionCache, VersionKey
 
-_LOOK_AGAIN: Final = 1.0
-"""Seconds for which the registry is not asked again about a number that it does not have."""
+_MIN_POLL_SECONDS: Final = 1.0
+"""Seconds for which the registry is not asked again about an unknown version."""
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedVersion:
-    """The version that answers one request, and the stage it has."""
+    """The version that answers one request, and its stage."""
 
     served: LoadedVersion
     stage: str
@@ -44,25 +44,25 @@ class VersionManager:
         registry: ModelRegistry,
         cache: Path,
         make: Callable[[Path], Forecaster],
-        keep: int = 4,
+        max_versions: int = 4,
     ) -> None:
         self._registry = registry
         self._folder = cache
-        self._cache = VersionCache(registry, cache, make, keep)
+        self._cache = VersionCache(registry, cache, make, max_versions)
         self._polling = threading.Lock()
         self._production: LoadedVersion | None = None
-        self._seen = RegistrySnapshot()
-        self._looked = 0.0
-        self._away = ""
-        self._behind = ""
+        self._snapshot = RegistrySnapshot()
+        self._polled_at = 0.0
+        self._unreachable_reason = ""
+        self._production_reason = ""
         self._pinned: int | None = None
-        self._besides: Callable[[], None] | None = None
+        self._poll_callback: Callable[[], None] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.reloads = 0
-        """How often another Production version came into service, since the start."""
+        """How often a new Production version was put into service, since the start."""
         self.failed_reloads = 0
-        """How often one could not be had; each further try counts again."""
+        """How often one could not be loaded; each try counts."""
         self._logger = get_logger("versions")
 
     @property
@@ -72,18 +72,18 @@ class VersionManager:
 
     @property
     def snapshot(self) -> RegistrySnapshot:
-        """What the registry said last."""
-        return self._seen
+        """The registry's versions and stages at the last poll."""
+        return self._snapshot
 
     @property
     def reason(self) -> str:
-        """What is amiss, empty when nothing is."""
-        return "; ".join(filter(None, (self._away, self._behind)))
+        """Why the service is degraded; empty where it is not."""
+        return "; ".join(filter(None, (self._unreachable_reason, self._production_reason)))
 
     @property
     def registry_unreachable(self) -> bool:
         """Whether the registry did not answer when it was last asked."""
-        return bool(self._away)
+        return bool(self._unreachable_reason)
 
     @property
     def loaded(self) -> list[int]:
@@ -91,156 +91,160 @@ class VersionManager:
         return self._cache.numbers
 
     def start(self) -> None:
-        """Load Production, or its local copy while it cannot be had from the registry.
+        """Load Production, or its local copy while the registry is unreachable.
 
-        Raises ``NoModel`` where neither can be had, saying how to make one.
+        Raises ``ModelUnavailableError`` where there is neither, with how to make one.
         """
         self.poll()
         if self._production is not None:
             return
-        if not self._away and self._seen.version_in_stage(Stage.PRODUCTION) is None:
+        if (
+            not self._unreachable_reason
+            and self._snapshot.version_in_stage(Stage.PRODUCTION) is None
+        ):
             raise ModelUnavailableError(NO_PRODUCTION_MESSAGE)
         version, folder = cached_production(self._folder, self.reason)
-        # No run: the registry's word on it comes with the first poll that succeeds.
+        # Its run is unknown until the first poll that succeeds.
         self._production = self._cache.add_local(version, folder)
-        if not self._seen.runs:
-            self._seen = RegistrySnapshot({version: ""}, {version: Stage.PRODUCTION})
+        if not self._snapshot.runs:
+            self._snapshot = RegistrySnapshot({version: ""}, {version: Stage.PRODUCTION})
         self._logger.warning("serving from the local copy", version=version, reason=self.reason)
 
     def poll(self) -> None:
         """Ask the registry once, and take over a new Production version."""
-        # One at a time: an older look must not undo what a newer one did.
+        # One at a time: an older answer must not replace a newer one.
         with self._polling:
             try:
-                seen = self._look()
+                snapshot = self._fetch_snapshot()
             except ServiceError as error:
-                self._away = f"the registry is away: {error}"
+                self._unreachable_reason = f"the registry is away: {error}"
             else:
-                self._away = ""
-                self._follow(seen)
-        if self._besides is not None:
-            self._besides()
+                self._unreachable_reason = ""
+                self._follow(snapshot)
+        if self._poll_callback is not None:
+            self._poll_callback()
 
     def on_poll(self, call: Callable[[], None]) -> None:
-        """From now on ``call`` behind every poll, and once as soon as ``follow`` begins."""
-        self._besides = call
+        """Run ``call`` after every poll, and once when polling starts."""
+        self._poll_callback = call
 
     def pin(self, version: int | None) -> None:
-        """Let no other version push this one out of memory; None: none is kept so."""
+        """Keep this version in memory whatever else is loaded; None unpins."""
         self._pinned = version
 
-    def _look(self) -> RegistrySnapshot:
+    def _fetch_snapshot(self) -> RegistrySnapshot:
         try:
-            found = self._registry.versions()
+            versions = self._registry.versions()
         finally:
-            self._looked = time.monotonic()
-        seen = RegistrySnapshot(
-            {v.version: v.run_id for v in found}, {v.version: v.stage for v in found}
+            self._polled_at = time.monotonic()
+        self._snapshot = RegistrySnapshot(
+            {v.version: v.run_id for v in versions}, {v.version: v.stage for v in versions}
         )
-        self._seen = seen
-        return seen
+        return self._snapshot
 
-    def _follow(self, seen: RegistrySnapshot) -> None:
-        version, now = seen.version_in_stage(Stage.PRODUCTION), self._production
+    def _follow(self, snapshot: RegistrySnapshot) -> None:
+        """Load the Production version of ``snapshot`` if it is another one."""
+        version, current = snapshot.version_in_stage(Stage.PRODUCTION), self._production
         if version is None:
-            still = "" if now is None else f"; version {now.version} goes on answering"
-            self._behind = f"the registry has no Production version{still}"
+            still = "" if current is None else f"; version {current.version} goes on answering"
+            self._production_reason = f"the registry has no Production version{still}"
             return
-        if now is None or (now.version, now.run_id) != (version, seen.runs[version]):
+        key = version, snapshot.runs[version]
+        if current is None or current.key != key:
             try:
-                self._production = self._obtain((version, seen.runs[version]))
+                self._production = self._get_or_load(key)
             except (ModelError, ServiceError) as error:
-                self._behind = f"version {version} is Production but cannot be had: {error}"
+                self._production_reason = (
+                    f"version {version} is Production but cannot be had: {error}"
+                )
                 self.failed_reloads += 1
                 self._logger.warning("new version refused", version=version, reason=str(error))
                 return
             self._cache.evict((version, ""))
             self.reloads += 1
             self._logger.info("in service", version=version)
-        self._behind = self._remember(version)
+        self._production_reason = self._save_production(version)
 
-    def _remember(self, version: int) -> str:
-        """Note on disk what is Production; gives what is amiss, and is tried with each poll."""
+    def _save_production(self, version: int) -> str:
+        """Write to disk which version is Production; returns the error, if any."""
         try:
             save_last_production(self._folder, version)
         except OSError as error:
             return f"version {version} cannot be noted for a start without the registry: {error}"
         return ""
 
-    def _obtain(self, key: VersionKey) -> LoadedVersion:
-        return self._cache.get_or_load(key, self._stays)
+    def _get_or_load(self, key: VersionKey) -> LoadedVersion:
+        return self._cache.get_or_load(key, self._is_pinned)
 
-    def _stays(self, key: VersionKey) -> bool:
-        now = self._production
-        return (now is not None and key == now.key) or key[0] == self._pinned
+    def _is_pinned(self, key: VersionKey) -> bool:
+        current = self._production
+        return (current is not None and key == current.key) or key[0] == self._pinned
 
-    def get_loaded(self, wanted: str | int) -> SelectedVersion | None:
-        """The version for a request, if it is in memory; never waits.
-
-        None where it is not, or there is none: ``load`` then finds out.
-        """
-        if wanted == Stage.PRODUCTION:
-            now = self._production
-            return None if now is None else SelectedVersion(now, Stage.PRODUCTION)
-        seen = self._seen
-        version = seen.resolve(wanted)
-        if version is None or version not in seen.runs:
+    def get_loaded(self, requested: str | int) -> SelectedVersion | None:
+        """The version in a stage or of a number, if it is in memory; never blocks."""
+        if requested == Stage.PRODUCTION:
+            current = self._production
+            return None if current is None else SelectedVersion(current, Stage.PRODUCTION)
+        snapshot = self._snapshot
+        version = snapshot.resolve(requested)
+        if version is None or version not in snapshot.runs:
             return None
-        served = self._cache.get((version, seen.runs[version]))
-        return None if served is None else SelectedVersion(served, seen.stages[version])
+        served = self._cache.get((version, snapshot.runs[version]))
+        return None if served is None else SelectedVersion(served, snapshot.stages[version])
 
-    def load(self, wanted: str | int) -> SelectedVersion:
-        """The same, loading it where needed; may take seconds.
+    def load(self, requested: str | int) -> SelectedVersion:
+        """The same, loaded where needed; may take seconds.
 
-        Raises ``UnknownVersion`` (naming those there are), ``NoModel``, ``ServiceError`` when the
-        registry must be asked and is away, ``DamagedModel``.
+        Raises ``VersionNotFoundError`` (naming the versions there are), ``ModelUnavailableError``,
+        ``CorruptModelError``, and ``ServiceError`` where the registry must be asked and is
+        unreachable.
         """
-        picked = self.get_loaded(wanted)
-        if picked is not None:
-            return picked
-        if wanted == Stage.PRODUCTION:
+        loaded = self.get_loaded(requested)
+        if loaded is not None:
+            return loaded
+        if requested == Stage.PRODUCTION:
             raise ModelUnavailableError(NO_PRODUCTION_MESSAGE)
-        seen = self._seen
-        if seen.resolve(wanted) not in seen.runs and self._is_possible(wanted):
-            seen = self._look_again()
-        version = seen.resolve(wanted)
-        if version is None or version not in seen.runs:
-            raise VersionNotFoundError(seen.not_found_message(wanted))
-        return SelectedVersion(self._obtain((version, seen.runs[version])), seen.stages[version])
+        snapshot = self._snapshot
+        if snapshot.resolve(requested) not in snapshot.runs and self._may_exist(requested):
+            snapshot = self._refresh_snapshot()
+        version = snapshot.resolve(requested)
+        if version is None or version not in snapshot.runs:
+            raise VersionNotFoundError(snapshot.not_found_message(requested))
+        served = self._get_or_load((version, snapshot.runs[version]))
+        return SelectedVersion(served, snapshot.stages[version])
 
-    def _is_possible(self, wanted: str | int) -> bool:
-        """Whether a registry could have it: none is asked about any nonsense."""
-        return wanted == Stage.STAGING or self._seen.resolve(wanted) is not None
+    def _may_exist(self, requested: str | int) -> bool:
+        """Whether the registry could have such a version."""
+        return requested == Stage.STAGING or self._snapshot.resolve(requested) is not None
 
-    def _look_again(self) -> RegistrySnapshot:
-        """What the registry says now, or said shortly before; raises ``ServiceError``.
+    def _refresh_snapshot(self) -> RegistrySnapshot:
+        """A snapshot that is a second old at most; raises ``ServiceError``.
 
-        However many ask, it is asked by one of them, and the others wait a moment at most.
+        One of the waiting requests asks the registry; the others wait for a second at most.
         """
-        if self._polling.acquire(timeout=_LOOK_AGAIN):
+        if self._polling.acquire(timeout=_MIN_POLL_SECONDS):
             try:
-                if time.monotonic() - self._looked > _LOOK_AGAIN:
-                    return self._look()
+                if time.monotonic() - self._polled_at > _MIN_POLL_SECONDS:
+                    return self._fetch_snapshot()
             finally:
                 self._polling.release()
-        if self._away:
-            raise ServiceError(self._away)
-        return self._seen
+        if self._unreachable_reason:
+            raise ServiceError(self._unreachable_reason)
+        return self._snapshot
 
     def replace_panel(
         self, make: Callable[[Path], Forecaster], change: Callable[[Forecaster], Forecaster]
     ) -> None:
-        """Put ``change`` of every version in memory in its place; from now on load with ``make``.
+        """Replace every loaded version by ``change`` of it; load with ``make`` from now on.
 
-        The old ones answer until all are changed, and finish what they began. What ``change``
-        raises leaves everything as it was.
+        The old ones answer until all are changed. An error of ``change`` leaves all as it was.
         """
         with self._polling:
             self._cache.replace_all(make, change, self._swap)
 
     def _swap(self, loaded: dict[VersionKey, LoadedVersion]) -> None:
-        now = self._production
-        self._production = now if now is None else loaded.get(now.key, now)
+        current = self._production
+        self._production = current if current is None else loaded.get(current.key, current)
 
     def start_polling(self, seconds: float, also: Callable[[], None] = lambda: None) -> None:
         """Poll, and call ``also``, every ``seconds`` in a background thread until ``close``."""
@@ -250,13 +254,13 @@ class VersionManager:
         self._thread.start()
 
     def _run(self, seconds: float, also: Callable[[], None]) -> None:
-        wait = seconds if self._besides is None else 0.0
+        wait = seconds if self._poll_callback is None else 0.0
         while not self._stop.wait(wait):
             wait = seconds
             try:
                 self.poll()
                 also()
-            except Exception:  # the last resort of this thread: it must outlive any surprise
+            except Exception:  # the polling thread must go on
                 self._logger.exception("a poll failed")
 
     def close(self) -> None:

@@ -18,11 +18,10 @@ from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import Panel, build_panel, open_panel
 from rossmann.data.tables.ingest import ingest
 from rossmann.errors import CorruptModelError
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.schema import Dataset, Stage, StoreDays
 from rossmann.serving.app import create_app
-from rossmann.serving.runtime.data_reload import DataReloader
-from rossmann.serving.runtime.service import Service, warm_up
+from rossmann.serving.runtime.service import DataReloader, Service, warm_up
 from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.settings import Settings, load_settings
 
@@ -177,7 +176,7 @@ def test_no_request_mixes_two_data_versions(running: Running) -> None:
     assert versions.production is not None
     expected = {}
     for panel in panels:
-        answer = versions.production.forecaster.with_panel(panel).forecast(rows)
+        answer = versions.production.forecaster.with_panel(panel).forecast(ForecastRequest(rows))
         expected[answer.as_of] = answer.sales.tolist()
     assert len({str(sales) for sales in expected.values()}) == 2
     stop = threading.Event()
@@ -220,6 +219,6 @@ def test_what_fails_midway_leaves_all_as_it_was(running: Running) -> None:
 def test_the_background_look_is_started_with_the_service(running: Running) -> None:
     looked = threading.Event()
     settings = running.settings.model_copy(update={"reload_seconds": 0.01})
-    service = replace(running.service, refresh=looked.set)
+    service = replace(running.service, reload_data=looked.set)
     with TestClient(create_app(settings, service)):
         assert looked.wait(30)
