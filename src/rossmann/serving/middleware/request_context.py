@@ -1,16 +1,19 @@
 """ASGI middleware around every request: request id, response headers, access log and metrics."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
 from random import Random
-from typing import Final
+from typing import Final, TypeVarTuple
 
+from starlette.background import BackgroundTask
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rossmann.serving.observability.access_log import REQUEST_RECORD_KEY, RequestRecord
 from rossmann.serving.observability.metrics import Metrics
-from rossmann.serving.observability.prediction_recorder import run_next_tick
+
+Arguments = TypeVarTuple("Arguments")
 
 _VALID_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
@@ -79,3 +82,22 @@ def _request_id(scope: Scope, random_bits: Callable[[int], int]) -> str:
                 return text
     # Time first, as in RFC 9562's UUID version 7: a database index then grows at its end.
     return f"{time.time_ns() // 1_000_000:012x}{random_bits(80):020x}"
+
+
+def run_next_tick(work: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
+    """Call ``work``, which must be short and must not block, in the event loop's next turn.
+
+    Responses that are ready in the same turn are all sent before it.
+    """
+    asyncio.get_running_loop().call_soon(work, *arguments)
+
+
+class NextTickTask(BackgroundTask):
+    """A response's ``background`` by ``run_next_tick``: the framework would take a thread."""
+
+    def __init__(self, work: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
+        self._work, self._arguments = work, arguments
+
+    async def __call__(self) -> None:
+        """Schedule it."""
+        run_next_tick(self._work, *self._arguments)

@@ -1,15 +1,11 @@
 """Recording of predictions: answered rows go to the prediction log after the response is sent."""
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import TypeVarTuple
 
 import numpy as np
 import numpy.typing as npt
-from starlette.background import BackgroundTask
 
 from rossmann.models.inference.forecaster import Forecast
 from rossmann.prediction_log.records import Endpoint, LoggedPrediction, LoggedRole
@@ -86,25 +82,3 @@ class PredictionRecorder:
                 row_numbers=None if isinstance(positions, int) else positions,
             )
         )
-
-
-Arguments = TypeVarTuple("Arguments")
-
-
-def run_next_tick(work: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
-    """Call ``work``, which must be short and must not block, in the event loop's next turn.
-
-    Responses that are ready in the same turn are all sent before it.
-    """
-    asyncio.get_running_loop().call_soon(work, *arguments)
-
-
-class NextTickTask(BackgroundTask):
-    """A response's ``background`` by ``run_next_tick``: the framework would take a thread."""
-
-    def __init__(self, work: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
-        self._work, self._arguments = work, arguments
-
-    async def __call__(self) -> None:
-        """Schedule it."""
-        run_next_tick(self._work, *self._arguments)

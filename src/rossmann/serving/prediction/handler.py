@@ -19,20 +19,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from rossmann.models.inference.attributions import explanation_records
-from rossmann.models.inference.forecaster import Forecast, ForecastRequest
+from rossmann.models.inference.forecaster import Forecast
 from rossmann.models.inference.row_warnings import RowWarning
 from rossmann.schema import Objective, StoreDays
 from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission
 from rossmann.serving.experiments.experiment import TrafficSplit, is_eligible, take_rows
 from rossmann.serving.experiments.shadow import RunningExperiment, ShadowJob
+from rossmann.serving.middleware.request_context import NextTickTask
 from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
-from rossmann.serving.observability.prediction_recorder import (
-    NextTickTask,
-    PredictCall,
-    PredictionRecorder,
-)
+from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.observability.tracing import span, with_current_context
 from rossmann.serving.prediction.micro_batching import MicroBatcher
 from rossmann.serving.prediction.response import predict_response
@@ -102,14 +99,12 @@ class PredictHandler:
             inputs = self._parse(body, self._max_rows)
         version = await self._loader.get(inputs.model_stage)
         call = PredictCall("predict", record, version, started)
-        if inputs.totals or len(inputs.rows) > INLINE_ROWS:
+        if inputs.totals or len(inputs.request.rows) > INLINE_ROWS:
             return await _run(self._predict_pool, self._predict, call, inputs)
         if self._is_split(inputs):
             return self._predict(call, inputs)
         with span("forecast"):
-            forecast = await self._batcher.forecast(
-                version.served.forecaster, inputs.to_request(self._objective)
-            )
+            forecast = await self._batcher.forecast(version.served.forecaster, inputs.request)
         return self._respond(_Prediction(call, inputs, forecast))
 
     async def handle_explain(self, request: Request) -> Response:
@@ -133,36 +128,32 @@ class PredictHandler:
 
     def _parse(self, body: bytes, max_rows: int) -> PredictInputs:
         with span("read"):
-            return parse_inputs(body, self._service.panel, max_rows)
+            return parse_inputs(body, self._service.panel, max_rows, self._objective)
 
     def _predict(self, call: PredictCall, inputs: PredictInputs) -> Response:
-        request = inputs.to_request(self._objective)
         with span("forecast"):
-            split, forecast = self._split(call, inputs, request), None
+            split, forecast = self._split(call, inputs), None
             if split is not None and self._experiment is not None:
-                forecast = self._experiment.forecast(call.version, split, request)
+                forecast = self._experiment.forecast(call.version, split, inputs.request)
             if forecast is None:
-                split, forecast = None, call.version.served.forecaster.forecast(request)
+                split, forecast = None, call.version.served.forecaster.forecast(inputs.request)
         return self._respond(_Prediction(call, inputs, forecast, split))
 
     def _explain(self, call: PredictCall, inputs: PredictInputs) -> Response:
-        request = inputs.to_request(self._objective)
         with span("explain"):
-            split, explained = self._split(call, inputs, request), None
+            split, explained = self._split(call, inputs), None
             if split is not None and self._experiment is not None:
-                explained = self._experiment.explain(call.version, split, request)
+                explained = self._experiment.explain(call.version, split, inputs.request)
             if explained is None:
-                explanation = call.version.served.forecaster.explain(request)
+                explanation = call.version.served.forecaster.explain(inputs.request)
                 split, explained = None, (explanation.forecast, explanation_records(explanation))
         forecast, records = explained
         return self._respond(_Prediction(call, inputs, forecast, split), explanations=records)
 
-    def _split(
-        self, call: PredictCall, inputs: PredictInputs, request: ForecastRequest
-    ) -> TrafficSplit | None:
+    def _split(self, call: PredictCall, inputs: PredictInputs) -> TrafficSplit | None:
         if self._experiment is None or inputs.totals or not self._is_split(inputs):
             return None
-        return self._experiment.split(call.version, request)
+        return self._experiment.split(call.version, inputs.request)
 
     def _is_split(self, inputs: PredictInputs) -> bool:
         """Whether a challenger answers some stores of such a request."""
@@ -179,7 +170,7 @@ class PredictHandler:
         content = predict_response(call, inputs, prediction.forecast, challenger, more_warnings)
         with span("write"):
             body = to_json({**content, **more_fields})
-        call.record.rows = len(inputs.rows)
+        call.record.rows = len(inputs.request.rows)
         call.record.model_version = call.version.served.version
         task = NextTickTask(self._record, prediction, call.finished(), content["warnings"])
         return Response(body, media_type="application/json", background=task)
@@ -187,14 +178,14 @@ class PredictHandler:
     def _experiment_warnings(self, inputs: PredictInputs) -> list[RowWarning]:
         if self._experiment is None or not inputs.totals or not self._is_split(inputs):
             return []
-        return self._experiment.single_version_warnings(inputs.rows)
+        return self._experiment.single_version_warnings(inputs.request.rows)
 
     def _record(
         self, prediction: _Prediction, call: PredictCall, warnings: list[dict[str, Any]]
     ) -> None:
         """Count and log an answer by version; submit it to a shadow challenger."""
         inputs, forecast, split = prediction.inputs, prediction.forecast, prediction.split
-        rows = inputs.rows
+        rows = inputs.request.rows
         self._metrics.rows_forecast(call.endpoint, len(rows))
         for warning in warnings:
             self._metrics.rows_warned(warning["type"], warning["count"])
@@ -206,8 +197,7 @@ class PredictHandler:
             self._metrics.experiment_rows("answer", len(rows))
             if self._shadow is not None:
                 panel = call.version.served.forecaster.panel
-                request = inputs.to_request(self._objective)
-                self._shadow.submit(ShadowJob(call, panel, request, forecast.as_of))
+                self._shadow.submit(ShadowJob(call, panel, inputs.request, forecast.as_of))
 
     def _record_split(
         self, call: PredictCall, rows: StoreDays, forecast: Forecast, split: TrafficSplit

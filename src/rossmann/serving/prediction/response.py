@@ -8,7 +8,7 @@ import numpy as np
 from rossmann.epoch_days import format_iso_day
 from rossmann.errors import ErrorDetail, RequestError
 from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
-from rossmann.models.inference.row_warnings import RowWarning, weekday_warnings
+from rossmann.models.inference.row_warnings import RowWarning
 from rossmann.models.inference.totals import TOTALS_KEY, Totals, forecast_totals
 from rossmann.schema import STORE_TYPES
 from rossmann.serving.observability.prediction_recorder import PredictCall
@@ -26,18 +26,14 @@ def predict_response(
 
     A plain dictionary: to build and dump the pydantic model takes longer than a row's features.
     """
-    warnings = [
-        *weekday_warnings(inputs.weekday_mismatches),
-        *forecast.warnings,
-        *more_warnings,
-    ]
+    warnings = [*inputs.warnings, *forecast.warnings, *more_warnings]
     served = call.version.served
     return {
         "predictions": forecast.sales.tolist(),
         "model_version": served.version,
         "model_stage": call.version.stage,
         "challenger": challenger,
-        "count": len(inputs.rows),
+        "count": len(inputs.request.rows),
         "as_of": format_iso_day(forecast.as_of),
         "objective": forecast.objective,
         "intervals": [
@@ -61,7 +57,7 @@ def _totals(
     if TOTALS_KEY not in forecaster.ensemble.card:
         msg = "this version has no bands of totals: train a new one with: rossmann train"
         raise RequestError([ErrorDetail(("totals",), msg, "no_totals")])
-    rows = inputs.rows
+    rows = inputs.request.rows
     _, first = np.unique(np.stack([rows.store, rows.day], axis=1), axis=0, return_index=True)
     if len(first) < len(rows):
         duplicate = int(np.setdiff1d(np.arange(len(rows)), first)[0])

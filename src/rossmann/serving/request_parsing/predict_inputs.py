@@ -16,6 +16,7 @@ from rossmann.models.inference.row_checks import (
     read_days,
     sort_errors,
 )
+from rossmann.models.inference.row_warnings import RowWarning, weekday_warnings
 from rossmann.schema import STATE_HOLIDAYS, DayArray, Objective, StoreDays
 from rossmann.serving.request_parsing.predict_parser import MalformedRequestError, parse_predict
 from rossmann.serving.schemas.forecasts import PredictRequest, Row
@@ -28,28 +29,17 @@ _HOLIDAY_CODE: Final = {name: code for code, name in enumerate(STATE_HOLIDAYS)}
 
 @dataclass(frozen=True, slots=True)
 class PredictInputs:
-    """A request as columns.
+    """A request as columns; ``warnings``: about what its rows say themselves."""
 
-    ``as_of`` in epoch days; ``weekday_mismatches``: numbers of the rows whose DayOfWeek
-    contradicts their Date.
-    """
-
-    rows: StoreDays
+    request: ForecastRequest
     model_stage: str | int
-    as_of: int | None
-    levels: tuple[float, ...]
-    objective: Objective | None
-    weekday_mismatches: Sequence[int]
-    totals: tuple[str, ...] = ()
-
-    def to_request(self, default_objective: Objective) -> ForecastRequest:
-        """The forecaster's part of the request."""
-        return ForecastRequest(
-            self.rows, self.as_of, self.levels, self.objective or default_objective
-        )
+    totals: tuple[str, ...]
+    warnings: Sequence[RowWarning]
 
 
-def parse_inputs(body: bytes, panel: "Panel", max_rows: int) -> PredictInputs:
+def parse_inputs(
+    body: bytes, panel: "Panel", max_rows: int, default_objective: Objective
+) -> PredictInputs:
     """Parse and check a body; raises ``RequestError`` or a subclass with every error."""
     try:
         request = parse_predict(body, max_rows)
@@ -59,10 +49,12 @@ def parse_inputs(body: bytes, panel: "Panel", max_rows: int) -> PredictInputs:
         errors += check_stores(panel, error.stores)
         errors += check_origin(panel, error.as_of, dict(zip(rows, days, strict=True)))
         raise RequestError(sort_errors([*error.errors, *errors])) from error
-    return inputs_from_request(request, panel)
+    return _to_inputs(request, panel, default_objective)
 
 
-def inputs_from_request(request: PredictRequest, panel: "Panel") -> PredictInputs:
+def _to_inputs(
+    request: PredictRequest, panel: "Panel", default_objective: Objective
+) -> PredictInputs:
     """A well-formed request as columns; raises ``RequestError`` with every error."""
     inputs = request.inputs
     store = as_int32([row["Store"] for row in inputs])
@@ -74,18 +66,22 @@ def inputs_from_request(request: PredictRequest, panel: "Panel") -> PredictInput
     if errors or day_errors or (request.as_of is not None and as_of is None):
         origin_errors = check_origin(panel, request.as_of, dict(enumerate(days)))
         raise RequestError(sort_errors(errors + day_errors + origin_errors))
+    mismatches = _weekday_mismatches(inputs, days)
     return PredictInputs(
-        rows=_to_rows(inputs, store, np.array(days, np.int32)),
+        request=ForecastRequest(
+            _to_rows(inputs, store, np.array(days, np.int32)),
+            as_of,
+            tuple(dict.fromkeys(request.intervals or ())),
+            request.objective or default_objective,
+        ),
         model_stage=request.model_stage,
-        as_of=as_of,
-        levels=tuple(dict.fromkeys(request.intervals or ())),
-        objective=request.objective,
-        weekday_mismatches=_weekday_mismatches(inputs, days),
         totals=tuple(dict.fromkeys(request.totals or ())),
+        warnings=weekday_warnings(mismatches) if mismatches else (),
     )
 
 
 def _weekday_mismatches(inputs: Sequence[Row], days: Sequence[int]) -> list[int]:
+    """Numbers of the rows whose DayOfWeek contradicts their Date."""
     weekdays = {day: weekday_of(day) + 1 for day in set(days)}
     given, actual = [row["DayOfWeek"] for row in inputs], [weekdays[day] for day in days]
     if given == actual:
