@@ -20,7 +20,7 @@
     ``ServiceError``       a service that is away, or answers with an error
         ``OverRate``       a caller who calls too often
         ``Busy``           more work of a kind than is taken at once
-    ``PortTaken``          a port that something else holds
+    ``PortInUseError``     a port that something else holds
     ``AnotherRuns``        work that only one process may do, and another one does
 
 A message says what is wrong, where, and what to do about it. Doors turn it into one line on

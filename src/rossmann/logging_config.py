@@ -35,7 +35,7 @@ def configure_logging(level: LogLevel = "info", form: LogFormat = "auto") -> Non
 def configure_library_logging(level: LogLevel = "info", form: LogFormat = "auto") -> None:
     """Send what libraries say (and Python's warnings) the same way.
 
-    They tell their progress below ``warning``: that is shown at level ``debug`` alone.
+    They log their progress below ``warning``: it is shown at level ``debug`` only.
     """
     root = logging.getLogger()
     for old in [known for known in root.handlers if isinstance(known, _Ours)]:
@@ -87,7 +87,7 @@ def json_line(event: Mapping[str, Any]) -> str:
 
 
 class NonFailingStream:
-    """A stream that never fails: a full disk behind the log must fail no request."""
+    """A stream that never fails: a full disk must fail no request."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -207,7 +207,7 @@ SHORT_HISTORY: Final = 2
 RECENTLY_IDLE: Final = 4
 """Stores that sold on few days of late."""
 NO_SCHEDULE: Final = 8
-"""Days that no schedule tells of."""
+"""Days without a schedule."""
 
 
 ProgressReporter = Callable[[str], None]

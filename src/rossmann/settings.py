@@ -1,12 +1,8 @@
-"""One typed object for every path, port and threshold; it refuses to be built on nonsense.
+"""Typed, validated settings: paths, ports, thresholds, access control and training profiles.
 
 A value comes from the environment (``ROSSMANN_<NAME>``), else from ``config/params.yaml``, else
 from the default below. Paths may be relative: to the project's root in a checkout, else to the
 working directory.
-
-MERGED: Settings of who may call, from where, and how often.
-
-MERGED: Settings of where things are: folders, addresses, databases.
 """
 
 import os
@@ -46,7 +42,7 @@ class AccessSettings(BaseSettings):
     oidc_issuer: str = ""
     """Provider of tokens (OpenID Connect), as its discovery document spells it; empty: none."""
     oidc_audience: str = ""
-    """For whom a token must be made."""
+    """The audience that a token must name."""
     oidc_rights_claim: str = "scope"
     """Where a token says ``predict`` or ``operate``; dots lead into objects."""
     stores_for_anyone: bool = True
@@ -62,7 +58,7 @@ class AccessSettings(BaseSettings):
     trusted_proxies: str = ""
     """Addresses of the proxies whose ``X-Forwarded-For`` is believed, with commas between."""
     tls_in_front: bool = False
-    """A proxy in front speaks TLS: browsers are told to use nothing else."""
+    """A proxy in front speaks TLS: the response header HSTS keeps browsers to it."""
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -284,7 +280,7 @@ class Settings(AccessSettings, PathSettings):
     log_keep_days: Annotated[int, Field(ge=0)] = 400
     log_spool_mb: Annotated[int, Field(ge=1)] = 512
     experiment: ExperimentMode = "off"
-    """A challenger beside Production: it answers a share of the stores, or only the log sees it."""
+    """A challenger of Production: it answers a share of the stores (ab), or is only logged (shadow)."""
     experiment_challenger: VersionName = Stage.STAGING
     """Staging, or a version's number."""
     experiment_share: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -74,7 +74,7 @@ def export(
     _waiting(settings, to_stderr=True)
     reader = LogReader(settings.log_url)
     try:
-        with Interrupts():  # so that SIGTERM, too, leaves no draft behind
+        with Interrupts():  # so that SIGTERM, too, leaves no draft
             done = reader.export(
                 ExportFilter(_day(first), _day(last), store, version), output, progress
             )
@@ -89,7 +89,7 @@ def prune(
         int | None, typer.Option(min=0, help="rows answered longer ago go; else log_keep_days")
     ] = None,
 ) -> None:
-    """Delete old rows, in steps that nobody has to wait for. The service does it once a day.
+    """Delete old rows, in small transactions that block no writer. The service does it once a day.
 
     Example: rossmann log prune --days 90
     """

@@ -149,7 +149,7 @@ def promote(
         if not verdict.passed and not force:
             raise GateRejectedError(_refusal(verdict))
         if not verdict.passed:
-            echo("the gate says no; promoted all the same, as asked")
+            echo("the gate refuses this version; promoted because of --force")
         done = registry.promote(
             found.version, reason, getpass.getuser(), expected=verdict.compared_to
         )

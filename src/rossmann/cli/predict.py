@@ -61,7 +61,7 @@ def predict(
     """Forecast every row of a file; the rows come back in their order with their forecast.
 
     With --explain, Baseline times every (1 + Driver_... / 100) is the forecast; it takes some
-    25 ms a row. Bands of totals are not sums of the rows' bands: misses go together, in part.
+    25 ms a row. Intervals of totals are not sums of the rows' intervals: errors are correlated in part.
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """

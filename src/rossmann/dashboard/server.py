@@ -10,7 +10,7 @@ from rossmann.settings import Settings
 def server_command(settings: Settings) -> list[str]:
     """The command that serves the dashboard on ``host`` and ``dashboard_port``.
 
-    Theme and telemetry are set in ``.streamlit/config.toml`` beside the script.
+    Theme and telemetry are set in ``.streamlit/config.toml``.
     """
     script = Path(__file__).with_name("app.py")
     return [

@@ -29,7 +29,7 @@ def prepare(settings: Settings, console: LaunchConsole) -> None:
     if dataset is Dataset.REAL:
         console.print(f"Data: the real tables in {settings.raw_dir}")
     else:
-        reason = "asked for" if settings.demo else f"no real tables in {settings.raw_dir}"
+        reason = "requested" if settings.demo else f"no real tables in {settings.raw_dir}"
         console.print(f"Data: the demo chain, which is synthetic ({reason})")
     write_missing_demo(settings, dataset, console)
     with console.step("tables checked and cleaned"):

@@ -48,7 +48,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
         _ARTIFACT_FOLDER: str(folder / "artifacts"),
         _SERVE_ARTIFACTS: "true",
         "MLFLOW_SERVER_ALLOWED_HOSTS": allowed_hosts(settings.host, settings.mlflow_port),
-        # The job runner is eight more processes for features that nobody uses here.
+        # The job runner is eight more processes for features that are not used here.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

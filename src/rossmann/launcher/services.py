@@ -57,7 +57,7 @@ class Service:
         return self.accepts(response)
 
     def owns(self, owner: PortOwner | None) -> bool:
-        """Whether the port's process is this service's; one that cannot be seen (None) may be."""
+        """Whether the port's process is this service's; one that cannot be read (None) may be."""
         if owner is None or not self.command_markers:
             return True
         return any(mark in f"{owner.command}\n{owner.folder}" for mark in self.command_markers)

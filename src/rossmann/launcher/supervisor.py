@@ -91,7 +91,7 @@ class Supervisor:
             time.sleep(_POLL_SECONDS)
 
     def start(self, service: Service) -> None:
-        """Start one service with a new log; the log before is kept beside it."""
+        """Start one service with a new log; the earlier log is kept."""
         self._console.detail(f"{service.name} is starting at {service.address}")
         started_at = self._console.seconds
         log = self._logs / f"{service.name.lower()}.log"
@@ -243,7 +243,7 @@ def _end_launcher(run: RunFolder, console: LaunchConsole) -> bool:
     launcher = run.launcher()
     if launcher is None or launcher.pid == os.getpid():
         return False
-    console.print(f"  The launcher (pid {launcher.pid}) is asked to stop its services")
+    console.print(f"  The launcher (pid {launcher.pid}) is stopping its services")
     with suppress(ProcessLookupError):
         os.kill(launcher.pid, signal.SIGTERM)
     deadline = time.monotonic() + _LAUNCHER_SECONDS
@@ -278,7 +278,7 @@ def _describe(service: Service, state: State, run: RunFolder) -> str:
         return f"{word} (pid {record.identity.pid}, log {record.log})"
     if state is State.ABSENT:
         return str(state.value)
-    owner = find_port_owner(service.port) or "a process that cannot be seen"
+    owner = find_port_owner(service.port) or "a process of another user"
     if state is State.HEALTHY:
         return f"{state.value}, not started by the launcher: {owner}"
     return f"{State.OTHER_PROCESS.value}: {owner}"

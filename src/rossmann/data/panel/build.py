@@ -1,7 +1,7 @@
 """Build the arrays that features are gathered from: the schedule's, then those of past sales.
 
 Kernels work on blocks of stores: each fills a small buffer that is then copied to its place, so
-that a chain of any size needs little memory beside the arrays themselves.
+that a chain of any size needs little memory besides the arrays themselves.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,6 @@
 """The raw tables: locating, reading as text, content digests, and the download from Kaggle.
 
-Kaggle asks for an account and for the acceptance of the competition's rules.
+Kaggle requires an account and the acceptance of the competition's rules.
 """
 
 import gzip

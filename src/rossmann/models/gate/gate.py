@@ -69,7 +69,7 @@ def validate(registry: Registry, version: int | str, settings: Settings) -> Verd
     state, and it must be unbiased, fast, small and sane.
 
     Hand ``Verdict.compared_to`` to ``Registry.promote``, so that a verdict about another version
-    than the one in Production by then promotes nothing. Raises ``VersionNotFoundError`` or
+    than the one in Production at that time promotes nothing. Raises ``VersionNotFoundError`` or
     ``ServiceError``.
     """
     candidate = registry.find(int(version))

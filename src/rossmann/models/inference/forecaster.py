@@ -107,7 +107,7 @@ class Forecaster:
     def forecast(self, request: ForecastRequest) -> Forecast:
         """Forecast each row; the intervals are those of a day's sales, whatever the objective.
 
-        Raises ``RequestError`` for stores and days that have no honest answer,
+        Raises ``RequestError`` for stores and days that cannot be forecast,
         ``CorruptModelError`` where the model gives something that is not a number.
         """
         origin = self.resolve_origin(request)

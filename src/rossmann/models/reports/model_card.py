@@ -111,7 +111,7 @@ def _loading_section(name: str) -> str:
         f'mlflow.pyfunc.load_model("models:/{name}@production")\n'
         "```\n"
         "Input: the 46 features as doubles, in the signature's order. Output: sales. The version"
-        " carries its own code; `requirements.txt` beside it names what else it needs."
+        " carries its own code; `requirements.txt` in the same folder names what else it needs."
     )
 
 

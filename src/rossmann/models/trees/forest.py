@@ -111,7 +111,7 @@ def _lightgbm_tree(block: dict[str, str]) -> Tree:
     if inner:
         decision = np.array(block["decision_type"].split(), np.int64)
         if (decision & _CATEGORICAL).any():
-            raise ValueError("a tree asks for categories: features are numbers")
+            raise ValueError("a tree splits on categories: features must be numbers")
         for side, name in ((left, "left_child"), (right, "right_child")):
             child = np.array(block[name].split(), np.int64)
             side[:inner] = np.where(child >= 0, child, inner + ~child)

@@ -105,7 +105,7 @@ class PredictionLog:
     def close(self, seconds: float = 5.0) -> None:
         """Accept no more entries, write all to disk, and ship for at most ``seconds``.
 
-        Rows that the database has not taken by then stay on disk, for the next process.
+        Rows that the database has not taken until then stay on disk, for the next process.
         """
         self._queue.close()
         self._deadline = time.monotonic() + seconds

@@ -26,7 +26,7 @@ _ALGORITHMS: Final = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
-"""Asymmetric ones only: whoever can verify a token cannot sign one."""
+"""Asymmetric ones only: the key that verifies a token cannot sign one."""
 _LEEWAY: Final = 30
 """Seconds by which the two clocks may differ."""
 _REFRESH_AFTER: Final = 300.0

@@ -1,4 +1,4 @@
-"""A/B test of a challenger version beside Production: which stores it answers, and the merging.
+"""A/B test of a challenger version against Production: which stores it answers, and the merging.
 
 A store is assigned by a hash of its number alone, so it gets the same version in every request,
 process and release. Where the challenger is not available, or does not support what a request

@@ -93,7 +93,7 @@ class AccessLog:
         self._thread.start()
 
     def close(self) -> None:
-        """Write the buffered lines, unless nobody reads them, and end the thread."""
+        """Write the buffered lines, unless the pipe is closed, and end the thread."""
         thread, self._thread = self._thread, None
         self._stop.set()
         self._wake.set()

@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, when its usual variables ask for them; without, next to no cost.
+"""OpenTelemetry traces, switched on by its usual variables; without them, next to no cost.
 
 FastAPI makes the span of each request; ``span`` adds one for a part of the work. The exporter is
-the extra ``rossmann[tracing]``, and is imported only where it is asked for.
+the extra ``rossmann[tracing]``, and is imported only where traces are on.
 """
 
 import contextvars
@@ -26,9 +26,9 @@ _NOTHING: Final = nullcontext()
 
 
 def tracing_enabled(environment: Mapping[str, str]) -> bool:
-    """Whether the environment asks for traces.
+    """Whether the environment switches traces on.
 
-    Raises ``SettingsError`` where it asks for what cannot be: better at the start than no traces.
+    Raises ``SettingsError`` where they cannot be exported: at the start, so that no traces are lost unnoticed.
     """
     off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     exporter = (environment.get("OTEL_TRACES_EXPORTER") or "otlp").strip().lower()
@@ -47,7 +47,7 @@ def tracing_enabled(environment: Mapping[str, str]) -> bool:
 
 
 def telemetry_config(on: bool) -> TelemetryConfig:
-    """What FastAPI does by itself: spans when wanted; numbers and logs are ours."""
+    """What FastAPI does by itself: spans when they are on; metrics and logs are ours."""
     return TelemetryConfig(
         tracing=on, metrics=False, logs=False, operation_spans=False, auto_configure=on
     )

@@ -3,7 +3,7 @@
 The cost of a one-row forecast is mostly the calls around it and the loading of trees into the
 processor's caches; requests in one batch share both. No request waits for others: a batch holds
 what is ready in one turn of the event loop, and a request that is alone is answered at once. A
-row's forecast does not depend on the rows beside it, so responses are equal to the bit.
+row's forecast does not depend on the other rows, so responses are equal to the bit.
 """
 
 import asyncio

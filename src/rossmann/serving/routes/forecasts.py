@@ -72,7 +72,7 @@ def add_file_route(app: FastAPI, handler: BatchPredictHandler) -> None:
 def _file_response() -> dict[str, Any]:
     names = ("X-Rows", "X-Model-Version", "X-Model-Stage", "X-As-Of", "X-Objective", "X-Warnings")
     return {
-        "description": "The table; what is told of all its rows stands in headers",
+        "description": "The table; what concerns all rows is in headers",
         "headers": {name: {"schema": _STRING} for name in names},
         "content": {media: {"schema": _BINARY} for media in _TABLES},
     }

@@ -1,6 +1,6 @@
 """Routes about the service itself: root, health checks and metrics.
 
-A plain ``def`` runs in a thread: it may ask the registry or read the panel.
+A plain ``def`` runs in a thread: it may query the registry or read the panel.
 """
 
 import time

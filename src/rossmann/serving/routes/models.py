@@ -89,7 +89,7 @@ def experiment_router(report: ExperimentReport, access_control: AccessControl) -
         report.current_state,
         methods=["GET"],
         dependencies=[Depends(require_permission(access_control, Permission.PREDICT))],
-        summary="The challenger beside Production, and how it does",
+        summary="The challenger of Production, and its accuracy",
         operation_id="experiments_current",
         tags=["models"],
     )

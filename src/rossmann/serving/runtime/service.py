@@ -136,7 +136,7 @@ class DataReloader:
 def build_service(settings: Settings) -> Service:
     """Load the Production version; raises ``ModelUnavailableError`` without one.
 
-    The registry is asked first, and slow imports come after: a service that may not start fails
+    The registry is read first, and slow imports come after: a service that may not start fails
     at once.
     """
     registry = open_registry(settings)

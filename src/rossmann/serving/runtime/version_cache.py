@@ -1,4 +1,4 @@
-"""LRU cache of loaded versions: each is loaded once, however many requests ask for it."""
+"""LRU cache of loaded versions: each is loaded once, however many requests name it."""
 
 import threading
 import time

@@ -25,7 +25,7 @@ from rossmann.serving.runtime.registry_snapshot import (
 from rossmann.serving.runtime.version_cache import LoadedVersion, VersionCache, VersionKey
 
 _MIN_POLL_SECONDS: Final = 1.0
-"""Seconds for which the registry is not asked again about an unknown version."""
+"""Seconds for which an unknown version is not looked up again in the registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class VersionManager:
 
     @property
     def registry_unreachable(self) -> bool:
-        """Whether the registry did not answer when it was last asked."""
+        """Whether the registry did not answer the last request to it."""
         return bool(self._unreachable_reason)
 
     @property
@@ -196,7 +196,7 @@ class VersionManager:
         """The same, loaded where needed; may take seconds.
 
         Raises ``VersionNotFoundError`` (naming the versions there are), ``ModelUnavailableError``,
-        ``CorruptModelError``, and ``ServiceError`` where the registry must be asked and is
+        ``CorruptModelError``, and ``ServiceError`` where the registry is needed and is
         unreachable.
         """
         loaded = self.get_loaded(requested)
@@ -220,7 +220,7 @@ class VersionManager:
     def _refresh_snapshot(self) -> RegistrySnapshot:
         """A snapshot that is a second old at most; raises ``ServiceError``.
 
-        One of the waiting requests asks the registry; the others wait for a second at most.
+        One of the waiting requests queries the registry; the others wait for a second at most.
         """
         if self._polling.acquire(timeout=_MIN_POLL_SECONDS):
             try:

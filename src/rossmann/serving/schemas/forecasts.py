@@ -32,7 +32,7 @@ TotalsBy = Literal["store_week", "store", "store_type_week", "store_type", "chai
 
 
 class PredictOptions(BaseModel):
-    """What a forecast is asked for besides its rows."""
+    """Options of a forecast request."""
 
     model_config = STRICT
 
@@ -141,6 +141,6 @@ class Explanation(BaseModel):
 
 
 class ExplainResponse(PredictResponse):
-    """``explanations[i]`` tells what drove ``predictions[i]``."""
+    """``explanations[i]``: the drivers of ``predictions[i]``."""
 
     explanations: list[Explanation]

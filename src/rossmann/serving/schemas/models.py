@@ -1,7 +1,4 @@
-"""What is said of the service's state and of its versions, and what an operator orders.
-
-MERGED: What ``GET /experiments/current`` tells, as types that the service and its client share.
-"""
+"""Pydantic models of health, versions, promotion and experiments, shared by service and client."""
 
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
@@ -25,7 +22,7 @@ class DataInfo(BaseModel):
 
 
 class Health(BaseModel):
-    """State of the service; ``reason`` says what is amiss when it is degraded, else it is empty."""
+    """State of the service; ``reason``: why it is degraded, else empty."""
 
     status: Literal["healthy", "degraded"]
     reason: str
@@ -104,7 +101,7 @@ class PromoteRequest(ReasonRequest):
 
 
 class RoleRowCount(BaseModel):
-    """Logged rows of a version: the caller got them, from Production or a challenger, or nobody."""
+    """Logged rows of a version: the caller got them, from Production or a challenger, or did not."""
 
     role: str
     model_version: int
@@ -136,9 +133,9 @@ class VersionScore(BaseModel):
 class ActualsComparison(BaseModel):
     """Both versions against what was sold.
 
-    ``paired``: on the same rows. Then ``chance`` is how often luck alone makes the challenger look
-    as good, and ``better_stores`` the share of stores where it errs less. Not paired: each on
-    stores of its own, so a difference may be the stores'.
+    ``paired``: on the same rows. Then ``chance`` is the p-value of the challenger's better error,
+    and ``better_stores`` the share of stores where it errs less. Not paired: each on stores of its
+    own, so a difference may be the stores'.
     """
 
     paired: bool
@@ -149,10 +146,10 @@ class ActualsComparison(BaseModel):
 
 
 class Comparison(BaseModel):
-    """What the prediction log says of both versions.
+    """Both versions by the prediction log.
 
-    ``reason`` says why something is missing; ``looked_from``: older rows are not looked at;
-    ``since``: when both had begun to be logged, as far as was looked.
+    ``reason``: why something is missing; ``looked_from``: older rows are not read; ``since``: from
+    when on both are logged, within the rows that were read.
     """
 
     reason: str = ""
@@ -164,7 +161,7 @@ class Comparison(BaseModel):
 
 
 class ShadowQueue(BaseModel):
-    """Rows behind the answers of the process that was asked, since it began."""
+    """Rows of the challenger in the process that answers this request, since its start."""
 
     waiting: int
     done: int
@@ -174,9 +171,9 @@ class ShadowQueue(BaseModel):
 
 
 class ExperimentState(BaseModel):
-    """What runs beside Production; ``reason`` says why no challenger answers, else it is empty.
+    """The experiment with Production; ``reason``: why no challenger answers, else empty.
 
-    ``stores``: how many the challenger answers. ``challenger`` is what the settings ask for.
+    ``stores``: how many the challenger answers. ``challenger``: as the settings name it.
     """
 
     mode: Literal["off", "ab", "shadow"]

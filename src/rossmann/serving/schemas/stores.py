@@ -1,4 +1,4 @@
-"""What is said of a store: what it is, what it sold, what is planned."""
+"""Pydantic models of a store: its traits, its sales, its schedule."""
 
 from datetime import date
 
