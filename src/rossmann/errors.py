@@ -1,30 +1,7 @@
-"""Every error that the product raises on purpose, as one tree.
+"""Exceptions for users: each message says what is wrong, where, and what to do about it.
 
-``RossmannError``
-    ``SettingsError``      a setting is nonsense
-    ``DataError``          tables that are missing or break a rule
-        ``MissingData``    nothing to work on
-        ``BrokenRule``     a file that breaks a declared rule
-    ``RequestError``       rows that cannot be answered, with every fault and its place
-        ``TooLarge``       more rows or bytes than one request may hold
-        ``NotUtf8``        a body that is no text
-    ``AccessError``        a caller who may not
-        ``NoKey``          no key, or one that is not known
-        ``NoRight``        a known key without the right
-    ``ModelError``
-        ``UnknownVersion`` a stage or a version that there is not
-        ``NoModel``        no model can be had
-        ``DamagedModel``   an artifact that cannot be trusted
-        ``GateFailed``     a candidate that may not be promoted
-        ``LostRace``       somebody else moved Production at the same time
-    ``ServiceError``       a service that is away, or answers with an error
-        ``OverRate``       a caller who calls too often
-        ``Busy``           more work of a kind than is taken at once
-    ``PortInUseError``     a port that something else holds
-    ``AnotherRuns``        work that only one process may do, and another one does
-
-A message says what is wrong, where, and what to do about it. Doors turn it into one line on
-stderr, an HTTP answer or a box on a page; nobody shows a stack trace.
+Entry points turn them into one line on stderr, an HTTP response or a box on a page. The table
+from error to HTTP status is in ``serving.schemas.errors``.
 """
 
 from dataclasses import dataclass
@@ -58,23 +35,23 @@ class DataValidationError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
-    """One fault of a request: where it is, what it is, and its kind (a stable word)."""
+    """One error of a request: its location, its text, and its type (a stable word)."""
 
     loc: tuple[str | int, ...]
     msg: str
     type: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that HTTP answers use."""
+        """The fields of an error in HTTP responses."""
         return {"loc": list(self.loc), "msg": self.msg, "type": self.type}
 
 
 class RequestError(RossmannError):
-    """Rows that cannot be answered; ``faults`` lists every one of them."""
+    """Invalid rows or options; ``errors`` lists every error."""
 
-    def __init__(self, faults: list[ErrorDetail]) -> None:
-        self.errors = faults
-        super().__init__("; ".join(f"{'.'.join(map(str, f.loc))}: {f.msg}" for f in faults[:5]))
+    def __init__(self, errors: list[ErrorDetail]) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{'.'.join(map(str, e.loc))}: {e.msg}" for e in errors[:5]))
 
 
 class PayloadTooLargeError(RequestError):
@@ -110,7 +87,7 @@ class ModelUnavailableError(ModelError):
 
 
 class CorruptModelError(ModelError):
-    """An artifact is damaged, or was made for other features than the code's."""
+    """A damaged artifact, or one that was made for other features than the code's."""
 
 
 class GateRejectedError(ModelError):
@@ -125,24 +102,24 @@ class ServiceError(RossmannError):
     """A service is away or answers with an error."""
 
 
-class RateLimitError(ServiceError):
-    """A caller who calls too often; ``seconds``: how long to wait before the next call."""
+class RetryLaterError(ServiceError):
+    """A call that may succeed after ``seconds``."""
 
     def __init__(self, message: str, seconds: int) -> None:
         self.seconds = seconds
         super().__init__(message)
 
 
-class ServiceBusyError(ServiceError):
-    """More work of a kind than is taken at once; ``seconds``: when to come again."""
+class RateLimitError(RetryLaterError):
+    """A caller who calls too often."""
 
-    def __init__(self, message: str, seconds: int) -> None:
-        self.seconds = seconds
-        super().__init__(message)
+
+class ServiceBusyError(RetryLaterError):
+    """More work of a kind than is taken at once."""
 
 
 class PortInUseError(ServiceError):
-    """A port is held by something that is not ours."""
+    """A port is held by another process."""
 
 
 class AlreadyRunningError(RossmannError):

@@ -13,15 +13,7 @@ MODEL_NAME: Final = "rossmann-ensemble"
 MAX_HORIZON: Final = 48
 """Longest horizon that the model is trained for, in days: the length of Kaggle's ``test.csv``."""
 
-ROW_FIELDS: Final = (
-    "Store",
-    "DayOfWeek",
-    "Date",
-    "Open",
-    "Promo",
-    "StateHoliday",
-    "SchoolHoliday",
-)
+ROW_FIELDS: Final = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
 STATE_HOLIDAYS: Final = ("0", "a", "b", "c")
 """None, public holiday, Easter, Christmas: the code of a category is its place here."""
 STORE_TYPES: Final = ("a", "b", "c", "d")
@@ -141,19 +133,13 @@ FEATURE_CATALOGUE: Final[tuple[Feature, ...]] = (
         "school",
         ("days_since_school_holiday", "days since the last one, 0 on one, at most 60, if planned"),
         ("days_to_school_holiday", "days until the next one after D, at most 60, if planned"),
-        (
-            "school_holidays_this_week",
-            "school holidays, Monday to Sunday of D's week, if planned",
-        ),
+        ("school_holidays_this_week", "school holidays, Monday to Sunday of D's week, if planned"),
     ),
     *_group(
         "opening",
         ("closed_days_before", "closed days in a row just before D, at most 30"),
         ("closed_days_after", "closed days in a row just after D, at most 30"),
-        (
-            "days_since_long_closure",
-            "days since a closure of 6 days or more, at most 200",
-        ),
+        ("days_since_long_closure", "days since a closure of 6 days or more, at most 200"),
         ("open_days_before", "open days on D-14 to D-1"),
     ),
     *_group(

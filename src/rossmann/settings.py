@@ -280,7 +280,7 @@ class Settings(AccessSettings, PathSettings):
     log_keep_days: Annotated[int, Field(ge=0)] = 400
     log_spool_mb: Annotated[int, Field(ge=1)] = 512
     experiment: ExperimentMode = "off"
-    """A challenger of Production: it answers a share of the stores (ab), or is only logged (shadow)."""
+    """ab: a challenger answers a share of the stores; shadow: it is only logged."""
     experiment_challenger: VersionName = Stage.STAGING
     """Staging, or a version's number."""
     experiment_share: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -70,9 +70,7 @@ def check() -> None:
 
 
 @app.command("ingest")
-def ingest(
-    file: Annotated[Path, typer.Argument(help="CSV (also .gz), Parquet or Excel")],
-) -> None:
+def ingest(file: Annotated[Path, typer.Argument(help="CSV (also .gz), Parquet or Excel")]) -> None:
     """Add new sales days, or a schedule, over the raw tables; a day given again is corrected.
 
     A file with train.csv's columns holds sales days, one with test.csv's (no Sales and Customers)

@@ -77,9 +77,7 @@ def list_keys() -> None:
 
 
 @app.command()
-def revoke(
-    name: Annotated[str, typer.Argument(help="as keys list shows it")],
-) -> None:
+def revoke(name: Annotated[str, typer.Argument(help="as keys list shows it")]) -> None:
     """Take a key out of the file; a service that runs refuses it within two seconds.
 
     Example: rossmann keys revoke shop-system

@@ -25,6 +25,17 @@ DEFAULT_TOTALS_LEVELS = (0.8, 0.95)
 EXPLAIN_CHUNK_ROWS = 500
 """Rows that are explained at once."""
 
+FileArgument = Annotated[Path, typer.Argument(help="CSV, Parquet or Excel, a row per store-day")]
+OutputOption = Annotated[Path, typer.Option("-o", "--output", help=f"ends in {', '.join(FORMATS)}")]
+ModelOption = Annotated[str, typer.Option(help="Production, Staging or a version")]
+AsOfOption = Annotated[str | None, typer.Option(help="last day of known sales, YYYY-MM-DD")]
+IntervalOption = Annotated[list[float] | None, typer.Option(help="a level such as 0.8; repeatable")]
+DateFormatOption = Annotated[str | None, typer.Option(help="such as MM/DD/YYYY, if ambiguous")]
+ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy, or unbiased totals")]
+ExplainOption = Annotated[bool, typer.Option("--explain", help="add drivers, in per cent of sales")]
+TotalsOption = Annotated[Path | None, typer.Option(help="file for totals by store, type and chain")]
+SkipFaultyOption = Annotated[bool, typer.Option("--skip-faulty", help="forecast valid rows only")]
+
 
 def add_verbs(app: typer.Typer) -> None:
     """Add this module's verb to the command line."""
@@ -32,36 +43,21 @@ def add_verbs(app: typer.Typer) -> None:
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(help="CSV, Parquet or Excel, a row for each store-day")],
-    output: Annotated[Path, typer.Option("-o", "--output", help=f"ends in {', '.join(FORMATS)}")],
-    model: Annotated[str, typer.Option(help="Production, Staging or a version")] = "Production",
-    as_of: Annotated[
-        str | None, typer.Option(help="last day whose sales may be seen, YYYY-MM-DD")
-    ] = None,
-    interval: Annotated[
-        list[float] | None, typer.Option(help="a level, such as 0.8; may be repeated")
-    ] = None,
-    date_format: Annotated[
-        str | None, typer.Option(help="such as MM/DD/YYYY, where dates can be read in two ways")
-    ] = None,
-    objective: Annotated[
-        str | None, typer.Option(help="accuracy of each day, or unbiased totals; else the setting")
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="add what drove each forecast, in per cent of sales")
-    ] = False,
-    totals: Annotated[
-        Path | None,
-        typer.Option(help="also write totals by store, store type and chain, with their bands"),
-    ] = None,
-    skip_faulty: Annotated[
-        bool, typer.Option("--skip-faulty", help="forecast the good rows of a file with faults")
-    ] = False,
+    file: FileArgument,
+    output: OutputOption,
+    model: ModelOption = "Production",
+    as_of: AsOfOption = None,
+    interval: IntervalOption = None,
+    date_format: DateFormatOption = None,
+    objective: ObjectiveOption = None,
+    explain: ExplainOption = False,
+    totals: TotalsOption = None,
+    skip_faulty: SkipFaultyOption = False,
 ) -> None:
     """Forecast every row of a file; the rows come back in their order with their forecast.
 
     With --explain, Baseline times every (1 + Driver_... / 100) is the forecast; it takes some
-    25 ms a row. Intervals of totals are not sums of the rows' intervals: errors are correlated in part.
+    25 ms a row. Intervals of totals are not sums of the rows' intervals.
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """

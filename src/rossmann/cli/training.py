@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from rossmann.settings import Settings
 
 
-ProfileOption = Annotated[
-    str, typer.Option(help="full (as accurate as it gets) or quick (under a minute)")
-]
+ProfileOption = Annotated[str, typer.Option(help="full (most accurate) or quick (under a minute)")]
+OriginsOption = Annotated[str, typer.Option(help="days to forecast from, with commas")]
+WindowsOption = Annotated[int, typer.Option(min=0, max=100, help="number of windows, from the end")]
+HorizonOption = Annotated[int, typer.Option(min=0, max=48, help="days; 0 takes window_days")]
+OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="folder of the report")]
+PromoteOption = Annotated[bool, typer.Option("--promote", help="also to Production")]
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -64,18 +67,10 @@ def train(profile: ProfileOption = "full") -> None:
 
 def backtest(
     profile: ProfileOption = "full",
-    origins: Annotated[
-        str, typer.Option(help="days to forecast from, with commas: 2014-06-13,2015-04-26")
-    ] = "",
-    windows: Annotated[
-        int, typer.Option(min=0, max=100, help="that many windows, back from the end of history")
-    ] = 0,
-    horizon: Annotated[
-        int, typer.Option(min=0, max=48, help="days of a window; 0 takes window_days")
-    ] = 0,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="folder of the report")
-    ] = None,
+    origins: OriginsOption = "",
+    windows: WindowsOption = 0,
+    horizon: HorizonOption = 0,
+    output: OutputOption = None,
 ) -> None:
     """Forecast past windows as of their origins and report the errors; registers nothing.
 
@@ -137,9 +132,7 @@ def _run_backtest(
 
 def retrain(
     profile: ProfileOption = "full",
-    promote: Annotated[
-        bool, typer.Option("--promote", help="go on to Production where the gate lets it pass")
-    ] = False,
+    promote: PromoteOption = False,
     report: Annotated[Path | None, typer.Option(help="write the report here, too, as JSON")] = None,
 ) -> None:
     """Check, features, train, gate, Staging: make and judge a new version, if anything is new.

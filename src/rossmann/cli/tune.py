@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 
 Changes = dict[tuple[str, ...], float | int]
 
+MemberOption = Annotated[str, typer.Option(help="lightgbm, xgboost or catboost; empty: all")]
+TrialsOption = Annotated[int, typer.Option(min=1, help="with those of an interrupted run")]
+MinutesOption = Annotated[float, typer.Option(min=0, help="limit for each member; 0 is none")]
+OriginsOption = Annotated[str, typer.Option(help="days, with commas; empty: as set")]
+ChecksOption = Annotated[int, typer.Option(min=1, max=20, help="seeds on which it must win")]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh/--resume", help="drop or continue an earlier run")
+]
+WeightsOption = Annotated[bool, typer.Option("--weights", help="tune the blend's weights instead")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="show the change, write nothing")]
+
 
 def add_verbs(app: typer.Typer) -> None:
     """Add this module's verb to the command line."""
@@ -28,30 +39,14 @@ def add_verbs(app: typer.Typer) -> None:
 
 def tune(
     profile: ProfileOption = "full",
-    member: Annotated[
-        str, typer.Option(help="lightgbm, xgboost or catboost; empty: each in turn")
-    ] = "",
-    trials: Annotated[
-        int, typer.Option(min=1, help="in all, those of an interrupted run included")
-    ] = 20,
-    minutes: Annotated[
-        float, typer.Option(min=0, help="for each member: then no trial begins; 0 is no limit")
-    ] = 0,
-    origins: Annotated[
-        str, typer.Option(help="days to forecast from, with commas; empty: the settings' windows")
-    ] = "",
-    checks: Annotated[
-        int, typer.Option(min=1, max=20, help="fresh seeds on which the best must win")
-    ] = 4,
-    fresh: Annotated[
-        bool, typer.Option("--fresh/--resume", help="forget an earlier run, or go on with it")
-    ] = False,
-    weights: Annotated[
-        bool, typer.Option("--weights", help="tune the blend's weights, not the members")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show the change, leave the parameters file alone")
-    ] = False,
+    member: MemberOption = "",
+    trials: TrialsOption = 20,
+    minutes: MinutesOption = 0,
+    origins: OriginsOption = "",
+    checks: ChecksOption = 4,
+    fresh: FreshOption = False,
+    weights: WeightsOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Look for better parameters, and write what is better into the parameters file.
 

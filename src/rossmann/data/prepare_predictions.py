@@ -77,11 +77,7 @@ def read_upload(name: str, content: bytes, date_format: str | None = None) -> Up
 
 def template_csv() -> str:
     """A table to fill in: the six fields and three rows as an example."""
-    rows = (
-        "1,2015-08-01,1,0,0,1",
-        "1,2015-08-02,0,0,0,1",
-        "1,2015-08-03,1,1,0,1",
-    )
+    rows = ("1,2015-08-01,1,0,0,1", "1,2015-08-02,0,0,0,1", "1,2015-08-03,1,1,0,1")
     return "\n".join((",".join(REQUIRED_FIELDS), *rows, ""))
 
 

@@ -86,10 +86,7 @@ def _calendar_features(a: FeatureArrays, row: Row, out: npt.NDArray[np.float32])
     out[4] = table[calendars.CHRISTMAS]
     out[6] = row.flags.promo
     out[10] = promo2_phase(
-        table[calendars.MONTH],
-        int(a.stores[s, PROMO2_MONTHS]),
-        d,
-        a.stores[s, PROMO2_SINCE],
+        table[calendars.MONTH], int(a.stores[s, PROMO2_MONTHS]), d, a.stores[s, PROMO2_SINCE]
     )
     out[11] = row.flags.state_holiday
     out[12] = min(before[schedule_counts.HOLIDAY_SINCE] + 1, schedule_counts.HOLIDAY_CAP)

@@ -113,11 +113,7 @@ def _mean(y: FloatArray, low: int, high: int) -> float:
 
 @cached_njit
 def _trailing(
-    y: FloatArray,
-    customers: FloatArray,
-    promo: FlagArray,
-    t: int,
-    out: StatisticsArray,
+    y: FloatArray, customers: FloatArray, promo: FlagArray, t: int, out: StatisticsArray
 ) -> None:
     """Statistics of all days that end on day ``t``."""
     for kind in range(2):

@@ -1,4 +1,4 @@
-"""Atomic writes: a draft is written in the target's folder and renamed, so readers see it whole or not.
+"""Atomic writes: a draft in the target's folder is renamed, so readers see it whole or not.
 
 Draft folders are locked by the process that writes them, and the lock ends with that process: the
 next writer removes those that a killed process left.

@@ -12,7 +12,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,21 +77,17 @@ def start(
     """
     token = uuid.uuid4().hex
     variables = {**os.environ, **environment, TOKEN_VARIABLE: token}
-    if log is None:
-        process = subprocess.Popen(
-            command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-    else:
+    if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+    with nullcontext() if log is None else log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=None if log is None else subprocess.STDOUT,
+            start_new_session=True,
+        )
     return process, LaunchedProcess(process.pid, start_time_token(process.pid), token)
 
 

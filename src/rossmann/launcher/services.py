@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 
 import httpx
 
@@ -96,60 +97,39 @@ def default_services(settings: Settings) -> list[Service]:
 
     MLflow is left out where the settings name another server than the embedded one.
     """
-    host = client_host(settings.host)
+    from rossmann.dashboard import server
+    from rossmann.launcher import mlflow_server
+
     common = {
         "ROSSMANN_DATA_DIR": str(settings.data_dir),
         "ROSSMANN_DEMO": "1" if settings.demo else "0",
     }
-    services = [_api(settings, host, common), _dashboard(settings, host, common)]
-    return services if settings.mlflow_tracking_uri else [_mlflow(settings, host), *services]
-
-
-def _mlflow(settings: Settings, host: str) -> Service:
-    from rossmann.launcher import mlflow_server
-
-    address = f"http://{host}:{settings.mlflow_port}"
-    return Service(
-        name="MLflow",
+    mlflow = _service("MLflow", settings.host, settings.mlflow_port)(
         command=mlflow_server.server_command(settings),
         environment=mlflow_server.server_environment(settings),
-        host=settings.host,
-        port=settings.mlflow_port,
-        health_url=f"{address}/health",
-        address=address,
-        setting="ROSSMANN_MLFLOW_PORT",
         accepts=is_mlflow,
         command_markers=(str(settings.mlflow_dir),),
     )
-
-
-def _api(settings: Settings, host: str, common: dict[str, str]) -> Service:
-    address = f"http://{host}:{settings.api_port}"
-    return Service(
-        name="API",
-        command=[sys.executable, "-m", "rossmann.cli", "serve"],
-        environment=common,
-        host=settings.host,
-        port=settings.api_port,
-        health_url=f"{address}/health",
-        address=address,
-        setting="ROSSMANN_API_PORT",
-        accepts=is_api,
+    api = _service("API", settings.host, settings.api_port)(
+        command=[sys.executable, "-m", "rossmann.cli", "serve"], environment=common, accepts=is_api
     )
-
-
-def _dashboard(settings: Settings, host: str, common: dict[str, str]) -> Service:
-    from rossmann.dashboard import server
-
-    address = f"http://{host}:{settings.dashboard_port}"
-    return Service(
-        name="dashboard",
+    dashboard = _service("dashboard", settings.host, settings.dashboard_port, "/_stcore/health")(
         command=server.server_command(settings),
         environment=server.server_environment(settings) | common,
-        host=settings.host,
-        port=settings.dashboard_port,
-        health_url=f"{address}/_stcore/health",
-        address=address,
-        setting="ROSSMANN_DASHBOARD_PORT",
         command_markers=("rossmann/dashboard/app.py", "deployment/streamlit"),
+    )
+    return [api, dashboard] if settings.mlflow_tracking_uri else [mlflow, api, dashboard]
+
+
+def _service(name: str, host: str, port: int, health_path: str = "/health") -> partial[Service]:
+    """A service at its address; the caller adds how it is started and recognized."""
+    address = f"http://{client_host(host)}:{port}"
+    return partial(
+        Service,
+        name=name,
+        host=host,
+        port=port,
+        address=address,
+        health_url=f"{address}{health_path}",
+        setting=f"ROSSMANN_{name.upper()}_PORT",
     )

@@ -36,7 +36,7 @@ def handle_product_error(request: Request, error: Exception) -> Response:
             "cannot answer", request_id=_request_id(request), reason=str(error)
         )
     headers = _HEADERS.get(status)
-    if isinstance(error, errors.RateLimitError | errors.ServiceBusyError):
+    if isinstance(error, errors.RetryLaterError):
         headers = {"Retry-After": str(error.seconds)}
     return _error_response(request, status, details, headers)
 

@@ -138,9 +138,7 @@ def _bars(base: alt.Chart) -> alt.Chart:
             legend=alt.Legend(title=None, orient="top"),
         ),
         opacity=alt.Opacity(
-            "full:N",
-            scale=alt.Scale(domain=[True, False], range=[1.0, 0.5]),
-            legend=None,
+            "full:N", scale=alt.Scale(domain=[True, False], range=[1.0, 0.5]), legend=None
         ),
     )
     return bars

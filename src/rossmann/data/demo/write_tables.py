@@ -13,12 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rossmann.data.demo.sales import DemoSchedule, make_sales, make_schedule
-from rossmann.data.demo.stores import (
-    CHAIN_STORES,
-    dates_between,
-    make_stores,
-    store_table,
-)
+from rossmann.data.demo.stores import CHAIN_STORES, dates_between, make_stores, store_table
 from rossmann.filesystem.atomic_write import atomic_path
 from rossmann.schema import MAX_HORIZON, STATE_HOLIDAYS
 

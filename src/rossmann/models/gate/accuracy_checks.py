@@ -16,11 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.models.evaluation.metrics import (
-    SMALL_CHAIN_STORES,
-    PermutationTest,
-    permutation_test,
-)
+from rossmann.models.evaluation.metrics import SMALL_CHAIN_STORES, PermutationTest, permutation_test
 from rossmann.models.gate.backtest_predictions import BacktestPredictions, WindowPredictions
 from rossmann.models.gate.verdict import CheckResult, at_most, not_measured
 from rossmann.schema import FloatArray

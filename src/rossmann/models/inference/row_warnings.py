@@ -74,10 +74,7 @@ def input_warnings(
     weekday_mismatch: npt.NDArray[np.bool_], open_missing: npt.NDArray[np.bool_]
 ) -> WarningMasks:
     """Warnings about what rows of a file say themselves; masks (n,)."""
-    masks: WarningMasks = [
-        (*_WEEKDAY_MISMATCH, weekday_mismatch),
-        (*_OPEN_MISSING, open_missing),
-    ]
+    masks: WarningMasks = [(*_WEEKDAY_MISMATCH, weekday_mismatch), (*_OPEN_MISSING, open_missing)]
     return [warning for warning in masks if warning[2].any()]
 
 

@@ -14,12 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import rossmann
-from rossmann.models.ensemble.artifact_files import (
-    CARD_FILE,
-    member_files,
-    sha256,
-    verify_digests,
-)
+from rossmann.models.ensemble.artifact_files import CARD_FILE, member_files, sha256, verify_digests
 from rossmann.models.gate.backtest_predictions import PREDICTIONS_FILE
 from rossmann.models.gate.gate import PREDICTIONS_DIGEST_TAG, WINDOWS_TAG
 from rossmann.models.publishing.mlflow_client import (
@@ -153,12 +148,7 @@ def _log_model(files: _VersionFiles) -> tuple[str, str]:
 
 
 def _create_version(
-    trained: TrainedModel,
-    files: _VersionFiles,
-    name: str,
-    source: str,
-    model_id: str,
-    run_id: str,
+    trained: TrainedModel, files: _VersionFiles, name: str, source: str, model_id: str, run_id: str
 ) -> int:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

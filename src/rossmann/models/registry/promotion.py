@@ -2,7 +2,7 @@
 
 MLflow has no compare-and-swap: the last writer of an alias wins. But it refuses to create a
 registered model whose name is taken, in one transaction of its database. So a promotion begins with
-creating a model that is named after the state it starts from; a second promotion fails to create it.
+creating a model that is named after the state it starts from; a second one fails to create it.
 The winner then checks that the state still holds, moves the alias and deletes that model.
 
 A lock whose owner died must not block for ever. On the owner's machine its process is known to have
@@ -176,7 +176,7 @@ class PromotionLock:
             )
 
     def _delete_orphans(self, state: str) -> None:
-        """Delete the locks of earlier states that ended processes left: they lock nothing any more."""
+        """Delete the locks of earlier states that ended processes left."""
         quoted = self._prefix.replace("'", "\\'")
         fields = {"filter": f"name LIKE '{quoted}%'", "max_results": _PAGE_SIZE}
         response = self._rest.call("GET", "registered-models/search", **fields) or {}

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Final
 
 from rossmann.errors import ModelError, PromotionConflictError, ServiceError, VersionNotFoundError
@@ -40,12 +39,7 @@ from rossmann.models.registry.model_version import (
     production_state,
     stale_verdict_message,
 )
-from rossmann.models.registry.promotion import (
-    Promotion,
-    PromotionLock,
-    new_promotion,
-    new_rollback,
-)
+from rossmann.models.registry.promotion import Promotion, PromotionLock, new_promotion, new_rollback
 from rossmann.schema import MODEL_NAME, Stage
 
 _HISTORY_PREFIX: Final = "history."
@@ -68,12 +62,7 @@ class Registry:
     def __enter__(self) -> "Registry":
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextmanager

@@ -28,29 +28,29 @@ _CHAINS: Final = {
 
 def render_markdown(card: Mapping[str, Any], scores: list[WindowScore], name: str) -> str:
     """The Markdown of ``card`` (the content of ``ensemble.json``), registered under ``name``."""
-    sections = [
-        f"# {name}",
-        "Forecasts the daily sales of each store of a drugstore chain, up to 48 days ahead, from"
-        " what is known on the day of the forecast.",
-        _data_section(card.get("data", {})),
-        "## Backtest\nRMSPE over open days with sales, each window forecast from its origin by"
-        " models that saw nothing after it. Lower is better.\n\n"
-        + (markdown_table(table_rows(scores)) if scores else "No window was evaluated."),
-        _members_section(card),
-        _lineage_section(card),
-        _limits_section(card),
-        _loading_section(name),
-    ]
-    return "\n\n".join(section.strip() for section in sections) + "\n"
-
-
-def _data_section(data: Mapping[str, Any]) -> str:
-    return (
-        "## Data\n"
-        f"- Learned from {_CHAINS.get(str(data.get('dataset')), 'unknown tables')},"
-        f" data version `{data.get('version')}`.\n"
-        f"- {_format_count(data.get('rows'))} rows of {_format_count(data.get('stores'))} stores,"
-        f" {data.get('first_day')} to {data.get('last_day')}."
+    data, weights = card.get("data", {}), card.get("weights", {})
+    files = list(data.get("files", {}).items())
+    parameters = {
+        key: f"({_join_pairs(value)})" if isinstance(value, Mapping) else value
+        for key, value in card.get("params", {}).items()
+        if key != "members"
+    }
+    return render_template(
+        "card.md.j2",
+        model=name,
+        card=card,
+        data=data,
+        chain=_CHAINS.get(str(data.get("dataset")), "unknown tables"),
+        rows=_format_count(data.get("rows")),
+        stores=_format_count(data.get("stores")),
+        backtest=markdown_table(table_rows(scores)) if scores else "No window was evaluated.",
+        blend=", ".join(
+            f"{FORECASTER_LABELS.get(k, k)} {100 * float(w):.0f} %" for k, w in weights.items()
+        ),
+        tables=files[:_MAX_TABLES],
+        more_tables=len(files) - _MAX_TABLES,
+        join_pairs=_join_pairs,
+        parameters=parameters,
     )
 
 
@@ -58,61 +58,8 @@ def _format_count(number: object) -> str:
     return f"{number:,}" if isinstance(number, int) else "an unknown number of"
 
 
-def _members_section(card: Mapping[str, Any]) -> str:
-    weights = card.get("weights", {})
-    blend = ", ".join(
-        f"{FORECASTER_LABELS.get(k, k)} {100 * float(w):.0f} %" for k, w in weights.items()
-    )
-    return (
-        "## Made of\n"
-        f"- Blend: {blend}. Profile `{card.get('profile')}`,"
-        f" release {card.get('release')}, trained {card.get('trained')}.\n"
-        f"- {len(card.get('features', []))} features, fingerprint `{card.get('fingerprint')}`.\n"
-        f"- Libraries: {_join_pairs(card.get('libraries', {}))}."
-    )
-
-
-def _lineage_section(card: Mapping[str, Any]) -> str:
-    code, environment = card.get("code", {}), card.get("environment", {})
-    files = card.get("data", {}).get("files", {})
-    parameters = {
-        name: f"({_join_pairs(value)})" if isinstance(value, Mapping) else value
-        for name, value in card.get("params", {}).items()
-        if name != "members"
-    }
-    listed = list(files.items())[:_MAX_TABLES]
-    lines = [f"- Table `{name}`: SHA-256 `{digest}`" for name, digest in listed]
-    if len(files) > _MAX_TABLES:
-        lines.append(f"- and {len(files) - _MAX_TABLES} more, in the tag `data.raw`")
-    lines += [f"- Code {name}: `{value}`" for name, value in code.items()]
-    lines.append(f"- Parameters: {_join_pairs(parameters)}")
-    lines.append(f"- Environment: {_join_pairs(environment)}")
-    return "## Comes from\n" + "\n".join(lines)
-
-
 def _join_pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _limits_section(card: Mapping[str, Any]) -> str:
-    horizon = card.get("params", {}).get("horizon", 48)
-    return (
-        "## Limits\n"
-        f"- Trained for 1 to {horizon} days ahead; a later day gets a warning.\n"
-        "- The blend forecasts open days; the service answers 0 for closed ones.\n"
-        "- Promotions and holidays must be planned ahead: without them the error grows."
-    )
-
-
-def _loading_section(name: str) -> str:
-    return (
-        "## Loading\n"
-        "```python\n"
-        f'mlflow.pyfunc.load_model("models:/{name}@production")\n'
-        "```\n"
-        "Input: the 46 features as doubles, in the signature's order. Output: sales. The version"
-        " carries its own code; `requirements.txt` in the same folder names what else it needs."
-    )
 
 
 def render_html(card: str, title: str, folder: Path) -> str:

@@ -59,11 +59,7 @@ class WeightsResult:
 
 
 def tune_weights(
-    settings: Settings,
-    panel: Panel,
-    profile: str,
-    offsets: Sequence[int],
-    report: ProgressReporter,
+    settings: Settings, panel: Panel, profile: str, offsets: Sequence[int], report: ProgressReporter
 ) -> WeightsResult:
     """Fit every member as of each window's origin once, then try all mixes.
 
@@ -85,10 +81,7 @@ def tune_weights(
 
 
 def cross_validate(
-    errors: FloatArray,
-    mixes: list[Weights],
-    current: Weights,
-    origins: list[date],
+    errors: FloatArray, mixes: list[Weights], current: Weights, origins: list[date]
 ) -> WeightsResult:
     """Choose on all windows, and for each window on the others; ``errors`` is (windows, mixes).
 

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from rossmann.filesystem.atomic_write import sync_folder
 from rossmann.filesystem.locks import OwnedFolder, create_owned_folder, lock_orphans
 from rossmann.logging_config import get_logger
 from rossmann.prediction_log.records import Batch
@@ -92,7 +93,7 @@ class DiskSpool:
         self._add(own, SpooledFile(path, own.folder.name, self._number, len(batch), len(content)))
         # The file has its final name: an error raised now would lead to its rows written twice.
         with suppress(OSError):
-            _sync(own.folder.path)
+            sync_folder(own.folder.path)
 
     def adopt_orphans(self) -> int:
         """Take over the folders of processes that ended; returns how many had files.
@@ -163,7 +164,7 @@ class DiskSpool:
         own = self._own
         if own is None or not own.folder.path.is_dir():
             new = _SpoolFolder(create_owned_folder(self.parent))
-            _sync(self.parent)
+            sync_folder(self.parent)
             with self._lock:
                 if own is not None:
                     self._adopted.append(own)
@@ -227,11 +228,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,13 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from rossmann.data.uploads.table_chunks import FileFormat, open_table
-from rossmann.errors import (
-    DataValidationError,
-    ErrorDetail,
-    RequestError,
-    ServiceError,
-    first_line,
-)
+from rossmann.errors import DataValidationError, ErrorDetail, RequestError, ServiceError, first_line
 from rossmann.filesystem.process_identity import pid_exists
 from rossmann.models.inference.row_warnings import RowWarning
 from rossmann.serving.batch_prediction.chunk_forecasts import (
@@ -31,11 +25,7 @@ from rossmann.serving.batch_prediction.chunk_forecasts import (
     stream_forecasts,
 )
 from rossmann.serving.batch_prediction.upload import BatchOptions
-from rossmann.serving.batch_prediction.validation import (
-    parse_file,
-    raise_row_errors,
-    validate_file,
-)
+from rossmann.serving.batch_prediction.validation import parse_file, raise_row_errors, validate_file
 from rossmann.serving.batch_prediction.writers import Writer, check_row_limit, open_writer
 from rossmann.serving.runtime.version_manager import SelectedVersion
 from rossmann.settings import Settings

@@ -196,9 +196,7 @@ class Experiment:
         )
         merged = tuple(
             Interval(
-                own.level,
-                split.merge(own.lower, other.lower),
-                split.merge(own.upper, other.upper),
+                own.level, split.merge(own.lower, other.lower), split.merge(own.upper, other.upper)
             )
             for own, other in zip(intervals, challenger_intervals, strict=True)
         )

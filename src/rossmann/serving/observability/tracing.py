@@ -28,7 +28,7 @@ _NOTHING: Final = nullcontext()
 def tracing_enabled(environment: Mapping[str, str]) -> bool:
     """Whether the environment switches traces on.
 
-    Raises ``SettingsError`` where they cannot be exported: at the start, so that no traces are lost unnoticed.
+    Raises ``SettingsError`` where they cannot be exported: no traces are lost unnoticed.
     """
     off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     exporter = (environment.get("OTEL_TRACES_EXPORTER") or "otlp").strip().lower()

@@ -1,4 +1,4 @@
-"""Loading of requested model versions in daemon threads, so that a slow registry blocks no other request."""
+"""Loads requested versions in daemon threads: a slow registry blocks no other request."""
 
 import asyncio
 import threading

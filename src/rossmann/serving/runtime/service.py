@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
 
 
-LoadForecaster = Callable[[Path, "Panel"], Forecaster]
 _LABELS: Final[dict[str, str]] = {
     Dataset.REAL: "the real Rossmann tables",
     Dataset.DEMO: "demo data (a synthetic chain)",

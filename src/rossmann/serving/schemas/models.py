@@ -101,7 +101,7 @@ class PromoteRequest(ReasonRequest):
 
 
 class RoleRowCount(BaseModel):
-    """Logged rows of a version: the caller got them, from Production or a challenger, or did not."""
+    """Logged rows of a version by role: answered by it, or only forecast for comparison."""
 
     role: str
     model_version: int
