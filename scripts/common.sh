@@ -1,8 +1,8 @@
-# Sourced by the scripts beside it: the virtual environment and what is installed in it.
-# Needs bash and Python 3.11 or later with venv; takes uv where it is on PATH, else pip.
+# Functions for the other scripts: set up the virtual environment and install packages.
+# Needs bash and Python 3.11 or later with venv; uses uv if it is on PATH, else pip.
 
-# Containers often set this. Without kept bytecode each process compiles some 1,800 modules when it
-# starts, which is more than half of a start; .venv is ours, and a good place for it.
+# Containers often set this. Without cached bytecode each process compiles some 1,800 modules, which
+# is more than half of its start-up time. The cache is in .venv.
 unset PYTHONDONTWRITEBYTECODE
 
 fail() {
@@ -22,7 +22,7 @@ find_python() {
   fail "Python 3.11 or later is needed; install it, or name it: PYTHON=/path/to/python3.11"
 }
 
-# say_done WHAT SECONDS_AT_START: a step's line with its time, like those of `rossmann up`.
+# say_done WHAT SECONDS_AT_START: print a step with its duration, as `rossmann up` does.
 say_done() {
   printf '  ✓ %6.1f s  %s\n' "$(seconds_since "$2")" "$1"
 }
@@ -35,22 +35,22 @@ seconds_since() {
   awk -v from="$1" -v to="$(now)" 'BEGIN { print to - from }'
 }
 
-# install_into_venv LOCK: .venv has all that LOCK pins, and the project (editable).
-# Quick when nothing has changed: a stamp names the lock's content and the folder.
+# install_into_venv LOCK: install all that LOCK pins, and the project (editable), into .venv.
+# Does nothing if a stamp has the checksum of the lock, and this folder.
 install_into_venv() {
   local lock="$1" began
   mkdir -p .venv
   if command -v flock >/dev/null; then
-    # Two set-ups at once must not write into one folder.
+    # Only one installation at a time may write into the folder.
     exec 9>.venv/.lock
-    flock -n 9 || { echo "  … another set-up of .venv is under way: waiting for it" && flock 9; }
+    flock -n 9 || { echo "  … another installation into .venv is running: waiting for it" && flock 9; }
   fi
   if ! is_installed "$lock"; then
     make_venv
     began="$(now)"
     install_packages "$lock"
     stamp_of "$lock" >".venv/.installed-$lock"
-    # The larger lock holds the smaller one's packages too, in the same versions.
+    # The larger lock includes the smaller one's packages in the same versions.
     [ "$lock" = requirements.lock ] || stamp_of requirements.lock >.venv/.installed-requirements.lock
     say_done "$(grep -c '==' "$lock") packages of $lock installed" "$began"
   fi
@@ -69,7 +69,7 @@ works() {
   .venv/bin/python -c '' 2>/dev/null
 }
 
-# Makes .venv where there is none that works here: its scripts name the folder that it was made in.
+# Create .venv unless a working one exists; its scripts contain the path of its folder.
 make_venv() {
   local began python
   if works && [ "$(cat .venv/.folder 2>/dev/null || echo "$PWD")" = "$PWD" ]; then
@@ -87,8 +87,8 @@ make_venv() {
   say_done "virtual environment .venv made with $python" "$began"
 }
 
-# The locks are complete, so nothing is left to resolve: --no-deps. Bytecode is made when a module
-# is first imported, which is a small part of what is installed.
+# --no-deps: the locks are complete. --no-compile: only few of the installed modules are imported,
+# and Python compiles these at their first import.
 install_packages() {
   local log=.venv/install.log ticker status=0
   echo "  … installing packages (log: $log)"
@@ -96,7 +96,7 @@ install_packages() {
     uv pip install --quiet --python .venv/bin/python --no-deps -r "$1" -e . 2>"$log" || status=$?
   else
     .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >"$log"
-    # It outlives us for a moment: it must hold neither the lock nor the pipe that we write to.
+    # It may outlive this script for a moment, so it must not inherit the lock or our output pipe.
     while sleep 10 >/dev/null 2>&1; do
       echo "    $(grep -c '^Collecting' "$log") of $(grep -c '==' "$1") collected"
     done 9>&- &
@@ -111,6 +111,6 @@ install_packages() {
   fi
   if [ "$status" -ne 0 ]; then
     tail -n 15 "$log" >&2
-    fail "the packages could not be installed; the whole story: $PWD/$log"
+    fail "the packages could not be installed; full log: $PWD/$log"
   fi
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare clone to a forecast in the browser. Options are those of `rossmann up`:
+# Install, then start all services and open the dashboard. Options are those of `rossmann up`:
 # --demo, --detach, --stop, --status, --no-browser.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

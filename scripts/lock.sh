@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles pyproject.toml into the two lock files. Needs uv (named by UV, or on PATH).
-# Versions that the locks already hold are kept; `scripts/lock.sh --upgrade` takes the newest.
+# Keeps the pinned versions; `scripts/lock.sh --upgrade` takes the newest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,5 +13,5 @@ compile() { # compile OUTPUT [uv arguments...]
 }
 
 compile requirements.lock pyproject.toml "$@"
-# The second lock holds the first one's versions exactly, plus what tests and checks need.
+# The second lock has exactly the first one's versions, plus the packages for tests and checks.
 compile requirements-dev.lock --constraint requirements.lock --group dev pyproject.toml "$@"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what tests need and runs every check. Arguments go to pytest: scripts/test.sh tests/data
+# Install the test dependencies and run every check. Arguments go to pytest: scripts/test.sh tests/data
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/common.sh
 
-# Browser tests take Debian's chromium; where it cannot be had, they are skipped and say why.
+# Browser tests use Debian's chromium; if it cannot be installed, they are skipped with the reason.
 find_browser() {
   local began
   if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then
@@ -24,12 +24,12 @@ find_browser() {
   echo "  browser tests are skipped: $ROSSMANN_NO_BROWSER"
 }
 
-check() { # check NAME COMMAND...: one line when it is good, all that it says when it is not
+check() { # check NAME COMMAND...: print one line if it passes, its whole output if it fails
   local began output
   began="$(now)"
   if ! output="$("${@:2}" 2>&1)"; then
     echo "$output"
-    fail "$1 found faults"
+    fail "$1 failed"
   fi
   say_done "$1" "$began"
 }
@@ -41,5 +41,5 @@ check "ruff" "$bin/ruff" check .
 check "ruff format" "$bin/ruff" format --check .
 check "mypy" "$bin/mypy"
 check "layers" "$bin/lint-imports"
-# Two at a time, whole files each: some wait, on a browser or a server, while others work.
+# Two processes, by whole files: some tests wait for a browser or a server while others compute.
 exec "$bin/python" -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -1,4 +1,4 @@
-"""Door of the dashboard: ``streamlit run Home.py``."""
+"""Start the dashboard: ``cd deployment/streamlit && streamlit run Home.py``."""
 
 from rossmann.dashboard.app import run
 
