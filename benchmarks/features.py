@@ -1,4 +1,4 @@
-"""Times the features: arrays of the panel, training matrix, one row, as many as Kaggle's test.
+"""Times of the features: arrays of the panel, training matrix, one row, Kaggle's test rows.
 
     python benchmarks/features.py            the data in use (ROSSMANN_DATA_DIR)
 

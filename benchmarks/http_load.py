@@ -91,8 +91,7 @@ def run_load(port: int, requests: list[bytes], connections: int, seconds: float)
 
 
 class _LoadConnection(asyncio.Protocol):
-    """One connection that sends again after each response, without a task of its own: on a
-    machine of few cores, the client takes processor time from the service."""
+    """One connection that sends again after each response, without a task, to save CPU time."""
 
     def __init__(self, requests: list[bytes], index: int, step: int, until: float) -> None:
         self._requests, self._index, self._step, self._until = requests, index, step, until

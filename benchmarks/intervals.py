@@ -4,7 +4,7 @@
 
 Takes a fit for each window (about 80 s each for ``full`` on two cores). Methods: ``one for all``
 (quantiles of |log residual| over all rows), ``terciles`` (by tercile of the store's volatility),
-``scaled`` (``models/intervals.py``), ``scaled, two-sided`` (its lower and upper quantile apart).
+``scaled`` (the product's), ``scaled, two-sided`` (its lower and upper quantile apart).
 """
 
 import argparse

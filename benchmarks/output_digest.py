@@ -1,8 +1,8 @@
-"""Digests of what the product answers, to prove that a refactoring changes no number and no word.
+"""Digests of the product's outputs, to compare two checkouts after a refactoring.
 
 A checkout's service and command line run over a copy of a data folder that holds a Production
-version. Each line printed is a case and the SHA-256 of its answer; request ids, times and addresses
-are left out. Two checkouts that answer the same print the same:
+version. Each line printed is a case and the SHA-256 of its output without request ids, times and
+addresses. Two checkouts with equal outputs print equal lines:
 
     python benchmarks/output_digest.py --data data --checkout ../before > before.txt
     python benchmarks/output_digest.py --data data > after.txt
@@ -57,7 +57,7 @@ class Checkout:
 
     def run(self, *arguments: str) -> str:
         """The command line's exit code and output."""
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "rossmann.cli", *arguments],
             env=self.environment,
             capture_output=True,
@@ -65,7 +65,7 @@ class Checkout:
             check=False,
             cwd=self.environment["ROSSMANN_DATA_DIR"],
         )
-        return f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        return f"{process.returncode}\n{process.stdout}\n{process.stderr}"
 
     @contextmanager
     def service(self) -> Iterator[httpx.Client]:
@@ -88,7 +88,7 @@ class Checkout:
             start_new_session=True,
         )
         try:
-            await_health(health, process)
+            wait_until_healthy(health, process)
             yield
         finally:
             process.terminate()
@@ -102,45 +102,45 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def await_health(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """Return once ``url`` answers 200; ends the program where it does not."""
-    ends = time.monotonic() + _TIMEOUT
-    while time.monotonic() < ends and process.poll() is None:
+def wait_until_healthy(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until ``url`` returns 200; exits the program on timeout."""
+    deadline = time.monotonic() + _TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
                 return
         except httpx.HTTPError:
             time.sleep(0.2)
-    raise SystemExit(f"no answer from {url}")
+    raise SystemExit(f"no response from {url}")
 
 
-def normalized(value: Any) -> Any:
-    """An answer without what differs from call to call."""
+def without_ids(value: Any) -> Any:
+    """A response without fields that differ from call to call."""
     if isinstance(value, dict):
-        return {k: normalized(v) for k, v in value.items() if k not in _DROPPED}
-    return [normalized(v) for v in value] if isinstance(value, list) else value
+        return {k: without_ids(v) for k, v in value.items() if k not in _DROPPED}
+    return [without_ids(v) for v in value] if isinstance(value, list) else value
 
 
 def digest(content: object) -> str:
     """SHA-256 of text, bytes or JSON; floats are written with all their digits."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    text = content if isinstance(content, str) else json.dumps(normalized(content), sort_keys=True)
+    text = content if isinstance(content, str) else json.dumps(without_ids(content), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def without_times(text: str) -> str:
-    """Text without durations, speeds and the lines of the log."""
+def without_durations(text: str) -> str:
+    """Text without durations, speeds and log lines."""
     text = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d .*\n", "", text, flags=re.MULTILINE)
     return re.sub(r"[\d.,]+ (s|ms|rows/s|rows a second|rows per second)\b", r"N \1", text)
 
 
-def table_digest(content: bytes, form: str) -> str:
+def table_digest(content: bytes, file_format: str) -> str:
     """Digest of a table's columns, types and values (an Excel file also holds its date)."""
-    if form == "csv":
+    if file_format == "csv":
         return digest(content)
     stream = BytesIO(content)
-    table = pl.read_parquet(stream) if form == "parquet" else pl.read_excel(stream)
+    table = pl.read_parquet(stream) if file_format == "parquet" else pl.read_excel(stream)
     return digest(f"{table.schema}\n{table.write_csv()}")
 
 
@@ -153,10 +153,10 @@ class Rows:
 
     def draw(self, count: int, first: int = 1, last: int = 48) -> list[dict[str, Any]]:
         """``count`` rows, ``first`` to ``last`` days after the end of history."""
-        made = []
+        rows = []
         for _ in range(count):
             day = self._last + timedelta(days=int(self._random.integers(first, last + 1)))
-            made.append(
+            rows.append(
                 {
                     "Store": int(self._random.choice(self._stores)),
                     "DayOfWeek": day.isoweekday(),
@@ -167,11 +167,11 @@ class Rows:
                     "SchoolHoliday": int(self._random.integers(2)),
                 }
             )
-        return made
+        return rows
 
 
-def predict_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Good requests of all sizes and options."""
+def valid_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Valid requests of all sizes and options."""
     as_of = (last_day - timedelta(days=60)).isoformat()
     for count in (1, 2, 8, 23, 24, 25, 400, 5_000):
         yield f"{count} rows", {"inputs": rows.draw(count)}
@@ -186,15 +186,15 @@ def predict_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, dict[str, 
             f"{count} rows, totals",
             {"inputs": rows.draw(count), "totals": totals, "intervals": [0.8, 0.95]},
         )
-    odd = rows.draw(3)
-    odd[1]["DayOfWeek"] = odd[1]["DayOfWeek"] % 7 + 1
-    yield "weekday contradicts date", {"inputs": odd}
+    invalid = rows.draw(3)
+    invalid[1]["DayOfWeek"] = invalid[1]["DayOfWeek"] % 7 + 1
+    yield "weekday contradicts date", {"inputs": invalid}
     yield "by number", {"inputs": rows.draw(2), "model_stage": 1}
 
 
-def bad_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, bytes]]:
-    """Requests that are refused, each in its words."""
-    good = rows.draw(1)[0]
+def invalid_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, bytes]]:
+    """Invalid requests, each with its own error."""
+    valid = rows.draw(1)[0]
     values: dict[str, list[object]] = {
         "Store": ["1", 0, -1, 1.0, True, None, 10**20, 99_999],
         "DayOfWeek": [0, 8, "1", None],
@@ -205,16 +205,16 @@ def bad_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, bytes]]:
         "SchoolHoliday": [3, None],
         "Unknown": [1],
     }
-    for field, wrong in values.items():
-        for value in wrong:
+    for field, invalid_values in values.items():
+        for value in invalid_values:
             yield (
                 f"{field}={value!r}",
-                json.dumps({"inputs": [good, good | {field: value}]}).encode(),
+                json.dumps({"inputs": [valid, valid | {field: value}]}).encode(),
             )
-    for field in good:
-        row = {name: value for name, value in good.items() if name != field}
+    for field in valid:
+        row = {name: value for name, value in valid.items() if name != field}
         yield f"no {field}", json.dumps({"inputs": [row]}).encode()
-    as_of: list[object] = ["2015-99-99", "1990-01-01", "2031-01-01", 5, good["Date"]]
+    as_of: list[object] = ["2015-99-99", "1990-01-01", "2031-01-01", 5, valid["Date"]]
     options: dict[str, list[object]] = {
         "as_of": as_of,
         "intervals": [[0.0], [1.0], ["0.8"], 0.8, [0.999], []],
@@ -223,9 +223,9 @@ def bad_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, bytes]]:
         "model_stage": ["Archived", "Nowhere", 999, -1, 1.5],
         "extra": [1],
     }
-    for name, given in options.items():
-        for value in given:
-            yield f"{name}={value!r}", json.dumps({"inputs": [good], name: value}).encode()
+    for name, option_values in options.items():
+        for value in option_values:
+            yield f"{name}={value!r}", json.dumps({"inputs": [valid], name: value}).encode()
     yield "empty list", b'{"inputs": []}'
     yield "no inputs", b"{}"
     yield "no JSON", b"{"
@@ -233,17 +233,17 @@ def bad_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, bytes]]:
     yield "NaN", b'{"inputs": [NaN]}'
     yield "not UTF-8", b'{"inputs": ["\xff"]}'
     yield "empty body", b""
-    many = [good | {"Store": 50_000 + i, "Date": "1990-01-01"} for i in range(50)]
+    many = [valid | {"Store": 50_000 + i, "Date": "1990-01-01"} for i in range(50)]
     yield "many errors", json.dumps({"inputs": many}).encode()
 
 
-def encoded(rows: list[dict[str, Any]], form: str) -> bytes:
+def encode(rows: list[dict[str, Any]], file_format: str) -> bytes:
     """Rows as a file."""
     stream = BytesIO()
     table = pl.DataFrame(rows)
-    if form == "csv":
+    if file_format == "csv":
         table.write_csv(stream)
-    elif form == "parquet":
+    elif file_format == "parquet":
         table.write_parquet(stream)
     else:
         table.write_excel(stream)
@@ -251,13 +251,13 @@ def encoded(rows: list[dict[str, Any]], form: str) -> bytes:
 
 
 def files(rows: Rows) -> Iterator[tuple[str, str, bytes, str, dict[str, str]]]:
-    """Files in every format and to every format, with options; some are refused."""
-    good = rows.draw(700)
-    extra = [row | {"Note": f"row {i}; ä"} for i, row in enumerate(good)]
-    for form in _FORMATS:
-        for out in _FORMATS:
-            yield f"{form} to {out}", form, encoded(extra, form), out, {"format": out}
-    content = encoded(good, "csv")
+    """Files in every input and output format, with options; some are invalid."""
+    valid = rows.draw(700)
+    extra = [row | {"Note": f"row {i}; ä"} for i, row in enumerate(valid)]
+    for source in _FORMATS:
+        for target in _FORMATS:
+            yield f"{source} to {target}", source, encode(extra, source), target, {"format": target}
+    content = encode(valid, "csv")
     options: list[dict[str, str]] = [
         {"intervals": "0.5,0.9"},
         {"objective": "unbiased"},
@@ -272,17 +272,19 @@ def files(rows: Rows) -> Iterator[tuple[str, str, bytes, str, dict[str, str]]]:
         yield f"options {option}", "csv", content, "csv", option
     german = content.replace(b",", b";")
     yield "semicolons", "csv", german, "csv", {}
-    broken = [row | {"Store": 99_999} if i % 100 == 0 else row for i, row in enumerate(good)]
-    yield "unknown stores", "csv", encoded(broken, "csv"), "csv", {}
+    broken = [row | {"Store": 99_999} if i % 100 == 0 else row for i, row in enumerate(valid)]
+    yield "unknown stores", "csv", encode(broken, "csv"), "csv", {}
     yield "no date column", "csv", b"Store,Open\n1,1\n", "csv", {}
     yield "no table", "csv", b"\x00\x01\x02", "csv", {}
-    yield "no Open", "csv", encoded([{k: v for k, v in r.items() if k != "Open"} for r in good], "csv"), "csv", {}  # fmt: skip  # noqa: E501
-    slashes = [row | {"Date": date.fromisoformat(row["Date"]).strftime("%d/%m/%Y")} for row in good]
-    yield "dates by slashes", "csv", encoded(slashes, "csv"), "csv", {}
+    yield "no Open", "csv", encode([{k: v for k, v in r.items() if k != "Open"} for r in valid], "csv"), "csv", {}  # fmt: skip  # noqa: E501
+    slashes = [
+        row | {"Date": date.fromisoformat(row["Date"]).strftime("%d/%m/%Y")} for row in valid
+    ]
+    yield "dates by slashes", "csv", encode(slashes, "csv"), "csv", {}
 
 
 def http_cases(client: httpx.Client) -> Iterator[tuple[str, str]]:
-    """Every call of the service and the digest of its answer."""
+    """Requests to the service and the digests of their responses."""
     info = client.get("/model/info").json()
     last_day = date.fromisoformat(info["data"]["panel"]["last_day"])
     listed = client.get("/stores").json()
@@ -290,38 +292,43 @@ def http_cases(client: httpx.Client) -> Iterator[tuple[str, str]]:
         store["store"] for store in (listed if isinstance(listed, list) else listed["stores"])
     ]
     rows = Rows(stores, last_day)
-    for name, body in predict_bodies(rows, last_day):
-        answer = client.post("/predict", json=body)
-        yield f"POST /predict: {name} ({answer.status_code})", digest(answer.json())
-    for name, content in bad_bodies(rows, last_day):
-        answer = client.post("/predict", content=content)
-        yield f"POST /predict: {name} ({answer.status_code})", digest(answer.json())
+    for name, body in valid_bodies(rows, last_day):
+        response = client.post("/predict", json=body)
+        yield f"POST /predict: {name} ({response.status_code})", digest(response.json())
+    for name, content in invalid_bodies(rows, last_day):
+        response = client.post("/predict", content=content)
+        yield f"POST /predict: {name} ({response.status_code})", digest(response.json())
     for count in (1, 12):
         body = {"inputs": rows.draw(count), "intervals": [0.8]}
-        answer = client.post("/explain", json=body)
-        yield f"POST /explain: {count} rows ({answer.status_code})", digest(answer.json())
-    for name, form, content, out, options in files(rows):
-        answer = client.post(
+        response = client.post("/explain", json=body)
+        yield f"POST /explain: {count} rows ({response.status_code})", digest(response.json())
+    for name, file_format, content, output_format, options in files(rows):
+        response = client.post(
             "/predict/file",
             params=options,
             content=content,
-            headers={"Content-Type": _FORMATS[form]},
+            headers={"Content-Type": _FORMATS[file_format]},
         )
-        good = answer.status_code == 200
-        told = table_digest(answer.content, out) if good else digest(answer.json())
-        heads = {
-            k: v for k, v in answer.headers.items() if k.startswith("x-") and "request" not in k
+        if response.status_code == 200:
+            content_digest = table_digest(response.content, output_format)
+        else:
+            content_digest = digest(response.json())
+        headers = {
+            k: v for k, v in response.headers.items() if k.startswith("x-") and "request" not in k
         }
-        yield f"POST /predict/file: {name} ({answer.status_code})", f"{told} {digest(heads)}"
+        yield (
+            f"POST /predict/file: {name} ({response.status_code})",
+            f"{content_digest} {digest(headers)}",
+        )
     for path in (
         *("/", "/model/info", "/models", "/stores", "/stores/1", "/stores/1/history?days=40"),
         *("/stores/1/plan?days=20", "/stores/99999", "/stores/x", "/nowhere", "/openapi.json"),
         *("/experiments/current", "/docs"),
     ):
-        answer = client.get(path)
-        is_json = "json" in answer.headers.get("content-type", "")
-        told = digest(answer.json()) if is_json else digest(answer.text)
-        yield f"GET {path} ({answer.status_code})", told
+        response = client.get(path)
+        is_json = "json" in response.headers.get("content-type", "")
+        content_digest = digest(response.json()) if is_json else digest(response.text)
+        yield f"GET {path} ({response.status_code})", content_digest
     names = sorted(line for line in client.get("/metrics").text.splitlines() if line[:2] == "# ")
     yield "GET /metrics: names", digest("\n".join(names))
 
@@ -331,28 +338,31 @@ def cli_cases(checkout: Checkout, folder: Path, rows: Rows) -> Iterator[tuple[st
     verbs = re.findall(r"^  ([a-z]+)  ", checkout.run("--help"), re.MULTILINE)
     for verb in verbs:
         yield f"rossmann {verb} --help", digest(checkout.run(verb, "--help"))
-    good = rows.draw(300)
-    for form in _FORMATS:
-        given, made = folder / f"rows.{form}", folder / f"out.{form}"
-        given.write_bytes(encoded(good, form))
-        totals = folder / f"totals-{form}.csv"
+    valid = rows.draw(300)
+    for file_format in _FORMATS:
+        source, target = folder / f"rows.{file_format}", folder / f"out.{file_format}"
+        source.write_bytes(encode(valid, file_format))
+        totals = folder / f"totals-{file_format}.csv"
         options = ("--interval", "0.8", "--interval", "0.95", "--totals", str(totals))
-        text = checkout.run("predict", str(given), "-o", str(made), *options)
+        text = checkout.run("predict", str(source), "-o", str(target), *options)
         yield (
-            f"rossmann predict {form}: words",
-            digest(without_times(text.replace(str(folder), ""))),
+            f"rossmann predict {file_format}: words",
+            digest(without_durations(text.replace(str(folder), ""))),
         )
-        yield f"rossmann predict {form}: rows", table_digest(made.read_bytes(), form)
-        yield f"rossmann predict {form}: totals", digest(totals.read_bytes())
-    for words in (["models", "list"], ["models", "show", "1"], ["data", "check"]):
-        text = checkout.run(*words)
+        yield (
+            f"rossmann predict {file_format}: rows",
+            table_digest(target.read_bytes(), file_format),
+        )
+        yield f"rossmann predict {file_format}: totals", digest(totals.read_bytes())
+    for arguments in (["models", "list"], ["models", "show", "1"], ["data", "check"]):
+        text = checkout.run(*arguments)
         for port in (checkout.api_port, checkout.mlflow_port):
             text = text.replace(str(port), "PORT")
-        yield f"rossmann {' '.join(words)}", digest(text.replace(str(folder.parent), ""))
+        yield f"rossmann {' '.join(arguments)}", digest(text.replace(str(folder.parent), ""))
 
 
 def log_case(checkout: Checkout, folder: Path) -> tuple[str, str]:
-    """All rows of the prediction log but their times and request ids, in a fixed order."""
+    """All rows of the prediction log without times and request ids, in a fixed order."""
     path = folder / "log.parquet"
     checkout.run("log", "export", "-o", str(path))
     table = pl.read_parquet(path).drop("request_id", "answered_at", "latency_seconds", "batch")
@@ -366,19 +376,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkout", type=Path, default=Path(__file__).resolve().parents[1])
     parser.add_argument("--data", type=Path, required=True)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
-        shutil.copytree(given.data, data)
+        shutil.copytree(args.data, data)
         folder = Path(temporary) / "files"
         folder.mkdir()
-        checkout = Checkout(given.checkout.resolve(), data)
+        checkout = Checkout(args.checkout.resolve(), data)
         with checkout.service() as client:
-            for name, told in http_cases(client):
-                print(name, told, flush=True)
+            for name, content_digest in http_cases(client):
+                print(name, content_digest, flush=True)
             rows = Rows([1, 2, 3, 5, 8], date(2015, 7, 31))
-            for name, told in cli_cases(checkout, folder, rows):
-                print(name, told, flush=True)
+            for name, content_digest in cli_cases(checkout, folder, rows):
+                print(name, content_digest, flush=True)
         print(*log_case(checkout, folder))
 
 

@@ -5,9 +5,8 @@
 Prints rows a second of the route (from the first byte sent to the last received, over HTTP on this
 machine, Parquet in and out), of ``Ensemble.predict`` on all threads for the matrices of the same
 rows, their ratio, the same of the libraries' own calls, and the service's peak of resident memory
-above idle. Closed rows have a matrix but no forecast of the boosters: the ratio is given for all
-rows, and for the open ones alone; and by processor time too, which other work on the machine
-changes less.
+above idle. The boosters do not forecast closed rows: the ratio is given for all rows and for open
+rows, and also by processor time, which depends less on other work on the machine.
 
 The data are those that ``ROSSMANN_DATA_DIR`` has features of; the model is the newest that was
 trained on them, or the one in ``--model``.
@@ -44,7 +43,7 @@ CHUNK_ROWS = 16_384
 
 
 def make_rows(panel: Panel, count: int) -> StoreDays:
-    """Every store on the year after history, store by store, again and again."""
+    """Every store for the year after history, repeated to ``count`` rows."""
     days = np.arange(panel.last_day + 1, panel.last_day + 366, dtype=np.int32)
     stores = np.repeat(panel.store_numbers, len(days))
     year = panel.schedule(stores, np.tile(days, len(panel.store_numbers)))
@@ -143,7 +142,7 @@ class PeakMemory(threading.Thread):
         return (self.peak - self.idle) / 2**20
 
 
-def send(url: str, source: Path, target: Path) -> tuple[float, float]:
+def upload(url: str, source: Path, target: Path) -> tuple[float, float]:
     """Seconds to the first byte of the response and to its last."""
     start = time.perf_counter()
     with (
@@ -174,38 +173,38 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--model", type=Path)
     args = parser.parse_args()
-    own = load_settings()
-    panel = open_panel(current_dataset(own))
-    model = args.model or max(f.parent for f in trained_dir(own).glob("*/ensemble.json"))
+    source = load_settings()
+    panel = open_panel(current_dataset(source))
+    model = args.model or max(f.parent for f in trained_dir(source).glob("*/ensemble.json"))
     ensemble = Ensemble.load(model)
     rows = make_rows(panel, args.rows)
     open_rows = rows.take(np.flatnonzero(rows.open))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for path in own.data_dir.iterdir():
+        for path in source.data_dir.iterdir():
             if path.name in {"raw", "demo", "processed", "ingested"}:
                 (folder / path.name).symlink_to(path)
         changes = {"data_dir": folder, "mlflow_tracking_uri": "http://127.0.0.1:9"}
-        settings = own.model_copy(update=changes)
+        settings = source.model_copy(update=changes)
         install_model(model, settings)
         write_rows(rows, folder / "rows.parquet")
         write_rows(rows.take(slice(0, 2 * CHUNK_ROWS)), folder / "warm_up.parquet")
         with service(settings) as (url, process):
-            send(url, folder / "warm_up.parquet", folder / "out.parquet")
+            upload(url, folder / "warm_up.parquet", folder / "out.parquet")
             time.sleep(1)
             memory = PeakMemory(process)
             memory.start()
             processor = sum(process.cpu_times()[:2])
-            first, seconds = send(url, folder / "rows.parquet", folder / "out.parquet")
+            first, seconds = upload(url, folder / "rows.parquet", folder / "out.parquet")
             processor = sum(process.cpu_times()[:2]) - processor
             above_idle = memory.stop()
         count = pq.read_metadata(folder / "out.parquet").num_rows
     ensemble.predict(
-        panel.matrix(rows.take(slice(0, CHUNK_ROWS)), panel.last_day), own.thread_count
+        panel.matrix(rows.take(slice(0, CHUNK_ROWS)), panel.last_day), source.thread_count
     )
-    all_seconds, all_processor = booster_seconds(panel, ensemble, rows, own.thread_count)
-    open_seconds, open_processor = booster_seconds(panel, ensemble, open_rows, own.thread_count)
-    print(f"{count:,} rows on {own.thread_count} threads, {len(open_rows) / len(rows):.0%} open")
+    all_seconds, all_processor = booster_seconds(panel, ensemble, rows, source.thread_count)
+    open_seconds, open_processor = booster_seconds(panel, ensemble, open_rows, source.thread_count)
+    print(f"{count:,} rows on {source.thread_count} threads, {len(open_rows) / len(rows):.0%} open")
     print(f"route                {count / seconds:>10,.0f} rows/s, first byte {first:.2f} s")
     print(f"boosters, all rows   {len(rows) / all_seconds:>10,.0f} rows/s")
     print(
@@ -215,7 +214,7 @@ def main() -> None:
     print(f"                     {open_seconds / seconds:>10.0%} of the open rows alone")
     shares = all_processor / processor, open_processor / processor
     print(f"by CPU time          {shares[0]:>10.0%} and {shares[1]:.0%}")
-    libraries = library_rate(panel, ensemble, rows, own.thread_count)
+    libraries = library_rate(panel, ensemble, rows, source.thread_count)
     share = count / seconds / libraries
     print(f"the libraries' own   {libraries:>10,.0f} rows/s; route / libraries {share:.0%}")
     print(f"memory above idle    {above_idle:>10,.0f} MB")

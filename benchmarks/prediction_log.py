@@ -85,16 +85,16 @@ def main() -> None:
         spool = Path(folder) / "spool"
         singles = [make_entry(1) for _ in range(20_000)]
         large = [make_entry(41_088) for _ in range(5)]
-        print_speed(PredictionLog(url, spool), singles, "20,000 answers of one row")
+        print_speed(PredictionLog(url, spool), singles, "20,000 requests of one row")
         before = file.stat().st_size if file.exists() else 0
-        print_speed(PredictionLog(url, spool), large, "5 answers of 41,088 rows")
+        print_speed(PredictionLog(url, spool), large, "5 requests of 41,088 rows")
         if before:
             print(f"a row of those takes {(file.stat().st_size - before) / 205_440:.0f} bytes")
         for rows, count in ((1, 1), (1, 1_000), (41_088, 1)):
             batch = to_batch([to_columns([make_entry(rows)] * count, 1)])
             size = len(batch.encode())
-            print(f"a file of {count:,} answers of {rows:,} rows: {size / 1e3:,.1f} kB")
-        # As in a running service: else a collection of all imported objects would count too.
+            print(f"a file of {count:,} requests of {rows:,} rows: {size / 1e3:,.1f} kB")
+        # As in a running service; otherwise garbage collection of imported objects would count.
         gc.collect()
         gc.freeze()
         log = PredictionLog(url, spool)

@@ -53,17 +53,17 @@ def main() -> None:
     args = parser.parse_args()
     settings = load_settings()
     with tempfile.TemporaryDirectory(prefix="promotions-") as folder:
-        own = _own_folder(settings, Path(folder))
-        command, environment = server_command(own), server_environment(own)
-        with run_server(command, environment, f"{own.tracking_uri}/health", None):
-            numbers = _register(settings, own, args.versions)
-            with Registry(own.tracking_uri) as registry:
+        scratch = _make_scratch_settings(settings, Path(folder))
+        command, environment = server_command(scratch), server_environment(scratch)
+        with run_server(command, environment, f"{scratch.tracking_uri}/health", None):
+            numbers = _register(settings, scratch, args.versions)
+            with Registry(scratch.tracking_uri) as registry:
                 registry.promote(numbers[0], "the first", "benchmark")
-            with _service(own) as port:
-                _measure(port, own, numbers, args)
+            with _service(scratch) as port:
+                _measure(port, scratch, numbers, args)
 
 
-def _own_folder(settings: Settings, folder: Path) -> Settings:
+def _make_scratch_settings(settings: Settings, folder: Path) -> Settings:
     """The same tables in a folder with its own registry and model cache."""
     for name in ("raw", "demo", "processed", "ingested"):
         if (settings.data_dir / name).exists():
@@ -74,7 +74,7 @@ def _own_folder(settings: Settings, folder: Path) -> Settings:
     )
 
 
-def _register(settings: Settings, own: Settings, count: int) -> list[int]:
+def _register(settings: Settings, scratch: Settings, count: int) -> list[int]:
     """Register versions that differ: each with smaller weights than the one before."""
     number = last_production(settings.model_cache_dir)
     source = None if number is None else cached_version(settings.model_cache_dir, number)
@@ -82,7 +82,7 @@ def _register(settings: Settings, own: Settings, count: int) -> list[int]:
         raise SystemExit(f"{settings.model_cache_dir} holds no version: run rossmann up")
     versions = []
     for index in range(count):
-        folder = own.data_dir / "versions" / str(index)
+        folder = scratch.data_dir / "versions" / str(index)
         shutil.copytree(source, folder)
         card = read_card(folder)
         weights = {name: w * (1 - 0.02 * index) for name, w in card["weights"].items()}
@@ -90,17 +90,17 @@ def _register(settings: Settings, own: Settings, count: int) -> list[int]:
         names = list(card["files"])
         card = write_card(folder, {**card, "weights": weights}, names)
         assert member_files(folder)
-        versions.append(register(TrainedModel(folder, card, []), own).version)
+        versions.append(register(TrainedModel(folder, card, []), scratch).version)
     return versions
 
 
 @contextmanager
-def _service(own: Settings) -> Iterator[int]:
+def _service(scratch: Settings) -> Iterator[int]:
     port = free_port()
     environment = {
-        "ROSSMANN_DATA_DIR": str(own.data_dir),
+        "ROSSMANN_DATA_DIR": str(scratch.data_dir),
         "ROSSMANN_API_PORT": str(port),
-        "ROSSMANN_MLFLOW_TRACKING_URI": own.tracking_uri,
+        "ROSSMANN_MLFLOW_TRACKING_URI": scratch.tracking_uri,
         "ROSSMANN_RELOAD_SECONDS": str(_RELOAD_SECONDS),
         "ROSSMANN_THREADS": "1",
     }
@@ -109,15 +109,16 @@ def _service(own: Settings) -> Iterator[int]:
         yield port
 
 
-def _measure(port: int, own: Settings, numbers: list[int], args: argparse.Namespace) -> None:
-    panel = open_panel(current_dataset(own))
+def _measure(port: int, scratch: Settings, numbers: list[int], args: argparse.Namespace) -> None:
+    panel = open_panel(current_dataset(scratch))
     bodies, _ = request_bodies(panel)
     request = bodies[:1]
     expected = _expected_forecasts(port, request[0], numbers)
     spawn = multiprocessing.get_context("spawn")
     ready, finished = spawn.Event(), spawn.Event()
     promoter = spawn.Process(
-        target=_promote, args=(own.tracking_uri, numbers, args.moves, args.every, ready, finished)
+        target=_promote,
+        args=(scratch.tracking_uri, numbers, args.moves, args.every, ready, finished),
     )
     promoter.start()
     ready.wait(60)  # its imports must not slow the reference load
@@ -194,7 +195,7 @@ def _report(
     loads = [[1000 * r.seconds for r in load] for load in (reference, responses)]
     p50 = [np.quantile(load, 0.5) for load in loads]
     p99 = [np.quantile(load, 0.99) for load in loads]
-    print(f"requests\t{len(responses)}\tversions that answered\t{versions}\tswaps\t{reloads}")
+    print(f"requests\t{len(responses)}\tversions in responses\t{versions}\tswaps\t{reloads}")
     print(f"failed\t{failed}\tmixed\t{mixed}")
     print(f"p50, ms\tusual {p50[0]:.2f}\tduring {p50[1]:.2f}")
     print(f"p99, ms\tusual {p99[0]:.2f}\tduring {p99[1]:.2f}\tratio {p99[1] / p99[0]:.2f}")

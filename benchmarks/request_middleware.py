@@ -36,7 +36,7 @@ async def app(scope, receive, send):
 
 
 async def discard(message):
-    """In place of the socket."""
+    """Discard a message, in place of the socket."""
 
 
 def make_scope():

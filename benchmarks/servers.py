@@ -74,7 +74,7 @@ def run_mlflow_models_serve(settings: Settings) -> Iterator[int]:
         *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
         *("-m", f"models:/rossmann-ensemble/{version}", "-p", str(port)),
     ]
-    # It looks for uvicorn on PATH, which has this environment's only where it is activated.
+    # It looks for uvicorn on PATH, as in an activated environment.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "PATH": path}
     with run_server(command, environment, f"http://127.0.0.1:{port}/ping", {0}):
@@ -117,7 +117,7 @@ def _await_ready(url: str, process: "subprocess.Popen[bytes]", log: Any) -> None
                 break
             time.sleep(0.02)
     log.seek(0)
-    raise SystemExit(f"no answer from {url}:\n{log.read().decode()[-2000:]}")
+    raise SystemExit(f"no response from {url}:\n{log.read().decode()[-2000:]}")
 
 
 def read_metric(port: int, prefix: str) -> float:

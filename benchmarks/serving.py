@@ -52,23 +52,23 @@ def main() -> None:
     panel = open_panel(current_dataset(settings))
     with ExitStack() as stack:
         registry_port = stack.enter_context(servers.run_registry(settings))
-        own = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
+        local = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
         single_bodies, kaggle_body = request_bodies(panel)
         baseline = stack.enter_context(servers.run_http_baseline())
         start = time.perf_counter()
-        service = stack.enter_context(servers.run_service(own, workers=1))
+        service = stack.enter_context(servers.run_service(local, workers=1))
         started = time.perf_counter() - start
         memory = read_metric(service, "rossmann_process_resident_memory_bytes") / 1e6
         print_result("start to healthy, s", started)
         print_result("resident memory idle, MB", memory)
         compare_single_rows(baseline, service, single_bodies, args.seconds)
-        _compare_kaggle_rows(baseline, service, kaggle_body, *_predict_seconds(own, panel))
+        _compare_kaggle_rows(baseline, service, kaggle_body, *_predict_seconds(local, panel))
         if not args.without_mlflow:
-            mlflow = stack.enter_context(servers.run_mlflow_models_serve(own))
+            mlflow = stack.enter_context(servers.run_mlflow_models_serve(local))
             _compare_mlflow(service, mlflow, single_bodies, panel, args.seconds)
     with servers.run_registry(settings) as registry_port:
-        own = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
-        _compare_workers(own, single_bodies, args.seconds)
+        local = load_settings(mlflow_port=registry_port, mlflow_tracking_uri="")
+        _compare_workers(local, single_bodies, args.seconds)
 
 
 def compare_single_rows(reference: int, port: int, bodies: list[bytes], seconds: float) -> None:
@@ -91,8 +91,8 @@ def _run_in_turns(
     """Both under the same load in alternating short turns, so that noise affects both alike."""
     turn = seconds / TURNS
     first, second = (
-        partial(run_load, port, some, connections, turn)
-        for port, some in zip(ports, bodies, strict=True)
+        partial(run_load, port, requests, connections, turn)
+        for port, requests in zip(ports, bodies, strict=True)
     )
     turns = []
     for index in range(TURNS):
@@ -119,13 +119,13 @@ def _concat(loads: list[LoadResult]) -> LoadResult:
 
 
 def _compare_kaggle_rows(
-    baseline: int, service: int, body: bytes, bare: float, libraries: float
+    baseline: int, service: int, body: bytes, learners: float, libraries: float
 ) -> None:
     times = [(_request_seconds(baseline, body), _request_seconds(service, body)) for _ in range(3)]
     low, high = min(a for a, _ in times), min(b for _, b in times)
     print_result(f"{KAGGLE_ROWS:,} rows of JSON, ms", 1000 * high, 1000 * low)
-    print_result("  the base learners alone, ms", 1000 * bare)
-    print_result("  beyond the baseline, over the base learners alone", (high - low) / bare)
+    print_result("  the base learners alone, ms", 1000 * learners)
+    print_result("  beyond the baseline, over the base learners alone", (high - low) / learners)
     print_result("  the same by the libraries' own calls, ms", 1000 * libraries)
     print_result("  beyond the baseline, over these", (high - low) / libraries)
 

@@ -27,9 +27,7 @@ _BATCH_ROWS: Final = 20_000
 _SINGLE_ROWS: Final = 500
 
 
-def library_predictor(
-    member: BaseLearner,
-) -> Callable[[FeatureMatrix], FloatArray]:
+def library_predictor(member: BaseLearner) -> Callable[[FeatureMatrix], FloatArray]:
     """The library's raw prediction, on one thread."""
     booster = member.booster
     if member.file == "lightgbm.txt":

@@ -1,4 +1,4 @@
-"""Load by wrk where it is installed (Debian has it): so light that servers may use all cores."""
+"""Load by wrk where it is installed (Debian has it), as it uses little processor time."""
 
 import json
 import re
@@ -22,8 +22,7 @@ _RUN_AS_BATCH: Final = (
     "import os, sys; os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); "
     "os.execvp(sys.argv[1], sys.argv[1:])"
 )
-"""A client on another machine does not preempt a server to read each response, as one on the same
-machine would: in this scheduling class it does not preempt."""
+"""This scheduling class does not preempt the server, as a client on another machine does not."""
 
 
 def requests_per_second(
@@ -33,7 +32,7 @@ def requests_per_second(
     if shutil.which("wrk") is None:
         return run_load(port, requests, connections, seconds).per_second
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "play.lua"
+        script = Path(folder) / "load.lua"
         # JSON escapes these bytes as Lua does, except the slash, which is not escaped here.
         literals = ", ".join(json.dumps(request.decode()) for request in requests)
         script.write_text(_SCRIPT % literals)

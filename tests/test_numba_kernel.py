@@ -1,4 +1,4 @@
-"""Machine code that is kept may not outlive the sources that it was made from."""
+"""The cache of compiled kernels is invalidated when a source file changes."""
 
 import os
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rossmann import numba_kernel
 
-ASK = "from one.user import doubled; print(doubled(1))"
+SCRIPT = "from one.user import doubled; print(doubled(1))"
 
 
-def test_a_constant_of_another_file_is_seen_when_it_changes(tmp_path: Path) -> None:
+def test_changed_constant_of_another_module_recompiles_the_kernel(tmp_path: Path) -> None:
     package = tmp_path / "one"
     package.mkdir()
     shutil.copy(numba_kernel.__file__, package / "numba_kernel.py")
@@ -21,20 +21,20 @@ def test_a_constant_of_another_file_is_seen_when_it_changes(tmp_path: Path) -> N
         "@cached_njit\ndef doubled(x):\n    return FACTOR * x\n"
     )
 
-    def answer(factor: int) -> str:
+    def run_script(factor: int) -> str:
         (package / "constant.py").write_text(f"FACTOR = {factor}\n")
-        found = subprocess.run(
-            [sys.executable, "-c", ASK],
+        process = subprocess.run(
+            [sys.executable, "-c", SCRIPT],
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
             capture_output=True,
             text=True,
             check=True,
         )
-        return found.stdout.strip()
+        return process.stdout.strip()
 
-    assert answer(2) == "2"
-    assert answer(30) == "30"
-    # and what was compiled once is not compiled again
+    assert run_script(2) == "2"
+    assert run_script(30) == "30"
+    # Both versions are cached, and none is compiled again.
     assert len(list((package / "__pycache__").rglob("*.nbc"))) == 2
-    assert answer(30) == "30"
+    assert run_script(30) == "30"
     assert len(list((package / "__pycache__").rglob("*.nbc"))) == 2

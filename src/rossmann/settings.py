@@ -50,7 +50,7 @@ class AccessSettings(BaseSettings):
     rate_limit: str = ""
     """Calls of one key, or of one address without a key, such as ``20/second, 600/minute``."""
     rate_limit_rows: str = ""
-    """The same for rows that are forecast: when they are used up, the next call waits."""
+    """The same for forecast rows: when they are used up, the next call gets a 429."""
     rate_limit_store: str = ""
     """Redis by URL, where several machines share the count; empty: workers of this one do."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()

@@ -1,4 +1,4 @@
-"""Conventions that no linter checks: layout, sizes, names, and paths that documents name."""
+"""Conventions that no linter checks: layout, sizes, names, documented paths."""
 
 import ast
 import builtins
@@ -19,29 +19,29 @@ MAX_MODULES = 12
 MAX_DEPTH = 2
 MAX_FUNCTION_LINES = 40
 MAX_PARAMETERS = 6
-KEPT_SIGNATURES = {"predict_file"}
-"""Public methods that were published with more parameters."""
+PUBLISHED_SIGNATURES = {"predict_file"}
+"""Public functions that were published with more parameters."""
 LAST_RESORTS = {
     "cli/__init__.py": 1,  # one line on stderr
     "dashboard/shared/service_state.py": 1,  # an error box on the page
-    "prediction_log/writing/log.py": 1,  # the writing threads go on
-    "prediction_log/writing/spool_writer.py": 1,  # an entry that cannot be logged costs no other
-    "serving/experiments/experiment.py": 1,  # a challenger that fails costs no answer
-    "serving/experiments/shadow.py": 1,  # nor does it end its thread
-    "serving/prediction/version_loader.py": 1,  # who waits for a version gets its error
-    "serving/runtime/version_manager.py": 1,  # the polling thread goes on
+    "prediction_log/writing/log.py": 1,  # the writing threads keep running
+    "prediction_log/writing/spool_writer.py": 1,  # an invalid entry affects no other
+    "serving/experiments/experiment.py": 1,  # a failing challenger fails no request
+    "serving/experiments/shadow.py": 1,  # the shadow thread keeps running
+    "serving/prediction/version_loader.py": 1,  # the waiting request gets the error
+    "serving/runtime/version_manager.py": 1,  # the polling thread keeps running
 }
-"""Where any exception may be caught, and how often."""
+"""Modules that may catch any exception, and how often."""
 CROSS_CUTTING = ("architecture", "docs", "e2e", "fixtures", "scripts", "serving/contract")
 CROSS_CUTTING_TESTS = ("serving/faults", "dashboard/test_browser.py", "test_numba_kernel.py")
-"""Tests of several modules at once; all others lie beside the name of the one that they test."""
+"""Tests of several modules; all others are named after the module that they test."""
 IDIOM = re.compile(
     r"(?:^|_)(told|tell|asked|doubts?|doubted|mine|theirs|settle[ds]?|shelf|seen|behind|together"
     r"|fewest|unsaid|said|roaming|anywhere|hurry|patience)(?:_|$)",
     re.IGNORECASE,
 )
-"""Words of names that say nothing to a reader who knows the field."""
-LIBRARY_NAMES = {"tell"}  # of file objects and of optuna
+"""Words that are not the field's standard terms."""
+LIBRARY_NAMES = {"tell"}  # methods of file objects and of optuna
 
 
 def files() -> Iterator[Path]:
@@ -72,14 +72,14 @@ def calls(tree: ast.AST) -> Iterator[str]:
 
 
 def is_broad(handler: ast.ExceptHandler) -> bool:
-    """Whether it catches everything and does not raise it again."""
+    """Whether it catches all exceptions and does not re-raise them."""
     caught = "" if handler.type is None else ast.unparse(handler.type)
     everything = not caught or bool(re.search(r"\b(Base)?Exception\b", caught))
     return everything and ast.unparse(handler.body[-1]) != "raise"
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """The functions whose size counts: not numba kernels, nor option lists of the command line."""
+    """All functions but numba kernels."""
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
@@ -88,7 +88,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def length(function: ast.FunctionDef | ast.AsyncFunctionDef, in_cli: bool) -> int:
-    """Lines without docstring; for the command line without the list of options, too."""
+    """Lines without the docstring; in the CLI also without the list of options."""
     first = function.body[0]
     has_doc = ast.get_docstring(function) is not None
     doc_lines = (first.end_lineno or 0) - first.lineno + 1 if has_doc else 0
@@ -116,20 +116,20 @@ def test_functions_are_short_with_few_parameters(path: Path) -> None:
         arguments = function.args
         parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         own = [parameter for parameter in parameters if parameter.arg not in {"self", "cls"}]
-        exempt = in_cli or function.name in KEPT_SIGNATURES
+        exempt = in_cli or function.name in PUBLISHED_SIGNATURES
         assert exempt or len(own) <= MAX_PARAMETERS, function.name
 
 
 def modules_by_name() -> dict[str, Path]:
-    found = {}
+    modules = {}
     for path in PRODUCT:
         dotted = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
-        found[dotted.removesuffix(".__init__")] = path
-    return found
+        modules[dotted.removesuffix(".__init__")] = path
+    return modules
 
 
-def test_no_module_imports_itself_by_others() -> None:
-    """No circles between modules: imports at the top of a module form a graph without cycles."""
+def test_imports_have_no_cycles() -> None:
+    """Imports at the top of the modules, by topological sorting."""
     known = modules_by_name()
     imports: dict[str, set[str]] = {}
     for module, path in known.items():
@@ -145,7 +145,7 @@ def test_no_module_imports_itself_by_others() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_nobody_edits_the_import_path(path: Path) -> None:
+def test_sys_path_is_not_edited(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     edits = {f"sys.path.{verb}" for verb in ("append", "insert", "extend", "remove")}
     assert edits.isdisjoint(calls(tree))
@@ -163,15 +163,15 @@ def test_only_the_command_line_prints(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=name)
-def test_only_last_resorts_catch_everything(path: Path) -> None:
+def test_broad_exception_handlers_are_limited_to_last_resorts(path: Path) -> None:
     handlers = [node for node in ast.walk(TREES[path]) if isinstance(node, ast.ExceptHandler)]
     broad = [handler.lineno for handler in handlers if is_broad(handler)]
     assert len(broad) <= LAST_RESORTS.get(path.relative_to(SOURCE).as_posix(), 0), broad
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=name)
-def test_names_are_free_of_idiom(path: Path) -> None:
-    found = set()
+def test_names_contain_no_private_idiom(path: Path) -> None:
+    idioms = set()
     for node in ast.walk(TREES[path]):
         for attribute in ("id", "attr", "arg", "name"):
             word = getattr(node, attribute, None)
@@ -180,22 +180,26 @@ def test_names_are_free_of_idiom(path: Path) -> None:
                 and word not in LIBRARY_NAMES
                 and IDIOM.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word))
             ):
-                found.add(word)
-    assert found == set()
+                idioms.add(word)
+    assert idioms == set()
 
 
-def test_error_classes_are_named_so() -> None:
+def test_exception_names_end_in_error() -> None:
     bases: dict[str, set[str]] = {}
     for tree in TREES.values():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 bases[node.name] = {ast.unparse(base).rsplit(".", 1)[-1] for base in node.bases}
     errors = {
-        x for x, y in vars(builtins).items() if isinstance(y, type) and issubclass(y, Exception)
+        name
+        for name, value in vars(builtins).items()
+        if isinstance(value, type) and issubclass(value, Exception)
     }
-    while more := {x for x, above in bases.items() if above & errors} - errors:
-        errors |= more
-    assert [x for x in sorted(errors & set(bases)) if not x.endswith("Error")] == []
+    while (
+        subclasses := {name for name, base_names in bases.items() if base_names & errors} - errors
+    ):
+        errors |= subclasses
+    assert [name for name in sorted(errors & set(bases)) if not name.endswith("Error")] == []
 
 
 def documents() -> Iterator[Path]:
@@ -204,15 +208,15 @@ def documents() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("path", list(documents()), ids=name)
-def test_paths_that_a_document_names_exist(path: Path) -> None:
-    """Modules relative to the package or the checkout, tests with their function."""
+def test_documented_paths_exist(path: Path) -> None:
+    """Modules relative to the package or the repository; tests with their function."""
     text = path.read_text("utf-8")
     missing = []
     for file, function in re.findall(r"`?\b((?:[\w-]+/)+[\w-]+\.py)(?:::(\w+))?", text):
-        places = [
+        candidates = [
             folder / file for folder in (ROOT, SOURCE, ROOT / "tests", ROOT / "tests/serving")
         ]
-        existing = [place for place in places if place.is_file()]
+        existing = [candidate for candidate in candidates if candidate.is_file()]
         if not existing or (function and f"def {function}(" not in existing[0].read_text("utf-8")):
             missing.append(f"{file}::{function}" if function else file)
     assert missing == []
@@ -220,7 +224,7 @@ def test_paths_that_a_document_names_exist(path: Path) -> None:
 
 def test_tests_mirror_the_source() -> None:
     """``tests/a/test_b*.py`` tests ``a/b.py``, or the folder ``a/b/``."""
-    strays = []
+    misplaced = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         relative = path.relative_to(ROOT / "tests")
         if relative.as_posix().startswith((*CROSS_CUTTING, *CROSS_CUTTING_TESTS)):
@@ -229,35 +233,35 @@ def test_tests_mirror_the_source() -> None:
         modules = {module.stem for module in folder.glob("*.py")} | {folder.name}
         stem = path.stem.removeprefix("test_")
         if not any(stem == module or stem.startswith(f"{module}_") for module in modules):
-            strays.append(relative.as_posix())
-    assert strays == []
+            misplaced.append(relative.as_posix())
+    assert misplaced == []
 
 
-def test_no_file_names_a_registry_or_a_place_on_one_machine() -> None:
-    # Written in pieces, so that this file does not name them either.
+def test_no_file_names_a_package_registry_or_a_local_path() -> None:
+    # Split, so that this file does not contain them.
     hosts = ("py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "deb" + "ian.org")
-    places = ("/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/", "../sha" + "red")
-    guilty = [
+    local_paths = ("/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/", "../sha" + "red")
+    violations = [
         f"{name(path)}: {word}"
         for path in files()
-        for word in (*hosts, *places)
+        for word in (*hosts, *local_paths)
         if word in path.read_text("utf-8", errors="replace")
     ]
-    assert guilty == []
+    assert violations == []
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_every_requirement_is_pinned_and_nothing_else(lock: str) -> None:
+def test_lock_files_contain_only_pinned_requirements(lock: str) -> None:
     lines = (ROOT / lock).read_text().splitlines()
     assert len(lines) > 50
     assert [line for line in lines if not re.match(r"[a-z0-9.-]+==[0-9][^ ;]*( ;.*)?$", line)] == []
 
 
-def test_both_locks_pin_the_same_versions() -> None:
+def test_development_lock_contains_the_runtime_lock() -> None:
     runtime = set((ROOT / "requirements.lock").read_text().splitlines())
     development = set((ROOT / "requirements-dev.lock").read_text().splitlines())
     assert runtime <= development
 
 
-def test_no_module_is_named_after_one_of_the_standard_library() -> None:
+def test_module_names_do_not_shadow_the_standard_library() -> None:
     assert [name(path) for path in PRODUCT if path.stem in sys.stdlib_module_names] == []

@@ -1,3 +1,5 @@
+"""Import layers of pyproject.toml, checked by import-linter."""
+
 import re
 import subprocess
 import sys
@@ -10,12 +12,12 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
     "contracts"
 ]
 
-RUN = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 
 def lint_imports(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", RUN, "--no-cache", *arguments],
+        [sys.executable, "-c", LINT_IMPORTS, "--no-cache", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -30,8 +32,8 @@ def test_imports_run_downward_only() -> None:
         assert f"{contract['name']} KEPT" in result.stdout
 
 
-def test_a_breach_would_be_seen(tmp_path: Path) -> None:
-    """The same layers upside down must be refused: the check looks at the real imports."""
+def test_violation_is_detected(tmp_path: Path) -> None:
+    """The layers in reverse order are violated by the real imports."""
     layers = "\n".join(f"    {layer}" for layer in reversed(CONTRACTS[0]["layers"]))
     config = tmp_path / "layers.ini"
     config.write_text(
@@ -43,14 +45,18 @@ def test_a_breach_would_be_seen(tmp_path: Path) -> None:
     assert "upside down BROKEN" in result.stdout
 
 
-def test_every_part_has_a_layer() -> None:
-    parts = [part.strip() for layer in CONTRACTS[0]["layers"] for part in re.split("[|:]", layer)]
-    # In brackets: may be there.
-    placed = {part.removeprefix("rossmann.") for part in parts if part[0] != "("}
-    optional = {part.strip("()").removeprefix("rossmann.") for part in parts if part[0] == "("}
-    there = {
+def test_every_top_level_module_has_a_layer() -> None:
+    modules = [
+        module.strip() for layer in CONTRACTS[0]["layers"] for module in re.split("[|:]", layer)
+    ]
+    # Optional modules are in parentheses.
+    layered = {module.removeprefix("rossmann.") for module in modules if module[0] != "("}
+    optional = {
+        module.strip("()").removeprefix("rossmann.") for module in modules if module[0] == "("
+    }
+    existing = {
         path.stem
         for path in (ROOT / "src" / "rossmann").iterdir()
         if path.suffix == ".py" or (path / "__init__.py").is_file()
     } - {"__init__"}
-    assert there - optional == placed
+    assert existing - optional == layered

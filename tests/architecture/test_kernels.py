@@ -1,4 +1,4 @@
-"""Kernels use names only of their own folder and of ``schema``: their cache is keyed by those."""
+"""Kernels use only names of their own folder and of ``schema``, which key their cache."""
 
 import ast
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def module_file(root: Path, dotted: str) -> Path | None:
 
 
 def imported_names(root: Path, tree: ast.Module) -> Iterator[tuple[str, Path]]:
-    """Names that a module takes from others of the package, and the files that define them."""
+    """Names that a module imports from the package, and the files that define them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rossmann"):
             for alias in node.names:
@@ -40,12 +40,12 @@ def names_in(nodes: list[ast.stmt] | list[ast.expr]) -> set[str]:
 
 def constants(tree: ast.Module) -> dict[str, set[str]]:
     """The module's own constants, and the names in their values."""
-    out = {}
+    result = {}
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            out |= dict.fromkeys(names_in(targets), names_in([node.value]))
-    return out
+            result |= dict.fromkeys(names_in(targets), names_in([node.value]))
+    return result
 
 
 def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
@@ -53,28 +53,28 @@ def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
     return [f for f in functions if DECORATOR in names_in(f.decorator_list)]
 
 
-def breaches(root: Path, path: Path) -> list[str]:
-    """What the kernels of a module use of other folders, also through the module's constants."""
+def violations(root: Path, path: Path) -> list[str]:
+    """Names of other folders that a module's kernels use, directly or through its constants."""
     tree = ast.parse(path.read_text("utf-8"))
     files, values = dict(imported_names(root, tree)), constants(tree)
-    out = []
+    result = []
     for kernel in kernels(tree):
         names = names_in(kernel.body) | names_in(kernel.args.defaults)
-        while more := {used for name in names for used in values.get(name, ())} - names:
-            names |= more
-        out += [
+        while indirect := {used for name in names for used in values.get(name, ())} - names:
+            names |= indirect
+        result += [
             f"{path.name}: {kernel.name} uses {name} of {files[name].relative_to(root)}"
             for name in sorted(names & files.keys())
             if files[name].parent != path.parent and files[name] != root / "schema.py"
         ]
-    return out
+    return result
 
 
 def test_kernels_use_names_of_their_own_folder_and_schema() -> None:
     paths = sorted(SOURCE.rglob("*.py"))
     trees = [ast.parse(path.read_text("utf-8")) for path in paths]
     assert sum(len(kernels(tree)) for tree in trees) > 30
-    assert [breach for path in paths for breach in breaches(SOURCE, path)] == []
+    assert [violation for path in paths for violation in violations(SOURCE, path)] == []
 
 
 IMPORTS = {
@@ -91,7 +91,7 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("origin", IMPORTS)
-def test_a_breach_is_reported(origin: str, tmp_path: Path) -> None:
+def test_violation_is_reported(origin: str, tmp_path: Path) -> None:
     source = f"""
 from rossmann.numba_kernel import cached_njit
 {IMPORTS[origin]}
@@ -112,4 +112,4 @@ def plain(x):
     path = tmp_path / "features" / "kernel.py"
     path.write_text(source)
     allowed = origin in ("own folder", "own module", "schema")
-    assert len(breaches(tmp_path, path)) == (0 if allowed else 1)
+    assert len(violations(tmp_path, path)) == (0 if allowed else 1)

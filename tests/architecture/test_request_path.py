@@ -43,7 +43,7 @@ class ModuleTrace:
     def __init__(self) -> None:
         self.entries: list[str] = []
         self._entry_of: dict[int, int] = {}
-        self._frames: list[FrameType] = []  # kept alive, so that no id is used twice
+        self._frames: list[FrameType] = []  # keeps ids unique
         self._entries_by_caller: dict[tuple[int, str], int] = {}
 
     @contextmanager
@@ -68,7 +68,7 @@ class ModuleTrace:
     def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
         module = _module_of(frame)
         if event != "call" or module is None or id(frame) in self._entry_of:
-            return  # a coroutine that goes on is no new entry
+            return  # a resumed coroutine is no new entry
         self._frames.append(frame)
         caller = frame.f_back
         while caller is not None and _module_of(caller) is None:
@@ -96,7 +96,7 @@ def documented(heading: str) -> tuple[list[str], set[str]]:
     section = text.split(f"## {heading}\n")[1].split("\n## ")[0]
     lines = re.findall(r"^\d+\. (.*)$", section, re.MULTILINE)
     modules = [re.match(r"`([^`]+)`", line) for line in lines]
-    names = [found.group(1) for found in modules if found is not None]
+    names = [match.group(1) for match in modules if match is not None]
     assert len(names) == len(lines)
     again = {name for name, line in zip(names, lines, strict=True) if "**again**" in line}
     return names, again
@@ -119,11 +119,11 @@ def test_a_request_takes_the_documented_path(
             httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
             body = {"inputs": [row(1)], "intervals": [0.8]}
-            await client.post("/predict", json=body)  # loads and compiles what is lazy
+            await client.post("/predict", json=body)  # lazy imports and compilation
             await asyncio.sleep(0.2)
             with trace.running():
                 response = await client.post("/predict", json=body)
-                await asyncio.sleep(0.2)  # the answer is counted and logged after it is sent
+                await asyncio.sleep(0.2)  # the response is counted and logged after it is sent
             assert response.status_code == 200
 
     asyncio.run(run())

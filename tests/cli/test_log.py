@@ -23,15 +23,15 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of an empty data folder, as verbs see them."""
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of an empty data folder, also set in the environment."""
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("ROSSMANN_LOG_FLUSH_SECONDS", "0.05")
     monkeypatch.delenv("ROSSMANN_DATABASE_URL", raising=False)
     return load_settings()
 
 
-def put(settings: Settings, *entries: LoggedPrediction) -> PredictionLog:
+def write_log(settings: Settings, *entries: LoggedPrediction) -> PredictionLog:
     log = open_log(settings)
     assert log is not None
     log.start()
@@ -42,15 +42,15 @@ def put(settings: Settings, *entries: LoggedPrediction) -> PredictionLog:
 
 
 def test_status_and_export_and_prune(
-    home: Settings, make_entry: MakeEntry, tmp_path: Path, capsys: Capture
+    settings: Settings, make_entry: MakeEntry, tmp_path: Path, capsys: Capture
 ) -> None:
     now = datetime.now(UTC)
     old = make_entry(1, 3, answered_at=now - timedelta(days=100), model_version=1)
-    put(home, old, make_entry(2, 2, answered_at=now)).close()
+    write_log(settings, old, make_entry(2, 2, answered_at=now)).close()
     assert main(["log", "status"]) == 0
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     for line in ("5 of 2 requests", "1: 3 rows", "3: 2 rows", "0 rows in 0 files", "400 days"):
-        assert line in said
+        assert line in text
     output = tmp_path / "x.csv"
     assert main(["log", "export", "-o", str(output), "--from", f"{now:%F}"]) == 0
     assert capsys.readouterr().out == f"2 rows written to {output}\n"
@@ -63,56 +63,58 @@ def test_status_and_export_and_prune(
     assert "2 of 1 requests" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("ending", FORMATS)
-def test_an_export_that_is_ended_leaves_nothing(
-    home: Settings,
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_interrupted_export_leaves_no_file(
+    settings: Settings,
     make_entry: MakeEntry,
     tmp_path: Path,
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
-    ending: str,
-    number: int,
+    suffix: str,
+    signal_number: int,
 ) -> None:
-    put(home, make_entry(1, 3)).close()
-    all_of_it = export.pages
+    write_log(settings, make_entry(1, 3)).close()
+    pages = export.pages
 
-    def ended_after_a_page(*asked: Any) -> Iterator[pl.DataFrame]:
-        yield from all_of_it(*asked)
-        os.kill(os.getpid(), number)
+    def pages_then_signal(*arguments: Any) -> Iterator[pl.DataFrame]:
+        yield from pages(*arguments)
+        os.kill(os.getpid(), signal_number)
 
-    monkeypatch.setattr(export, "pages", ended_after_a_page)
+    monkeypatch.setattr(export, "pages", pages_then_signal)
     (tmp_path / "out").mkdir()
-    assert main(["log", "export", "-o", str(tmp_path / "out" / f"x{ending}")]) == 128 + number
+    assert (
+        main(["log", "export", "-o", str(tmp_path / "out" / f"x{suffix}")]) == 128 + signal_number
+    )
     assert list((tmp_path / "out").iterdir()) == []
     assert capsys.readouterr().err == "stopped\n"
 
 
-def test_prune_while_a_service_logs(home: Settings, make_entry: MakeEntry) -> None:
-    log = put(home, *(make_entry(number, 3) for number in range(10)))
+def test_prune_while_a_service_logs(settings: Settings, make_entry: MakeEntry) -> None:
+    log = write_log(settings, *(make_entry(number, 3) for number in range(10)))
     assert main(["log", "prune", "--days", "0"]) == 0
     log.log(make_entry(11))
     assert wait_until_written(log)
     log.close()
 
 
-def test_what_still_waits_is_said(
-    home: Settings, make_entry: MakeEntry, tmp_path: Path, capsys: Capture
+def test_rows_in_the_spool_are_reported(
+    settings: Settings, make_entry: MakeEntry, tmp_path: Path, capsys: Capture
 ) -> None:
-    log = put(home, make_entry(1))
+    log = write_log(settings, make_entry(1))
     log.close()
-    later = PredictionLog(home.log_url, home.log_spool_dir)
-    later.log(make_entry(2, 7))
-    later.spool_writer.step()
+    second = PredictionLog(settings.log_url, settings.log_spool_dir)
+    second.log(make_entry(2, 7))
+    second.spool_writer.step()
     assert main(["log", "status"]) == 0
     assert "7 rows in 1 files" in capsys.readouterr().out
     assert main(["log", "export", "-o", str(tmp_path / "x.csv")]) == 0
     assert "7 rows in 1 files" in capsys.readouterr().err
-    later.close()
+    second.close()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["status"], "nothing was logged yet"),
         (["export", "-o", "x.csv"], "nothing was logged yet"),
@@ -125,24 +127,24 @@ def test_what_still_waits_is_said(
         (["prune"], "nothing was logged yet"),
     ],
 )
-def test_errors_are_one_line(
-    home: Settings, capsys: Capture, arguments: list[str], told: str
-) -> None:
+@pytest.mark.usefixtures("settings")
+def test_errors_are_one_line(capsys: Capture, arguments: list[str], expected: str) -> None:
     assert main(["log", *arguments]) != 0
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.count("\n") == 1, said
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1, error
 
 
-def test_keeping_all_is_not_pruned_by_default(
-    home: Settings, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("settings")
+def test_prune_without_retention_period_requires_days(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROSSMANN_LOG_KEEP_DAYS", "0")
     assert main(["log", "prune"]) == 1
     assert "--days N" in capsys.readouterr().err
 
 
-def test_a_password_is_in_no_output(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_is_in_no_output(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     for url in (
         "postgresql://u:secret@127.0.0.1:1/d",
         "postgresql://127.0.0.1:1/d?user=u&password=secret",
@@ -150,9 +152,9 @@ def test_a_password_is_in_no_output(capsys: Capture, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("ROSSMANN_DATABASE_URL", url)
         assert main(["settings"]) == 0
         assert main(["log", "status"]) == 1
-        said = capsys.readouterr()
-        assert "secret" not in said.out + said.err
-        assert "127.0.0.1" in said.out
+        captured = capsys.readouterr()
+        assert "secret" not in captured.out + captured.err
+        assert "127.0.0.1" in captured.out
     monkeypatch.setenv("ROSSMANN_DATABASE_URL", "oracle://u:secret@h/d")
     assert main(["settings"]) == 1
     assert "secret" not in capsys.readouterr().err

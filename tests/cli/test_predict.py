@@ -1,4 +1,4 @@
-"""``rossmann predict``: a file in, the same rows with their forecasts out, and what drove them."""
+"""``rossmann predict``: forecasts, warnings, drivers, objectives and totals of a file."""
 
 import os
 import signal
@@ -22,8 +22,8 @@ from rossmann.models.publishing.trained_model import TrainedModel
 FIELDS = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
 
 
-class OneVersion:
-    """A service that has one version, whatever is asked for."""
+class SingleVersionService:
+    """A service with one loaded version, used for every requested stage or number."""
 
     degraded_reason = ""
     version, stage = 1, "Production"
@@ -32,7 +32,7 @@ class OneVersion:
         self.forecaster = forecaster
         self.versions = self.served = self
 
-    def load(self, _: Any) -> "OneVersion":
+    def load(self, _: Any) -> "SingleVersionService":
         return self
 
 
@@ -43,13 +43,10 @@ def ensemble(trained: TrainedModel) -> Ensemble:
 
 @pytest.fixture
 def table(
-    panel: Panel,
-    ensemble: Ensemble,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    panel: Panel, ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A file of the first days after history, and a service beside it."""
-    service = OneVersion(Forecaster(panel, ensemble))
+    """A file of the first days after history; the service has one version."""
+    service = SingleVersionService(Forecaster(panel, ensemble))
     monkeypatch.setattr(rossmann.serving.runtime.service, "build_service", lambda _: service)
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
     days = np.arange(panel.last_day + 1, panel.last_day + 9, dtype=np.int32)
@@ -70,7 +67,7 @@ def run(table: Path, *options: str) -> pl.DataFrame:
     return pl.read_csv(output)
 
 
-def test_result_has_the_rows_and_the_columns_of_the_file_route(table: Path, panel: Panel) -> None:
+def test_output_has_the_input_rows_and_the_forecast_columns(table: Path, panel: Panel) -> None:
     out = run(table, "--interval", "0.8")
     added = ["forecast", "lower_80", "upper_80", "model_version", "as_of", "warnings"]
     assert out.columns == [*FIELDS, *added]
@@ -81,7 +78,7 @@ def test_result_has_the_rows_and_the_columns_of_the_file_route(table: Path, pane
     assert set(out["as_of"]) == {format_iso_day(panel.last_day)}
 
 
-def test_warnings_column_names_the_types_of_each_row(table: Path) -> None:
+def test_warnings_column_has_the_warning_types_of_each_row(table: Path) -> None:
     frame = pl.read_csv(table, schema_overrides={"Open": pl.String})
     row = pl.int_range(pl.len())
     weekday = pl.when(row < 2).then(pl.col("DayOfWeek") % 7 + 1).otherwise("DayOfWeek")
@@ -93,14 +90,14 @@ def test_warnings_column_names_the_types_of_each_row(table: Path) -> None:
     assert [row for row, names in enumerate(warnings) if "open_unsaid" in names] == [1, 3]
 
 
-def test_own_columns_of_the_result_names_are_replaced(table: Path) -> None:
+def test_input_columns_named_like_output_columns_are_replaced(table: Path) -> None:
     expected = run(table)
-    own = pl.read_csv(table).with_columns(warnings=pl.lit("mine"), forecast=pl.lit(-1.0))
-    own.select("forecast", *FIELDS, "warnings").write_csv(table)
+    frame = pl.read_csv(table).with_columns(warnings=pl.lit("x"), forecast=pl.lit(-1.0))
+    frame.select("forecast", *FIELDS, "warnings").write_csv(table)
     assert run(table).equals(expected)
 
 
-def test_drivers_are_columns_that_multiply_to_the_forecast(
+def test_product_of_driver_columns_is_the_forecast(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "EXPLAIN_CHUNK_ROWS", 7)  # several chunks
@@ -117,57 +114,58 @@ def test_drivers_are_columns_that_multiply_to_the_forecast(
     assert out["forecast"].equals(run(table)["forecast"])
 
 
-def test_an_unknown_objective(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_objective_is_rejected(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(table), "-o", "out.csv", "--objective", "best"]) == 2
     assert "accuracy, unbiased" in capsys.readouterr().err
 
 
-def test_either_objective(table: Path, ensemble: Ensemble) -> None:
-    plain, raised = run(table), run(table, "--objective", "unbiased", "--explain")
+def test_unbiased_objective_multiplies_by_the_correction_factors(
+    table: Path, ensemble: Ensemble
+) -> None:
+    accuracy, unbiased = run(table), run(table, "--objective", "unbiased", "--explain")
     without, with_promo = ensemble.card["unbiased"]["factors"]
-    factor = np.where(plain["Promo"] > 0, with_promo, without)
-    assert raised["forecast"].to_numpy() == pytest.approx(plain["forecast"] * factor, rel=1e-9)
-    opened = raised.filter(pl.col("Open") == 1)
-    assert (1 + opened["Driver_totals"] / 100).to_numpy() == pytest.approx(
-        factor[plain["Open"] == 1], rel=1e-9
+    factor = np.where(accuracy["Promo"] > 0, with_promo, without)
+    expected = accuracy["forecast"] * factor
+    assert unbiased["forecast"].to_numpy() == pytest.approx(expected, rel=1e-9)
+    open_rows = unbiased.filter(pl.col("Open") == 1)
+    assert (1 + open_rows["Driver_totals"] / 100).to_numpy() == pytest.approx(
+        factor[accuracy["Open"] == 1], rel=1e-9
     )
 
 
-def test_the_setting_names_the_objective(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raised = run(table, "--objective", "unbiased")
+def test_objective_is_taken_from_the_settings(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unbiased = run(table, "--objective", "unbiased")
     monkeypatch.setenv("ROSSMANN_OBJECTIVE", "unbiased")
-    assert run(table)["forecast"].equals(raised["forecast"])
+    assert run(table)["forecast"].equals(unbiased["forecast"])
 
 
-def test_totals_are_a_table_of_their_own(table: Path) -> None:
-    totals = table.with_name("totals.csv")
-    rows = run(table, "--totals", str(totals), "--interval", "0.9")
-    found = pl.read_csv(totals)
-    assert set(found["Total"]) == set(TOTAL_LEVELS)
+def test_totals_are_written_to_a_separate_file(table: Path) -> None:
+    output = table.with_name("totals.csv")
+    rows = run(table, "--totals", str(output), "--interval", "0.9")
+    totals = pl.read_csv(output)
+    assert set(totals["Total"]) == set(TOTAL_LEVELS)
     for by in ("store", "store_week", "store_type", "store_type_week", "chain", "chain_week"):
-        mine = found.filter(pl.col("Total") == by)
-        assert mine["Forecast"].sum() == pytest.approx(rows["forecast"].sum())
-        assert mine["Rows"].sum() == len(rows)
-        assert (mine["Low90"] <= mine["Forecast"]).all()
-        assert (mine["Forecast"] <= mine["High90"]).all()
-    chain = found.filter(pl.col("Total") == "chain").row(0, named=True)
+        group = totals.filter(pl.col("Total") == by)
+        assert group["Forecast"].sum() == pytest.approx(rows["forecast"].sum())
+        assert group["Rows"].sum() == len(rows)
+        assert (group["Low90"] <= group["Forecast"]).all()
+        assert (group["Forecast"] <= group["High90"]).all()
+    chain = totals.filter(pl.col("Total") == "chain").row(0, named=True)
     assert chain["Store"] is None
     assert chain["First"] == rows["Date"].min()
-    added = (rows["upper_90"] - rows["lower_90"]).to_numpy().sum()
-    assert chain["High90"] - chain["Low90"] < added
-    assert main(["predict", str(table), "-o", str(totals), "--totals", "totals.txt"]) != 0
+    summed_width = (rows["upper_90"] - rows["lower_90"]).to_numpy().sum()
+    assert chain["High90"] - chain["Low90"] < summed_width
+    assert main(["predict", str(table), "-o", str(output), "--totals", "totals.txt"]) != 0
 
 
-def test_ended_while_it_writes_it_leaves_nothing(
-    table: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_write_leaves_no_file(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = pl.DataFrame.write_csv
 
-    def ended(frame: pl.DataFrame, file: Path) -> None:
+    def write_then_signal(frame: pl.DataFrame, file: Path) -> None:
         write(frame, file)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(pl.DataFrame, "write_csv", ended)
+    monkeypatch.setattr(pl.DataFrame, "write_csv", write_then_signal)
     output = table.with_name("out.csv")
     assert main(["predict", str(table), "-o", str(output)]) == 128 + signal.SIGTERM
     assert {path for path in table.parent.iterdir() if "out.csv" in path.name} == set()

@@ -1,4 +1,4 @@
-"""`rossmann tune` on the command line: what it writes, what it leaves alone, what it refuses."""
+"""``rossmann tune``: written parameters, dry runs, rejected options, and blend weights."""
 
 from datetime import date
 from pathlib import Path
@@ -19,18 +19,18 @@ from rossmann.settings import Settings, load_settings, project_root
 PARAMS = project_root() / "config" / "params.yaml"
 QUICK = ("profiles", "quick", "members")
 RATE = (*QUICK, "lightgbm", "learning_rate")
-FEW_ROUNDS = {(*QUICK, member, "rounds"): 12 for member in ("lightgbm", "xgboost", "catboost")}
-BAD = {RATE: 1.2}
-"""So high that nearly any other is better on any seed."""
+REDUCED_ROUNDS = {(*QUICK, member, "rounds"): 12 for member in ("lightgbm", "xgboost", "catboost")}
+BAD_RATE = {RATE: 1.2}
+"""So high that a trial with another value is better for any seed."""
 
 
 @pytest.fixture
 def params(chain_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The parameters file that the command line takes, for the small chain."""
+    """The parameters file of the command line, with the small chain's data."""
     for part in ("demo", "processed"):
         (tmp_path / part).symlink_to(chain_settings.data_dir / part)
     path = tmp_path / "params.yaml"
-    path.write_text(replace_numbers(PARAMS.read_text("utf-8"), FEW_ROUNDS), "utf-8")
+    path.write_text(replace_numbers(PARAMS.read_text("utf-8"), REDUCED_ROUNDS), "utf-8")
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("ROSSMANN_PARAMS", str(path))
     monkeypatch.setenv("ROSSMANN_THREADS", "1")
@@ -39,66 +39,66 @@ def params(chain_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return path
 
 
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, ["tune", "--profile", "quick", *words])
+def run(*options: str) -> Result:
+    return CliRunner().invoke(app, ["tune", "--profile", "quick", *options])
 
 
 def changed_lines(before: str, after: str) -> list[tuple[str, str]]:
     pairs = zip(before.split("\n"), after.split("\n"), strict=True)
-    return [(one, two) for one, two in pairs if one != two]
+    return [(old, new) for old, new in pairs if old != new]
 
 
-def test_what_is_better_is_written_and_nothing_else_changes(params: Path) -> None:
-    before = replace_numbers(params.read_text("utf-8"), BAD)
+def test_better_parameters_are_written_and_no_other_line_changes(params: Path) -> None:
+    before = replace_numbers(params.read_text("utf-8"), BAD_RATE)
     params.write_text(before, "utf-8")
-    words = ("--member", "lightgbm", "--trials", "4", "--checks", "1")
+    options = ("--member", "lightgbm", "--trials", "4", "--checks", "1")
 
-    dry = run(*words, "--dry-run")
-    assert dry.exit_code == 0, dry.output
-    assert "not written (--dry-run)" in dry.output
+    dry_run = run(*options, "--dry-run")
+    assert dry_run.exit_code == 0, dry_run.output
+    assert "not written (--dry-run)" in dry_run.output
     assert params.read_text("utf-8") == before
 
-    wet = run(*words)
-    assert wet.exit_code == 0, wet.output
+    result = run(*options)
+    assert result.exit_code == 0, result.output
     after = params.read_text("utf-8")
-    ((one, two),) = changed_lines(before, after)
-    assert one.strip().startswith("lightgbm: {rounds: 12, learning_rate: 1.2,")
-    names = [part.partition(":")[0] for part in one.split(", ")]
-    assert [part.partition(":")[0] for part in two.split(", ")] == names
-    assert f"-{one}" in wet.stdout
-    assert f"+{two}" in wet.stdout
-    assert "written to" in wet.stdout
+    ((old, new),) = changed_lines(before, after)
+    assert old.strip().startswith("lightgbm: {rounds: 12, learning_rate: 1.2,")
+    names = [part.partition(":")[0] for part in old.split(", ")]
+    assert [part.partition(":")[0] for part in new.split(", ")] == names
+    assert f"-{old}" in result.stdout
+    assert f"+{new}" in result.stdout
+    assert "written to" in result.stdout
     best = load_settings().profile("quick").members["lightgbm"]
     assert best["learning_rate"] < 1.2
-    assert "0  0." in wet.stdout  # the present parameters' trial heads the table
+    assert "0  0." in result.stdout  # the first trial has the present parameters
 
 
-def test_nothing_is_written_where_nothing_is_better(params: Path) -> None:
+def test_file_is_unchanged_when_no_trial_is_better(params: Path) -> None:
     before = params.read_bytes()
-    answer = run("--member", "xgboost", "--trials", "1")
-    assert answer.exit_code == 0, answer.output
-    assert "no trial was better than the present parameters" in answer.stdout
+    result = run("--member", "xgboost", "--trials", "1")
+    assert result.exit_code == 0, result.output
+    assert "no trial was better than the present parameters" in result.stdout
     assert params.read_bytes() == before
 
 
-def test_without_a_name_each_member_is_searched(params: Path) -> None:
-    answer = run("--trials", "1")
-    assert answer.exit_code == 0, answer.output
+def test_every_member_is_searched_by_default(params: Path) -> None:
+    result = run("--trials", "1")
+    assert result.exit_code == 0, result.output
     for member in ("lightgbm", "xgboost", "catboost"):
-        assert f"{member}: no trial was better" in answer.stdout
+        assert f"{member}: no trial was better" in result.stdout
 
 
-def test_the_origins_are_named_by_day(params: Path, panel: Panel) -> None:
+def test_origins_option_sets_the_windows(params: Path, panel: Panel) -> None:
     origin = panel.info.last_day.replace(day=1)
-    answer = run("--member", "catboost", "--trials", "1", "--origins", origin.isoformat())
-    assert answer.exit_code == 0, answer.output
-    assert f"from {origin}" in answer.output
+    result = run("--member", "catboost", "--trials", "1", "--origins", origin.isoformat())
+    assert result.exit_code == 0, result.output
+    assert f"from {origin}" in result.output
     assert params.is_file()
 
 
 @pytest.mark.usefixtures("params")
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "expected"),
     [
         (["--member", "prophet"], "there are: lightgbm, xgboost, catboost"),
         (["--profile", "huge"], "no profile 'huge'"),
@@ -108,16 +108,16 @@ def test_the_origins_are_named_by_day(params: Path, panel: Panel) -> None:
         (["--trials", "0"], "--trials"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_are_rejected(
+    options: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["tune", *words]) != 0
+    assert main(["tune", *options]) != 0
     error = capsys.readouterr().err.strip().split("\n")[-1]
     assert error.startswith("error: ")
-    assert said in error
+    assert expected in error
 
 
-def test_a_file_that_cannot_be_changed_is_refused_before_any_work(
+def test_read_only_parameters_file_is_rejected_before_the_search(
     params: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params.chmod(0o444)
@@ -126,20 +126,20 @@ def test_a_file_that_cannot_be_changed_is_refused_before_any_work(
     assert not (params.parent / "tuning").exists()
 
 
-def test_profiles_from_the_environment_can_only_be_tried(
+def test_profiles_from_the_environment_need_a_dry_run(
     params: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROSSMANN_PROFILES", '{"quick": {"rows": 5000}}')
-    refused = run("--trials", "1")
-    assert refused.exit_code == 1
-    assert isinstance(refused.exception, SettingsError)
-    assert "ROSSMANN_PROFILES is set" in str(refused.exception)
-    tried = run("--trials", "1", "--member", "catboost", "--dry-run")
-    assert tried.exit_code == 0, tried.output
+    result = run("--trials", "1")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SettingsError)
+    assert "ROSSMANN_PROFILES is set" in str(result.exception)
+    dry_run = run("--trials", "1", "--member", "catboost", "--dry-run")
+    assert dry_run.exit_code == 0, dry_run.output
     assert params.is_file()
 
 
-def test_a_file_that_was_changed_meanwhile_is_left_alone(params: Path) -> None:
+def test_parameters_file_changed_during_the_search_is_not_overwritten(params: Path) -> None:
     before = params.read_bytes()
     result = TuningResult("lightgbm", "", {"learning_rate": 0.07}, {"learning_rate": 0.2}, [], [])
     with pytest.raises(
@@ -149,32 +149,32 @@ def test_a_file_that_was_changed_meanwhile_is_left_alone(params: Path) -> None:
     assert params.read_bytes() == before
 
 
-def test_the_simplex_holds_every_mix_once() -> None:
+def test_weight_grid_has_every_combination_once() -> None:
     mixes = list(weight_grid(["a", "b", "c"], 10))
     assert len(mixes) == len({tuple(mix.values()) for mix in mixes}) == 66
     assert all(sum(mix.values()) == pytest.approx(1) for mix in mixes)
     assert list(weight_grid(["a"])) == [{"a": 1.0}]
 
 
-def test_weights_are_judged_by_windows_that_did_not_choose_them() -> None:
+def test_weights_are_evaluated_on_held_out_windows() -> None:
     mixes = [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}]
     days = [date(2015, 1, 1), date(2015, 2, 1)]
-    # each window likes another mix: what one chooses, the other pays for
-    torn = cross_validate(np.array([[0.10, 0.09], [0.10, 0.12]]), mixes, mixes[0], days)
-    assert torn.best == mixes[0]
-    assert torn.gain < 0
-    assert not torn.is_significant
-    agreed = cross_validate(np.array([[0.10, 0.09], [0.10, 0.098]]), mixes, mixes[0], days)
-    assert agreed.best == mixes[1]
-    assert agreed.gain == pytest.approx(0.006)
-    assert agreed.is_significant
+    # each window has another best mix, which is worse on the other window
+    conflicting = cross_validate(np.array([[0.10, 0.09], [0.10, 0.12]]), mixes, mixes[0], days)
+    assert conflicting.best == mixes[0]
+    assert conflicting.gain < 0
+    assert not conflicting.is_significant
+    consistent = cross_validate(np.array([[0.10, 0.09], [0.10, 0.098]]), mixes, mixes[0], days)
+    assert consistent.best == mixes[1]
+    assert consistent.gain == pytest.approx(0.006)
+    assert consistent.is_significant
 
 
-def test_weights_are_tuned_by_the_blend_that_serves(params: Path, panel: Panel) -> None:
-    answer = run("--weights", "--dry-run")
-    assert answer.exit_code == 0, answer.output
-    assert "trying 231 mixes" in answer.output
-    assert "chosen by the others" in answer.stdout
+def test_weights_option_evaluates_the_serving_blend(params: Path, panel: Panel) -> None:
+    result = run("--weights", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "trying 231 mixes" in result.output
+    assert "chosen by the others" in result.stdout
     with pytest.raises(DataError, match="two windows or more"):
         tune_weights(load_settings(), panel, "quick", (48,), lambda line: None)
     assert params.is_file()

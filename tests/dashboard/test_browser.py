@@ -28,7 +28,7 @@ from rossmann.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 TIMEOUT_MS = 60_000
-"""For a page on a busy machine."""
+"""Time limit for a page on a busy machine."""
 
 
 def free_port() -> int:
@@ -149,7 +149,7 @@ def test_home_shows_the_services_and_links(page: Any) -> None:
     page.get_by_role("heading", name="What will this store sell?").wait_for()
     assert metric(page, "Production version") == "1"
     page.get_by_test_id("stSidebar").get_by_text("Demo data").wait_for()
-    # MLflow does not run here: the service uses its copy, and the page says so.
+    # MLflow is not running: the service uses its copy, and the page reports that.
     page.get_by_text("The model registry is away").wait_for()
     page.get_by_test_id("stMain").get_by_role("link", name="Single prediction").click()
     page.get_by_role("heading", name="One store, one day").wait_for()
@@ -212,7 +212,7 @@ def test_drivers_are_drawn(page: Any, settings: Settings) -> None:
         chart.get_by_text(step.label, exact=True).first.wait_for()
         chart.get_by_text(step.words, exact=True).first.wait_for()
     assert steps[-1].words == forecast.get_by_test_id("stMetricValue").inner_text()
-    # A closed day has no drivers, and the page says so.
+    # A closed day has no drivers, and the page reports that.
     flip_toggle(page, "Open")
     page.get_by_text("The store is closed on this day: nothing drives its sales").wait_for()
     chart.wait_for(state="detached")
@@ -239,10 +239,9 @@ def test_metrics_are_not_truncated_on_a_narrow_page(
 
 
 def download_file(page: Any, label: str) -> Any:
-    """The file behind that button.
+    """Click the download button and return the file.
 
-    On a busy machine Streamlit loses a click on an element that it has just drawn: this clicks
-    again after a timeout.
+    Streamlit may lose a click on an element that it has just drawn: clicks again after a timeout.
     """
     from playwright.sync_api import TimeoutError as DownloadTimeout
 
@@ -304,7 +303,7 @@ def test_pages_recover_from_an_outage(page: Any, api: ServiceProcess) -> None:
     page.get_by_text("The prediction service does not answer.").first.wait_for()
     assert page.get_by_text("Traceback").count() == 0
     api.start()
-    # Without any interaction the page finds the service.
+    # The page reconnects without any interaction.
     page.get_by_test_id("stMetric").filter(has_text="80 % range").wait_for()
     page.goto("/")
     page.get_by_test_id("stMetric").filter(has_text="Production version").wait_for()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings with the real raw tables and another output folder."""
-    raw = Path(os.environ.get("ROSSMANN_DATA_DIR", "nowhere")) / "raw"
+    raw = Path(os.environ.get("ROSSMANN_DATA_DIR", "none")) / "raw"
     if not any((raw / name).is_file() for name in ("train.csv", "train.csv.gz")):
         pytest.skip("needs ROSSMANN_DATA_DIR with the real tables in raw/")
     settings = load_settings(data_dir=tmp_path_factory.mktemp("real"), demo=False)
@@ -51,7 +51,7 @@ def test_known_irregularities_are_present(info: DatasetInfo) -> None:
 def test_empty_open_of_the_schedule_is_filled(real: Settings, info: DatasetInfo) -> None:
     raw = find_raw_tables(real)
     if raw.test is None:
-        pytest.skip("needs test.csv beside the real tables")
+        pytest.skip("needs test.csv in raw/")
     schedule = pl.read_parquet(info.folder / "schedule.parquet")
     assert schedule.height == 41_088
     filled = schedule.filter(Store=622)
@@ -62,7 +62,7 @@ def test_empty_open_of_the_schedule_is_filled(real: Settings, info: DatasetInfo)
 def test_the_test_table_is_a_valid_upload(real: Settings) -> None:
     raw = find_raw_tables(real)
     if raw.test is None:
-        pytest.skip("needs test.csv beside the real tables")
+        pytest.skip("needs test.csv in raw/")
     upload = read_upload(raw.test.name, raw.test.read_bytes())
     assert len(upload.rows) == 41_088
     assert upload.errors == []

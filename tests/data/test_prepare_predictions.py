@@ -1,4 +1,4 @@
-"""Uploaded tables become rows in their order; an invalid row is an error and spares the others."""
+"""Uploaded tables become rows in their order; errors of a row do not affect other rows."""
 
 import io
 from datetime import date
@@ -114,7 +114,7 @@ def test_file_format_and_column_order_do_not_matter(
         max_size=25,
     )
 )
-def test_each_error_is_reported_once_and_spares_other_rows(
+def test_each_error_is_reported_once_and_valid_rows_are_kept(
     cases: list[tuple[Record, dict[str, int]]],
 ) -> None:
     table, expected = [dict(GOOD), dict(GOOD)], set()
@@ -143,7 +143,7 @@ def test_an_error_names_row_column_and_value(field: str, value: str) -> None:
     assert result.index.tolist() == [0]
 
 
-def test_empty_open_is_filled_from_the_row_and_noted() -> None:
+def test_empty_open_is_filled_from_the_row_and_reported() -> None:
     sunday, holiday = {**GOOD, "Date": "2015-08-02"}, {**GOOD, "StateHoliday": "a"}
     open_missing = [{**row, "Open": ""} for row in (GOOD, sunday, holiday)]
     result = upload(*open_missing, GOOD)
@@ -154,7 +154,7 @@ def test_empty_open_is_filled_from_the_row_and_noted() -> None:
     assert result.frame["Open"].to_list() == [None, None, None, "1"]
 
 
-def test_weekday_mismatches_are_noted() -> None:
+def test_weekday_mismatches_are_reported() -> None:
     result = upload({**GOOD, "DayOfWeek": "1"}, {**GOOD, "DayOfWeek": "5"})
     assert len(result.rows) == 2
     assert result.notes == ["1 row does not have the weekday of their Date: the Date decides"]

@@ -1,4 +1,4 @@
-"""The examples in the pages about drivers and objectives work as they stand there."""
+"""The JSON examples of drivers.md and objectives.md, sent to the API."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tests.paths import ROOT
 PAGES = ROOT / "docs" / "modelops"
 
 
-def blocks(page: str) -> list[dict[str, Any]]:
+def json_blocks(page: str) -> list[dict[str, Any]]:
     text = (PAGES / page).read_text("utf-8")
     return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
 
@@ -42,24 +42,25 @@ def api(
         yield client
 
 
-def test_the_example_of_drivers(api: TestClient) -> None:
-    request, shown = blocks("drivers.md")
-    answer = api.post("/explain", json=request)
-    assert answer.status_code == 200, answer.text
-    (told,) = answer.json()["explanations"]
-    assert set(shown) == set(told)
-    assert [d["name"] for d in shown["drivers"]] == [d["name"] for d in told["drivers"]]
-    assert {d["name"]: d["label"] for d in shown["drivers"]} == DRIVER_LABELS
-    assert all(set(driver) == set(told["drivers"][0]) for driver in shown["drivers"])
-    for one, digits in ((shown, 1e-3), (told, 1e-12)):
-        factors = [driver["factor"] for driver in one["drivers"]]
-        amounts = [driver["sales"] for driver in one["drivers"]]
-        assert one["baseline"] * prod(factors) == pytest.approx(one["forecast"], rel=digits)
-        assert one["baseline"] + sum(amounts) == pytest.approx(one["forecast"], rel=digits)
+def test_drivers_example_has_the_fields_of_the_response(api: TestClient) -> None:
+    request, example = json_blocks("drivers.md")
+    response = api.post("/explain", json=request)
+    assert response.status_code == 200, response.text
+    (actual,) = response.json()["explanations"]
+    assert set(example) == set(actual)
+    assert [d["name"] for d in example["drivers"]] == [d["name"] for d in actual["drivers"]]
+    assert {d["name"]: d["label"] for d in example["drivers"]} == DRIVER_LABELS
+    assert all(set(driver) == set(actual["drivers"][0]) for driver in example["drivers"])
+    for explanation, tolerance in ((example, 1e-3), (actual, 1e-12)):
+        factors = [driver["factor"] for driver in explanation["drivers"]]
+        amounts = [driver["sales"] for driver in explanation["drivers"]]
+        forecast = pytest.approx(explanation["forecast"], rel=tolerance)
+        assert explanation["baseline"] * prod(factors) == forecast
+        assert explanation["baseline"] + sum(amounts) == forecast
 
 
-def test_the_example_of_objectives(api: TestClient) -> None:
-    (request,) = blocks("objectives.md")
-    answer = api.post("/predict", json=request)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["objective"] == "unbiased"
+def test_objectives_example_is_accepted(api: TestClient) -> None:
+    (request,) = json_blocks("objectives.md")
+    response = api.post("/predict", json=request)
+    assert response.status_code == 200, response.text
+    assert response.json()["objective"] == "unbiased"

@@ -1,4 +1,4 @@
-"""From nothing to a forecast, as a user has it: the real launcher with the real services."""
+"""End to end: the launcher with the real services, from an empty folder to forecasts."""
 
 import os
 import re
@@ -20,12 +20,12 @@ from rossmann.settings import load_settings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-class Home:
-    """A data folder, three ports, and the command line over them."""
+class Installation:
+    """A data folder, three unused ports, and the command line with these settings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.said = ""
+        self.launch_output = ""
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("ROSSMANN_")},
             "ROSSMANN_DATA_DIR": str(folder),
@@ -53,53 +53,55 @@ class Home:
         assert child.returncode == code, f"{arguments}\n{out}\n{err}"
         return out
 
-    def left(self) -> list[str]:
-        """Command lines of processes that work on this folder."""
-        mine = str(self.folder)
-        found = []
+    def running_commands(self) -> list[str]:
+        """Command lines of the running processes that use this folder."""
+        folder = str(self.folder)
+        commands = []
         for process in psutil.process_iter(["cmdline", "environ", "pid", "status"]):
-            told = process.info
-            names_it = mine in " ".join(told["cmdline"] or [])
-            works_on_it = (told["environ"] or {}).get("ROSSMANN_DATA_DIR") == mine
-            if (names_it or works_on_it) and told["status"] != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(told["cmdline"] or []))
-        return found
+            info = process.info
+            command = " ".join(info["cmdline"] or [])
+            uses_folder = (info["environ"] or {}).get("ROSSMANN_DATA_DIR") == folder
+            if (folder in command or uses_folder) and info["status"] != psutil.STATUS_ZOMBIE:
+                commands.append(command)
+        return commands
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A launch on a small chain, left running; ended after the module's tests."""
-    home = Home(tmp_path_factory.mktemp("home"))
-    write_demo(load_settings(data_dir=home.folder).demo_raw_dir, seed=7, stores=40, days=620)
+    installation = Installation(tmp_path_factory.mktemp("home"))
+    write_demo(
+        load_settings(data_dir=installation.folder).demo_raw_dir, seed=7, stores=40, days=620
+    )
     try:
-        home.said = home.run("up", "--demo", "--detach", "--no-browser")
-        yield home
+        installation.launch_output = installation.run("up", "--demo", "--detach", "--no-browser")
+        yield installation
     finally:
-        home.run("down")
+        installation.run("down")
 
 
-def test_the_launch_tells_each_step_and_where_all_is(home: Home) -> None:
-    said = home.said
-    steps = re.findall(r"✓ +[0-9.]+ s  (.+)", said)
+def test_launch_prints_each_step_and_every_address(installation: Installation) -> None:
+    output = installation.launch_output
+    steps = re.findall(r"✓ +[0-9.]+ s  (.+)", output)
     order = ["tables", "as-of", "trained", "registered", "version 1 through", "version 1 promoted"]
     order += ["API healthy", "dashboard healthy"]
-    places = [next(n for n, step in enumerate(steps) if step.startswith(word)) for word in order]
-    assert places == sorted(places)
+    indices = [next(n for n, step in enumerate(steps) if step.startswith(word)) for word in order]
+    assert indices == sorted(indices)
     assert any(step.startswith("MLflow healthy") for step in steps)
     for name in ("API", "MLFLOW", "DASHBOARD"):
-        assert f":{home.environment[f'ROSSMANN_{name}_PORT']}" in said
-    assert "demo data" in said
-    assert str(home.folder / "logs") in said
+        assert f":{installation.environment[f'ROSSMANN_{name}_PORT']}" in output
+    assert "demo data" in output
+    assert str(installation.folder / "logs") in output
 
 
-def test_status_is_good(home: Home) -> None:
-    said = home.run("up", "--status")
-    assert said.count("healthy (pid") == 3
-    assert "Model version 1 (Production)" in said
+def test_status_reports_three_healthy_services(installation: Installation) -> None:
+    output = installation.run("up", "--status")
+    assert output.count("healthy (pid") == 3
+    assert "Model version 1 (Production)" in output
 
 
-def test_the_service_forecasts(home: Home) -> None:
-    with Client(home.api) as client:
+def test_service_returns_forecasts(installation: Installation) -> None:
+    with Client(installation.api) as client:
         plan = client.plan(1, days=7)
         assert client.health().status == "healthy"
         rows = [
@@ -109,25 +111,27 @@ def test_the_service_forecasts(home: Home) -> None:
             }
             for n in range(6)
         ]  # fmt: skip
-        answer = client.predict(rows)
-    assert answer.count == 6
-    assert all(sales > 0 for sales in answer.predictions)
-    assert answer.model_version == 1
+        response = client.predict(rows)
+    assert response.count == 6
+    assert all(sales > 0 for sales in response.predictions)
+    assert response.model_version == 1
     assert plan is not None
 
 
-def test_a_file_is_forecast_as_the_service_does(home: Home, tmp_path: Path) -> None:
-    table = load_settings(data_dir=home.folder).demo_raw_dir / "test.csv"
+def test_forecasts_of_a_file_equal_those_of_the_service(
+    installation: Installation, tmp_path: Path
+) -> None:
+    table = load_settings(data_dir=installation.folder).demo_raw_dir / "test.csv"
     output = tmp_path / "forecast.parquet"
-    home.run("predict", str(table), "-o", str(output), "--interval", "0.8")
+    installation.run("predict", str(table), "-o", str(output), "--interval", "0.8")
     forecast = pl.read_parquet(output)
-    asked = pl.read_csv(table, infer_schema=False)
-    assert forecast["Id"].to_list() == asked["Id"].to_list()
+    uploaded = pl.read_csv(table, infer_schema=False)
+    assert forecast["Id"].to_list() == uploaded["Id"].to_list()
     closed = forecast.filter(pl.col("Open") == "0")
     assert len(closed) > 0
     assert closed["forecast"].max() == 0
     assert (forecast["lower_80"] <= forecast["forecast"]).all()
-    some = forecast.filter(pl.col("Open") == "1").head(20)
+    sample = forecast.filter(pl.col("Open") == "1").head(20)
     rows = [
         {
             **{name: int(row[name]) for name in ("Store", "Open", "Promo", "SchoolHoliday")},
@@ -135,39 +139,39 @@ def test_a_file_is_forecast_as_the_service_does(home: Home, tmp_path: Path) -> N
             "Date": row["Date"],
             "StateHoliday": row["StateHoliday"],
         }
-        for row in some.to_dicts()
+        for row in sample.to_dicts()
     ]
-    with Client(home.api) as client:
-        answer = client.predict(rows, as_of="2015-07-31")
-    assert answer.predictions == pytest.approx(some["forecast"].to_list(), rel=1e-6)
+    with Client(installation.api) as client:
+        response = client.predict(rows, as_of="2015-07-31")
+    assert response.predictions == pytest.approx(sample["forecast"].to_list(), rel=1e-6)
 
 
-def test_the_registry_is_told(home: Home) -> None:
-    assert re.search(r"1 +Production .* quick +demo", home.run("models", "list"))
-    assert "data.dataset" in home.run("models", "show", "Production")
+def test_registry_has_the_promoted_version(installation: Installation) -> None:
+    assert re.search(r"1 +Production .* quick +demo", installation.run("models", "list"))
+    assert "data.dataset" in installation.run("models", "show", "Production")
 
 
-def test_a_second_launch_uses_what_runs_and_ends_nothing(home: Home) -> None:
-    said = home.run("up", "--demo", "--no-browser")
-    assert said.count("runs already") == 3
-    assert "trained" not in said
-    assert home.run("status").count("healthy (pid") == 3
+def test_second_launch_uses_the_running_services(installation: Installation) -> None:
+    output = installation.run("up", "--demo", "--no-browser")
+    assert output.count("runs already") == 3
+    assert "trained" not in output
+    assert installation.run("status").count("healthy (pid") == 3
 
 
-def test_stop_and_a_launch_in_the_foreground(home: Home) -> None:
+def test_stop_and_ctrl_c_end_all_processes(installation: Installation) -> None:
     """The last test of this module: it ends the services."""
-    home.run("up", "--stop")
-    assert home.left() == []
-    launch = home.start("up", "--demo", "--no-browser")
+    installation.run("up", "--stop")
+    assert installation.running_commands() == []
+    launch = installation.start("up", "--demo", "--no-browser")
     assert launch.stdout is not None
-    said = ""
+    output = ""
     for line in launch.stdout:
-        said += line
+        output += line
         if line.startswith("Ctrl-C"):
             break
-    assert "version 1 is in Production" in said
-    assert "trained" not in said
+    assert "version 1 is in Production" in output
+    assert "trained" not in output
     launch.send_signal(signal.SIGINT)
     launch.communicate(timeout=120)
     assert launch.returncode == 130
-    assert home.left() == []
+    assert installation.running_commands() == []

@@ -31,7 +31,7 @@ def tables(chain_settings: Settings) -> Tables:
 
 
 def corrupt(tables: Tables, after: int, seed: int) -> Tables:
-    """Other sales and customers on every day after ``after``; the schedule stays."""
+    """Random sales and customers on every day after ``after``; the schedule is unchanged."""
     rng = np.random.default_rng(seed)
     history = tables["history"]
     n = history.height
@@ -70,7 +70,7 @@ def test_features_do_not_depend_on_sales_after_the_origin(
 
 
 def test_features_depend_on_sales_up_to_the_origin(tables: Tables, panel: Panel) -> None:
-    """The test above would pass if features used no sales at all."""
+    """Control for the test above, which would pass if features used no sales."""
     origin = panel.last_day - 60
     original = in_memory_panel(panel.info, tables)
     corrupted = in_memory_panel(panel.info, corrupt(tables, origin - 7, 1))
@@ -80,7 +80,7 @@ def test_features_depend_on_sales_up_to_the_origin(tables: Tables, panel: Panel)
 
 
 def test_planned_to_origin_equals_no_schedule(tables: Tables, panel: Panel) -> None:
-    """Training rows whose schedule ends at the origin are what serving builds without one."""
+    """Training rows with ``planned_to`` at the origin equal serving rows without a schedule."""
     origin = panel.last_day - 80
     whole = in_memory_panel(panel.info, tables)
     until = pl.col("Date") <= to_date(origin)
@@ -93,7 +93,7 @@ def test_planned_to_origin_equals_no_schedule(tables: Tables, panel: Panel) -> N
     bare = in_memory_panel(info, past)
     rows = rows_after(whole, origin, 48)
     cut, none = whole.matrix(rows, origin, planned_to=origin), bare.matrix(rows, origin)
-    # closures to come follow no rule, and fewer holidays distinguish fewer states
+    # excluded: planned closures, and regions, which are inferred from all known holidays
     opening = [
         i for i, f in enumerate(FEATURE_CATALOGUE) if f.group == "opening" or f.name == "region"
     ]
@@ -106,8 +106,7 @@ def test_planned_to_origin_equals_no_schedule(tables: Tables, panel: Panel) -> N
     assert not np.isnan(planned[:, at]).any()
 
 
-def test_rows_of_many_origins_equal_rows_built_alone(tables: Tables, panel: Panel) -> None:
-    """As training builds them."""
+def test_rows_with_different_origins_equal_rows_built_singly(tables: Tables, panel: Panel) -> None:
     original = in_memory_panel(panel.info, tables)
     rows, _ = original.sales_rows()
     rng = np.random.default_rng(3)
@@ -118,5 +117,5 @@ def test_rows_of_many_origins_equal_rows_built_alone(tables: Tables, panel: Pane
     origins = part.day - rng.integers(1, 49, len(part))
     matrix = original.matrix(part, origins)
     for i in range(len(part)):
-        alone = original.matrix(part.take(np.array([i])), int(origins[i]))
-        assert alone.tobytes() == matrix[i].tobytes()
+        single = original.matrix(part.take(np.array([i])), int(origins[i]))
+        assert single.tobytes() == matrix[i].tobytes()

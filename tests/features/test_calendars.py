@@ -1,4 +1,4 @@
-"""Calendar columns against the standard library's own arithmetic."""
+"""Calendar columns compared with the standard library and the ``holidays`` package."""
 
 import calendar
 from datetime import date, timedelta
@@ -42,7 +42,7 @@ def test_public_holidays_differ_by_state() -> None:
         return int(codes[calendars.GERMAN_STATES.index(state), (when - first).days])
 
     assert code("BY", date(2014, 8, 15)) == 1  # Assumption, in catholic towns
-    assert code("SN", date(2014, 6, 19)) == 1  # Corpus Christi, likewise
+    assert code("SN", date(2014, 6, 19)) == 1  # Corpus Christi, in catholic towns
     assert code("BY", date(2014, 1, 6)) == 1  # Epiphany, not kept in Berlin
     assert code("BE", date(2014, 1, 6)) == 0
     assert code("BE", date(2014, 4, 18)) == code("BY", date(2014, 4, 21)) == 2

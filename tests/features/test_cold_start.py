@@ -1,4 +1,4 @@
-"""A store that joins starts from the states of established stores as of its first day."""
+"""Cold start: a new store gets its prior from established stores as of its first day."""
 
 from datetime import timedelta
 
@@ -16,14 +16,14 @@ from tests.fixtures.panels import in_memory_panel
 
 Tables = dict[str, pl.DataFrame]
 N_NEW = 3
-"""Stores that join; the rest trade from the start."""
+"""Number of stores without early sales; the others have sales from the first day."""
 NEW_STORE_DAYS = 10
-"""Days of sales that they have at the end."""
+"""Days of sales of the new stores, at the end of history."""
 
 
 @pytest.fixture(scope="module")
 def tables(chain_settings: Settings, panel: Panel) -> Tables:
-    """Sixteen stores, of which the first three join ten days before the end, one never."""
+    """Sixteen stores: the first has no sales, the next two have ten days of sales."""
     folder = make_dataset(chain_settings).folder
     frames = {
         n: pl.read_parquet(folder / f"{n}.parquet") for n in ("history", "schedule", "stores")
@@ -44,23 +44,24 @@ def joined(tables: Tables, panel: Panel) -> Panel:
 def test_new_stores_do_not_change_established_states(
     joined: Panel, tables: Tables, panel: Panel
 ) -> None:
-    """To the bit."""
     new = joined.store_numbers[:N_NEW].tolist()
     without = {name: frame.filter(~pl.col("Store").is_in(new)) for name, frame in tables.items()}
-    alone = in_memory_panel(panel.info, without).arrays.states
-    assert alone.tobytes() == np.ascontiguousarray(joined.arrays.states[:, N_NEW:]).tobytes()
+    without_new = in_memory_panel(panel.info, without).arrays.states
+    assert without_new.tobytes() == np.ascontiguousarray(joined.arrays.states[:, N_NEW:]).tobytes()
 
 
-def test_store_without_sales_has_the_mean_state_of_its_kind(joined: Panel, tables: Tables) -> None:
-    kind = tables["stores"]["StoreType"].to_numpy() * 3 + tables["stores"]["Assortment"].to_numpy()
+def test_store_without_sales_has_the_mean_state_of_its_store_type(
+    joined: Panel, tables: Tables
+) -> None:
+    group = tables["stores"]["StoreType"].to_numpy() * 3 + tables["stores"]["Assortment"].to_numpy()
     states = joined.arrays.states[-1].astype(np.float64)
-    old = np.arange(N_NEW, len(kind))
-    like = old[kind[old] == kind[0]]
-    n, weight = len(like), cold_start.KIND_WEIGHT
+    old = np.arange(N_NEW, len(group))
+    same_group = old[group[old] == group[0]]
+    n, weight = len(same_group), cold_start.KIND_WEIGHT
     chain = states[old].sum(axis=0) / (1 + len(old))
     for at, *_ in state_space.FILTERS:  # one store's worth of the fixed prior
         chain[at + state_space.PROMOTION] += state_space.PROMO_PRIOR_MEAN / (1 + len(old))
-    mean = (states[like].sum(axis=0) + weight * chain) / (n + weight)
+    mean = (states[same_group].sum(axis=0) + weight * chain) / (n + weight)
     at = [k for k in range(state_space.N_STATES) if k not in LEVELS]
     assert states[0][at] == pytest.approx(mean[at], abs=1e-4)
 

@@ -14,13 +14,13 @@ def random_rows(panel: Panel, count: int, origin: int) -> StoreDays:
     stores = rng.choice(panel.store_numbers, count).astype(np.int32)
     days = origin + rng.integers(1, 120, count).astype(np.int32)
     flags = [rng.integers(0, 2, count).astype(np.uint8) for _ in range(3)]
-    kept = rng.integers(0, 4, count).astype(np.uint8)
-    return StoreDays(stores, days, flags[0], flags[1], kept, flags[2])
+    holidays = rng.integers(0, 4, count).astype(np.uint8)
+    return StoreDays(stores, days, flags[0], flags[1], holidays, flags[2])
 
 
-@pytest.mark.parametrize("back", [0, 100, 400])
-def test_components_sum_to_the_offset(panel: Panel, back: int) -> None:
-    origin = panel.last_day - back
+@pytest.mark.parametrize("days_back", [0, 100, 400])
+def test_components_sum_to_the_offset(panel: Panel, days_back: int) -> None:
+    origin = panel.last_day - days_back
     rows = random_rows(panel, 2000, origin)
     components = panel.offset_components(rows, origin)
     assert components.shape == (2000, N_COMPONENTS)

@@ -1,4 +1,4 @@
-"""Running statistics against their definitions in plain numpy."""
+"""Running statistics compared with their definitions in plain numpy."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def column(matrix: np.ndarray, name: str, plus_offset: bool) -> np.ndarray:
     return values + matrix[:, FEATURES.index("kfb")] if plus_offset else values
 
 
-def same_kind(
+def matching_sales(
     panel: Panel, rows: StoreDays, i: int, low: int, high: int, same_promo: bool
 ) -> np.ndarray:
     """Known log sales of the row's store on its weekday (and promotion), low <= day <= high."""
@@ -51,24 +51,26 @@ def same_kind(
         ("median_same_364", 364, True, np.median),
     ],
 )
-def test_means_of_the_same_kind(panel: Panel, case, name, days, same_promo, statistic) -> None:
+def test_statistics_of_the_same_weekday_match_plain_numpy(
+    panel: Panel, case, name, days, same_promo, statistic
+) -> None:
     rows, origin, matrix = case
     feature = column(matrix, name, plus_offset=True)
     for i in range(len(rows)):
         # weeks are counted from the last such weekday, which is at most six days before O
         last = origin - (origin - int(rows.day[i])) % 7
-        values = same_kind(panel, rows, i, last - days + 1, last, same_promo)
+        values = matching_sales(panel, rows, i, last - days + 1, last, same_promo)
         assert len(values) == 0 or feature[i] == pytest.approx(statistic(values), abs=2e-5)
         assert (len(values) == 0) == np.isnan(feature[i])
 
 
-def test_last_year(panel: Panel, case) -> None:
+def test_last_year_features_match_plain_numpy(panel: Panel, case) -> None:
     rows, _, matrix = case
     feature = column(matrix, "last_year_same", plus_offset=True)
     on_day = column(matrix, "last_year_day", plus_offset=True)
     for i in range(len(rows)):
         past = int(rows.day[i]) - 364
-        values = same_kind(panel, rows, i, past - 21, past + 21, same_promo=True)
+        values = matching_sales(panel, rows, i, past - 21, past + 21, same_promo=True)
         assert (
             np.isnan(feature[i])
             if len(values) == 0

@@ -1,4 +1,4 @@
-"""Running counts against a brute-force computation of their definitions."""
+"""Running counts compared with a brute-force computation."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""The compiled filters against the textbook's equations, written with matrices."""
+"""The compiled Kalman filters compared with the textbook equations in matrix form."""
 
 from datetime import date, timedelta
 
@@ -21,9 +21,9 @@ def design(panel: Panel, s: int, t: int, size: int) -> np.ndarray:
     return x[:size]
 
 
-@pytest.mark.parametrize("which", range(4))
-def test_filter_matches_the_textbook_equations(panel: Panel, which: int) -> None:
-    spec = state_space.FILTERS[which]
+@pytest.mark.parametrize("index", range(4))
+def test_filter_matches_the_textbook_equations(panel: Panel, index: int) -> None:
+    spec = state_space.FILTERS[index]
     at, size = spec.offset, spec.size
     s = 3
     y = panel.arrays.log_sales[s].astype(np.float64)
@@ -47,8 +47,8 @@ def test_filter_matches_the_textbook_equations(panel: Panel, which: int) -> None
             mean, cov = mean + gain * error, cov - np.outer(gain, gain) * variance
             sales_days += 1
         if t % 50 == 0 or t == len(y) - 1:
-            kept = panel.arrays.states[t, s, at : at + size]
-            assert kept == pytest.approx(mean, abs=1e-4)
+            state = panel.arrays.states[t, s, at : at + size]
+            assert state == pytest.approx(mean, abs=1e-4)
 
 
 def test_forecast_is_state_times_design(panel: Panel) -> None:
@@ -96,17 +96,13 @@ SPECIAL_DAYS = {
     "2014-12-22": {state_space.BEFORE_CHRISTMAS},
     "2014-12-24": {state_space.CHRISTMAS_EVE},
     "2014-12-27": {state_space.AFTER_CHRISTMAS},
-    "2014-12-30": {
-        state_space.AFTER_CHRISTMAS,
-        state_space.YEAR_END,
-        state_space.BEFORE_MONTH_END,
-    },
+    "2014-12-30": {state_space.AFTER_CHRISTMAS, state_space.YEAR_END, state_space.BEFORE_MONTH_END},
     "2014-12-31": {state_space.NEW_YEARS_EVE, state_space.MONTH_END},
 }
 
 
 def special_components(when: date, cube: np.ndarray, holiday: int = 0) -> set[int]:
-    """Components of the middle day of a cube, ``when``, without level, weekday, days of month."""
+    """Components of ``when``, the cube's middle day, without level, weekday, days of month."""
     middle = len(cube) // 2
     days = np.arange(-middle, len(cube) - middle) + to_day(when)
     table = calendars.date_table(days.astype(np.int32))

@@ -15,7 +15,7 @@ from rossmann.launcher.stop_signals import Interrupted
 def main() -> int:
     content = json.loads(Path(sys.argv[1]).read_text())
     plan = LaunchPlan(
-        services=[Service(**one) for one in content["services"]],
+        services=[Service(**service) for service in content["services"]],
         logs=Path(content["logs"]),
         run=RunFolder(Path(content["run"])),
         start_before_preparation=content["early"],

@@ -1,3 +1,5 @@
+"""Selection of the dataset, and the default services of a launch."""
+
 from pathlib import Path
 
 import httpx
@@ -45,9 +47,9 @@ def test_incomplete_real_tables_are_an_error(tmp_path: Path, present: str, missi
 
 def test_mlflow_is_not_started_where_another_server_is_set(tmp_path: Path) -> None:
     own = load_settings(data_dir=tmp_path, mlflow_tracking_uri="")
-    assert [one.name for one in default_services(own)] == ["MLflow", "API", "dashboard"]
+    assert [service.name for service in default_services(own)] == ["MLflow", "API", "dashboard"]
     other = load_settings(data_dir=tmp_path, mlflow_tracking_uri="http://elsewhere:5000")
-    assert [one.name for one in default_services(other)] == ["API", "dashboard"]
+    assert [service.name for service in default_services(other)] == ["API", "dashboard"]
 
 
 def test_services_share_the_data_folder(tmp_path: Path) -> None:

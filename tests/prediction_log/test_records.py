@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rossmann.prediction_log.records import (
-    CorruptBatchError,
-    LoggedPrediction,
-    concat,
-    decode,
-)
+from rossmann.prediction_log.records import CorruptBatchError, LoggedPrediction, concat, decode
 from tests.fixtures.prediction_log import MakeEntry, make_batch
 
 LEVELS = st.lists(st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.123456789]), unique=True, max_size=4)

@@ -1,4 +1,4 @@
-"""The set-up scripts, as far as they go without a package index."""
+"""The installation scripts, tested without a package index."""
 
 import shutil
 import subprocess
@@ -11,12 +11,10 @@ from tests.paths import ROOT
 
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
 
-_DOES_NOT_KEEP = "import sys; print(sys.dont_write_bytecode)"
-
-# What stands in for `python -m venv`: an interpreter with the real one's packages, and a record
-# of what was asked of pip.
-# Uv, where this machine has it, stays out of sight: these tests are about plain pip.
+PRINT_DONT_WRITE_BYTECODE = "import sys; print(sys.dont_write_bytecode)"
+# Hides an installed uv: these tests cover plain pip.
 NO_UV = 'command() { [ "$2" != uv ] && builtin command "$@"; }'
+# An interpreter whose `-m venv` copies itself and whose `-m pip` only records its arguments.
 FAKE_PYTHON = """#!/usr/bin/env bash
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit; fi
 if [ "$1 $2" = "-m pip" ]; then echo "$@" >>"{record}"; exit {code}; fi
@@ -25,7 +23,7 @@ exec {python} "$@"
 
 
 class Checkout:
-    """A bare clone with an interpreter whose pip only writes down what it is asked."""
+    """A copy of the scripts and requirements, with the fake interpreter."""
 
     def __init__(self, folder: Path, code: int = 0) -> None:
         self.folder = folder / "checkout"
@@ -62,11 +60,11 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_good_bash(script: Path) -> None:
+def test_scripts_have_valid_bash_syntax(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
 
 
-def test_the_pinned_requirements_are_installed_once(checkout: Checkout) -> None:
+def test_pinned_requirements_are_installed_once(checkout: Checkout) -> None:
     first = checkout.install()
     assert first.returncode == 0, first.stderr
     assert "packages of requirements.lock installed" in first.stdout
@@ -79,7 +77,7 @@ def test_the_pinned_requirements_are_installed_once(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
-def test_a_change_is_installed(checkout: Checkout, name: str) -> None:
+def test_changed_requirements_are_installed_again(checkout: Checkout, name: str) -> None:
     checkout.install()
     with (checkout.folder / name).open("a") as file:
         file.write("# changed\n")
@@ -87,14 +85,14 @@ def test_a_change_is_installed(checkout: Checkout, name: str) -> None:
     assert len(checkout.installs()) == 2
 
 
-def test_the_larger_lock_holds_the_smaller_one(checkout: Checkout) -> None:
+def test_development_requirements_include_the_others(checkout: Checkout) -> None:
     checkout.install("requirements-dev.lock")
     checkout.install("requirements.lock")
     checkout.install("requirements-dev.lock")
     assert len(checkout.installs()) == 1
 
 
-def test_a_failed_installation_is_said_and_tried_again(tmp_path: Path) -> None:
+def test_failed_installation_is_reported_and_retried(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path, code=1)
     for _ in range(2):
         result = checkout.install()
@@ -104,7 +102,7 @@ def test_a_failed_installation_is_said_and_tried_again(tmp_path: Path) -> None:
     assert len(checkout.installs()) == 2
 
 
-def test_a_checkout_that_was_moved_is_set_up_anew(checkout: Checkout) -> None:
+def test_moved_checkout_gets_a_new_environment(checkout: Checkout) -> None:
     checkout.install()
     moved = checkout.folder.rename(checkout.folder.with_name("moved"))
     checkout.folder = moved
@@ -114,32 +112,36 @@ def test_a_checkout_that_was_moved_is_set_up_anew(checkout: Checkout) -> None:
     assert len(checkout.installs()) == 2
 
 
-def test_an_environment_of_the_users_own_is_kept(checkout: Checkout) -> None:
+def test_existing_environment_of_the_user_is_kept(checkout: Checkout) -> None:
     folder = checkout.folder / ".venv" / "bin"
     folder.mkdir(parents=True)
     shutil.copy(checkout.python, folder / "python")
-    (folder / "mine").touch()
+    (folder / "user_file").touch()
     result = checkout.install()
     assert result.returncode == 0, result.stderr
-    assert (folder / "mine").exists()
+    assert (folder / "user_file").exists()
     assert len(checkout.installs()) == 1
 
 
-def test_without_a_new_enough_python_it_says_so(checkout: Checkout) -> None:
+def test_error_for_an_old_python_names_the_minimum_version(checkout: Checkout) -> None:
     checkout.python.write_text("#!/bin/sh\nexit 1\n")
     result = checkout.install()
     assert result.returncode != 0
     assert "Python 3.11 or later is needed" in result.stderr
 
 
-def test_what_scripts_start_keeps_its_bytecode() -> None:
-    """Else each start would compile all that it imports, where a container says so."""
-    told = subprocess.run(
-        ["bash", "-c", f"source scripts/common.sh; {sys.executable} -c '{_DOES_NOT_KEEP}'"],
+def test_scripts_enable_bytecode_files() -> None:
+    """Containers may disable them; each start would then compile every import."""
+    result = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"source scripts/common.sh; {sys.executable} -c '{PRINT_DONT_WRITE_BYTECODE}'",
+        ],
         cwd=ROOT,
         env={"PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == "False"
+    assert result.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Start rules, as a process of its own: the door, its exit code, and what it says."""
+"""The service as a process: start-up rules, exit codes and log output."""
 
 import http.server
 import os
@@ -24,7 +24,7 @@ from rossmann.serving.server import bind
 from rossmann.settings import Settings, load_settings
 from tests.paths import ROOT
 
-DOOR = ROOT / "deployment" / "api"
+API_FOLDER = ROOT / "deployment" / "api"
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def folder(chain_settings: Settings, tmp_path: Path) -> Path:
+def data_folder(chain_settings: Settings, tmp_path: Path) -> Path:
     """A data folder with the small chain's tables and nothing else."""
     for name in ("demo", "processed"):
         (tmp_path / name).symlink_to(chain_settings.data_dir / name)
@@ -43,17 +43,17 @@ def folder(chain_settings: Settings, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path) -> Iterator[Start]:
-    """Starts the door with settings from keyword arguments; ends what still runs."""
+def start(data_folder: Path) -> Iterator[Start]:
+    """Starts the service with settings from keyword arguments; ends it after the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def make(**values: Any) -> subprocess.Popen[str]:
-        named = {f"ROSSMANN_{name.upper()}": str(value) for name, value in values.items()}
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("ROSSMANN_")}
+    def run(**values: Any) -> subprocess.Popen[str]:
+        variables = {f"ROSSMANN_{name.upper()}": str(value) for name, value in values.items()}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("ROSSMANN_")}
         process = subprocess.Popen(
             [sys.executable, "main.py"],
-            cwd=DOOR,
-            env={**clean, "ROSSMANN_DATA_DIR": str(folder), **named},
+            cwd=API_FOLDER,
+            env={**inherited, "ROSSMANN_DATA_DIR": str(data_folder), **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -61,7 +61,7 @@ def start(folder: Path) -> Iterator[Start]:
         started.append(process)
         return process
 
-    yield make
+    yield run
     for process in started:
         if process.poll() is None:
             process.kill()
@@ -70,7 +70,7 @@ def start(folder: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def empty_registry() -> Iterator[str]:
-    """The address of a server that has no model, as MLflow says it."""
+    """URL of a server that responds like an MLflow without models."""
 
     class Empty(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -92,48 +92,48 @@ def empty_registry() -> Iterator[str]:
     server.server_close()
 
 
-def wait_for(url: str, process: subprocess.Popen[str], wanted: Callable[[Any], bool]) -> Any:
-    """The health that ``wanted`` accepts, as soon as it is told."""
+def wait_for(url: str, process: subprocess.Popen[str], accepts: Callable[[Any], bool]) -> Any:
+    """Poll ``/health`` until ``accepts`` is true; returns the last body."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
         try:
-            told = httpx.get(f"{url}/health", timeout=5, trust_env=False).json()
-            if wanted(told):
-                return told
+            health = httpx.get(f"{url}/health", timeout=5, trust_env=False).json()
+            if accepts(health):
+                return health
         except httpx.HTTPError:
             pass
         time.sleep(0.05)
-    raise AssertionError(f"{url} never said what was waited for")
+    raise AssertionError(f"{url} never reported the expected health")
 
 
-def test_refuses_to_start_without_production(start: Start, empty_registry: str) -> None:
+def test_start_without_production_version_exits_with_1(start: Start, empty_registry: str) -> None:
     process = start(mlflow_tracking_uri=empty_registry, api_port=free_port())
-    said, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "error: there is no Production version" in said
-    assert "bash scripts/launch_dashboard.sh" in said and "Traceback" not in said
+    assert "error: there is no Production version" in output
+    assert "bash scripts/launch_dashboard.sh" in output and "Traceback" not in output
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_refuses_to_start_without_registry_and_copy(start: Start, workers: int) -> None:
+def test_start_without_registry_and_local_copy_exits_with_1(start: Start, workers: int) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     process = start(mlflow_tracking_uri=uri, api_port=free_port(), workers=workers)
-    said, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "the registry is away" in said and "start_mlflow.sh" in said
-    assert "Traceback" not in said
+    assert "the registry is away" in output and "start_mlflow.sh" in output
+    assert "Traceback" not in output
 
 
-def test_refuses_nonsense_in_one_line(start: Start) -> None:
+def test_invalid_setting_exits_with_one_error_line(start: Start) -> None:
     for values in ({"api_keys": "hunter2"}, {"api_port": 0}, {"host": "no such host"}):
         process = start(**{"mlflow_tracking_uri": "http://127.0.0.1:1", **values})
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 1 and said.count("error: ") == 1
-        assert "hunter2" not in said and "Traceback" not in said
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 1 and output.count("error: ") == 1
+        assert "hunter2" not in output and "Traceback" not in output
 
 
-def test_a_taken_port_is_named() -> None:
+def test_port_in_use_is_named_in_the_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -144,10 +144,10 @@ def test_a_taken_port_is_named() -> None:
         bind("192.0.2.1", free_port())
 
 
-def test_follows_the_registry_and_outlives_it(
-    start: Start, folder: Path, trained: TrainedModel, mlflow_server: str
+def test_service_follows_the_registry_and_survives_its_outage(
+    start: Start, data_folder: Path, trained: TrainedModel, mlflow_server: str
 ) -> None:
-    settings = load_settings(data_dir=folder, mlflow_tracking_uri=mlflow_server)
+    settings = load_settings(data_dir=data_folder, mlflow_tracking_uri=mlflow_server)
     first = register(trained, settings).version
     second = register(trained, settings).version
     with Registry(mlflow_server) as registry:
@@ -155,51 +155,51 @@ def test_follows_the_registry_and_outlives_it(
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = start(mlflow_tracking_uri=mlflow_server, api_port=port, reload_seconds=0.2)
-    told = wait_for(url, process, lambda health: True)
-    assert (told["status"], told["model_version"]) == ("healthy", first)
+    health = wait_for(url, process, lambda _: True)
+    assert (health["status"], health["model_version"]) == ("healthy", first)
     with Client(url) as client:
         rows = [row.model_dump(mode="json", exclude={"scheduled"}) for row in client.plan(1).rows]
         before = client.predict(rows, intervals=[0.8])
         assert before.warnings == []
         with Registry(mlflow_server) as registry:
-            registry.promote(second, "by another hand", "test")
-        wait_for(url, process, lambda health: bool(health["model_version"] == second))
+            registry.promote(second, "by another process", "test")
+        wait_for(url, process, lambda body: bool(body["model_version"] == second))
         assert client.predict(rows).predictions == before.predictions
         assert client.rollback("back").version == first
         assert client.health().model_version == first
         with pytest.raises(GateRejectedError, match=f"better than version {first}"):
-            client.promote(second, "forth")  # it is the same model: no better
+            client.promote(second, "forth")  # the same model is no better
         assert client.promote(second, "forth", force=True).stage == "Production"
         assert client.predict(rows, stage=first).model_version == first
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert "open to all" in said and "Traceback" not in said
+    output, _ = process.communicate(timeout=60)
+    assert "open to all" in output and "Traceback" not in output
 
-    away = f"http://127.0.0.1:{free_port()}"
-    process = start(mlflow_tracking_uri=away, api_port=port)
-    told = wait_for(url, process, lambda health: True)
-    assert (told["status"], told["model_version"]) == ("degraded", second)
-    assert told["registry"] == "away" and "the registry is away" in told["reason"]
+    unreachable = f"http://127.0.0.1:{free_port()}"
+    process = start(mlflow_tracking_uri=unreachable, api_port=port)
+    health = wait_for(url, process, lambda _: True)
+    assert (health["status"], health["model_version"]) == ("degraded", second)
+    assert health["registry"] == "away" and "the registry is away" in health["reason"]
     with Client(url) as client:
         assert client.predict(rows).predictions == before.predictions
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Traceback" not in said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in output
 
 
-def test_several_workers(
-    start: Start, folder: Path, trained: TrainedModel, mlflow_server: str
+def test_two_workers_start_and_stop_cleanly(
+    start: Start, data_folder: Path, trained: TrainedModel, mlflow_server: str
 ) -> None:
-    settings = load_settings(data_dir=folder, mlflow_tracking_uri=mlflow_server)
+    settings = load_settings(data_dir=data_folder, mlflow_tracking_uri=mlflow_server)
     version = register(trained, settings).version
     with Registry(mlflow_server) as registry:
         registry.promote(version, "", "test")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = start(mlflow_tracking_uri=mlflow_server, api_port=port, workers=2)
-    assert wait_for(url, process, lambda health: True)["model_version"] == version
+    assert wait_for(url, process, lambda _: True)["model_version"] == version
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert "Traceback" not in said
+    output, _ = process.communicate(timeout=60)
+    assert "Traceback" not in output
     with pytest.raises(httpx.ConnectError):
         httpx.get(url, trust_env=False)

@@ -1,4 +1,4 @@
-"""Door of ``python -m rossmann.cli``."""
+"""Entry point of ``python -m rossmann.cli``."""
 
 import sys
 

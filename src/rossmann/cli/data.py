@@ -85,7 +85,7 @@ def ingest(file: Annotated[Path, typer.Argument(help="CSV (also .gz), Parquet or
     counts = f"{done.added:,} added, {done.corrected:,} corrected, {done.unchanged:,} unchanged"
     echo(f"{file.name}: {what}: {counts}")
     if done.planned:
-        echo(f"{done.planned:,} of them were planned until now: the plan became history")
+        echo(f"{done.planned:,} of them were planned days: they are history now")
     if done.skipped:
         echo(f"{done.skipped:,} planned days were left out: their sales are known already")
     was = "" if done.last_day == done.last_day_before else f" (before: {done.last_day_before})"

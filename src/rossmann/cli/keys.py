@@ -25,7 +25,7 @@ class RightName(StrEnum):
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Option("--name", help="whose it is; stands in records")],
+    name: Annotated[str, typer.Option("--name", help="name of the caller, for logs")],
     right: Annotated[
         RightName, typer.Option("--right", help="operate holds predict")
     ] = RightName.PREDICT,
@@ -44,11 +44,11 @@ def new(
     if file:
         path = load_settings().keys_file
         add_key(path, entry)
-        progress(f"its digest is in {path}: a service that runs knows it within two seconds")
+        progress(f"its digest is in {path}: a running service accepts it within two seconds")
     else:
         progress("add to ROSSMANN_API_KEYS, with commas between several, and start the service:")
         progress(f"  {entry.file_line}")
-    progress("who has no key is not let in any more; the dashboard sends ROSSMANN_API_KEY")
+    progress("calls without a key are rejected from then on; the dashboard sends ROSSMANN_API_KEY")
     progress("the key, shown this once, for the header X-API-Key:")
     echo(key)
 
@@ -68,7 +68,7 @@ def list_keys() -> None:
     if path.exists():
         known += [(entry, str(path)) for entry in read_key_file(path)]
     if not known:
-        return echo(_nobody(settings, path))
+        return echo(_no_key_text(settings, path))
     rows = [
         [entry.name or "-", entry.permission.label, entry.created or "-", entry.digest[:8], place]
         for entry, place in known
@@ -87,12 +87,12 @@ def revoke(name: Annotated[str, typer.Argument(help="as keys list shows it")]) -
 
     path = load_settings().keys_file
     entry = take_out(path, name)
-    echo(f"{entry.name} (right to {entry.permission.label}) is out of {path}")
+    echo(f"{entry.name} (right to {entry.permission.label}) was removed from {path}")
 
 
-def _nobody(settings: "Settings", path: "Path") -> str:
+def _no_key_text(settings: "Settings", path: "Path") -> str:
     if path.exists():
-        return f"no key: {path} is empty, so nobody is let in by key"
+        return f"no key: {path} is empty, so no call by key is accepted"
     if settings.oidc_issuer:
         return "no key: callers need a token of the provider"
     return "no key: the service is open to all; make one with: rossmann keys new"

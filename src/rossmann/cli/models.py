@@ -131,7 +131,7 @@ def validate(version: VersionArgument) -> None:
 def promote(
     version: VersionArgument,
     reason: ReasonOption = "",
-    force: Annotated[bool, typer.Option(help="even where the gate says no")] = False,
+    force: Annotated[bool, typer.Option(help="even if the gate rejects it")] = False,
 ) -> None:
     """Make a version the one in Production, if the gate lets it pass.
 

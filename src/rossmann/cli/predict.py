@@ -96,11 +96,11 @@ def _read_rows(file: Path, date_format: str | None, skip_faulty: bool) -> "Uploa
     upload = read_upload(file.name, file.read_bytes(), date_format)
     for note in upload.notes:
         progress(note)
-    for fault in upload.errors:
-        progress(f"row {fault.loc[0]}: {fault.msg}")
+    for error in upload.errors:
+        progress(f"row {error.loc[0]}: {error.msg}")
     if upload.errors and not skip_faulty:
         raise DataValidationError(
-            f"{file} has {len(upload.errors)} faults: mend them, or use --skip-faulty"
+            f"{file} has {len(upload.errors)} errors: correct them, or use --skip-faulty"
         )
     return upload
 

@@ -100,7 +100,7 @@ def remove_stale(parent: Path, older_than: float = 0.0) -> list[Path]:
     removed = []
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # written by another process, or gone already
-            if time.time() - folder.stat().st_mtime < older_than:
+            if older_than and time.time() - folder.stat().st_mtime < older_than:
                 continue
             lock = try_lock(folder, os.O_RDONLY | os.O_DIRECTORY)
             if lock is not None:

@@ -1,4 +1,4 @@
-"""Waterfall of drivers: each step starts where the last one ended, none is lost."""
+"""Waterfall of drivers: contiguous steps from the baseline to the forecast."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from rossmann.serving.schemas.forecasts import Driver, Explanation
 
 
 def make_explanation(*percents: float) -> Explanation:
-    """A baseline of 1,000 and drivers one after the other."""
+    """A baseline of 1,000 and one driver for each percentage."""
     sales, drivers = 1000.0, []
     for i, percent in enumerate(percents):
         step = sales * percent / 100

@@ -1,4 +1,4 @@
-"""The demo chain has the effects and irregularities of the real tables and passes validation."""
+"""The demo chain: effects and irregularities of the real tables, valid at any size."""
 
 import hashlib
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def mean_residual(open_days: pl.DataFrame, *filters: pl.Expr) -> float:
     return float(open_days.filter(*filters).select(pl.mean("residual")).item())
 
 
-def test_size_is_the_real_chains(chain: DatasetInfo) -> None:
+def test_default_size_is_that_of_the_real_chain(chain: DatasetInfo) -> None:
     assert chain.dataset is Dataset.DEMO
     assert (chain.rows, chain.stores) == (1_017_209, 1_115)
     assert (chain.first_day, chain.last_day) == (date(2013, 1, 1), date(2015, 7, 31))
@@ -123,9 +123,7 @@ def test_a_sixth_of_days_is_closed_and_few_stores_open_on_sundays(history: pl.Da
     assert sundays.filter(pl.col("Open") > 0).height == 33
 
 
-def test_promotions_are_chain_wide_weeks_mostly_every_other_week(
-    history: pl.DataFrame,
-) -> None:
+def test_promotions_are_chain_wide_weeks_mostly_every_other_week(history: pl.DataFrame) -> None:
     days = history.group_by("Date").agg(pl.col("Promo").n_unique().alias("values"), pl.max("Promo"))
     assert days.select(pl.max("values")).item() == 1
     running = sorted(days.filter(Promo=1)["Date"].to_list())

@@ -97,7 +97,7 @@ def test_ten_thousand_stores_are_built_within_the_memory_limit(tmp_path: Path) -
     )
     assert process.returncode == 0, process.stderr[-2000:]
     arrays = sum(path.stat().st_size for path in (tmp_path / "large").rglob("*.npy"))
-    assert arrays > 1.5 * MAX_BYTES  # else the test shows nothing
+    assert arrays > 1.5 * MAX_BYTES  # otherwise the limit has no effect
 
 
 def test_arrays_are_the_same_in_files_and_in_memory(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_numbers_are_not_reused_after_a_deletion(tmp_path: Path) -> None:
     assert write_increment(tmp_path, "schedule", schedule(3), "").number == 3
 
 
-def test_drafts_and_other_files_are_ignored(tmp_path: Path) -> None:
+def test_staging_and_other_files_are_ignored(tmp_path: Path) -> None:
     for name in (".draft-7", "notes.parquet", "0001-sales-xyz.parquet"):
         (tmp_path / name).write_bytes(b"half")
     assert list_increments(tmp_path) == ()

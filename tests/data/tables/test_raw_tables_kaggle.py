@@ -1,3 +1,5 @@
+"""Download of the raw tables from Kaggle."""
+
 from pathlib import Path
 
 import pytest

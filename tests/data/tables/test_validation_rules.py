@@ -98,7 +98,7 @@ def test_valid_tables_break_no_rule() -> None:
 @pytest.mark.parametrize(("rule", "change"), DAYS_BROKEN)
 def test_a_broken_daily_rule_is_reported_with_its_row(rule: str, change: Change) -> None:
     violations = {violation.rule: violation for violation in history([NEXT_DAY, {**DAY, **change}])}
-    # A row that stands twice breaks the rule twice.
+    # Both rows of a duplicate break the rule.
     assert violations[rule].count == (2 if rule == "day_unique" else 1)
     assert violations[rule].first[-1].startswith("line 3: ")
     assert all(

@@ -1,4 +1,4 @@
-"""Coverage of intervals is cross-validated over windows."""
+"""Interval coverage, cross-validated over windows."""
 
 import numpy as np
 import pytest

@@ -36,7 +36,7 @@ Tables = tuple[dict[str, Any], dict[str, Any]]
 
 
 def matrix_of(count: int, seed: int = 0) -> FeatureMatrix:
-    """Rows of rows stores with a schedule, of differing volatility."""
+    """Rows of stores of differing volatility, with schedule and history."""
     matrix = np.zeros((count, len(FEATURES)), np.float32)
     matrix[:, FEATURES.index("open_days_365")] = 300
     matrix[:, FEATURES.index("days_since_long_closure")] = 200
@@ -96,15 +96,15 @@ def others(tables: Tables) -> list[WindowActuals]:
 def test_totals_of_other_windows_have_nominal_coverage(
     tables: Tables, others: list[WindowActuals]
 ) -> None:
-    found = measure_totals(others, [tables] * len(others), (0.8, 0.95))
-    assert found["windows"] == len(others)
-    assert set(found["kinds"]) == set(TOTAL_KINDS)
+    measured = measure_totals(others, [tables] * len(others), (0.8, 0.95))
+    assert measured["windows"] == len(others)
+    assert set(measured["kinds"]) == set(TOTAL_KINDS)
     for kind in ("store_week", "store"):
-        levels = found["kinds"][kind]["levels"]
+        levels = measured["kinds"][kind]["levels"]
         assert levels["0.80"]["coverage"] == pytest.approx(0.8, abs=0.03)
         assert levels["0.95"]["coverage"] == pytest.approx(0.95, abs=0.02)
-    for kind in ("chain_day", "chain_week", "type_week"):  # with so few windows, rather too wide
-        levels = found["kinds"][kind]["levels"]
+    for kind in ("chain_day", "chain_week", "type_week"):  # too wide with so few windows
+        levels = measured["kinds"][kind]["levels"]
         assert 0.77 < levels["0.80"]["coverage"] < 0.93
         assert levels["0.95"]["coverage"] > 0.93
 
@@ -112,10 +112,10 @@ def test_totals_of_other_windows_have_nominal_coverage(
 def test_intervals_are_wider_than_independent_and_narrower_than_added(
     tables: Tables, others: list[WindowActuals]
 ) -> None:
-    found = measure_totals(others[:3], [tables] * 3, (0.8,))
+    measured = measure_totals(others[:3], [tables] * 3, (0.8,))
     for kind in TOTAL_KINDS:
-        one = found["kinds"][kind]["levels"]["0.80"]
-        assert 1.05 * one["independent"] < one["width"] < 0.95 * one["added"], kind
+        values = measured["kinds"][kind]["levels"]["0.80"]
+        assert 1.05 * values["independent"] < values["width"] < 0.95 * values["added"], kind
 
 
 def test_fit_recovers_the_shared_variance() -> None:
@@ -123,9 +123,9 @@ def test_fit_recovers_the_shared_variance() -> None:
     assert sum(table["chain"].values()) == pytest.approx(0.04**2, rel=0.25)
     assert sum(table["type"].values()) < 0.2 * 0.04**2
     assert table["chain"]["date"] > 0.7 * sum(table["chain"].values())
-    # the store's shift lasts: it is there at a lag of four weeks as at one of a day
-    late = kernel_at(table["within_store"], np.array([1, 28]))
-    assert late[1] == pytest.approx(late[0], rel=0.5)
+    # The store's shift persists: the covariance is as large after four weeks as after a day.
+    kernel = kernel_at(table["within_store"], np.array([1, 28]))
+    assert kernel[1] == pytest.approx(kernel[0], rel=0.5)
 
 
 def test_independent_errors_give_intervals_of_independent_rows() -> None:
@@ -142,7 +142,7 @@ def test_independent_errors_give_intervals_of_independent_rows() -> None:
     assert (high / low - 1).max() < 0.02
 
 
-def test_the_total_of_one_row_has_that_row_s_interval(tables: Tables) -> None:
+def test_total_of_one_row_has_the_interval_of_the_row(tables: Tables) -> None:
     actuals, matrix = window(7)
     actuals = scaled(actuals, matrix, tables[0])
     index = np.arange(0, len(actuals.sold), 97)
@@ -150,9 +150,9 @@ def test_the_total_of_one_row_has_that_row_s_interval(tables: Tables) -> None:
     of_rows = interval_bounds(tables[0], matrix[index], rows.sales, [0.8, 0.95])
     total, of_totals = totals_intervals(*tables, rows, np.arange(len(index)), [0.8, 0.95])
     assert total == pytest.approx(rows.sales)
-    for row, one in zip(of_rows, of_totals, strict=True):
-        assert one[0] == pytest.approx(row[0], rel=0.01)
-        assert one[1] == pytest.approx(row[1], rel=0.01)
+    for row, values in zip(of_rows, of_totals, strict=True):
+        assert values[0] == pytest.approx(row[0], rel=0.01)
+        assert values[1] == pytest.approx(row[1], rel=0.01)
 
 
 def test_intervals_are_nested_and_contain_the_total(
@@ -188,7 +188,7 @@ def test_intervals_do_not_depend_on_other_groups_or_row_order(
 
 
 def test_closed_days_add_neither_sales_nor_variance(tables: Tables) -> None:
-    """Whatever scale such a row has; all closed is zero with certainty."""
+    """Whatever their scale; a total of closed days only is zero with certainty."""
     actuals, matrix = window(8)
     rows = scaled(actuals, matrix, tables[0]).rows.take(np.arange(DAYS))
     sales = np.zeros(DAYS)
@@ -245,11 +245,11 @@ def test_blocks_of_groups_give_the_same_sums(monkeypatch: pytest.MonkeyPatch) ->
     rng = np.random.default_rng(1)
     keys, day = rng.integers(0, 50, 3000), rng.integers(0, 60, 3000)
     weight, kernel = rng.random(3000), {"lasting": 0.1, "days": 0.5, "date": 0.3}
-    whole = kernel_quadratic_form(keys, day, weight, kernel)
+    expected = kernel_quadratic_form(keys, day, weight, kernel)
     monkeypatch.setattr("rossmann.models.calibration.totals_covariance._MAX_CELLS", 100)
-    assert kernel_quadratic_form(keys, day, weight, kernel) == pytest.approx(whole)
+    assert kernel_quadratic_form(keys, day, weight, kernel) == pytest.approx(expected)
     pair = kernel_at(kernel, np.abs(np.subtract.outer(day[keys == 3], day[keys == 3])))
-    assert whole[3] == pytest.approx(weight[keys == 3] @ pair @ weight[keys == 3])
+    assert expected[3] == pytest.approx(weight[keys == 3] @ pair @ weight[keys == 3])
 
 
 def test_groups_are_numbered_in_key_order() -> None:

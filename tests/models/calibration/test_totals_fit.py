@@ -29,7 +29,7 @@ def test_follow_up_windows_end_before_the_next_newer_window(panel: Panel) -> Non
     assert all(w.rows.day.min() > w.origin for w in later)
     assert len(follow_up_windows(panel, windows, old, 2, 31)) == 2
     assert follow_up_windows(panel, windows, old, 0, 31) == []
-    assert follow_up_windows(panel, windows, new, 7, 31) == []  # 18 days are left: no whole window
+    assert follow_up_windows(panel, windows, new, 7, 31) == []  # only 18 days are left
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The ensemble forecasts each row alone, and loads what it saved."""
+"""Ensemble: independent rows, blend, saving and loading, corrupt files."""
 
 import json
 import shutil
@@ -35,11 +35,11 @@ def matrix(panel: Panel) -> FeatureMatrix:
 def test_row_forecast_is_independent_of_other_rows(
     ensemble: Ensemble, matrix: FeatureMatrix
 ) -> None:
-    whole = ensemble.predict(matrix)
+    expected = ensemble.predict(matrix)
     order = np.random.default_rng(1).permutation(len(matrix))
-    assert (ensemble.predict(matrix[order]) == whole[order]).all()
+    assert (ensemble.predict(matrix[order]) == expected[order]).all()
     alone = np.array([ensemble.predict(matrix[i : i + 1])[0] for i in range(0, len(matrix), 7)])
-    assert alone == pytest.approx(whole[::7], rel=1e-12)
+    assert alone == pytest.approx(expected[::7], rel=1e-12)
 
 
 def test_forecast_is_independent_of_threads(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
@@ -67,7 +67,7 @@ def test_blend_is_the_weighted_geometric_mean(ensemble: Ensemble, matrix: Featur
 
 
 def test_learner_trust_grows_with_days_of_sales(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
-    """The forecast of a row moves from the filter to the members with its days of sales."""
+    """The forecast moves from the filter to the members as days of sales increase."""
     assert (learner_trust(matrix) == 1.0).all()
     days = FEATURES.index("open_days_365")
     new_store = np.repeat(matrix[:1], 4, axis=0)

@@ -1,4 +1,4 @@
-"""Coverage of conformal intervals on rows that did not calibrate them."""
+"""Conformal prediction intervals: coverage on other rows, nesting, scale, invalid tables."""
 
 from itertools import pairwise
 
@@ -67,17 +67,17 @@ def test_level_out_of_range_raises(level: float) -> None:
 
 
 def test_coverage_on_sundays_and_of_reopened_stores() -> None:
-    def simulate_kinds(seed: int) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
+    def simulate_groups(seed: int) -> tuple[FeatureMatrix, FloatArray, FloatArray]:
         matrix, _, forecast = simulate(seed)
         rng = np.random.default_rng(seed + 100)
-        kind = rng.integers(0, 10, len(matrix))
-        matrix[:, FEATURES.index("day_of_week")] = np.where(kind == 0, 7, 3)
-        matrix[:, FEATURES.index("days_since_long_closure")] = np.where(kind == 1, 5, 200)
-        spread = matrix[:, FEATURES.index("sd_same_364")] * np.where(kind < 2, 1.6, 1.0)
+        group = rng.integers(0, 10, len(matrix))
+        matrix[:, FEATURES.index("day_of_week")] = np.where(group == 0, 7, 3)
+        matrix[:, FEATURES.index("days_since_long_closure")] = np.where(group == 1, 5, 200)
+        spread = matrix[:, FEATURES.index("sd_same_364")] * np.where(group < 2, 1.6, 1.0)
         return matrix, forecast * np.exp(rng.normal(0, spread)), forecast
 
-    table = calibrate(*simulate_kinds(6))
-    matrix, sold, forecast = simulate_kinds(7)
+    table = calibrate(*simulate_groups(6))
+    matrix, sold, forecast = simulate_groups(7)
     ((low, high),) = interval_bounds(table, matrix, forecast, [0.8])
     inside = (low <= sold) & (sold <= high)
     sunday = matrix[:, FEATURES.index("day_of_week")] == 7
@@ -97,7 +97,7 @@ def test_rows_without_a_schedule_have_wider_intervals() -> None:
     assert residual_scale(table, unscheduled) == pytest.approx(residual_scale(table, matrix) / 0.6)
     ((low, high),) = interval_bounds(table, unscheduled, forecast, [0.8])
     assert ((low <= sold) & (sold <= high)).mean() == pytest.approx(0.8, abs=0.01)
-    # a schedule that did not help makes no interval narrower
+    # A schedule that does not help narrows no interval.
     assert calibrate(matrix, sold, forecast, unplanned=informed)["unplanned"] == 1.0
 
 

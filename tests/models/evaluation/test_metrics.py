@@ -28,7 +28,7 @@ def test_equal_forecasts_are_significant_as_often_as_the_level() -> None:
         first, second = (sold * np.exp(level[store] + rng.normal(0, 0.05, len(store)))
                        for level in levels)  # fmt: skip
         passed += permutation_test(store, day, sold, first, second).p_value <= 0.05
-    assert 2 <= passed <= 22  # 10 expected; beyond these bounds one run in thousands
+    assert 2 <= passed <= 22  # 10 expected; these bounds fail once in thousands of runs
 
 
 @given(seed=st.integers(0, 50), stores=st.sampled_from([1, 3, 40]))

@@ -1,4 +1,4 @@
-"""Reading stored backtest predictions, whole and damaged."""
+"""Stored backtest predictions: content, size, damaged files."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_a_damaged_file_raises_an_error(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_truncated_file_raises_an_error(trained: TrainedModel, tmp_path: Path) -> None:
-    whole = (trained.folder / PREDICTIONS_FILE).read_bytes()
-    (tmp_path / PREDICTIONS_FILE).write_bytes(whole[: len(whole) // 2])
+    content = (trained.folder / PREDICTIONS_FILE).read_bytes()
+    (tmp_path / PREDICTIONS_FILE).write_bytes(content[: len(content) // 2])
     with pytest.raises(CorruptModelError):
         read_predictions(tmp_path / PREDICTIONS_FILE)

@@ -1,4 +1,4 @@
-"""The gate passes what is better and measured, and nothing else."""
+"""The gate: checks against the baseline, Production and the service, and the stored verdict."""
 
 import json
 import math
@@ -55,7 +55,7 @@ NAME = "gate-test"
 def window(
     sd: float, seed: int = 1, first_day: int = 16_000, naive: float = 0.2, stores: int = 50
 ) -> WindowPredictions:
-    """Forecasts that err by about ``sd``, of sales that do not depend on the seed."""
+    """Forecasts with an error of about ``sd``, of sales that do not depend on the seed."""
     store, day = np.repeat(np.arange(stores), 48), np.tile(first_day + np.arange(48), stores)
     sold = 4000.0 + 37 * (store % 11) + day % 7 * 100
     rng = np.random.default_rng([seed, first_day])
@@ -64,169 +64,177 @@ def window(
     return WindowPredictions(f"day {first_day}", 48, store, day, sold, forecast, other)
 
 
-def evidence(*windows: WindowPredictions) -> BacktestPredictions:
+def predictions_of(*windows: WindowPredictions) -> BacktestPredictions:
     return BacktestPredictions(windows, {w.origin: {"0.80": 0.79, "0.95": 0.96} for w in windows})
 
 
-def never(rows: WindowPredictions) -> FloatArray:
+def fail_if_called(rows: WindowPredictions) -> FloatArray:
     raise AssertionError("nothing to score")
 
 
-def beside(
-    mine: BacktestPredictions, other: BacktestPredictions | None, last_day: int | None = 16_047
+def compare(
+    candidate: BacktestPredictions,
+    production: BacktestPredictions | None,
+    last_day: int | None = 16_047,
 ) -> list[CheckResult]:
-    production = ProductionVersion("version 1", other, last_day, never)
-    return checks_against_production(mine, production, LIMITS)
+    version = ProductionVersion("version 1", production, last_day, fail_if_called)
+    return checks_against_production(candidate, version, LIMITS)
 
 
 def failed(verdict: Verdict) -> list[str]:
     return [line.check for line in verdict.results if not line.passed]
 
 
-def verdicts(lines: list[CheckResult]) -> list[bool]:
+def passes(lines: list[CheckResult]) -> list[bool]:
     return [line.passed for line in lines]
 
 
-def test_the_naive_must_be_beaten_by_more_than_luck() -> None:
-    by_luck = window(0.2, seed=5)
-    same = replace(by_luck, naive=by_luck.forecast.copy())
+def test_seasonal_naive_must_be_beaten_significantly() -> None:
+    noisy = window(0.2, seed=5)
+    same = replace(noisy, naive=noisy.forecast.copy())
     lines = checks_against_baseline([window(0.10), window(0.30), same], LIMITS)
-    assert verdicts(lines) == [True, False, False]
+    assert passes(lines) == [True, False, False]
 
 
-def test_noise_does_not_promote() -> None:
-    """Versions as good as the one that serves pass about as rarely as the limit says."""
-    serving = evidence(window(0.1, seed=0), window(0.1, seed=0, first_day=15_000))
+def test_equally_good_versions_rarely_pass() -> None:
+    """Versions as good as Production pass about as rarely as the limit says."""
+    production = predictions_of(window(0.1, seed=0), window(0.1, seed=0, first_day=15_000))
     passed = 0
     for seed in range(1, 41):
-        lines = beside(evidence(window(0.1, seed), window(0.1, seed, first_day=15_000)), serving)
+        lines = compare(
+            predictions_of(window(0.1, seed), window(0.1, seed, first_day=15_000)), production
+        )
         passed += lines[-1].passed
     assert passed <= 8
 
 
-def test_the_same_forecasts_again_are_not_better() -> None:
-    mine = evidence(window(0.1))
-    *windows, all_windows = beside(mine, mine)
-    assert verdicts(windows) == [True]
+def test_identical_forecasts_do_not_pass() -> None:
+    predictions = predictions_of(window(0.1))
+    *windows, all_windows = compare(predictions, predictions)
+    assert passes(windows) == [True]
     assert not all_windows.passed
     assert "p = 1.0000" in all_windows.note
 
 
-def test_a_better_version_passes_and_a_worse_one_does_not() -> None:
-    good, bad = evidence(window(0.1)), evidence(window(0.12, seed=2))
-    assert all(verdicts(beside(good, bad)))
-    assert not any(verdicts(beside(bad, good)))
+def test_a_better_version_passes_and_a_worse_one_fails() -> None:
+    good, bad = predictions_of(window(0.1)), predictions_of(window(0.12, seed=2))
+    assert all(passes(compare(good, bad)))
+    assert not any(passes(compare(bad, good)))
 
 
-def test_a_gain_on_one_window_does_not_pay_for_a_loss_on_another() -> None:
-    serving = evidence(window(0.2), window(0.1, first_day=15_000))
-    candidate = evidence(window(0.1, 2), window(0.11, 2, first_day=15_000))
-    assert verdicts(beside(candidate, serving)) == [True, False, True]
+def test_a_gain_in_one_window_does_not_offset_a_loss_in_another() -> None:
+    production = predictions_of(window(0.2), window(0.1, first_day=15_000))
+    candidate = predictions_of(window(0.1, 2), window(0.11, 2, first_day=15_000))
+    assert passes(compare(candidate, production)) == [True, False, True]
 
 
-def test_days_that_were_corrected_are_left_out() -> None:
-    serving, candidate = window(0.12, seed=2), window(0.1)
+def test_days_with_corrected_sales_are_excluded() -> None:
+    production, candidate = window(0.12, seed=2), window(0.1)
     sold = candidate.sold.copy()
-    sold[:300] *= 1.5  # both were right about what the tables said then
-    lines = beside(evidence(replace(candidate, sold=sold)), evidence(serving))
-    assert all(verdicts(lines))
+    sold[:300] *= 1.5  # corrected after Production was trained
+    lines = compare(predictions_of(replace(candidate, sold=sold)), predictions_of(production))
+    assert all(passes(lines))
     assert lines[0].value == pytest.approx(0.1, abs=0.01)
 
 
-def test_another_chain_under_the_same_name_is_not_compared() -> None:
+def test_versions_of_different_chains_are_not_compared() -> None:
     candidate = window(0.15)
     other = replace(window(0.1), sold=window(0.1).sold * 1.01)
     for replaceable in (True, False):
-        production = ProductionVersion("1", evidence(other), 16_047, never, replaceable)
-        (line,) = checks_against_production(evidence(candidate), production, LIMITS)
+        production = ProductionVersion(
+            "1", predictions_of(other), 16_047, fail_if_called, replaceable
+        )
+        (line,) = checks_against_production(predictions_of(candidate), production, LIMITS)
         assert line.passed is replaceable
         assert "another chain" in line.note
 
 
-def test_on_newer_data_the_serving_version_forecasts_what_it_did_not_see() -> None:
-    serving = evidence(window(0.1, first_day=15_980))
+def test_production_is_scored_on_days_after_its_training_data() -> None:
+    old = predictions_of(window(0.1, first_day=15_980))
     for error, passed in ((0.15, True), (0.1, True), (0.05, False)):
-        asked: list[WindowPredictions] = []
+        scored: list[WindowPredictions] = []
 
-        def score(rows: WindowPredictions, error: float = error, asked: list = asked) -> FloatArray:
-            asked.append(rows)
+        def score(
+            rows: WindowPredictions, error: float = error, scored: list = scored
+        ) -> FloatArray:
+            scored.append(rows)
             return rows.sold * (1 + error)
 
         candidate = window(0.0)
         candidate = replace(candidate, forecast=candidate.sold * 1.1)
-        production = ProductionVersion("version 1", serving, 16_027, score)
-        (line,) = checks_against_production(evidence(candidate), production, LIMITS)
+        production = ProductionVersion("version 1", old, 16_027, score)
+        (line,) = checks_against_production(predictions_of(candidate), production, LIMITS)
         assert line.passed is passed
-        assert asked[0].day.min() == 16_028
-        assert len(asked[0].sold) == 20 * 50
+        assert scored[0].day.min() == 16_028
+        assert len(scored[0].sold) == 20 * 50
 
 
 @pytest.mark.parametrize(
-    ("last_day", "why"), [(16_043, "4 days"), (99_999, "0 days"), (None, "not known")]
+    ("last_day", "note"), [(16_043, "4 days"), (99_999, "0 days"), (None, "not known")]
 )
-def test_too_few_unseen_days_do_not_pass(last_day: int | None, why: str) -> None:
-    for serving in (None, evidence(window(0.1, first_day=15_980))):
-        (line,) = beside(evidence(window(0.01)), serving, last_day)
+def test_too_few_days_after_the_training_data_fail(last_day: int | None, note: str) -> None:
+    for production in (None, predictions_of(window(0.1, first_day=15_980))):
+        (line,) = compare(predictions_of(window(0.01)), production, last_day)
         assert not line.passed
-        assert why in line.note
+        assert note in line.note
 
 
 def test_coverage_and_bias_have_limits() -> None:
-    fine = evidence(window(0.1))
-    assert all(verdicts(coverage_and_bias_checks(fine, LIMITS)))
-    narrow = BacktestPredictions(fine.windows, {fine.windows[0].origin: {"0.80": 0.6, "0.95": 0.9}})
-    assert verdicts(coverage_and_bias_checks(narrow, LIMITS)) == [False, True, True]
-    assert verdicts(coverage_and_bias_checks(BacktestPredictions(fine.windows, {}), LIMITS)) == [
+    good = predictions_of(window(0.1))
+    assert all(passes(coverage_and_bias_checks(good, LIMITS)))
+    narrow = BacktestPredictions(good.windows, {good.windows[0].origin: {"0.80": 0.6, "0.95": 0.9}})
+    assert passes(coverage_and_bias_checks(narrow, LIMITS)) == [False, True, True]
+    assert passes(coverage_and_bias_checks(BacktestPredictions(good.windows, {}), LIMITS)) == [
         False,
         False,
         True,
     ]
-    high = replace(fine.windows[0], forecast=fine.windows[0].forecast * 1.1)
-    assert verdicts(coverage_and_bias_checks(evidence(high), LIMITS)) == [True, True, False]
+    high = replace(good.windows[0], forecast=good.windows[0].forecast * 1.1)
+    assert passes(coverage_and_bias_checks(predictions_of(high), LIMITS)) == [True, True, False]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
-def test_what_is_no_number_fails(value: float | None) -> None:
+def test_non_finite_values_fail(value: float | None) -> None:
     assert not at_most("x", value, 1).passed
     assert not at_least("x", value, -1).passed
     bad = window(0.1)
     bad.forecast[3] = math.nan if value is None else value
-    assert verdicts(checks_against_baseline([bad], LIMITS)) == [False]
-    assert not any(verdicts(beside(evidence(bad), evidence(window(0.2)))))
+    assert passes(checks_against_baseline([bad], LIMITS)) == [False]
+    assert not any(passes(compare(predictions_of(bad), predictions_of(window(0.2)))))
 
 
-def test_no_checks_are_no_pass() -> None:
+def test_verdict_without_checks_fails() -> None:
     assert not Verdict(1, None, []).passed
 
 
-def test_the_table_gives_each_line_its_numbers_and_verdict() -> None:
+def test_verdict_table_has_values_limits_and_results() -> None:
     verdict = Verdict(3, 1, [at_most("error", 0.0912, 0.1), at_least("rows", 1234, 2000, "slow")])
     first, second = verdict.table().splitlines()[1:]
     assert first.split() == ["error", "0.0912", "0.1000", "passed"]
     assert second.split() == ["rows", "1,234", "2,000", "FAILED", "(slow)"]
-    with pytest.raises(GateRejectedError, match="version 3") as told:
+    with pytest.raises(GateRejectedError, match="version 3") as error:
         verdict.raise_if_failed()
-    assert verdict.table() in str(told.value)
+    assert verdict.table() in str(error.value)
 
 
 @pytest.fixture(scope="module")
 def gate_settings(
     chain_settings: Settings, each_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    # A demo chain of 40 stores and a few small trees: less is to be expected of the bands.
+    # A small chain and a few small trees: intervals are less accurate.
     changed = {"mlflow_tracking_uri": each_server, "gate_coverage": 0.2}
     return chain_settings.model_copy(update=changed)
 
 
 @pytest.fixture(scope="module")
 def registry(gate_settings: Settings, trained: TrainedModel) -> Iterator[Registry]:
-    """Version 1: the small but real one."""
+    """Version 1: the small trained model."""
     register(trained, gate_settings, NAME)
     with Registry(gate_settings.tracking_uri, NAME) as registry:
         yield registry
 
 
-def test_a_real_version_passes_and_the_verdict_stays_on_it(
+def test_a_trained_version_passes_and_stores_the_verdict_as_tags(
     registry: Registry, gate_settings: Settings
 ) -> None:
     verdict = validate(registry, 1, gate_settings)
@@ -241,11 +249,11 @@ def test_a_real_version_passes_and_the_verdict_stays_on_it(
         validate(registry, 9, gate_settings)
 
 
-def test_the_same_version_again_is_refused(
+def test_a_copy_of_the_production_version_is_rejected(
     registry: Registry, gate_settings: Settings, trained: TrainedModel
 ) -> None:
     registry.promote(1, "first", "me")
-    assert validate(registry, 1, gate_settings).compared_to is None  # not against itself
+    assert validate(registry, 1, gate_settings).compared_to is None  # not with itself
     again = register(trained, gate_settings, NAME).version
     verdict = validate(registry, again, gate_settings)
     assert verdict.compared_to == 1
@@ -254,46 +262,52 @@ def test_the_same_version_again_is_refused(
 
 
 def changed_tags(registry: Registry, version: int, **tags: object) -> ModelVersion:
-    found = registry.find(version)
+    registered = registry.find(version)
     return replace(
-        found, tags={**found.tags, **{k.replace("_", "."): str(v) for k, v in tags.items()}}
+        registered,
+        tags={**registered.tags, **{k.replace("_", "."): str(v) for k, v in tags.items()}},
     )
 
 
 @pytest.mark.parametrize(
-    ("mine", "other", "demo", "passed"),
+    ("dataset", "production_dataset", "demo", "passed"),
     [
         (Dataset.REAL.value, "demo", False, True),  # the real chain follows the demo
-        ("demo", Dataset.REAL.value, True, True),  # asked for
-        ("demo", Dataset.REAL.value, False, False),  # the real tables are gone for a night
+        ("demo", Dataset.REAL.value, True, True),  # requested
+        ("demo", Dataset.REAL.value, False, False),  # the real tables are missing
     ],
 )
-def test_a_version_of_the_demo_chain_replaces_the_real_one_only_if_asked(
-    registry: Registry, gate_settings: Settings, mine: str, other: str, demo: bool, passed: bool
+def test_a_demo_version_replaces_a_real_one_only_with_the_demo_setting(
+    registry: Registry,
+    gate_settings: Settings,
+    dataset: str,
+    production_dataset: str,
+    demo: bool,
+    passed: bool,
 ) -> None:
     settings = gate_settings.model_copy(update={"demo": demo})
-    desk = _GateContext(registry, settings, lambda chain: pytest.fail("nothing to open"))
-    candidate = changed_tags(registry, 1, data_dataset=mine)
-    serving = replace(changed_tags(registry, 1, data_dataset=other), version=7)
-    (line,) = _production_checks(desk, candidate, evidence(), serving)
+    context = _GateContext(registry, settings, lambda chain: pytest.fail("nothing to open"))
+    candidate = changed_tags(registry, 1, data_dataset=dataset)
+    production = replace(changed_tags(registry, 1, data_dataset=production_dataset), version=7)
+    (line,) = _production_checks(context, candidate, predictions_of(), production)
     assert line.check == "against version 7"
     assert line.passed is passed
     assert ("ROSSMANN_DEMO" in line.note) is not passed
 
 
-def test_tables_that_do_not_reach_the_windows_are_told(
+def test_tables_that_end_before_the_windows_raise_an_error(
     registry: Registry, gate_settings: Settings, panel: Panel
 ) -> None:
-    """The serving version must forecast newer days than the tables at hand hold."""
-    desk = _GateContext(registry, gate_settings, lambda chain: panel)
+    """Production must forecast days after the end of the local tables."""
+    context = _GateContext(registry, gate_settings, lambda chain: panel)
     later = replace(window(0.1, stores=3), origin="2031-01-01")
     later.store[:] = panel.store_numbers[0]
     with pytest.raises(DataError, match="do not reach"):
-        _forecast_by_production(desk, registry.find(1), "demo", later)
+        _forecast_by_production(context, registry.find(1), "demo", later)
 
 
 class _ChangedForecaster(Forecaster):
-    """The serving forecaster, with ``change`` of its sales: (rows, sales) to sales."""
+    """The serving forecaster with changed sales: ``change`` maps (rows, sales) to sales."""
 
     def __init__(
         self,
@@ -334,31 +348,31 @@ def test_gate_detects_a_forecaster_that_differs_from_its_model(
     assert math.isnan(check(lambda _, served: served[1:]).max_closed_sales)
 
 
-def test_a_judgement_that_is_cut_short_leaves_no_old_verdict(
+def test_an_interrupted_validation_replaces_the_old_verdict(
     registry: Registry, gate_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.set_tags(1, {"gate.passed": "true"})
 
-    def away(*arguments: object) -> None:
-        raise ServiceError("gone")
+    def fail(*arguments: object) -> None:
+        raise ServiceError("unreachable")
 
-    monkeypatch.setattr("rossmann.models.gate.gate.load_predictions", away)
+    monkeypatch.setattr("rossmann.models.gate.gate.load_predictions", fail)
     with pytest.raises(ServiceError):
         validate(registry, 1, gate_settings)
     assert registry.find(1).tags["gate.passed"] == "unfinished"
 
 
-def test_the_data_must_be_at_hand(
+def test_missing_data_fails_the_sanity_checks(
     registry: Registry, gate_settings: Settings, tmp_path: Path
 ) -> None:
-    elsewhere = gate_settings.model_copy(update={"data_dir": tmp_path})
-    assert failed(validate(registry, 1, elsewhere)) == ["sanity probes"]
+    without_data = gate_settings.model_copy(update={"data_dir": tmp_path})
+    assert failed(validate(registry, 1, without_data)) == ["sanity probes"]
 
 
-def test_limits_of_the_probes_are_kept(registry: Registry, gate_settings: Settings) -> None:
+def test_sanity_checks_apply_their_limits(registry: Registry, gate_settings: Settings) -> None:
     strict = {"gate_rows_per_second": 1e12, "gate_size_mb": 1e-6, "gate_record": 0.01}
-    hard = gate_settings.model_copy(update={**strict, "gate_promotion": 9})
-    assert failed(validate(registry, 1, hard)) == [
+    strict_settings = gate_settings.model_copy(update={**strict, "gate_promotion": 9})
+    assert failed(validate(registry, 1, strict_settings)) == [
         "a promotion raises the chain's sales by",
         "highest forecast over its store's record",
         "rows per second",
@@ -366,7 +380,7 @@ def test_limits_of_the_probes_are_kept(registry: Registry, gate_settings: Settin
     ]
 
 
-def test_evidence_that_is_missing_or_changed_fails(
+def test_missing_or_changed_predictions_fail(
     registry: Registry, gate_settings: Settings, trained: TrainedModel
 ) -> None:
     version = registry.find(1)
@@ -385,21 +399,25 @@ def test_evidence_that_is_missing_or_changed_fails(
     assert "was changed" in lines[0].note
 
 
-def test_a_version_that_ignores_promotions_is_found(trained: TrainedModel, panel: Panel) -> None:
-    class Blind(Ensemble):
+def test_sanity_checks_detect_a_version_that_ignores_promotions(
+    trained: TrainedModel, panel: Panel
+) -> None:
+    class ConstantEnsemble(Ensemble):
         def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
             return np.full(len(matrix), 1e6)
 
-    sound = Ensemble.load(trained.folder)
-    found = run_sanity_checks(panel, sound, trained.folder, 1)
-    assert found.promotion_uplift > 0.05
-    assert 0 < found.max_record_ratio < 3
-    blind = run_sanity_checks(panel, Blind(sound.members, sound.card), trained.folder, 1)
-    assert blind.promotion_uplift < 0.01
-    assert blind.max_record_ratio > 3
+    ensemble = Ensemble.load(trained.folder)
+    result = run_sanity_checks(panel, ensemble, trained.folder, 1)
+    assert result.promotion_uplift > 0.05
+    assert 0 < result.max_record_ratio < 3
+    constant = run_sanity_checks(
+        panel, ConstantEnsemble(ensemble.members, ensemble.card), trained.folder, 1
+    )
+    assert constant.promotion_uplift < 0.01
+    assert constant.max_record_ratio > 3
 
 
-def test_the_record_is_read_back_as_logged(registry: Registry, trained: TrainedModel) -> None:
+def test_predictions_are_downloaded_as_logged(registry: Registry, trained: TrainedModel) -> None:
     logged = load_predictions(registry, registry.find(1))
     local = read_predictions(trained.folder / PREDICTIONS_FILE)
     assert np.array_equal(logged.windows[0].forecast, local.windows[0].forecast)

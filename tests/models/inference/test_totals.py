@@ -1,4 +1,4 @@
-"""Totals that doors ask for: sums of the served forecasts, with bands from the version's card."""
+"""Totals: sums of the served forecasts, with intervals from the version's card."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ def ensemble(trained: TrainedModel) -> Ensemble:
 
 @pytest.fixture(scope="module")
 def rows(panel: Panel) -> StoreDays:
-    """Three weeks of every store, as planned."""
+    """The schedule of every store for three weeks."""
     stores = np.repeat(panel.store_numbers, 21)
     days = np.tile(np.arange(panel.last_day + 1, panel.last_day + 22), len(panel.store_numbers))
     return panel.schedule(stores, days)
@@ -44,29 +44,29 @@ def test_totals_are_sums_of_the_served_forecasts(
     panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
     served = Forecaster(panel, ensemble).forecast(ForecastRequest(rows)).sales
-    for found in _totals(panel, ensemble, rows, TOTAL_LEVELS, (0.8, 0.95)):
-        assert found.sales.sum() == pytest.approx(served.sum())
-        assert found.rows.sum() == len(rows)
-        (low, high), (lower, higher) = found.intervals
+    for totals in _totals(panel, ensemble, rows, TOTAL_LEVELS, (0.8, 0.95)):
+        assert totals.sales.sum() == pytest.approx(served.sum())
+        assert totals.rows.sum() == len(rows)
+        (low, high), (lower, higher) = totals.intervals
         assert (lower <= low).all()
-        assert (low <= found.sales).all()
-        assert (found.sales <= high).all()
+        assert (low <= totals.sales).all()
+        assert (totals.sales <= high).all()
         assert (high <= higher).all()
-        for g in range(len(found.sales)):
-            mine = (rows.day >= found.first[g]) & (rows.day <= found.last[g])
-            if found.store[g] >= 0:
-                mine &= rows.store == found.store[g]
-                assert found.sales[g] == pytest.approx(served[mine].sum())
-            elif found.by.startswith("chain"):
-                assert found.store_type[g] == -1
-                assert found.sales[g] == pytest.approx(served[mine].sum())
+        for g in range(len(totals.sales)):
+            selected = (rows.day >= totals.first[g]) & (rows.day <= totals.last[g])
+            if totals.store[g] >= 0:
+                selected &= rows.store == totals.store[g]
+                assert totals.sales[g] == pytest.approx(served[selected].sum())
+            elif totals.by.startswith("chain"):
+                assert totals.store_type[g] == -1
+                assert totals.sales[g] == pytest.approx(served[selected].sum())
             else:
-                assert 0 <= found.store_type[g] < len(STORE_TYPES)
-            if found.by.endswith("_week"):
-                assert (found.first[g] + 3) // 7 == (found.last[g] + 3) // 7
+                assert 0 <= totals.store_type[g] < len(STORE_TYPES)
+            if totals.by.endswith("_week"):
+                assert (totals.first[g] + 3) // 7 == (totals.last[g] + 3) // 7
 
 
-def test_a_larger_total_is_surer_than_its_parts(
+def test_larger_totals_have_relatively_narrower_intervals(
     panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
     week, store, chain = (
@@ -76,7 +76,7 @@ def test_a_larger_total_is_surer_than_its_parts(
     assert chain < store < week
 
 
-def test_unbiased_totals_lie_in_their_bands(
+def test_unbiased_totals_lie_in_their_intervals(
     panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
     card = {**ensemble.card, "unbiased": {"factors": [1.5, 1.5]}}
@@ -88,16 +88,16 @@ def test_unbiased_totals_lie_in_their_bands(
     assert unbiased.intervals[0][0] == pytest.approx(plain.intervals[0][0])
 
 
-def test_a_closed_store_sells_nothing_for_certain(
+def test_totals_of_closed_days_are_zero_with_certainty(
     panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
-    shut = replace(rows, open=np.zeros_like(rows.open))
-    for found in _totals(panel, ensemble, shut, TOTAL_LEVELS, (0.95,)):
-        assert (found.sales == 0).all()
-        assert all((bound == 0).all() for bound in found.intervals[0])
+    closed = replace(rows, open=np.zeros_like(rows.open))
+    for totals in _totals(panel, ensemble, closed, TOTAL_LEVELS, (0.95,)):
+        assert (totals.sales == 0).all()
+        assert all((bound == 0).all() for bound in totals.intervals[0])
 
 
-def test_what_cannot_be_answered_is_refused(
+def test_unknown_group_and_version_without_totals_table_raise(
     panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
     with pytest.raises(ValueError, match="totals are by store_week"):

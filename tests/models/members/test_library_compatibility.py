@@ -1,4 +1,4 @@
-"""A version loads only if the installed libraries promise to read its files."""
+"""Compatibility of saved members with the installed library releases."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def test_newer_release_raises_with_the_remedy(copy: Path, name: str) -> None:
     libraries = read_card(copy)["libraries"]
     (distribution,) = installed_libraries([name])
     rewrite(copy, libraries={**libraries, distribution: "99.1.0"})
-    # The file must not even be opened: what a library cannot read may end the process.
+    # The file must not be opened: a library may crash on a format that it cannot read.
     next(copy.glob(f"{name}*")).write_bytes(b"written by a later release")
     update_digests(copy)
     with pytest.raises(

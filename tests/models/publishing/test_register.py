@@ -1,4 +1,4 @@
-"""A registered version is complete: files, code, signature, card, lineage; MLflow serves it."""
+"""Registered versions: files, code, signature, card, lineage; served by MLflow."""
 
 import base64
 import json
@@ -71,6 +71,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     ]
     card = {
         "profile": "quick",
+        "release": rossmann.__version__,
+        "trained": "2015-06-14T06:00:00Z",
+        "libraries": {"lightgbm": "4.6.0"},
         "code": lineage.code_version(),
         "environment": lineage.environment(),
         "weights": {"lightgbm": 0.34, "xgboost": 0.33, "catboost": 0.33},
@@ -212,7 +215,7 @@ def test_mlflow_serves_the_same_forecasts(
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_for(f"{url}/ping", server, log)
+        wait_until_ready(f"{url}/ping", server, log)
         unknown = rows(3, seed=5)
         unknown[:, FEATURES.index("last_year_day")] = np.nan
         for matrix in (rows(64, seed=4), unknown, unknown[:1]):
@@ -237,7 +240,7 @@ def predict_over_http(url: str, matrix: FeatureMatrix) -> list[float]:
     return list(response.json()["predictions"])
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -245,7 +248,7 @@ def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
                 return
         except httpx.HTTPError:
             time.sleep(0.2)
-    raise AssertionError(f"no answer from {url}: {log.read_text()}")
+    raise AssertionError(f"no response from {url}: {log.read_text()}")
 
 
 def download_files(settings: Settings, version: ModelVersion, tmp_path: Path) -> Path:
@@ -383,7 +386,7 @@ def test_cli_shows_lineage_and_filters_versions_by_it(
 def test_mlflow_shows_the_card_page(
     version: ModelVersion, packaging_settings: Settings, browser: Any
 ) -> None:
-    """In MLflow's own pages, the run's artifact is a page with its picture, not a text."""
+    """MLflow's artifact view renders the page with its picture."""
     from mlflow import MlflowClient
 
     run = MlflowClient(packaging_settings.tracking_uri).get_run(version.run_id)
@@ -397,8 +400,8 @@ def test_mlflow_shows_the_card_page(
     page.close()
 
 
-def test_empty_card_renders() -> None:
-    assert "No window" in render_markdown({}, [], NAME)
+def test_card_without_windows_renders(trained: TrainedModel) -> None:
+    assert "No window" in render_markdown(trained.card, [], NAME)
 
 
 def test_registering_twice_makes_two_versions(
@@ -436,8 +439,8 @@ def test_corrupt_folder_is_not_registered(
 
 
 def test_registering_without_a_server_raises_service_error(trained: TrainedModel) -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        settings = load_settings(mlflow_tracking_uri=f"http://127.0.0.1:{held.getsockname()[1]}")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        settings = load_settings(mlflow_tracking_uri=f"http://127.0.0.1:{unused.getsockname()[1]}")
         with pytest.raises(ServiceError, match=r"start_mlflow\.sh"):
             register(trained, settings, NAME)

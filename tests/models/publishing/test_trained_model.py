@@ -1,4 +1,4 @@
-"""Trained models on disk: published atomically, read, and found again when unregistered."""
+"""Trained models on disk: atomic publishing, reading, search for unregistered ones."""
 
 import json
 import shutil

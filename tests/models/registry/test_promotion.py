@@ -128,7 +128,7 @@ def test_promotion_overtaken_before_its_lock_fails(race: Race) -> None:
 
 
 @pytest.mark.parametrize("pause_at", [BEFORE_THE_LOCK, BEFORE_THE_ALIAS])
-def test_killed_process_blocks_nobody(race: Race, pause_at: str) -> None:
+def test_killed_promotion_does_not_block_the_next(race: Race, pause_at: str) -> None:
     killed = race.promote(2, pause_at)
     killed.send_signal(signal.SIGKILL)
     killed.wait(30)
@@ -148,7 +148,7 @@ def test_lock_of_another_machine_expires(race: Race, monkeypatch: pytest.MonkeyP
         race.registry.promote(3, "too early", "me")
     assert race.production() == 1
     monkeypatch.setattr(promotion, "LEASE_SECONDS", 0.0)
-    # the lock is taken over, and half of a lease of no length is over at once
+    # The lock is taken over, but half of a lease of 0 s has passed already.
     with pytest.raises(PromotionConflictError, match="held up"):
         race.registry.promote(3, "too late", "me")
     monkeypatch.setattr(promotion, "LEASE_SECONDS", 120.0)

@@ -33,7 +33,7 @@ API = "/api/2.0/mlflow"
 
 
 class RestClient:
-    """Registers versions by plain REST, as another client of the same server would."""
+    """Registers versions over MLflow's REST API, as another client."""
 
     def __init__(self, uri: str, name: str) -> None:
         self.uri, self.name = uri, name

@@ -1,4 +1,4 @@
-"""Backtest report: its segments add up to the total, and its page is complete in one file."""
+"""Backtest report: segments, days, figures, and a self-contained HTML page."""
 
 import json
 import re
@@ -52,7 +52,6 @@ def test_segments_add_up_to_the_total(report: Report) -> None:
 def test_weekday_segment_holds_the_rows_of_its_label(
     report: Report, panel: Panel, outcomes: list[WindowForecasts]
 ) -> None:
-    """Mondays by the calendar, from the rows themselves."""
     sold, forecast = [], []
     for outcome in outcomes:
         days = outcome.window.rows.day

@@ -1,4 +1,4 @@
-"""Retraining in real processes that are killed in every step, with a real MLflow server."""
+"""Retraining with a real MLflow server: killed in every step, concurrent, failing."""
 
 import json
 import os
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
     "profiles": {"quick": PROFILE},
     "windows": (30, 62),
     "window_days": 30,
-    # So small a chain and so few trees pass no strict gate; the gate has its own tests.
+    # A small chain with few trees does not pass strict limits.
     **{"gate_coverage": 1.0, "gate_bias": 1.0, "gate_promotion": 0.0, "gate_chance": 0.5},
     **{"gate_record": 50, "gate_rows_per_second": 1},
 }
@@ -145,7 +145,7 @@ def fork_server() -> Iterator[ForkServer]:
 
 
 KILLS = (
-    # where the process is killed, and in which step its report then ends
+    # The call at which the process is killed, and the step in which its report ends.
     ("rossmann.data.make_dataset:_publish", "check"),
     ("rossmann.models.training.retrain:build_panel", "features"),
     ("rossmann.models.training.train:make_card", "train"),
@@ -173,7 +173,7 @@ def test_killed_run_is_completed_by_the_next_one(site: Site, fork_server: ForkSe
     *interrupted, last = site.reports()
     assert {report["outcome"] for report in interrupted} == {"died"}
     assert (last["outcome"], last["version"], last["stage"]) == ("staged", 1, "Production")
-    # It was trained once, and all drafts and abandoned runs are removed.
+    # Trained once; drafts and abandoned runs are removed.
     assert [steps(r).get("train") for r in interrupted].count("done") == 1
     assert len(list(trained_dir(site.settings).iterdir())) == 1
     assert site.drafts() == []

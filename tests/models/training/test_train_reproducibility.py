@@ -77,9 +77,7 @@ def test_forecasts_of_a_small_chain_do_not_depend_on_threads(
     assert digests[1, "first"][name] == digests[2, "first"][name]
 
 
-def test_baselines_do_not_depend_on_threads(
-    digests: dict[tuple[int, str], dict[str, str]],
-) -> None:
+def test_baselines_do_not_depend_on_threads(digests: dict[tuple[int, str], dict[str, str]]) -> None:
     for name in ("kalman", "median", "seasonal_naive"):
         assert len({by_name[name] for by_name in digests.values()}) == 1
 

@@ -1,4 +1,4 @@
-"""The kernels' output equals that of the libraries that fitted the trees."""
+"""Output of the tree kernels, compared with the libraries that fitted the trees."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ PARAMS = {
 
 
 def rows(count: int, seed: int) -> FeatureMatrix:
-    """Rows with ties, with values missing from most columns, and with large and small ones."""
+    """Rows with ties, missing values, and very large and small values."""
     rng = np.random.default_rng(seed)
     out = rng.normal(size=(count, len(FEATURES))).astype(np.float32)
     out[:, :10] = rng.integers(-3, 4, (count, 10))
@@ -35,9 +35,9 @@ def rows(count: int, seed: int) -> FeatureMatrix:
 
 
 def sales_of(matrix: FeatureMatrix) -> FloatArray:
-    known = np.nan_to_num(matrix.astype(np.float64))
-    log = 8 + 0.1 * known[:, 0] + 0.2 * (known[:, 7] > 0) - 0.1 * np.isnan(matrix[:, 12])
-    return np.exp(log + 0.05 * known[:, 20])
+    filled = np.nan_to_num(matrix.astype(np.float64))
+    log = 8 + 0.1 * filled[:, 0] + 0.2 * (filled[:, 7] > 0) - 0.1 * np.isnan(matrix[:, 12])
+    return np.exp(log + 0.05 * filled[:, 20])
 
 
 @pytest.fixture(scope="module", params=LEARNERS)
@@ -66,12 +66,12 @@ def test_output_equals_the_library(member: BaseLearner) -> None:
 
 
 def test_shallow_and_deep_trees_are_compared(member: BaseLearner) -> None:
-    """Both descents run: all rows to the end, and only those that are at no leaf yet."""
+    """Shallow trees descend all rows to the end, deep ones only rows not yet at a leaf."""
     trees = member.forest.trees
     if isinstance(trees, NodeTrees) and type(member).__name__ == "LightGBM":
         assert (trees.depth < DEEP_TREE_DEPTH).any()
         assert len({int(depth) for depth in trees.depth if depth >= DEEP_TREE_DEPTH}) > 2
-    matrix = rows(2 * BLOCK_ROWS + 17, 4)  # whole blocks, and one that is not full
+    matrix = rows(2 * BLOCK_ROWS + 17, 4)  # two full blocks and a partial one
     alone = np.concatenate([member.forest(matrix[i : i + 1]) for i in range(len(matrix))])
     assert (member.forest(matrix) == alone).all()
 
@@ -80,13 +80,13 @@ def test_output_equals_the_library_at_every_threshold(member: BaseLearner) -> No
     """On a threshold, and on the numbers just above and below it."""
     trees = member.forest.trees
     column = trees.link & 255 if isinstance(trees, NodeTrees) else trees.column
-    limit = trees.threshold
-    kept = np.isfinite(limit) & (np.abs(limit) < 1e37)
-    feature, limit = np.asarray(column, np.int64)[kept] % len(FEATURES), limit[kept]
-    matrix = rows(3 * len(limit), 3)
+    threshold = trees.threshold
+    usable = np.isfinite(threshold) & (np.abs(threshold) < 1e37)
+    feature, threshold = np.asarray(column, np.int64)[usable] % len(FEATURES), threshold[usable]
+    matrix = rows(3 * len(threshold), 3)
     for i, direction in enumerate((None, np.float32(np.inf), np.float32(-np.inf))):
-        at = np.arange(len(limit)) + i * len(limit)
-        matrix[at, feature] = limit if direction is None else np.nextafter(limit, direction)
+        at = np.arange(len(threshold)) + i * len(threshold)
+        matrix[at, feature] = threshold if direction is None else np.nextafter(threshold, direction)
     matrix[np.abs(matrix) < 1.1e-35] = 0.0  # LightGBM treats such numbers as zero
     difference = np.abs(member.forest(matrix) - library_output(member, matrix))
     assert difference.max() <= 2e-6
@@ -96,17 +96,17 @@ def test_output_equals_the_library_at_every_threshold(member: BaseLearner) -> No
 @given(st.data())
 def test_row_output_is_independent_of_other_rows(member: BaseLearner, data: st.DataObject) -> None:
     matrix = rows(4 * BLOCK_ROWS + 5, 4)
-    whole = member.forest(matrix)
+    expected = member.forest(matrix)
     picked = data.draw(st.lists(st.integers(0, len(matrix) - 1), min_size=1, max_size=200))
     threads = data.draw(st.integers(1, 4))
-    assert (member.forest(matrix[picked], threads) == whole[picked]).all()
+    assert (member.forest(matrix[picked], threads) == expected[picked]).all()
 
 
 def test_output_is_independent_of_the_number_of_rows(member: BaseLearner) -> None:
     matrix = rows(2 * BLOCK_ROWS + 3, 12)
-    whole = member.forest(matrix)
+    expected = member.forest(matrix)
     for count in range(1, len(matrix)):
-        assert (member.forest(matrix[:count]) == whole[:count]).all(), count
+        assert (member.forest(matrix[:count]) == expected[:count]).all(), count
 
 
 def test_output_is_independent_of_threads(member: BaseLearner) -> None:

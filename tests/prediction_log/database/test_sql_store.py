@@ -35,7 +35,7 @@ def expected_keys(make_entry: MakeEntry, *numbers: int) -> list[tuple[str, int]]
     return row_keys([entry for both in entries for entry in both])
 
 
-# The examples share the fixture's database: each adds writers of its own.
+# The examples share the database; each has its own writers.
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -43,7 +43,7 @@ def expected_keys(make_entry: MakeEntry, *numbers: int) -> list[tuple[str, int]]
 def test_writing_a_batch_again_changes_nothing(
     store: SqlLogStore, url: str, make_entry: MakeEntry, ranges: list[tuple[int, int]]
 ) -> None:
-    """Ranges overlap in any way; a writer's batch numbers rise, as those of its files do."""
+    """Ranges overlap in any way; the batch numbers of a writer increase."""
     writer = f"writer-{datetime.now(UTC).timestamp()}-{ranges}"
     done = 0
     for first, extra in ranges:
@@ -173,8 +173,8 @@ def test_one_store_a_day_claims_pruning(url: str) -> None:
     stores = [SqlLogStore(url) for _ in range(3)]
     first = [store.claim_pruning(date(2026, 3, 1)) for store in stores]
     second = [store.claim_pruning(date(2026, 3, 2)) for store in stores]
-    back = [store.claim_pruning(date(2026, 2, 27)) for store in stores]  # the clock was set back
-    assert first == second == back == [True, False, False]
+    clock_set_back = [store.claim_pruning(date(2026, 2, 27)) for store in stores]
+    assert first == second == clock_set_back == [True, False, False]
     for store in stores:
         store.close()
 
@@ -189,7 +189,7 @@ def test_prune_deletes_the_oldest_rows_first(
     assert logged(url) == row_keys(entries[3:])
     assert [store.prune(before, max_rows=20) for _ in range(3)] == [18, 9, 0]
     assert logged(url) == row_keys(entries[12:])
-    # Pruned rows do not come back: the number of their batch is stored.
+    # Pruned rows are not written again: the number of their batch is stored.
     store.write("w", [(1, make_batch(entries, 1))])
     assert logged(url) == row_keys(entries[12:])
 
@@ -226,7 +226,7 @@ def checkpoint(url: str) -> None:
 def test_deleted_sqlite_file_is_created_again(
     sqlite_url: str, make_entry: MakeEntry, logged: ReadRowKeys
 ) -> None:
-    """Else rows would be written to a deleted file."""
+    """Otherwise, rows would be written to a deleted file."""
     store = SqlLogStore(sqlite_url)
     store.write("w", make_batches(make_entry, 1))
     for path in Path(sqlite_url.removeprefix("sqlite:///")).parent.iterdir():

@@ -1,7 +1,7 @@
-"""A process that logs without end and prints how many entries are on disk; a test kills it.
+"""A process that logs until it is killed, and prints how many entries are on disk.
 
-Arguments: the database's URL, the spool's folder, and where it kills itself: a step's name, or
-``never``. Each make_entry of it has two rows.
+Arguments: URL of the database, folder of the spool, and the step at which it kills itself, or
+``never``. Each entry has two rows.
 """
 
 import os

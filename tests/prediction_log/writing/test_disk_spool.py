@@ -65,7 +65,7 @@ def test_orphaned_files_are_adopted(tmp_path: Path, batch: Batch) -> None:
     dead.write(batch)
     (file, _) = dead.next_files(100, 100)
     (file.path.parent / "000000000003-1.draft").write_bytes(b"half")
-    assert live.adopt_orphans() == 0  # its process lives
+    assert live.adopt_orphans() == 0  # its process is running
     dead.close()
     live.write(batch)
     assert live.adopt_orphans() == 1
@@ -156,7 +156,7 @@ def test_removed_lock_file_locks_nothing(tmp_path: Path) -> None:
 def test_lock_on_a_file_removed_meanwhile_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its owner removes the file just after another process opened it: that locks nothing."""
+    """Its owner removes the file just after another process opened it."""
     real = fcntl.flock
 
     def remove_then_lock(descriptor: int, operation: int) -> None:

@@ -1,4 +1,4 @@
-"""Prediction log over failing databases and disks: no row is lost, doubled or waited for."""
+"""Prediction log over failing databases and disks: no row is lost, duplicated or waited for."""
 
 import sqlite3
 import threading
@@ -20,7 +20,7 @@ from tests.fixtures.prediction_log import MakeEntry, ReadRowKeys, row_keys, wait
 
 
 class FailingStore:
-    """A real store; ``plan`` says how each call of ``write`` fails."""
+    """A real store; ``plan`` names how each call of ``write`` fails."""
 
     def __init__(self, url: str, plan: Iterator[str]) -> None:
         self.real = open_store(url)
@@ -70,7 +70,7 @@ def make_log(
 
 
 def step_until_idle(log: PredictionLog) -> None:
-    """The work of both threads, without their waits."""
+    """Do the work of both threads, without their waits."""
     log.spool_writer.step()
     for _ in range(200):
         try:
@@ -110,7 +110,7 @@ def test_every_row_is_written_once_whatever_the_database_does(
             log.shipper.step()
         except RuntimeError:
             continue
-    if restarts:  # another log takes over the files
+    if restarts:  # another log adopts the files
         log.close(0)
         log = make_log(folder, url, open_store=lambda url: FailingStore(url, plan))
     step_until_idle(log)
@@ -128,7 +128,7 @@ def test_log_does_not_wait_for_a_hanging_database(
     log.start()
     log.log(make_entry(0))
     assert store.reached.wait(10)
-    # The call that writes the first rows does not return; others reach the disk meanwhile.
+    # The first write hangs; other rows are written to the spool meanwhile.
     entries = [make_entry(number) for number in range(1, 301)]
     for entry in entries:
         log.log(entry)
@@ -235,7 +235,7 @@ def test_full_spool_drops_the_newest_entries(
     assert "the spool is full" in status.last_error
     for _ in range(3):
         assert not log.shipper.step()
-    for _ in range(10):  # the database works again: all rows that were not dropped arrive
+    for _ in range(10):  # the database works again
         log.shipper.step()
         log.spool_writer.step()
     assert log.status().last_error == ""
@@ -367,7 +367,7 @@ def test_old_rows_are_pruned_once_a_day(
     assert logged(sqlite_url) == row_keys([new])
     log.log(make_entry(3, answered_at=now - timedelta(days=31)))
     step_until_idle(log)
-    assert len(logged(sqlite_url)) == 3  # tomorrow
+    assert len(logged(sqlite_url)) == 3  # pruned on the next day
     log.close()
 
 

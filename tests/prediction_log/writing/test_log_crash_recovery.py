@@ -90,7 +90,7 @@ def test_files_of_killed_workers_are_adopted(
     acknowledged: list[int] = []
     for process in processes:
         assert process.stdout is not None
-        for _ in range(3):  # it logs, as the others do
+        for _ in range(3):  # until it logs
             process.stdout.readline()
         process.kill()
         acknowledged.append(acknowledged_entries(process))

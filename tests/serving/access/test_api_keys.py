@@ -1,4 +1,4 @@
-"""Keys: made, kept as digests, listed, revoked; a file that is read again as it changes."""
+"""API keys: generation, digests, list, revocation, reload of the key file."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from rossmann.cli import main
 from rossmann.errors import SettingsError
 from rossmann.logging_config import configure_logging
-from rossmann.serving.access import api_keys as security_keys
+from rossmann.serving.access import api_keys
 from rossmann.serving.access.access_control import access_summary
 from rossmann.serving.access.api_keys import (
     ApiKeyStore,
@@ -37,36 +37,35 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Runs ``rossmann keys ...`` over an empty folder: exit code, stdout, stderr."""
     monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
 
-    def verb(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()  # what was logged before
+    def keys_command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()  # discard earlier output
         code = main(["keys", *arguments])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
-    return verb
+    return keys_command
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is looked at with every call."""
-    monkeypatch.setattr(security_keys, "_RELOAD_SECONDS", 0.0)
+def reload_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks the key file with every request."""
+    monkeypatch.setattr(api_keys, "_RELOAD_SECONDS", 0.0)
 
 
-def test_a_key_is_random_and_only_its_digest_is_kept() -> None:
-    made = [generate_key(Permission.PREDICT, "shop") for _ in range(20)]
-    assert len({key for key, _ in made}) == 20
-    key, entry = made[0]
+def test_key_is_random_and_only_its_digest_is_stored() -> None:
+    pairs = [generate_key(Permission.PREDICT, "shop") for _ in range(20)]
+    assert len({key for key, _ in pairs}) == 20
+    key, record = pairs[0]
     assert key.startswith("rsf_") and len(key) >= 4 + 43  # 32 bytes
-    assert entry.digest == hashlib.sha256(key.encode()).hexdigest() == key_digest(key)
-    assert key not in entry.file_line and entry.file_line.startswith(
-        f"predict:{entry.digest}:shop:20"
-    )
-    assert parse_setting(f" {entry.file_line} ,, {entry.file_line}") == [entry, entry]
+    assert record.digest == hashlib.sha256(key.encode()).hexdigest() == key_digest(key)
+    assert key not in record.file_line
+    assert record.file_line.startswith(f"predict:{record.digest}:shop:20")
+    assert parse_setting(f" {record.file_line} ,, {record.file_line}") == [record, record]
 
 
-def test_the_first_spelling_still_works() -> None:
-    found = parse_setting(f"viewer:{'a' * 64},operator:{'B' * 64}")
-    assert [(entry.permission, entry.digest[0]) for entry in found] == [
+def test_former_permission_names_are_accepted() -> None:
+    records = parse_setting(f"viewer:{'a' * 64},operator:{'B' * 64}")
+    assert [(record.permission, record.digest[0]) for record in records] == [
         (Permission.PREDICT, "a"),
         (Permission.OPERATE, "b"),
     ]
@@ -77,7 +76,7 @@ def test_the_first_spelling_still_works() -> None:
     ["secret", "predict:secret", "admin:" + "0" * 64, "predict:" + "g" * 64,
      "predict:" + "0" * 65, f"predict:{'0' * 64}:sec ret"],
 )  # fmt: skip
-def test_keys_that_cannot_be_are_refused_unseen(text: str, tmp_path: Path) -> None:
+def test_invalid_record_is_rejected_without_quoting_it(text: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="entry 1") as caught:
         parse_setting(text)
     assert "sec" not in str(caught.value).replace("security", "")
@@ -89,19 +88,19 @@ def test_keys_that_cannot_be_are_refused_unseen(text: str, tmp_path: Path) -> No
     assert "secret" not in str(caught.value)
 
 
-def test_new_prints_the_key_once_and_the_line_to_set(run: Run, make_app: App) -> None:
-    code, key, told = run("new", "--right", "operate", "--name", "ci")
+def test_new_prints_the_key_and_the_line_for_the_setting(run: Run, make_app: App) -> None:
+    code, key, message = run("new", "--right", "operate", "--name", "ci")
     key = key.strip()
     assert code == 0 and key.startswith("rsf_") and "\n" not in key
-    line = next(text.strip() for text in told.splitlines() if "operate:" in text)
-    assert "ROSSMANN_API_KEYS" in told and key not in told
+    line = next(text.strip() for text in message.splitlines() if "operate:" in text)
+    assert "ROSSMANN_API_KEYS" in message and key not in message
     with TestClient(make_app(api_keys=line)) as client:
         assert client.get("/models").status_code == 401
         assert client.get("/models", headers={"X-API-Key": key}).status_code == 200
 
 
-def test_keys_are_made_listed_and_revoked_while_the_service_runs(
-    run: Run, make_app: App, at_once: None, tmp_path: Path
+def test_keys_are_added_listed_and_revoked_while_the_service_runs(
+    run: Run, make_app: App, reload_always: None, tmp_path: Path
 ) -> None:
     file = tmp_path / "keys.txt"
 
@@ -109,7 +108,7 @@ def test_keys_are_made_listed_and_revoked_while_the_service_runs(
         return client.get("/model/info", headers={"X-API-Key": key} if key else {}).status_code
 
     with TestClient(make_app()) as client:
-        assert code_of() == 200  # open: there is no key
+        assert code_of() == 200  # open: no key exists
         key = run("new", "--name", "shop", "--file")[1].strip()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert key not in file.read_text() and key_digest(key) in file.read_text()
@@ -121,61 +120,61 @@ def test_keys_are_made_listed_and_revoked_while_the_service_runs(
         assert run("revoke", "shop")[0] == 0
         assert (code_of(key), code_of(other)) == (401, 200)
         run("revoke", "night")
-        assert code_of() == code_of(other) == 401  # without keys, but not open again
+        assert code_of() == code_of(other) == 401  # no key is left, but the service stays closed
         file.unlink()
         assert code_of() == 401
 
 
-def test_a_name_is_taken_once(run: Run) -> None:
+def test_invalid_and_duplicate_names_are_rejected(run: Run) -> None:
     assert run("new", "--name", "shop", "--file")[0] == 0
-    code, said, told = run("new", "--name", "shop", "--file")
-    assert code == 1 and said == "" and "take another name" in told
+    code, output, message = run("new", "--name", "shop", "--file")
+    assert code == 1 and output == "" and "take another name" in message
     assert run("new", "--name", "two words")[0] == 1
-    code, _, told = run("revoke", "chop")
-    assert code == 1 and "there are: shop" in told
+    code, _, message = run("revoke", "chop")
+    assert code == 1 and "there are: shop" in message
     assert run("new", "--name", "x", "--right", "all")[0] == 2
 
 
-def test_a_file_in_disorder_keeps_the_keys_that_were_known(tmp_path: Path) -> None:
+def test_invalid_file_keeps_the_loaded_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
-    key, entry = generate_key(Permission.PREDICT, "shop")
-    add_key(file, entry)
-    book = ApiKeyStore.load("", file, required=True)
+    key, record = generate_key(Permission.PREDICT, "shop")
+    add_key(file, record)
+    store = ApiKeyStore.load("", file, required=True)
     file.write_text("nonsense\n")
     with pytest.raises(SettingsError):
-        book.reload()
-    assert book.find(key_digest(key)) == entry
-    file.write_text(entry.file_line)
+        store.reload()
+    assert store.find(key_digest(key)) == record
+    file.write_text(record.file_line)
     file.chmod(0o660)
     with pytest.raises(SettingsError, match="chmod 600"):
-        book.reload()
+        store.reload()
     file.write_text("")
     file.chmod(0o600)
-    book.reload()
-    assert book.find(key_digest(key)) is None and book.requires_key
+    store.reload()
+    assert store.find(key_digest(key)) is None and store.requires_key
 
 
-def test_revoking_leaves_the_rest_of_the_file(tmp_path: Path) -> None:
+def test_revoke_keeps_the_other_lines_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
-    entries = [generate_key(Permission.PREDICT, f"shop-{n}")[1] for n in range(3)]
-    for entry in entries:
-        add_key(file, entry)
-    file.write_text(file.read_text().replace("# API", "# our own words\n# API"))
+    records = [generate_key(Permission.PREDICT, f"shop-{n}")[1] for n in range(3)]
+    for record in records:
+        add_key(file, record)
+    file.write_text(file.read_text().replace("# API", "# a comment\n# API"))
     before = file.read_text().splitlines()
-    assert revoke_key(file, "shop-1") == entries[1]
+    assert revoke_key(file, "shop-1") == records[1]
     assert file.read_text().splitlines() == [line for line in before if "shop-1" not in line]
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_what_is_said_at_start(tmp_path: Path) -> None:
+def test_access_summary_counts_keys_and_limits(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path)
     assert access_summary(settings)[0]
     add_key(settings.keys_file, generate_key(Permission.OPERATE, "night")[1])
     keys = ",".join(generate_key(Permission.PREDICT, name)[1].file_line for name in "ab")
     settings = load_settings(data_dir=tmp_path, api_keys=keys, rate_limit="9 per minute,2/second")
-    is_open, told = access_summary(settings)
+    is_open, summary = access_summary(settings)
     assert not is_open
-    assert told == {
+    assert summary == {
         "predict_keys": 2, "operate_keys": 1, "tokens_of": "nobody",
         "rate_limit": "9/minute, 2/second", "rate_limit_rows": "none",
     }  # fmt: skip
@@ -185,15 +184,15 @@ def test_what_is_said_at_start(tmp_path: Path) -> None:
     ("host", "keys", "level"),
     [("127.0.0.1", "", "info"), ("0.0.0.0", "", "warning"), ("0.0.0.0", "a" * 64, "info")],
 )
-def test_an_open_door_to_other_machines_is_warned_of(
+def test_open_service_on_all_interfaces_logs_a_warning(
     host: str, keys: str, level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure_logging("info", "json")
     settings = load_settings(data_dir=tmp_path, host=host, api_keys=keys and f"predict:{keys}")
     log_access_policy(settings)
     (line,) = capsys.readouterr().err.splitlines()
-    told = json.loads(line)
-    assert told["level"] == level and ("open to all" in told["event"]) == (not keys)
+    event = json.loads(line)
+    assert event["level"] == level and ("open to all" in event["event"]) == (not keys)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +206,9 @@ def test_an_open_door_to_other_machines_is_warned_of(
         {"rate_limit_store": "http://127.0.0.1"},
     ],
 )
-def test_nonsense_is_refused_at_start(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_invalid_setting_is_rejected_by_name_at_start(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
     with pytest.raises(SettingsError, match=f"ROSSMANN_{next(iter(values)).upper()}"):
         access_summary(load_settings(data_dir=tmp_path, **values))
 
@@ -223,20 +224,20 @@ def test_nonsense_is_refused_at_start(tmp_path: Path, values: dict[str, Any]) ->
         {"oidc_issuer": "https://me:secret@provider.example", "oidc_audience": "us"},
     ],
 )
-def test_settings_that_are_not_safe_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError) as told:
+def test_unsafe_setting_is_rejected(values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError) as caught:
         load_settings(**values)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
 
 
-def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = generate_key(Permission.PREDICT, "shop")[1]
+def test_redacted_settings_contain_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = generate_key(Permission.PREDICT, "shop")[1]
     monkeypatch.setenv("ROSSMANN_CORS_ORIGINS", "https://a.example, https://b.example:8443")
     settings: Settings = load_settings(
-        api_keys=entry.file_line,
+        api_keys=record.file_line,
         api_key="rsf_ours",
         rate_limit_store="redis://me:hunter2@host:6379/0",
     )
     assert settings.cors_origins == ("https://a.example", "https://b.example:8443")
-    shown = str(settings.redacted())
-    assert not {word for word in ("rsf_ours", "hunter2", entry.digest) if word in shown}
+    redacted = str(settings.redacted())
+    assert not {word for word in ("rsf_ours", "hunter2", record.digest) if word in redacted}

@@ -1,4 +1,4 @@
-"""How often a caller may call: one worker, several, several machines; and what callers are told."""
+"""Rate limits: in one worker, several workers and several machines, and their responses."""
 
 import fcntl
 import shutil
@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.errors import RateLimitError
-from rossmann.serving.access import rate_limiter as rate_store
+from rossmann.serving.access import rate_limiter
 from rossmann.serving.access.api_keys import Permission, generate_key
 from rossmann.serving.access.rate_limiter import RateLimiter
 from rossmann.serving.access.rate_limits import RateLimit, WindowUsage, parse_rate_limits
@@ -34,7 +34,7 @@ PERIOD = 60
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that is advanced by the test."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
@@ -43,7 +43,7 @@ class Clock:
         return self.now
 
 
-def test_words() -> None:
+def test_parse_rate_limits() -> None:
     assert parse_rate_limits("") == parse_rate_limits(" , ") == ()
     assert parse_rate_limits("20/second, 600 per Minutes,5/hour") == (
         RateLimit(20, 1),
@@ -58,23 +58,23 @@ def test_words() -> None:
     count=st.integers(1, 8),
     steps=st.lists(st.sampled_from([0.0, 0.1, 1.0, 7.0, 20.0, 45.0, 70.0, 200.0]), max_size=120),
 )
-def test_nobody_gets_more_than_the_limit(count: int, steps: list[float]) -> None:
+def test_allowed_calls_never_exceed_the_limit(count: int, steps: list[float]) -> None:
     clock = Clock()
     counter = SharedRateCounter([RateLimit(count, PERIOD)], None, clock)
-    let_in: list[float] = []
+    allowed_at: list[float] = []
     for step in steps:
         clock.now += step
-        allowed, standing = counter.hit("key")
+        allowed, usage = counter.hit("key")
         if allowed:
-            let_in.append(clock.now)
-            assert standing.remaining >= 0
+            allowed_at.append(clock.now)
+            assert usage.remaining >= 0
         else:
-            assert standing.retry_after > 0
-    for moment in let_in:
+            assert usage.retry_after > 0
+    for moment in allowed_at:
         window = moment // PERIOD
-        assert sum(t // PERIOD == window for t in let_in) <= count
-        assert sum(moment <= t < moment + PERIOD for t in let_in) < 2 * count or count == 1
-    assert len(let_in) >= min(count, len(steps))
+        assert sum(t // PERIOD == window for t in allowed_at) <= count
+        assert sum(moment <= t < moment + PERIOD for t in allowed_at) < 2 * count or count == 1
+    assert len(allowed_at) >= min(count, len(steps))
     counter.close()
 
 
@@ -85,27 +85,25 @@ def test_nobody_gets_more_than_the_limit(count: int, steps: list[float]) -> None
     before=st.integers(0, 1000),
     now=st.integers(0, 1000),
 )
-def test_the_wait_is_neither_too_short_nor_too_long(
-    count: int, passed: float, before: int, now: int
-) -> None:
-    here = WindowUsage(RateLimit(count, PERIOD), passed, min(before, count), min(now, count))
-    if here.allowed:
-        assert here.retry_after == 0
+def test_retry_after_is_exact(count: int, passed: float, before: int, now: int) -> None:
+    usage = WindowUsage(RateLimit(count, PERIOD), passed, min(before, count), min(now, count))
+    if usage.allowed:
+        assert usage.retry_after == 0
         return
 
-    def after(seconds: float) -> WindowUsage:
+    def usage_after(seconds: float) -> WindowUsage:
         later = passed + seconds / PERIOD
         if later < 1:
-            return here._replace(elapsed=later)
-        return WindowUsage(here.limit, later - 1, here.now, 0)
+            return usage._replace(elapsed=later)
+        return WindowUsage(usage.limit, later - 1, usage.current, 0)
 
-    assert here.retry_after <= 2 * PERIOD
-    assert after(here.retry_after + 0.001).allowed
-    assert not after(max(0.0, here.retry_after - 0.001)).allowed
-    assert here.to_error("calls").seconds >= here.retry_after
+    assert usage.retry_after <= 2 * PERIOD
+    assert usage_after(usage.retry_after + 0.001).allowed
+    assert not usage_after(max(0.0, usage.retry_after - 0.001)).allowed
+    assert usage.to_error("calls").seconds >= usage.retry_after
 
 
-def test_callers_are_counted_apart_and_refusals_not_at_all() -> None:
+def test_callers_are_counted_separately_and_rejections_are_not_counted() -> None:
     clock = Clock(PERIOD * 100.0)
     counter = SharedRateCounter(parse_rate_limits("3/minute"), None, clock)
     assert [counter.hit("a")[0] for _ in range(9)] == [True] * 3 + [False] * 6
@@ -114,57 +112,57 @@ def test_callers_are_counted_apart_and_refusals_not_at_all() -> None:
     assert [counter.hit("a")[0] for _ in range(9)] == [True] * 3 + [False] * 6
 
 
-def test_every_limit_holds() -> None:
+def test_every_limit_is_enforced() -> None:
     clock = Clock(86_400.0 * 10)
     counter = SharedRateCounter(parse_rate_limits("2/second, 5/hour"), None, clock)
-    let_in = 0
+    allowed_calls = 0
     for _ in range(10):
         clock.now += 2
-        let_in += sum(counter.hit("a")[0] for _ in range(3))
-    assert let_in == 5
-    allowed, standing = counter.hit("a")
-    assert not allowed and standing.limit == RateLimit(5, 3600)
+        allowed_calls += sum(counter.hit("a")[0] for _ in range(3))
+    assert allowed_calls == 5
+    allowed, usage = counter.hit("a")
+    assert not allowed and usage.limit == RateLimit(5, 3600)
 
 
-def test_what_was_forced_is_counted_and_what_costs_nothing_is_not() -> None:
+def test_forced_cost_is_counted_and_zero_cost_is_not() -> None:
     counter = SharedRateCounter(parse_rate_limits("10/day"), None, Clock())
     assert all(counter.hit("a", cost=0)[0] for _ in range(30))
     assert counter.hit("a", 9)[0] and counter.hit("a", 2**40)[0]
-    allowed, standing = counter.hit("a", cost=0)
-    assert not allowed and standing.remaining == 0
+    allowed, usage = counter.hit("a", cost=0)
+    assert not allowed and usage.remaining == 0
     assert counter.hit("a", 5, force=True)[0]
 
 
-def test_a_file_of_before_the_machine_was_started_counts_for_nothing(tmp_path: Path) -> None:
+def test_counter_file_from_before_a_reboot_is_ignored(tmp_path: Path) -> None:
     clock, limits = Clock(5_000_000.0), parse_rate_limits("2/hour")
-    before = SharedRateCounter(limits, tmp_path / "rates", clock)
-    assert [before.hit("a")[0] for _ in range(3)] == [True, True, False]
+    first = SharedRateCounter(limits, tmp_path / "rates", clock)
+    assert [first.hit("a")[0] for _ in range(3)] == [True, True, False]
     clock.now = 100.0
-    after = SharedRateCounter(limits, tmp_path / "rates", clock)
-    assert [after.hit("a")[0] for _ in range(3)] == [True, True, False]
+    rebooted = SharedRateCounter(limits, tmp_path / "rates", clock)
+    assert [rebooted.hit("a")[0] for _ in range(3)] == [True, True, False]
 
 
-def test_more_callers_than_there_is_room_for() -> None:
+def test_more_callers_than_the_file_can_store() -> None:
     counter = SharedRateCounter(parse_rate_limits("1/day"), None, Clock())
     for number in range(60_000):
         assert counter.hit(f"caller {number}")[0]
     assert not counter.hit("caller 59999")[0]
 
 
-def test_who_holds_the_lock_for_ever_stops_nobody(tmp_path: Path) -> None:
+def test_lock_held_by_another_process_blocks_no_call(tmp_path: Path) -> None:
     counter = SharedRateCounter(parse_rate_limits("2/day"), tmp_path / "rates")
     with (tmp_path / "rates").open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert [counter.hit("a")[0] for _ in range(3)] == [True, True, False]
 
 
-def test_without_room_for_the_file_the_worker_counts_alone(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("no folder")
+def test_worker_counts_in_memory_when_the_file_cannot_be_created(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("not a folder")
     counter = SharedRateCounter(parse_rate_limits("2/day"), tmp_path / "run" / "rates")
     assert [counter.hit("a")[0] for _ in range(3)] == [True, True, False]
 
 
-def test_processes_lose_no_count(tmp_path: Path) -> None:
+def test_concurrent_processes_lose_no_count(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from rossmann.serving.access.shared_rate_counter import SharedRateCounter\n"
@@ -174,59 +172,62 @@ def test_processes_lose_no_count(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(tmp_path / "rates")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    let_in = [int(process.communicate(timeout=120)[0]) for process in running]
-    # One that waits too long for the lock goes on without it, so a few may slip through.
-    assert 3000 <= sum(let_in) <= 3010, let_in
+    allowed_calls = [int(process.communicate(timeout=120)[0]) for process in running]
+    # A process that waits too long for the lock continues without it: a few calls more may pass.
+    assert 3000 <= sum(allowed_calls) <= 3010, allowed_calls
 
 
-def over(answer: Any) -> int:
-    assert answer.status_code == 429, answer.text
-    fault = answer.json()["detail"][0]
-    assert fault["type"] == "over_rate" and "try again in" in fault["msg"]
-    return int(answer.headers["Retry-After"])
+def assert_rate_limited(response: Any) -> int:
+    """Check a 429 response; returns its seconds to wait."""
+    assert response.status_code == 429, response.text
+    error = response.json()["detail"][0]
+    assert error["type"] == "over_rate" and "try again in" in error["msg"]
+    return int(response.headers["Retry-After"])
 
 
-def test_over_the_rate_is_429_with_how_long_to_wait(make_app: App, row: Any) -> None:
+def test_rate_limit_exceeded_is_429_with_retry_after(make_app: App, row: Any) -> None:
     (first, one), (second, two) = (generate_key(Permission.PREDICT, name) for name in "ab")
     app = make_app(api_keys=f"{one.file_line},{two.file_line}", rate_limit="3/day")
     body = {"inputs": [row()]}
     with TestClient(app) as client:
-        for left in (2, 1, 0):
-            answer = client.post("/predict", json=body, headers={"X-API-Key": first})
-            assert answer.status_code == 200
-            assert answer.headers["RateLimit-Limit"] == "3"
-            assert answer.headers["RateLimit-Remaining"] == str(left)
-            assert 0 < int(answer.headers["RateLimit-Reset"]) <= 86_400
-        refused = client.post("/predict", json=body, headers={"X-API-Key": first})
-        assert 0 < over(refused) <= 2 * 86_400
-        assert refused.headers["RateLimit-Remaining"] == "0"
-        over(client.get("/model/info", headers={"X-API-Key": first}))
+        for remaining in (2, 1, 0):
+            response = client.post("/predict", json=body, headers={"X-API-Key": first})
+            assert response.status_code == 200
+            assert response.headers["RateLimit-Limit"] == "3"
+            assert response.headers["RateLimit-Remaining"] == str(remaining)
+            assert 0 < int(response.headers["RateLimit-Reset"]) <= 86_400
+        rejected = client.post("/predict", json=body, headers={"X-API-Key": first})
+        assert 0 < assert_rate_limited(rejected) <= 2 * 86_400
+        assert rejected.headers["RateLimit-Remaining"] == "0"
+        assert_rate_limited(client.get("/model/info", headers={"X-API-Key": first}))
         assert client.get("/model/info", headers={"X-API-Key": second}).status_code == 200
-        # Whoever tries keys is counted by address, whichever key it is.
+        # Requests with invalid keys are counted by address.
         for number in range(3):
             assert client.get("/model/info", headers={"X-API-Key": f"{number}"}).status_code == 401
-        over(client.get("/model/info", headers={"X-API-Key": "another"}))
-        over(client.get("/stores"))
+        assert_rate_limited(client.get("/model/info", headers={"X-API-Key": "another"}))
+        assert_rate_limited(client.get("/stores"))
         assert client.get("/model/info", headers={"X-API-Key": second}).status_code == 200
         for path in ("/health", "/health/live", "/health/ready", "/metrics", "/docs"):
-            answer = client.get(path)
-            assert answer.status_code == 200 and "RateLimit-Limit" not in answer.headers
+            response = client.get(path)
+            assert response.status_code == 200 and "RateLimit-Limit" not in response.headers
 
 
-def test_rows_are_counted_when_they_are_answered(make_app: App, row: Any) -> None:
+def test_rows_are_counted_after_the_response(make_app: App, row: Any) -> None:
     with TestClient(make_app(rate_limit_rows="10/day")) as client:
         for rows, code in ((1, 200), (8, 200), (0, 422), (30, 200), (1, 429), (1, 429)):
-            answer = client.post("/predict", json={"inputs": [row()] * rows})
-            assert answer.status_code == code, answer.text
-        assert "(rows)" in answer.json()["detail"][0]["msg"]
-        # Of 39 rows let in today, 9 may still count: the rest must slide out, today and tomorrow.
+            response = client.post("/predict", json={"inputs": [row()] * rows})
+            assert response.status_code == code, response.text
+        assert "(rows)" in response.json()["detail"][0]["msg"]
+        # Of the 39 counted rows 9 may remain in the window; the others must leave it first.
         passed = time.monotonic() / 86_400 % 1
-        assert over(answer) == pytest.approx((2 - passed - 9 / 39) * 86_400, abs=10)
-        over(client.get("/stores"))
+        assert assert_rate_limited(response) == pytest.approx(
+            (2 - passed - 9 / 39) * 86_400, abs=10
+        )
+        assert_rate_limited(client.get("/stores"))
         assert client.get("/health").status_code == 200
 
 
-def test_an_open_service_counts_by_address(make_app: App) -> None:
+def test_open_service_counts_by_address(make_app: App) -> None:
     app = make_app(rate_limit="2/day")
     clients = [
         TestClient(app, client=(address, 1))
@@ -234,23 +235,28 @@ def test_an_open_service_counts_by_address(make_app: App) -> None:
     ]
     with clients[0]:
         codes = [[c.get("/model/info").status_code for _ in range(2)] for c in clients]
-        # The addresses of one IPv6 network are one customer's.
+        # Addresses of one IPv6 network count as one caller.
         assert codes == [[200, 200], [200, 200], [200, 200], [429, 429], [200, 200]]
 
 
-@pytest.mark.parametrize(("trusted", "last"), [("", 429), ("192.0.2.9", 429), ("127.0.0.1", 200)])
-def test_a_caller_is_only_taken_for_another_at_a_trusted_proxys_word(
-    live: Callable[..., AbstractContextManager[str]], make_app: App, trusted: str, last: int
+@pytest.mark.parametrize(
+    ("trusted_proxies", "last_code"), [("", 429), ("192.0.2.9", 429), ("127.0.0.1", 200)]
+)
+def test_forwarded_address_is_used_only_from_a_trusted_proxy(
+    live: Callable[..., AbstractContextManager[str]],
+    make_app: App,
+    trusted_proxies: str,
+    last_code: int,
 ) -> None:
-    with live(make_app(rate_limit="1/day"), trusted_proxies=trusted) as url:
-        codes = [
-            httpx.get(f"{url}/stores", headers={"X-Forwarded-For": told}, trust_env=False)
-            for told in ("198.51.100.1", "198.51.100.2")
+    with live(make_app(rate_limit="1/day"), trusted_proxies=trusted_proxies) as url:
+        responses = [
+            httpx.get(f"{url}/stores", headers={"X-Forwarded-For": forwarded}, trust_env=False)
+            for forwarded in ("198.51.100.1", "198.51.100.2")
         ]
-        assert [answer.status_code for answer in codes] == [200, last]
+        assert [response.status_code for response in responses] == [200, last_code]
 
 
-def test_the_client_tells_how_long_to_wait(live: Live, make_app: App) -> None:
+def test_client_error_contains_seconds_to_wait(live: Live, make_app: App) -> None:
     with live(make_app(rate_limit="1/hour")) as url, Client(url) as client:
         client.model_info()
         with pytest.raises(RateLimitError, match="over the rate of 1/hour") as caught:
@@ -258,16 +264,16 @@ def test_the_client_tells_how_long_to_wait(live: Live, make_app: App) -> None:
         assert 1 <= caught.value.seconds <= 7200
 
 
-def test_workers_share_the_count(run_door: Callable[..., Any]) -> None:
-    door = run_door(workers=2, rate_limit="30/day")
-    codes = [httpx.get(f"{door.url}/model/info", trust_env=False).status_code for _ in range(80)]
+def test_workers_share_one_count(run_service: Callable[..., Any]) -> None:
+    service = run_service(workers=2, rate_limit="30/day")
+    codes = [httpx.get(f"{service.url}/model/info", trust_env=False).status_code for _ in range(80)]
     assert codes.count(200) == 30 and codes.count(429) == 50, codes
-    door.stop()
+    service.stop()
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Starts a real Redis on a socket in a folder; several times, if it was ended."""
+    """Starts a real Redis on a Unix socket; again after it was stopped."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed")
@@ -289,62 +295,61 @@ def redis_server(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes
         process.wait(30)
 
 
-def test_machines_share_the_count_by_redis(
+def test_machines_share_one_count_in_redis(
     redis_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_store, "_REDIS_COOLDOWN", 0.0)
+    monkeypatch.setattr(rate_limiter, "_REDIS_COOLDOWN", 0.0)
     url = f"unix://{tmp_path / 'redis.sock'}"
-    chosen = load_settings(data_dir=tmp_path, rate_limit="100/hour, 6/day", rate_limit_store=url)
+    redis_settings = load_settings(
+        data_dir=tmp_path, rate_limit="100/hour, 6/day", rate_limit_store=url
+    )
+    rows = redis_settings.model_copy(update={"rate_limit_rows": "6/day"})
 
-    rows = chosen.model_copy(update={"rate_limit_rows": "6/day"})
-
-    async def play() -> None:
+    async def run() -> None:
         process = redis_server()
-        one, two = RateLimiter(chosen, "calls"), RateLimiter(chosen, "calls")
-        let_in = [(await limiter.hit("a"))[0] for _ in range(4) for limiter in (one, two)]
-        assert let_in == [True] * 6 + [False] * 2
-        allowed, standing = await one.hit("a")
-        assert not allowed and standing.limit == RateLimit(6, 86_400)
-        assert (standing.remaining, standing.now) == (
-            0,
-            6,
-        ) and 0 < standing.retry_after <= 2 * 86_400
-        allowed, standing = await two.hit("b")
-        assert allowed and standing.remaining == 5
+        one, two = RateLimiter(redis_settings, "calls"), RateLimiter(redis_settings, "calls")
+        results = [(await limiter.hit("a"))[0] for _ in range(4) for limiter in (one, two)]
+        assert results == [True] * 6 + [False] * 2
+        allowed, usage = await one.hit("a")
+        assert not allowed and usage.limit == RateLimit(6, 86_400)
+        assert (usage.remaining, usage.current) == (0, 6)
+        assert 0 < usage.retry_after <= 2 * 86_400
+        allowed, usage = await two.hit("b")
+        assert allowed and usage.remaining == 5
         assert (await two.hit("b", cost=0))[1].remaining == 5
         assert await one.hit("b", 9, force=True) == (True, ANY)
-        allowed, standing = await two.hit("b", cost=0)
-        assert not allowed and (standing.remaining, standing.now) == (0, 10)
-        assert (await RateLimiter(rows, "rows").hit("b"))[0]  # counted apart
+        allowed, usage = await two.hit("b", cost=0)
+        assert not allowed and (usage.remaining, usage.current) == (0, 10)
+        assert (await RateLimiter(rows, "rows").hit("b"))[0]  # a separate count
         process.kill()
         process.wait(30)
         (tmp_path / "redis.sock").unlink()
-        # Away: each machine counts by itself, from nothing.
+        # Redis is unavailable: each machine counts locally, from 0.
         assert [(await one.hit("a"))[0] for _ in range(8)] == [True] * 6 + [False] * 2
         assert (await two.hit("a"))[0]
         redis_server()
-        assert (await one.hit("a"))[0]  # it came back, empty
+        assert (await one.hit("a"))[0]  # Redis is back, empty
         await one.close()
         await two.close()
 
-    anyio.run(play)
+    anyio.run(run)
 
 
-def test_a_redis_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_hanging_redis_times_out_and_counts_locally(tmp_path: Path) -> None:
     import socket
 
-    with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        deaf.listen()
-        url = f"redis://:hunter2@127.0.0.1:{deaf.getsockname()[1]}/0"
-        chosen = load_settings(data_dir=tmp_path, rate_limit="2/day", rate_limit_store=url)
+    with socket.socket() as silent_server:
+        silent_server.bind(("127.0.0.1", 0))
+        silent_server.listen()
+        url = f"redis://:hunter2@127.0.0.1:{silent_server.getsockname()[1]}/0"
+        redis_settings = load_settings(data_dir=tmp_path, rate_limit="2/day", rate_limit_store=url)
 
-        async def play() -> list[bool]:
-            limiter = RateLimiter(chosen, "calls")
-            begun = time.monotonic()
-            found = [(await limiter.hit("a"))[0] for _ in range(3)]
-            assert time.monotonic() - begun < 30  # not for ever; it is asked once
+        async def run() -> list[bool]:
+            limiter = RateLimiter(redis_settings, "calls")
+            started_at = time.monotonic()
+            results = [(await limiter.hit("a"))[0] for _ in range(3)]
+            assert time.monotonic() - started_at < 30  # one timeout, then the cooldown
             await limiter.close()
-            return found
+            return results
 
-        assert anyio.run(play) == [True, True, False]
+        assert anyio.run(run) == [True, True, False]

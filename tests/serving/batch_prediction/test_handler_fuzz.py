@@ -1,4 +1,4 @@
-"""Whatever a file holds: never 500, always the one shape, and nothing left behind."""
+"""Fuzz tests of file uploads: no status 500, and every body matches its schema."""
 
 import gzip
 import io
@@ -28,13 +28,13 @@ texts = st.text(max_size=10) | st.sampled_from(
 )
 
 
-def check(answer: Any) -> None:
-    if answer.status_code == 200:
-        assert height(answer.content) == int(answer.headers["X-Rows"]) > 0
+def check(response: Any) -> None:
+    if response.status_code == 200:
+        assert height(response.content) == int(response.headers["X-Rows"]) > 0
         return
-    assert answer.status_code in {400, 413, 422}, answer.text
-    told = ErrorResponse.model_validate_json(answer.content, strict=True)
-    assert told.detail and all(fault.msg and fault.type for fault in told.detail)
+    assert response.status_code in {400, 413, 422}, response.text
+    result = ErrorResponse.model_validate_json(response.content, strict=True)
+    assert result.detail and all(error.msg and error.type for error in result.detail)
 
 
 def height(content: bytes) -> int:
@@ -54,7 +54,7 @@ def height(content: bytes) -> int:
     | st.tuples(st.sampled_from([b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"\xff\xfe", b"\xd0\xcf"]),
                 st.binary(max_size=200)).map(b"".join)
 )  # fmt: skip
-def test_any_bytes(api: TestClient, body: bytes) -> None:
+def test_random_bytes(api: TestClient, body: bytes) -> None:
     check(api.post("/predict/file", content=body))
 
 
@@ -62,62 +62,62 @@ def test_any_bytes(api: TestClient, body: bytes) -> None:
 @given(
     table=st.lists(st.tuples(*[texts] * len(REQUIRED_FIELDS)), max_size=6),
     separator=st.sampled_from(",;\t"),
-    kind=st.sampled_from(["csv", "parquet", "xlsx"]),
+    file_format=st.sampled_from(["csv", "parquet", "xlsx"]),
 )
-def test_any_text_in_any_field(
-    api: TestClient, table: list[tuple[str, ...]], separator: str, kind: str
+def test_random_text_in_every_field(
+    api: TestClient, table: list[tuple[str, ...]], separator: str, file_format: str
 ) -> None:
     lines = [REQUIRED_FIELDS, *table]
     body = "\n".join(separator.join(line) for line in lines).encode("utf-8", "replace")
-    check(api.post(f"/predict/file?format={kind}", content=body))
+    check(api.post(f"/predict/file?format={file_format}", content=body))
 
 
 @fuzz
 @given(
     values=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5),
-    kind=st.sampled_from(
+    dtype=st.sampled_from(
         [pl.Date, pl.Int32, pl.Float32, pl.Boolean, pl.Time, pl.Datetime("ms"), pl.Duration,
          pl.List(pl.Int32), pl.Binary, pl.Decimal(20, 2), pl.Null, pl.Categorical]
     ),
     field=st.sampled_from([*REQUIRED_FIELDS, "Other"]),
 )  # fmt: skip
-def test_columns_of_any_kind(
-    api: TestClient, row: MakeRow, values: list[int], kind: Any, field: str
+def test_columns_of_other_types(
+    api: TestClient, row: MakeRow, values: list[int], dtype: Any, field: str
 ) -> None:
     frame = pl.DataFrame([row()] * len(values)).drop("DayOfWeek")
     try:
-        column = pl.Series(field, values).cast(kind, strict=False)
+        column = pl.Series(field, values).cast(dtype, strict=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        column = pl.Series(field, [None] * len(values), dtype=kind)
-    out = io.BytesIO()
-    frame.with_columns(column).write_parquet(out)
-    for wanted in ("parquet", "csv", "xlsx"):
-        check(api.post(f"/predict/file?format={wanted}", content=out.getvalue()))
+        column = pl.Series(field, [None] * len(values), dtype=dtype)
+    buffer = io.BytesIO()
+    frame.with_columns(column).write_parquet(buffer)
+    for output_format in ("parquet", "csv", "xlsx"):
+        check(api.post(f"/predict/file?format={output_format}", content=buffer.getvalue()))
 
 
 @fuzz
 @given(
-    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8)
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8)
 )
-@pytest.mark.parametrize("kind", ["parquet", "xlsx"])
+@pytest.mark.parametrize("file_format", ["parquet", "xlsx"])
 def test_damaged_files(
-    api: TestClient, row: MakeRow, kind: str, places: list[tuple[int, int]]
+    api: TestClient, row: MakeRow, file_format: str, changes: list[tuple[int, int]]
 ) -> None:
-    out = io.BytesIO()
+    buffer = io.BytesIO()
     frame = pl.DataFrame([row(n % 40 + 1) for n in range(50)])
-    frame.write_parquet(out) if kind == "parquet" else frame.write_excel(out)
-    body = bytearray(out.getvalue())
-    for place, value in places:
-        body[place % len(body)] = value
+    frame.write_parquet(buffer) if file_format == "parquet" else frame.write_excel(buffer)
+    body = bytearray(buffer.getvalue())
+    for offset, value in changes:
+        body[offset % len(body)] = value
     check(api.post("/predict/file", content=bytes(body)))
 
 
-def test_texts_that_unpack_to_gigabytes(api: TestClient, row: MakeRow) -> None:
+def test_column_that_decompresses_to_gigabytes_is_rejected(api: TestClient, row: MakeRow) -> None:
     table = pl.DataFrame([row()] * 60_000).to_arrow(compat_level=pl.CompatLevel.oldest())
-    note = pa.DictionaryArray.from_arrays(pa.array([0] * 60_000, pa.int32()), ["x" * 200_000])
-    out = io.BytesIO()
-    pq.write_table(table.append_column("note", note), out, store_schema=False)
-    assert len(out.getvalue()) < 2**21
-    answer = api.post("/predict/file", content=out.getvalue())
-    check(answer)
-    assert answer.status_code == 422
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 60_000, pa.int32()), ["x" * 200_000])
+    buffer = io.BytesIO()
+    pq.write_table(table.append_column("text", column), buffer, store_schema=False)
+    assert len(buffer.getvalue()) < 2**21
+    response = api.post("/predict/file", content=buffer.getvalue())
+    check(response)
+    assert response.status_code == 422

@@ -1,4 +1,4 @@
-"""Files as streams: what is done is sent while the rest is made, and nothing is left behind."""
+"""Streaming of files: early output, disconnects, staging files, memory."""
 
 import asyncio
 import io
@@ -30,27 +30,27 @@ Live = Callable[[FastAPI], AbstractContextManager[str]]
 MakeApp = Callable[..., FastAPI]
 
 
-class Valve:
-    """A model that stops before its n-th part until it is let go on, or fails there."""
+class BlockingModel:
+    """A model whose call number ``block_at_call`` waits for ``release``, and then may fail."""
 
-    def __init__(self, panel: Panel, at: int, fails: bool = False) -> None:
+    def __init__(self, panel: Panel, block_at_call: int, fails: bool = False) -> None:
         self.card: dict[str, Any] = {
             "intervals": {"levels": [0.5, 0.99]}, "data": {"dataset": "demo"}, "weights": {},
         }  # fmt: skip
-        self.panel, self.at, self.fails = panel, at, fails
-        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.panel, self.block_at_call, self.fails = panel, block_at_call, fails
+        self.blocked, self.release = threading.Event(), threading.Event()
         self.calls = itertools.count(1)
 
     def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
-        if next(self.calls) >= self.at:
-            self.reached.set()
-            assert self.go_on.wait(60)
+        if next(self.calls) >= self.block_at_call:
+            self.blocked.set()
+            assert self.release.wait(60)
             if self.fails:
                 return np.full(len(matrix), np.nan)
         return np.ones(len(matrix))
 
 
-def table(panel: Panel, count: int, kind: str = "parquet") -> bytes:
+def table(panel: Panel, count: int, file_format: str = "parquet") -> bytes:
     day = np.arange(count) % 48 + panel.last_day + 1
     frame = pl.DataFrame(
         {
@@ -60,61 +60,61 @@ def table(panel: Panel, count: int, kind: str = "parquet") -> bytes:
             "Id": np.arange(count),
         }
     )  # fmt: skip
-    out = io.BytesIO()
-    frame.write_csv(out) if kind == "csv" else frame.write_parquet(out)
-    return out.getvalue()
+    buffer = io.BytesIO()
+    frame.write_csv(buffer) if file_format == "csv" else frame.write_parquet(buffer)
+    return buffer.getvalue()
 
 
-def drafts(settings: Settings) -> list[Path]:
+def staging_files(settings: Settings) -> list[Path]:
     return list((settings.run_dir / "files").glob("*"))
 
 
 @pytest.fixture
-def valve(panel: Panel) -> Valve:
-    # One call is the last part's; with two threads the one before it may pass it.
-    return Valve(panel, at=8)
+def model(panel: Panel) -> BlockingModel:
+    # Call 8 of 9: with two threads, the last chunk may start before the one before it.
+    return BlockingModel(panel, block_at_call=8)
 
 
 @pytest.fixture
-def make_forecaster(panel: Panel, valve: Valve) -> Callable[[Path], Forecaster]:
-    return lambda _: Forecaster(panel, valve)  # type: ignore[arg-type]
+def make_forecaster(panel: Panel, model: BlockingModel) -> Callable[[Path], Forecaster]:
+    return lambda _: Forecaster(panel, model)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_the_first_bytes_come_before_the_last_part_is_made(
-    make_app: MakeApp, live: Live, panel: Panel, valve: Valve, kind: str
+@pytest.mark.parametrize("file_format", ["csv", "parquet"])
+def test_first_bytes_are_sent_before_the_last_chunk_is_forecast(
+    make_app: MakeApp, live: Live, panel: Panel, model: BlockingModel, file_format: str
 ) -> None:
-    body = table(panel, 9 * CHUNK_ROWS, kind)
+    body = table(panel, 9 * CHUNK_ROWS, file_format)
     with (
         live(make_app(threads=1)) as url,
-        httpx.stream("POST", f"{url}/predict/file", content=body, timeout=60) as answer,
+        httpx.stream("POST", f"{url}/predict/file", content=body, timeout=60) as response,
     ):
-        blocks = answer.iter_bytes()
+        blocks = response.iter_bytes()
         first = next(blocks)
-        assert first and not valve.go_on.is_set()
-        valve.go_on.set()
+        assert first and not model.release.is_set()
+        model.release.set()
         content = first + b"".join(blocks)
-    read = pl.read_csv if kind == "csv" else pl.read_parquet
+    read = pl.read_csv if file_format == "csv" else pl.read_parquet
     assert read(content)["Id"].to_list() == list(range(9 * CHUNK_ROWS))
 
 
-def test_a_client_that_goes_away_leaves_nothing(
-    make_app: MakeApp, live: Live, panel: Panel, valve: Valve, serving_settings: Settings
+def test_disconnect_during_the_response_removes_the_staging_file(
+    make_app: MakeApp, live: Live, panel: Panel, model: BlockingModel, serving_settings: Settings
 ) -> None:
     body = table(panel, 9 * CHUNK_ROWS)
     with live(make_app(threads=1)) as url:
-        with httpx.stream("POST", f"{url}/predict/file", content=body, timeout=60) as answer:
-            next(answer.iter_bytes())
-            assert valve.reached.wait(60)
-            assert len(drafts(serving_settings)) == 1
-        valve.go_on.set()
-        wait_until(lambda: not drafts(serving_settings))
-        # The thread is free again, and so is the place.
+        with httpx.stream("POST", f"{url}/predict/file", content=body, timeout=60) as response:
+            next(response.iter_bytes())
+            assert model.blocked.wait(60)
+            assert len(staging_files(serving_settings)) == 1
+        model.release.set()
+        wait_until(lambda: not staging_files(serving_settings))
+        # The thread and the upload slot are free again.
         for _ in range(3):
             assert httpx.post(f"{url}/predict/file", content=table(panel, 10)).is_success
 
 
-def test_a_client_that_goes_away_while_it_sends_leaves_nothing(
+def test_disconnect_during_the_upload_removes_the_staging_file(
     make_app: MakeApp, live: Live, serving_settings: Settings
 ) -> None:
     with live(make_app()) as url:
@@ -123,102 +123,106 @@ def test_a_client_that_goes_away_while_it_sends_leaves_nothing(
             client.sendall(
                 b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\nSt"
             )
-            wait_until(lambda: len(drafts(serving_settings)) == 1)
-        wait_until(lambda: not drafts(serving_settings))
+            wait_until(lambda: len(staging_files(serving_settings)) == 1)
+        wait_until(lambda: not staging_files(serving_settings))
 
 
-def test_a_late_fault_breaks_the_connection(
-    make_app: MakeApp, live: Live, panel: Panel, valve: Valve, serving_settings: Settings
+def test_error_after_the_first_bytes_closes_the_connection(
+    make_app: MakeApp, live: Live, panel: Panel, model: BlockingModel, serving_settings: Settings
 ) -> None:
-    valve.fails = True
-    valve.go_on.set()
+    model.fails = True
+    model.release.set()
     with (
         live(make_app(threads=1)) as url,
         httpx.stream(
             "POST", f"{url}/predict/file", content=table(panel, 9 * CHUNK_ROWS), timeout=60
-        ) as answer,
+        ) as response,
     ):
-        assert answer.status_code == 200
+        assert response.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
-            answer.read()
-        wait_until(lambda: not drafts(serving_settings))
+            response.read()
+        wait_until(lambda: not staging_files(serving_settings))
 
 
-def test_more_files_than_are_taken_in_are_told_to_come_again(
+def test_too_many_concurrent_files_is_503_with_retry_after(
     make_app: MakeApp, live: Live, serving_settings: Settings
 ) -> None:
     with live(make_app()) as url:
         host, port = url.removeprefix("http://").split(":")
-        head = b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\nStore"
-        slow = [socket.create_connection((host, int(port))) for _ in range(MAX_ACCEPTED_FILES)]
-        for client in slow:
-            client.sendall(head)
-        wait_until(lambda: len(drafts(serving_settings)) == MAX_ACCEPTED_FILES)
-        answer = httpx.post(f"{url}/predict/file", content=b"Store")
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-        for client in slow:
+        partial_request = (
+            b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\nStore"
+        )
+        slow_clients = [
+            socket.create_connection((host, int(port))) for _ in range(MAX_ACCEPTED_FILES)
+        ]
+        for client in slow_clients:
+            client.sendall(partial_request)
+        wait_until(lambda: len(staging_files(serving_settings)) == MAX_ACCEPTED_FILES)
+        response = httpx.post(f"{url}/predict/file", content=b"Store")
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+        for client in slow_clients:
             client.close()
-        wait_until(lambda: not drafts(serving_settings))
+        wait_until(lambda: not staging_files(serving_settings))
         assert httpx.post(f"{url}/predict/file", content=b"Store").status_code == 422
 
 
-def test_what_killed_processes_left_goes_at_the_next_start(
+def test_staging_files_of_killed_processes_are_removed_at_start(
     make_app: MakeApp, serving_settings: Settings
 ) -> None:
     folder = serving_settings.run_dir / "files"
-    left, others = folder / "rossmann-file-999999999-x", folder / "rossmann-file-1-y"
-    for one in (left, others):
-        one.mkdir(parents=True)
+    orphaned, active = folder / "rossmann-file-999999999-x", folder / "rossmann-file-1-y"
+    for path in (orphaned, active):
+        path.mkdir(parents=True)
     make_app()
-    assert drafts(serving_settings) == [others]
+    assert staging_files(serving_settings) == [active]
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("file_format", ["csv", "parquet"])
 def test_memory_does_not_grow_with_the_file(
-    make_app: MakeApp, panel: Panel, valve: Valve, kind: str
+    make_app: MakeApp, panel: Panel, model: BlockingModel, file_format: str
 ) -> None:
     import pyarrow as pa
 
-    valve.at = 10**9
+    model.block_at_call = 10**9
     peaks = []
     tracemalloc.start()
     with TestClient(make_app()) as api:
-        api.post("/predict/file", content=table(panel, 100, kind))
+        api.post("/predict/file", content=table(panel, 100, file_format))
         for count in (50_000, 200_000):
-            body = table(panel, count, kind)
+            body = table(panel, count, file_format)
             pool = pa.default_memory_pool()
             before = pool.bytes_allocated()
             tracemalloc.reset_peak()
-            held = tracemalloc.get_traced_memory()[0]
-            with api.stream("POST", "/predict/file", content=body) as answer:
-                size = sum(len(block) for block in answer.iter_bytes())
-            # The body and the answer are held by the test's client, not by the service.
-            peaks.append(tracemalloc.get_traced_memory()[1] - held - 2 * size)
+            bytes_before = tracemalloc.get_traced_memory()[0]
+            with api.stream("POST", "/predict/file", content=body) as response:
+                size = sum(len(block) for block in response.iter_bytes())
+            # The test client holds the request and the response body.
+            peaks.append(tracemalloc.get_traced_memory()[1] - bytes_before - 2 * size)
             assert pool.bytes_allocated() - before < 2**20
-    # Not while the service's threads run: Python 3.11 crashes over it (cpython issue 128679).
+    # Stopping while the threads run can crash Python 3.11 (cpython issue 128679).
     tracemalloc.stop()
     assert peaks[1] < peaks[0] + 24 * 2**20
 
 
-def test_a_channel_lets_nobody_get_far_ahead() -> None:
+def test_block_stream_times_out_when_its_buffer_is_full() -> None:
     async def check() -> None:
-        channel = BlockStream(patience=0.01)
+        stream = BlockStream(timeout=0.01)
         loop = asyncio.get_running_loop()
         for _ in range(2):
-            await loop.run_in_executor(None, channel.send, b"x")
+            await loop.run_in_executor(None, stream.send, b"x")
         with pytest.raises(ClientGoneError, match="took nothing"):
-            await loop.run_in_executor(None, channel.send, b"x")
-        channel.close()
+            await loop.run_in_executor(None, stream.send, b"x")
+        stream.close()
         with pytest.raises(ClientGoneError, match="went away"):
-            await loop.run_in_executor(None, channel.send, b"x")
+            await loop.run_in_executor(None, stream.send, b"x")
 
     asyncio.run(check())
 
 
-def wait_until(true: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     tick = threading.Event()
     for _ in range(1200):
-        if true():
+        if condition():
             return
         tick.wait(0.05)
-    raise AssertionError("it never came true")
+    raise AssertionError("timeout")

@@ -1,4 +1,4 @@
-"""The typed client against a live service: answers as types, refusals as the product's errors."""
+"""The typed client against a live service: typed responses and errors."""
 
 import hashlib
 import socket
@@ -25,7 +25,9 @@ Live = Callable[[FastAPI], AbstractContextManager[str]]
 App = Callable[..., FastAPI]
 
 
-def test_every_call(live: Live, make_app: App, row: Any, panel: Panel, registry: Any) -> None:
+def test_every_client_method(
+    live: Live, make_app: App, row: Any, panel: Panel, registry: Any
+) -> None:
     registry.add(13)
     with live(make_app()) as url, Client(url) as client:
         assert client.health().model_version == 1
@@ -35,9 +37,9 @@ def test_every_call(live: Live, make_app: App, row: Any, panel: Panel, registry:
         assert len(client.history(1, days=5).days) == 5
         assert client.history(1, until="2015-01-31").until.isoformat() == "2015-01-31"
         plan = client.plan(1, days=3)
-        rows = [one.model_dump(mode="json", exclude={"scheduled"}) for one in plan.rows]
-        told = client.predict(rows, stage="Staging", intervals=[0.8])
-        assert told.model_version == 2 and len(told.intervals[0].lower) == 3
+        rows = [planned.model_dump(mode="json", exclude={"scheduled"}) for planned in plan.rows]
+        response = client.predict(rows, stage="Staging", intervals=[0.8])
+        assert response.model_version == 2 and len(response.intervals[0].lower) == 3
         assert client.predict(rows, as_of="2015-06-30").as_of == "2015-06-30"
         assert client.load(3).model_version == 3
         assert client.promote(2, "why not").stage == "Production"
@@ -47,7 +49,7 @@ def test_every_call(live: Live, make_app: App, row: Any, panel: Panel, registry:
             client.promote(13)
 
 
-def test_refusals(live: Live, make_app: App, row: Any) -> None:
+def test_error_responses_raise_typed_errors(live: Live, make_app: App, row: Any) -> None:
     with live(make_app(max_rows=3)) as url, Client(url) as client:
         with pytest.raises(RequestError) as caught:
             client.predict([row(), row(Store=4444, Open=2)])
@@ -63,9 +65,7 @@ def test_refusals(live: Live, make_app: App, row: Any) -> None:
             client.history(4444)
 
 
-def test_a_body_too_long_is_refused_and_the_next_call_works(
-    live: Live, make_app: App, row: Any
-) -> None:
+def test_call_after_a_rejected_oversized_body_works(live: Live, make_app: App, row: Any) -> None:
     with live(make_app(max_body_mb=1)) as url, Client(url) as client:
         for _ in range(3):
             with pytest.raises((PayloadTooLargeError, ServiceError)):
@@ -73,7 +73,7 @@ def test_a_body_too_long_is_refused_and_the_next_call_works(
             assert client.predict([row()]).count == 1
 
 
-def test_keys(live: Live, make_app: App, row: Any) -> None:
+def test_api_key_errors(live: Live, make_app: App, row: Any) -> None:
     digest = hashlib.sha256(b"see").hexdigest()
     with live(make_app(api_keys=f"predict:{digest}")) as url:
         with Client(url) as client, pytest.raises(AuthenticationError):
@@ -84,7 +84,7 @@ def test_keys(live: Live, make_app: App, row: Any) -> None:
                 client.rollback()
 
 
-def test_away_and_strangers() -> None:
+def test_unreachable_service_raises_service_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -92,7 +92,7 @@ def test_away_and_strangers() -> None:
             client.health()
 
 
-def test_something_else_that_answers(live: Live) -> None:
+def test_response_of_another_service_raises_service_error(live: Live) -> None:
     other = FastAPI()
     other.add_api_route("/health", lambda: {"fine": True})
     with live(other) as url, Client(url) as client:

@@ -1,4 +1,4 @@
-"""Files through the typed client, and the page's examples as they stand there."""
+"""Files through the typed client, and the examples of the files page."""
 
 import json
 import re
@@ -35,13 +35,13 @@ def plan(tmp_path: Path, row: Any, panel: Panel) -> Path:
     return path
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_examples_with_curl(live: Live, make_app: App, plan: Path) -> None:
-    (script,) = blocks("bash")
+def test_documented_curl_examples(live: Live, make_app: App, plan: Path) -> None:
+    (script,) = code_blocks("bash")
     with live(make_app()) as url:
         subprocess.run(
             ["bash", "-euc", script.replace("curl -f", "curl -sf --noproxy '*'")],
@@ -52,12 +52,12 @@ def test_the_examples_with_curl(live: Live, make_app: App, plan: Path) -> None:
     sheet = pl.read_excel(plan.parent / "forecast.xlsx")
     assert csv.height == parquet.height == sheet.height == 500
     assert csv["forecast"].to_list() == parquet["forecast"].to_list()
-    assert sheet["forecast"].sum() != csv["forecast"].sum()  # unbiased totals
+    assert sheet["forecast"].sum() != csv["forecast"].sum()  # its objective is unbiased
     assert {"lower_80", "upper_95", "warnings"} <= set(csv.columns)
 
 
-def test_the_example_in_python(live: Live, make_app: App, plan: Path, capsys: Any) -> None:
-    (script,) = blocks("python")
+def test_documented_python_example(live: Live, make_app: App, plan: Path, capsys: Any) -> None:
+    (script,) = code_blocks("python")
     script = script.replace('Path("', f'Path("{plan.parent}/')
     with live(make_app()) as url:
         exec(compile(script, "files.md", "exec"), {"url": url})
@@ -65,31 +65,33 @@ def test_the_example_in_python(live: Live, make_app: App, plan: Path, capsys: An
     assert pl.read_parquet(plan.parent / "forecast.parquet").height == 500
 
 
-def test_the_refusal_that_is_shown(live: Live, make_app: App, plan: Path) -> None:
-    shown = json.loads(blocks("json")[0])["detail"]
+def test_documented_error_response(live: Live, make_app: App, plan: Path) -> None:
+    documented = json.loads(code_blocks("json")[0])["detail"]
     lines = plan.read_text().splitlines()
     plan.write_text("\n".join([*lines[:2], "9999" + lines[2][lines[2].index(",") :]]))
-    with live(make_app()) as url, Client(url) as client, pytest.raises(RequestError) as told:
+    with live(make_app()) as url, Client(url) as client, pytest.raises(RequestError) as caught:
         client.predict_file(plan, plan.with_name("out.csv"))
-    assert [{**f.as_dict(), "loc": list(f.loc)} for f in told.value.errors] == shown
+    assert [{**f.as_dict(), "loc": list(f.loc)} for f in caught.value.errors] == documented
     assert not plan.with_name("out.csv").exists()
 
 
-def test_the_page_names_every_option_and_warning(panel: Panel) -> None:
+def test_page_documents_every_option_and_column(panel: Panel) -> None:
     text = PAGE.read_text("utf-8")
-    order = ChunkPlan(None, 1, 0, (0.8,), "accuracy", False)  # type: ignore[arg-type]
-    for word in (*OPTION_NAMES, *order.added):
-        assert f"`{word}`" in text, word
+    chunk_plan = ChunkPlan(None, 1, 0, (0.8,), "accuracy", False)  # type: ignore[arg-type]
+    for name in (*OPTION_NAMES, *chunk_plan.added):
+        assert f"`{name}`" in text, name
 
 
-def test_the_client_passes_on_what_it_is_asked(live: Live, make_app: App, plan: Path) -> None:
+def test_client_passes_every_option(live: Live, make_app: App, plan: Path) -> None:
     target = plan.with_name("out.xlsx")
     with live(make_app()) as url, Client(url) as client:
-        asked = {"stage": 2, "as_of": "2014-06-30", "objective": "unbiased"}
-        told = client.predict_file(plan, target, intervals=[0.8], date_format="YYYY-MM-DD", **asked)  # type: ignore[arg-type]
-        assert (told.count, told.model_version, told.model_stage) == (500, 2, "Staging")
-        assert (told.as_of, told.objective) == ("2014-06-30", "unbiased")
-        assert "horizon" in {warning.type for warning in told.warnings}
+        options = {"stage": 2, "as_of": "2014-06-30", "objective": "unbiased"}
+        summary = client.predict_file(
+            plan, target, intervals=[0.8], date_format="YYYY-MM-DD", **options
+        )  # type: ignore[arg-type]
+        assert (summary.count, summary.model_version, summary.model_stage) == (500, 2, "Staging")
+        assert (summary.as_of, summary.objective) == ("2014-06-30", "unbiased")
+        assert "horizon" in {warning.type for warning in summary.warnings}
         assert "lower_80" in pl.read_excel(target).columns
         with pytest.raises(VersionNotFoundError):
             client.predict_file(plan, target, stage=77)
@@ -97,7 +99,7 @@ def test_the_client_passes_on_what_it_is_asked(live: Live, make_app: App, plan: 
         Client(url).predict_file(plan, target)
 
 
-def test_files_need_the_right_to_predict(live: Live, make_app: App, plan: Path) -> None:
+def test_predict_file_needs_a_key(live: Live, make_app: App, plan: Path) -> None:
     app = make_app(api_keys=f"predict:{key_digest('secret')}:x")
     target = plan.with_name("out.csv")
     with live(app) as url:

@@ -1,4 +1,4 @@
-"""Either objective by every door: one version, two answers."""
+"""Both objectives through every entry point: API, explain, client and forecaster."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,70 +28,72 @@ def make_forecaster(make_trained: MakeForecaster) -> MakeForecaster:
     return make_trained
 
 
-def ask(api: TestClient, row: MakeRow, **options: Any) -> dict[str, Any]:
+def predict(api: TestClient, row: MakeRow, **options: Any) -> dict[str, Any]:
     rows = [row(1), row(2, Promo=0), row(3, Open=0)]
-    answer = api.post("/predict", json={"inputs": rows, **options})
-    assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    response = api.post("/predict", json={"inputs": rows, **options})
+    assert response.status_code == 200, response.text
+    result: dict[str, Any] = response.json()
+    return result
 
 
-def test_unbiased_is_the_accurate_forecast_times_its_factor(
+def test_unbiased_forecast_is_the_accurate_one_times_the_correction(
     api: TestClient, row: MakeRow, ensemble: Ensemble
 ) -> None:
-    plain = ask(api, row, intervals=[0.8])
-    named = ask(api, row, intervals=[0.8], objective="accuracy")
-    raised = ask(api, row, intervals=[0.8], objective="unbiased")
-    assert plain["objective"] == named["objective"] == "accuracy"
-    assert plain["predictions"] == named["predictions"]
-    assert raised["objective"] == "unbiased"
+    default = predict(api, row, intervals=[0.8])
+    accuracy = predict(api, row, intervals=[0.8], objective="accuracy")
+    unbiased = predict(api, row, intervals=[0.8], objective="unbiased")
+    assert default["objective"] == accuracy["objective"] == "accuracy"
+    assert default["predictions"] == accuracy["predictions"]
+    assert unbiased["objective"] == "unbiased"
     without, with_promo = ensemble.card["unbiased"]["factors"]
-    expected = np.array(plain["predictions"]) * [with_promo, without, 1]
-    assert raised["predictions"] == pytest.approx(expected, rel=1e-12)
-    assert raised["predictions"][2] == 0
-    assert raised["intervals"] == plain["intervals"]
+    expected = np.array(default["predictions"]) * [with_promo, without, 1]
+    assert unbiased["predictions"] == pytest.approx(expected, rel=1e-12)
+    assert unbiased["predictions"][2] == 0
+    assert unbiased["intervals"] == default["intervals"]
 
 
-def test_the_setting_decides_where_the_request_does_not(make_app: MakeApp, row: MakeRow) -> None:
+def test_objective_setting_is_the_default_of_requests(make_app: MakeApp, row: MakeRow) -> None:
     with TestClient(make_app(objective="unbiased")) as api:
-        assert ask(api, row)["objective"] == "unbiased"
-        assert ask(api, row, objective=None)["objective"] == "unbiased"
-        assert ask(api, row, objective="accuracy")["objective"] == "accuracy"
+        assert predict(api, row)["objective"] == "unbiased"
+        assert predict(api, row, objective=None)["objective"] == "unbiased"
+        assert predict(api, row, objective="accuracy")["objective"] == "accuracy"
 
 
-def test_the_correction_is_a_driver(api: TestClient, row: MakeRow, ensemble: Ensemble) -> None:
+def test_unbiased_correction_is_a_driver(api: TestClient, row: MakeRow, ensemble: Ensemble) -> None:
     body = {"inputs": [row(1), row(2, Open=0)], "objective": "unbiased"}
-    told = ExplainResponse.model_validate_json(api.post("/explain", json=body).content)
-    opened, closed = told.explanations
+    result = ExplainResponse.model_validate_json(api.post("/explain", json=body).content)
+    opened, closed = result.explanations
     *_, last = opened.drivers
     assert (last.name, last.label) == ("totals", "Correction to unbiased totals")
     assert last.factor == ensemble.card["unbiased"]["factors"][1]
     product = opened.baseline * np.prod([driver.factor for driver in opened.drivers])
     assert product == pytest.approx(opened.forecast, rel=1e-12)
-    assert opened.forecast == told.predictions[0]
+    assert opened.forecast == result.predictions[0]
     assert [driver.name for driver in closed.drivers] == ["closed"]
 
 
-@pytest.mark.parametrize("wrong", ["best", "", 1, True, ["unbiased"], "UNBIASED"])
-def test_an_unknown_objective_is_refused_by_name(api: TestClient, row: MakeRow, wrong: Any) -> None:
-    answer = api.post("/predict", json={"inputs": [row()], "objective": wrong})
-    assert answer.status_code == 422
-    (fault,) = ErrorResponse.model_validate_json(answer.content).detail
-    assert fault.loc == ["objective"]
-    assert fault.msg.startswith("objective must be one of accuracy, unbiased (got ")
+@pytest.mark.parametrize("invalid", ["best", "", 1, True, ["unbiased"], "UNBIASED"])
+def test_unknown_objective_is_rejected_with_422(
+    api: TestClient, row: MakeRow, invalid: Any
+) -> None:
+    response = api.post("/predict", json={"inputs": [row()], "objective": invalid})
+    assert response.status_code == 422
+    (error,) = ErrorResponse.model_validate_json(response.content).detail
+    assert error.loc == ["objective"]
+    assert error.msg.startswith("objective must be one of accuracy, unbiased (got ")
 
 
-def test_a_version_without_a_correction_says_so(
+def test_unbiased_is_rejected_when_the_version_has_no_correction(
     api: TestClient, ensemble: Ensemble, row: MakeRow, panel: Panel
 ) -> None:
     del ensemble.card["unbiased"]
-    assert ask(api, row)["objective"] == "accuracy"
+    assert predict(api, row)["objective"] == "accuracy"
     for path in ("/predict", "/explain"):
-        answer = api.post(path, json={"inputs": [row()], "objective": "unbiased"})
-        assert answer.status_code == 422
-        (fault,) = ErrorResponse.model_validate_json(answer.content).detail
-        assert (fault.loc, fault.type) == (["objective"], "no_correction")
-        assert "rossmann train" in fault.msg
+        response = api.post(path, json={"inputs": [row()], "objective": "unbiased"})
+        assert response.status_code == 422
+        (error,) = ErrorResponse.model_validate_json(response.content).detail
+        assert (error.loc, error.type) == (["objective"], "no_correction")
+        assert "rossmann train" in error.msg
     days = np.arange(panel.last_day + 1, panel.last_day + 4, dtype=np.int32)
     with pytest.raises(RequestError, match="before there were unbiased totals"):
         Forecaster(panel, ensemble).forecast(
@@ -99,11 +101,11 @@ def test_a_version_without_a_correction_says_so(
         )
 
 
-def test_the_client_asks_for_either(
+def test_client_passes_the_objective(
     make_app: MakeApp, row: MakeRow, live: Callable[[FastAPI], AbstractContextManager[str]]
 ) -> None:
     with live(make_app()) as url, Client(url) as client:
         assert client.predict([row()]).objective == "accuracy"
-        told = client.predict([row()], objective="unbiased")
-        assert told.objective == "unbiased"
-        assert client.explain([row()], objective="unbiased").predictions == told.predictions
+        result = client.predict([row()], objective="unbiased")
+        assert result.objective == "unbiased"
+        assert client.explain([row()], objective="unbiased").predictions == result.predictions

@@ -1,4 +1,4 @@
-"""Served equals offline: the same rows over HTTP, in any company, get the backtest's numbers."""
+"""Served forecasts equal offline forecasts, for any batching of the rows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -50,96 +50,96 @@ def client(
 
 
 def window(panel: Panel) -> tuple[StoreDays, FloatArray]:
-    """The last 48 days of history and what was sold on them, in no particular order."""
-    rows, sold = panel.sales_rows()
+    """The last 48 days of history and their actual sales, shuffled."""
+    rows, actual = panel.sales_rows()
     chosen = np.flatnonzero(rows.day > panel.last_day - WINDOW)
     np.random.default_rng(3).shuffle(chosen)
-    return rows.take(chosen), sold[chosen]
+    return rows.take(chosen), actual[chosen]
 
 
-def records(rows: StoreDays) -> list[dict[str, Any]]:
-    made = []
-    for at in range(len(rows)):
-        day = date(1970, 1, 1) + timedelta(days=int(rows.day[at]))
-        made.append(
+def to_json_rows(rows: StoreDays) -> list[dict[str, Any]]:
+    json_rows = []
+    for index in range(len(rows)):
+        day = date(1970, 1, 1) + timedelta(days=int(rows.day[index]))
+        json_rows.append(
             {
-                "Store": int(rows.store[at]),
+                "Store": int(rows.store[index]),
                 "DayOfWeek": day.isoweekday(),
                 "Date": day.isoformat(),
-                "Open": int(rows.open[at]),
-                "Promo": int(rows.promo[at]),
-                "StateHoliday": STATE_HOLIDAYS[rows.state_holiday[at]],
-                "SchoolHoliday": int(rows.school_holiday[at]),
+                "Open": int(rows.open[index]),
+                "Promo": int(rows.promo[index]),
+                "StateHoliday": STATE_HOLIDAYS[rows.state_holiday[index]],
+                "SchoolHoliday": int(rows.school_holiday[index]),
             }
         )
-    return made
+    return json_rows
 
 
-def test_served_equals_offline_in_any_company(
+def test_served_forecast_equals_offline_for_any_batching(
     client: Client, panel: Panel, ensemble: Ensemble
 ) -> None:
-    rows, sold = window(panel)
+    rows, actual = window(panel)
     origin = panel.last_day - WINDOW
     offline = ensemble.predict(panel.matrix(rows, origin))
-    sent = records(rows)
+    sent = to_json_rows(rows)
     as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
 
-    def served(places: np.ndarray[Any, Any]) -> FloatArray:
-        told = client.predict([sent[at] for at in places], as_of=as_of)
-        assert told.as_of == as_of
-        return np.array(told.predictions)
+    def serve(indices: np.ndarray[Any, Any]) -> FloatArray:
+        result = client.predict([sent[index] for index in indices], as_of=as_of)
+        assert result.as_of == as_of
+        return np.array(result.predictions)
 
-    everything = np.arange(len(rows))
-    whole = served(everything)
+    all_rows = np.arange(len(rows))
+    in_one_request = serve(all_rows)
     by_day = np.empty(len(rows))
     for day in np.unique(rows.day):
-        places = np.flatnonzero(rows.day == day)
-        by_day[places] = served(places)
-    alone = np.concatenate([served(everything[at : at + 1]) for at in everything])
+        indices = np.flatnonzero(rows.day == day)
+        by_day[indices] = serve(indices)
+    one_by_one = np.concatenate([serve(all_rows[index : index + 1]) for index in all_rows])
     order = np.random.default_rng(4).permutation(len(rows))
     shuffled = np.empty(len(rows))
-    shuffled[order] = served(order)
-    for got in (whole, by_day, alone, shuffled):
-        assert np.abs(got / offline - 1).max() < 1e-6
-        assert rmspe(sold, got) == pytest.approx(rmspe(sold, offline), rel=1e-6)
+    shuffled[order] = serve(order)
+    for online in (in_one_request, by_day, one_by_one, shuffled):
+        assert np.abs(online / offline - 1).max() < 1e-6
+        assert rmspe(actual, online) == pytest.approx(rmspe(actual, offline), rel=1e-6)
 
 
-def test_bounds_equal_the_offline_ones(client: Client, panel: Panel, ensemble: Ensemble) -> None:
+def test_served_intervals_equal_offline(client: Client, panel: Panel, ensemble: Ensemble) -> None:
     rows, _ = window(panel)
     rows = rows.take(slice(0, 200))
     origin = panel.last_day - WINDOW
     matrix = panel.matrix(rows, origin)
     offline = ensemble.bounds(matrix, ensemble.predict(matrix), [0.8, 0.95])
     as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
-    told = client.predict(records(rows), as_of=as_of, intervals=[0.8, 0.95])
-    for band, (lower, upper) in zip(told.intervals, offline, strict=True):
-        assert np.allclose(band.lower, lower, rtol=1e-6)
-        assert np.allclose(band.upper, upper, rtol=1e-6)
+    result = client.predict(to_json_rows(rows), as_of=as_of, intervals=[0.8, 0.95])
+    for interval, (lower, upper) in zip(result.intervals, offline, strict=True):
+        assert np.allclose(interval.lower, lower, rtol=1e-6)
+        assert np.allclose(interval.upper, upper, rtol=1e-6)
 
 
-def test_totals_equal_the_offline_ones(client: Client, panel: Panel, ensemble: Ensemble) -> None:
+def test_served_totals_equal_offline(client: Client, panel: Panel, ensemble: Ensemble) -> None:
     rows, _ = window(panel)
     origin = panel.last_day - WINDOW
     as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
-    told = client.predict(records(rows), as_of=as_of, intervals=[0.8], totals=TOTAL_LEVELS)
+    result = client.predict(to_json_rows(rows), as_of=as_of, intervals=[0.8], totals=TOTAL_LEVELS)
     request = ForecastRequest(rows, origin, (0.8,))
     offline = forecast_totals(Forecaster(panel, ensemble), request, origin, TOTAL_LEVELS)
-    assert [one.by for one in told.totals] == list(TOTAL_LEVELS)
-    for got, one in zip(told.totals, offline, strict=True):
-        assert np.allclose(got.sales, one.sales, rtol=1e-6)
-        assert np.allclose(got.intervals[0].lower, one.intervals[0][0], rtol=1e-6)
-        assert np.allclose(got.intervals[0].upper, one.intervals[0][1], rtol=1e-6)
-        assert sum(got.rows) == len(rows)
-        assert got.store == [None if s < 0 else s for s in one.store]
-    chain = told.totals[-1]
+    assert [total.by for total in result.totals] == list(TOTAL_LEVELS)
+    for online, expected in zip(result.totals, offline, strict=True):
+        assert np.allclose(online.sales, expected.sales, rtol=1e-6)
+        assert np.allclose(online.intervals[0].lower, expected.intervals[0][0], rtol=1e-6)
+        assert np.allclose(online.intervals[0].upper, expected.intervals[0][1], rtol=1e-6)
+        assert sum(online.rows) == len(rows)
+        assert online.store == [None if s < 0 else s for s in expected.store]
+    chain = result.totals[-1]
     assert (chain.store, chain.store_type) == ([None], [None])
-    assert sum(told.predictions) == pytest.approx(chain.sales[0])
+    assert sum(result.predictions) == pytest.approx(chain.sales[0])
 
 
-def test_a_day_that_comes_twice_has_no_total(client: Client, panel: Panel) -> None:
+def test_totals_of_a_repeated_row_are_rejected(client: Client, panel: Panel) -> None:
     rows, _ = window(panel)
-    sent = records(rows.take(np.array([0, 1, 0])))
+    sent = to_json_rows(rows.take(np.array([0, 1, 0])))
     assert len(client.predict(sent).predictions) == 3
-    with pytest.raises(RequestError, match="may come once") as refused:
+    with pytest.raises(RequestError, match="may come once") as caught:
         client.predict(sent, totals=["chain"])
-    assert refused.value.errors[0].loc == ("inputs", 2)
+    assert caught.value.errors[0].loc == ("inputs", 2)

@@ -1,4 +1,4 @@
-"""``GET /experiments/current``: its numbers by hand, and what it cannot say."""
+"""``GET /experiments/current``: comparison against manual computation, and missing parts."""
 
 import json
 import re
@@ -23,8 +23,7 @@ from rossmann.models.inference.forecaster import Forecaster
 from rossmann.prediction_log.queries.experiment_rows import DistinctRows, ExperimentLog
 from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.client.client import Client
-from rossmann.serving.experiments import report as experiment_report
-from rossmann.serving.experiments import report as experiment_scores
+from rossmann.serving.experiments import report
 from rossmann.serving.experiments.experiment import hash_fraction
 from rossmann.serving.schemas.models import ExperimentState
 from tests.paths import ROOT
@@ -38,18 +37,18 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELEC
 
 
 @pytest.fixture
-def make_forecaster(make_rivals: MakeForecaster) -> MakeForecaster:
-    return make_rivals
+def make_forecaster(make_trained_pair: MakeForecaster) -> MakeForecaster:
+    return make_trained_pair
 
 
 @pytest.fixture
-def past(panel: Panel) -> list[dict[str, Any]]:
-    """The last days of history of every store, as they were."""
+def past_rows(panel: Panel) -> list[dict[str, Any]]:
+    """Rows of the last days of history of every store."""
     days = np.arange(panel.last_day - DAYS + 1, panel.last_day + 1, dtype=np.int32)
-    made = []
+    made_rows = []
     for store in panel.store_numbers:
         rows = panel.store_schedule(int(store), days)
-        made += [
+        made_rows += [
             {
                 "Store": int(store),
                 "DayOfWeek": (int(rows.day[n]) + 3) % 7 + 1,
@@ -61,53 +60,53 @@ def past(panel: Panel) -> list[dict[str, Any]]:
             }
             for n in range(DAYS)
         ]
-    return made
+    return made_rows
 
 
 @pytest.fixture
-def sold(panel: Panel, past: list[dict[str, Any]]) -> np.ndarray:
-    """What each of ``past`` sold; 0 where that is not known."""
+def actual(panel: Panel, past_rows: list[dict[str, Any]]) -> np.ndarray:
+    """Actual sales of each row of ``past_rows``; 0 where unknown."""
     rows, sales = panel.sales_rows()
     known = {
         (int(s), format_iso_day(d)): v for s, d, v in zip(rows.store, rows.day, sales, strict=True)
     }
-    return np.array([known.get((row["Store"], row["Date"]), 0.0) for row in past])
+    return np.array([known.get((row["Store"], row["Date"]), 0.0) for row in past_rows])
 
 
-def ask(client: TestClient, rows: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    answer = client.post("/predict", json={"inputs": rows, **options})
-    assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+def predict(client: TestClient, rows: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    response = client.post("/predict", json={"inputs": rows, **options})
+    assert response.status_code == 200, response.text
+    result: dict[str, Any] = response.json()
+    return result
 
 
 def current(client: TestClient) -> ExperimentState:
-    answer = client.get("/experiments/current")
-    assert answer.status_code == 200, answer.text
-    return ExperimentState.model_validate_json(answer.content)
+    response = client.get("/experiments/current")
+    assert response.status_code == 200, response.text
+    return ExperimentState.model_validate_json(response.content)
 
 
-def settled(client: TestClient, rows: int) -> ExperimentState:
-    """The state once so many rows are in the database."""
+def wait_for_rows(client: TestClient, rows: int) -> ExperimentState:
+    """Poll the state until ``rows`` rows are in the database."""
     deadline = time.monotonic() + 60
     while True:
-        told = current(client)
-        assert told.comparison is not None
-        if sum(one.rows for one in told.comparison.rows) >= rows:
-            return told
-        assert time.monotonic() < deadline, told
+        state = current(client)
+        assert state.comparison is not None
+        if sum(role_count.rows for role_count in state.comparison.rows) >= rows:
+            return state
+        assert time.monotonic() < deadline, state
         time.sleep(0.02)
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No comparison is told again."""
-    monkeypatch.setattr(experiment_report, "COMPARISON_TTL", 0.0)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disables the cache of comparisons."""
+    monkeypatch.setattr(report, "COMPARISON_TTL", 0.0)
 
 
 @pytest.fixture(params=["sqlite", "pg"])
-def url(request: pytest.FixtureRequest) -> str:
-    """Each database in turn, empty."""
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database: SQLite (the default, as an empty text), then PostgreSQL."""
     if request.param == "sqlite":
         return ""
     import sqlalchemy as sa
@@ -121,212 +120,220 @@ def url(request: pytest.FixtureRequest) -> str:
     return server.rpartition("/")[0] + f"/{name}"
 
 
-def score(version: int, rows: list[dict[str, Any]], sold: np.ndarray, sales: Any) -> dict[str, Any]:
-    error = np.asarray(sales) / sold - 1
+def score(
+    version: int, rows: list[dict[str, Any]], actual: np.ndarray, sales: Any
+) -> dict[str, Any]:
+    error = np.asarray(sales) / actual - 1
     return {
         "model_version": version,
         "rows": len(rows),
         "stores": len({row["Store"] for row in rows}),
         "rmspe": pytest.approx(np.sqrt(np.mean(error**2))),
-        "bias": pytest.approx(np.sum(sales) / np.sum(sold) - 1),
+        "bias": pytest.approx(np.sum(sales) / np.sum(actual) - 1),
     }
 
 
-def test_the_shadow_by_hand(
+def test_shadow_comparison_equals_manual_computation(
     experiment: Run,
-    past: list[dict[str, Any]],
-    sold: np.ndarray,
+    past_rows: list[dict[str, Any]],
+    actual: np.ndarray,
     panel: Panel,
-    url: str,
+    database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        experiment_scores, "LARGE_DIFFERENCE", 0.01
-    )  # small trees are not further apart
+    # The small trees differ by less than the default threshold.
+    monkeypatch.setattr(report, "LARGE_DIFFERENCE", 0.01)
     origin = {"as_of": format_iso_day(panel.last_day - DAYS)}
-    other_plan = {**past[0], "Promo": 1 - past[0]["Promo"], "Open": 1}
-    changes = {"experiment": "shadow", "database_url": url, "log_flush_seconds": 0.05}
+    earlier_origin = {"as_of": format_iso_day(panel.last_day - 30)}
+    other_plan = {**past_rows[0], "Promo": 1 - past_rows[0]["Promo"], "Open": 1}
+    changes = {"experiment": "shadow", "database_url": database_url, "log_flush_seconds": 0.05}
     with experiment(**changes) as client:
-        whole = [*past, other_plan]
-        mine = np.array(ask(client, whole, **origin)["predictions"])
-        ask(client, past[:50], **origin)  # rows that were asked before are none more
-        early = np.array(
-            ask(client, past[:40], as_of=format_iso_day(panel.last_day - 30))["predictions"]
-        )
-        count = len(whole) + 50 + 40
-        told = settled(client, 2 * count)
-        later = format_iso_day(panel.last_day - 30)
-        named = [
-            ask(client, rows, model_stage=2, as_of=as_of)["predictions"]
-            for rows, as_of in ((whole, origin["as_of"]), (past[:40], later))
+        inputs = [*past_rows, other_plan]
+        production = np.array(predict(client, inputs, **origin)["predictions"])
+        predict(client, past_rows[:50], **origin)  # repeated rows are compared once
+        earlier = np.array(predict(client, past_rows[:40], **earlier_origin)["predictions"])
+        count = len(inputs) + 50 + 40
+        state = wait_for_rows(client, 2 * count)
+        challenger_predictions = [
+            predict(client, rows, model_stage=2, **as_of)["predictions"]
+            for rows, as_of in ((inputs, origin), (past_rows[:40], earlier_origin))
         ]
-    assert (told.mode, told.reason, told.challenger) == ("shadow", "", "Staging")
-    assert (told.production_version, told.challenger_version) == (1, 2)
-    assert told.share is told.salt is told.stores is None
-    assert told.queue is not None and told.queue.done == count
-    found = told.comparison
-    assert found is not None and found.reason == "" and found.since is not None
-    assert [one.model_dump() for one in found.rows] == [
+    assert (state.mode, state.reason, state.challenger) == ("shadow", "", "Staging")
+    assert (state.production_version, state.challenger_version) == (1, 2)
+    assert state.share is state.salt is state.stores is None
+    assert state.queue is not None and state.queue.done == count
+    comparison = state.comparison
+    assert comparison is not None and comparison.reason == "" and comparison.since is not None
+    assert [role_count.model_dump() for role_count in comparison.rows] == [
         {"role": "answer", "model_version": 1, "rows": count},
         {"role": "shadow", "model_version": 2, "rows": count},
     ]
-    mine, theirs = np.append(mine, early), np.concatenate(named)
-    asked = [*whole, *past[:40]]
-    open_rows = np.array([row["Open"] for row in asked]) > 0
-    ratio = theirs[open_rows] / mine[open_rows]
-    assert found.agreement is not None
-    assert found.agreement.rows == open_rows.sum()
-    assert found.agreement.mean_ratio == pytest.approx(ratio.mean())
-    log = np.abs(np.log(theirs[open_rows]) - np.log(mine[open_rows])).mean()
-    assert found.agreement.mean_absolute_log_difference == pytest.approx(log)
-    far = np.mean((ratio > 1.01) | (ratio < 0.99))
-    assert 0 < far < 1 and found.agreement.beyond_10_percent == pytest.approx(far)
-    real = np.concatenate([sold, [0.0], sold[:40]])  # nobody knows what the other plan sells
-    known = np.flatnonzero((real > 0) & open_rows)
-    rows = [asked[n] for n in known]
+    production, challenger = np.append(production, earlier), np.concatenate(challenger_predictions)
+    all_inputs = [*inputs, *past_rows[:40]]
+    open_rows = np.array([row["Open"] for row in all_inputs]) > 0
+    ratio = challenger[open_rows] / production[open_rows]
+    assert comparison.agreement is not None
+    assert comparison.agreement.rows == open_rows.sum()
+    assert comparison.agreement.mean_ratio == pytest.approx(ratio.mean())
+    log = np.abs(np.log(challenger[open_rows]) - np.log(production[open_rows])).mean()
+    assert comparison.agreement.mean_absolute_log_difference == pytest.approx(log)
+    share_beyond = np.mean((ratio > 1.01) | (ratio < 0.99))
+    assert 0 < share_beyond < 1
+    assert comparison.agreement.beyond_10_percent == pytest.approx(share_beyond)
+    actual_sales = np.concatenate([actual, [0.0], actual[:40]])  # unknown for the changed plan
+    known = np.flatnonzero((actual_sales > 0) & open_rows)
+    rows = [all_inputs[n] for n in known]
     store = np.array([row["Store"] for row in rows])
     day = np.array([np.datetime64(row["Date"]).astype(int) for row in rows])
-    test = permutation_test(store, day, real[known], theirs[known], mine[known])
-    assert found.known_sales is not None
-    assert found.known_sales.model_dump() == {
+    test = permutation_test(store, day, actual_sales[known], challenger[known], production[known])
+    assert comparison.known_sales is not None
+    assert comparison.known_sales.model_dump() == {
         "paired": True,
-        "challenger": score(2, rows, real[known], theirs[known]),
-        "production": score(1, rows, real[known], mine[known]),
+        "challenger": score(2, rows, actual_sales[known], challenger[known]),
+        "production": score(1, rows, actual_sales[known], production[known]),
         "chance": pytest.approx(test.p_value, abs=0.02),
         "better_stores": pytest.approx(test.share_of_stores_better),
     }
 
 
-def test_the_agreement_is_of_open_days_with_sales() -> None:
-    theirs = np.array([105.0, 120.0, 85.0, 100.0, 0.0, 300.0])
+def test_agreement_uses_open_days_with_positive_forecasts() -> None:
+    challenger = np.array([105.0, 120.0, 85.0, 100.0, 0.0, 300.0])
     flags = np.array([1, 1, 1, 1, 1, 0], np.uint8)
-    place = np.arange(6, dtype=np.int32)
-    found = experiment_scores.agreement(
-        DistinctRows(place, place, flags, flags, theirs, np.full(6, 100.0))
-    )
-    assert found is not None
-    assert (found.rows, found.beyond_10_percent) == (4, 0.5)
-    assert found.mean_ratio == pytest.approx(1.025)
-    logs = np.log([1.05, 1.2, 1 / 0.85, 1.0])
-    assert found.mean_absolute_log_difference == pytest.approx(logs.mean())
+    index = np.arange(6, dtype=np.int32)
+    rows = DistinctRows(index, index, flags, flags, challenger, np.full(6, 100.0))
+    agreement = report.agreement(rows)
+    assert agreement is not None
+    assert (agreement.rows, agreement.beyond_10_percent) == (4, 0.5)
+    assert agreement.mean_ratio == pytest.approx(1.025)
+    log_differences = np.log([1.05, 1.2, 1 / 0.85, 1.0])
+    assert agreement.mean_absolute_log_difference == pytest.approx(log_differences.mean())
 
 
-def test_a_share_by_hand(
-    experiment: Run, past: list[dict[str, Any]], sold: np.ndarray, panel: Panel, url: str
+def test_ab_comparison_equals_manual_computation(
+    experiment: Run,
+    past_rows: list[dict[str, Any]],
+    actual: np.ndarray,
+    panel: Panel,
+    database_url: str,
 ) -> None:
     origin = {"as_of": format_iso_day(panel.last_day - DAYS)}
-    with experiment(database_url=url, log_flush_seconds=0.05) as client:
-        sales = np.array(ask(client, past, **origin)["predictions"])
-        ask(client, past[:30], model_stage=1, **origin)  # by number: no part of it
-        told = settled(client, len(past) + 30)
-    theirs = np.array([hash_fraction("1", row["Store"]) < 0.4 for row in past])
-    assert (told.mode, told.share, told.salt) == ("ab", 0.4, "1")
-    assert told.stores == len({row["Store"] for row, its in zip(past, theirs, strict=True) if its})
-    assert told.queue is None
-    found = told.comparison
-    assert found is not None and found.agreement is None
-    assert [(one.role, one.rows) for one in found.rows] == [
-        ("answer", (~theirs).sum() + 30),
-        ("challenger", theirs.sum()),
+    with experiment(database_url=database_url, log_flush_seconds=0.05) as client:
+        sales = np.array(predict(client, past_rows, **origin)["predictions"])
+        # Requests by number are not part of the experiment.
+        predict(client, past_rows[:30], model_stage=1, **origin)
+        state = wait_for_rows(client, len(past_rows) + 30)
+    is_challenger = np.array([hash_fraction("1", row["Store"]) < 0.4 for row in past_rows])
+    assert (state.mode, state.share, state.salt) == ("ab", 0.4, "1")
+    assert state.stores == len({past_rows[n]["Store"] for n in np.flatnonzero(is_challenger)})
+    assert state.queue is None
+    comparison = state.comparison
+    assert comparison is not None and comparison.agreement is None
+    assert [(role_count.role, role_count.rows) for role_count in comparison.rows] == [
+        ("answer", (~is_challenger).sum() + 30),
+        ("challenger", is_challenger.sum()),
     ]
-    sides = []
-    for version, its in ((2, theirs), (1, ~theirs)):
-        known = np.flatnonzero(its & (sold > 0))
-        sides.append(score(version, [past[n] for n in known], sold[known], sales[known]))
-    assert found.known_sales is not None
-    assert found.known_sales.model_dump() == {
+    scores = []
+    for version, is_assigned in ((2, is_challenger), (1, ~is_challenger)):
+        known = np.flatnonzero(is_assigned & (actual > 0))
+        scores.append(score(version, [past_rows[n] for n in known], actual[known], sales[known]))
+    assert comparison.known_sales is not None
+    assert comparison.known_sales.model_dump() == {
         "paired": False,
-        "challenger": sides[0],
-        "production": sides[1],
+        "challenger": scores[0],
+        "production": scores[1],
         "chance": None,
         "better_stores": None,
     }
 
 
-def test_without_known_sales_there_is_the_agreement_alone(experiment: Run, row: MakeRow) -> None:
+def test_without_known_sales_only_agreement_is_reported(experiment: Run, row: MakeRow) -> None:
     with experiment(experiment="shadow", log_flush_seconds=0.05) as client:
-        ask(client, [row(), row(2)])
-        found = settled(client, 4).comparison
-    assert found is not None and found.agreement is not None and found.agreement.rows == 2
-    assert found.known_sales is None and found.reason == ""
+        predict(client, [row(), row(2)])
+        comparison = wait_for_rows(client, 4).comparison
+    assert comparison is not None and comparison.agreement is not None
+    assert comparison.agreement.rows == 2
+    assert comparison.known_sales is None and comparison.reason == ""
 
 
-def test_the_page_shows_what_is_answered() -> None:
+def test_documented_example_matches_the_schema() -> None:
     page = ROOT / "docs" / "serving" / "experiments.md"
-    *_, shown = re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    told = ExperimentState.model_validate_json(shown, strict=True)
-    assert told.model_dump(exclude_unset=True) == told.model_dump()
-    assert json.loads(shown).keys() == ExperimentState.model_fields.keys()
+    *_, example = re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    state = ExperimentState.model_validate_json(example, strict=True)
+    assert state.model_dump(exclude_unset=True) == state.model_dump()
+    assert json.loads(example).keys() == ExperimentState.model_fields.keys()
 
 
-def test_off_says_so(make_app: Callable[..., FastAPI]) -> None:
+def test_state_without_an_experiment(make_app: Callable[..., FastAPI]) -> None:
     with TestClient(make_app()) as client:
-        told = current(client)
-    assert told.mode == "off" and told.production_version == 1
-    assert told.reason == "no experiment runs: ROSSMANN_EXPERIMENT is off"
-    assert told.comparison is None
+        state = current(client)
+    assert state.mode == "off" and state.production_version == 1
+    assert state.reason == "no experiment runs: ROSSMANN_EXPERIMENT is off"
+    assert state.comparison is None
 
 
-def test_why_no_challenger_answers(experiment: Run, registry: Any, row: MakeRow) -> None:
+def test_reason_when_the_challenger_cannot_be_loaded(
+    experiment: Run, registry: Any, row: MakeRow
+) -> None:
     registry.add(13)
     with experiment(experiment_challenger="13", experiment_share=1.0) as client:
-        told = current(client)
-        assert told.reason == "the challenger (13) cannot be had: thirteen never loads"
-        assert told.challenger_version == 13
-        answered = ask(client, [row()])
-        assert answered["model_version"] == 1 and answered["challenger"] is None
+        state = current(client)
+        assert state.reason == "the challenger (13) cannot be had: version 13 is damaged"
+        assert state.challenger_version == 13
+        response = predict(client, [row()])
+        assert response["model_version"] == 1 and response["challenger"] is None
     with experiment(experiment_challenger="77") as client:
-        told = current(client)
-    assert "there is no version 77" in told.reason
+        state = current(client)
+    assert "there is no version 77" in state.reason
 
 
-def test_a_log_that_is_away_costs_the_comparison_only(experiment: Run) -> None:
+def test_unavailable_log_omits_only_the_comparison(experiment: Run) -> None:
     for changes, reason in (
         ({}, " yet"),
         ({"database_url": "postgresql://nobody@127.0.0.1:1/log"}, "the prediction log's database"),
         ({"prediction_log": False}, "ROSSMANN_PREDICTION_LOG is off"),
     ):
         with experiment(**changes) as client:
-            told = current(client)
-        assert (told.mode, told.challenger_version, told.reason) == ("ab", 2, "")
-        assert told.comparison is not None and reason in told.comparison.reason
-        assert told.comparison.rows == []
+            state = current(client)
+        assert (state.mode, state.challenger_version, state.reason) == ("ab", 2, "")
+        assert state.comparison is not None and reason in state.comparison.reason
+        assert state.comparison.rows == []
 
 
-def test_no_look_at_the_log_takes_longer_than_it_may(url: str, tmp_path: Path, experiment: Run,
-                                                     row: MakeRow) -> None:  # fmt: skip
-    with experiment(database_url=url, log_flush_seconds=0.05) as client:
-        ask(client, [row()])
-        settled(client, 1)
-    address = url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
-    log = ExperimentLog(address, seconds=0.3)
+def test_log_query_has_a_timeout(
+    database_url: str, tmp_path: Path, experiment: Run, row: MakeRow
+) -> None:
+    with experiment(database_url=database_url, log_flush_seconds=0.05) as client:
+        predict(client, [row()])
+        wait_for_rows(client, 1)
+    log_url = database_url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
+    log = ExperimentLog(log_url, seconds=0.3)
     with (
         pytest.raises(ServiceError, match=r"took longer than 0\.3 s"),
         log._connect() as connection,
     ):
         connection.exec_driver_sql(ENDLESS)
-    # The connection goes on to be of use, without the limit of the one before.
+    # The next query works, and is not affected by the previous timeout.
     _, counts = log.counts(YESTERDAY)
-    assert sum(one.rows for one in counts) == 1
+    assert sum(role_count.rows for role_count in counts) == 1
     log.close()
 
 
-def test_a_look_at_the_log_is_broken_off_when_the_service_ends(
-    url: str, tmp_path: Path, experiment: Run, row: MakeRow
+def test_log_query_is_cancelled_when_the_service_ends(
+    database_url: str, tmp_path: Path, experiment: Run, row: MakeRow
 ) -> None:
-    with experiment(database_url=url, log_flush_seconds=0.05) as client:
-        ask(client, [row()])
-        settled(client, 1)
-    address = url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
-    log = ExperimentLog(address, seconds=600)
+    with experiment(database_url=database_url, log_flush_seconds=0.05) as client:
+        predict(client, [row()])
+        wait_for_rows(client, 1)
+    log_url = database_url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
+    log = ExperimentLog(log_url, seconds=600)
     failures: list[ServiceError] = []
 
-    def look() -> None:
+    def run_query() -> None:
         with pytest.raises(ServiceError) as caught, log._connect() as connection:
             connection.exec_driver_sql(ENDLESS)
         failures.append(caught.value)
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=run_query, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
     while thread.is_alive():
@@ -339,37 +346,40 @@ def test_a_look_at_the_log_is_broken_off_when_the_service_ends(
     log.close()
 
 
-def test_older_answers_are_not_looked_at(experiment: Run, row: MakeRow, tmp_path: Path) -> None:
+def test_rows_before_the_start_time_are_not_counted(
+    experiment: Run, row: MakeRow, tmp_path: Path
+) -> None:
     with experiment(log_flush_seconds=0.05) as client:
-        ask(client, [row()])
-        settled(client, 1)
+        predict(client, [row()])
+        wait_for_rows(client, 1)
     log = ExperimentLog(f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}")
     assert log.counts(YESTERDAY)[1]
     assert log.counts(datetime.now(UTC) + timedelta(hours=1))[1] == []
     log.close()
 
 
-def test_calls_share_one_comparison(experiment: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    compared = experiment_report.ExperimentReport._compare
+def test_requests_share_a_cached_comparison(
+    experiment: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    compare = report.ExperimentReport._compare
 
-    def count(*given: Any) -> Any:
-        made.append(1)
-        return compared(*given)
+    def count(*arguments: Any) -> Any:
+        calls.append(1)
+        return compare(*arguments)
 
-    monkeypatch.setattr(experiment_report, "COMPARISON_TTL", 3600.0)
-    monkeypatch.setattr(experiment_report.ExperimentReport, "_compare", count)
+    monkeypatch.setattr(report, "COMPARISON_TTL", 3600.0)
+    monkeypatch.setattr(report.ExperimentReport, "_compare", count)
     with experiment() as client:
         for _ in range(5):
             current(client)
-    assert len(made) == 1
+    assert len(calls) == 1
 
 
-def test_the_client_and_who_may(
-    live: Callable[[FastAPI], AbstractContextManager[str]],
-    make_app: Callable[..., FastAPI],
+def test_client_method_and_permission(
+    live: Callable[[FastAPI], AbstractContextManager[str]], make_app: Callable[..., FastAPI]
 ) -> None:
-    app = make_app(experiment="ab", api_keys=f"predict:{'0' * 64}:nobody")
+    app = make_app(experiment="ab", api_keys=f"predict:{'0' * 64}:unused")
     with live(app) as url, Client(url) as client, pytest.raises(AuthenticationError):
         client.experiments_current()
     with live(make_app(experiment="ab")) as url, Client(url) as client:

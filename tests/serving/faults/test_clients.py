@@ -1,10 +1,10 @@
-"""Clients who ask too much: large bodies, hundreds of connections, a thousand origins."""
+"""Clients that overload the service: large bodies, many connections, many origins."""
 
 import asyncio
 import json
 import socket
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import httpx
@@ -17,129 +17,134 @@ Call = Callable[..., Any]
 CHUNK = b" " * 65_536
 
 
-def own_mb(pid: int) -> float:
-    """Memory of the process without what it has mapped from files."""
-    found = psutil.Process(pid).memory_info()
-    return float(found.rss - found.shared) / 2**20
+def private_memory_mb(pid: int) -> float:
+    """Resident memory of the process without mapped files."""
+    memory = psutil.Process(pid).memory_info()
+    return float(memory.rss - memory.shared) / 2**20
 
 
-def send_large(port: int, chunked: bool) -> tuple[bytes, int]:
-    """The answer to a body of 100 MB, and how many bytes of it were taken."""
+def send_large_body(port: int, chunked: bool) -> tuple[bytes, int]:
+    """Send up to 100 MB; returns the response, and how many bytes the service accepted."""
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 104857600"
     sent = 0
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
-        link.sendall(head + length + b"\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(head + length + b"\r\n\r\n")
         part = b"%x\r\n%s\r\n" % (len(CHUNK), CHUNK) if chunked else CHUNK
         try:
             while sent < 100 * 2**20:
-                link.sendall(part)
+                connection.sendall(part)
                 sent += len(CHUNK)
-        except OSError:  # it hangs up on what it does not want
+        except OSError:  # the service closed the connection
             pass
         try:
-            answer = link.recv(65_536)
+            response = connection.recv(65_536)
         except ConnectionResetError:
-            answer = b""
-    return answer, sent
+            response = b""
+    return response, sent
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_of_100_mb(chunked: bool, run_door: Call, row: Call, ask: Call) -> None:
-    """413, or a connection that ends; before all is read, and without memory for it."""
-    door = run_door(max_body_mb=8)
-    port = int(door.url.rpartition(":")[2])
-    assert ask(door.url, {"inputs": [row()]}).status_code == 200
-    send_large(port, chunked)
-    before = own_mb(door.process.pid)
+def test_body_of_100_mb_is_rejected(
+    chunked: bool, run_service: Call, row: Call, post_predict: Call
+) -> None:
+    """413 or a closed connection, before the whole body is read or buffered."""
+    service = run_service(max_body_mb=8)
+    port = int(service.url.rpartition(":")[2])
+    assert post_predict(service.url, {"inputs": [row()]}).status_code == 200
+    send_large_body(port, chunked)
+    before = private_memory_mb(service.process.pid)
     for _ in range(5):
-        answer, sent = send_large(port, chunked)
-        assert not answer or answer.startswith(b"HTTP/1.1 413")
-        assert sent < 40 * 2**20  # what was taken in, and what lies in the sockets
-    assert own_mb(door.process.pid) < before + 40
-    assert ask(door.url, {"inputs": [row()]}).status_code == 200
-    assert '"code":413' in door.stop().replace(" ", "")
+        response, sent = send_large_body(port, chunked)
+        assert not response or response.startswith(b"HTTP/1.1 413")
+        assert sent < 40 * 2**20  # including socket buffers
+    assert private_memory_mb(service.process.pid) < before + 40
+    assert post_predict(service.url, {"inputs": [row()]}).status_code == 200
+    assert '"code":413' in service.stop().replace(" ", "")
 
 
-def test_told_before_it_is_sent(run_door: Call, row: Call, ask: Call) -> None:
-    """A client that waits for leave (Expect: 100-continue) is refused without sending a byte."""
-    door = run_door(max_body_mb=8)
-    port = int(door.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
-        link.sendall(
+def test_expect_100_continue_is_rejected_before_the_body(
+    run_service: Call, row: Call, post_predict: Call
+) -> None:
+    service = run_service(max_body_mb=8)
+    port = int(service.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
             b"Content-Length: 104857600\r\n\r\n"
         )
-        assert link.recv(65_536).startswith(b"HTTP/1.1 413")
-    assert ask(door.url, {"inputs": [row()]}).status_code == 200
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413")
+    assert post_predict(service.url, {"inputs": [row()]}).status_code == 200
 
 
-def test_five_hundred_connections_at_once(run_door: Call, row: Call, ask: Call) -> None:
-    """All are answered; none is refused."""
-    door = run_door()
-    port = int(door.url.rpartition(":")[2])
+def test_500_concurrent_connections_are_answered(
+    run_service: Call, row: Call, post_predict: Call
+) -> None:
+    service = run_service()
+    port = int(service.url.rpartition(":")[2])
     body = {"inputs": [row()]}
-    truth = ask(door.url, body).json()["predictions"]
+    expected = post_predict(service.url, body).json()["predictions"]
     content = json.dumps(body).encode()
     request = (
         f"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"
     ).encode() + content
 
-    async def all_at_once() -> list[bytes]:
-        links = await asyncio.gather(
+    async def send_all() -> list[bytes]:
+        connections = await asyncio.gather(
             *(asyncio.open_connection("127.0.0.1", port) for _ in range(500))
         )
-        for _, writer in links:
+        for _, writer in connections:
             writer.write(request)
-        answers = await asyncio.gather(*(reader.read() for reader, _ in links))
-        for _, writer in links:
+        responses = await asyncio.gather(*(reader.read() for reader, _ in connections))
+        for _, writer in connections:
             writer.close()
-        return list(answers)
+        return list(responses)
 
-    for answer in asyncio.run(all_at_once()):
-        assert answer.startswith(b"HTTP/1.1 200")
-        assert json.loads(answer.partition(b"\r\n\r\n")[2])["predictions"] == truth
-    assert "Traceback" not in door.stop()
+    for response in asyncio.run(send_all()):
+        assert response.startswith(b"HTTP/1.1 200")
+        assert json.loads(response.partition(b"\r\n\r\n")[2])["predictions"] == expected
+    assert "Traceback" not in service.stop()
 
 
-def test_idle_connections_hold_up_nobody(run_door: Call, row: Call, ask: Call) -> None:
-    """Without a front door: a hundred clients who send half a request each."""
-    door = run_door()
-    port = int(door.url.rpartition(":")[2])
-    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+def test_idle_connections_do_not_block_others(
+    run_service: Call, row: Call, post_predict: Call
+) -> None:
+    """Without nginx: 100 clients send half a request each."""
+    service = run_service()
+    port = int(service.url.rpartition(":")[2])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
     try:
-        for link in slow:
-            link.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{")
-        assert ask(door.url, {"inputs": [row()]}).status_code == 200
+        for connection in idle:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{")
+        assert post_predict(service.url, {"inputs": [row()]}).status_code == 200
     finally:
-        for link in slow:
-            link.close()
-    assert ask(door.url, {"inputs": [row()]}).status_code == 200
+        for connection in idle:
+            connection.close()
+    assert post_predict(service.url, {"inputs": [row()]}).status_code == 200
 
 
-def test_a_thousand_origins(run_door: Call, row: Call, panel: Panel) -> None:
-    """Each that there is gets its answer from the same arrays: nothing is kept for an origin."""
-    door = run_door()
+def test_1000_origins_use_no_additional_memory(run_service: Call, row: Call, panel: Panel) -> None:
+    """Origins in history get a forecast, others 422."""
+    service = run_service()
     last, first = panel.info.last_day, panel.info.first_day
-    days = [last - timedelta(days=back) for back in range(1_000)]
-    known = [day for day in days if day >= first]
-    assert len(known) > 500
-    made = {**row(1), "Date": str(last + timedelta(days=1))}
-    with httpx.Client(base_url=door.url, timeout=120, trust_env=False) as client:
+    origins = [last - timedelta(days=back) for back in range(1_000)]
+    assert sum(origin >= first for origin in origins) > 500
+    request_row = {**row(1), "Date": str(last + timedelta(days=1))}
+    with httpx.Client(base_url=service.url, timeout=120, trust_env=False) as client:
 
-        def play(some: list[Any]) -> None:
-            for day in some:
-                asked = {"inputs": [made], "as_of": str(day), "intervals": [0.8]}
-                answer = client.post("/predict", json=asked)
-                if day in known:
-                    assert answer.json()["as_of"] == str(day)
+        def request_forecasts(some_origins: list[date]) -> None:
+            for origin in some_origins:
+                body = {"inputs": [request_row], "as_of": str(origin), "intervals": [0.8]}
+                response = client.post("/predict", json=body)
+                if origin >= first:
+                    assert response.json()["as_of"] == str(origin)
                 else:
-                    assert answer.status_code == 422
-                    assert answer.json()["detail"][0]["type"] == "as_of_range"
+                    assert response.status_code == 422
+                    assert response.json()["detail"][0]["type"] == "as_of_range"
 
-        play(days[:50])
-        before = own_mb(door.process.pid)
-        play(days)
-        assert own_mb(door.process.pid) < before + 40
-    assert "Traceback" not in door.stop()
+        request_forecasts(origins[:50])
+        before = private_memory_mb(service.process.pid)
+        request_forecasts(origins)
+        assert private_memory_mb(service.process.pid) < before + 40
+    assert "Traceback" not in service.stop()

@@ -1,4 +1,4 @@
-"""The disk: full, or with a damaged file on it."""
+"""Faults of the disk: full, or with a damaged file."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ Call = Callable[..., Any]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 kB, mounted where versions are kept."""
+    """A mounted file system of 64 kB for the model cache."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Leave no room; gives the file to remove."""
+    """Write a file that fills the disk."""
     path = disk / "full"
     with path.open("wb", buffering=0) as file:
         try:
@@ -39,17 +39,20 @@ def fill(disk: Path) -> Path:
             return path
 
 
-def test_full_disk_costs_no_answer_and_recovers(
+def production_number(versions: VersionManager) -> int | None:
+    return None if versions.production is None else versions.production.version
+
+
+def test_full_disk_keeps_the_previous_version_and_recovers(
     small_disk: Path, registry: Any, make_forecaster: Any
 ) -> None:
-    """What cannot be kept cannot be taken over: the version before goes on, and it says why."""
+    """A version that cannot be cached is not served; the reason is reported."""
     versions = VersionManager(registry, small_disk, make_forecaster)
     versions.start()
     filling = fill(small_disk)
     registry.promote(2, "", "")
     versions.poll()
-    now = versions.production
-    assert now is not None and now.version == 1
+    assert production_number(versions) == 1
     assert "version 2 is Production but cannot be had" in versions.reason
     assert "No space left on device" in versions.reason
     with pytest.raises(ServiceError, match="No space left on device"):
@@ -57,22 +60,20 @@ def test_full_disk_costs_no_answer_and_recovers(
     assert list(small_disk.glob(f"{PREFIX}*")) == []
     filling.unlink()
     versions.poll()
-    now = versions.production
-    assert now is not None and now.version == 2 and versions.reason == ""
+    assert production_number(versions) == 2 and versions.reason == ""
     assert last_production(small_disk) == 2
 
 
-def test_what_is_production_is_noted_as_soon_as_there_is_room(
+def test_production_record_is_written_once_there_is_space(
     small_disk: Path, registry: Any, make_forecaster: Any
 ) -> None:
     versions = VersionManager(registry, small_disk, make_forecaster)
     versions.start()
-    versions.load(2)  # it is in memory, so that only the note needs room
+    versions.load(2)  # in memory: only the record needs space
     filling = fill(small_disk)
     registry.promote(2, "", "")
     versions.poll()
-    now = versions.production
-    assert now is not None and now.version == 2
+    assert production_number(versions) == 2
     assert "cannot be noted" in versions.reason and last_production(small_disk) == 1
     filling.unlink()
     versions.poll()
@@ -80,21 +81,21 @@ def test_what_is_production_is_noted_as_soon_as_there_is_room(
 
 
 @pytest.mark.parametrize("name", ["lightgbm.npz", "ensemble.json"])
-def test_a_copy_that_is_damaged_on_disk_is_fetched_again(
-    name: str, run_door: Call, between: Any, registered: list[int], promote: Call, health: Call,
-    ask: Call, row: Call, cache: Path,
+def test_damaged_cached_file_is_downloaded_again(
+    name: str, run_service: Call, mlflow_proxy: Any, registered_versions: list[int], promote: Call,
+    get_health: Call, post_predict: Call, row: Call, model_cache: Path,
 ) -> None:  # fmt: skip
-    promote(registered[0])
-    uri = between.url
-    first = run_door(mlflow_tracking_uri=uri)
-    truth = ask(first.url, {"inputs": [row()]}).json()["predictions"]
+    promote(registered_versions[0])
+    uri = mlflow_proxy.url
+    first = run_service(mlflow_tracking_uri=uri)
+    expected = post_predict(first.url, {"inputs": [row()]}).json()["predictions"]
     first.stop()
-    path = cache / str(registered[0]) / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    second = run_door(mlflow_tracking_uri=uri)
-    told = health(second.url)
-    assert (told["status"], told["model_version"]) == ("healthy", registered[0])
-    assert ask(second.url, {"inputs": [row()]}).json()["predictions"] == truth
-    assert path.read_bytes() == whole
+    path = model_cache / str(registered_versions[0]) / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    second = run_service(mlflow_tracking_uri=uri)
+    health = get_health(second.url)
+    assert (health["status"], health["model_version"]) == ("healthy", registered_versions[0])
+    assert post_predict(second.url, {"inputs": [row()]}).json()["predictions"] == expected
+    assert path.read_bytes() == content
     assert "Traceback" not in second.stop()

@@ -1,4 +1,4 @@
-"""The recommended front door, the real nginx, holds off slow clients and large bodies."""
+"""The recommended configuration in a real nginx: slow clients, large bodies, metrics."""
 
 import re
 import shutil
@@ -27,31 +27,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def as_here(text: str, port: int, behind: str) -> str:
-    """The recommended configuration on this machine's ports, without TLS, with short patience."""
+def adapt_config(text: str, port: int, upstream: str) -> str:
+    """The recommended configuration for these ports, without TLS, with short timeouts."""
     plain, tls = (
         text.split("server {\n    listen 80;", maxsplit=1)[0],
         text.split("listen 443 ssl;")[1],
     )
-    served = re.sub(r"    ssl_\w+ [^;]+;\n", "", f"server {{\n    listen 127.0.0.1:{port};{tls}")
-    assert (plain + served).count("10s;") == 2 and (plain + served).count("127.0.0.1:8000") == 1
-    return (plain + served).replace("10s;", "2s;").replace("127.0.0.1:8000", behind)
+    server = re.sub(r"    ssl_\w+ [^;]+;\n", "", f"server {{\n    listen 127.0.0.1:{port};{tls}")
+    assert (plain + server).count("10s;") == 2 and (plain + server).count("127.0.0.1:8000") == 1
+    return (plain + server).replace("10s;", "2s;").replace("127.0.0.1:8000", upstream)
 
 
 @pytest.fixture
-def front(run_door: Call, tmp_path: Path) -> Iterator[str]:
-    """Address of nginx before the service."""
-    door = run_door(trusted_proxies="127.0.0.1")
+def nginx_url(run_service: Call, tmp_path: Path) -> Iterator[str]:
+    """URL of nginx before the service."""
+    service = run_service(trusted_proxies="127.0.0.1")
     port = free_port()
     config = tmp_path / "nginx.conf"
-    served = as_here(CONFIG.read_text("utf-8"), port, door.url.removeprefix("http://"))
+    adapted = adapt_config(CONFIG.read_text("utf-8"), port, service.url.removeprefix("http://"))
     folders = "".join(
-        f"{kind}_temp_path {tmp_path}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"{name}_temp_path {tmp_path}/{name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     config.write_text(
         f"daemon off;\npid {tmp_path}/nginx.pid;\nerror_log {tmp_path}/error.log;\nuser root;\n"
-        f"events {{ worker_connections 1024; }}\nhttp {{\naccess_log off;\n{folders}{served}}}\n",
+        f"events {{ worker_connections 1024; }}\nhttp {{\naccess_log off;\n{folders}{adapted}}}\n",
         "utf-8",
     )
     command = [str(NGINX), "-e", str(tmp_path / "start.log"), "-c", str(config)]
@@ -64,55 +64,55 @@ def front(run_door: Call, tmp_path: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def test_the_configuration_is_sound() -> None:
-    here = as_here(CONFIG.read_text("utf-8"), 8080, "127.0.0.1:8001")
-    assert "ssl" not in here and here.count("{") == here.count("}")
+def test_adapted_config_has_no_tls_and_balanced_braces() -> None:
+    adapted = adapt_config(CONFIG.read_text("utf-8"), 8080, "127.0.0.1:8001")
+    assert "ssl" not in adapted and adapted.count("{") == adapted.count("}")
 
 
-def test_slow_clients_are_cut_off_and_nobody_else(
-    front: str, row: Call, ask: Call, until: Call, under_load: Call
+def test_only_slow_clients_are_disconnected(
+    nginx_url: str, row: Call, post_predict: Call, wait_until: Call, under_load: Call
 ) -> None:
     body = {"inputs": [row()]}
-    until("nginx", lambda: httpx.get(f"{front}/health", trust_env=False).is_success)
-    port = int(front.rpartition(":")[2])
-    halves = (
+    wait_until("nginx", lambda: httpx.get(f"{nginx_url}/health", trust_env=False).is_success)
+    port = int(nginx_url.rpartition(":")[2])
+    incomplete_requests = (
         b"POST /predict HTTP/1.1\r\nHost: a\r\nX-A:",
         b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{",
     )
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(SLOW_CLIENTS)]
     try:
-        for place, client in enumerate(slow):
-            client.sendall(halves[place % 2])
-        with under_load(front, body, clients=2) as load:
-            until("answers beside them", lambda: load.answered >= 50)
-            left = set(slow)
+        for index, client in enumerate(slow):
+            client.sendall(incomplete_requests[index % 2])
+        with under_load(nginx_url, body, clients=2) as load:
+            wait_until("other responses", lambda: load.success_count >= 50)
+            connected = set(slow)
 
-            def cut_off() -> bool:
-                for client in list(left):
+            def are_disconnected() -> bool:
+                for client in list(connected):
                     client.setblocking(False)
                     try:
                         if not client.recv(4096):
-                            left.discard(client)
+                            connected.discard(client)
                     except BlockingIOError:
                         continue
                     except ConnectionResetError:
-                        left.discard(client)
-                return not left
+                        connected.discard(client)
+                return not connected
 
-            until("slow clients to be cut off", cut_off)
-        assert not load.faults and set(load.codes) == {200}
+            wait_until("the end of slow connections", are_disconnected)
+        assert not load.errors and set(load.codes) == {200}
     finally:
         for client in slow:
             client.close()
-    assert ask(front, body).status_code == 200
+    assert post_predict(nginx_url, body).status_code == 200
 
 
-def test_bodies_metrics_and_many_connections(front: str, row: Call, until: Call) -> None:
-    until("nginx", lambda: httpx.get(f"{front}/health", trust_env=False).is_success)
-    port = int(front.rpartition(":")[2])
+def test_large_body_is_413_and_local_metrics_are_allowed(nginx_url: str, wait_until: Call) -> None:
+    wait_until("nginx", lambda: httpx.get(f"{nginx_url}/health", trust_env=False).is_success)
+    port = int(nginx_url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 104857600\r\n\r\n{")
         assert client.recv(4096).startswith(b"HTTP/1.1 413")
-    assert httpx.get(f"{front}/metrics", trust_env=False).status_code == 200  # from this machine
-    told = httpx.get(f"{front}/", trust_env=False).headers
-    assert told["server"] == "nginx" and told["x-frame-options"] == "DENY"
+    assert httpx.get(f"{nginx_url}/metrics", trust_env=False).status_code == 200
+    headers = httpx.get(f"{nginx_url}/", trust_env=False).headers
+    assert headers["server"] == "nginx" and headers["x-frame-options"] == "DENY"

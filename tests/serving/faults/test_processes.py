@@ -1,4 +1,4 @@
-"""Workers that die, a service that is told to stop, and versions that change: under load."""
+"""Killed workers, SIGTERM and version changes under load."""
 
 import os
 import signal
@@ -11,110 +11,120 @@ import psutil
 import pytest
 
 Call = Callable[..., Any]
+STOPPED_BY_SIGTERM = {0, -signal.SIGTERM}
 
 
-def workers_of(pid: int) -> list[psutil.Process]:
-    """The supervisor's workers (its other child keeps count of shared things)."""
-    found = []
+def find_workers(pid: int) -> list[psutil.Process]:
+    """The supervisor's workers, without multiprocessing's resource tracker."""
+    workers = []
     for child in psutil.Process(pid).children():
-        with suppress(psutil.NoSuchProcess):  # one that has ended meanwhile
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
             if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+                workers.append(child)
+    return workers
 
 
-def test_a_killed_worker_is_started_again(
-    run_door: Call, row: Call, ask: Call, until: Call, under_load: Call
+def test_killed_worker_is_restarted(
+    run_service: Call, row: Call, post_predict: Call, wait_until: Call, under_load: Call
 ) -> None:
-    """Whoever it was answering sees the connection break, nobody else anything."""
-    door = run_door(workers=2)
+    """Only the requests of the killed worker fail."""
+    service = run_service(workers=2)
     body = {"inputs": [row()]}
-    until("both workers", lambda: len(workers_of(door.process.pid)) == 2)
-    truth = ask(door.url, body).json()["predictions"]
+    wait_until("both workers", lambda: len(find_workers(service.process.pid)) == 2)
+    expected = post_predict(service.url, body).json()["predictions"]
     clients = 6
-    with under_load(door.url, body, clients=clients) as load:
-        until("a load", lambda: load.answered > 50)
-        victim = workers_of(door.process.pid)[0]
-        os.kill(victim.pid, signal.SIGKILL)
-        before = load.answered
-        until("others to be answered", lambda: load.answered > before + 50)
+    with under_load(service.url, body, clients=clients) as load:
+        wait_until("load", lambda: load.success_count > 50)
+        killed = find_workers(service.process.pid)[0]
+        os.kill(killed.pid, signal.SIGKILL)
+        before = load.success_count
+        wait_until("other responses", lambda: load.success_count > before + 50)
 
-        def whole_again() -> bool:
-            now = workers_of(door.process.pid)
-            return len(now) == 2 and victim.pid not in {worker.pid for worker in now}
+        def is_replaced() -> bool:
+            workers = find_workers(service.process.pid)
+            return len(workers) == 2 and killed.pid not in {worker.pid for worker in workers}
 
-        until("a new worker", whole_again)
-        before = load.answered
-        until("a load after it", lambda: load.answered > before + 50)
+        wait_until("a new worker", is_replaced)
+        before = load.success_count
+        wait_until("load after it", lambda: load.success_count > before + 50)
     assert set(load.codes) <= {0, 200}
-    assert load.codes.count(0) <= clients  # one broken request a connection at most
-    assert all(answer["predictions"] == truth for answer in load.bodies)
-    door.stop()
-    assert door.process.returncode in {0, -signal.SIGTERM}
+    assert load.codes.count(0) <= clients  # at most one failed request per connection
+    assert all(response["predictions"] == expected for response in load.bodies)
+    service.stop()
+    assert service.process.returncode in STOPPED_BY_SIGTERM
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_told_to_stop_it_finishes_what_it_began(
-    workers: int, run_door: Call, row: Call, until: Call, under_load: Call
+def test_sigterm_finishes_requests_in_flight(
+    workers: int, run_service: Call, row: Call, wait_until: Call, under_load: Call
 ) -> None:
-    """What was begun is answered, what comes after is refused, and it ends by itself."""
-    door = run_door(workers=workers)
-    many = {"inputs": [row(1 + place % 40) for place in range(4_000)], "intervals": [0.8, 0.95]}
-    with under_load(door.url, many, clients=4, pause=0) as load:
-        until("a load", lambda: load.answered >= 4)
-        door.process.send_signal(signal.SIGTERM)
-        door.process.wait(60)
-        until("refusals", lambda: "ConnectionRefused" in "".join(load.faults))
-    assert door.process.returncode in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
+    """Later connections are refused, and the process ends."""
+    service = run_service(workers=workers)
+    rows = [row(1 + index % 40) for index in range(4_000)]
+    body = {"inputs": rows, "intervals": [0.8, 0.95]}
+    with under_load(service.url, body, clients=4, pause=0) as load:
+        wait_until("load", lambda: load.success_count >= 4)
+        service.process.send_signal(signal.SIGTERM)
+        service.process.wait(60)
+        wait_until("refusals", lambda: "ConnectionRefused" in "".join(load.errors))
+    assert service.process.returncode in STOPPED_BY_SIGTERM | {128 + signal.SIGTERM}
     assert set(load.codes) <= {0, 200}
-    # Not one was cut off in its midst: a connection that ends does so between two answers.
-    assert not [fault for fault in load.faults if "IncompleteRead" in fault]
-    assert all(answer["count"] == 4_000 for answer in load.bodies)
-    said = door.log.read_text()
-    assert "Traceback" not in said
+    # Connections are closed between responses, never within one.
+    assert not [error for error in load.errors if "IncompleteRead" in error]
+    assert all(response["count"] == 4_000 for response in load.bodies)
+    assert "Traceback" not in service.log.read_text()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2])))
+        socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])))
 
 
-def test_told_to_stop_while_a_download_hangs(
-    between: Any, run_door: Call, registered: list[int], promote: Call, row: Call, until: Call,
-    under_load: Call,
+def test_sigterm_ends_a_service_with_a_hanging_download(
+    mlflow_proxy: Any, run_service: Call, registered_versions: list[int], promote: Call, row: Call,
+    wait_until: Call, under_load: Call,
 ) -> None:  # fmt: skip
-    promote(registered[0])
-    door = run_door(mlflow_tracking_uri=between.url, reload_seconds=0.2)
-    between.only, between.mode = "mlflow-artifacts", "silent"
-    asked = between.asked
-    with under_load(door.url, {"inputs": [row()], "model_stage": registered[2]}, clients=1):
-        until("the download", lambda: between.asked > asked + 3)
-        door.process.send_signal(signal.SIGTERM)
-        door.process.wait(45)  # the grace for what is in flight, not the download's minute
+    promote(registered_versions[0])
+    service = run_service(mlflow_tracking_uri=mlflow_proxy.url, reload_seconds=0.2)
+    mlflow_proxy.fail("hang", only="mlflow-artifacts")
+    before = mlflow_proxy.request_count
+    body = {"inputs": [row()], "model_stage": registered_versions[2]}
+    with under_load(service.url, body, clients=1):
+        wait_until("the download", lambda: mlflow_proxy.request_count > before + 3)
+        service.process.send_signal(signal.SIGTERM)
+        service.process.wait(45)  # the grace period, not the download's timeout of 60 s
 
 
 def test_versions_change_under_load(
-    between: Any, run_door: Call, registered: list[int], promote: Call, row: Call, ask: Call,
-    health: Call, until: Call, under_load: Call, mlflow_server: str,
+    mlflow_proxy: Any, run_service: Call, registered_versions: list[int], promote: Call, row: Call,
+    post_predict: Call, get_health: Call, wait_until: Call, under_load: Call, mlflow_server: str,
 ) -> None:  # fmt: skip
-    """No request fails, and each answer is all of the version that it names."""
+    """No request fails, and each response has the forecasts of the version that it names."""
     from rossmann.models.registry.registry import Registry
 
-    promote(registered[0])
-    door = run_door(mlflow_tracking_uri=between.url, reload_seconds=0.1)
+    promote(registered_versions[0])
+    service = run_service(mlflow_tracking_uri=mlflow_proxy.url, reload_seconds=0.1)
     rows = [row(ahead) for ahead in range(1, 41)]
-    truth = {
-        number: ask(door.url, {"inputs": rows, "model_stage": number}).json()["predictions"]
-        for number in registered
+    expected = {
+        version: post_predict(service.url, {"inputs": rows, "model_stage": version}).json()[
+            "predictions"
+        ]
+        for version in registered_versions
     }
-    assert len({tuple(told) for told in truth.values()}) == 3
-    with under_load(door.url, {"inputs": rows}, clients=3) as load:
-        for version in (1, 2, 0, 2, 1):
-            promote(registered[version])
-            wanted = registered[version]
-            until("taken over", lambda wanted=wanted: health(door.url)["model_version"] == wanted)
+    assert len({tuple(predictions) for predictions in expected.values()}) == 3
+
+    def wait_for_version(version: int) -> None:
+        wait_until(
+            f"version {version}", lambda: get_health(service.url)["model_version"] == version
+        )
+
+    with under_load(service.url, {"inputs": rows}, clients=3) as load:
+        for index in (1, 2, 0, 2, 1):
+            promote(registered_versions[index])
+            wait_for_version(registered_versions[index])
         with Registry(mlflow_server) as registry:
-            back = registry.rollback("", "test").version
-        until("rolled back", lambda: health(door.url)["model_version"] == back)
-        before = load.answered
-        until("answers after it", lambda: load.answered > before + 5)
-    assert not load.faults and set(load.codes) == {200}
-    assert {answer["model_version"] for answer in load.bodies} == set(registered)
-    assert all(answer["predictions"] == truth[answer["model_version"]] for answer in load.bodies)
+            previous = registry.rollback("", "test").version
+        wait_for_version(previous)
+        before = load.success_count
+        wait_until("responses after it", lambda: load.success_count > before + 5)
+    assert not load.errors and set(load.codes) == {200}
+    assert {response["model_version"] for response in load.bodies} == set(registered_versions)
+    for response in load.bodies:
+        assert response["predictions"] == expected[response["model_version"]]

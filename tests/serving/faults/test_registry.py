@@ -1,4 +1,4 @@
-"""MLflow or its artifact store fails: forecasts go on, health says why, and all comes back."""
+"""Failures of MLflow and of its artifact store: the service keeps serving, reports, recovers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,101 +6,102 @@ from typing import Any
 
 import pytest
 
-Any_ = Callable[..., Any]
+Call = Callable[..., Any]
 
 
 @pytest.fixture
-def rows(row: Any_) -> list[dict[str, Any]]:
-    """More rows than are answered without a thread."""
+def rows(row: Call) -> list[dict[str, Any]]:
+    """More rows than are forecast on the event loop."""
     return [row(ahead) for ahead in range(1, 41)]
 
 
-@pytest.mark.parametrize("mode", ["silent", "broken"])
+@pytest.mark.parametrize("mode", ["hang", "error"])
 def test_starts_while_mlflow_fails_and_recovers(
-    mode: str, between: Any, run_door: Any_, registered: list[int], promote: Any_, ask: Any_,
-    health: Any_, until: Any_, rows: list[dict[str, Any]],
+    mode: str, mlflow_proxy: Any, run_service: Call, registered_versions: list[int], promote: Call,
+    post_predict: Call, get_health: Call, wait_until: Call, rows: list[dict[str, Any]],
 ) -> None:  # fmt: skip
-    promote(registered[0])
-    between.mode = mode
-    door = run_door(mlflow_tracking_uri=between.url, reload_seconds=0.2)
-    told = health(door.url)
-    assert (told["status"], told["registry"], told["model_version"]) == ("degraded", "away", 1)
-    assert "the registry is away" in told["reason"]
-    assert ask(door.url, {"inputs": rows}).json()["model_version"] == 1
-    between.mode = ""
-    until("recovery", lambda: health(door.url)["status"] == "healthy")
-    assert ask(door.url, {"inputs": rows}).json()["model_version"] == registered[0]
-    assert "Traceback" not in door.stop()
+    promote(registered_versions[0])
+    mlflow_proxy.fail(mode)
+    service = run_service(mlflow_tracking_uri=mlflow_proxy.url, reload_seconds=0.2)
+    health = get_health(service.url)
+    assert (health["status"], health["registry"]) == ("degraded", "away")
+    assert health["model_version"] == 1
+    assert "the registry is away" in health["reason"]
+    assert post_predict(service.url, {"inputs": rows}).json()["model_version"] == 1
+    mlflow_proxy.mode = ""
+    wait_until("recovery", lambda: get_health(service.url)["status"] == "healthy")
+    response = post_predict(service.url, {"inputs": rows})
+    assert response.json()["model_version"] == registered_versions[0]
+    assert "Traceback" not in service.stop()
 
 
-def test_mlflow_fails_later(
-    between: Any, run_door: Any_, registered: list[int], promote: Any_, ask: Any_,
-    health: Any_, until: Any_, rows: list[dict[str, Any]], under_load: Any_,
+def test_mlflow_fails_while_the_service_runs(
+    mlflow_proxy: Any, run_service: Call, registered_versions: list[int], promote: Call,
+    post_predict: Call, get_health: Call, wait_until: Call, rows: list[dict[str, Any]],
+    under_load: Call,
 ) -> None:  # fmt: skip
-    promote(registered[0])
-    door = run_door(mlflow_tracking_uri=between.url, reload_seconds=0.2)
-    truth = ask(door.url, {"inputs": rows}).json()["predictions"]
-    with under_load(door.url, {"inputs": rows}) as load:
-        for mode in ("away", "broken", "half", "silent"):
-            between.mode = mode
-            until(mode, lambda: health(door.url)["registry"] == "away")
-            unknown = ask(door.url, {"inputs": rows, "model_stage": 10_000})
+    promote(registered_versions[0])
+    service = run_service(mlflow_tracking_uri=mlflow_proxy.url, reload_seconds=0.2)
+    expected = post_predict(service.url, {"inputs": rows}).json()["predictions"]
+    with under_load(service.url, {"inputs": rows}) as load:
+        for mode in ("disconnect", "error", "truncate", "hang"):
+            mlflow_proxy.fail(mode)
+            wait_until(mode, lambda: get_health(service.url)["registry"] == "away")
+            unknown = post_predict(service.url, {"inputs": rows, "model_stage": 10_000})
             assert unknown.status_code == 503
             assert "the registry is away" in str(unknown.json()) or "MLflow" in unknown.text
-            between.mode = ""
-            between.ended.set()
-            between.ended.clear()
-            until("recovery", lambda: health(door.url)["status"] == "healthy")
-    assert not load.faults and load.answered > 20
-    assert all(body["predictions"] == truth for body in load.bodies)
-    assert "Traceback" not in door.stop()
+            mlflow_proxy.recover()
+            wait_until("recovery", lambda: get_health(service.url)["status"] == "healthy")
+    assert not load.errors and load.success_count > 20
+    assert all(body["predictions"] == expected for body in load.bodies)
+    assert "Traceback" not in service.stop()
 
 
-def test_many_who_ask_for_what_is_not_there_hold_up_nobody(
-    between: Any, run_door: Any_, registered: list[int], promote: Any_, ask: Any_,
-    health: Any_, until: Any_, rows: list[dict[str, Any]], under_load: Any_,
+def test_requests_for_an_unknown_version_do_not_delay_others(
+    mlflow_proxy: Any, run_service: Call, registered_versions: list[int], promote: Call,
+    get_health: Call, wait_until: Call, rows: list[dict[str, Any]], under_load: Call,
 ) -> None:  # fmt: skip
-    """The registry is silent, and clients want a version that only it could name."""
-    promote(registered[0])
-    door = run_door(mlflow_tracking_uri=between.url, reload_seconds=0.2)
-    between.mode = "silent"
-    wanted = {"inputs": rows, "model_stage": 10_000}
-    with under_load(door.url, wanted, clients=12):
-        asked = between.asked
-        with under_load(door.url, {"inputs": rows}, clients=2) as load:
-            until("answers beside them", lambda: load.answered >= 40)
-        assert not load.faults
-        assert between.asked - asked < 40
-        assert health(door.url)["model_version"] == registered[0]
-    between.mode = ""
-    between.ended.set()
-    until("recovery", lambda: health(door.url)["status"] == "healthy")
+    """MLflow hangs while many clients request a version that only it could find."""
+    promote(registered_versions[0])
+    service = run_service(mlflow_tracking_uri=mlflow_proxy.url, reload_seconds=0.2)
+    mlflow_proxy.fail("hang")
+    with under_load(service.url, {"inputs": rows, "model_stage": 10_000}, clients=12):
+        before = mlflow_proxy.request_count
+        with under_load(service.url, {"inputs": rows}, clients=2) as load:
+            wait_until("other responses", lambda: load.success_count >= 40)
+        assert not load.errors
+        assert mlflow_proxy.request_count - before < 40
+        assert get_health(service.url)["model_version"] == registered_versions[0]
+    mlflow_proxy.recover()
+    wait_until("recovery", lambda: get_health(service.url)["status"] == "healthy")
 
 
-@pytest.mark.parametrize("mode", ["silent", "broken", "damaged"])
+@pytest.mark.parametrize("mode", ["hang", "error", "corrupt"])
 def test_artifact_store_fails(
-    mode: str, between: Any, run_door: Any_, registered: list[int], promote: Any_, ask: Any_,
-    health: Any_, until: Any_, rows: list[dict[str, Any]], under_load: Any_, cache: Path,
+    mode: str, mlflow_proxy: Any, run_service: Call, registered_versions: list[int], promote: Call,
+    post_predict: Call, get_health: Call, wait_until: Call, rows: list[dict[str, Any]],
+    under_load: Call, model_cache: Path,
 ) -> None:  # fmt: skip
-    """A version is promoted that cannot be fetched, or comes damaged: the one before goes on."""
-    promote(registered[0])
-    door = run_door(mlflow_tracking_uri=between.url, reload_seconds=0.2)
-    between.only, between.mode = "mlflow-artifacts", mode
-    asked = between.asked
-    promote(registered[1])
-    with under_load(door.url, {"inputs": rows}, clients=2) as load:
-        if mode == "silent":
-            until("the service asks for it", lambda: between.asked > asked + 3)
+    """The files of a promoted version cannot be downloaded: the previous version keeps serving."""
+    promote(registered_versions[0])
+    service = run_service(mlflow_tracking_uri=mlflow_proxy.url, reload_seconds=0.2)
+    mlflow_proxy.fail(mode, only="mlflow-artifacts")
+    before = mlflow_proxy.request_count
+    promote(registered_versions[1])
+    with under_load(service.url, {"inputs": rows}, clients=2) as load:
+        if mode == "hang":
+            wait_until("the download", lambda: mlflow_proxy.request_count > before + 3)
         else:
-            until("told so", lambda: "cannot be had" in health(door.url)["reason"])
-            refused = ask(door.url, {"inputs": rows, "model_stage": registered[1]})
-            assert refused.status_code == 503
-        until("answers beside it", lambda: load.answered >= 20)
-    assert not load.faults
-    assert {body["model_version"] for body in load.bodies} == {registered[0]}
-    assert not (cache / str(registered[1])).exists()
-    between.mode = ""
-    between.ended.set()
-    until("recovery", lambda: health(door.url)["model_version"] == registered[1])
-    assert health(door.url)["status"] == "healthy"
-    assert "Traceback" not in door.stop()
+            wait_until("the reason", lambda: "cannot be had" in get_health(service.url)["reason"])
+            body = {"inputs": rows, "model_stage": registered_versions[1]}
+            assert post_predict(service.url, body).status_code == 503
+        wait_until("other responses", lambda: load.success_count >= 20)
+    assert not load.errors
+    assert {body["model_version"] for body in load.bodies} == {registered_versions[0]}
+    assert not (model_cache / str(registered_versions[1])).exists()
+    mlflow_proxy.recover()
+    wait_until(
+        "recovery", lambda: get_health(service.url)["model_version"] == registered_versions[1]
+    )
+    assert get_health(service.url)["status"] == "healthy"
+    assert "Traceback" not in service.stop()

@@ -1,4 +1,4 @@
-"""Work after a response: no caller waits for it, and it is done before the next request."""
+"""Tasks after a response: they delay no response and run before the next request."""
 
 import asyncio
 from typing import Any
@@ -8,26 +8,26 @@ from starlette.responses import Response
 from rossmann.serving.middleware.request_context import NextTickTask
 
 
-def test_responses_of_one_turn_are_sent_before_the_task_of_any() -> None:
-    happened: list[str] = []
+def test_responses_of_one_loop_turn_are_sent_before_their_tasks_run() -> None:
+    events: list[str] = []
 
-    async def answer(name: str) -> None:
+    async def respond(name: str) -> None:
         async def send(message: Any) -> None:
-            happened.append(f"{name} {message['type']}")
+            events.append(f"{name} {message['type']}")
 
         async def receive() -> Any:
-            raise AssertionError("an answer asks for nothing")
+            raise AssertionError("a response receives nothing")
 
-        task = NextTickTask(happened.append, f"{name} logged")
+        task = NextTickTask(events.append, f"{name} logged")
         await Response(b"5234.56", background=task)({"type": "http"}, receive, send)
 
     async def run() -> None:
-        await asyncio.gather(answer("a"), answer("b"))
-        await asyncio.create_task(answer("later"))
+        await asyncio.gather(respond("a"), respond("b"))
+        await asyncio.create_task(respond("later"))
         await asyncio.sleep(0)
 
     asyncio.run(run())
-    assert happened == [
+    assert events == [
         *("a http.response.start", "a http.response.body"),
         *("b http.response.start", "b http.response.body"),
         *("a logged", "b logged"),

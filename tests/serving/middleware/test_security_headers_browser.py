@@ -1,4 +1,4 @@
-"""What a real browser makes of the headers: the page of /docs works, other sites read nothing."""
+"""Security headers in a real browser: /docs works, foreign sites are blocked."""
 
 import http.server
 import threading
@@ -12,14 +12,14 @@ from fastapi import FastAPI
 pytestmark = pytest.mark.browser
 App = Callable[..., FastAPI]
 Live = Callable[[FastAPI], AbstractContextManager[str]]
-ORDER = """async url => {
+POST_SCRIPT = """async url => {
   try { return (await fetch(url, {method: "POST"})).status } catch (error) { return String(error) }
 }"""
 
 
 @contextmanager
-def another_site(url: str) -> Iterator[str]:
-    """A site whose page shows ours in a frame."""
+def foreign_site(url: str) -> Iterator[str]:
+    """A site that shows the docs page in a frame."""
 
     class Site(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -40,44 +40,46 @@ def another_site(url: str) -> Iterator[str]:
         thread.join()
 
 
-def test_the_page_of_docs_works(browser: Any, live: Live, make_app: App) -> None:
+def test_docs_page_works_under_its_content_security_policy(
+    browser: Any, live: Live, make_app: App
+) -> None:
     with live(make_app()) as url:
         page = browser.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
+        messages: list[str] = []
+        page.on("console", lambda message: messages.append(message.text))
         page.goto(f"{url}/docs")
         page.locator(".info .title").wait_for()
         page.locator("#operations-state-live_health_live_get").click()
         page.get_by_role("button", name="Try it out").click()
         page.get_by_role("button", name="Execute").click()
         page.locator(".live-responses-table", has_text="alive").wait_for()
-        assert [text for text in said if "Content Security Policy" in text] == []
-        # A script that somebody gets into the page does not run.
+        assert [text for text in messages if "Content Security Policy" in text] == []
+        # An injected inline script does not run.
         page.evaluate("""() => {
             const script = document.createElement("script")
-            script.textContent = "window.intruded = true"
+            script.textContent = "window.injected = true"
             document.body.append(script)
         }""")
-        assert page.evaluate("() => window.intruded") is None
+        assert page.evaluate("() => window.injected") is None
         page.close()
 
 
-def test_another_site_frames_reads_and_orders_nothing(
+def test_foreign_site_can_neither_frame_nor_read_nor_post(
     browser: Any, live: Live, make_app: App, registry: Any
 ) -> None:
-    with live(make_app()) as url, another_site(url) as other:
+    with live(make_app()) as url, foreign_site(url) as site_url:
         page = browser.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.goto(other)
+        messages: list[str] = []
+        page.on("console", lambda message: messages.append(message.text))
+        page.goto(site_url)
         page.wait_for_load_state("networkidle")
-        assert any("frame" in text.lower() for text in said), said
-        assert "Failed to fetch" in page.evaluate(ORDER, f"{url}/models/2/promote")
-        assert registry.shelf[2].tags == {}
+        assert any("frame" in text.lower() for text in messages), messages
+        assert "Failed to fetch" in page.evaluate(POST_SCRIPT, f"{url}/models/2/promote")
+        assert registry.by_version[2].tags == {}
         page.close()
-    # A site that is named may read; and order, where no key is needed.
-    with another_site("") as other, live(make_app(cors_origins=(other,))) as url:
+    # A configured origin may read and, without keys, post.
+    with foreign_site("") as site_url, live(make_app(cors_origins=(site_url,))) as url:
         page = browser.new_page()
-        page.goto(other)
-        assert page.evaluate(ORDER, f"{url}/models/2/promote") == 200
+        page.goto(site_url)
+        assert page.evaluate(POST_SCRIPT, f"{url}/models/2/promote") == 200
         page.close()

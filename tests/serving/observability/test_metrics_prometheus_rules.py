@@ -1,4 +1,4 @@
-"""Alerts and dashboard against the real Prometheus, which scrapes the real service."""
+"""Alerts and dashboard against a real Prometheus that scrapes the real service."""
 
 import json
 import re
@@ -32,49 +32,49 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def dashboard() -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((GRAFANA / "dashboard.json").read_text())
-    return told
+    content: dict[str, Any] = json.loads((GRAFANA / "dashboard.json").read_text())
+    return content
 
 
 def charts() -> list[dict[str, Any]]:
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
-def filled_in(expr: str) -> str:
-    """An expression of the dashboard as Grafana sends it."""
+def fill_variables(expr: str) -> str:
+    """A dashboard expression with Grafana's variables replaced."""
     return expr.replace("$__rate_interval", "1m").replace("$instance", ".*")
 
 
-def dashboard_exprs() -> list[str]:
-    found = [target["expr"] for panel in charts() for target in panel["targets"]]
-    found += [note["expr"] for note in dashboard()["annotations"]["list"]]
+def dashboard_expressions() -> list[str]:
+    expressions = [target["expr"] for panel in charts() for target in panel["targets"]]
+    expressions += [annotation["expr"] for annotation in dashboard()["annotations"]["list"]]
     for variable in dashboard()["templating"]["list"]:
         if variable["type"] == "query":
             inner = re.fullmatch(r"label_values\((.*), \w+\)", variable["query"]["query"])
             assert inner is not None
-            found.append(inner[1])
-    return [filled_in(expr) for expr in found]
+            expressions.append(inner[1])
+    return [fill_variables(expr) for expr in expressions]
 
 
-def exprs() -> list[str]:
-    return [rule["expr"] for rule in alerts()] + dashboard_exprs()
+def all_expressions() -> list[str]:
+    return [rule["expr"] for rule in alerts()] + dashboard_expressions()
 
 
 def promtool(*arguments: str) -> str:
-    done = subprocess.run(
+    result = subprocess.run(
         ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @needs_prometheus
-def test_promtool_finds_nothing_wrong() -> None:
+def test_promtool_accepts_config_and_rules() -> None:
     assert f"{len(alerts())} rules found" in promtool("check", "config", "prometheus.yml")
     assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml")
 
 
-def test_each_alert_is_seen_to_fire_and_to_keep_quiet() -> None:
+def test_each_alert_has_a_firing_and_a_silent_test_case() -> None:
     tests = yaml.safe_load((FOLDER / "alerts_test.yml").read_text())["tests"]
     cases = [case for test in tests for case in test["alert_rule_test"]]
     names = {rule["alert"] for rule in alerts()}
@@ -82,7 +82,7 @@ def test_each_alert_is_seen_to_fire_and_to_keep_quiet() -> None:
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == names
 
 
-def test_each_alert_names_a_chapter_that_is_there() -> None:
+def test_each_alert_links_to_an_existing_runbook_section() -> None:
     headings = re.findall(r"^#+ (.+)$", PAGE.read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in headings}
     for rule in alerts():
@@ -91,36 +91,38 @@ def test_each_alert_names_a_chapter_that_is_there() -> None:
         assert rule["labels"]["severity"] in {"warning", "critical"}
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_dashboard_panels_are_complete_and_do_not_overlap() -> None:
     panels = charts()
     assert len(panels) > 15
     numbers = [panel["id"] for panel in dashboard()["panels"]]
     assert len(set(numbers)) == len(numbers)
-    places = set()
+    occupied = set()
     for panel in panels:
         assert panel["title"] and panel["targets"]
-        place = panel["gridPos"]
+        position = panel["gridPos"]
         cells = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(position["x"], position["x"] + position["w"])
+            for y in range(position["y"], position["y"] + position["h"])
         }
-        assert place["x"] + place["w"] <= 24 and not cells & places, panel["title"]
-        places |= cells
+        assert position["x"] + position["w"] <= 24 and not cells & occupied, panel["title"]
+        occupied |= cells
     for path in GRAFANA.glob("provisioning/*/*.yml"):
         assert yaml.safe_load(path.read_text())["apiVersion"] == 1
 
 
-def test_every_metric_is_on_the_dashboard(run_page: set[str]) -> None:
-    shown = {name.partition("{")[0] for expr in exprs() for name in SELECTOR.findall(expr)}
+def test_every_metric_is_used_by_alerts_or_dashboard(exported_metrics: set[str]) -> None:
+    shown = {
+        name.partition("{")[0] for expr in all_expressions() for name in SELECTOR.findall(expr)
+    }
     endings = ("_bucket", "_sum", "_count")
-    told = {name.removesuffix(next((e for e in endings if name.endswith(e)), "")) for name in shown}
-    assert run_page - told == set()
+    used = {name.removesuffix(next((e for e in endings if name.endswith(e)), "")) for name in shown}
+    assert exported_metrics - used == set()
 
 
 @pytest.fixture
-def run_page(service: Any) -> set[str]:
-    """Names of all metrics, as told by a page."""
+def exported_metrics(service: Any) -> set[str]:
+    """Names of all metrics that a scrape returns."""
     from rossmann.serving.observability.gauges import StateCollector
     from rossmann.serving.observability.metrics import Metrics
 
@@ -130,7 +132,7 @@ def run_page(service: Any) -> set[str]:
 
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[Callable[[str], httpx.Client]]:
-    """Starts the real one with our configuration, at another target; gives a client of it."""
+    """Starts Prometheus with the project's configuration and another target; returns a client."""
     started: list[subprocess.Popen[bytes]] = []
     clients: list[httpx.Client] = []
 
@@ -166,53 +168,53 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[str], httpx.Client]]:
         process.wait(30)
 
 
-def ask(client: httpx.Client, expr: str) -> list[Any]:
-    answer = client.get("/api/v1/query", params={"query": expr})
-    if answer.status_code == 503:
-        answer.raise_for_status()  # it is still starting
-    told = answer.json()
-    assert told["status"] == "success", (expr, told)
-    result: list[Any] = told["data"]["result"]
+def query(client: httpx.Client, expr: str) -> list[Any]:
+    response = client.get("/api/v1/query", params={"query": expr})
+    if response.status_code == 503:
+        response.raise_for_status()  # Prometheus is still starting
+    body = response.json()
+    assert body["status"] == "success", (expr, body)
+    result: list[Any] = body["data"]["result"]
     return result
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], failure: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            if true():
+            if condition():
                 return
         except httpx.HTTPError:
             pass
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, failure
         time.sleep(0.1)
 
 
 @needs_prometheus
-def test_prometheus_finds_all_that_alerts_and_dashboard_use(
-    run_door: Any, row: Any, prometheus: Callable[[str], httpx.Client]
+def test_prometheus_has_data_for_every_alert_and_dashboard_expression(
+    run_service: Any, row: Any, prometheus: Callable[[str], httpx.Client]
 ) -> None:
-    door = run_door(workers=2)
-    played = 20
-    for number in range(played):
-        # The last lies so far ahead that it comes with a warning.
-        body = {"inputs": [row(60 if number == played - 1 else 1)]}
-        answer = httpx.post(f"{door.url}/predict", json=body, timeout=30, trust_env=False)
-        assert answer.status_code == 200
-    client = prometheus(door.url.removeprefix("http://"))
-    wait_until(lambda: ask(client, 'up{job="rossmann"} == 1') != [], "the service is not scraped")
-    for expr in exprs():
-        ask(client, expr)  # it parses, and can be evaluated
+    service = run_service(workers=2)
+    requests = 20
+    for number in range(requests):
+        # The last row is beyond the horizon, for a warning.
+        body = {"inputs": [row(60 if number == requests - 1 else 1)]}
+        response = httpx.post(f"{service.url}/predict", json=body, timeout=30, trust_env=False)
+        assert response.status_code == 200
+    client = prometheus(service.url.removeprefix("http://"))
+    wait_until(lambda: query(client, 'up{job="rossmann"} == 1') != [], "the service is not scraped")
+    for expr in all_expressions():
+        query(client, expr)  # it can be evaluated
         for selector in SELECTOR.findall(expr):
-            # No request failed: such series come with the first that does.
-            there = selector.replace(',code=~"5.."', "")
-            assert ask(client, there), f"nothing is told as {there}"
+            # Series with code 5xx exist only after a failed request.
+            exported = selector.replace(',code=~"5.."', "")
+            assert query(client, exported), f"no data for {exported}"
     counted = 'sum(rossmann_http_requests_total{route="/predict",code="200"})'
-    assert [float(one["value"][1]) for one in ask(client, counted)] == [played]
-    wait_until(lambda: judged(client) == {"ok"}, "the rules were not evaluated")
+    assert [float(sample["value"][1]) for sample in query(client, counted)] == [requests]
+    wait_until(lambda: rule_states(client) == {"ok"}, "the rules were not evaluated")
 
 
-def judged(client: httpx.Client) -> set[str]:
+def rule_states(client: httpx.Client) -> set[str]:
     groups = client.get("/api/v1/rules").json()["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == len(alerts())

@@ -1,4 +1,4 @@
-"""``POST /predict`` as the contract has it."""
+"""``POST /predict``: responses, validation errors, warnings and limits."""
 
 import json
 from collections.abc import Callable
@@ -17,16 +17,18 @@ from rossmann.serving.schemas.forecasts import PredictResponse
 MakeRow = Callable[..., dict[str, Any]]
 
 
-def faults(answer: Any, code: int = 422) -> dict[tuple[Any, ...], str]:
-    """Place → message, after checking code and shape."""
-    assert answer.status_code == code, answer.text
-    told = ErrorResponse.model_validate_json(answer.content, strict=True)
-    assert set(answer.json()) == {"detail", "request_id"}
-    assert told.request_id == answer.headers["X-Request-ID"]
-    return {tuple(fault.loc): fault.msg for fault in told.detail}
+def errors_by_loc(response: Any, code: int = 422) -> dict[tuple[Any, ...], str]:
+    """Messages by location, after a check of status code and schema."""
+    assert response.status_code == code, response.text
+    result = ErrorResponse.model_validate_json(response.content, strict=True)
+    assert set(response.json()) == {"detail", "request_id"}
+    assert result.request_id == response.headers["X-Request-ID"]
+    return {tuple(error.loc): error.msg for error in result.detail}
 
 
-def test_answers_in_the_order_sent(api: TestClient, row: MakeRow, panel: Panel) -> None:
+def test_predictions_follow_the_order_of_inputs(
+    api: TestClient, row: MakeRow, panel: Panel
+) -> None:
     rows = [row(n % 40 + 1, Store=int(panel.store_numbers[-1 - n % 7])) for n in range(200)]
     forward = api.post("/predict", json={"inputs": rows}).json()
     backward = api.post("/predict", json={"inputs": rows[::-1]}).json()
@@ -35,79 +37,91 @@ def test_answers_in_the_order_sent(api: TestClient, row: MakeRow, panel: Panel) 
     assert len(set(forward["predictions"])) > 100
 
 
-def test_faults_of_all_kinds_are_told_together(api: TestClient, row: MakeRow) -> None:
+def test_errors_of_all_checks_are_returned_together(api: TestClient, row: MakeRow) -> None:
     early, late = row(-5), row(5) | {"Date": "2099-01-01"}
-    asked = {"as_of": row(-2)["Date"]}
-    of_dates = {("inputs", 0, "Date"), ("inputs", 1, "Date"), ("inputs", 2, "Date")}
-    form = [early | {"Open": 7}, early, late]
-    answer = api.post("/predict", json={"inputs": form, **asked})
-    assert set(faults(answer)) == of_dates | {("inputs", 0, "Open")}
-    answer = api.post("/predict", json={"inputs": [early, early, late], **asked})
-    assert set(faults(answer)) == of_dates
-    answer = api.post("/predict", json={"inputs": [early | {"Open": 7}], "as_of": "2099-01-01"})
-    assert set(faults(answer)) == {("as_of",), ("inputs", 0, "Open"), ("inputs", 0, "Date")}
-    answer = api.post("/predict", json={"inputs": [early | {"Store": 0}], "as_of": "soon"})
-    assert set(faults(answer)) == {("as_of",), ("inputs", 0, "Store")}
+    options = {"as_of": row(-2)["Date"]}
+    date_locs = {("inputs", 0, "Date"), ("inputs", 1, "Date"), ("inputs", 2, "Date")}
+    inputs = [early | {"Open": 7}, early, late]
+    response = api.post("/predict", json={"inputs": inputs, **options})
+    assert set(errors_by_loc(response)) == date_locs | {("inputs", 0, "Open")}
+    response = api.post("/predict", json={"inputs": [early, early, late], **options})
+    assert set(errors_by_loc(response)) == date_locs
+    response = api.post("/predict", json={"inputs": [early | {"Open": 7}], "as_of": "2099-01-01"})
+    assert set(errors_by_loc(response)) == {
+        ("as_of",),
+        ("inputs", 0, "Open"),
+        ("inputs", 0, "Date"),
+    }
+    response = api.post("/predict", json={"inputs": [early | {"Store": 0}], "as_of": "soon"})
+    assert set(errors_by_loc(response)) == {("as_of",), ("inputs", 0, "Store")}
 
 
-def test_shape_and_defaults(api: TestClient, row: MakeRow, panel: Panel) -> None:
-    answer = api.post("/predict", json={"inputs": [row()]})
-    told = PredictResponse.model_validate_json(answer.content, strict=True)
-    assert set(answer.json()) == set(PredictResponse.model_fields)
-    assert (told.model_version, told.model_stage, told.count) == (1, "Production", 1)
-    assert told.as_of == panel.info.last_day.isoformat()
-    assert told.intervals == [] and told.warnings == []
+def test_response_fields_and_defaults(api: TestClient, row: MakeRow, panel: Panel) -> None:
+    response = api.post("/predict", json={"inputs": [row()]})
+    result = PredictResponse.model_validate_json(response.content, strict=True)
+    assert set(response.json()) == set(PredictResponse.model_fields)
+    assert (result.model_version, result.model_stage, result.count) == (1, "Production", 1)
+    assert result.as_of == panel.info.last_day.isoformat()
+    assert result.intervals == [] and result.warnings == []
 
 
-def test_bounds_hold_the_forecast_and_closed_is_zero(api: TestClient, row: MakeRow) -> None:
+def test_interval_contains_the_forecast_and_closed_days_are_zero(
+    api: TestClient, row: MakeRow
+) -> None:
     rows = [row(1), row(2, Open=0), row(3)]
-    told = api.post("/predict", json={"inputs": rows, "intervals": [0.8, 0.95]}).json()
-    assert told["predictions"][1] == 0
-    assert [band["level"] for band in told["intervals"]] == [0.8, 0.95]
-    for band in told["intervals"]:
-        assert band["lower"][1] == band["upper"][1] == 0
-        assert band["lower"][0] < told["predictions"][0] < band["upper"][0]
+    result = api.post("/predict", json={"inputs": rows, "intervals": [0.8, 0.95]}).json()
+    assert result["predictions"][1] == 0
+    assert [interval["level"] for interval in result["intervals"]] == [0.8, 0.95]
+    for interval in result["intervals"]:
+        assert interval["lower"][1] == interval["upper"][1] == 0
+        assert interval["lower"][0] < result["predictions"][0] < interval["upper"][0]
 
 
-def test_stage_and_number_choose_the_version(api: TestClient, row: MakeRow) -> None:
-    asked = {"Production": (1, "Production"), "Staging": (2, "Staging"), 3: (3, "None"),
+def test_stage_or_number_selects_the_version(api: TestClient, row: MakeRow) -> None:
+    cases = {"Production": (1, "Production"), "Staging": (2, "Staging"), 3: (3, "None"),
              "3": (3, "None"), 2: (2, "Staging")}  # fmt: skip
-    for wanted, expected in asked.items():
-        told = api.post("/predict", json={"inputs": [row()], "model_stage": wanted}).json()
-        assert (told["model_version"], told["model_stage"]) == expected
+    for requested, expected in cases.items():
+        result = api.post("/predict", json={"inputs": [row()], "model_stage": requested}).json()
+        assert (result["model_version"], result["model_stage"]) == expected
 
 
 @pytest.mark.parametrize(
-    "wanted", ["Archived", "None", "production", "", "99", "../1", 99, 0, -1, 10**30, "9" * 5000]
+    "requested", ["Archived", "None", "production", "", "99", "../1", 99, 0, -1, 10**30, "9" * 5000]
 )
-def test_unknown_version_names_those_there_are(api: TestClient, row: MakeRow, wanted: Any) -> None:
-    told = faults(api.post("/predict", json={"inputs": [row()], "model_stage": wanted}), 404)
-    assert "Production (version 1), Staging (version 2), versions 1, 2, 3" in told["model_stage",]
+def test_unknown_version_is_404_and_lists_the_versions(
+    api: TestClient, row: MakeRow, requested: Any
+) -> None:
+    errors = errors_by_loc(
+        api.post("/predict", json={"inputs": [row()], "model_stage": requested}), 404
+    )
+    assert "Production (version 1), Staging (version 2), versions 1, 2, 3" in errors["model_stage",]
 
 
 def test_as_of_is_the_origin(api: TestClient, row: MakeRow, panel: Panel) -> None:
     earlier = (panel.info.last_day - timedelta(days=30)).isoformat()
     inputs = [row(-20), row(1)]
-    named = api.post("/predict", json={"inputs": inputs, "as_of": earlier}).json()
-    assert named["as_of"] == earlier
-    unnamed = api.post("/predict", json={"inputs": inputs}).json()
-    assert unnamed["as_of"] == (panel.info.last_day - timedelta(days=21)).isoformat()
-    assert named["predictions"] != unnamed["predictions"]
+    explicit = api.post("/predict", json={"inputs": inputs, "as_of": earlier}).json()
+    assert explicit["as_of"] == earlier
+    default = api.post("/predict", json={"inputs": inputs}).json()
+    assert default["as_of"] == (panel.info.last_day - timedelta(days=21)).isoformat()
+    assert explicit["predictions"] != default["predictions"]
 
 
-def test_as_of_out_of_reach(api: TestClient, row: MakeRow, panel: Panel) -> None:
-    for days, place in ((1, ("as_of",)), (-9999, ("as_of",))):
+def test_as_of_out_of_range_is_rejected(api: TestClient, row: MakeRow, panel: Panel) -> None:
+    for days, loc in ((1, ("as_of",)), (-9999, ("as_of",))):
         as_of = (panel.info.last_day + timedelta(days=days)).isoformat()
-        assert place in faults(api.post("/predict", json={"inputs": [row(9)], "as_of": as_of}))
+        assert loc in errors_by_loc(api.post("/predict", json={"inputs": [row(9)], "as_of": as_of}))
     same = panel.info.last_day.isoformat()
     inputs = [row(1), row(0), row(-5)]
-    told = faults(api.post("/predict", json={"inputs": inputs, "as_of": same}))
-    assert set(told) == {("inputs", 1, "Date"), ("inputs", 2, "Date")}
+    errors = errors_by_loc(api.post("/predict", json={"inputs": inputs, "as_of": same}))
+    assert set(errors) == {("inputs", 1, "Date"), ("inputs", 2, "Date")}
     for wrong in ("2015-02-30", "31.07.2015", "", 5, True, ["2015-07-31"]):
-        assert ("as_of",) in faults(api.post("/predict", json={"inputs": [row()], "as_of": wrong}))
+        assert ("as_of",) in errors_by_loc(
+            api.post("/predict", json={"inputs": [row()], "as_of": wrong})
+        )
 
 
-def test_every_fault_of_every_row(api: TestClient, row: MakeRow) -> None:
+def test_every_error_of_every_row_is_returned(api: TestClient, row: MakeRow) -> None:
     inputs = [
         row(Store=4444, DayOfWeek=9),
         row(),
@@ -116,8 +130,8 @@ def test_every_fault_of_every_row(api: TestClient, row: MakeRow) -> None:
         7,
         row(Store="1", SchoolHoliday=1.0),
     ]
-    told = faults(api.post("/predict", json={"inputs": inputs, "intervals": [2], "x": 1}))
-    assert list(told) == [
+    errors = errors_by_loc(api.post("/predict", json={"inputs": inputs, "intervals": [2], "x": 1}))
+    assert list(errors) == [
         ("intervals", 0),
         ("x",),
         ("inputs", 0, "Store"),
@@ -131,16 +145,18 @@ def test_every_fault_of_every_row(api: TestClient, row: MakeRow) -> None:
         ("inputs", 5, "Store"),
         ("inputs", 5, "SchoolHoliday"),
     ]
-    assert told["inputs", 0, "Store"] == "Store must be between 1 and 40 (got 4444)"
-    assert told["inputs", 2, "Extra"].startswith("Extra is not a field")
+    assert errors["inputs", 0, "Store"] == "Store must be between 1 and 40 (got 4444)"
+    assert errors["inputs", 2, "Extra"].startswith("Extra is not a field")
 
 
 @pytest.mark.parametrize("field", ["Store", "DayOfWeek", "Open", "Promo", "SchoolHoliday"])
 @pytest.mark.parametrize("text", ["1.0", "true", '"1"', "null", "[1]", "{}", "NaN", "Infinity",
                                   "-Infinity", "1e0", "-1", "1" + "0" * 40])  # fmt: skip
-def test_numbers_are_whole_numbers(api: TestClient, row: MakeRow, field: str, text: str) -> None:
+def test_numeric_fields_accept_only_integers(
+    api: TestClient, row: MakeRow, field: str, text: str
+) -> None:
     body = json.dumps({"inputs": [row(**{field: "HERE"})]}).replace('"HERE"', text)
-    assert ("inputs", 0, field) in faults(api.post("/predict", content=body))
+    assert ("inputs", 0, field) in errors_by_loc(api.post("/predict", content=body))
 
 
 @pytest.mark.parametrize(
@@ -148,11 +164,13 @@ def test_numbers_are_whole_numbers(api: TestClient, row: MakeRow, field: str, te
     ["2015-8-1", "2015-13-01", "20150801", "08/01/2015", "2015-08-01T00:00:00", " 2015-08-01",
      "\uff12\uff10\uff11\uff15-08-01", "2015-W31-6", "", "tomorrow", "0001-01-01", "9999-12-31"],
 )  # fmt: skip
-def test_dates_are_iso_dates_in_reach(api: TestClient, row: MakeRow, text: str) -> None:
-    assert ("inputs", 0, "Date") in faults(api.post("/predict", json={"inputs": [row(Date=text)]}))
+def test_date_must_be_an_iso_date_in_range(api: TestClient, row: MakeRow, text: str) -> None:
+    assert ("inputs", 0, "Date") in errors_by_loc(
+        api.post("/predict", json={"inputs": [row(Date=text)]})
+    )
 
 
-def test_reach_of_dates(api: TestClient, row: MakeRow, panel: Panel) -> None:
+def test_range_of_dates(api: TestClient, row: MakeRow, panel: Panel) -> None:
     def code(day: date) -> int:
         changed = row(Date=day.isoformat(), DayOfWeek=day.isoweekday())
         return int(api.post("/predict", json={"inputs": [changed]}).status_code)
@@ -163,27 +181,27 @@ def test_reach_of_dates(api: TestClient, row: MakeRow, panel: Panel) -> None:
     assert code(year_later) == 200 and code(year_later + timedelta(days=1)) == 422
 
 
-def test_weekday_that_contradicts_the_date_is_a_warning(api: TestClient, row: MakeRow) -> None:
+def test_wrong_day_of_week_is_a_warning(api: TestClient, row: MakeRow) -> None:
     inputs = [row(n % 9 + 1) for n in range(40)]
-    right = api.post("/predict", json={"inputs": inputs}).json()
+    expected = api.post("/predict", json={"inputs": inputs}).json()
     wrong = [dict(r, DayOfWeek=r["DayOfWeek"] % 7 + 1) if n % 2 else r
              for n, r in enumerate(inputs)]  # fmt: skip
-    told = api.post("/predict", json={"inputs": wrong}).json()
-    assert told["predictions"] == right["predictions"]
-    assert right["warnings"] == []
-    (warning,) = told["warnings"]
+    result = api.post("/predict", json={"inputs": wrong}).json()
+    assert result["predictions"] == expected["predictions"]
+    assert expected["warnings"] == []
+    (warning,) = result["warnings"]
     assert (warning["type"], warning["count"]) == ("day_of_week", 20)
     assert warning["rows"] == list(range(1, 20, 2))
 
 
-def test_warnings_name_what_is_unknown(api: TestClient, row: MakeRow) -> None:
-    told = api.post("/predict", json={"inputs": [row(1), row(60), row(49)]}).json()
-    kinds = {warning["type"]: warning["rows"] for warning in told["warnings"]}
-    assert kinds == {"horizon": [1, 2], "no_schedule": [1, 2]}
+def test_warnings_for_horizon_and_missing_schedule(api: TestClient, row: MakeRow) -> None:
+    result = api.post("/predict", json={"inputs": [row(1), row(60), row(49)]}).json()
+    rows_by_type = {warning["type"]: warning["rows"] for warning in result["warnings"]}
+    assert rows_by_type == {"horizon": [1, 2], "no_schedule": [1, 2]}
 
 
 @pytest.mark.parametrize(
-    ("body", "place"),
+    ("body", "loc"),
     [
         (b"", ("body",)),
         (b"{", ("body",)),
@@ -210,66 +228,70 @@ def test_warnings_name_what_is_unknown(api: TestClient, row: MakeRow) -> None:
         (b'{"inputs": "\xed\xa0\x80"}', None),
     ],
 )
-def test_odd_bodies(api: TestClient, body: bytes, place: tuple[Any, ...] | None) -> None:
-    told = faults(api.post("/predict", content=body), 422 if place else 400)
-    assert (place or ("body",)) in told
+def test_malformed_body_is_rejected(
+    api: TestClient, body: bytes, loc: tuple[Any, ...] | None
+) -> None:
+    errors = errors_by_loc(api.post("/predict", content=body), 422 if loc else 400)
+    assert (loc or ("body",)) in errors
 
 
-def test_level_that_the_version_cannot_give(api: TestClient, row: MakeRow) -> None:
+def test_level_outside_the_calibrated_range_is_rejected(api: TestClient, row: MakeRow) -> None:
     body = {"inputs": [row()], "intervals": [0.8, 0.3]}
-    assert "from 0.5 to 0.99" in faults(api.post("/predict", json=body))["intervals", 1]
+    assert "from 0.5 to 0.99" in errors_by_loc(api.post("/predict", json=body))["intervals", 1]
 
 
-def test_repeated_keys_take_the_last(api: TestClient, row: MakeRow) -> None:
+def test_last_of_repeated_json_keys_wins(api: TestClient, row: MakeRow) -> None:
     text = json.dumps({"inputs": [row()]})
     twice = text.replace('"Open": 1', '"Open": 1, "Open": 0')
     assert api.post("/predict", content=twice).json()["predictions"] == [0]
 
 
-def test_too_many_rows(api: TestClient, row: MakeRow) -> None:
+def test_too_many_rows_is_413(api: TestClient, row: MakeRow) -> None:
     assert api.post("/predict", json={"inputs": [row()] * 5000}).status_code == 200
-    for crowd in ([row()] * 5001, [{}] * 6000, [1] * 300_000, [row(Open=2)] * 5001):
-        told = faults(api.post("/predict", json={"inputs": crowd}), 413)
-        assert "at most 5,000 rows" in told["inputs",]
+    for inputs in ([row()] * 5001, [{}] * 6000, [1] * 300_000, [row(Open=2)] * 5001):
+        errors = errors_by_loc(api.post("/predict", json={"inputs": inputs}), 413)
+        assert "at most 5,000 rows" in errors["inputs",]
 
 
-def test_unknown_fields_are_named_also_where_there_are_many(
+def test_unknown_fields_of_every_row_are_named(
     make_app: Callable[..., FastAPI], row: MakeRow
 ) -> None:
     with TestClient(make_app(max_rows=50)) as api:
-        told = faults(api.post("/predict", json={"inputs": [row() | {"A": 1, "B": 2}] * 50}))
-    assert set(told) == {("inputs", n, name) for n in range(50) for name in "AB"}
+        errors = errors_by_loc(
+            api.post("/predict", json={"inputs": [row() | {"A": 1, "B": 2}] * 50})
+        )
+    assert set(errors) == {("inputs", n, name) for n in range(50) for name in "AB"}
 
 
-def test_too_many_bytes(make_app: Callable[..., FastAPI]) -> None:
+def test_too_many_bytes_is_413(make_app: Callable[..., FastAPI]) -> None:
     with TestClient(make_app(max_body_mb=1)) as api:
-        told = faults(api.post("/predict", content=b" " * (2**20 + 1)), 413)
-        assert "at most 1 MB" in told["body",]
+        errors = errors_by_loc(api.post("/predict", content=b" " * (2**20 + 1)), 413)
+        assert "at most 1 MB" in errors["body",]
         pieces = (b" " * 2**18 for _ in range(6))
         assert api.post("/predict", content=pieces).status_code == 413
 
 
-def test_a_wide_request_is_answered_off_the_loop_with_the_same_numbers(
-    api: TestClient, row: MakeRow
-) -> None:
+def test_large_request_in_a_thread_equals_single_rows(api: TestClient, row: MakeRow) -> None:
     rows = [row(n % 48 + 1, Store=n % 40 + 1) for n in range(300)]
-    whole = api.post("/predict", json={"inputs": rows}).json()["predictions"]
-    alone = [api.post("/predict", json={"inputs": [r]}).json()["predictions"][0] for r in rows]
-    assert np.allclose(whole, alone, rtol=1e-12, atol=0)
+    batched = api.post("/predict", json={"inputs": rows}).json()["predictions"]
+    single = [api.post("/predict", json={"inputs": [r]}).json()["predictions"][0] for r in rows]
+    assert np.allclose(batched, single, rtol=1e-12, atol=0)
 
 
-def test_request_id_is_kept_when_it_is_sane(api: TestClient, row: MakeRow) -> None:
+def test_valid_request_id_is_kept_and_invalid_replaced(api: TestClient, row: MakeRow) -> None:
     body = {"inputs": [row()]}
-    kept = api.post("/predict", json=body, headers={"X-Request-ID": "abc-1.2_3"})
-    assert kept.json()["request_id"] == kept.headers["X-Request-ID"] == "abc-1.2_3"
-    for odd in ("a b", "x" * 65, "<script>"):
-        made = api.post("/predict", json=body, headers={"X-Request-ID": odd})
-        assert made.json()["request_id"] != odd
+    response = api.post("/predict", json=body, headers={"X-Request-ID": "abc-1.2_3"})
+    assert response.json()["request_id"] == response.headers["X-Request-ID"] == "abc-1.2_3"
+    for invalid_id in ("a b", "x" * 65, "<script>"):
+        response = api.post("/predict", json=body, headers={"X-Request-ID": invalid_id})
+        assert response.json()["request_id"] != invalid_id
 
 
-def test_totals_that_there_are_not(api: TestClient, row: MakeRow) -> None:
-    told = faults(api.post("/predict", json={"inputs": [row()], "totals": ["store", "region"]}))
-    assert "store_type_week" in told["totals", 1]
-    told = faults(api.post("/predict", json={"inputs": [row()], "totals": ["chain"]}))
-    assert "rossmann train" in told[("totals",)]  # this version's card has no table for them
+def test_unknown_or_unavailable_totals_are_rejected(api: TestClient, row: MakeRow) -> None:
+    errors = errors_by_loc(
+        api.post("/predict", json={"inputs": [row()], "totals": ["store", "region"]})
+    )
+    assert "store_type_week" in errors["totals", 1]
+    errors = errors_by_loc(api.post("/predict", json={"inputs": [row()], "totals": ["chain"]}))
+    assert "rossmann train" in errors[("totals",)]  # the card has no table of totals
     assert api.post("/predict", json={"inputs": [row()], "totals": []}).status_code == 200

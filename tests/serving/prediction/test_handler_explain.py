@@ -1,4 +1,4 @@
-"""``POST /explain``: what ``/predict`` says, and what drove it."""
+"""``POST /explain``: the forecast of ``/predict`` and its drivers."""
 
 import subprocess
 import sys
@@ -33,18 +33,18 @@ def make_forecaster(make_trained: MakeForecaster) -> MakeForecaster:
     return make_trained
 
 
-def explained(api: TestClient, body: Any) -> ExplainResponse:
-    answer = api.post("/explain", json=body)
-    assert answer.status_code == 200, answer.text
-    assert set(answer.json()) == set(ExplainResponse.model_fields)
-    return ExplainResponse.model_validate_json(answer.content, strict=True)
+def explain(api: TestClient, body: Any) -> ExplainResponse:
+    response = api.post("/explain", json=body)
+    assert response.status_code == 200, response.text
+    assert set(response.json()) == set(ExplainResponse.model_fields)
+    return ExplainResponse.model_validate_json(response.content, strict=True)
 
 
-def factor(told: Explanation, name: str) -> float:
-    return next(driver.factor for driver in told.drivers if driver.name == name)
+def factor(explanation: Explanation, name: str) -> float:
+    return next(driver.factor for driver in explanation.drivers if driver.name == name)
 
 
-def some(row: MakeRow, panel: Panel) -> list[dict[str, Any]]:
+def sample_rows(row: MakeRow, panel: Panel) -> list[dict[str, Any]]:
     """Rows of several stores, with and without promotion, one of them closed."""
     stores = panel.store_numbers
     return [
@@ -52,30 +52,30 @@ def some(row: MakeRow, panel: Panel) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_forecast_is_the_served_one_and_its_drivers_make_it(
+def test_explained_forecast_equals_predict_and_the_product_of_drivers(
     api: TestClient, row: MakeRow, panel: Panel
 ) -> None:
-    body = {"inputs": some(row, panel), "intervals": [0.8]}
+    body = {"inputs": sample_rows(row, panel), "intervals": [0.8]}
     served = api.post("/predict", json=body).json()
-    told = explained(api, body)
-    assert told.predictions == served["predictions"]
-    assert [band.model_dump() for band in told.intervals] == served["intervals"]
-    assert told.warnings == served["warnings"] == []
-    assert (told.as_of, told.model_version) == (served["as_of"], served["model_version"])
-    assert [one.forecast for one in told.explanations] == served["predictions"]
-    for one in told.explanations:
-        by_factor = one.baseline * prod(driver.factor for driver in one.drivers)
-        by_percent = one.baseline * prod(1 + driver.percent / 100 for driver in one.drivers)
-        by_sales = one.baseline + sum(driver.sales for driver in one.drivers)
-        assert by_factor == pytest.approx(one.forecast, rel=1e-12)
-        assert by_percent == pytest.approx(one.forecast, rel=1e-9)
-        assert by_sales == pytest.approx(one.forecast, rel=1e-9, abs=1e-9)
+    result = explain(api, body)
+    assert result.predictions == served["predictions"]
+    assert [interval.model_dump() for interval in result.intervals] == served["intervals"]
+    assert result.warnings == served["warnings"] == []
+    assert (result.as_of, result.model_version) == (served["as_of"], served["model_version"])
+    assert [explanation.forecast for explanation in result.explanations] == served["predictions"]
+    for explanation in result.explanations:
+        by_factor = explanation.baseline * prod(driver.factor for driver in explanation.drivers)
+        by_percent = explanation.baseline * prod(
+            1 + driver.percent / 100 for driver in explanation.drivers
+        )
+        by_sales = explanation.baseline + sum(driver.sales for driver in explanation.drivers)
+        assert by_factor == pytest.approx(explanation.forecast, rel=1e-12)
+        assert by_percent == pytest.approx(explanation.forecast, rel=1e-9)
+        assert by_sales == pytest.approx(explanation.forecast, rel=1e-9, abs=1e-9)
 
 
-def test_an_open_day_has_every_driver_and_a_closed_one_its_own(
-    api: TestClient, row: MakeRow
-) -> None:
-    opened, closed = explained(api, {"inputs": [row(1), row(2, Open=0)]}).explanations
+def test_drivers_of_open_and_closed_days(api: TestClient, row: MakeRow) -> None:
+    opened, closed = explain(api, {"inputs": [row(1), row(2, Open=0)]}).explanations
     assert [driver.name for driver in opened.drivers] == list(DRIVER_LABELS)
     assert [driver.label for driver in opened.drivers] == list(DRIVER_LABELS.values())
     (only,) = closed.drivers
@@ -84,24 +84,24 @@ def test_an_open_day_has_every_driver_and_a_closed_one_its_own(
     assert closed.baseline == pytest.approx(opened.baseline, rel=1e-4)
 
 
-def test_a_promotion_shows_as_one(api: TestClient, row: MakeRow) -> None:
-    plain, promoted = explained(api, {"inputs": [row(2, Promo=0), row(2)]}).explanations
+def test_promotion_changes_only_the_promotion_driver(api: TestClient, row: MakeRow) -> None:
+    plain, promoted = explain(api, {"inputs": [row(2, Promo=0), row(2)]}).explanations
     assert factor(promoted, "promotion") > 1.05 > factor(plain, "promotion")
-    raised = {d.name for d in promoted.drivers if d.factor > factor(plain, d.name) + 0.02}
-    assert raised == {"promotion"}
+    increased = {d.name for d in promoted.drivers if d.factor > factor(plain, d.name) + 0.02}
+    assert increased == {"promotion"}
 
 
-def test_a_row_is_explained_alike_alone_and_in_company(
+def test_explanation_does_not_depend_on_the_batch(
     api: TestClient, row: MakeRow, panel: Panel
 ) -> None:
-    rows = some(row, panel)
-    whole = explained(api, {"inputs": rows}).explanations
-    for at in (0, 5, 11):
-        (alone,) = explained(api, {"inputs": rows[at : at + 1]}).explanations
-        assert alone.forecast == pytest.approx(whole[at].forecast, rel=1e-9)
-        for one, other in zip(alone.drivers, whole[at].drivers, strict=True):
-            assert one.name == other.name
-            assert one.factor == pytest.approx(other.factor, rel=1e-6)
+    rows = sample_rows(row, panel)
+    batched = explain(api, {"inputs": rows}).explanations
+    for index in (0, 5, 11):
+        (single,) = explain(api, {"inputs": rows[index : index + 1]}).explanations
+        assert single.forecast == pytest.approx(batched[index].forecast, rel=1e-9)
+        for driver, other in zip(single.drivers, batched[index].drivers, strict=True):
+            assert driver.name == other.name
+            assert driver.factor == pytest.approx(other.factor, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -113,31 +113,31 @@ def test_a_row_is_explained_alike_alone_and_in_company(
         {"inputs": [7], "intervals": [2], "as_of": "2015-02-30", "objective": "best"},
     ],
 )
-def test_refuses_what_predict_refuses(api: TestClient, body: Any) -> None:
-    told = api.post("/explain", json=body)
-    other = api.post("/predict", json=body)
-    assert told.status_code == other.status_code == 422
-    assert told.json()["detail"] == other.json()["detail"]
+def test_validation_errors_equal_those_of_predict(api: TestClient, body: Any) -> None:
+    explained = api.post("/explain", json=body)
+    predicted = api.post("/predict", json=body)
+    assert explained.status_code == predicted.status_code == 422
+    assert explained.json()["detail"] == predicted.json()["detail"]
 
 
-def test_unknown_versions_and_other_bodies(api: TestClient, row: MakeRow) -> None:
+def test_unknown_version_and_malformed_bodies(api: TestClient, row: MakeRow) -> None:
     assert api.post("/explain", json={"inputs": [row()], "model_stage": "9"}).status_code == 404
     assert api.post("/explain", content=b"\xff").status_code == 400
     assert api.post("/explain", content=b"{").status_code == 422
     assert api.get("/explain").status_code == 405
 
 
-def test_more_rows_than_are_explained_at_once(make_app: MakeApp, row: MakeRow) -> None:
+def test_too_many_rows_is_413(make_app: MakeApp, row: MakeRow) -> None:
     with TestClient(make_app(explain_max_rows=3)) as api:
-        assert len(explained(api, {"inputs": [row()] * 3}).explanations) == 3
-        answer = api.post("/explain", json={"inputs": [row()] * 4})
-        assert answer.status_code == 413
-        told = ErrorResponse.model_validate_json(answer.content)
-        assert "at most 3 rows" in told.detail[0].msg
+        assert len(explain(api, {"inputs": [row()] * 3}).explanations) == 3
+        response = api.post("/explain", json={"inputs": [row()] * 4})
+        assert response.status_code == 413
+        result = ErrorResponse.model_validate_json(response.content)
+        assert "at most 3 rows" in result.detail[0].msg
         assert api.post("/predict", json={"inputs": [row()] * 4}).status_code == 200
 
 
-def test_needs_a_key_where_predict_does(make_app: MakeApp, row: MakeRow) -> None:
+def test_explain_needs_a_key(make_app: MakeApp, row: MakeRow) -> None:
     with TestClient(make_app(api_keys="predict:" + "0" * 64)) as api:
         assert api.post("/explain", json={"inputs": [row()]}).status_code == 401
 
@@ -146,52 +146,54 @@ def test_as_of_stage_and_warnings(api: TestClient, row: MakeRow, panel: Panel) -
     earlier = (panel.info.last_day - timedelta(days=60)).isoformat()
     body = {"inputs": [row(1, DayOfWeek=1), row(2, DayOfWeek=1)], "as_of": earlier,
             "model_stage": "Staging"}  # fmt: skip
-    told = explained(api, body)
-    assert (told.as_of, told.model_stage, told.model_version) == (earlier, "Staging", 2)
-    assert {w.type for w in told.warnings} == {"day_of_week", "horizon"}
+    result = explain(api, body)
+    assert (result.as_of, result.model_stage, result.model_version) == (earlier, "Staging", 2)
+    assert {w.type for w in result.warnings} == {"day_of_week", "horizon"}
 
 
-def test_the_client_explains(
+def test_client_explain(
     make_app: MakeApp, row: MakeRow, live: Callable[[FastAPI], AbstractContextManager[str]]
 ) -> None:
     with live(make_app(explain_max_rows=2)) as url, Client(url) as client:
-        told = client.explain([row()], stage="Staging", intervals=[0.8])
-        assert told.model_version == 2 and told.intervals[0].level == 0.8
-        assert told.explanations[0].forecast == told.predictions[0]
-        assert np.prod([d.factor for d in told.explanations[0].drivers]) > 0
+        result = client.explain([row()], stage="Staging", intervals=[0.8])
+        assert result.model_version == 2 and result.intervals[0].level == 0.8
+        assert result.explanations[0].forecast == result.predictions[0]
+        assert np.prod([d.factor for d in result.explanations[0].drivers]) > 0
         with pytest.raises(PayloadTooLargeError):
             client.explain([row()] * 3)
         with pytest.raises(RequestError):
             client.explain([row(Store=4444)])
 
 
-def test_the_example_of_the_openapi_text_works(api: TestClient) -> None:
-    text = api.get("/openapi.json").json()
-    call = text["paths"]["/explain"]["post"]
-    body = call["requestBody"]["content"]["application/json"]
-    explained(api, body["example"])
-    shape = call["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
-    assert shape.rsplit("/", 1)[1] in text["components"]["schemas"]
+def test_openapi_example_is_accepted(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+    operation = document["paths"]["/explain"]["post"]
+    body = operation["requestBody"]["content"]["application/json"]
+    explain(api, body["example"])
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert schema.rsplit("/", 1)[1] in document["components"]["schemas"]
 
 
-def test_a_service_that_may_not_start_imports_nothing_slow() -> None:
+def test_import_of_runtime_does_not_import_numba() -> None:
     code = "import sys, rossmann.serving.runtime; print('numba' in sys.modules)"
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert told.stdout.strip() == "False"
+    assert process.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize(("told", "waits"), [(5.0, EXPLAIN_TIMEOUT), (600.0, 600.0)])
-def test_the_client_waits_longer_for_drivers(row: MakeRow, told: float, waits: float) -> None:
-    seen: list[float] = []
+@pytest.mark.parametrize(("timeout", "used_timeout"), [(5.0, EXPLAIN_TIMEOUT), (600.0, 600.0)])
+def test_client_timeout_of_explain_is_longer(
+    row: MakeRow, timeout: float, used_timeout: float
+) -> None:
+    timeouts: list[float] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request.extensions["timeout"]["read"])
+    def time_out(request: httpx.Request) -> httpx.Response:
+        timeouts.append(request.extensions["timeout"]["read"])
         raise httpx.ReadTimeout("slow")
 
-    with Client("http://here", timeout=told, transport=httpx.MockTransport(answer)) as client:
+    with Client("http://here", timeout=timeout, transport=httpx.MockTransport(time_out)) as client:
         for call in (client.explain, client.predict):
             with pytest.raises(ServiceError, match="in time"):
                 call([row()])
-    assert seen == [waits, told]
+    assert timeouts == [used_timeout, timeout]

@@ -1,4 +1,4 @@
-"""Whatever a client sends: never 500, always the one shape."""
+"""Fuzz tests of the JSON routes: no status 500, and every body matches its schema."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from rossmann.serving.schemas.forecasts import PredictResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 
-# The application keeps nothing between requests, so all examples of a test may share one.
+# The application is stateless between requests, so all examples of a test share one.
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "fuzz")
 fuzz = settings(settings.get_profile(PROFILE))
 pytestmark = pytest.mark.timeout(3_600 if PROFILE == "nightly" else 300)
@@ -39,15 +39,15 @@ values = st.recursive(
 days = st.dates().map(str) | st.integers(-700, 500).map(lambda n: f"+{n}")
 
 
-def check(answer: Any) -> None:
-    """An answer of the right shape, or a refusal of the right shape."""
-    assert answer.status_code in {200, 400, 404, 413, 422}, answer.text
-    shape = PredictResponse if answer.status_code == 200 else ErrorResponse
-    told = shape.model_validate_json(answer.content, strict=True)
-    if isinstance(told, PredictResponse):
-        assert all(0 <= sales < float("inf") for sales in told.predictions)
+def check(response: Any) -> None:
+    """Check the status code and the schema of the body."""
+    assert response.status_code in {200, 400, 404, 413, 422}, response.text
+    schema = PredictResponse if response.status_code == 200 else ErrorResponse
+    result = schema.model_validate_json(response.content, strict=True)
+    if isinstance(result, PredictResponse):
+        assert all(0 <= sales < float("inf") for sales in result.predictions)
     else:
-        assert told.detail and all(fault.msg and fault.type for fault in told.detail)
+        assert result.detail and all(error.msg and error.type for error in result.detail)
 
 
 def post(api: TestClient, body: Any) -> Any:
@@ -58,13 +58,13 @@ def post(api: TestClient, body: Any) -> Any:
 @given(
     body=st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "replace"))
 )
-def test_any_bytes(api: TestClient, body: bytes) -> None:
+def test_random_bytes(api: TestClient, body: bytes) -> None:
     check(api.post("/predict", content=body))
 
 
 @fuzz
 @given(body=values | st.fixed_dictionaries({"inputs": values}))
-def test_any_json(api: TestClient, body: Any) -> None:
+def test_random_json(api: TestClient, body: Any) -> None:
     check(post(api, body))
 
 
@@ -79,7 +79,7 @@ def test_any_json(api: TestClient, body: Any) -> None:
         {}, optional={"model_stage": values, "as_of": values | days, "intervals": values}
     ),
 )
-def test_spoilt_rows(
+def test_rows_with_random_changes(
     api: TestClient, row: MakeRow, changes: list[dict[str, Any]], options: dict[str, Any]
 ) -> None:
     check(post(api, {"inputs": [row() | change for change in changes], **options}))
@@ -105,29 +105,29 @@ def test_spoilt_rows(
     as_of=st.none() | st.integers(-640, 10),
     levels=st.lists(st.floats(0.01, 0.99), max_size=3),
 )
-def test_rows_of_the_right_form(
+def test_well_formed_rows(
     api: TestClient,
     row: MakeRow,
     inputs: list[dict[str, Any]],
     as_of: int | None,
     levels: list[float],
 ) -> None:
-    made = [row(r["Date"])["Date"] for r in inputs]
+    dates = [row(r["Date"])["Date"] for r in inputs]
     body: dict[str, Any] = {
-        "inputs": [dict(r, Date=text) for r, text in zip(inputs, made, strict=True)],
+        "inputs": [dict(r, Date=text) for r, text in zip(inputs, dates, strict=True)],
         "intervals": levels,
     }
     if as_of is not None:
         body["as_of"] = row(as_of)["Date"]
     check(post(api, body))
-    answer = post(api, body)
-    if answer.status_code == 200:
-        closed = [sales for sales, r in zip(answer.json()["predictions"], inputs, strict=True)
+    response = post(api, body)
+    if response.status_code == 200:
+        closed = [sales for sales, r in zip(response.json()["predictions"], inputs, strict=True)
                   if not r["Open"]]  # fmt: skip
         assert not any(closed)
     else:
-        # Refused for a reason that can be named, not by chance.
-        assert {fault["type"] for fault in answer.json()["detail"]} <= {
+        # Only these errors are possible for well-formed rows.
+        assert {error["type"] for error in response.json()["detail"]} <= {
             "unknown_store",
             "date_before_history",
             "date_too_far",
@@ -140,18 +140,18 @@ def test_rows_of_the_right_form(
 @fuzz
 @given(
     path=st.sampled_from(["/stores/{}", "/stores/{}/history", "/stores/{}/plan", "/{}"]),
-    place=st.text(max_size=12) | st.integers().map(str),
+    store=st.text(max_size=12) | st.integers().map(str),
     query=st.dictionaries(
         st.sampled_from(["days", "until", "start", "other"]),
         st.text(max_size=12) | st.integers().map(str) | st.dates().map(str),
         max_size=3,
     ),
 )
-def test_any_store_address(api: TestClient, path: str, place: str, query: dict[str, str]) -> None:
-    answer = api.get(path.format(quote(place, safe="")), params=query)
-    assert answer.status_code in {200, 404, 405, 422}, answer.text
-    if answer.status_code != 200:
-        assert ErrorResponse.model_validate_json(answer.content, strict=True).detail
+def test_random_store_paths(api: TestClient, path: str, store: str, query: dict[str, str]) -> None:
+    response = api.get(path.format(quote(store, safe="")), params=query)
+    assert response.status_code in {200, 404, 405, 422}, response.text
+    if response.status_code != 200:
+        assert ErrorResponse.model_validate_json(response.content, strict=True).detail
 
 
 @fuzz
@@ -160,10 +160,12 @@ def test_any_store_address(api: TestClient, path: str, place: str, query: dict[s
         ["/model/load", "/models/1/promote", "/models/rollback", "/models/0/promote"]
     ),
     body=st.binary(max_size=60) | values.map(lambda v: json.dumps(v).encode()),
-    kind=st.sampled_from(["application/json", "text/plain", ""]),
+    content_type=st.sampled_from(["application/json", "text/plain", ""]),
 )
-def test_any_order(api: TestClient, path: str, body: bytes, kind: str) -> None:
-    answer = api.post(path, content=body, headers={"content-type": kind})
-    assert answer.status_code in {200, 400, 404, 409, 413, 422}, answer.text
-    if answer.status_code != 200:
-        assert ErrorResponse.model_validate_json(answer.content, strict=True).detail
+def test_random_bodies_of_model_operations(
+    api: TestClient, path: str, body: bytes, content_type: str
+) -> None:
+    response = api.post(path, content=body, headers={"content-type": content_type})
+    assert response.status_code in {200, 400, 404, 409, 413, 422}, response.text
+    if response.status_code != 200:
+        assert ErrorResponse.model_validate_json(response.content, strict=True).detail

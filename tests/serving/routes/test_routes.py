@@ -1,4 +1,4 @@
-"""Every call but the forecast: shapes, codes and who may."""
+"""All routes but the forecasts: bodies, status codes and effects."""
 
 import re
 from collections.abc import Callable
@@ -16,69 +16,69 @@ from rossmann.serving.schemas.models import Health, ModelInfo
 App = Callable[..., FastAPI]
 
 
-def kind(answer: Any, code: int) -> str:
-    assert answer.status_code == code, answer.text
-    return ErrorResponse.model_validate_json(answer.content, strict=True).detail[0].type
+def error_type(response: Any, code: int) -> str:
+    assert response.status_code == code, response.text
+    return ErrorResponse.model_validate_json(response.content, strict=True).detail[0].type
 
 
-def test_root_tells_where_things_are(api: TestClient) -> None:
-    told = api.get("/").json()
-    assert told["name"] and told["version"]
+def test_root_lists_working_paths(api: TestClient) -> None:
+    body = api.get("/").json()
+    assert body["name"] and body["version"]
     for name in ("docs", "openapi", "health", "model", "stores", "metrics"):
-        assert api.get(told[name]).status_code == 200
+        assert api.get(body[name]).status_code == 200
 
 
 def test_health(api: TestClient, registry: Any, service: Any) -> None:
-    told = api.get("/health").json()
-    assert told.items() >= {
+    body = api.get("/health").json()
+    assert body.items() >= {
         "status": "healthy", "model_loaded": True, "model_version": 1,
         "model_stage": "Production", "reason": "",
     }.items()  # fmt: skip
-    Health.model_validate(told)
-    registry.away = True
+    Health.model_validate(body)
+    registry.unavailable = True
     service.versions.poll()
-    told = api.get("/health").json()
-    assert told["status"] == "degraded" and "no server answers" in told["reason"]
+    body = api.get("/health").json()
+    assert body["status"] == "degraded" and "server is unreachable" in body["reason"]
     assert api.get("/health/live").status_code == api.get("/health/ready").status_code == 200
-    registry.away = False
+    registry.unavailable = False
     service.versions.poll()
     assert api.get("/health").json()["status"] == "healthy"
 
 
-def test_a_model_of_other_data_is_told(api: TestClient, service: Any) -> None:
+def test_health_is_degraded_for_a_model_of_another_dataset(api: TestClient, service: Any) -> None:
     service.versions.production.forecaster.ensemble.card["data"]["dataset"] = "rossmann"
-    told = api.get("/health").json()
-    assert told["status"] == "degraded"
-    assert "the real Rossmann tables" in told["reason"] and "demo data" in told["reason"]
+    body = api.get("/health").json()
+    assert body["status"] == "degraded"
+    assert "the real Rossmann tables" in body["reason"] and "demo data" in body["reason"]
 
 
 def test_model_info(api: TestClient, panel: Panel) -> None:
-    answer = api.get("/model/info")
-    told = ModelInfo.model_validate_json(answer.content)
-    assert (told.production_version, told.staging_version) == (1, 2)
-    assert told.registered_models == ["rossmann-ensemble"]
-    for data in (told.data.model, told.data.panel):
+    response = api.get("/model/info")
+    info = ModelInfo.model_validate_json(response.content)
+    assert (info.production_version, info.staging_version) == (1, 2)
+    assert info.registered_models == ["rossmann-ensemble"]
+    for data in (info.data.model, info.data.panel):
         assert (data.dataset, data.version) == ("demo", panel.info.version)
         assert data.label == "demo data (a synthetic chain)"
         assert data.last_day == panel.info.last_day and data.rows == panel.info.rows
 
 
 def test_load(api: TestClient) -> None:
-    told = api.post("/model/load", json={"model_stage": "Staging"}).json()
-    assert told == {"model_version": 2, "model_stage": "Staging", "model_loaded": True}
+    body = api.post("/model/load", json={"model_stage": "Staging"}).json()
+    assert body == {"model_version": 2, "model_stage": "Staging", "model_loaded": True}
     assert api.post("/model/load").json()["model_version"] == 1
     assert api.get("/model/info").json()["loaded_versions"] == [1, 2]
-    answer = api.post("/model/load", json={"model_stage": 99})
-    assert kind(answer, 404) == "unknown_version"
-    assert kind(api.post("/model/load", json={"stage": 1}), 422) == "extra_forbidden"
+    response = api.post("/model/load", json={"model_stage": 99})
+    assert error_type(response, 404) == "unknown_version"
+    assert error_type(api.post("/model/load", json={"stage": 1}), 422) == "extra_forbidden"
 
 
-ORDERS = ("/model/load", "/models/2/promote", "/models/rollback")
+OPERATIONS = ("/model/load", "/models/2/promote", "/models/rollback")
 
 
-@pytest.mark.parametrize("path", ORDERS)
+@pytest.mark.parametrize("path", OPERATIONS)
 @pytest.mark.parametrize(
-    ("body", "code", "word"),
+    ("body", "code", "expected"),
     [
         (b"[" * 9_000, 422, "json_invalid"),
         (b"{", 422, "json_invalid"),
@@ -90,134 +90,133 @@ ORDERS = ("/model/load", "/models/2/promote", "/models/rollback")
         (b"null", 422, "model_type"),
     ],
 )
-def test_an_order_is_read_as_other_bodies_are(
-    api: TestClient, registry: Any, path: str, body: bytes, code: int, word: str
+def test_invalid_body_of_a_model_operation_is_rejected(
+    api: TestClient, registry: Any, path: str, body: bytes, code: int, expected: str
 ) -> None:
-    before = {version: found.stage for version, found in registry.shelf.items()}
-    assert kind(api.post(path, content=body), code) == word
-    assert kind(api.post(path, content=iter([body])), code) == word  # of no told length
-    assert {version: found.stage for version, found in registry.shelf.items()} == before
+    before = {version: listed.stage for version, listed in registry.by_version.items()}
+    assert error_type(api.post(path, content=body), code) == expected
+    without_length = api.post(path, content=iter([body]))
+    assert error_type(without_length, code) == expected
+    assert {version: listed.stage for version, listed in registry.by_version.items()} == before
 
 
-def test_an_order_that_is_no_object_hears_what_it_must_hold(api: TestClient) -> None:
-    (fault,) = api.post("/model/load", content=b"[1]").json()["detail"]
-    assert fault["msg"] == "the body must be an object with model_stage (got a list)"
+def test_body_that_is_no_object_names_the_expected_fields(api: TestClient) -> None:
+    (error,) = api.post("/model/load", content=b"[1]").json()["detail"]
+    assert error["msg"] == "the body must be an object with model_stage (got a list)"
 
 
 @pytest.mark.parametrize("number", ["1.0", "+1", "1_0", "%201", "1%0A", "x"])
-def test_numbers_in_addresses_are_digits(api: TestClient, number: str) -> None:
+def test_numbers_in_urls_must_be_digits(api: TestClient, number: str) -> None:
     for path in (f"/stores/{number}", f"/stores/1/plan?days={number.replace('+', '%2B')}"):
-        assert kind(api.get(path), 422) == "int_parsing"
-    assert kind(api.post(f"/models/{number}/promote"), 422) == "int_parsing"
+        assert error_type(api.get(path), 422) == "int_parsing"
+    assert error_type(api.post(f"/models/{number}/promote"), 422) == "int_parsing"
 
 
 @pytest.mark.parametrize(
-    ("call", "there"),
+    ("url", "known_options"),
     [
         ("/stores/1/plan?days=3&strat=2015-08-01", "there are: days, start"),
         ("/stores/1/history?Until=2015-08-01", "there are: days, until"),
         ("/stores?limit=1", "there are none"),
     ],
 )
-def test_an_option_that_there_is_not_is_not_left_out(
-    api: TestClient, call: str, there: str
-) -> None:
-    answer = api.get(call)
-    assert kind(answer, 422) == "extra_forbidden"
-    (fault,) = answer.json()["detail"]
-    assert fault["msg"] == f"{fault['loc'][1]} is not an option; {there}"
-    assert api.get(call.partition("?")[0]).status_code == 200
+def test_unknown_query_parameter_is_rejected(api: TestClient, url: str, known_options: str) -> None:
+    response = api.get(url)
+    assert error_type(response, 422) == "extra_forbidden"
+    (error,) = response.json()["detail"]
+    assert error["msg"] == f"{error['loc'][1]} is not an option; {known_options}"
+    assert api.get(url.partition("?")[0]).status_code == 200
 
 
-def test_promote_and_rollback_take_effect_at_once(api: TestClient, registry: Any) -> None:
-    told = api.post("/models/2/promote", json={"reason": "better"}).json()
-    assert (told["version"], told["stage"]) == (2, "Production")
-    assert registry.shelf[2].tags == {"reason": "better", "who": "anyone"}
+def test_promote_and_rollback_take_effect_immediately(api: TestClient, registry: Any) -> None:
+    body = api.post("/models/2/promote", json={"reason": "better"}).json()
+    assert (body["version"], body["stage"]) == (2, "Production")
+    assert registry.by_version[2].tags == {"reason": "better", "who": "anyone"}
     assert api.get("/health").json()["model_version"] == 2
     assert api.post("/models/rollback").json()["version"] == 1
     assert api.get("/health").json()["model_version"] == 1
-    assert kind(api.post("/models/rollback"), 404) == "unknown_version"
-    assert kind(api.post("/models/77/promote"), 404) == "unknown_version"
+    assert error_type(api.post("/models/rollback"), 404) == "unknown_version"
+    assert error_type(api.post("/models/77/promote"), 404) == "unknown_version"
     assert [v["version"] for v in api.get("/models").json()] == [3, 2, 1]
 
 
-def test_the_gate_decides_unless_forced(api: TestClient, registry: Any) -> None:
+def test_promotion_needs_the_gate_unless_forced(api: TestClient, registry: Any) -> None:
     registry.add(13)
-    assert kind(api.post("/models/13/promote"), 409) == "gate_failed"
+    assert error_type(api.post("/models/13/promote"), 409) == "gate_failed"
     assert api.get("/health").json()["model_version"] == 1
-    answer = api.post("/models/13/promote", json={"force": True})
-    assert answer.json()["stage"] == "Production"
+    response = api.post("/models/13/promote", json={"force": True})
+    assert response.json()["stage"] == "Production"
     assert registry.expected == "any"
     api.post("/models/3/promote")
-    assert registry.expected == 1  # the version that the gate compared it with, or nothing moves
+    assert registry.expected == 1  # the version that the gate compared with
 
 
-def test_registry_away_is_503(api: TestClient, registry: Any) -> None:
-    registry.away = True
-    for answer in (api.get("/models"), api.post("/model/load", json={"model_stage": 3})):
-        assert kind(answer, 503) == "away"
+def test_unavailable_registry_is_503(api: TestClient, registry: Any) -> None:
+    registry.unavailable = True
+    for response in (api.get("/models"), api.post("/model/load", json={"model_stage": 3})):
+        assert error_type(response, 503) == "away"
 
 
-def test_unknown_path_and_method(api: TestClient) -> None:
-    assert kind(api.get("/nope"), 404) == "not_found"
-    answer = api.get("/predict")
-    assert kind(answer, 405) == "method_not_allowed" and answer.headers["Allow"] == "POST"
+def test_unknown_path_is_404_and_unknown_method_405(api: TestClient) -> None:
+    assert error_type(api.get("/nope"), 404) == "not_found"
+    response = api.get("/predict")
+    assert error_type(response, 405) == "method_not_allowed" and response.headers["Allow"] == "POST"
 
 
-def test_a_fault_of_ours_is_500_without_its_text(
+def test_internal_error_is_500_without_its_message(
     api: TestClient, service: Any, row: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> Any:
+    def fail(*_: Any) -> Any:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(type(service.versions), "get_loaded", broken)
-    answer = api.post("/predict", json={"inputs": [row()]})
-    assert kind(answer, 500) == "internal" and "secret" not in answer.text
+    monkeypatch.setattr(type(service.versions), "get_loaded", fail)
+    response = api.post("/predict", json={"inputs": [row()]})
+    assert error_type(response, 500) == "internal" and "secret" not in response.text
 
 
-def test_each_error_has_its_own_code() -> None:
-    for place, (error, _, _) in enumerate(STATUS_BY_ERROR):
-        assert not any(issubclass(error, earlier) for earlier, _, _ in STATUS_BY_ERROR[:place])
+def test_no_error_class_is_hidden_by_an_earlier_one() -> None:
+    for index, (error, _, _) in enumerate(STATUS_BY_ERROR):
+        assert not any(issubclass(error, earlier) for earlier, _, _ in STATUS_BY_ERROR[:index])
 
 
 def test_stores(api: TestClient, panel: Panel) -> None:
-    told = api.get("/stores").json()
-    assert [store["store"] for store in told] == panel.store_numbers.tolist()
-    assert api.get(f"/stores/{told[3]['store']}").json() == told[3]
+    stores = api.get("/stores").json()
+    assert [store["store"] for store in stores] == panel.store_numbers.tolist()
+    assert api.get(f"/stores/{stores[3]['store']}").json() == stores[3]
     for path in ("/stores/4444", "/stores/0", "/stores/-1", f"/stores/{10**30}"):
-        assert kind(api.get(path), 422) == "unknown_store"
-    assert kind(api.get("/stores/one"), 422) == "int_parsing"
+        assert error_type(api.get(path), 422) == "unknown_store"
+    assert error_type(api.get("/stores/one"), 422) == "int_parsing"
 
 
-def test_history_is_the_panels(api: TestClient, panel: Panel) -> None:
+def test_history_equals_the_panel(api: TestClient, panel: Panel) -> None:
     store = int(panel.store_numbers[5])
     until = panel.info.last_day - timedelta(days=100)
     path = f"/stores/{store}/history"
-    told = api.get(path, params={"days": 30, "until": until.isoformat()}).json()
-    past = panel.history(store, panel.last_day - 100, 30)
-    assert told["until"] == told["days"][-1]["Date"] == until.isoformat()
-    assert [day["Sales"] for day in told["days"]] == past.sales.tolist()
-    assert [day["Open"] for day in told["days"]] == past.open.tolist()
+    body = api.get(path, params={"days": 30, "until": until.isoformat()}).json()
+    expected = panel.history(store, panel.last_day - 100, 30)
+    assert body["until"] == body["days"][-1]["Date"] == until.isoformat()
+    assert [day["Sales"] for day in body["days"]] == expected.sales.tolist()
+    assert [day["Open"] for day in body["days"]] == expected.open.tolist()
     assert len(api.get(path).json()["days"]) == 90
-    for wrong in ({"days": 0}, {"days": "x"}, {"until": "1999-01-01"}, {"until": "31.12.2014"}):
-        kind(api.get(path, params=wrong), 422)
+    for invalid in ({"days": 0}, {"days": "x"}, {"until": "1999-01-01"}, {"until": "31.12.2014"}):
+        error_type(api.get(path, params=invalid), 422)
 
 
-def test_plan_can_be_sent_back_as_it_is(api: TestClient, panel: Panel) -> None:
+def test_plan_rows_are_valid_inputs(api: TestClient, panel: Panel) -> None:
     store = int(panel.store_numbers[2])
-    told = api.get(f"/stores/{store}/plan").json()
-    assert told["start"] == (panel.info.last_day + timedelta(days=1)).isoformat()
-    assert len(told["rows"]) == 48 and all(row["scheduled"] for row in told["rows"])
-    rows = [{k: v for k, v in row.items() if k != "scheduled"} for row in told["rows"]]
-    answer = api.post("/predict", json={"inputs": rows}).json()
-    assert answer["warnings"] == []
-    opened = [row["Open"] for row in rows]
-    assert [sales > 0 for sales in answer["predictions"]] == [bool(o) for o in opened]
+    plan = api.get(f"/stores/{store}/plan").json()
+    assert plan["start"] == (panel.info.last_day + timedelta(days=1)).isoformat()
+    assert len(plan["rows"]) == 48 and all(row["scheduled"] for row in plan["rows"])
+    rows = [{k: v for k, v in row.items() if k != "scheduled"} for row in plan["rows"]]
+    forecast = api.post("/predict", json={"inputs": rows}).json()
+    assert forecast["warnings"] == []
+    open_flags = [row["Open"] for row in rows]
+    assert [sales > 0 for sales in forecast["predictions"]] == [bool(o) for o in open_flags]
     later = api.get(f"/stores/{store}/plan", params={"days": 60}).json()["rows"]
     assert [row["scheduled"] for row in later] == [True] * 48 + [False] * 12
 
 
-def test_metrics_count_and_hold_no_text_of_callers(api: TestClient, row: Any) -> None:
+def test_metrics_contain_counts_and_no_text_of_callers(api: TestClient, row: Any) -> None:
     api.post("/predict", json={"inputs": [row(60), row(61), row()]})
     api.get("/no/such/path")
     api.get("/stores/4444")
@@ -229,20 +228,20 @@ def test_metrics_count_and_hold_no_text_of_callers(api: TestClient, row: Any) ->
     assert "no/such" not in text and "4444" not in text
 
 
-def test_examples_of_the_openapi_text_work(api: TestClient) -> None:
-    text = api.get("/openapi.json").json()
-    body = text["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
-    answer = api.post("/predict", json=body["example"])
-    assert answer.status_code == 200 and answer.json()["warnings"] == []
-    assert body["schema"]["$ref"].rsplit("/", 1)[1] in text["components"]["schemas"]
-    for path in ORDERS:
-        call = text["paths"][path.replace("2", "{version}")]["post"]
-        order = call["requestBody"]["content"]["application/json"]["example"]
-        assert api.post(path, json=order).status_code == 200, path
-        assert {"key": []} in call["security"]
-    assert "security" not in text["paths"]["/health"]["get"]
-    names = [ref.rsplit("/", 1)[1] for ref in _refs(text)]
-    assert names and set(names) <= set(text["components"]["schemas"])
+def test_openapi_examples_are_accepted(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    response = api.post("/predict", json=body["example"])
+    assert response.status_code == 200 and response.json()["warnings"] == []
+    assert body["schema"]["$ref"].rsplit("/", 1)[1] in document["components"]["schemas"]
+    for path in OPERATIONS:
+        operation = document["paths"][path.replace("2", "{version}")]["post"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        assert api.post(path, json=example).status_code == 200, path
+        assert {"key": []} in operation["security"]
+    assert "security" not in document["paths"]["/health"]["get"]
+    names = [ref.rsplit("/", 1)[1] for ref in _refs(document)]
+    assert names and set(names) <= set(document["components"]["schemas"])
 
 
 def _refs(node: Any) -> list[str]:
@@ -252,12 +251,12 @@ def _refs(node: Any) -> list[str]:
     return [ref for value in node for ref in _refs(value)] if isinstance(node, list) else []
 
 
-def test_the_page_of_docs_fetches_nothing_from_elsewhere(api: TestClient) -> None:
+def test_docs_page_loads_no_external_resources(api: TestClient) -> None:
     page = api.get("/docs")
     assert page.status_code == 200
     assert "//" not in re.sub(r"<!--.*?-->", "", page.text)  # neither https:// nor //host
-    needed = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
-    kinds = {api.get(path).headers["content-type"].partition(";")[0] for path in needed}
-    assert kinds == {"text/javascript", "text/css", "image/png"}
-    assert all(api.get(path).status_code == 200 for path in needed)
+    assets = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    media_types = {api.get(path).headers["content-type"].partition(";")[0] for path in assets}
+    assert media_types == {"text/javascript", "text/css", "image/png"}
+    assert all(api.get(path).status_code == 200 for path in assets)
     assert api.get("/openapi.json").json()["paths"].keys() >= {"/predict", "/explain"}

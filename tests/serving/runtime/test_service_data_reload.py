@@ -1,4 +1,4 @@
-"""A running service takes over new days between two requests, whole, and only when ready."""
+"""Reload of new data in a running service: atomic, and only after the data is built."""
 
 import threading
 from collections.abc import Callable
@@ -25,30 +25,30 @@ from rossmann.serving.runtime.service import DataReloader, Service, warm_up
 from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.settings import Settings, load_settings
 
-NEXT = LAST_DAY + timedelta(days=1)
-SOLD = 4321
+NEXT_DAY = LAST_DAY + timedelta(days=1)
+NEW_SALES = 4321
 
 
 @dataclass
 class Running:
-    """A service over a chain of its own."""
+    """A service with its own demo chain."""
 
     settings: Settings
     service: Service
     api: TestClient
 
     def data(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.api.get("/health").json()["data"]
-        assert self.api.get("/model/info").json()["data"]["panel"] == found
-        return found
+        data: dict[str, Any] = self.api.get("/health").json()["data"]
+        assert self.api.get("/model/info").json()["data"]["panel"] == data
+        return data
 
     def predict(self, day: date, stage: str | int = "Production") -> dict[str, Any]:
         row = {"Store": 1, "DayOfWeek": day.isoweekday(), "Date": day.isoformat(), "Open": 1,
                "Promo": 1, "StateHoliday": "0", "SchoolHoliday": 0}  # fmt: skip
-        answer = self.api.post("/predict", json={"inputs": [row], "model_stage": stage})
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+        response = self.api.post("/predict", json={"inputs": [row], "model_stage": stage})
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json()
+        return body
 
 
 @pytest.fixture
@@ -57,31 +57,31 @@ def running(
 ) -> Running:
     settings = load_settings(data_dir=tmp_path, demo=True, threads=1, reload_seconds=3600)
     write_demo(settings.demo_raw_dir, seed=5, stores=3, days=60, schedule_days=20)
-    panel = prepared(settings)
+    panel = build_data(settings)
 
     def make(folder: Path, panel: Panel = panel) -> Forecaster:
         return make_forecaster(folder).with_panel(panel)
 
     versions = VersionManager(registry, settings.model_cache_dir, make)
     versions.start()
-    watch = DataReloader(settings, versions, panel, make, warm_up)  # type: ignore[arg-type]
-    service = Service(panel, versions, registry, lambda _: None, watch.reload_if_changed)
+    reloader = DataReloader(settings, versions, panel, make, warm_up)  # type: ignore[arg-type]
+    service = Service(panel, versions, registry, lambda _: None, reloader.reload_if_changed)
     return Running(settings, service, TestClient(create_app(settings, service)))
 
 
-def prepared(settings: Settings) -> Panel:
+def build_data(settings: Settings) -> Panel:
     info = make_dataset(settings)
     build_panel(info, threads=1)
     return open_panel(info)
 
 
-def take_in(settings: Settings, days: int = 1) -> None:
-    row = {"Sales": SOLD, "Customers": 400, "Open": 1, "Promo": 0, "StateHoliday": "0",
+def ingest_days(settings: Settings, days: int = 1) -> None:
+    row = {"Sales": NEW_SALES, "Customers": 400, "Open": 1, "Promo": 0, "StateHoliday": "0",
            "SchoolHoliday": 0}  # fmt: skip
-    when = [NEXT + timedelta(days=offset) for offset in range(days)]
+    dates = [NEXT_DAY + timedelta(days=offset) for offset in range(days)]
     rows = [
         {"Store": store, "DayOfWeek": day.isoweekday(), "Date": day.isoformat(), **row}
-        for day in when
+        for day in dates
         for store in (1, 2, 3)
     ]
     path = settings.data_dir / "new.csv"
@@ -89,136 +89,138 @@ def take_in(settings: Settings, days: int = 1) -> None:
     ingest(settings, path)
 
 
-def test_new_days_are_taken_over_when_they_are_ready(running: Running) -> None:
+def test_new_data_is_used_only_after_it_is_built(running: Running) -> None:
     old = running.data()
     running.service.versions.load(Stage.STAGING)
-    assert running.predict(NEXT + timedelta(days=1))["as_of"] == LAST_DAY.isoformat()
-    take_in(running.settings)
+    assert running.predict(NEXT_DAY + timedelta(days=1))["as_of"] == LAST_DAY.isoformat()
+    ingest_days(running.settings)
     running.service.reload_data()
-    assert running.data() == old, "tables that are not prepared"
+    assert running.data() == old, "the clean tables are not built"
     info = make_dataset(running.settings)
     running.service.reload_data()
-    assert running.data() == old, "arrays that are not built"
+    assert running.data() == old, "the arrays are not built"
     build_panel(info, threads=1)
     assert running.data() == old
     running.service.reload_data()
     new = running.data()
-    assert (new["version"], new["last_day"]) == (info.version, NEXT.isoformat())
+    assert (new["version"], new["last_day"]) == (info.version, NEXT_DAY.isoformat())
     for stage in ("Production", "Staging", 3):
-        answer = running.predict(NEXT + timedelta(days=1), stage)
-        assert answer["as_of"] == NEXT.isoformat()
-    past = running.api.get("/stores/1/history", params={"days": 1}).json()["days"]
-    assert [(day["Date"], day["Sales"]) for day in past] == [(NEXT.isoformat(), SOLD)]
-    assert running.api.get("/stores/1").json()["last_sales"] == SOLD
+        response = running.predict(NEXT_DAY + timedelta(days=1), stage)
+        assert response["as_of"] == NEXT_DAY.isoformat()
+    history = running.api.get("/stores/1/history", params={"days": 1}).json()["days"]
+    assert [(day["Date"], day["Sales"]) for day in history] == [(NEXT_DAY.isoformat(), NEW_SALES)]
+    assert running.api.get("/stores/1").json()["last_sales"] == NEW_SALES
     plan = running.api.get("/stores/1/plan", params={"days": 1}).json()
-    assert plan["start"] == (NEXT + timedelta(days=1)).isoformat()
+    assert plan["start"] == (NEXT_DAY + timedelta(days=1)).isoformat()
 
 
-def test_a_version_promoted_later_answers_from_the_new_data(running: Running) -> None:
-    take_in(running.settings)
-    prepared(running.settings)
+def test_version_promoted_after_a_reload_uses_the_new_data(running: Running) -> None:
+    ingest_days(running.settings)
+    build_data(running.settings)
     running.service.reload_data()
     running.service.registry.promote(3, "", "test")
     running.service.versions.poll()
-    answer = running.predict(NEXT + timedelta(days=1))
-    assert (answer["model_version"], answer["as_of"]) == (3, NEXT.isoformat())
+    response = running.predict(NEXT_DAY + timedelta(days=1))
+    assert (response["model_version"], response["as_of"]) == (3, NEXT_DAY.isoformat())
 
 
-def test_the_same_data_is_not_taken_again(running: Running) -> None:
+def test_unchanged_data_is_not_reloaded(running: Running) -> None:
     before = running.service.versions.production
     running.service.reload_data()
     assert running.service.versions.production is before
 
 
-def test_another_chain_is_not_taken_over(running: Running) -> None:
+def test_data_of_another_dataset_is_not_loaded(running: Running) -> None:
     old = running.data()
     settings = running.settings.model_copy(update={"demo": False})
     write_demo(settings.raw_dir, seed=6, stores=3, days=60, schedule_days=20)
-    assert prepared(settings).info.dataset is Dataset.REAL
-    watch = DataReloader(
-        settings, running.service.versions, running.service.panel, fail, lambda *_: None
+    assert build_data(settings).info.dataset is Dataset.REAL
+    reloader = DataReloader(
+        settings, running.service.versions, running.service.panel, fail_to_load, lambda *_: None
     )
-    watch.reload_if_changed()
+    reloader.reload_if_changed()
     assert running.data() == old
 
 
-def test_data_that_a_version_cannot_answer_from_is_refused_once(running: Running) -> None:
-    before, tried = running.service.versions.production, []
+def test_data_that_fails_the_warm_up_is_rejected_and_not_retried(running: Running) -> None:
+    before, attempts = running.service.versions.production, []
 
-    def refuse(new: Forecaster, panel: object) -> None:
-        tried.append(new)
+    def reject(new: Forecaster, panel: object) -> None:
+        attempts.append(new)
         raise CorruptModelError("no")
 
-    watch = DataReloader(
-        running.settings, running.service.versions, running.service.panel, fail, refuse
+    reloader = DataReloader(
+        running.settings, running.service.versions, running.service.panel, fail_to_load, reject
     )
-    take_in(running.settings)
-    prepared(running.settings)
-    watch.reload_if_changed()
-    watch.reload_if_changed()
-    assert len(tried) == 1
+    ingest_days(running.settings)
+    build_data(running.settings)
+    reloader.reload_if_changed()
+    reloader.reload_if_changed()
+    assert len(attempts) == 1
     assert running.service.versions.production is before
-    assert running.predict(NEXT)["as_of"] == LAST_DAY.isoformat()
+    assert running.predict(NEXT_DAY)["as_of"] == LAST_DAY.isoformat()
 
 
-def fail(folder: Path, panel: object) -> Forecaster:
-    raise AssertionError("nothing is to be loaded")
+def fail_to_load(folder: Path, panel: object) -> Forecaster:
+    raise AssertionError("no version may be loaded")
 
 
-def test_no_request_mixes_two_data_versions(running: Running) -> None:
-    """While the data go to and fro, each answer is wholly of one of the two."""
+def test_no_response_mixes_two_data_versions(running: Running) -> None:
+    """While two panels alternate, each response is consistent with one of them."""
     versions, old = running.service.versions, running.service.panel
-    take_in(running.settings, days=2)
-    panels = (old, prepared(running.settings))
+    ingest_days(running.settings, days=2)
+    panels = (old, build_data(running.settings))
     day = np.array([panels[1].last_day + 1], np.int32)
     flag = np.ones(1, np.uint8)
     rows = StoreDays(np.ones(1, np.int32), day, flag, flag, flag * 0, flag * 0)
     assert versions.production is not None
     expected = {}
     for panel in panels:
-        answer = versions.production.forecaster.with_panel(panel).forecast(ForecastRequest(rows))
-        expected[answer.as_of] = answer.sales.tolist()
+        forecast = versions.production.forecaster.with_panel(panel).forecast(ForecastRequest(rows))
+        expected[forecast.as_of] = forecast.sales.tolist()
     assert len({str(sales) for sales in expected.values()}) == 2
     stop = threading.Event()
 
-    def ask() -> int:
+    def request_repeatedly() -> int:
         count = 0
         while not stop.is_set() or not count:
-            answer = running.predict(NEXT + timedelta(days=2))
-            as_of = (date.fromisoformat(answer["as_of"]) - date(1970, 1, 1)).days
-            assert answer["predictions"] == expected[as_of]
+            response = running.predict(NEXT_DAY + timedelta(days=2))
+            as_of = (date.fromisoformat(response["as_of"]) - date(1970, 1, 1)).days
+            assert response["predictions"] == expected[as_of]
             count += 1
         return count
 
     with ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(ask) for _ in range(3)]
-        for turn in range(60):
-            panel = panels[turn % 2]
-            versions.replace_panel(lambda _: fail(_, None), lambda f, to=panel: f.with_panel(to))  # type: ignore[misc]
+        futures = [pool.submit(request_repeatedly) for _ in range(3)]
+        for attempt in range(60):
+            panel = panels[attempt % 2]
+            versions.replace_panel(
+                lambda _: fail_to_load(_, None), lambda f, to=panel: f.with_panel(to)
+            )  # type: ignore[misc]
         stop.set()
-        assert all(answers.result() > 0 for answers in asked)
+        assert all(future.result() > 0 for future in futures)
 
 
-def test_what_fails_midway_leaves_all_as_it_was(running: Running) -> None:
+def test_failed_panel_replacement_changes_no_version(running: Running) -> None:
     versions = running.service.versions
     versions.load(Stage.STAGING)
     before = {n: versions.load(n).served for n in versions.loaded}
 
-    def change(old: Forecaster) -> Forecaster:
+    def replace_forecaster(old: Forecaster) -> Forecaster:
         if old is before[2].forecaster:
             raise CorruptModelError("no")
         return old.with_panel(old.panel)
 
     with pytest.raises(CorruptModelError):
-        versions.replace_panel(lambda _: fail(_, None), change)
+        versions.replace_panel(lambda _: fail_to_load(_, None), replace_forecaster)
     assert {n: versions.load(n).served for n in versions.loaded} == before
     assert versions.load(3).served.version == 3
     assert replace(before[1]) == versions.production
 
 
-def test_the_background_look_is_started_with_the_service(running: Running) -> None:
-    looked = threading.Event()
+def test_background_reload_starts_with_the_service(running: Running) -> None:
+    polled = threading.Event()
     settings = running.settings.model_copy(update={"reload_seconds": 0.01})
-    service = replace(running.service, reload_data=looked.set)
+    service = replace(running.service, reload_data=polled.set)
     with TestClient(create_app(settings, service)):
-        assert looked.wait(30)
+        assert polled.wait(30)

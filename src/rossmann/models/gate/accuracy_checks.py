@@ -167,7 +167,7 @@ def _significantly_better(check: str, test: PermutationTest, settings: Settings)
     passed = test.first_rmspe < test.second_rmspe and test.p_value <= settings.gate_chance
     note = _significance(test)
     if 0.5**test.units > settings.gate_chance:
-        note += ": too few to tell luck from skill"
+        note += ": too few to compare"
     return CheckResult(check, test.first_rmspe, test.second_rmspe, passed, note)
 
 

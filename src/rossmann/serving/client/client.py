@@ -40,7 +40,7 @@ class Client:
     """Client of one service; safe to share between threads.
 
     Every call raises ``ServiceError`` where the service is away or fails, ``RequestError`` (with
-    ``faults``) for invalid input, ``AuthenticationError`` or ``PermissionDeniedError`` where the
+    ``errors``) for invalid input, ``AuthenticationError`` or ``PermissionDeniedError`` where the
     caller may not, ``RateLimitError`` (with ``seconds`` to wait) for too many calls,
     ``VersionNotFoundError`` for an unknown version, and ``ModelUnavailableError`` without a model.
     """
