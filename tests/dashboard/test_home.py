@@ -26,10 +26,15 @@ def texts(page: AppTest) -> str:
     return "\n".join(str(element.value) for element in [*page.markdown, *page.caption])
 
 
-def test_deployment_script_shows_the_same_page(stub_service: Any) -> None:
-    script = ROOT / "deployment" / "streamlit" / "Home.py"
-    page = AppTest.from_file(str(script), default_timeout=30).run()
+SCRIPTS = ("deployment/streamlit/Home.py", "src/rossmann/dashboard/app.py")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_show_the_same_page_and_nothing_else(stub_service: Any, script: str) -> None:
+    """Streamlit would show the value of any bare expression of a script."""
+    page = AppTest.from_file(str(ROOT / script), default_timeout=30).run()
     assert page.title[0].value == open_home().title[0].value
+    assert texts(page) == texts(open_home())
     assert not page.exception
 
 

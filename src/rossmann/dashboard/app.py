@@ -16,8 +16,7 @@ from rossmann.dashboard.shared.service_state import (
 from rossmann.dashboard.single.form import show_single
 from rossmann.logging_config import configure_logging
 
-SIDEBAR_WIDTH = 240
-"""In pixels."""
+SIDEBAR_PIXELS = 240
 _PAGE_PADDING = "<style>.stMainBlockContainer {padding-top: 3rem; padding-bottom: 3rem}</style>"
 
 
@@ -28,7 +27,7 @@ def run() -> None:
         "Rossmann Forecasting",
         page_icon=":material/storefront:",
         layout="wide",
-        initial_sidebar_state=SIDEBAR_WIDTH,
+        initial_sidebar_state=SIDEBAR_PIXELS,
     )
     st.html(_PAGE_PADDING)
     single = st.Page(
