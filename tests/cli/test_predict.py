@@ -13,11 +13,13 @@ import rossmann.serving.runtime.service
 from rossmann.cli import main, predict
 from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import format_iso_day
+from rossmann.logging_config import get_logger
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference.attributions import DRIVER_LABELS
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.models.inference.totals import TOTAL_LEVELS
 from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.settings import load_settings
 
 FIELDS = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
 
@@ -76,6 +78,24 @@ def test_output_has_the_input_rows_and_the_forecast_columns(table: Path, panel: 
     assert (out["lower_80"] <= out["forecast"]).all() and (out["forecast"] <= out["upper_80"]).all()
     assert set(out["model_version"]) == {1}
     assert set(out["as_of"]) == {format_iso_day(panel.last_day)}
+
+
+def test_stdout_has_the_result_and_no_log_events(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    service = rossmann.serving.runtime.service.build_service(load_settings())
+
+    def build_service(_: object) -> object:
+        get_logger("versions").info("in service", version=1)
+        return service
+
+    monkeypatch.setattr(rossmann.serving.runtime.service, "build_service", build_service)
+    run(table)
+    written = capfd.readouterr()
+    assert "in service" not in written.out + written.err
+    assert written.out.splitlines() == [
+        f"24 forecasts (accuracy of each day) written to {table.with_name('out.csv')}"
+    ]
 
 
 def test_warnings_column_has_the_warning_types_of_each_row(table: Path) -> None:

@@ -106,8 +106,10 @@ def _read_rows(file: Path, date_format: str | None, skip_faulty: bool) -> "Uploa
 
 
 def _load_version(settings: "Settings", model: str) -> "LoadedVersion":
+    from rossmann.logging_config import configure_logging
     from rossmann.serving.runtime.service import build_service
 
+    configure_logging("warning", settings.log_format)  # to stderr: stdout is for the result
     service = build_service(settings)
     if service.degraded_reason:
         progress(service.degraded_reason)
