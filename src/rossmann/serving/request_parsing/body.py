@@ -63,7 +63,7 @@ def json_body(model: type[BodyModel]) -> Callable[[Request], Awaitable[BodyModel
         except ClientDisconnect as error:
             raise HTTPException(400, "the body broke off") from error
         text = decode_utf8(body)
-        if not text.strip():
+        if not text:
             return model()
         try:
             content = from_json(text)
