@@ -31,7 +31,7 @@ ModelOption = Annotated[str, typer.Option(help="Production, Staging or a version
 AsOfOption = Annotated[str | None, typer.Option(help="last day of known sales, YYYY-MM-DD")]
 IntervalOption = Annotated[list[float] | None, typer.Option(help="a level such as 0.8; repeatable")]
 DateFormatOption = Annotated[str | None, typer.Option(help="such as MM/DD/YYYY, if ambiguous")]
-ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy, or unbiased totals")]
+ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy or unbiased; else the setting")]
 ExplainOption = Annotated[bool, typer.Option("--explain", help="add drivers, in per cent of sales")]
 TotalsOption = Annotated[Path | None, typer.Option(help="file for totals by store, type and chain")]
 SkipFaultyOption = Annotated[bool, typer.Option("--skip-faulty", help="forecast valid rows only")]

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 ProfileOption = Annotated[str, typer.Option(help="full (most accurate) or quick (under a minute)")]
 OriginsOption = Annotated[str, typer.Option(help="days to forecast from, with commas")]
-WindowsOption = Annotated[int, typer.Option(min=0, max=100, help="number of windows, from the end")]
-HorizonOption = Annotated[int, typer.Option(min=0, max=48, help="days; 0 takes window_days")]
+WindowsOption = Annotated[int, typer.Option(min=0, max=100, help="windows before the last day")]
+HorizonOption = Annotated[int, typer.Option(min=0, max=48, help="days a window; 0: window_days")]
 OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="folder of the report")]
-PromoteOption = Annotated[bool, typer.Option("--promote", help="also to Production")]
+PromoteOption = Annotated[bool, typer.Option("--promote", help="to Production if the gate passes")]
 
 
 def add_verbs(app: typer.Typer) -> None:

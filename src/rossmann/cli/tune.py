@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 Changes = dict[tuple[str, ...], float | int]
 
 MemberOption = Annotated[str, typer.Option(help="lightgbm, xgboost or catboost; empty: all")]
-TrialsOption = Annotated[int, typer.Option(min=1, help="with those of an interrupted run")]
-MinutesOption = Annotated[float, typer.Option(min=0, help="limit for each member; 0 is none")]
-OriginsOption = Annotated[str, typer.Option(help="days, with commas; empty: as set")]
-ChecksOption = Annotated[int, typer.Option(min=1, max=20, help="seeds on which it must win")]
+TrialsOption = Annotated[int, typer.Option(min=1, help="in total, with those of an earlier run")]
+MinutesOption = Annotated[float, typer.Option(min=0, help="limit for each member; 0 is no limit")]
+OriginsOption = Annotated[str, typer.Option(help="days, with commas; empty: the settings' windows")]
+ChecksOption = Annotated[int, typer.Option(min=1, max=20, help="new seeds on which it must win")]
 FreshOption = Annotated[
-    bool, typer.Option("--fresh/--resume", help="drop or continue an earlier run")
+    bool, typer.Option("--fresh/--resume", help="drop an earlier run, or continue it")
 ]
 WeightsOption = Annotated[bool, typer.Option("--weights", help="tune the blend's weights instead")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="show the change, write nothing")]
