@@ -194,6 +194,8 @@ RECENTLY_IDLE: Final = 4
 """Stores that sold on few days of late."""
 NO_SCHEDULE: Final = 8
 """Days without a schedule."""
+IN_TRAINING: Final = 16
+"""Open days that the version learned from."""
 
 
 ProgressReporter = Callable[[str], None]

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rossmann.prediction_log.records import CorruptBatchError, LoggedPrediction, concat, decode
+from rossmann.models.inference.row_warnings import NO_TRAINING, TrainingSpan
+from rossmann.prediction_log.records import (
+    Batch,
+    CorruptBatchError,
+    LoggedPrediction,
+    concat,
+    decode,
+)
 from tests.fixtures.prediction_log import MakeEntry, make_batch
 
 LEVELS = st.lists(st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.123456789]), unique=True, max_size=4)
@@ -59,6 +66,30 @@ def assert_bounds(entry: LoggedPrediction, rows: pl.DataFrame) -> None:
     for index, text in enumerate(rows["bounds"]):
         parsed = {} if text is None else json.loads(text)
         assert parsed == {str(k): [low[index], high[index]] for k, (low, high) in expected.items()}
+
+
+def test_rows_in_training_are_marked(make_entry: MakeEntry) -> None:
+    """Open rows of days that the entry's version learned from, both ends included."""
+    entries = [
+        make_entry(number, 12, training=span)
+        for number, span in enumerate((TrainingSpan(16_660, 16_670), NO_TRAINING))
+    ]
+    entries[0].rows.day[:4] = [16_659, 16_660, 16_670, 16_671]
+    entries[0].rows.open[:5] = [1, 1, 1, 1, 0]
+    marks = make_batch(entries, 7).rows["in_training"].to_list()
+    day, is_open = entries[0].rows.day.tolist(), entries[0].rows.open.tolist()
+    assert marks[:5] == [0, 1, 1, 0, 0]
+    assert marks[:12] == [
+        int(o and 16_660 <= d <= 16_670) for d, o in zip(day, is_open, strict=True)
+    ]
+    assert marks[12:] == [0] * 12
+
+
+def test_file_of_a_release_without_the_mark_is_read(make_entry: MakeEntry) -> None:
+    new = make_batch([make_entry(1, 3)], 1)
+    old = decode(Batch(new.requests, new.rows.drop("in_training")).encode())
+    assert old.rows["in_training"].to_list() == [None] * 3
+    assert concat([new, old]).rows["in_training"].to_list() == [0, 0, 0, None, None, None]
 
 
 def test_concat_keeps_all_rows_in_order(make_entry: MakeEntry) -> None:

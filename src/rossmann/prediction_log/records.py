@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from rossmann.errors import DataError
+from rossmann.models.inference.row_warnings import NO_TRAINING, TrainingSpan, is_in_training
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
 
 Endpoint = Literal["predict", "file", "explain"]
@@ -51,8 +52,8 @@ class LoggedPrediction:
     ``answered_at``: in UTC. ``as_of``: days since 1970-01-01. ``sales``: shape (n,), in sales.
     ``bounds``: for each level its lower and upper bounds, each of shape (n,). ``first_row``: number
     of the first row in the request, where the request is logged in parts; ``row_numbers``: the
-    number of each row (n,), where they are not consecutive. The arrays are not copied: they must
-    not change afterwards.
+    number of each row (n,), where they are not consecutive. ``training``: the days that the version
+    learned from. The arrays are not copied: they must not change afterwards.
     """
 
     request_id: str
@@ -70,6 +71,7 @@ class LoggedPrediction:
     latency_seconds: float
     first_row: int = 0
     row_numbers: npt.NDArray[np.int64] | None = None
+    training: TrainingSpan = NO_TRAINING
 
 
 class CorruptBatchError(DataError):
@@ -103,13 +105,19 @@ def decode(content: bytes) -> Batch:
     body = memoryview(content)[_HEADER.size :]
     if zlib.crc32(body) != checksum:
         raise CorruptBatchError("its checksum differs")
-    requests, rows = bytes(body[:requests_size]), bytes(body[requests_size:])
-    return Batch(pl.read_ipc(requests), pl.read_ipc(rows))
+    requests, rows = (
+        pl.read_ipc(bytes(part)) for part in (body[:requests_size], body[requests_size:])
+    )
+    if "in_training" not in rows.columns:  # a release that did not note it wrote the file
+        rows = rows.with_columns(pl.lit(None, pl.Int16).alias("in_training"))
+    return Batch(requests, rows)
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
     """Several batches as one, in their order."""
-    return Batch(pl.concat([b.requests for b in batches]), pl.concat([b.rows for b in batches]))
+    # By name: a file of another release may have its columns in another order.
+    rows = pl.concat([b.rows for b in batches], how="diagonal")
+    return Batch(pl.concat([b.requests for b in batches]), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +211,20 @@ def _row_columns(
     for entry, start in zip(entries, offsets, strict=True):
         if entry.row_numbers is not None:
             row_numbers[start : start + len(entry.rows)] = entry.row_numbers
+    is_open = concatenate("open", np.int16)
+    spans = np.array([entry.training for entry in entries], dtype=np.int64)
+    first, last = np.repeat(spans, counts, axis=0).T
     return {
         "row": row_numbers.astype(np.int32),
         "store": concatenate("store", np.int32),
         "date": day,
-        "open": concatenate("open", np.int16),
+        "open": is_open,
         "promo": concatenate("promo", np.int16),
         "state_holiday": concatenate("state_holiday", np.int64),
         "school_holiday": concatenate("school_holiday", np.int16),
         "horizon": day - np.repeat(origins, counts),
         "forecast": np.concatenate([entry.sales for entry in entries], dtype=np.float64),
+        "in_training": is_in_training(day, is_open, first, last).astype(np.int16),
     }
 
 

@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rossmann.errors import ServiceError, SettingsError
+from rossmann.models.inference.row_warnings import TrainingSpan
 from rossmann.prediction_log.database.sql_store import SqlLogStore
 from rossmann.prediction_log.database.store_protocol import RejectedRowsError
-from rossmann.prediction_log.database.tables import NewerSchemaError, open_engine
+from rossmann.prediction_log.database.tables import NewerSchemaError, open_engine, predictions_query
+from rossmann.prediction_log.queries.export import ExportFilter, LogReader
 from rossmann.prediction_log.records import Batch
 from tests.fixtures.prediction_log import MakeEntry, ReadRowKeys, make_batch, row_keys
 
@@ -163,10 +165,53 @@ def test_newer_schema_raises(store: SqlLogStore, url: str, make_entry: MakeEntry
     store.write("w", make_batches(make_entry, 1))
     engine = sa.create_engine(url)
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE log_meta SET value = '2' WHERE name = 'schema'")
+        connection.exec_driver_sql("UPDATE log_meta SET value = '3' WHERE name = 'schema'")
     engine.dispose()
-    with pytest.raises(NewerSchemaError, match="version 2, and this release knows 1"):
+    with pytest.raises(NewerSchemaError, match="version 3, and this release knows 2"):
         SqlLogStore(url).write("w", make_batches(make_entry, 2))
+
+
+def remove_in_training(url: str) -> None:
+    """Make the tables those of the release before, which had no column ``in_training``."""
+    engine = sa.create_engine(url)
+    query = predictions_query()
+    old = query.with_only_columns(*list(query.selected_columns)[:-1]).compile(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP VIEW predictions")
+        connection.exec_driver_sql("ALTER TABLE logged_forecasts DROP COLUMN in_training")
+        connection.exec_driver_sql(f"CREATE VIEW predictions AS {old}")
+        connection.exec_driver_sql("UPDATE log_meta SET value = '1' WHERE name = 'schema'")
+    engine.dispose()
+
+
+def test_tables_of_an_older_release_are_read_and_upgraded(
+    url: str, make_entry: MakeEntry, tmp_path: Path
+) -> None:
+    def exported() -> list[int | None]:
+        reader = LogReader(url)
+        reader.export(ExportFilter(), tmp_path / "x.parquet", lambda _: None)
+        reader.close()
+        return pl.read_parquet(tmp_path / "x.parquet")["in_training"].to_list()
+
+    writer = SqlLogStore(url)
+    writer.write("w", make_batches(make_entry, 1))
+    writer.close()
+    remove_in_training(url)
+    assert exported() == [None] * 3
+    learned = make_entry(9, 1, training=TrainingSpan(0, 10**6))
+    learned.rows.open[:] = 1
+    stores = [SqlLogStore(url), SqlLogStore(url)]
+    for number, store in enumerate(stores, 2):
+        store.write("w", [(number, make_batch([make_entry(2 * number), learned], 2 * number))])
+        store.close()
+    assert exported() == [None] * 3 + [0, 0, 1, 1]
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        view = "SELECT count(*) FROM predictions WHERE in_training = 1"
+        assert connection.exec_driver_sql(view).scalar_one() == 2
+        version = "SELECT value FROM log_meta WHERE name = 'schema'"
+        assert connection.exec_driver_sql(version).scalar_one() == "2"
+    engine.dispose()
 
 
 def test_one_store_a_day_claims_pruning(url: str) -> None:

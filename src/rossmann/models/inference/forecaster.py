@@ -18,9 +18,11 @@ from rossmann.models.inference.row_warnings import (
     WarningFlags,
     WarningMasks,
     find_warnings,
+    is_in_training,
     row_warning,
+    training_span,
 )
-from rossmann.schema import FeatureMatrix, FloatArray, Objective, StoreDays
+from rossmann.schema import IN_TRAINING, FeatureMatrix, FloatArray, Objective, StoreDays
 
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
@@ -86,13 +88,17 @@ class Explanation:
 
 
 class Forecaster:
-    """One model version over one panel."""
+    """One model version over one panel.
+
+    ``training_span``: the days that the version learned from, however much newer the panel is.
+    """
 
     def __init__(
         self, panel: "Panel", ensemble: "Ensemble", threads: int = 1, short_history: int = 31
     ) -> None:
         self.panel = panel
         self.ensemble = ensemble
+        self.training_span = training_span(ensemble.card, panel.info.dataset)
         self._threads = threads
         self._short_history = short_history
 
@@ -159,7 +165,12 @@ class Forecaster:
 
     def warning_flags(self, rows: StoreDays, origin: Origin) -> WarningFlags:
         """The warnings of each row (n,) as bits of ``schema``."""
-        return self.panel.warning_flags(rows, origin, self._short_history)
+        flags = self.panel.warning_flags(rows, origin, self._short_history)
+        earliest = origin if isinstance(origin, int) else origin.min()
+        # Rows lie after their origin: most requests need this comparison only.
+        if earliest < self.training_span.last:
+            flags[is_in_training(rows.day, rows.open, *self.training_span)] |= IN_TRAINING
+        return flags
 
     def warning_masks(
         self, rows: StoreDays, origin: int, flags: WarningFlags | None = None

@@ -1,15 +1,16 @@
 """Row warnings: what a forecast should be taken with care for, and every text that says so."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.epoch_days import format_iso_day
+from rossmann.epoch_days import format_iso_day, parse_iso_day
 from rossmann.schema import (
     BEYOND_HORIZON,
+    IN_TRAINING,
     MAX_HORIZON,
     NO_SCHEDULE,
     RECENTLY_IDLE,
@@ -25,6 +26,8 @@ WarningMasks = list[tuple[str, str, npt.NDArray[np.bool_]]]
 WarningFlags = npt.NDArray[np.uint8]
 """The warnings of each row as bits of ``schema``, (n,)."""
 
+IntegerArray = npt.NDArray[np.integer[Any]]
+
 MAX_EXAMPLE_ROWS: Final = 10
 """Rows that a warning names; its count says how many there are."""
 
@@ -39,6 +42,40 @@ _SINGLE_VERSION: Final = (
     "totals are of one version: Production answered the rows of stores that a challenger answers"
     " elsewhere",
 )
+_IN_TRAINING_TEXT: Final = (
+    "the model version that answers learned from these days, so its forecasts of them are no"
+    " evidence of accuracy: the backtest measures it (rossmann backtest)"
+)
+
+
+class TrainingSpan(NamedTuple):
+    """First and last day that a version's final fit learned from, as epoch days."""
+
+    first: int
+    last: int
+
+
+NO_TRAINING: Final = TrainingSpan(0, -1)
+"""The span of a version that learned from no day of the chain that it forecasts."""
+
+
+def training_span(card: Mapping[str, Any], dataset: str) -> TrainingSpan:
+    """The span by a version's card; ``NO_TRAINING`` where it learned from another chain."""
+    data = card.get("data", {})
+    first, last = (parse_iso_day(str(data.get(name))) for name in ("first_day", "last_day"))
+    if first is None or last is None or data.get("dataset") != dataset:
+        return NO_TRAINING
+    return TrainingSpan(first, last)
+
+
+def is_in_training(
+    day: IntegerArray, is_open: IntegerArray, first: int | IntegerArray, last: int | IntegerArray
+) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) are of days that the version learned from, ``first`` to ``last``.
+
+    Closed rows are not: their forecast is 0 by rule.
+    """
+    return np.asarray((day >= first) & (day <= last) & (is_open > 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +118,7 @@ def input_warnings(
 def find_warnings(
     panel: "Panel", rows: StoreDays, origin: int, flags: WarningFlags, short_history: int
 ) -> WarningMasks:
-    """The warnings that ``flags`` (n,) of ``Panel.warning_flags`` hold, in words.
+    """The warnings that ``flags`` (n,) of ``Forecaster.warning_flags`` hold, in words.
 
     ``short_history``: stores with fewer days of sales get the warning of that name.
     """
@@ -116,4 +153,6 @@ def find_warnings(
             "taken as not known, opening as usual; with a schedule the forecast is better"
         )
         warnings.append(("no_schedule", msg, flags & NO_SCHEDULE > 0))
+    if present & IN_TRAINING:
+        warnings.append(("in_training", _IN_TRAINING_TEXT, flags & IN_TRAINING > 0))
     return warnings

@@ -17,7 +17,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from rossmann.errors import DataError, ServiceError, SettingsError, first_line
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""2: with the column ``in_training``."""
 ENTRY_BITS: Final = 40
 """A request's id: the writer's id, and in these lower bits the request's number of that writer."""
 BUSY_SECONDS: Final = 0.25
@@ -95,6 +96,8 @@ forecasts: Final = sa.Table(
     sa.Column("lower_95", _DOUBLE),
     sa.Column("upper_95", _DOUBLE),
     sa.Column("bounds", _TEXT),
+    # Null in rows of releases that did not note it.
+    sa.Column("in_training", _SMALLINT),
     sa.Index("logged_forecasts_store_date", "store", "date"),
     # SQLite then stores rows in the order of their key: appended at the end, read in one scan.
     sqlite_with_rowid=False,
@@ -104,36 +107,64 @@ _VIEW_COLUMNS: Final = (
     "store", "date", "open", "promo", "state_holiday", "school_holiday", "horizon", "forecast",
     "lower_80", "upper_80", "lower_95", "upper_95", "bounds",
 )  # fmt: skip
-predictions_view: Final = (
-    sa.select(
-        requests.c.request_id,
-        forecasts.c.row,
-        *(
-            requests.c[name]
-            for name in ("answered_at", "door", "role", "caller", "model_version", "model_stage")
-        ),
-        requests.c.as_of,
-        requests.c.objective,
-        *(forecasts.c[name] for name in _VIEW_COLUMNS),
-        requests.c.latency_seconds,
-        requests.c.batch,
+
+
+def predictions_query(version: int = SCHEMA_VERSION) -> sa.Select[Any]:
+    """Rows of the view ``predictions`` and of an export, from tables of that schema version."""
+    in_training = forecasts.c.in_training if version > 1 else sa.null().label("in_training")
+    return (
+        sa.select(
+            requests.c.request_id,
+            forecasts.c.row,
+            *(
+                requests.c[name]
+                for name in (
+                    "answered_at",
+                    "door",
+                    "role",
+                    "caller",
+                    "model_version",
+                    "model_stage",
+                )
+            ),
+            requests.c.as_of,
+            requests.c.objective,
+            *(forecasts.c[name] for name in _VIEW_COLUMNS),
+            requests.c.latency_seconds,
+            requests.c.batch,
+            in_training,
+        )
+        .select_from(requests)
+        .join(forecasts, forecasts.c.request == requests.c.id)
     )
-    .select_from(requests)
-    .join(forecasts, forecasts.c.request == requests.c.id)
-)
-"""Rows of the view ``predictions`` and of an export."""
 
 
 def create_tables(connection: sa.Connection) -> None:
-    """Create missing tables, within a transaction; raises ``NewerSchemaError``."""
-    if connection.dialect.name == "postgresql":
+    """Create or upgrade the tables, within a transaction; raises ``NewerSchemaError``."""
+    postgresql = connection.dialect.name == "postgresql"
+    if postgresql:
         # Where several processes start at once, one creates the tables and the others wait.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-    if schema_version(connection) is None:
+    version = schema_version(connection)
+    if version == SCHEMA_VERSION:
+        return
+    query = predictions_query().compile(dialect=connection.dialect)
+    if version is None:
         metadata.create_all(connection)
-        query = predictions_view.compile(dialect=connection.dialect)
         connection.exec_driver_sql(f"CREATE VIEW predictions AS {query}")
         connection.execute(meta.insert().values(name="schema", value=str(SCHEMA_VERSION)))
+        return
+    connection.exec_driver_sql(f"ALTER TABLE {forecasts.name} ADD COLUMN in_training SMALLINT")
+    if (
+        postgresql
+    ):  # replaced, and not dropped, because it may have readers with rights of their own
+        connection.exec_driver_sql(f"CREATE OR REPLACE VIEW predictions AS {query}")
+    else:
+        connection.exec_driver_sql("DROP VIEW predictions")
+        connection.exec_driver_sql(f"CREATE VIEW predictions AS {query}")
+    connection.execute(
+        meta.update().where(meta.c.name == "schema").values(value=str(SCHEMA_VERSION))
+    )
 
 
 def schema_version(connection: sa.Connection) -> int | None:

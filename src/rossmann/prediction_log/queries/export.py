@@ -17,9 +17,10 @@ import sqlalchemy as sa
 from rossmann.errors import DataNotFoundError, DataValidationError
 from rossmann.prediction_log.database.sql_store import count_before, prune_batch
 from rossmann.prediction_log.database.tables import (
+    SCHEMA_VERSION,
     forecasts,
     open_engine,
-    predictions_view,
+    predictions_query,
     requests,
     schema_version,
     translate_errors,
@@ -58,6 +59,7 @@ _DTYPES: Final[dict[str, pl.DataType]] = {
     "bounds": pl.String(),
     "latency_seconds": pl.Float64(),
     "batch": pl.Int64(),
+    "in_training": pl.Int16(),
 }
 
 
@@ -204,7 +206,8 @@ def export(
 def pages(connection: sa.Connection, row_filter: ExportFilter) -> Iterator[pl.DataFrame]:
     """Rows in the order of their responses, ``_PAGE_ROWS`` at a time."""
     query = (
-        predictions_view.where(*row_filter.conditions())
+        predictions_query(schema_version(connection) or SCHEMA_VERSION)
+        .where(*row_filter.conditions())
         .order_by(requests.c.answered_at, requests.c.id, forecasts.c.row)
         .execution_options(stream_results=True, yield_per=_PAGE_ROWS)
     )

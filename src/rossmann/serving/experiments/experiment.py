@@ -16,7 +16,7 @@ from rossmann.errors import RequestError, RossmannError
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.attributions import explanation_records
 from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
-from rossmann.models.inference.row_warnings import RowWarning, single_version_warnings
+from rossmann.models.inference.row_warnings import RowWarning, WarningFlags, single_version_warnings
 from rossmann.prediction_log.records import LoggedRole
 from rossmann.schema import FloatArray, Stage, StoreDays
 from rossmann.serving.observability.prediction_recorder import RowIndex
@@ -204,7 +204,9 @@ class Experiment:
             split.merge(sales, challenger_sales),
             split.origin,
             merged,
-            production.warnings(request.rows, split.origin),
+            production.warnings(
+                request.rows, split.origin, _warning_flags(version, split, request)
+            ),
             request.objective,
         )
 
@@ -248,6 +250,17 @@ class Experiment:
         """The warning that totals exclude the challenger; empty where it has no row."""
         challenger_rows = np.flatnonzero(self.assigner.is_challenger(rows.store))
         return [] if self.reason else single_version_warnings(challenger_rows)
+
+
+def _warning_flags(
+    version: SelectedVersion, split: TrafficSplit, request: ForecastRequest
+) -> WarningFlags:
+    """The warnings of each row (n,), by the version that answers it."""
+    flags = version.served.forecaster.warning_flags(request.rows, split.origin)
+    rows = split.challenger_rows
+    challenger = split.challenger.served.forecaster
+    flags[rows] = challenger.warning_flags(request.rows.take(rows), split.origin)
+    return flags
 
 
 def take_rows(forecast: Forecast, index: RowIndex) -> Forecast:

@@ -80,5 +80,6 @@ class PredictionRecorder:
                 latency_seconds=call.seconds,
                 first_row=positions if isinstance(positions, int) else 0,
                 row_numbers=None if isinstance(positions, int) else positions,
+                training=call.version.served.forecaster.training_span,
             )
         )
