@@ -4,6 +4,8 @@
 # Containers often set this. Without cached bytecode each process compiles some 1,800 modules, which
 # is more than half of its start-up time. The cache is in .venv.
 unset PYTHONDONTWRITEBYTECODE
+# Settings of the user's pip that put packages elsewhere than into .venv (see also --no-user below).
+unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT
 
 fail() {
   echo "error: $*" >&2
@@ -14,12 +16,16 @@ fail() {
 find_python() {
   local candidate
   for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3.14 python3}; do
-    if "$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; then
+    if is_new_enough "$candidate"; then
       echo "$candidate"
       return
     fi
   done
   fail "Python 3.11 or later is needed; install it, or name it: PYTHON=/path/to/python3.11"
+}
+
+is_new_enough() {
+  "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
 # say_done WHAT SECONDS_AT_START: print a step with its duration, as `rossmann up` does.
@@ -58,7 +64,12 @@ install_into_venv() {
 }
 
 stamp_of() {
-  echo "$(cat "$1" pyproject.toml | cksum) $PWD"
+  echo "$(cat "$1" pyproject.toml | cksum) $PWD $(venv_version)"
+}
+
+# Packages are in a folder of the Python version: after an update of Python they are not found.
+venv_version() {
+  .venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
 }
 
 is_installed() {
@@ -73,7 +84,11 @@ works() {
 make_venv() {
   local began python
   if works && [ "$(cat .venv/.folder 2>/dev/null || echo "$PWD")" = "$PWD" ]; then
-    return
+    if is_new_enough .venv/bin/python; then
+      return
+    fi
+    [ -e .venv/.folder ] || fail ".venv is of Python $(venv_version), and 3.11 or later is needed;" \
+      "remove it and run this again: rm -rf $(printf %q "$PWD/.venv")"
   fi
   began="$(now)"
   python="$(find_python)"
@@ -104,7 +119,7 @@ install_packages() {
     # shellcheck disable=SC2064
     trap "kill $ticker 2>/dev/null" EXIT
     .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
-      --no-deps --no-compile -r "$1" -e . >"$log" 2>&1 || status=$?
+      --no-user --no-deps --no-compile -r "$1" -e . >"$log" 2>&1 || status=$?
     kill "$ticker" 2>/dev/null
     wait "$ticker" 2>/dev/null || true
     trap - EXIT

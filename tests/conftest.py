@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fixtures.serving",
     "tests.fixtures.faults",
     "tests.fixtures.dashboard",
+    "tests.fixtures.networks",
 ]

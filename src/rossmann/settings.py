@@ -28,8 +28,10 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from rossmann.addresses import BasePath, redact_password, sqlite_url, url_host
 from rossmann.errors import SettingsError
 from rossmann.schema import Objective, Stage
+from rossmann.settings_errors import settings_error_message
 
 
 class AccessSettings(BaseSettings):
@@ -123,18 +125,35 @@ class PathSettings(BaseSettings):
     api_url: str = ""
     """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
     host: str = "127.0.0.1"
+    """Address that the services listen on; IPv6 too: ``::1``, or ``::`` for every address."""
     api_port: Port = 8000
     mlflow_port: Port = 5000
     dashboard_port: Port = 8501
+    api_base_path: BasePath = ""
+    """Path below which a proxy offers the API, such as ``/forecasts``; empty: the root."""
+    dashboard_base_path: BasePath = Field(
+        default_factory=lambda: os.environ.get("STREAMLIT_SERVER_BASE_URL_PATH", ""),
+        validate_default=True,
+    )
+    """The same for the dashboard; empty: Streamlit's own variable, else the root."""
     database_url: str = ""
     """Where answered rows are kept: ``sqlite:///`` or ``postgresql://``; empty: in ``data_dir``."""
 
     @field_validator("data_dir", "api_keys_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        if value is None or value.is_absolute():
-            return value
-        return (project_root() / value).resolve()
+        if value is None:
+            return None
+        try:
+            value = value.expanduser()  # systemd and YAML leave ~ to us
+        except RuntimeError as error:
+            raise ValueError(f"{value} names a home folder that does not exist") from error
+        return value if value.is_absolute() else (project_root() / value).resolve()
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, value: str) -> str:
+        return value.strip("[]")
 
     @field_validator("database_url")
     @classmethod
@@ -209,22 +228,23 @@ class PathSettings(BaseSettings):
     @property
     def log_url(self) -> str:
         """The prediction log's database."""
-        return self.database_url or f"sqlite:///{self.log_dir / 'log.db'}"
+        return self.database_url or sqlite_url(self.log_dir / "log.db")
 
     @property
     def tracking_uri(self) -> str:
         """The MLflow server's address."""
-        return self.mlflow_tracking_uri or f"http://{self.host}:{self.mlflow_port}"
+        return self.mlflow_tracking_uri or f"http://{url_host(self.host)}:{self.mlflow_port}"
 
     @property
     def service_url(self) -> str:
         """The prediction service's address."""
-        return (self.api_url or f"http://{self.host}:{self.api_port}").rstrip("/")
+        own = f"http://{url_host(self.host)}:{self.api_port}{self.api_base_path}"
+        return (self.api_url or own).rstrip("/")
 
     @property
     def dashboard_url(self) -> str:
         """The dashboard's address."""
-        return f"http://{self.host}:{self.dashboard_port}"
+        return f"http://{url_host(self.host)}:{self.dashboard_port}{self.dashboard_base_path}"
 
 
 ProfileName = Literal["full", "quick"]
@@ -274,6 +294,10 @@ class Settings(AccessSettings, PathSettings):
     max_file_rows: Annotated[int, Field(ge=1)] = 10_000_000
     explain_max_rows: Annotated[int, Field(ge=1)] = 500
     objective: Objective = "accuracy"
+    locale: Annotated[str, Field(pattern=r"^[a-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,2}$")] = "en"
+    """How the dashboard writes numbers: a language, with a country where it matters (de, de_CH)."""
+    currency: Annotated[str, Field(pattern=r"^([A-Z]{3})?$")] = ""
+    """ISO code of the currency of sales; empty: the dashboard shows numbers without one."""
     prediction_log: bool = True
     """Keep every answered row."""
     log_flush_seconds: Annotated[float, Field(gt=0, le=60)] = 1
@@ -345,22 +369,9 @@ class Settings(AccessSettings, PathSettings):
         return shown
 
 
-def redact_password(url: str) -> str:
-    """A URL that may be shown."""
-    url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
-    head, at, tail = url.rpartition("@")
-    scheme, colon, _ = head.partition("://")
-    return f"{scheme}{colon}***@{tail}" if at else url
-
-
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; raises ``SettingsError`` naming each bad value and how it is spelled."""
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        faults = "; ".join(
-            f"ROSSMANN_{'_'.join(map(str, e['loc'])).upper() or '*'}: "
-            + e["msg"].removeprefix("Value error, ")
-            for e in error.errors()
-        )
-        raise SettingsError(f"settings are not usable: {faults}") from error
+        raise SettingsError(settings_error_message(error)) from error

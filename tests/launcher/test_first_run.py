@@ -5,9 +5,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rossmann.addresses import url_host
 from rossmann.errors import DataNotFoundError
 from rossmann.launcher.first_run import select_dataset
-from rossmann.launcher.services import client_host, default_services, is_api, is_mlflow
+from rossmann.launcher.services import default_services, is_api, is_mlflow
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 
@@ -69,8 +70,8 @@ def test_services_share_the_data_folder(tmp_path: Path) -> None:
         ("shop.example", "shop.example"),
     ],
 )
-def test_client_host_replaces_wildcards(host: str, address: str) -> None:
-    assert client_host(host) == address
+def test_url_host_replaces_wildcards(host: str, address: str) -> None:
+    assert url_host(host) == address
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ def status() -> None:
 
     Example: rossmann log status
     """
+    from rossmann.addresses import redact_password
     from rossmann.prediction_log.queries.export import LogReader
-    from rossmann.settings import load_settings, redact_password
+    from rossmann.settings import load_settings
 
     settings = load_settings()
     echo(f"{'logging':<10}  {'on' if settings.prediction_log else 'off'}")

@@ -21,6 +21,7 @@ def server_command(settings: Settings) -> list[str]:
         str(script),
         f"--server.address={settings.host}",
         f"--server.port={settings.dashboard_port}",
+        f"--server.baseUrlPath={settings.dashboard_base_path}",
         "--server.headless=true",
         "--browser.gatherUsageStats=false",
     ]

@@ -13,6 +13,7 @@ from rossmann.launcher.console import LaunchConsole
 from rossmann.launcher.first_run import select_dataset
 from rossmann.launcher.run_files import LauncherRunningError, RunFolder
 from rossmann.launcher.services import Service, default_services
+from rossmann.launcher.shell_command import shell_command
 from rossmann.launcher.stop_signals import Interrupts
 from rossmann.launcher.supervisor import Supervisor
 from rossmann.serving.client.client import Client
@@ -52,7 +53,8 @@ def up(plan: LaunchPlan, console: LaunchConsole, *, detach: bool = False) -> Non
             _launch(plan, console, detach)
     except LauncherRunningError as error:
         console.print(f"A launch is under way already: {error.text}")
-        console.print("See it with: rossmann status. End it with: rossmann down")
+        console.print(f"See it with: {shell_command('status', plan.run)}")
+        console.print(f"End it with: {shell_command('down', plan.run)}")
 
 
 def _launch(plan: LaunchPlan, console: LaunchConsole, detach: bool) -> None:
@@ -94,9 +96,10 @@ def _report(plan: LaunchPlan, console: LaunchConsole, started: Sequence[str], de
         console.print(f"  {service.name:<{width}}  {service.address}")
     console.print(f"Logs: {plan.logs}")
     if not started:
-        console.print("All of it ran already, and goes on. Stop it with: rossmann down")
+        console.print("All of it ran already, and goes on.")
+        console.print(f"Stop it with: {shell_command('down', plan.run)}")
     elif detach:
-        console.print("Left running. Stop with: rossmann down")
+        console.print(f"Left running. Stop it with: {shell_command('down', plan.run)}")
     else:
         console.print(f"Ctrl-C stops what was started here: {', '.join(started)}")
     if plan.open_url:
@@ -126,6 +129,7 @@ def default_plan(settings: Settings, *, browser: bool) -> LaunchPlan:
     services = default_services(settings)
     api, dashboard = services[-2:]
     dataset = select_dataset(settings)
+    run = RunFolder(settings.run_dir)
 
     def conflict(running: Sequence[Service]) -> str:
         health = _health(api) if api in running else None
@@ -133,14 +137,15 @@ def default_plan(settings: Settings, *, browser: bool) -> LaunchPlan:
             return ""
         return (
             f"the API at {api.address} runs already and serves the {health.data.label}, but this"
-            f" launch is for the {dataset} data; end it first (rossmann down), or choose another"
+            f" launch is for the {dataset} data; end it first"
+            f" ({shell_command('down', run)}), or choose another"
             " data folder and other ports: ROSSMANN_DATA_DIR, ROSSMANN_API_PORT"
         )
 
     return LaunchPlan(
         services=services,
         logs=settings.logs_dir,
-        run=RunFolder(settings.run_dir),
+        run=run,
         start_before_preparation=len(services) - 2,
         preparation=[sys.executable, "-m", "rossmann.cli", "prepare"],
         environment={

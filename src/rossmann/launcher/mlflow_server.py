@@ -7,10 +7,12 @@ the memory, and a signal reaches the server itself, with no child left to look a
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rossmann.addresses import host_and_port, redact_password, sqlite_url
 from rossmann.errors import PortInUseError, ServiceError, first_line
 from rossmann.launcher.processes import bind_error
 from rossmann.settings import Settings
@@ -43,9 +45,9 @@ def server_environment(settings: Settings) -> dict[str, str]:
     """Variables that the server needs in addition to the present environment."""
     folder = settings.mlflow_dir
     return {
-        _BACKEND: f"sqlite:///{folder / 'mlflow.db'}",
+        _BACKEND: sqlite_url(folder / "mlflow.db"),
         _ARTIFACT_ROOT: _PROXY_ROOT,
-        _ARTIFACT_FOLDER: str(folder / "artifacts"),
+        _ARTIFACT_FOLDER: (folder / "artifacts").as_uri(),
         _SERVE_ARTIFACTS: "true",
         "MLFLOW_SERVER_ALLOWED_HOSTS": allowed_hosts(settings.host, settings.mlflow_port),
         # The job runner is eight more processes for features that are not used here.
@@ -79,7 +81,7 @@ def _check_port(host: str, port: int) -> None:
     error = bind_error(host, port)
     if error is not None:
         raise PortInUseError(
-            f"MLflow cannot listen on {host}:{port} ({error.strerror});"
+            f"MLflow cannot listen on {host_and_port(host, port)} ({error.strerror});"
             " choose another port with ROSSMANN_MLFLOW_PORT"
         ) from error
 
@@ -91,11 +93,46 @@ def _prepare_database(folder: Path) -> None:
 
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     store = os.environ[_BACKEND]
+    shown = redact_password(store)
     try:
+        _check_schema(store)
         initialize_backend_stores(store, store, _PROXY_ROOT)
     except (MlflowException, SQLAlchemyError) as error:
         reason = first_line(error)
-        raise ServiceError(f"MLflow cannot use its database {store}: {reason}") from error
+        raise ServiceError(f"MLflow cannot use its database {shown}: {reason}") from error
+
+
+def _check_schema(store: str) -> None:
+    """Raise ``ServiceError`` for the database of another MLflow, older or newer.
+
+    MLflow calls each an old one, and advises an upgrade, which fails for a newer one.
+    """
+    import mlflow
+    import sqlalchemy as sa
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    engine = sa.create_engine(store)
+    try:
+        with engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_heads()
+    finally:
+        engine.dispose()
+    migrations = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    known = {script.revision for script in migrations.walk_revisions()}
+    unknown = ", ".join(sorted(set(found) - known))
+    shown = redact_password(store)
+    if unknown:
+        raise ServiceError(
+            f"the database {shown} was written by a newer MLflow: MLflow {mlflow.__version__} does"
+            f" not know its schema version {unknown}. Update this program, or choose another data"
+            " folder: ROSSMANN_DATA_DIR"
+        )
+    if found and set(found) != set(migrations.get_heads()):
+        raise ServiceError(
+            f"the database {shown} was written by an older MLflow. Copy it to a safe place, then:"
+            f" {shlex.quote(sys.executable)} -m mlflow db upgrade {shlex.quote(shown)}"
+        )
 
 
 def run(host: str, port: int, folder: Path) -> None:

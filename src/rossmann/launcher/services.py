@@ -8,6 +8,7 @@ from functools import partial
 
 import httpx
 
+from rossmann.addresses import url_host
 from rossmann.launcher.processes import PortOwner, find_port_owner, is_port_taken
 from rossmann.settings import Settings
 
@@ -72,12 +73,6 @@ class Service:
         return State.HEALTHY if self.owns(find_port_owner(self.port)) else State.OTHER_PROCESS
 
 
-def client_host(host: str) -> str:
-    """The address to call for a server that listens on ``host``: a wildcard is no address."""
-    plain = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{plain}]" if ":" in plain else plain
-
-
 def is_mlflow(response: httpx.Response) -> bool:
     """Whether the response is that of an MLflow server's ``/health``."""
     return response.status_code == 200 and response.text.strip() == "OK"
@@ -104,16 +99,19 @@ def default_services(settings: Settings) -> list[Service]:
         "ROSSMANN_DATA_DIR": str(settings.data_dir),
         "ROSSMANN_DEMO": "1" if settings.demo else "0",
     }
-    mlflow = _service("MLflow", settings.host, settings.mlflow_port)(
+    mlflow = _service("MLflow", settings, settings.mlflow_port)(
         command=mlflow_server.server_command(settings),
         environment=mlflow_server.server_environment(settings),
         accepts=is_mlflow,
         command_markers=(str(settings.mlflow_dir),),
     )
-    api = _service("API", settings.host, settings.api_port)(
+    api = _service("API", settings, settings.api_port, settings.api_base_path)(
         command=[sys.executable, "-m", "rossmann.cli", "serve"], environment=common, accepts=is_api
     )
-    dashboard = _service("dashboard", settings.host, settings.dashboard_port, "/_stcore/health")(
+    dashboard = _service(
+        "dashboard", settings, settings.dashboard_port, settings.dashboard_base_path
+    )(
+        health_url=server.health_url(settings),
         command=server.server_command(settings),
         environment=server.server_environment(settings) | common,
         command_markers=("rossmann/dashboard/app.py", "deployment/streamlit"),
@@ -121,15 +119,15 @@ def default_services(settings: Settings) -> list[Service]:
     return [api, dashboard] if settings.mlflow_tracking_uri else [mlflow, api, dashboard]
 
 
-def _service(name: str, host: str, port: int, health_path: str = "/health") -> partial[Service]:
+def _service(name: str, settings: Settings, port: int, base_path: str = "") -> partial[Service]:
     """A service at its address; the caller adds how it is started and recognized."""
-    address = f"http://{client_host(host)}:{port}"
+    address = f"http://{url_host(settings.host)}:{port}{base_path}"
     return partial(
         Service,
         name=name,
-        host=host,
+        host=settings.host,
         port=port,
         address=address,
-        health_url=f"{address}{health_path}",
+        health_url=f"{address}/health",
         setting=f"ROSSMANN_{name.upper()}_PORT",
     )

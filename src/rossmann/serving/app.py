@@ -25,6 +25,7 @@ from rossmann.serving.error_handlers import (
 )
 from rossmann.serving.experiments.report import ExperimentReport
 from rossmann.serving.experiments.shadow import RunningExperiment, build_experiment
+from rossmann.serving.middleware.base_path import add_base_path
 from rossmann.serving.middleware.request_context import RequestContextMiddleware
 from rossmann.serving.middleware.security_headers import add_security_headers
 from rossmann.serving.observability import tracing
@@ -122,9 +123,10 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     app.add_exception_handler(Exception, handle_unexpected_error)
     restrict_static_mounts(app)
     add_security_headers(app, settings, components.access_control)
-    # The last one added is outermost: it also counts and logs what the others refuse.
+    # It is around all others, so it also counts and logs what they refuse.
     write = None if access_log is None else access_log.write
     app.add_middleware(RequestContextMiddleware, metrics=metrics, write_record=write)
+    add_base_path(app, settings.api_base_path)
     return app
 
 

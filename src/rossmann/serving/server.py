@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from rossmann.addresses import host_and_port
 from rossmann.errors import PortInUseError, RossmannError, ServiceError, SettingsError
 from rossmann.logging_config import configure_library_logging, configure_logging, get_logger
 from rossmann.serving.observability.metrics import MULTIPROC_DIR_VARIABLE, multiprocess_dir
@@ -41,7 +42,7 @@ def run(settings: Settings) -> None:
     log_access_policy(settings)
     check_tracing()
     with bind(settings.host, settings.api_port) as listener:
-        url = f"http://{settings.host}:{settings.api_port}"
+        url = f"http://{host_and_port(settings.host, settings.api_port)}{settings.api_base_path}"
         try:
             if settings.workers == 1:
                 os.environ.pop(MULTIPROC_DIR_VARIABLE, None)  # it would be another program's
@@ -131,7 +132,10 @@ def bind(host: str, port: int) -> socket.socket:
                 f"port {port} on {host} is taken by something else; "
                 "choose another with ROSSMANN_API_PORT"
             ) from error
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise SettingsError(
+            f"cannot listen on {host_and_port(host, port)}: {error.strerror};"
+            " ROSSMANN_HOST must be an address of this machine"
+        ) from error
     listener.set_inheritable(True)
     return listener
 

@@ -66,7 +66,7 @@ def main() -> None:
     import matplotlib.figure  # noqa: F401
     import xgboost  # noqa: F401
 
-    with quiet_mlflow():
+    with quiet_mlflow("http://127.0.0.1"):
         print("ready", flush=True)
         for line in sys.stdin:
             child = os.fork()

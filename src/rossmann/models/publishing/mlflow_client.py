@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rossmann.addresses import redact_password
 from rossmann.errors import ServiceError
 from rossmann.models.ensemble.artifact_files import CARD_FILE, sha256
 from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.models.registry.mlflow_environment import mlflow_environment
 from rossmann.models.registry.model_version import CARD_DIGEST_TAG, ModelVersion
 from rossmann.models.registry.registry import Registry
 from rossmann.models.reports.html_report import REPORT_DATA_FILE, REPORT_PAGE_FILE
@@ -59,8 +61,8 @@ _EXAMPLE: Final = {
 
 
 @contextmanager
-def quiet_mlflow() -> Iterator[None]:
-    """Set MLflow's environment variables, where unset, and limit its log to errors."""
+def quiet_mlflow(tracking_uri: str) -> Iterator[None]:
+    """MLflow's variables for a client of that server (``mlflow_environment``), and a quiet log."""
     added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
     logger = logging.getLogger("mlflow")
     os.environ.update(added)
@@ -69,7 +71,8 @@ def quiet_mlflow() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with mlflow_environment(tracking_uri):
+            yield
     finally:
         logger.setLevel(level)
         for key in added:
@@ -79,7 +82,7 @@ def quiet_mlflow() -> Iterator[None]:
 @contextmanager
 def open_client(settings: Settings) -> "Iterator[MlflowClient]":
     """A client of the settings' server, whose errors become ``ServiceError`` of one line."""
-    with quiet_mlflow():
+    with quiet_mlflow(settings.tracking_uri):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -92,7 +95,7 @@ def open_client(settings: Settings) -> "Iterator[MlflowClient]":
 def to_service_error(tracking_uri: str, error: "MlflowException") -> ServiceError:
     """MLflow's error in one line."""
     reason = str(error.message).strip().splitlines()[0]
-    return ServiceError(f"MLflow at {tracking_uri} refused: {reason}")
+    return ServiceError(f"MLflow at {redact_password(tracking_uri)} refused: {reason}")
 
 
 def card_digest(trained: TrainedModel) -> str:
@@ -159,7 +162,7 @@ def log_backtest_run(settings: Settings, folder: Path, report: dict[str, Any]) -
         for file in (REPORT_PAGE_FILE, REPORT_DATA_FILE):
             client.log_artifact(run_id, str(folder / file))
         client.set_terminated(run_id)
-    return f"{settings.tracking_uri}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{redact_password(settings.tracking_uri)}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _run_name(report: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import rossmann
+from rossmann.addresses import redact_password
 from rossmann.models.ensemble.artifact_files import CARD_FILE, member_files, sha256, verify_digests
 from rossmann.models.gate.backtest_predictions import PREDICTIONS_FILE
 from rossmann.models.gate.gate import PREDICTIONS_DIGEST_TAG, WINDOWS_TAG
@@ -65,8 +66,11 @@ def register(
     verify_digests(trained.folder)
     with Registry(settings.tracking_uri, name) as registry:
         registry.ping()
-        report(f"registering with MLflow at {settings.tracking_uri}")
-        with tempfile.TemporaryDirectory(prefix="rossmann-") as folder, quiet_mlflow():
+        report(f"registering with MLflow at {redact_password(settings.tracking_uri)}")
+        with (
+            tempfile.TemporaryDirectory(prefix="rossmann-") as folder,
+            quiet_mlflow(settings.tracking_uri),
+        ):
             files = _prepare_files(trained, Path(folder), name)
             number = _log(trained, files, settings.tracking_uri, name)
         report(f"registered {name} version {number}")

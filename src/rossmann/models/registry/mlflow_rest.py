@@ -11,7 +11,14 @@ from typing import Any, Final, Literal
 
 import httpx
 
+from rossmann.addresses import redact_password
 from rossmann.errors import ServiceError
+from rossmann.models.registry.mlflow_environment import (
+    AUTHORITIES_HINT,
+    CREDENTIALS_HINT,
+    registry_auth,
+    registry_transport,
+)
 
 HttpMethod = Literal["GET", "POST", "PATCH", "DELETE"]
 Json = dict[str, Any]
@@ -21,7 +28,7 @@ _ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
 _CONNECT_SECONDS: Final = 2.0
 _DOWNLOAD_SECONDS: Final = 60.0
 """Read timeout of a download: a proxy may fetch the file from elsewhere before it responds."""
-_LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
+_REFUSED: Final = {401, 403}
 START_HINT: Final = "start it with: bash scripts/start_mlflow.sh"
 
 
@@ -37,22 +44,27 @@ class MlflowRest:
     """A client of one server; safe to share between threads."""
 
     def __init__(self, tracking_uri: str, timeout: float) -> None:
-        """Raises ``ServiceError`` for an address that is no HTTP address; sends nothing yet."""
+        """Raises ``ServiceError`` for an address that is no HTTP address; sends nothing yet.
+
+        Raises ``SettingsError`` for an environment variable, of a proxy or MLflow's, that cannot be
+        used.
+        """
+        shown = redact_password(tracking_uri)
         try:
             url = httpx.URL(tracking_uri.rstrip("/"))
         except httpx.InvalidURL as error:
-            raise ServiceError(f"{tracking_uri!r} is no address: {error}") from error
+            raise ServiceError(f"{shown!r} is no address: {error}") from error
         if url.scheme not in {"http", "https"} or not url.host:
             raise ServiceError(
                 f"the registry needs an MLflow server's address (http://host:port), got"
-                f" {tracking_uri!r}; set ROSSMANN_MLFLOW_TRACKING_URI"
+                f" {shown!r}; set ROSSMANN_MLFLOW_TRACKING_URI"
             )
         self.address = str(url.copy_with(username=None, password=None))
         self._client = httpx.Client(
             base_url=url,
             timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
-            # A proxy for the outside world must not get requests for this machine.
-            trust_env=url.host not in _LOOPBACK,
+            auth=registry_auth(url),
+            transport=registry_transport(url),
         )
 
     @contextmanager
@@ -72,6 +84,8 @@ class MlflowRest:
     def check_health(self) -> None:
         """Raise ``ServiceError`` unless an MLflow server responds."""
         response = self._send("GET", "/health")
+        if response.status_code in _REFUSED:
+            raise self._refused_error(response)
         if response.status_code != 200 or response.text.strip() != "OK":
             raise ServiceError(
                 f"what answers at {self.address} is not an MLflow server"
@@ -154,7 +168,19 @@ class MlflowRest:
 
     def _unreachable_error(self, error: httpx.HTTPError) -> ServiceError:
         reason = str(error) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            return ServiceError(
+                f"the certificate of MLflow at {self.address} is not trusted ({reason});"
+                f" {AUTHORITIES_HINT}"
+            )
         return ServiceError(f"MLflow at {self.address} does not answer ({reason}); {START_HINT}")
+
+    def _refused_error(self, response: httpx.Response) -> ServiceError:
+        sent = "the credentials sent" if "Authorization" in response.request.headers else "none"
+        return RequestRejectedError(
+            f"MLflow at {self.address} wants other credentials than {sent}"
+            f" ({response.status_code}); {CREDENTIALS_HINT}"
+        )
 
     def _artifact_error(self, path: str, response: httpx.Response) -> ServiceError:
         return ServiceError(
@@ -165,6 +191,8 @@ class MlflowRest:
         try:
             body = response.json()
         except ValueError as error:
+            if response.status_code in _REFUSED:
+                raise self._refused_error(response) from error
             raise ServiceError(
                 f"what answers at {self.address} does not speak MLflow's API"
                 f" ({response.status_code}: {response.text.strip()[:80]!r}); {START_HINT}"

@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 from rossmann.errors import CorruptModelError, ServiceError
 from rossmann.filesystem.atomic_write import staging_folder, write_text_atomic
 from rossmann.models.ensemble.artifact_files import CARD_FILE, sha256, verify_digests
+from rossmann.models.registry.mlflow_environment import mlflow_environment
 from rossmann.models.registry.mlflow_rest import MlflowRest
 
 ARTIFACT_FOLDER: Final = "artifacts/ensemble"
@@ -123,7 +124,10 @@ def _download_unproxied(source: str, tracking_uri: str, folder: Path) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        local = mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri)
+        with mlflow_environment(tracking_uri):
+            local = mlflow.artifacts.download_artifacts(
+                artifact_uri=source, tracking_uri=tracking_uri
+            )
     except (MlflowException, OSError) as error:
         raise ServiceError(f"{source} cannot be read: {error}") from error
     for file in Path(local).iterdir() if Path(local).is_dir() else [Path(local)]:

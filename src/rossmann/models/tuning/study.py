@@ -20,6 +20,7 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from rossmann.addresses import sqlite_url
 from rossmann.errors import ModelError
 from rossmann.filesystem.locks import exclusive_lock
 
@@ -157,7 +158,7 @@ def open_study(folder: Path, name: str, *, fresh: bool) -> Iterator[optuna.Study
     ):
         # the timeout waits for processes that work on other studies in the same database
         storage = optuna.storages.RDBStorage(
-            f"sqlite:///{folder / 'studies.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
+            sqlite_url(folder / "studies.db"), engine_kwargs={"connect_args": {"timeout": 60}}
         )
         names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
         if fresh and name in names:

@@ -17,7 +17,8 @@ from typing import Any, Final
 import httpx
 import jwt
 
-from rossmann.errors import AuthenticationError, ServiceError
+from rossmann.errors import AuthenticationError, ServiceError, SettingsError
+from rossmann.http_transport import open_transport
 from rossmann.logging_config import get_logger
 from rossmann.serving.access.api_keys import Permission
 from rossmann.settings import Settings
@@ -44,7 +45,7 @@ _MAX_TOKEN_CHARS: Final = 8_192
 _MAX_CACHED_TOKENS: Final = 4_096
 _FETCH_ERRORS: Final = (
     *(httpx.HTTPError, httpx.InvalidURL, jwt.PyJWTError),
-    *(ValueError, TimeoutError),
+    *(ValueError, TimeoutError, SettingsError),
 )
 _PERMISSIONS: Final = {
     f"{prefix}{permission.label}": permission
@@ -181,9 +182,11 @@ class TokenVerifier:
 def fetch_jwks(issuer: str) -> dict[str, jwt.PyJWK]:
     """The provider's signing keys by their ids, from the JWKS of its discovery document.
 
-    Raises ``httpx.HTTPError``, or ``ValueError`` for an invalid document.
+    Raises ``httpx.HTTPError``, ``ValueError`` for an invalid document, or ``SettingsError`` for an
+    invalid proxy variable.
     """
-    with httpx.Client(timeout=_STEP_TIMEOUT, follow_redirects=False) as client:
+    transport = open_transport(issuer)
+    with httpx.Client(timeout=_STEP_TIMEOUT, follow_redirects=False, transport=transport) as client:
         discovery = _get_json(client, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
         if discovery.get("issuer") != issuer:
             raise ValueError("the discovery document is another issuer's")

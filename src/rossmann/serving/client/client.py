@@ -9,6 +9,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from rossmann.errors import ServiceError
+from rossmann.http_transport import open_transport
 from rossmann.schema import Objective
 from rossmann.serving.client.responses import (
     FileResult,
@@ -58,9 +59,7 @@ class Client:
             base_url=self.base_url,
             headers={"X-API-Key": api_key} if api_key else {},
             timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
-            transport=transport,
-            # A proxy for the outside world must not get calls for this machine.
-            trust_env=httpx.URL(self.base_url).host not in {"127.0.0.1", "localhost", "::1"},
+            transport=transport or open_transport(self.base_url),
         )
 
     def __enter__(self) -> Self:

@@ -57,7 +57,7 @@ class SecurityHeadersMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path.startswith(_DOCS) and not path.startswith(f"{_DOCS}/assets/"):
             await self._app(scope, receive, _DocsPage(send, self._pages).send)
             return

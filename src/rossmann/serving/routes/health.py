@@ -5,7 +5,7 @@ A plain ``def`` runs in a thread: it may query the registry or read the panel.
 
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
@@ -21,8 +21,8 @@ def health_router(version: str, service: Service, collector: StateCollector) -> 
     started = time.monotonic()
 
     @router.get("/", summary="What this is, and where to find things")
-    def root() -> dict[str, object]:
-        return _root(version)
+    def root(request: Request) -> dict[str, object]:
+        return _root(version, request.scope.get("root_path", ""))
 
     @router.get("/health", summary="State of the service, with the reason when it is degraded")
     def health() -> Health:
@@ -48,10 +48,8 @@ def health_router(version: str, service: Service, collector: StateCollector) -> 
     return router
 
 
-def _root(version: str) -> dict[str, object]:
-    return {
-        "name": "Rossmann Forecasting",
-        "version": version,
+def _root(version: str, base_path: str) -> dict[str, object]:
+    paths = {
         "docs": "/docs",
         "openapi": "/openapi.json",
         "health": "/health",
@@ -62,6 +60,11 @@ def _root(version: str) -> dict[str, object]:
         "stores": "/stores",
         "experiments": "/experiments/current",
         "metrics": "/metrics",
+    }
+    return {
+        "name": "Rossmann Forecasting",
+        "version": version,
+        **{name: f"{base_path}{path}" for name, path in paths.items()},
     }
 
 
