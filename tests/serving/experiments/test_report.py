@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import format_iso_day
 from rossmann.errors import AuthenticationError, ServiceError
+from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.metrics import permutation_test
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.prediction_log.queries.experiment_rows import DistinctRows, ExperimentLog
@@ -37,8 +38,25 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELEC
 
 
 @pytest.fixture
-def make_forecaster(make_trained_pair: MakeForecaster) -> MakeForecaster:
-    return make_trained_pair
+def unseen_days(request: pytest.FixtureRequest) -> dict[int, int]:
+    """Last days of history that a version, by its number, did not learn from; ``DAYS`` without."""
+    days: dict[int, int] = getattr(request, "param", {})
+    return days
+
+
+@pytest.fixture
+def make_forecaster(
+    make_trained_pair: MakeForecaster, panel: Panel, unseen_days: dict[int, int]
+) -> MakeForecaster:
+    """The trained pair, as if they were trained before ``past_rows`` were known."""
+
+    def make(folder: Path) -> Forecaster:
+        ensemble = make_trained_pair(folder).ensemble
+        unseen = unseen_days.get(int((folder / "model.txt").read_text()), DAYS)
+        data = ensemble.card["data"] | {"last_day": format_iso_day(panel.last_day - unseen)}
+        return Forecaster(panel, Ensemble(ensemble.members, ensemble.card | {"data": data}))
+
+    return make
 
 
 @pytest.fixture
@@ -130,6 +148,7 @@ def score(
         "stores": len({row["Store"] for row in rows}),
         "rmspe": pytest.approx(np.sqrt(np.mean(error**2))),
         "bias": pytest.approx(np.sum(sales) / np.sum(actual) - 1),
+        "in_training": 0,
     }
 
 
@@ -244,6 +263,42 @@ def test_ab_comparison_equals_manual_computation(
         "chance": None,
         "better_stores": None,
     }
+
+
+@pytest.mark.parametrize("mode", ["shadow", "ab"])
+@pytest.mark.parametrize("unseen_days", [{2: 4}, {1: 0, 2: 0}], indirect=True)
+def test_rows_in_training_are_counted_and_not_scored(
+    mode: str,
+    unseen_days: dict[int, int],
+    experiment: Run,
+    past_rows: list[dict[str, Any]],
+    actual: np.ndarray,
+    panel: Panel,
+) -> None:
+    """Version 2 learned from all but 4 of the days, then both from all."""
+    origin = {"as_of": format_iso_day(panel.last_day - DAYS)}
+    with experiment(experiment=mode, log_flush_seconds=0.05) as client:
+        sales = np.array(predict(client, past_rows, **origin)["predictions"])
+        comparison = wait_for_rows(client, len(past_rows) * (1 + (mode == "shadow"))).comparison
+    assert comparison is not None and comparison.known_sales is not None
+    known = (actual > 0) & (np.array([row["Open"] for row in past_rows]) > 0)
+    days_back = np.tile(np.arange(DAYS)[::-1], len(panel.store_numbers))
+    is_challenger = np.array([hash_fraction("1", row["Store"]) < 0.4 for row in past_rows])
+    scores = {1: comparison.known_sales.production, 2: comparison.known_sales.challenger}
+    for version, answered in ((1, ~is_challenger), (2, is_challenger)):
+        part = known if mode == "shadow" else known & answered
+        unseen = [unseen_days.get(n, DAYS) for n in ((1, 2) if mode == "shadow" else (version,))]
+        scored = part & (days_back < min(unseen))
+        score_of_version = scores[version]
+        assert score_of_version.rows == scored.sum()
+        assert score_of_version.in_training == part.sum() - scored.sum()
+        if mode == "ab" and scored.any():
+            error = np.sqrt(np.mean((sales[scored] / actual[scored] - 1) ** 2))
+            assert score_of_version.rmspe == pytest.approx(error)
+    none_scored = not (scores[1].rows or scores[2].rows)
+    assert (scores[1].rmspe is None) == none_scored == (unseen_days == {1: 0, 2: 0})
+    assert ("learned from" in comparison.reason) == none_scored
+    assert (comparison.known_sales.chance is None) == (mode == "ab" or none_scored)
 
 
 def test_without_known_sales_only_agreement_is_reported(experiment: Run, row: MakeRow) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rossmann.errors import RossmannError
 from rossmann.models.evaluation.metrics import bias, permutation_test, rmspe
+from rossmann.models.inference.row_warnings import TrainingSpan, is_in_training
 from rossmann.schema import FloatArray
 from rossmann.serving.experiments.shadow import RunningExperiment
 from rossmann.serving.runtime.cpu_affinity import unpinned
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
         TrialRole,
     )
 
-    VersionRows = tuple[int, DistinctRows]
-
 
 COMPARISON_TTL: Final = 15.0
 """Seconds for which a comparison is cached."""
@@ -47,6 +46,21 @@ LARGE_DIFFERENCE: Final = 0.1
 """Relative difference of two forecasts that counts as large."""
 _OFF: Final = "no experiment runs: ROSSMANN_EXPERIMENT is off"
 _NO_LOG: Final = "nothing is logged: ROSSMANN_PREDICTION_LOG is off"
+_ALL_IN_TRAINING: Final = (
+    "all days with known sales are days that the versions learned from: no evidence of accuracy"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedVersion:
+    """A version's number, and the days that it learned from."""
+
+    number: int
+    training: TrainingSpan
+
+    def is_in_training(self, rows: "DistinctRows") -> npt.NDArray[np.bool_]:
+        """Which rows (n,) are no evidence of its accuracy."""
+        return is_in_training(rows.day, rows.open, *self.training)
 
 
 @dataclass(slots=True)
@@ -158,23 +172,42 @@ class ExperimentReport:
         if len(starts) < 2:
             comparison.reason = "the log has no rows of both versions yet"
             return
-        since = comparison.since = max(starts)
-        panel = self._service.panel
+        comparison.since = max(starts)
         if role == "shadow":
             pairs = log.pairs(role, challenger, production, comparison.looked_from)
             comparison.agreement = agreement(pairs)
-            comparison.known_sales = score_same_rows(panel, pairs, challenger, production)
-            return
+            comparison.known_sales = score_same_rows(
+                self._service.panel, pairs, self._compared(challenger), self._compared(production)
+            )
+        else:
+            comparison.known_sales = self._score_ab(running, log, pair, comparison.since)
+        scored = comparison.known_sales
+        if scored is not None and not scored.challenger.rows and not scored.production.rows:
+            comparison.reason = _ALL_IN_TRAINING
+
+    def _score_ab(
+        self,
+        running: RunningExperiment,
+        log: "ExperimentLog",
+        pair: tuple[int, int],
+        since: datetime,
+    ) -> ActualsComparison | None:
+        challenger, production = pair
         # Only stores that are assigned so today: the share may have been another one before.
         is_challenger = running.experiment.assigner.is_challenger
-        versions = []
+        parts = []
         for version, rows, challenges in (
-            (challenger, log.version_rows(role, challenger, since), True),
+            (challenger, log.version_rows("challenger", challenger, since), True),
             (production, log.version_rows("answer", production, since), False),
         ):
             keep = is_challenger(rows.store) == challenges if len(rows.store) else None
-            versions.append((version, rows if keep is None else rows.take(keep)))
-        comparison.known_sales = score_separate_stores(panel, versions[0], versions[1])
+            parts.append((self._compared(version), rows if keep is None else rows.take(keep)))
+        return score_separate_stores(self._service.panel, parts[0], parts[1])
+
+    def _compared(self, version: int) -> ComparedVersion:
+        """Raises ``ModelError`` or ``ServiceError`` where the version cannot be loaded."""
+        forecaster = self._service.versions.load(version).served.forecaster
+        return ComparedVersion(version, forecaster.training_span)
 
     def close(self) -> None:
         """Cancel a running comparison, and end the thread."""
@@ -236,35 +269,47 @@ def _store_sales(panel: "Panel", store: int, rows: "DistinctRows") -> FloatArray
 
 
 def score_same_rows(
-    panel: "Panel", pairs: "DistinctRows", challenger: int, production: int
+    panel: "Panel", pairs: "DistinctRows", challenger: ComparedVersion, production: ComparedVersion
 ) -> ActualsComparison | None:
-    """Both versions on the same rows, with a test; None where no sales are known."""
+    """Both versions on the same rows, with a test; None where no sales are known.
+
+    Rows in training of either are left out.
+    """
     actuals = actual_sales(panel, pairs)
     known = np.isfinite(actuals)
     if not known.any():
         return None
-    actuals, rows = actuals[known], pairs.take(known)
-    test = permutation_test(rows.store, rows.day, actuals, rows.sales, rows.production_forecast)
+    learned = challenger.is_in_training(pairs) | production.is_in_training(pairs)
+    scored, left_out = known & ~learned, int((known & learned).sum())
+    actuals, rows = actuals[scored], pairs.take(scored)
+    forecasts = rows.sales, rows.production_forecast
+    test = permutation_test(rows.store, rows.day, actuals, *forecasts) if scored.any() else None
     return ActualsComparison(
         paired=True,
-        challenger=_score(challenger, rows.store, actuals, rows.sales),
-        production=_score(production, rows.store, actuals, rows.production_forecast),
-        chance=test.p_value,
-        better_stores=test.share_of_stores_better,
+        challenger=_score(challenger, rows.store, actuals, forecasts[0], left_out),
+        production=_score(production, rows.store, actuals, forecasts[1], left_out),
+        chance=None if test is None else test.p_value,
+        better_stores=None if test is None else test.share_of_stores_better,
     )
 
 
 def score_separate_stores(
-    panel: "Panel", challenger: "VersionRows", production: "VersionRows"
+    panel: "Panel",
+    challenger: "tuple[ComparedVersion, DistinctRows]",
+    production: "tuple[ComparedVersion, DistinctRows]",
 ) -> ActualsComparison | None:
-    """Each version on stores of its own; None where sales are known for neither."""
+    """Each version on stores of its own; None where sales are known for neither.
+
+    A version's rows in training are left out.
+    """
     scores = []
     for version, rows in (challenger, production):
         actuals = actual_sales(panel, rows)
-        known = np.isfinite(actuals)
-        scored = rows.take(known)
-        scores.append(_score(version, scored.store, actuals[known], scored.sales))
-    if not scores[0].rows and not scores[1].rows:
+        known, learned = np.isfinite(actuals), version.is_in_training(rows)
+        kept = known & ~learned
+        scored, left_out = rows.take(kept), int((known & learned).sum())
+        scores.append(_score(version, scored.store, actuals[kept], scored.sales, left_out))
+    if not any(score.rows or score.in_training for score in scores):
         return None
     return ActualsComparison(
         paired=False, challenger=scores[0], production=scores[1], chance=None, better_stores=None
@@ -272,13 +317,18 @@ def score_separate_stores(
 
 
 def _score(
-    version: int, store: npt.NDArray[np.int32], actuals: FloatArray, sales: FloatArray
+    version: ComparedVersion,
+    store: npt.NDArray[np.int32],
+    actuals: FloatArray,
+    sales: FloatArray,
+    left_out: int,
 ) -> VersionScore:
     has_rows = len(actuals) > 0
     return VersionScore(
-        model_version=version,
+        model_version=version.number,
         rows=len(actuals),
         stores=len(np.unique(store)),
         rmspe=rmspe(actuals, sales) if has_rows else None,
         bias=bias(actuals, sales) if has_rows else None,
+        in_training=left_out,
     )

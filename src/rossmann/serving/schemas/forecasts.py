@@ -70,9 +70,19 @@ class Interval(BaseModel):
 
 
 class WarningMessage(BaseModel):
-    """A warning: what it is about, how many rows it touches, and the first of them."""
+    """A warning: what it is about, how many rows it touches, and the first of them.
 
-    type: str
+    ``in_training``: open days that the version which answers learned from. Their forecasts are no
+    evidence of accuracy.
+    """
+
+    type: Annotated[
+        str,
+        Field(
+            description="horizon, no_schedule, short_history, reopened, in_training, day_of_week,"
+            " open_unsaid or experiment; there may be more"
+        ),
+    ]
     msg: str
     count: int
     rows: list[int]

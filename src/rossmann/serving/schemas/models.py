@@ -121,21 +121,26 @@ class Agreement(BaseModel):
 
 
 class VersionScore(BaseModel):
-    """A version on ``rows`` whose sales are known: error, and total over sold total less 1."""
+    """A version on ``rows`` whose sales are known: error, and total over sold total less 1.
+
+    ``in_training``: further rows whose sales are known, which are left out because their day is one
+    that a scored version learned from.
+    """
 
     model_version: int
     rows: int
     stores: int
     rmspe: float | None
     bias: float | None
+    in_training: int = 0
 
 
 class ActualsComparison(BaseModel):
     """Both versions against what was sold.
 
     ``paired``: on the same rows. Then ``chance`` is the p-value of the challenger's better error,
-    and ``better_stores`` the share of stores where it errs less. Not paired: each on stores of its
-    own, so a difference may be the stores'.
+    and ``better_stores`` the share of stores where it errs less; both are null without a row. Not
+    paired: each on stores of its own, so a difference may be the stores'.
     """
 
     paired: bool
