@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from rossmann.addresses import host_and_port, is_this_machine, redact_password, sqlite_url, url_host
 from rossmann.errors import SettingsError
 from rossmann.settings import load_settings
-
-ODD_NAME = "a b %20 100% c?d=1 #e ~f & é"
+from tests.fixtures.networks import ODD_NAME
 
 
 @pytest.mark.parametrize(

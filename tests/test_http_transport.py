@@ -14,17 +14,12 @@ from rossmann.errors import ServiceError, SettingsError
 from rossmann.http_transport import find_proxy, open_transport
 from rossmann.models.registry.registry import Registry
 from rossmann.serving.client.client import Client
-
-VARIABLES = [
-    name
-    for scheme in ("http", "https", "all", "no")
-    for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
-]
+from tests.fixtures.networks import PROXY_VARIABLES
 
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -125,7 +120,7 @@ def test_malformed_variable_is_named(
 def test_malformed_variable_does_not_matter_on_loopback(
     value: str, hello: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in VARIABLES[:6]:
+    for name in PROXY_VARIABLES[:6]:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_PROXY", "fe80::/10,[,:")
     with Registry(f"http://127.0.0.1:{hello}") as registry:

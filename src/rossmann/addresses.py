@@ -58,11 +58,11 @@ def _is_bindable(address: str) -> bool:
     return True
 
 
-def sqlite_url(path: Path) -> str:
+def sqlite_url(path: Path, driver: str = "sqlite") -> str:
     """SQLAlchemy's URL of a SQLite file; characters such as ``?`` and ``%`` are escaped."""
     from sqlalchemy import URL
 
-    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    return URL.create(driver, database=str(path)).render_as_string(hide_password=False)
 
 
 def redact_password(url: str) -> str:

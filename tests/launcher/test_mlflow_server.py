@@ -4,16 +4,23 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+import sqlalchemy as sa
 
+from rossmann.addresses import sqlite_url
 from rossmann.launcher import mlflow_server as server_module
 from rossmann.launcher.mlflow_server import allowed_hosts, server_command, server_environment
+from rossmann.models.publishing.register import register
+from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.models.registry.registry import Registry
 from rossmann.settings import Settings, load_settings
+from tests.fixtures.networks import ODD_NAME, free_port
 
 
 @pytest.fixture
@@ -68,6 +75,74 @@ def test_broken_database_is_a_one_line_error(settings: Settings) -> None:
     assert server.returncode == 1
     assert "error: MLflow cannot use its database" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("revision", "words"),
+    [
+        ("ffff00001111", ["newer MLflow", "ffff00001111", "ROSSMANN_DATA_DIR"]),
+        ("451aebb31d03", ["older MLflow", "-m mlflow db upgrade sqlite+pysqlite:///"]),
+    ],
+    ids=["newer", "older"],
+)
+def test_database_of_another_mlflow_is_named_as_newer_or_older(
+    revision: str, words: list[str], settings: Settings
+) -> None:
+    """A real database, whose schema version is another release's."""
+    first = start(settings)
+    assert first.stderr is not None
+    assert any("Uvicorn running" in line for line in iter(first.stderr.readline, ""))
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=30)
+    engine = sa.create_engine(sqlite_url(settings.mlflow_dir / "mlflow.db"))
+    with engine.begin() as connection:
+        update = f"UPDATE alembic_version SET version_num = '{revision}'"
+        assert connection.exec_driver_sql(update).rowcount == 1
+    engine.dispose()
+    server = start(settings)
+    _, error = server.communicate(timeout=120)
+    assert server.returncode == 1
+    last = error.splitlines()[-1]
+    assert last.startswith("error: the database sqlite+pysqlite:///")
+    assert all(word in last for word in words), last
+    assert "Traceback" not in error
+
+
+def test_data_folder_of_any_name_holds_database_and_artifacts(
+    running_mlflow: Callable[[Path, dict[str, str]], AbstractContextManager[str]],
+    trained: TrainedModel,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / ODD_NAME
+    folder.mkdir()
+    with running_mlflow(folder, {}) as uri:
+        version = register(trained, load_settings(mlflow_tracking_uri=uri), "odd-folder")
+        with Registry(uri, "odd-folder") as registry:
+            copy = registry.fetch(version.version, tmp_path / "copies")
+        assert (copy / "ensemble.json").is_file()
+    assert (folder / "mlflow" / "mlflow.db").stat().st_size > 0
+    assert list((folder / "mlflow" / "artifacts").rglob("ensemble.json"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ODD_NAME, "copies"])
+    assert sorted(path.name for path in folder.iterdir()) == ["mlflow", "server.log"]
+
+
+@pytest.mark.usefixtures("ipv6")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_server_listens_on_ipv6(host: str, tmp_path: Path) -> None:
+    settings = load_settings(
+        data_dir=tmp_path, host=host, mlflow_port=free_port("::1"), mlflow_tracking_uri=""
+    )
+    server = start(settings)
+    try:
+        assert server.stderr is not None
+        lines = iter(server.stderr.readline, "")
+        assert any("Uvicorn running" in line for line in lines)
+        with Registry(settings.tracking_uri) as registry:
+            registry.ping()
+            assert registry.versions() == []
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=30)
 
 
 @pytest.mark.parametrize(

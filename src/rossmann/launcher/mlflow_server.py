@@ -45,7 +45,8 @@ def server_environment(settings: Settings) -> dict[str, str]:
     """Variables that the server needs in addition to the present environment."""
     folder = settings.mlflow_dir
     return {
-        _BACKEND: sqlite_url(folder / "mlflow.db"),
+        # Where a URL begins with sqlite:///, MLflow makes a folder of the escaped name.
+        _BACKEND: sqlite_url(folder / "mlflow.db", "sqlite+pysqlite"),
         _ARTIFACT_ROOT: _PROXY_ROOT,
         _ARTIFACT_FOLDER: (folder / "artifacts").as_uri(),
         _SERVE_ARTIFACTS: "true",

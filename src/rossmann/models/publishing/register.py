@@ -154,10 +154,11 @@ def _log_model(files: _VersionFiles) -> tuple[str, str]:
 def _create_version(
     trained: TrainedModel, files: _VersionFiles, name: str, source: str, model_id: str, run_id: str
 ) -> int:
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, get_tracking_uri
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient()
+    # Without the second address it would take a registry that this process has set.
+    client = MlflowClient(get_tracking_uri(), get_tracking_uri())
     try:
         client.create_registered_model(name, description="Daily sales of each store, 48 days on.")
     except MlflowException as error:

@@ -38,9 +38,9 @@ def add_base_path(app: FastAPI, base_path: str) -> None:
     if not base_path:
         return
     first = base_path.split("/")[1]
-    taken = {
-        str(getattr(route, "path", "")).partition("/")[2].partition("/")[0] for route in app.routes
-    }
+    # Routes of included routers are in the document only, those of /docs among the routes only.
+    paths = [*app.openapi()["paths"], *(str(getattr(route, "path", "/")) for route in app.routes)]
+    taken = {path.split("/")[1] for path in paths}
     if first in taken:
         raise SettingsError(
             f"ROSSMANN_API_BASE_PATH: {base_path} begins as a path of the API does (/{first});"
