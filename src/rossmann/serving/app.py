@@ -135,7 +135,7 @@ def _add_routes(app: FastAPI, components: AppComponents) -> None:
     add_row_routes(app, components.predict_handler)
     app.include_router(health_router(app.version, service, components.collector))
     app.include_router(model_router(service, access_control))
-    catalogs = StoreCatalogCache(lambda: service.panel)
+    catalogs = StoreCatalogCache(lambda: service.panel, service.backtest)
     app.include_router(store_router(catalogs, access_control))
     app.include_router(experiment_router(components.report, access_control))
     add_file_route(app, components.batch_handler)

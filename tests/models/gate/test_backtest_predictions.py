@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from rossmann.errors import CorruptModelError
-from rossmann.models.gate.backtest_predictions import PREDICTIONS_FILE, read_predictions
+from rossmann.models.gate.backtest_predictions import (
+    PREDICTIONS_FILE,
+    BacktestPredictions,
+    NewestForecasts,
+    WindowPredictions,
+    read_predictions,
+)
 from rossmann.models.publishing.trained_model import TrainedModel
 
 
@@ -42,3 +48,39 @@ def test_a_truncated_file_raises_an_error(trained: TrainedModel, tmp_path: Path)
     (tmp_path / PREDICTIONS_FILE).write_bytes(content[: len(content) // 2])
     with pytest.raises(CorruptModelError):
         read_predictions(tmp_path / PREDICTIONS_FILE)
+
+
+def window(
+    origin: str, store: list[int], day: list[int], forecast: list[float]
+) -> WindowPredictions:
+    values = np.array(forecast)
+    columns = np.array(store, np.int32), np.array(day, np.int32), values, values, values
+    return WindowPredictions(origin, 48, *columns)
+
+
+def test_newest_forecast_of_a_day_is_from_the_newest_origin() -> None:
+    windows = (
+        window("2015-05-01", [2, 1, 1], [10, 11, 12], [1.0, 2.0, 3.0]),
+        window("2015-04-01", [1, 1, 3], [11, 10, 12], [4.0, 5.0, 6.0]),
+    )
+    newest = NewestForecasts(BacktestPredictions(windows, {}))
+    old, new = "2015-04-01", "2015-05-01"
+    assert newest.of_store(1, 0, 99) == {10: (old, 5.0), 11: (new, 2.0), 12: (new, 3.0)}
+    assert newest.of_store(1, 11, 11) == {11: (new, 2.0)}
+    assert newest.of_store(2, 11, 99) == newest.of_store(4, 0, 99) == newest.of_store(0, 0, 9) == {}
+    assert newest.of_store(3, 12, 12) == {12: (old, 6.0)}
+
+
+def test_newest_forecasts_of_no_window_are_empty() -> None:
+    assert NewestForecasts(BacktestPredictions((), {})).of_store(1, 0, 99) == {}
+
+
+def test_newest_forecasts_hold_every_row_of_a_trained_version(trained: TrainedModel) -> None:
+    predictions = read_predictions(trained.folder / PREDICTIONS_FILE)
+    newest = NewestForecasts(predictions)
+    for one in predictions.windows:  # windows of one training do not overlap
+        for n in range(0, len(one.store), 97):
+            day = int(one.day[n])
+            assert newest.of_store(int(one.store[n]), day, day) == {
+                day: (one.origin, one.forecast[n])
+            }

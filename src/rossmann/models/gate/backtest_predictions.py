@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,46 @@ class BacktestPredictions:
 
     windows: tuple[WindowPredictions, ...]
     coverage: dict[str, dict[str, float]]
+
+
+class DayForecast(NamedTuple):
+    """Forecast of a store's day in sales, from the origin ``as_of`` (YYYY-MM-DD)."""
+
+    as_of: str
+    forecast: float
+
+
+class NewestForecasts:
+    """Of each store and day of a backtest, the forecast from the newest origin before the day."""
+
+    def __init__(self, predictions: BacktestPredictions) -> None:
+        windows = sorted(predictions.windows, key=lambda window: window.origin)
+        self._origins = [window.origin for window in windows]
+        store, day, number, forecast = (
+            np.concatenate([np.empty(0, dtype), *parts]).astype(dtype)
+            for parts, dtype in (
+                ([window.store for window in windows], np.int32),
+                ([window.day for window in windows], np.int32),
+                ([np.full(len(w.store), n) for n, w in enumerate(windows)], np.int32),
+                ([window.forecast for window in windows], np.float64),
+            )
+        )
+        order = np.lexsort((number, day, store))
+        store, day = store[order], day[order]
+        newest = np.append((store[1:] != store[:-1]) | (day[1:] != day[:-1]), len(store) > 0)
+        newest = newest[: len(store)]
+        kept = order[newest]
+        self._store, self._day = store[newest], day[newest]
+        self._window, self._forecast = number[kept], forecast[kept]
+
+    def of_store(self, store: int, first: int, last: int) -> dict[int, DayForecast]:
+        """The forecasts of a store's days from ``first`` to ``last``, by epoch day."""
+        start, end = np.searchsorted(self._store, [store, store + 1])
+        low, high = start + np.searchsorted(self._day[start:end], [first, last + 1])
+        return {
+            int(self._day[i]): DayForecast(self._origins[self._window[i]], float(self._forecast[i]))
+            for i in range(low, high)
+        }
 
 
 def from_outcomes(outcomes: "Sequence[WindowForecasts]") -> BacktestPredictions:

@@ -145,7 +145,10 @@ class Client:
         return self._get(f"/stores/{number:d}", StoreSummary)
 
     def history(self, number: int, days: int = 90, until: str | None = None) -> StoreHistory:
-        """The last ``days`` days of a store, up to ``until`` (YYYY-MM-DD) or the end of history."""
+        """The last ``days`` days of a store, up to ``until`` (YYYY-MM-DD) or the end of history.
+
+        To compare sales with a forecast, use the days' ``backtest``.
+        """
         params = {"days": days} | ({"until": until} if until else {})
         return self._get(f"/stores/{number:d}/history", StoreHistory, params)
 

@@ -11,16 +11,19 @@ import numpy as np
 
 from rossmann.errors import CorruptModelError, DataNotFoundError, RossmannError
 from rossmann.logging_config import get_logger
-from rossmann.models.gate.gate import validate
+from rossmann.models.gate.backtest_predictions import BacktestPredictions
+from rossmann.models.gate.gate import load_predictions, validate
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import Dataset
+from rossmann.serving.runtime.backtest_forecasts import BacktestForecasts, VersionBacktest
 from rossmann.serving.runtime.cpu_affinity import run_unpinned
 from rossmann.serving.runtime.registry_snapshot import (
     STARTUP_TIMEOUT,
     ModelRegistry,
     has_cached_production,
 )
+from rossmann.serving.runtime.version_cache import LoadedVersion
 from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.serving.schemas.models import DataInfo
 from rossmann.settings import Settings
@@ -40,7 +43,8 @@ class Service:
     """The versions over a panel, and the registry that they come from.
 
     ``run_gate`` raises ``GateRejectedError`` for a version that may not become Production, and
-    returns the version that it was compared with. ``reload_data`` takes over a new data version.
+    returns the version that it was compared with. ``reload_data`` takes over a new data version,
+    and the backtest of a new Production version, which ``backtest`` returns.
     """
 
     initial_panel: "Panel"
@@ -48,6 +52,7 @@ class Service:
     registry: ModelRegistry
     run_gate: Callable[[int], int | None]
     reload_data: Callable[[], None] = lambda: None
+    backtest: Callable[[], VersionBacktest | None] = lambda: None
 
     @property
     def panel(self) -> "Panel":
@@ -147,12 +152,19 @@ def build_service(settings: Settings) -> Service:
     with startup_timeout(registry, settings):
         versions.start()
     reloader = DataReloader(settings, versions, panel(), load, warm_up)
+    backtests = BacktestForecasts(versions, partial(_load_backtest, registry))
+
+    def reload_data() -> None:
+        reloader.reload_if_changed()
+        backtests.refresh()
+
     return Service(
         panel(),
         versions,
         registry,
         run_unpinned(lambda version: _run_gate(registry, version, settings)),
-        reloader.reload_if_changed,
+        reload_data,
+        backtests.current,
     )
 
 
@@ -161,6 +173,13 @@ def _run_gate(registry: Registry, version: int, settings: Settings) -> int | Non
     verdict = validate(registry, version, settings)
     verdict.raise_if_failed()
     return verdict.compared_to
+
+
+def _load_backtest(registry: Registry, served: LoadedVersion) -> BacktestPredictions:
+    version = registry.find(served.version)
+    if version.run_id != served.run_id:
+        raise CorruptModelError(f"version {served.version} in the registry is another one now")
+    return load_predictions(registry, version)
 
 
 def open_registry(settings: Settings) -> Registry:

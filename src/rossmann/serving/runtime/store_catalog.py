@@ -11,9 +11,12 @@ import polars as pl
 
 from rossmann.epoch_days import format_iso_day, parse_iso_day, weekday_of
 from rossmann.errors import ErrorDetail, RequestError
+from rossmann.models.gate.backtest_predictions import DayForecast
 from rossmann.models.inference.row_checks import check_stores, format_value, last_forecast_day
 from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES
+from rossmann.serving.runtime.backtest_forecasts import VersionBacktest
 from rossmann.serving.schemas.stores import (
+    BacktestForecast,
     PastDay,
     PlannedRow,
     StoreHistory,
@@ -24,6 +27,9 @@ from rossmann.serving.schemas.stores import (
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
 
+
+FindBacktest = Callable[[], VersionBacktest | None]
+"""Returns the backtest of the Production version; None while it has none."""
 
 _YEAR: Final = 364
 """Days of a summary's mean sales: whole weeks."""
@@ -57,9 +63,15 @@ def read_store_attributes(folder: Path) -> dict[int, StoreAttributes]:
 class StoreCatalog:
     """Stores of one panel; methods raise ``RequestError`` for unknown stores and days."""
 
-    def __init__(self, panel: "Panel", attributes: Mapping[int, StoreAttributes]) -> None:
+    def __init__(
+        self,
+        panel: "Panel",
+        attributes: Mapping[int, StoreAttributes],
+        backtest: FindBacktest = lambda: None,
+    ) -> None:
         self._panel = panel
         self._attributes = attributes
+        self._backtest = backtest
 
     @cached_property
     def _summaries(self) -> dict[int, StoreSummary]:
@@ -91,21 +103,29 @@ class StoreCatalog:
         )
 
     def history(self, number: int, days: int, until: str | None) -> StoreHistory:
-        """The last ``days`` days up to ``until``, or up to the end of history."""
+        """The last ``days`` days up to ``until``, or up to the end of history.
+
+        With Production's backtest forecasts, where they are loaded.
+        """
         self._require_store(number)
         first, last = self._panel.first_day, self._panel.last_day
         end = last if until is None else _parse_day("until", until, first, last)
         past = self._panel.history(number, end, days)
         unknown = np.isnan(past.sales)
+        backtest = self._backtest()
+        first_day = int(past.day[0])
+        forecasts = {} if backtest is None else backtest.forecasts.of_store(number, first_day, end)
         return StoreHistory(
             store=number,
             until=format_iso_day(end),
+            backtest_version=None if backtest is None else backtest.version,
             days=[
                 PastDay(
                     Date=format_iso_day(past.day[at]),
                     Sales=None if unknown[at] else float(past.sales[at]),
                     Open=int(past.open[at]),
                     Promo=int(past.promo[at]),
+                    backtest=_backtest_forecast(forecasts.get(int(past.day[at]))),
                 )
                 for at in range(len(past.day))
             ],
@@ -145,10 +165,14 @@ class StoreCatalog:
 
 
 class StoreCatalogCache:
-    """The catalog of the panel in service, rebuilt when the panel changes."""
+    """The catalog of the panel in service, rebuilt when the panel changes.
 
-    def __init__(self, panel: Callable[[], "Panel"]) -> None:
+    ``backtest``: returns Production's backtest, None while it has none.
+    """
+
+    def __init__(self, panel: Callable[[], "Panel"], backtest: FindBacktest = lambda: None) -> None:
         self._panel = panel
+        self._backtest = backtest
         self._current: tuple[Panel, StoreCatalog] | None = None
 
     def get(self) -> StoreCatalog:
@@ -156,9 +180,14 @@ class StoreCatalogCache:
         panel, current = self._panel(), self._current
         if current is None or current[0] is not panel:
             # Two threads may both build it, with the same content.
-            current = (panel, StoreCatalog(panel, read_store_attributes(panel.info.folder)))
+            attributes = read_store_attributes(panel.info.folder)
+            current = (panel, StoreCatalog(panel, attributes, self._backtest))
             self._current = current
         return current[1]
+
+
+def _backtest_forecast(day: DayForecast | None) -> BacktestForecast | None:
+    return None if day is None else BacktestForecast(as_of=day.as_of, forecast=day.forecast)
 
 
 def _parse_day(name: str, text: str, low: int, high: int) -> int:

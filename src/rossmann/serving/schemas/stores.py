@@ -18,21 +18,36 @@ class StoreSummary(BaseModel):
     mean_sales: float | None
 
 
+class BacktestForecast(BaseModel):
+    """Forecast of a past day, as it was planned, by members fitted on no day after ``as_of``."""
+
+    as_of: date
+    forecast: float
+
+
 class PastDay(BaseModel):
-    """A day of a store's history; ``Sales`` is null where they are unknown."""
+    """A day of a store's history; ``Sales`` is null where they are unknown.
+
+    ``backtest``: what to compare ``Sales`` with; null for days that no backtest window holds.
+    """
 
     Date: date
     Sales: float | None
     Open: int
     Promo: int
+    backtest: BacktestForecast | None = None
 
 
 class StoreHistory(BaseModel):
-    """A store's days up to ``until``, oldest first."""
+    """A store's days up to ``until``, oldest first.
+
+    ``backtest_version``: the Production version whose backtest its days have; null without one.
+    """
 
     store: int
     until: date
     days: list[PastDay]
+    backtest_version: int | None = None
 
 
 class PlannedRow(BaseModel):
