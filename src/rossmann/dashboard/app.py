@@ -1,35 +1,34 @@
 """Frame of the dashboard: its three pages, and the state of the service in the sidebar."""
 
 from functools import partial
+from pathlib import Path
+from typing import Final
 
 import streamlit as st
 
 from rossmann.dashboard.batch.page import show_batch
 from rossmann.dashboard.home import show_home
+from rossmann.dashboard.shared.error_boundary import error_boundary, retry_is_due
+from rossmann.dashboard.shared.page_style import DEMO_NOTE_KEY, PAGE_STYLE
 from rossmann.dashboard.shared.service_state import (
     REFRESH_SECONDS,
     ServiceStatus,
     data_label,
-    error_boundary,
     service_status,
 )
 from rossmann.dashboard.single.form import show_single
 from rossmann.logging_config import configure_logging
+from rossmann.schema import Dataset
 
-SIDEBAR_PIXELS = 240
-_PAGE_PADDING = "<style>.stMainBlockContainer {padding-top: 3rem; padding-bottom: 3rem}</style>"
+TITLE: Final = "Rossmann Forecasting"
+FAVICON: Final = Path(__file__).with_name("favicon.svg")
 
 
 def run() -> None:
     """Draw the page that the URL names; Streamlit calls this on every interaction."""
     configure_logging()
-    st.set_page_config(
-        "Rossmann Forecasting",
-        page_icon=":material/storefront:",
-        layout="wide",
-        initial_sidebar_state=SIDEBAR_PIXELS,
-    )
-    st.html(_PAGE_PADDING)
+    # Before the navigation: else the browser fetches the page's icon from outside as its favicon.
+    st.set_page_config(page_icon=FAVICON, layout="wide")
     single = st.Page(
         show_single, title="Single prediction", icon=":material/storefront:", url_path="single"
     )
@@ -38,21 +37,25 @@ def run() -> None:
         partial(show_home, single, batch), title="Home", icon=":material/home:", default=True
     )
     page = st.navigation([home, single, batch])
-    with st.sidebar:
-        status_sidebar()
+    st.set_page_config(f"{page.title} · {TITLE}")
+    st.html(PAGE_STYLE)
+    _show_demo_note()
     with error_boundary():
         page.run()
+    # Last: while the state is drawn, the page's own calls have been made.
+    with st.sidebar:
+        status_sidebar()
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def status_sidebar() -> None:
-    """Show the state of the service; when it is available again, draw the page again."""
+    """Show the state of the service; draw a page that failed again when the service responds."""
     with error_boundary():
         status = service_status()
         was_away = st.session_state.get("away", False)
         st.session_state["away"] = status.health is None
         _show_status(status)
-        if was_away and status.health is not None:
+        if status.health is not None and (retry_is_due() or was_away):
             st.rerun()
 
 
@@ -67,6 +70,16 @@ def _show_status(status: ServiceStatus) -> None:
     if status.health.status != "healthy":
         st.badge("Not all is well", icon=":material/warning:", color="orange")
         st.caption("Forecasts go on. Home says what is amiss.")
+
+
+def _show_demo_note() -> None:
+    """The sidebar's warning of demo data, for screens on which the sidebar is folded away."""
+    with st.container(key=DEMO_NOTE_KEY), error_boundary():
+        info = service_status().info
+        if info is not None and info.data.panel.dataset == Dataset.DEMO:
+            label, colour, description = data_label(info.data.panel)
+            st.badge(label, icon=":material/database:", color=colour)
+            st.caption(description)
 
 
 if __name__ == "__main__":  # as Streamlit runs it

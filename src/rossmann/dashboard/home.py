@@ -6,14 +6,14 @@ from streamlit.navigation.page import Page
 
 import rossmann
 from rossmann.dashboard.shared.charts import accuracy_chart
-from rossmann.dashboard.shared.inputs import short_date
+from rossmann.dashboard.shared.dates import short_date
+from rossmann.dashboard.shared.error_boundary import SERVICE_AWAY, error_boundary
+from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.service_state import (
-    HOW_TO_START,
     REFRESH_SECONDS,
     Colour,
     ServiceStatus,
     data_label,
-    error_boundary,
     service_status,
 )
 from rossmann.serving.schemas.models import ModelInfo
@@ -40,8 +40,12 @@ def _show_services() -> None:
         _show_cards(status)
         if status.info is None:
             st.error(
-                f"**The prediction service does not answer.** {HOW_TO_START}",
+                f"**The prediction service does not answer.** {SERVICE_AWAY}",
                 icon=":material/cloud_off:",
+            )
+            _show_operator_help(
+                f"{status.error}\n\nStart it with `bash scripts/launch_dashboard.sh`, "
+                "or the service alone with `rossmann serve`."
             )
 
 
@@ -75,13 +79,19 @@ def _show_cards(status: ServiceStatus) -> None:
         if away:
             st.warning(
                 "The model registry is away. Forecasts go on from the service's own copy of the "
-                "model; a new version cannot be taken over until it is back. Start it with "
-                "`bash scripts/start_mlflow.sh`.",
+                "model; a new version cannot be taken over until it is back.",
                 icon=":material/inventory_2:",
             )
+            _show_operator_help("Start it with `bash scripts/start_mlflow.sh`.")
         elif health.status != "healthy":
             st.warning(f"The service is not at its best: {health.reason}", icon=":material/info:")
     _show_card(columns[2], "Dashboard", "Running", "green", f"Version {rossmann.__version__}")
+
+
+def _show_operator_help(text: str) -> None:
+    """What to do, for those who run the service; planners need not read it."""
+    with st.expander("For those who run the service", icon=":material/terminal:"):
+        st.markdown(text)
 
 
 def _show_card(column: DeltaGenerator, name: str, state: str, colour: Colour, detail: str) -> None:
@@ -119,7 +129,8 @@ def _show_data(info: ModelInfo) -> None:
     st.badge(label, icon=":material/database:", color=colour)
     sentences = [description]
     if panel.stores and panel.rows:
-        sentences.append(f"{panel.stores:,} stores, {panel.rows:,} days of sales.")
+        stores, rows = (number_format().whole(count) for count in (panel.stores, panel.rows))
+        sentences.append(f"{stores} stores, {rows} days of sales.")
     if panel.schedule_end:
         sentences.append(
             f"Promotions and holidays are planned to {short_date(panel.schedule_end)}."

@@ -9,7 +9,14 @@ import pytest
 
 from rossmann.dashboard.batch import job
 from rossmann.dashboard.batch.job import BatchRun
-from rossmann.dashboard.batch.tables import by_day, by_store, result_table, to_csv, to_excel
+from rossmann.dashboard.batch.tables import (
+    by_day,
+    by_store,
+    result_table,
+    shown_table,
+    to_csv,
+    to_excel,
+)
 from rossmann.data.prepare_predictions import Upload
 from rossmann.errors import ErrorDetail, ServiceError
 from rossmann.schema import StoreDays
@@ -129,7 +136,7 @@ def test_result_table_has_every_uploaded_row(stub_service: Any) -> None:
     batch_run = BatchRun.from_upload(upload)
     run_all(batch_run, stub_service)
     table = result_table(upload, batch_run)
-    assert table["Id"].to_list() == [0, 1, 2, 3]
+    assert table["Id"].to_list() == ["0", "1", "2", "3"]
     assert table["Store"].to_list() == ["1", "?", "99", "2"]
     assert table["Forecast"].to_list() == [1060.0, None, None, 0.0]
     notes = table["Note"].to_list()
@@ -144,9 +151,57 @@ def test_totals_by_store_and_by_day_agree(stub_service: Any) -> None:
     total = expected(upload).sum()
     stores, days = by_store(batch_run), by_day(batch_run)
     assert stores["Total forecast"].sum() == pytest.approx(total)
-    assert days["total"].sum() == pytest.approx(total)
+    assert days["Total forecast"].sum() == pytest.approx(total)
     assert stores["Days"].sum() == 60
-    assert days["day"].is_sorted() and days["day"].min() >= START
+    assert days["Day"].is_sorted() and days["Day"].min() >= START
+
+
+def test_shown_rows_stores_and_days_add_up(stub_service: Any) -> None:
+    upload = make_upload(60)
+    batch_run = BatchRun.from_upload(upload)
+    run_all(batch_run, stub_service)
+    batch_run.sales += np.linspace(0.0, 0.997, 60)
+    rows = shown_table(result_table(upload, batch_run))
+    stores, days = by_store(batch_run), by_day(batch_run)
+    assert rows["Forecast"].dtype == stores["Total forecast"].dtype == pl.Int64
+    total = rows["Forecast"].sum()
+    assert stores["Total forecast"].sum() == days["Total forecast"].sum() == total
+    for store, shown in stores.select("Store", "Total forecast").rows():
+        assert rows.filter(pl.col("Store") == store)["Forecast"].sum() == shown
+
+
+def test_all_faults_are_found_before_the_forecast(stub_service: Any) -> None:
+    days = [START] * 4 + [date(2040, 1, 1)]
+    batch_run = BatchRun.from_upload(upload_of([1, 99, 2, 98, 3], days))
+    batch_run.check(Client(stub_service.url))
+    assert [error.loc for error in batch_run.errors] == [(2, "Store"), (4, "Store"), (5, "Date")]
+    assert batch_run.done == 0
+    requests = len(stub_service.predict_bodies)
+    batch_run.check(Client(stub_service.url))
+    assert len(stub_service.predict_bodies) == requests
+
+
+def test_columns_of_the_user_come_back_as_they_came(stub_service: Any) -> None:
+    upload = upload_of([1, 2], [START] * 2)
+    own = pl.DataFrame(
+        {
+            "Id": ["01067", "100000000000000012"],
+            "Note": ["=1+1", "http://localhost"],
+            "Forecast": ["mine", "too"],
+            "Count": ["7", "12"],
+        }
+    )
+    upload.frame = upload.frame.drop("Id").with_columns(own)
+    batch_run = BatchRun.from_upload(upload)
+    run_all(batch_run, stub_service)
+    table = result_table(upload, batch_run)
+    expected = own.rename({"Note": "Note (uploaded)", "Forecast": "Forecast (uploaded)"})
+    assert table.select(expected.columns).equals(expected)
+    assert pl.read_csv(to_csv(table), infer_schema=False).select(expected.columns).equals(expected)
+    sheet = pl.read_excel(to_excel(table, by_store(batch_run), "x"), sheet_name="Forecasts")
+    assert sheet["Count"].to_list() == [7, 12]
+    unchanged = expected.drop("Count")
+    assert sheet.select(unchanged.columns).equals(unchanged)
 
 
 def test_csv_and_excel_hold_the_same_unrounded_numbers(stub_service: Any) -> None:

@@ -1,5 +1,6 @@
 """Page "Batch": upload, ambiguous dates, row errors, forecasts, files, objective."""
 
+import threading
 from datetime import date, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from rossmann.dashboard.shared.service_state import clear_cache
 
 BATCH_PAGE = """
 from rossmann.dashboard.batch.page import show_batch
-from rossmann.dashboard.shared.service_state import error_boundary
+from rossmann.dashboard.shared.error_boundary import error_boundary
 with error_boundary():
     show_batch()
 """
@@ -96,9 +97,13 @@ def test_invalid_rows_are_listed_and_the_others_are_forecast(stub_service: Any) 
     assert metrics(run_forecast(page))["Days"] == "2"
 
 
-def test_unknown_store_is_listed_after_the_forecast(stub_service: Any) -> None:
-    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 2) + "99,2015-08-03,1,0,0,0\n"))
-    assert page.dataframe[0].value["Row"].tolist() == [5]
+def test_every_fault_is_listed_before_the_forecast(stub_service: Any) -> None:
+    faults = "99,2015-08-03,1,0,0,0\n1,2015-08-03,5,0,0,0\n1,2040-08-03,1,0,0,0\n"
+    page = open_page(plan_csv("%Y-%m-%d", 2) + faults)
+    assert page.dataframe[0].value["Row"].tolist() == [5, 6, 7]
+    assert page.button[0].label == "Forecast 4 rows"
+    run_forecast(page)
+    assert page.dataframe[0].value["Row"].tolist() == [5, 6, 7]
     assert metrics(page)["Stores"] == "2"
 
 
@@ -126,7 +131,9 @@ def test_batch_goes_on_after_an_outage(stub_service: Any) -> None:
     run_forecast(page)
     assert "does not answer" in page.error[0].value
     stub_service.start()
-    assert metrics(run_forecast(page))["Days"] == "4"
+    # As the sidebar does when the service is back.
+    page.run()
+    assert metrics(page)["Days"] == "4"
     assert not page.error
 
 
@@ -152,16 +159,32 @@ def test_objective_is_sent_with_every_chunk(
     assert metrics(page)["Days"] == "10"
 
 
-def test_another_objective_discards_the_forecasts(stub_service: Any) -> None:
+def test_another_objective_keeps_the_forecasts_until_there_are_new_ones(stub_service: Any) -> None:
     page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4) + "99,2015-08-03,1,0,0,0\n"))
     assert stub_service.predict_bodies[-1]["objective"] == "accuracy"
     page.selectbox(key="batch-objective").set_value("unbiased").run()
-    assert not page.metric and not page.exception
+    assert metrics(page)["Days"] == "4"
+    assert "made for: smallest error" in page.info[0].value
+    assert "Made for: smallest error of each day." in page.caption[-1].value
     assert stub_service.predict_bodies[-1]["objective"] == "accuracy"
     run_forecast(page)
     assert stub_service.predict_bodies[-1]["objective"] == "unbiased"
-    assert metrics(page)["Days"] == "4"
+    assert "Made for: totals without bias." in page.caption[-1].value
+    assert metrics(page)["Days"] == "4" and not page.info
     assert page.dataframe[0].value["Row"].tolist() == [9]
+
+
+def test_outage_of_a_repetition_keeps_the_first_result(stub_service: Any) -> None:
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4)))
+    page.selectbox(key="batch-objective").set_value("unbiased").run()
+    stub_service.stop()
+    run_forecast(page)
+    assert "does not answer" in page.error[0].value
+    assert metrics(page)["Days"] == "4"
+    stub_service.start()
+    page.run()
+    assert "Made for: totals without bias." in page.caption[-1].value
+    assert not page.error
 
 
 def test_objective_is_kept_for_the_next_file(stub_service: Any) -> None:
@@ -208,7 +231,31 @@ def test_kaggle_test_file_is_forecast(stub_service: Any) -> None:
 
 
 def downloads(page: AppTest) -> dict[str, Any]:
+    """The download buttons, once the files are written in the background."""
+    written = page.session_state["batch"].result
+    written.csv.result(60)
+    if written.excel is not None:
+        written.excel.result(60)
+    page.run()
     return {button.proto.label: button.proto for button in page.get("download_button")}
+
+
+def test_result_is_shown_before_its_files_are_written(
+    stub_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permitted = threading.Event()
+
+    def slow_excel(*args: Any) -> bytes:
+        assert permitted.wait(60)
+        return b"workbook"
+
+    monkeypatch.setattr(result, "to_excel", slow_excel)
+    page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4)))
+    assert metrics(page)["Days"] == "4"
+    assert [button.label for button in page.button if button.disabled][-1] == "Writing Excel …"
+    permitted.set()
+    assert "Download Excel" in downloads(page)
+    assert not any("Writing" in button.label for button in page.button)
 
 
 def test_download_files_are_written_in_advance(stub_service: Any) -> None:

@@ -1,10 +1,10 @@
 """Charts: rows of their data, and valid Vega-Lite specifications."""
 
 from datetime import date, timedelta
-from itertools import pairwise
 from typing import Any
 
 import polars as pl
+import pytest
 
 from rossmann.dashboard.shared import charts
 from rossmann.dashboard.shared.charts import Day
@@ -23,24 +23,35 @@ def data_rows(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 def example_days() -> list[Day]:
     past = [
-        Day(START + timedelta(days=i), charts.SOLD, 100.0 + i, None, None, "", i % 2 == 0)
+        Day(START + timedelta(days=i), charts.SOLD, 100.0 + i, None, None, True, i % 2 == 0)
         for i in range(20)
     ]
-    past[3] = Day(past[3].day, charts.SOLD, None, None, None, "", False)
+    past[3] = Day(past[3].day, charts.SOLD, None, None, None, False, False)
     selected = START + timedelta(days=20)
-    return [*past, Day(selected, charts.SELECTED, 150.0, 120.0, 180.0, "", True)]
+    return [*past, Day(selected, charts.SELECTED, 150.0, 120.0, 180.0, True, True)]
 
 
-def test_store_chart_has_a_row_per_day() -> None:
+def test_store_chart_has_a_row_per_day_in_plain_words() -> None:
     rows = data_rows(to_spec(charts.store_chart(example_days(), START + timedelta(days=19))))
     assert len(rows) == 21
-    assert rows[3]["sales"] is None
-    assert [row["kind"] for row in rows].count(charts.SELECTED) == 1
+    assert list(rows[0]) == [
+        "Day", "What", "Sales", "80 % from", "80 % to", "Open", "Promotion",
+    ]  # fmt: skip
+    assert rows[3]["Sales"] is None
+    assert [row["What"] for row in rows].count(charts.SELECTED) == 1
+
+
+def test_tooltips_have_no_field_that_a_bar_lacks() -> None:
+    spec = to_spec(charts.store_chart(example_days(), None))
+    sold, forecast = (
+        {item["field"] for item in layer["encoding"]["tooltip"]} for layer in spec["layer"][:2]
+    )
+    assert sold == {"Day", "Sales", "Promotion"}
+    assert forecast == sold | {"80 % from", "80 % to"}
 
 
 def test_store_chart_bars_do_not_overlap() -> None:
-    rows = data_rows(to_spec(charts.store_chart(example_days(), None)))
-    assert all(one["end"] < two["start"] for one, two in pairwise(rows))
+    assert 0 <= charts._BAR_START < charts._BAR_END <= 24
 
 
 def test_store_chart_marks_the_end_of_known_sales() -> None:
@@ -51,12 +62,24 @@ def test_store_chart_marks_the_end_of_known_sales() -> None:
 
 def test_totals_chart_has_a_row_per_day() -> None:
     days = [START + timedelta(days=i) for i in range(5)]
-    frame = pl.DataFrame({"day": days, "total": [1.0, 2.0, 3.0, 4.0, 5.0], "stores": [1] * 5})
+    frame = pl.DataFrame({"Day": days, "Total forecast": range(1, 6), "Stores open": [1] * 5})
     rows = data_rows(to_spec(charts.totals_chart(frame)))
-    assert [row["total"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["Total forecast"] for row in rows] == [1, 2, 3, 4, 5]
 
 
 def test_accuracy_chart_colours_only_the_model() -> None:
-    scores = {"This model": 0.1, "Median": 0.13}
-    rows = data_rows(to_spec(charts.accuracy_chart(scores)))
-    assert [(row["who"], row["ours"]) for row in rows] == [("This model", True), ("Median", False)]
+    spec = to_spec(charts.accuracy_chart({"This model": 0.1, "Median": 0.13}))
+    assert [(row["Forecast by"], row["Error"]) for row in data_rows(spec)] == [
+        ("This model", "10.0 %"),
+        ("Median", "13.0 %"),
+    ]
+    condition = spec["layer"][0]["encoding"]["color"]["condition"]
+    assert "This model" in condition["test"]
+
+
+def test_numbers_of_charts_follow_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSSMANN_LOCALE", "de")
+    monkeypatch.setenv("ROSSMANN_CURRENCY", "EUR")
+    spec = to_spec(charts.store_chart(example_days(), None))
+    assert spec["config"]["locale"]["number"]["thousands"] == "."
+    assert "Sales a day (EUR)" in str(spec)

@@ -52,4 +52,12 @@ def test_kind_of_a_step_follows_its_sign() -> None:
 def test_driver_chart_labels_every_step() -> None:
     spec = charts.driver_chart(waterfall_steps(make_explanation(5.0, -4.0))).to_dict()
     [rows] = spec["datasets"].values()
-    assert [row["words"] for row in rows] == ["1,000", "+5.0 % (+50)", "-4.0 % (-42)", "1,008"]
+    assert [row["Effect"] for row in rows] == ["1,000", "+5.0 % (+50)", "-4.0 % (-42)", "1,008"]
+    assert list(rows[0]) == ["Driver", "Kind", "From", "To", "Effect"]
+
+
+@pytest.mark.parametrize("percents", [(5.03, 2.47, -4.44, 1.11), (0.05, 0.05, 0.05, 0.07)])
+def test_shown_effects_add_up_to_the_shown_forecast(percents: tuple[float, ...]) -> None:
+    steps = waterfall_steps(make_explanation(*percents))
+    effects = [int(step.words.split("(")[1].rstrip(")")) for step in steps[1:-1]]
+    assert 1000 + sum(effects) == int(steps[-1].words.replace(",", ""))

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from rossmann.dashboard.shared.service_state import clear_cache, clear_status_cache
+from rossmann.dashboard.shared.service_state import clear_cache
 
 SINGLE_PAGE = """
-from rossmann.dashboard.shared.service_state import error_boundary
+from rossmann.dashboard.shared.error_boundary import error_boundary
 from rossmann.dashboard.single.form import show_single
 with error_boundary():
     show_single()
@@ -112,15 +112,25 @@ def test_invalid_date_is_shown(stub_service: Any) -> None:
 def test_error_of_the_service_is_shown(stub_service: Any) -> None:
     page = open_page("2030-01-01")
     assert page.error and not page.metric
-    assert "start is too late" in page.error[0].value
+    # In the page's words, not in those of a URL parameter.
+    assert "The date must be from 2014-01-02 to 2016-07-30" in page.error[0].value
+    assert "2030-01-01" in page.error[0].value
 
 
 def test_chart_forecasts_from_the_origin_to_a_week_after(stub_service: Any) -> None:
     open_page("2015-08-10")
     body = stub_service.predict_bodies[-1]
-    days = sorted(row["Date"] for row in body["inputs"])
-    assert (days[0], days[-1], len(days)) == ("2015-08-01", "2015-08-17", 17)
+    days = [row["Date"] for row in body["inputs"]]
+    # The selected day, the same with the other promotion, and every other day.
+    assert days[:2] == ["2015-08-10"] * 2
+    assert (min(days), max(days), len(set(days))) == ("2015-08-01", "2015-08-17", 17)
     assert body["as_of"] == "2015-07-31"
+
+
+def test_warnings_of_other_days_are_not_those_of_the_selected_one(stub_service: Any) -> None:
+    stub_service.warn = lambda rows: [i for i, r in enumerate(rows) if r["Date"] == "2015-08-12"]
+    assert not open_page("2015-08-10").warning
+    assert "Days without a schedule." in open_page("2015-08-12").warning[0].value
 
 
 def test_past_day_is_forecast_from_the_day_before(stub_service: Any) -> None:
@@ -139,8 +149,7 @@ def test_days_beyond_the_horizon_are_left_out(stub_service: Any) -> None:
 def test_first_visit_during_an_outage_stores_no_wrong_day(stub_service: Any) -> None:
     open_page()
     stub_service.stop()
-    clear_status_cache()
-    # The stores are still known, the last day of sales is not.
+    clear_cache()
     page = open_page()
     assert page.error
     stub_service.start()
@@ -160,7 +169,14 @@ def test_drivers_are_requested_for_the_shown_forecast(stub_service: Any) -> None
     page = open_page()
     [body] = stub_service.explain_bodies[-1:]
     assert body["inputs"] == stub_service.predict_bodies[0]["inputs"][:1]
-    assert (body["model_stage"], body["as_of"]) == (3, "2015-07-31")
+    assert (body["model_stage"], body["as_of"]) == ("Production", "2015-07-31")
+    assert any("Plain day x drivers = forecast" in item.value for item in page.caption)
+
+
+def test_drivers_of_another_version_are_requested_again(stub_service: Any) -> None:
+    stub_service.explain_version = 4
+    page = open_page()
+    assert [body["model_stage"] for body in stub_service.explain_bodies] == ["Production", 3]
     assert any("Plain day x drivers = forecast" in item.value for item in page.caption)
 
 
@@ -189,3 +205,41 @@ def test_objective_is_sent_with_every_request(stub_service: Any) -> None:
         for item in [*stub_service.predict_bodies, stub_service.explain_bodies[-1]]
     } == {"unbiased"}
     assert "totals without bias" in version_line(page)
+
+
+def test_opened_sunday_is_no_longer_as_planned(stub_service: Any) -> None:
+    page = open_page("2015-08-02")
+    page.toggle[0].set_value(True).run()
+    assert "You opened the store" in page.info[0].value
+    captions = " ".join(item.value for item in page.caption)
+    assert "Changed by you: open." in captions and "Filled in from" not in captions
+    page.button[0].click().run()
+    assert toggles(page)["Open"] is False
+    assert any("Filled in from the store's schedule" in item.value for item in page.caption)
+
+
+def test_past_day_of_training_is_no_evidence(stub_service: Any) -> None:
+    stub_service.in_training = True
+    page = open_page("2015-06-10")
+    [sold] = [metric for metric in page.metric if metric.label == "Really sold"]
+    assert "does not know" not in sold.help and "has learned from this day" in sold.help
+    assert "In training: no evidence." in page.warning[0].value
+
+
+def test_week_is_read_after_a_choice_of_its_day(stub_service: Any) -> None:
+    page = open_page("KW 32")
+    assert not page.metric and len(page.radio[0].options) == 7
+    page.radio[0].set_value(date(2015, 8, 5)).run()
+    assert "Forecast, Wed 5 Aug" in metrics(page)
+
+
+def test_calendar_follows_the_typed_date(stub_service: Any) -> None:
+    page = open_page("Mo 10.08.2015")
+    assert page.date_input(key="picked").value == date(2015, 8, 10)
+    page.date_input(key="picked").set_value(date(2015, 8, 12)).run()
+    assert page.text_input(key="day").value == "2015-08-12"
+
+
+def test_wrong_weekday_is_named(stub_service: Any) -> None:
+    page = open_page("So 10.08.2015")
+    assert "Monday 10 August 2015 has another weekday" in page.warning[0].value

@@ -86,32 +86,35 @@ class BatchRun:
 
         Raises ``ServiceError`` when the service becomes unavailable; finished chunks are kept.
         """
-        if self.as_of is None:
-            self._resolve_origin(service)
+        self.check(service)
         while not self.finished:
             stop = min(self.done + CHUNK_ROWS, len(self.file_rows))
             self._forecast(service, np.arange(self.done, stop))
             self.done = stop
             yield self.done
 
-    def _resolve_origin(self, service: Client) -> None:
-        """Request one row per day of the file: the response holds the origin of them all.
+    def check(self, service: Client) -> None:
+        """Find the rows that the service rejects, and the origin of all others; once.
 
-        A request has one origin, set by its earliest day. Chunks would each get their own, so the
-        origin of the whole file is sent with each of them; the model version too. Days that the
-        service rejects are dropped first, or they would set the origin.
+        A row is rejected for its store or its day: one row of each is enough. A request has one
+        origin, set by its earliest day. Chunks would each get their own, so the origin of the
+        whole file is sent with each of them; the model version too. Days that the service rejects
+        are dropped first, or they would set the origin.
         """
-        while self.usable.any():
+        while self.as_of is None and self.usable.any():
             usable = np.flatnonzero(self.usable)
-            first = np.unique(self.rows.day[usable], return_index=True)[1]
-            sample = usable[first[:CHUNK_ROWS]]
+            first_rows = [
+                usable[np.unique(values[usable], return_index=True)[1]]
+                for values in (self.rows.day, self.rows.store)
+            ]
+            # Days first: they decide on the origin.
+            sample = np.concatenate(first_rows)[:CHUNK_ROWS]
             try:
                 response = service.predict(to_request_rows(self.rows.take(sample)))
             except RequestError as error:
                 self._reject(error, sample)
                 continue
             self.as_of, self.version = response.as_of, response.model_version
-            return
 
     def _forecast(self, service: Client, indices: npt.NDArray[np.int64]) -> None:
         """Forecast one chunk; where the service rejects rows, request the others again."""
@@ -153,5 +156,6 @@ class BatchRun:
                 ErrorDetail((n, *detail.loc[2:]), detail.msg, detail.type) for n in numbers
             ]
             self.usable &= ~same
+        self.errors.sort(key=lambda detail: int(detail.loc[0]))
         if int(self.usable.sum()) == before:
             raise error

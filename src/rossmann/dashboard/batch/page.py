@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 import streamlit as st
@@ -10,10 +11,16 @@ from streamlit.delta_generator import DeltaGenerator
 from rossmann.dashboard.batch.job import BatchRun
 from rossmann.dashboard.batch.result import BatchResult, show_result
 from rossmann.dashboard.batch.tables import errors_table
-from rossmann.dashboard.shared.inputs import objective_select, selected_objective
-from rossmann.dashboard.shared.service_state import client, error_boundary
+from rossmann.dashboard.shared.announcement import announce, announcement_region
+from rossmann.dashboard.shared.error_boundary import error_boundary
+from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, objective_select, selected_objective
+from rossmann.dashboard.shared.number_format import number_format
+from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY
+from rossmann.dashboard.shared.service_state import client
 from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
 from rossmann.data.uploads.fields import AmbiguousDatesError
+from rossmann.errors import RequestError
+from rossmann.schema import Objective
 
 MAX_SHOWN_ERRORS = 1_000
 _OBJECTIVE_KEY = "batch-objective"
@@ -46,20 +53,25 @@ class Batch:
 def show_batch() -> None:
     """Draw the page."""
     st.title("Many stores and days")
+    region = announcement_region()
     _show_template()
     batch = _upload_input()
     if batch is None:
+        announce(region, "")
         st.caption("What the template looks like:")
         st.dataframe(pl.read_csv(template_csv().encode()), hide_index=True, width="stretch")
         return
+    with error_boundary():
+        batch.run.check(client())
     _show_errors(batch)
-    if len(batch.run.file_rows):
+    if batch.run.usable.any():
         _show_forecast_step(batch)
-    if batch.run.finished and batch.run.version is not None:
-        if batch.result is None:
-            with st.spinner("Writing the files …"):
-                batch.result = BatchResult.from_run(batch.upload, batch.run)
-        show_result(batch.name, batch.result, batch.run.warnings)
+    if batch.run.finished and batch.run.version is not None and batch.result is None:
+        batch.result = BatchResult.from_run(batch.upload, batch.run)
+    if batch.result is None:
+        announce(region, "")
+    else:
+        show_result(batch.name, batch.result, region)
 
 
 def _show_template() -> None:
@@ -89,6 +101,7 @@ def _upload_input() -> Batch | None:
         on_change=_clear_batch,
         label_visibility="collapsed",
     )
+    _show_rejected_file()
     batch: Batch | None = st.session_state.get("batch")
     if file is None:
         return batch
@@ -106,6 +119,18 @@ def _upload_input() -> Batch | None:
             batch = _read(file.name, content, key, date_format)
     st.session_state["batch"] = batch
     return batch
+
+
+def _show_rejected_file() -> None:
+    """Why the browser does not take a file; the page's style shows it only then."""
+    limit = st.get_option("server.maxUploadSize")
+    with st.container(key=REJECTED_FILE_KEY, border=True):
+        st.markdown(
+            f":red[:material/upload_file: **The file marked in red is not taken.**] This page "
+            f"reads tables of up to {limit} MB, as CSV, Excel or Parquet. For a larger one, "
+            "divide it, or ask those who run the service: `rossmann predict` and "
+            "`POST /predict/file` take more."
+        )
 
 
 def _clear_batch() -> None:
@@ -144,18 +169,21 @@ _FORMAT_CAPTIONS = {
 
 def _show_errors(batch: Batch) -> None:
     upload = batch.upload
+    whole = number_format().whole
     errors = [*upload.errors, *batch.run.errors]
     valid = int(batch.run.usable.sum())
     invalid = upload.frame.height - valid
-    st.write(f"**{batch.name}**: {upload.frame.height:,} rows, {valid:,} can be forecast.")
+    st.write(
+        f"**{batch.name}**: {whole(upload.frame.height)} rows, {whole(valid)} can be forecast."
+    )
     for note in upload.notes:
         st.info(note, icon=":material/info:")
     if not errors:
         return
     st.warning(
-        f"{invalid:,} {'row has' if invalid == 1 else 'rows have'} faults and will stay without a "
-        "forecast; the others are not affected. Correct the file and upload it again, or go on "
-        "without them.",
+        f"{whole(invalid)} {'row has' if invalid == 1 else 'rows have'} faults and will stay "
+        "without a forecast; the others are not affected. Correct the file and upload it again, "
+        "or go on without them.",
         icon=":material/rule:",
     )
     table = errors_table(errors)
@@ -169,47 +197,64 @@ def _show_errors(batch: Batch) -> None:
         },
     )
     if table.height > MAX_SHOWN_ERRORS:
-        st.caption(f"The first {MAX_SHOWN_ERRORS:,} of {table.height:,}; all are in the download.")
+        shown, total = whole(MAX_SHOWN_ERRORS), whole(table.height)
+        st.caption(f"The first {shown} of {total}; all are in the download.")
 
 
 def _show_forecast_step(batch: Batch) -> None:
-    run = batch.run
     st.subheader("3 · Forecast")
     left, right = st.columns([1, 1], vertical_alignment="bottom")
     with left:
-        objective_select(_OBJECTIVE_KEY, _restart, (batch,))
-    if run.finished:
-        return
+        objective = objective_select(_OBJECTIVE_KEY)
     placeholder = right.empty()
     if batch.running:
         _run_batch(batch, placeholder)
-    done, total = run.done, len(run.file_rows)
-    label = f"Go on ({done:,} of {total:,} are done)" if done else f"Forecast {total:,} rows"
-    placeholder.button(
-        label, type="primary", icon=":material/play_arrow:", on_click=_start, args=(batch,),
-        width="stretch",
+    button = partial(
+        placeholder.button, type="primary", icon=":material/play_arrow:", on_click=_start,
+        args=(batch, objective), width="stretch",
     )  # fmt: skip
+    whole = number_format().whole
+    total = whole(int(batch.run.usable.sum()))
+    if objective != batch.run.objective:
+        button(f"Forecast {total} rows again" if batch.run.done else f"Forecast {total} rows")
+    elif not batch.run.finished:
+        done = whole(batch.run.done)
+        button(
+            f"Go on ({done} of {total} are done)" if batch.run.done else f"Forecast {total} rows"
+        )
+    if batch.result is not None and batch.result.objective != objective:
+        st.info(
+            f"The result below is made for: {OBJECTIVE_LABELS[batch.result.objective].lower()}. "
+            "It stays until there is a new one.",
+            icon=":material/info:",
+        )
 
 
 def _new_run(upload: Upload) -> BatchRun:
     return BatchRun.from_upload(upload, selected_objective(_OBJECTIVE_KEY))
 
 
-def _restart(batch: Batch) -> None:
-    """All rows of a batch have one objective: another choice discards the forecasts."""
-    batch.run, batch.result = _new_run(batch.upload), None
-
-
-def _start(batch: Batch) -> None:
+def _start(batch: Batch, objective: Objective) -> None:
+    """All rows of a batch have one objective: another choice forecasts all of them again."""
+    if objective != batch.run.objective:
+        batch.run = BatchRun.from_upload(batch.upload, objective)
     batch.running = True
 
 
 def _run_batch(batch: Batch, placeholder: DeltaGenerator) -> None:
-    """Forecast the batch under a progress bar; finished chunks are kept in an outage."""
-    batch.running = False
+    """Forecast the batch under a progress bar; finished chunks are kept in an outage.
+
+    A batch that an outage stopped goes on by itself when the page is drawn again.
+    """
     total = len(batch.run.file_rows)
+    whole = number_format().whole
     with error_boundary():
-        bar = placeholder.progress(0.0, "Asking the service …")
-        for done in batch.run.run(client()):
-            bar.progress(done / total, f"{done:,} of {total:,} rows")
+        try:
+            bar = placeholder.progress(0.0, "Asking the service …")
+            for done in batch.run.run(client()):
+                bar.progress(done / total, f"{whole(done)} of {whole(total)} rows")
+        except RequestError:
+            batch.running = False
+            raise
+        batch.running, batch.result = False, None
         st.rerun()

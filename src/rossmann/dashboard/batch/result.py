@@ -1,6 +1,7 @@
 """Result of a batch: metrics, warnings, tables by row, store and day, and download files."""
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePath
@@ -8,21 +9,39 @@ from typing import Final
 
 import polars as pl
 import streamlit as st
-from streamlit.elements.lib.column_types import ColumnConfig
+from streamlit.delta_generator import DeltaGenerator
 
 from rossmann.dashboard.batch.job import BatchRun
-from rossmann.dashboard.batch.tables import by_day, by_store, result_table, to_csv, to_excel
+from rossmann.dashboard.batch.tables import (
+    FORECAST,
+    HIGH,
+    LOW,
+    TOTAL,
+    by_day,
+    by_store,
+    result_table,
+    shown_table,
+    to_csv,
+    to_excel,
+)
+from rossmann.dashboard.shared.announcement import announce
 from rossmann.dashboard.shared.charts import totals_chart
-from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, short_date
+from rossmann.dashboard.shared.dates import short_date
+from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS
+from rossmann.dashboard.shared.number_format import number_format, show_table
+from rossmann.dashboard.shared.service_state import in_background
 from rossmann.data.prepare_predictions import Upload
+from rossmann.schema import Objective
 
 MAX_EXCEL_ROWS: Final = 200_000
 """Largest workbook that is written (in 15 s); the format allows 1,048,576 rows."""
+_LOOK_SECONDS: Final = 0.5
+"""Interval of looking whether the files are written."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """Tables of a finished batch, and its files as bytes.
+    """Tables of a finished batch, and its files, which are written in the background.
 
     The files are kept in the session rather than written on a click: Streamlit deletes a file
     that it wrote on a click after two redraws of any session, and the pages of thirty users
@@ -32,81 +51,111 @@ class BatchResult:
     table: pl.DataFrame
     stores: pl.DataFrame
     days: pl.DataFrame
+    objective: Objective
     description: str
-    csv: bytes
-    excel: bytes | None
+    warnings: Mapping[str, int]
+    csv: Future[bytes]
+    excel: Future[bytes] | None
 
     @classmethod
     def from_run(cls, upload: Upload, run: BatchRun) -> "BatchResult":
-        """Tables and files of a finished run."""
+        """Tables of a finished run; starts to write its files."""
         table, stores = result_table(upload, run), by_store(run)
         description = describe_run(run)
         small = table.height <= MAX_EXCEL_ROWS
-        excel = to_excel(table, stores, description) if small else None
-        return cls(table, stores, by_day(run), description, to_csv(table), excel)
+        csv = in_background(to_csv, table)
+        excel = in_background(to_excel, table, stores, description) if small else None
+        return cls(
+            shown_table(table), stores, by_day(run), run.objective, description,
+            dict(run.warnings), csv, excel,
+        )  # fmt: skip
+
+    @property
+    def files_written(self) -> bool:
+        """Whether every file can be downloaded."""
+        return self.csv.done() and (self.excel is None or self.excel.done())
 
 
-def show_result(name: str, result: BatchResult, warnings: Mapping[str, int]) -> None:
-    """Draw metrics, warnings, three views, and the downloads."""
+def show_result(name: str, result: BatchResult, region: DeltaGenerator) -> None:
+    """Draw metrics, warnings, three views, and the downloads; ``region`` announces them."""
     st.subheader("4 · Take the forecasts")
     _show_metrics(result.stores, result.days)
-    for text, count in warnings.items():
-        st.warning(f"{count:,} rows: {text}.", icon=":material/info:")
-    _show_downloads(name, result)
+    for text, count in result.warnings.items():
+        rows = number_format().whole(count)
+        st.warning(f"{rows} {'row' if count == 1 else 'rows'}: {text}.", icon=":material/info:")
+    # A fragment has a fixed interval: one that looks for the files, and one that does not.
+    show = _show_downloads if result.files_written else _wait_for_downloads
+    show(name, result)
     day_tab, store_tab, row_tab = st.tabs(["By day", "By store", "All rows, as uploaded"])
+    labels = {name: number_format().unit(name) for name in (TOTAL, "Per open day")}
     with day_tab:
         st.altair_chart(totals_chart(result.days), width="stretch")
-    for tab, table in ((store_tab, result.stores), (row_tab, result.table)):
-        with tab:
-            st.dataframe(
-                table, hide_index=True, width="stretch", column_config=_integer_columns(table)
-            )
+    with store_tab:
+        show_table(result.stores, (TOTAL, "Per open day"), labels)
+    with row_tab:
+        forecast_labels = {name: number_format().unit(name) for name in (FORECAST, LOW, HIGH)}
+        show_table(result.table, (FORECAST, LOW, HIGH), forecast_labels)
+    st.caption(
+        "Shown in whole numbers, rounded row by row; totals are sums of the rounded rows. The "
+        "files hold the forecasts unrounded."
+    )
     st.caption(result.description)
+    total = number_format().money(int(result.stores[TOTAL].sum()))
+    announce(region, f"{name}: total forecast {total}.")
 
 
 def _show_metrics(stores: pl.DataFrame, days: pl.DataFrame) -> None:
+    formats = number_format()
     total_column, store_column, day_column = st.columns(3)
-    total = f"{stores['Total forecast'].sum():,.0f}"
+    total = formats.money(int(stores[TOTAL].sum()))
     total_column.metric("Total forecast", total, border=True, height="stretch")
-    store_column.metric("Stores", f"{stores.height:,}", border=True, height="stretch")
-    first, last = days["day"].min(), days["day"].max()
+    store_column.metric("Stores", formats.whole(stores.height), border=True, height="stretch")
+    first, last = days["Day"].min(), days["Day"].max()
     assert isinstance(first, date) and isinstance(last, date)
     day_column.metric(
-        "Days", f"{days.height:,}", f"{short_date(first)} to {short_date(last)}", border=True,
-        delta_color="off", delta_arrow="off",
+        "Days", formats.whole(days.height), f"{short_date(first)} to {short_date(last)}",
+        border=True, delta_color="off", delta_arrow="off",
     )  # fmt: skip
 
 
-def _integer_columns(table: pl.DataFrame) -> dict[str, ColumnConfig]:
-    """Numbers are shown without decimals; the files hold them unrounded."""
-    names = [name for name, dtype in table.schema.items() if dtype.is_float()]
-    return {name: st.column_config.NumberColumn(format="localized", step=1) for name in names}
+@st.fragment(run_every=_LOOK_SECONDS)
+def _wait_for_downloads(name: str, result: BatchResult) -> None:
+    """The downloads while the files are being written; draws the page again when they are."""
+    _show_downloads(name, result)
+    if result.files_written:
+        st.rerun()
 
 
 def _show_downloads(name: str, result: BatchResult) -> None:
     stem = f"{PurePath(name).name.split('.')[0]}-forecast"
     left, right, _ = st.columns([1, 1, 2])
-    left.download_button(
-        "Download CSV",
-        result.csv,
-        f"{stem}.csv",
-        "text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-        width="stretch",
-        type="primary",
-    )
+    _show_download(left, "CSV", result.csv, f"{stem}.csv", "text/csv")
     if result.excel is None:
-        right.caption(f"An Excel file is made for up to {MAX_EXCEL_ROWS:,} rows.")
+        rows = number_format().whole(MAX_EXCEL_ROWS)
+        right.caption(f"An Excel file is made for up to {rows} rows.")
         return
-    right.download_button(
-        "Download Excel",
-        result.excel,
-        f"{stem}.xlsx",
-        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-        icon=":material/table_view:",
+    mime = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    _show_download(right, "Excel", result.excel, f"{stem}.xlsx", mime)
+
+
+def _show_download(
+    column: DeltaGenerator, kind: str, file: Future[bytes], name: str, mime: str
+) -> None:
+    """The button of a file, or a disabled one while the file is being written."""
+    if not file.done():
+        column.button(
+            f"Writing {kind} …", icon=":material/hourglass_top:", disabled=True, width="stretch"
+        )
+        return
+    column.download_button(
+        f"Download {kind}",
+        file.result(),
+        name,
+        mime,
+        icon=":material/download:" if kind == "CSV" else ":material/table_view:",
         on_click="ignore",
         width="stretch",
+        type="primary" if kind == "CSV" else "secondary",
     )
 
 

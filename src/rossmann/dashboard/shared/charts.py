@@ -1,22 +1,63 @@
-"""Altair charts: sales and forecasts by day, drivers, totals by day, accuracy."""
+"""Altair charts: sales and forecasts by day, drivers, totals by day, accuracy.
+
+Columns of the charts' data have the names that people read under "Show data". All values are whole
+numbers already; charts format them by the locale of ``number_format``.
+"""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, Final
 
 import altair as alt
 import polars as pl
+import streamlit as st
 
-SOLD = "Sold"
-FORECAST = "Forecast"
-SELECTED = "The day you asked for"
-_DAY_COLOURS = {SOLD: "#64748b", FORECAST: "#fb923c", SELECTED: "#c2410c"}
-_TEAL = "#0f766e"
-PLAIN_DAY = "A plain day"
-INCREASE = "Sells more"
-DECREASE = "Sells less"
-_STEP_COLOURS = {PLAIN_DAY: "#64748b", INCREASE: _TEAL, DECREASE: "#fb923c", SELECTED: "#c2410c"}
+from rossmann.dashboard.shared.number_format import number_format
+
+SOLD: Final = "Sold"
+FORECAST: Final = "Forecast"
+SELECTED: Final = "The day you asked for"
+PLAIN_DAY: Final = "A plain day"
+INCREASE: Final = "Sells more"
+DECREASE: Final = "Sells less"
+_SLATE, _TEAL, _ORANGE, _RED = "#64748b", "#0f766e", "#fb923c", "#c2410c"
+_DAY_COLOURS = {SOLD: _SLATE, FORECAST: _ORANGE, SELECTED: _RED}
+_STEP_COLOURS = {PLAIN_DAY: _SLATE, INCREASE: _TEAL, DECREASE: _ORANGE, SELECTED: _RED}
+_LOW, _HIGH = "80 % from", "80 % to"
+_DAY_FORMAT = "%a %-d %b %Y"
+_BAR_START, _BAR_END = 2, 22
+"""Hours of its day at which a bar starts and ends."""
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+
+
+@dataclass(frozen=True, slots=True)
+class _Palette:
+    """Colours that depend on the background."""
+
+    background: str
+    text: str
+    label: str
+    highlight: str
+
+
+_LIGHT = _Palette(background="white", text="#334155", label="#475569", highlight="#7c2d12")
+_DARK = _Palette(background="#0f172a", text="#e2e8f0", label="#cbd5e1", highlight="#fed7aa")
+
+
+def _palette() -> _Palette:
+    return _DARK if st.context.theme.type == "dark" else _LIGHT
+
+
+def _configure(chart: Chart) -> Chart:
+    """The locale of numbers, and labels that are dark (or light) enough to read."""
+    label = _palette().label
+    configured: Chart = (
+        chart.configure(locale=number_format().chart_locale())
+        .configure_axis(labelColor=label, titleColor=label)
+        .configure_legend(labelColor=label)
+    )
+    return configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,40 +69,63 @@ class Day:
     sales: float | None
     low: float | None
     high: float | None
-    note: str
+    open: bool
     promo: bool
 
 
-def store_chart(days: Sequence[Day], last_known: date | None) -> alt.LayerChart | alt.FacetChart:
+def store_chart(days: Sequence[Day], last_known: date | None) -> Chart:
     """Past sales, and forecasts with their 80 % range.
 
     Days with a promotion are opaque, the others lighter. A line marks the end of ``last_known``,
     the last day whose sales the forecast knows. The selected day is labelled with its forecast.
     """
-    frame = pl.DataFrame([asdict(day) for day in days]).with_columns(
-        *_bar_times(),
-        pl.col("day").dt.strftime("%a %d %b %Y").alias("label"),
-        pl.when("promo").then(pl.lit("yes")).otherwise(pl.lit("no")).alias("promotion"),
-        (pl.col("promo") | (pl.col("kind") == SELECTED)).alias("full"),
-    )
-    base = alt.Chart(frame).encode(
-        x=_day_axis("noon"),
-        tooltip=[
-            alt.Tooltip("label:N", title="Day"),
-            alt.Tooltip("kind:N", title="What"),
-            alt.Tooltip("sales:Q", title="Sales", format=",.0f"),
-            alt.Tooltip("low:Q", title="80 %: from", format=",.0f"),
-            alt.Tooltip("high:Q", title="80 %: to", format=",.0f"),
-            alt.Tooltip("promotion:N", title="Promotion"),
-            alt.Tooltip("note:N", title="Note"),
-        ],
-    )
-    layers = [_bars(base), _intervals(base)]
+    base = _with_bar_times(alt.Chart(_day_table(days)))
+    sold = base.transform_filter(alt.datum.What == SOLD)
+    forecast = base.transform_filter(alt.datum.What != SOLD)
+    layers = [_bars(sold, _sold_tooltip()), _bars(forecast, _forecast_tooltip())]
+    layers.append(_intervals(forecast))
     if last_known is not None:
         layers.append(_origin_line(last_known))
-    # Drawn twice: a white outline keeps the number readable over bars and ranges.
-    layers += [_label(base, stroke="white", strokeWidth=5), _label(base, color="#7c2d12")]
-    return alt.layer(*layers).properties(height=330)
+    # Drawn twice: an outline keeps the number readable over bars and ranges.
+    palette = _palette()
+    layers += [
+        _label(forecast, stroke=palette.background, strokeWidth=5),
+        _label(forecast, color=palette.highlight),
+    ]
+    return _configure(alt.layer(*layers).properties(height=330))
+
+
+def _day_table(days: Sequence[Day]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "Day": [day.day for day in days],
+            "What": [day.kind for day in days],
+            "Sales": [day.sales for day in days],
+            _LOW: [day.low for day in days],
+            _HIGH: [day.high for day in days],
+            "Open": ["yes" if day.open else "no" for day in days],
+            "Promotion": ["yes" if day.promo else "no" for day in days],
+        },
+        schema_overrides={"Sales": pl.Float64, _LOW: pl.Float64, _HIGH: pl.Float64},
+    )
+
+
+def _sold_tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("Day:T", format=_DAY_FORMAT),
+        alt.Tooltip("Sales:Q", title="Sold", format=",.0f"),
+        alt.Tooltip("Promotion:N"),
+    ]
+
+
+def _forecast_tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("Day:T", format=_DAY_FORMAT),
+        alt.Tooltip("Sales:Q", title=FORECAST, format=",.0f"),
+        alt.Tooltip(f"{_LOW}:Q", format=",.0f"),
+        alt.Tooltip(f"{_HIGH}:Q", format=",.0f"),
+        alt.Tooltip("Promotion:N"),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,146 +140,179 @@ class Step:
 
     @property
     def words(self) -> str:
-        """The bar's label: sales, for a driver with its per cent."""
+        """The bar's label: sales, for a driver with its per cent.
+
+        A driver's sales are the difference of the rounded ends, so that the labels add up.
+        """
+        formats = number_format()
         if self.percent is None:
-            return f"{self.end:,.0f}"
-        return f"{self.percent:+.1f} % ({self.end - self.start:+,.0f})"
+            return formats.whole(self.end)
+        sales = round(self.end) - round(self.start)
+        return f"{formats.signed_percent(self.percent)} ({formats.signed(sales)})"
 
 
-def driver_chart(steps: Sequence[Step]) -> alt.LayerChart | alt.FacetChart:
+def driver_chart(steps: Sequence[Step]) -> Chart:
     """Waterfall chart of sales, top to bottom: each bar starts where the one above it ends."""
     frame = pl.DataFrame(
-        [asdict(step) | {"words": step.words, "right": max(step.start, step.end)} for step in steps]
+        {
+            "Driver": [step.label for step in steps],
+            "Kind": [step.kind for step in steps],
+            "From": [round(step.start) for step in steps],
+            "To": [round(step.end) for step in steps],
+            "Effect": [step.words for step in steps],
+        }
     )
     base = alt.Chart(frame).encode(
         y=alt.Y(
-            "label:N",
+            "Driver:N",
             title=None,
             sort=None,
             axis=alt.Axis(labelLimit=230, labelFontSize=12, ticks=False, domain=False),
         ),
-        tooltip=[alt.Tooltip("label:N", title="What"), alt.Tooltip("words:N", title="Sales")],
+        tooltip=[alt.Tooltip("Driver:N"), alt.Tooltip("Effect:N", title="Sales")],
     )
     max_sales = max(max(step.start, step.end) for step in steps)
     # Space on the right for the label of the longest bar.
     scale = alt.Scale(domain=[0, 2.0 * max_sales], nice=False)
     bars = base.mark_bar(cornerRadius=2, height=18).encode(
-        x=alt.X("start:Q", axis=None, scale=scale),
-        x2="end:Q",
+        x=alt.X("From:Q", axis=None, scale=scale),
+        x2="To:Q",
         color=alt.Color(
-            "kind:N",
+            "Kind:N",
             scale=alt.Scale(domain=list(_STEP_COLOURS), range=list(_STEP_COLOURS.values())),
             legend=None,
         ),
     )
-    labels = base.mark_text(align="left", dx=6, fontSize=12, color="#334155").encode(
-        x=alt.X("right:Q", axis=None, scale=scale), text="words:N"
+    labels = (
+        base.transform_calculate(right="max(datum.From, datum.To)")
+        .mark_text(align="left", dx=6, fontSize=12, color=_palette().text)
+        .encode(x=alt.X("right:Q", axis=None, scale=scale), text="Effect:N")
     )
-    return alt.layer(bars, labels).properties(height=28 * len(steps))
+    return _configure(alt.layer(bars, labels).properties(height=28 * len(steps)))
 
 
-def _bar_times(day: str = "day") -> list[pl.Expr]:
-    """Middle, start and end of a day's bar on the time axis."""
-    noon = pl.col(day).cast(pl.Datetime("ms")) + timedelta(hours=12)
-    half = timedelta(hours=10)
-    return [noon.alias("noon"), (noon - half).alias("start"), (noon + half).alias("end")]
+def _with_bar_times(chart: alt.Chart) -> alt.Chart:
+    """Adds start, middle and end of a day's bar on the time axis."""
+    timed: alt.Chart = chart.transform_calculate(
+        start=f"time(datum.Day) + {_BAR_START} * 3600000",
+        noon="time(datum.Day) + 12 * 3600000",
+        end=f"time(datum.Day) + {_BAR_END} * 3600000",
+    )
+    return timed
 
 
 def _day_axis(field: str) -> alt.X:
     return alt.X(f"{field}:T", title=None, axis=alt.Axis(format="%-d %b", tickCount=10, grid=False))
 
 
-def _bars(base: alt.Chart) -> alt.Chart:
+def _bars(base: alt.Chart, tooltip: list[alt.Tooltip]) -> alt.Chart:
     kinds = list(_DAY_COLOURS)
-    bars: alt.Chart = base.mark_bar(cornerRadiusTopLeft=2, cornerRadiusTopRight=2).encode(
-        x=_day_axis("start"),
-        x2="end:T",
-        y=alt.Y("sales:Q", title="Sales a day", axis=alt.Axis(format=",.0f")),
-        y2=alt.Y2Datum(0),
-        color=alt.Color(
-            "kind:N",
-            scale=alt.Scale(domain=kinds, range=[_DAY_COLOURS[kind] for kind in kinds]),
-            legend=alt.Legend(title=None, orient="top"),
-        ),
-        opacity=alt.Opacity(
-            "full:N", scale=alt.Scale(domain=[True, False], range=[1.0, 0.5]), legend=None
-        ),
+    bars: alt.Chart = (
+        base.transform_calculate(full=f"datum.Promotion == 'yes' || datum.What == '{SELECTED}'")
+        .mark_bar(cornerRadiusTopLeft=2, cornerRadiusTopRight=2)
+        .encode(
+            x=_day_axis("start"),
+            x2="end:T",
+            y=alt.Y(
+                "Sales:Q", title=number_format().unit("Sales a day"), axis=alt.Axis(format=",.0f")
+            ),
+            y2=alt.Y2Datum(0),
+            color=alt.Color(
+                "What:N",
+                scale=alt.Scale(domain=kinds, range=[_DAY_COLOURS[kind] for kind in kinds]),
+                legend=alt.Legend(title=None, orient="top"),
+            ),
+            opacity=alt.Opacity(
+                "full:N", scale=alt.Scale(domain=[True, False], range=[1.0, 0.5]), legend=None
+            ),
+            tooltip=tooltip,
+        )
     )
     return bars
 
 
 def _intervals(base: alt.Chart) -> alt.Chart:
     intervals: alt.Chart = (
-        base.transform_filter("isValid(datum.low) && datum.high > 0")
-        .mark_rule(color="#7c2d12", strokeWidth=1.5)
-        .encode(y="low:Q", y2="high:Q")
+        base.transform_filter(f"datum['{_HIGH}'] > 0")
+        .mark_rule(color=_palette().highlight, strokeWidth=1.5)
+        .encode(x=_day_axis("noon"), y=f"{_LOW}:Q", y2=f"{_HIGH}:Q", tooltip=_forecast_tooltip())
     )
     return intervals
 
 
 def _label(base: alt.Chart, **style: Any) -> alt.Chart:
     label: alt.Chart = (
-        base.transform_filter(alt.datum.kind == SELECTED)
-        .transform_calculate(top="isValid(datum.high) ? datum.high : datum.sales")
+        base.transform_filter(alt.datum.What == SELECTED)
+        .transform_calculate(top=f"max(datum['{_HIGH}'], datum.Sales)")
         .mark_text(dy=-10, fontSize=14, fontWeight="bold", **style)
-        .encode(y="top:Q", text=alt.Text("sales:Q", format=",.0f"))
+        .encode(
+            x=_day_axis("noon"),
+            y="top:Q",
+            text=alt.Text("Sales:Q", format=",.0f"),
+            tooltip=_forecast_tooltip(),
+        )
     )
     return label
 
 
 def _origin_line(last_known: date) -> alt.Chart:
-    day = last_known + timedelta(days=1)
-    frame = pl.DataFrame({"day": [day], "text": ["Sales are known to here"]})
+    frame = pl.DataFrame({"Day": [last_known + timedelta(days=1)]})
     line: alt.Chart = (
         alt.Chart(frame)
+        .transform_calculate(text="'Sales are known to here'")
         .mark_rule(strokeDash=[4, 4], color="#94a3b8")
-        .encode(x=alt.X("day:T"), tooltip=[alt.Tooltip("text:N", title=" ")])
+        .encode(x=alt.X("Day:T"), tooltip=[alt.Tooltip("text:N", title=" ")])
     )
     return line
 
 
-def totals_chart(frame: pl.DataFrame) -> alt.Chart:
-    """Total forecast per day. ``frame`` has a row per day: day (date), total, stores."""
+def totals_chart(frame: pl.DataFrame) -> Chart:
+    """Total forecast per day. ``frame`` has a row per day: Day, Total forecast, Stores open."""
     chart: alt.Chart = (
-        alt.Chart(frame.with_columns(_bar_times()))
+        _with_bar_times(alt.Chart(frame))
         .mark_bar(color=_TEAL, cornerRadiusTopLeft=2, cornerRadiusTopRight=2)
         .encode(
             x=_day_axis("start"),
             x2="end:T",
-            y=alt.Y("total:Q", title="Forecast, all stores", axis=alt.Axis(format="~s")),
+            y=alt.Y(
+                "Total forecast:Q",
+                title=number_format().unit("Forecast, all stores"),
+                axis=alt.Axis(format=",.0f"),
+            ),
             y2=alt.Y2Datum(0),
             tooltip=[
-                alt.Tooltip("day:T", title="Day", format="%a %d %b %Y"),
-                alt.Tooltip("total:Q", title="Forecast", format=",.0f"),
-                alt.Tooltip("stores:Q", title="Stores open"),
+                alt.Tooltip("Day:T", format=_DAY_FORMAT),
+                alt.Tooltip("Total forecast:Q", title="Forecast", format=",.0f"),
+                alt.Tooltip("Stores open:Q", format=",.0f"),
             ],
         )
         .properties(height=280)
     )
-    return chart
+    return _configure(chart)
 
 
-def accuracy_chart(scores: dict[str, float]) -> alt.LayerChart | alt.FacetChart:
+def accuracy_chart(scores: dict[str, float]) -> Chart:
     """RMSPE by forecaster, smallest on top; the bar of the first, our model, is coloured."""
+    formats = number_format()
     frame = pl.DataFrame(
         {
-            "who": list(scores),
-            "error": list(scores.values()),
-            "ours": [index == 0 for index in range(len(scores))],
+            "Forecast by": list(scores),
+            "RMSPE": list(scores.values()),
+            "Error": [formats.percent(score, 1) for score in scores.values()],
         }
     )
     base = alt.Chart(frame).encode(
-        x=alt.X("error:Q", title=None, axis=None),
-        y=alt.Y("who:N", title=None, sort="x", axis=alt.Axis(labelLimit=220, labelFontSize=13)),
-        tooltip=[
-            alt.Tooltip("who:N", title="Forecast by"),
-            alt.Tooltip("error:Q", title="RMSPE", format=".1%"),
-        ],
+        x=alt.X("RMSPE:Q", title=None, axis=None),
+        y=alt.Y(
+            "Forecast by:N", title=None, sort="x", axis=alt.Axis(labelLimit=220, labelFontSize=13)
+        ),
+        tooltip=[alt.Tooltip("Forecast by:N"), alt.Tooltip("Error:N", title="RMSPE")],
     )
+    ours = alt.datum["Forecast by"] == next(iter(scores))
     bars = base.mark_bar(cornerRadiusEnd=3, height=26).encode(
-        color=alt.condition("datum.ours", alt.value(_TEAL), alt.value("#cbd5e1"))
+        color=alt.condition(ours, alt.value(_TEAL), alt.value("#cbd5e1"))
     )
-    numbers = base.mark_text(align="left", dx=6, fontSize=13).encode(
-        text=alt.Text("error:Q", format=".1%")
+    numbers = base.mark_text(align="left", dx=6, fontSize=13, color=_palette().text).encode(
+        text="Error:N"
     )
-    return alt.layer(bars, numbers).properties(height=46 * len(scores))
+    return _configure(alt.layer(bars, numbers).properties(height=46 * len(scores)))

@@ -1,42 +1,29 @@
-"""Service client, cached service status, and the error boundary that all pages share.
+"""Service client, state of the service and what it knows, cached and shared by all pages."""
 
-``error_boundary`` is the dashboard's only error handler: it shows an error as plain words and
-advice. Details go to the log, never to the page.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, ParamSpec, TypeVar
 
 import streamlit as st
 
-from rossmann.dashboard.shared.inputs import short_date
-from rossmann.errors import (
-    AuthError,
-    DataError,
-    ModelUnavailableError,
-    RateLimitError,
-    RequestError,
-    RossmannError,
-    ServiceError,
-    SettingsError,
-)
-from rossmann.logging_config import get_logger
+from rossmann.dashboard.shared.dates import short_date
+from rossmann.errors import RossmannError, ServiceError
 from rossmann.schema import Dataset
 from rossmann.serving.client.client import Client
 from rossmann.serving.schemas.models import DataInfo, Health, ModelInfo
 from rossmann.serving.schemas.stores import StoreSummary
 from rossmann.settings import load_settings
 
-HOW_TO_START = (
-    "Start it with `bash scripts/launch_dashboard.sh` (or `rossmann serve`). "
-    "This page looks again every few seconds and goes on by itself."
-)
-REFRESH_SECONDS = 3
+REFRESH_SECONDS: Final = 3
 """Seconds between two checks of the service."""
-MAX_SHOWN_ERRORS = 10
+MAX_AGE_SECONDS: Final = 2
+BACKGROUND_THREADS: Final = 16
 Colour = Literal["green", "orange", "red", "gray"]
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
 
 
 @st.cache_resource(show_spinner=False)
@@ -49,6 +36,18 @@ def client() -> Client:
     return _client(load_settings().service_url)
 
 
+@st.cache_resource(show_spinner=False)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(BACKGROUND_THREADS, "dashboard")
+
+
+def in_background(
+    function: Callable[_Params, _Result], *args: _Params.args, **kwargs: _Params.kwargs
+) -> Future[_Result]:
+    """Call a function in another thread; it must not draw anything."""
+    return _threads().submit(function, *args, **kwargs)
+
+
 @dataclass(frozen=True)
 class ServiceStatus:
     """Last response of the service; ``error`` is empty where it responded."""
@@ -59,46 +58,79 @@ class ServiceStatus:
     error: str
 
 
+class _StatusMonitor:
+    """Asks one service for its state, never more than once at a time."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._status: ServiceStatus | None = None
+        self._asked_at = 0.0
+        self._request: Future[None] | None = None
+        self.last_info: ModelInfo | None = None
+
+    def status(self) -> ServiceStatus:
+        """The last response; one that is older than ``MAX_AGE_SECONDS`` is asked for anew."""
+        with self._lock:
+            is_old = time.monotonic() - self._asked_at > MAX_AGE_SECONDS
+            if is_old and (self._request is None or self._request.done()):
+                self._asked_at = time.monotonic()
+                self._request = in_background(self._ask)
+            request = self._request
+        if self._status is None and request is not None:
+            request.result()
+        assert self._status is not None
+        return self._status
+
+    def _ask(self) -> None:
+        service = _client(self._url)
+        known = in_background(service.model_info)
+        try:
+            status = ServiceStatus(self._url, service.health(), known.result(), "")
+            self.last_info = status.info
+        except RossmannError as error:
+            status = ServiceStatus(self._url, None, None, str(error))
+        self._status = status
+
+
+@st.cache_resource(show_spinner=False)
+def _monitor(url: str) -> _StatusMonitor:
+    return _StatusMonitor(url)
+
+
 def service_status() -> ServiceStatus:
-    """The state of the service, cached for two seconds and shared by all pages."""
-    return _fetch_status(load_settings().service_url)
+    """The last known state of the service, shared by all pages.
 
-
-@st.cache_resource(ttl=2, show_spinner=False)
-def _fetch_status(url: str) -> ServiceStatus:
-    service = _client(url)
-    try:
-        return ServiceStatus(url, service.health(), service.model_info(), "")
-    except RossmannError as error:
-        return ServiceStatus(url, None, None, str(error))
+    Only the first call waits for the service; later ones ask in the background, so that no page
+    waits for more than its own calls.
+    """
+    return _monitor(load_settings().service_url).status()
 
 
 def info() -> ModelInfo:
-    """Versions and data in use; raises ``ServiceError`` while the service is away."""
-    status = service_status()
-    if status.info is None:
-        raise ServiceError(status.error)
-    return status.info
+    """Versions and data in use, as last known; raises ``ServiceError`` where they never were."""
+    monitor = _monitor(load_settings().service_url)
+    if monitor.last_info is None:
+        status = monitor.status()
+        if status.info is None:
+            raise ServiceError(status.error)
+        return status.info
+    return monitor.last_info
 
 
 def stores() -> dict[int, StoreSummary]:
-    """Every store of the chain by its number."""
-    return _fetch_stores(load_settings().service_url)
+    """Every store of the chain by its number; asked for once for each data version."""
+    return _fetch_stores(load_settings().service_url, info().data.panel.version)
 
 
-@st.cache_resource(ttl=30, show_spinner=False)
-def _fetch_stores(url: str) -> dict[int, StoreSummary]:
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _fetch_stores(url: str, data_version: str) -> dict[int, StoreSummary]:
     return {store.store: store for store in _client(url).stores()}
-
-
-def clear_status_cache() -> None:
-    """Drop the cached status, so that the next call requests it."""
-    _fetch_status.clear()
 
 
 def clear_cache() -> None:
     """Drop all cached responses."""
-    clear_status_cache()
+    _monitor.clear()
     _fetch_stores.clear()
 
 
@@ -109,45 +141,3 @@ def data_label(data: DataInfo) -> tuple[str, Colour, str]:
         text = "The chain is made up, so that everything can be tried. Do not plan with it."
         return "Demo data", "orange", f"{text} {known}"
     return "Real data", "green", f"The Rossmann chain. {known}"
-
-
-@contextmanager
-def error_boundary() -> Iterator[None]:
-    """Show any error of the block as a box with what happened and what to do."""
-    try:
-        yield
-    except RequestError as error:
-        lines = [f"- {detail.msg}" for detail in error.errors[:MAX_SHOWN_ERRORS]]
-        text = "\n".join(["**There is no forecast for this.**", "", *lines])
-        st.error(text, icon=":material/rule:")
-    except RossmannError as error:
-        st.error(f"**{_title(error)}** {error}\n\n{_advice(error)}", icon=":material/error:")
-    except Exception:  # noqa: BLE001 -- the outermost handler of a page: logs and shows the error
-        get_logger("dashboard").exception("page failed")
-        st.error(
-            "**This page cannot be shown.** Something went wrong that should not. Reload the "
-            "page; if it stays, the dashboard's log says why.",
-            icon=":material/error:",
-        )
-
-
-def _title(error: RossmannError) -> str:
-    titles = {
-        RateLimitError: "The service was called too often.",
-        ServiceError: "The prediction service does not answer.",
-        ModelUnavailableError: "No model is in Production yet.",
-        AuthError: "The service does not let the dashboard in.",
-        DataError: "This file cannot be used.",
-        SettingsError: "A setting is wrong.",
-    }
-    return next((text for cls, text in titles.items() if isinstance(error, cls)), "It failed.")
-
-
-def _advice(error: RossmannError) -> str:
-    if isinstance(error, RateLimitError):
-        return ""
-    if isinstance(error, ServiceError):
-        return HOW_TO_START
-    if isinstance(error, ModelUnavailableError):
-        return "`rossmann train` makes one, `rossmann promote` puts it in Production."
-    return ""

@@ -1,6 +1,7 @@
 """Feature attributions of a forecast: fetched after the forecast is shown, drawn as a waterfall."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 import streamlit as st
@@ -10,25 +11,32 @@ from rossmann.dashboard.shared.charts import Step
 from rossmann.dashboard.shared.service_state import client
 from rossmann.errors import RossmannError
 from rossmann.logging_config import get_logger
-from rossmann.schema import Objective
-from rossmann.serving.schemas.forecasts import Driver, Explanation
+from rossmann.serving.schemas.forecasts import Driver, ExplainResponse, Explanation, PredictResponse
 
 MIN_SHOWN_EFFECT: Final = 0.5
 """In per cent of sales; smaller drivers are combined."""
 
 
-def show_attributions(row: dict[str, Any], version: int, as_of: str, objective: Objective) -> None:
+def show_attributions(
+    row: dict[str, Any], forecast: PredictResponse, requested: Future[ExplainResponse] | None
+) -> None:
     """Draw the drivers of the forecast of ``row``, or one line where the service has none.
 
+    ``requested``: the request for them, made with that for the forecast; None for a closed day.
     Call it last on a page: the explanation takes longer than the forecast, which is then drawn.
     """
     st.markdown("**What drives this forecast**")
-    if not row["Open"]:
+    if requested is None:
         st.caption("The store is closed on this day: nothing drives its sales, they are zero.")
         return
     try:
         with st.spinner("Looking for what drives it …"):
-            response = client().explain([row], version, as_of, objective=objective)
+            response = requested.result()
+            if response.model_version != forecast.model_version:
+                # Another version has become Production between the two, or is tried on this store.
+                response = client().explain(
+                    [row], forecast.model_version, forecast.as_of, objective=forecast.objective
+                )
     except RossmannError as error:
         get_logger("dashboard").info("no drivers: %s", error)
         st.caption("What drives it cannot be told at the moment; the forecast stands.")

@@ -1,12 +1,38 @@
 """Page "Single prediction": the form for one store on one day, filled in from the plan."""
 
+import re
+from collections.abc import Collection
 from datetime import date, timedelta
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from rossmann.dashboard.shared.inputs import long_date, objective_select, parse_date_candidates
-from rossmann.dashboard.shared.service_state import client, error_boundary, info, stores
+from rossmann.dashboard.shared.announcement import announce, announcement_region
+from rossmann.dashboard.shared.dates import (
+    contradicted_date,
+    is_week,
+    long_date,
+    parse_date_candidates,
+)
+from rossmann.dashboard.shared.error_boundary import error_boundary
+from rossmann.dashboard.shared.inputs import objective_select, selected_objective
+from rossmann.dashboard.shared.number_format import number_format
+from rossmann.dashboard.shared.service_state import info, stores
 from rossmann.dashboard.single.result import ForecastInput, show_result
+from rossmann.dashboard.single.store_days import request_row, store_days
+from rossmann.dashboard.single.url_state import (
+    DAY_KEY,
+    OBJECTIVE_KEY,
+    STORE_KEY,
+    Changes,
+    adopt_url,
+    discard_changes,
+    keep_changes,
+    plan_changes,
+    widget_key,
+    write_url,
+)
+from rossmann.errors import RequestError
 from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.schemas.stores import PlannedRow, StoreSummary
 
@@ -14,59 +40,115 @@ HOLIDAY_NAMES = dict(
     zip(STATE_HOLIDAYS, ("None", "Public holiday", "Easter", "Christmas"), strict=True)
 )
 ASSORTMENT_NAMES = {"a": "basic", "b": "extra", "c": "extended"}
+FIELD_NAMES = {
+    "Open": "Open",
+    "Promo": "Promotion",
+    "SchoolHoliday": "School holiday",
+    "StateHoliday": "State holiday",
+}
 
 
 def show_single() -> None:
     """Draw the page."""
     st.title("One store, one day")
     st.write("Pick a store and a day: the forecast follows at once, with the days around it.")
+    region = announcement_region()
+    adopt_url()
     summaries = stores()
     form, result = st.columns([2, 5], gap="medium")
     inputs = None
     with form, error_boundary():
         inputs = _show_form(summaries)
     with result, error_boundary():
-        if inputs is not None:
-            show_result(inputs)
+        if inputs is None:
+            announce(region, "")
+        else:
+            show_result(inputs, region)
 
 
 def _show_form(summaries: dict[int, StoreSummary]) -> ForecastInput | None:
-    number = st.selectbox(
+    store = _store_input(summaries)
+    day = _day_input()
+    if store is None or day is None:
+        typed = day.isoformat() if day else st.session_state[DAY_KEY]
+        write_url(store or st.session_state[STORE_KEY], typed, selected_objective(OBJECTIVE_KEY))
+        return None
+    try:
+        days = store_days(store, day)
+    except RequestError:
+        write_url(store, day.isoformat(), selected_objective(OBJECTIVE_KEY))
+        raise
+    row = request_row(days.planned) | _plan_inputs(days.planned)
+    objective = objective_select(OBJECTIVE_KEY)
+    write_url(store, day.isoformat(), objective, plan_changes(store, day))
+    return ForecastInput(row, days, objective)
+
+
+def _store_input(summaries: dict[int, StoreSummary]) -> int | None:
+    """The store; None where the chain has no such one, which the page then says."""
+    state = st.session_state
+    if STORE_KEY in state:
+        state[STORE_KEY] = _as_option(state[STORE_KEY], summaries)
+    typed = st.selectbox(
         "Store",
         list(summaries),
-        format_func=lambda number: _store_label(summaries[number]),
-        key="store",
+        format_func=lambda value: _store_label(value, summaries),
+        key=STORE_KEY,
         persist_state="session",
+        accept_new_options=True,
+        filter_mode="contains",
         help="Type a number to find a store. Type a to d is the chain's own word for its formats.",
     )
-    day = _day_input()
-    if day is None:
-        return None
-    planned = client().plan(number, day.isoformat(), 1).rows[0]
-    return _plan_inputs(planned)
+    option = _as_option(typed, summaries)
+    if isinstance(option, int):
+        return option
+    count = number_format().whole(len(summaries))
+    st.error(
+        f"**There is no store {option}.** The chain has {count} stores, with numbers from "
+        f"{min(summaries)} to {max(summaries)}.",
+        icon=":material/storefront:",
+    )
+    return None
 
 
-def _store_label(store: StoreSummary) -> str:
+def _as_option(typed: int | str | None, summaries: Collection[int]) -> int | str:
+    """The number of a store of the chain, else the text as typed."""
+    text = str(typed or "").strip()
+    match = re.fullmatch(r"(?:store\s*)?0*(\d{1,9})", text, re.IGNORECASE)
+    return int(match[1]) if match and int(match[1]) in summaries else text
+
+
+def _store_label(value: int | str, summaries: dict[int, StoreSummary]) -> str:
+    store = summaries.get(value) if isinstance(value, int) else None
+    if store is None:
+        return str(value)
     assortment = ASSORTMENT_NAMES.get(store.assortment, store.assortment)
     return f"Store {store.store} · type {store.store_type} · {assortment}"
 
 
 def _day_input() -> date | None:
-    if "day" not in st.session_state:
-        st.session_state["day"] = _first_unknown_day().isoformat()
+    first = _first_unknown_day()
+    if not st.session_state.get(DAY_KEY):
+        st.session_state[DAY_KEY] = first.isoformat()
     typed, calendar = st.columns([5, 2], vertical_alignment="bottom")
     text = typed.text_input(
         "Date",
-        key="day",
+        key=DAY_KEY,
         persist_state="session",
-        help="Any usual way: 2015-08-01, 08/01/2015, 01.08.2015, 1 August 2015",
+        help="Any usual way: 2015-08-01, 08/01/2015, Sa 01.08.2015, 1 August, KW 32",
     )
-    with calendar.popover("", icon=":material/calendar_month:", help="Pick from a calendar"):
-        st.date_input("Day", value=_first_unknown_day(), key="picked", on_change=_copy_picked_day)
-    day = _parse_day(text)
+    day = _parse_day(text, first)
+    _show_calendar(calendar, day or first)
     if day is not None:
         st.markdown(f"**{long_date(day)}** · week {day.isocalendar().week}")
     return day
+
+
+def _show_calendar(column: DeltaGenerator, day: date) -> None:
+    """The calendar, open at the typed day."""
+    st.session_state["picked"] = day
+    with column.popover("", icon=":material/calendar_month:", help="Pick from a calendar"):
+        st.date_input("Day", key="picked", on_change=_copy_picked_day)
 
 
 def _first_unknown_day() -> date:
@@ -76,60 +158,90 @@ def _first_unknown_day() -> date:
 
 
 def _copy_picked_day() -> None:
-    st.session_state["day"] = st.session_state["picked"].isoformat()
+    st.session_state[DAY_KEY] = st.session_state["picked"].isoformat()
 
 
-def _parse_day(text: str) -> date | None:
-    candidates = parse_date_candidates(text)
+def _parse_day(text: str, first: date) -> date | None:
+    candidates = parse_date_candidates(text, first)
     if len(candidates) > 1:
+        question = (
+            "Which day of this week?"
+            if is_week(text)
+            else "This can be two dates. Which one do you mean?"
+        )
         return st.radio(
-            "This can be two dates. Which one do you mean?",
-            candidates,
-            format_func=long_date,
-            index=None,
-            key=f"which-{text}",
+            question, candidates, format_func=long_date, index=None, key=f"which-{text}"
         )
-    if not candidates:
-        st.warning(
-            "This is not a date. Write it like 2015-08-01, 08/01/2015, 01.08.2015 "
-            "or 1 August 2015.",
-            icon=":material/event_busy:",
-        )
+    if candidates:
+        return candidates[0]
+    other = contradicted_date(text, first)
+    if other is not None:
+        st.warning(f"{long_date(other)} has another weekday.", icon=":material/event_busy:")
         return None
-    return candidates[0]
+    st.warning(
+        "This is not a date. Write it like 2015-08-01, 08/01/2015, 01.08.2015, 1 August 2015 "
+        "or KW 32.",
+        icon=":material/event_busy:",
+    )
+    return None
 
 
-def _plan_inputs(planned: PlannedRow) -> ForecastInput:
-    """The other fields, filled in; the widget keys give each store and day its own plan."""
-    suffix = f"{planned.Store}-{planned.Date}"
+def _plan_inputs(planned: PlannedRow) -> Changes:
+    """The other fields, filled in from the plan; returns those that were changed."""
+    store, day = planned.Store, planned.Date
+    before = plan_changes(store, day)
     with st.container(border=True):
         st.markdown("**What is planned**")
-        open_ = st.toggle("Open", bool(planned.Open), key=f"open-{suffix}")
-        promo = st.toggle("Promotion", bool(planned.Promo), key=f"promo-{suffix}")
-        school = st.toggle("School holiday", bool(planned.SchoolHoliday), key=f"school-{suffix}")
-        holiday = st.selectbox(
-            "State holiday",
-            STATE_HOLIDAYS,
-            index=STATE_HOLIDAYS.index(planned.StateHoliday),
-            format_func=HOLIDAY_NAMES.__getitem__,
-            key=f"holiday-{suffix}",
+        values = {
+            field: int(_toggle(field, planned, before))
+            for field in ("Open", "Promo", "SchoolHoliday")
+        }
+        changes: Changes = {
+            field: value for field, value in values.items() if value != getattr(planned, field)
+        }
+        holiday = _holiday_input(planned, before)
+        if holiday != planned.StateHoliday:
+            changes["StateHoliday"] = holiday
+        _show_source(planned, changes)
+    keep_changes(store, day, changes)
+    return changes
+
+
+def _toggle(field: str, planned: PlannedRow, changes: Changes) -> bool:
+    key = widget_key(field, planned.Store, planned.Date.isoformat())
+    if key not in st.session_state:
+        st.session_state[key] = bool(changes.get(field, getattr(planned, field)))
+    return st.toggle(FIELD_NAMES[field], key=key)
+
+
+def _holiday_input(planned: PlannedRow, changes: Changes) -> str:
+    key = widget_key("StateHoliday", planned.Store, planned.Date.isoformat())
+    if key not in st.session_state:
+        st.session_state[key] = changes.get("StateHoliday", planned.StateHoliday)
+    selected: str = st.selectbox(
+        FIELD_NAMES["StateHoliday"], STATE_HOLIDAYS, format_func=HOLIDAY_NAMES.__getitem__, key=key
+    )
+    return selected
+
+
+def _show_source(planned: PlannedRow, changes: Changes) -> None:
+    """Where the fields come from: the schedule, a rule, or the user."""
+    source = "the store's schedule" if planned.scheduled else "a rule, for want of a schedule"
+    if changes:
+        names = ", ".join(FIELD_NAMES[field].lower() for field in changes)
+        st.caption(f":material/edit: Changed by you: {names}. The rest is from {source}.")
+        st.button(
+            "Back to the plan",
+            icon=":material/undo:",
+            on_click=discard_changes,
+            args=(planned.Store, planned.Date),
         )
-        if planned.scheduled:
-            st.caption(":material/event_available: Filled in from the store's schedule.")
-        else:
-            st.caption(
-                ":material/event_note: No schedule for this day. To start from: the store's usual "
-                "opening, public holidays by calendar, and no promotion unless other stores plan "
-                "one; set what you know. Promotions and school holidays of the days around, where "
-                "no schedule tells them, count as not known."
-            )
-    row = {
-        "Store": planned.Store,
-        "DayOfWeek": planned.Date.isoweekday(),
-        "Date": planned.Date.isoformat(),
-        "Open": int(open_),
-        "Promo": int(promo),
-        "StateHoliday": holiday,
-        "SchoolHoliday": int(school),
-    }
-    return ForecastInput(row, planned, objective_select("objective"))
+    elif planned.scheduled:
+        st.caption(":material/event_available: Filled in from the store's schedule.")
+    else:
+        st.caption(
+            ":material/event_note: No schedule for this day. To start from: the store's usual "
+            "opening, public holidays by calendar, and no promotion unless other stores plan "
+            "one; set what you know. Promotions and school holidays of the days around, where "
+            "no schedule tells them, count as not known."
+        )

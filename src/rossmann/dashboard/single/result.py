@@ -1,5 +1,6 @@
 """Result of a single prediction: forecast, range, comparison, warnings, chart, attributions."""
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Final
@@ -7,34 +8,42 @@ from typing import Any, Final
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from rossmann.dashboard.shared.announcement import announce
 from rossmann.dashboard.shared.charts import FORECAST, SELECTED, SOLD, Day, store_chart
-from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, short_date
-from rossmann.dashboard.shared.service_state import client, info
+from rossmann.dashboard.shared.dates import long_date, short_date
+from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS
+from rossmann.dashboard.shared.number_format import number_format
+from rossmann.dashboard.shared.service_state import client, in_background
 from rossmann.dashboard.single.attributions import show_attributions
+from rossmann.dashboard.single.store_days import PAST_WEEKS, StoreDays, request_row
 from rossmann.schema import Objective
-from rossmann.serving.schemas.forecasts import PredictResponse
-from rossmann.serving.schemas.stores import PastDay, PlannedRow
+from rossmann.serving.schemas.forecasts import ExplainResponse, PredictResponse, WarningMessage
+from rossmann.serving.schemas.stores import PastDay
 
 LEVEL: Final = 0.8
-PAST_WEEKS: Final = 8
 _BOX_HEIGHT: Final = 118
 """Pixels of a metric: label, number, and difference from the forecast."""
-DAYS_AFTER: Final = 7
-"""Days after the selected one that are forecast too."""
+_FIRST_OTHER: Final = 2
+"""Rows of the request: the selected day, the same with the other promotion, then other days."""
 
 
 @dataclass(frozen=True)
 class ForecastInput:
-    """The row of the request, and the day as it was planned."""
+    """The row of the request, and the day as it was planned, with its surroundings."""
 
     row: dict[str, Any]
-    planned: PlannedRow
+    days: StoreDays
     objective: Objective
+
+    @property
+    def store(self) -> int:
+        """The store's number."""
+        return self.days.planned.Store
 
     @property
     def day(self) -> date:
         """The selected day."""
-        return self.planned.Date
+        return self.days.planned.Date
 
     @property
     def open(self) -> bool:
@@ -42,67 +51,77 @@ class ForecastInput:
         return bool(self.row["Open"])
 
 
-def show_result(inputs: ForecastInput) -> None:
-    """Request the forecast and draw the result."""
-    service = client()
-    other = {**inputs.row, "Promo": 1 - inputs.row["Promo"]}
-    response = service.predict([inputs.row, other], intervals=(LEVEL,), objective=inputs.objective)
-    origin = date.fromisoformat(response.as_of)
-    past = service.history(inputs.planned.Store, 7 * PAST_WEEKS, response.as_of).days
-    _show_metrics(inputs, response, past)
+def show_result(inputs: ForecastInput, region: DeltaGenerator) -> None:
+    """Request forecast and drivers at the same time and draw them; ``region`` announces them."""
+    drivers = _request_drivers(inputs) if inputs.open else None
+    with st.spinner(f"Forecasting store {inputs.store}, {short_date(inputs.day)} …"):
+        response = _request_forecasts(inputs)
+    st.subheader(f"Store {inputs.store} · {long_date(inputs.day)}")
+    _show_metrics(inputs, response)
     _show_notices(inputs, response)
-    bars = _forecast_bars(inputs, response)
-    # A distant day is drawn without the past, which would lie months to the left of it.
-    near = bars[0].day == origin + timedelta(days=1)
-    if near:
-        bars = [*(_past_bar(day) for day in past), *bars]
-    st.altair_chart(store_chart(bars, origin if near else None), width="stretch")
-    st.caption(
-        f"Model version {response.model_version} ({response.model_stage}), knowing sales up to "
-        f"{short_date(origin)}. Made for: {OBJECTIVE_LABELS[response.objective].lower()}. "
-        "Thin lines: four days in five end inside them. Pale bars: no promotion."
+    _show_chart(inputs, response)
+    announce(region, _announcement(inputs, response))
+    show_attributions(inputs.row, response, drivers)
+
+
+def _request_drivers(inputs: ForecastInput) -> Future[ExplainResponse]:
+    origin = inputs.days.origin.isoformat()
+    return in_background(
+        client().explain, [inputs.row], "Production", origin, objective=inputs.objective
     )
-    show_attributions(inputs.row, response.model_version, response.as_of, response.objective)
 
 
-def _show_metrics(inputs: ForecastInput, response: PredictResponse, past: list[PastDay]) -> None:
+def _request_forecasts(inputs: ForecastInput) -> PredictResponse:
+    other = {**inputs.row, "Promo": 1 - inputs.row["Promo"]}
+    rows = [inputs.row, other, *(request_row(planned) for planned in inputs.days.others)]
+    return client().predict(
+        rows, as_of=inputs.days.origin.isoformat(), intervals=(LEVEL,), objective=inputs.objective
+    )
+
+
+def _announcement(inputs: ForecastInput, response: PredictResponse) -> str:
+    sales = number_format().money(response.predictions[0])
+    return f"Store {inputs.store}, {long_date(inputs.day)}: forecast {sales}."
+
+
+def _show_metrics(inputs: ForecastInput, response: PredictResponse) -> None:
+    formats = number_format()
     forecast, interval = response.predictions[0], response.intervals[0]
     low, high = interval.lower[0], interval.upper[0]
-    weekday = inputs.day.weekday()
-    same_weekday = [p for p in past if p.Date.weekday() == weekday and p.Open and p.Sales]
     # Side by side where they fit, else below each other: no number is cut.
     metrics = st.container(horizontal=True)
     label = f"Forecast, {inputs.day:%a} {inputs.day.day} {inputs.day:%b}"
-    metrics.metric(label, f"{forecast:,.0f}", border=True, height=_BOX_HEIGHT)
+    metrics.metric(label, formats.money(forecast), border=True, height=_BOX_HEIGHT)
     metrics.metric(
         "80 % range",
-        f"{low:,.0f}\N{EN DASH}{high:,.0f}" if forecast else "0",
+        f"{formats.money(low)}\N{EN DASH}{formats.money(high)}" if forecast else formats.money(0),
         help="Four days in five end inside this range.",
         border=True,
         height=_BOX_HEIGHT,
     )
-    sold = _actual_sales(inputs)
-    if sold is not None:
-        note = "The forecast does not know this number."
-        _show_comparison(metrics, "Really sold", sold, forecast, note)
-        return
+    name, value, note = _comparison(inputs, response)
+    if value is not None:
+        _show_comparison(metrics, name, value, forecast, note)
+
+
+def _comparison(inputs: ForecastInput, response: PredictResponse) -> tuple[str, float | None, str]:
+    """Name, value and note of the number to compare with; None where there is none."""
+    if inputs.days.sold is not None:
+        if any(warning.type == "in_training" for warning in _own_warnings(response)):
+            note = "The model has learned from this day: how close it is says nothing about others."
+        else:
+            note = "The forecast does not know this number."
+        return "Really sold", inputs.days.sold, note
+    weekday = inputs.day.weekday()
+    past = inputs.days.past
+    same_weekday = [p for p in past if p.Date.weekday() == weekday and p.Open and p.Sales]
     # Promotions skip weekends: without such a day in the past, the other case would be a guess.
     if inputs.open and any(p.Promo != inputs.row["Promo"] for p in same_weekday):
         name = "Without promotion" if inputs.row["Promo"] else "With promotion"
-        _show_comparison(metrics, name, response.predictions[1], forecast, "")
-    elif same_weekday:
-        mean = sum(p.Sales or 0.0 for p in same_weekday) / len(same_weekday)
-        note = f"Mean of the store's {inputs.day:%A}s of the last {PAST_WEEKS} weeks."
-        _show_comparison(metrics, f"Recent {inputs.day:%A}s", mean, forecast, note)
-
-
-def _actual_sales(inputs: ForecastInput) -> float | None:
-    """Sales of the day, where they are known already."""
-    last = info().data.panel.last_day
-    if last is None or inputs.day > last:
-        return None
-    day = inputs.day.isoformat()
-    return client().history(inputs.planned.Store, 1, day).days[0].Sales
+        return name, response.predictions[1], ""
+    mean = sum(p.Sales or 0.0 for p in same_weekday) / len(same_weekday) if same_weekday else None
+    note = f"Mean of the store's {inputs.day:%A}s of the last {PAST_WEEKS} weeks."
+    return f"Recent {inputs.day:%A}s", mean, note
 
 
 def _show_comparison(
@@ -111,7 +130,7 @@ def _show_comparison(
     """Another number, with its difference from the forecast."""
     metrics.metric(
         name,
-        f"{value:,.0f}",
+        number_format().money(value),
         _format_difference(value / forecast - 1) if forecast else None,
         delta_color="off",
         delta_arrow="off",
@@ -125,7 +144,7 @@ def _format_difference(share: float) -> str:
     """In words: a bare -6 % would read as a fall of sales."""
     if round(share, 2) == 0:
         return "as the forecast"
-    return f"{abs(share):.0%} {'above' if share > 0 else 'below'} forecast"
+    return f"{number_format().percent(abs(share))} {'above' if share > 0 else 'below'} forecast"
 
 
 def _show_notices(inputs: ForecastInput, response: PredictResponse) -> None:
@@ -135,11 +154,21 @@ def _show_notices(inputs: ForecastInput, response: PredictResponse) -> None:
             "the forecast of a closed day is zero, whatever else is planned.",
             icon=":material/door_front:",
         )
-    elif not inputs.planned.Open:
-        st.info("As planned, this store is closed on this day.", icon=":material/door_front:")
-    if response.warnings:
-        text = "\n\n".join(_to_sentence(warning.msg) for warning in response.warnings)
+    elif not inputs.days.planned.Open:
+        st.info(
+            "You opened the store on a day on which its plan has it closed: the forecast is for "
+            "an open store.",
+            icon=":material/door_open:",
+        )
+    warnings = _own_warnings(response)
+    if warnings:
+        text = "\n\n".join(_to_sentence(warning.msg) for warning in warnings)
         st.warning(text, icon=":material/info:")
+
+
+def _own_warnings(response: PredictResponse) -> list[WarningMessage]:
+    """Warnings of the selected day, which is the first row."""
+    return [warning for warning in response.warnings if 0 in warning.rows]
 
 
 def _closed_reason(inputs: ForecastInput) -> str:
@@ -152,36 +181,42 @@ def _to_sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
+def _show_chart(inputs: ForecastInput, response: PredictResponse) -> None:
+    bars = _forecast_bars(inputs, response)
+    # A distant day is drawn without the past, which would lie months to the left of it.
+    origin = inputs.days.origin
+    near = bars[0].day == origin + timedelta(days=1)
+    if near:
+        bars = [*(_past_bar(day) for day in inputs.days.past), *bars]
+    st.altair_chart(store_chart(bars, origin if near else None), width="stretch")
+    st.caption(
+        f"Store {inputs.store}, model version {response.model_version} ({response.model_stage}), "
+        f"knowing sales up to {short_date(origin)}. "
+        f"Made for: {OBJECTIVE_LABELS[response.objective].lower()}. "
+        "Thin lines: four days in five end inside them. Pale bars: no promotion."
+    )
+
+
 def _past_bar(day: PastDay) -> Day:
-    note = "" if day.Open else "closed"
-    return Day(day.Date, SOLD, day.Sales, None, None, note, bool(day.Promo))
+    return Day(day.Date, SOLD, day.Sales, None, None, bool(day.Open), bool(day.Promo))
 
 
 def _forecast_bars(inputs: ForecastInput, response: PredictResponse) -> list[Day]:
-    """Forecasts from the day after the origin, at most ``PAST_WEEKS`` before, to a week after."""
-    origin = date.fromisoformat(response.as_of)
-    start = max(origin + timedelta(days=1), inputs.day - timedelta(days=7 * PAST_WEEKS))
-    count = (inputs.day - start).days + 1 + DAYS_AFTER
-    plan = client().plan(inputs.planned.Store, start.isoformat(), count).rows
-    other_days = [row for row in plan if inputs.day != row.Date]
-    rows = [inputs.row, *(_request_row(row) for row in other_days)]
-    forecasts = client().predict(
-        rows, as_of=response.as_of, intervals=(LEVEL,), objective=inputs.objective
-    )
-    days = [inputs.day, *(row.Date for row in other_days)]
-    bars = [_forecast_bar(rows[i], day, forecasts, i) for i, day in enumerate(days)]
+    """The selected day's bar and those of the other days, by day."""
+    bars = [_forecast_bar(SELECTED, inputs.day, inputs.row, response, 0)]
+    for index, planned in enumerate(inputs.days.others, _FIRST_OTHER):
+        row = request_row(planned)
+        bars.append(_forecast_bar(FORECAST, planned.Date, row, response, index))
     return sorted(bars, key=lambda bar: bar.day)
 
 
-def _forecast_bar(row: dict[str, Any], day: date, response: PredictResponse, index: int) -> Day:
-    """The bar of a row of the response; the first is the selected day."""
+def _forecast_bar(
+    kind: str, day: date, row: dict[str, Any], response: PredictResponse, index: int
+) -> Day:
+    """The bar of a row of the response, in whole numbers."""
     interval = response.intervals[0]
-    kind = FORECAST if index else SELECTED
-    note = "" if row["Open"] else "closed"
-    promo = bool(row["Promo"])
-    bounds = interval.lower[index], interval.upper[index]
-    return Day(day, kind, response.predictions[index], *bounds, note, promo)
-
-
-def _request_row(planned: PlannedRow) -> dict[str, Any]:
-    return planned.model_dump(mode="json", exclude={"scheduled"})
+    sales, low, high = (
+        float(round(values[index]))
+        for values in (response.predictions, interval.lower, interval.upper)
+    )
+    return Day(day, kind, sales, low, high, bool(row["Open"]), bool(row["Promo"]))

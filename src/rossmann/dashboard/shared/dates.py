@@ -1,0 +1,169 @@
+"""Dates as people type and read them: any usual format, German or English, and weeks."""
+
+import re
+from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Final
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_GERMAN_MONTHS = {"mär": 3, "mae": 3, "mai": 5, "okt": 10, "dez": 12}
+_WEEKDAYS = (
+    ("mon", "mo"), ("tue", "di", "die"), ("wed", "mi", "mit"), ("thu", "do", "don"),
+    ("fri", "fr", "fre"), ("sat", "sa", "sam"), ("sun", "so", "son"),
+)  # fmt: skip
+_NUMBERS = re.compile(r"(\d{1,4})\s*([-/. ])\s*(\d{1,2})\s*\2\s*(\d{1,4})")
+_YEAR = r"(?:[.,\s]*(\d{4}|\d{2}))?"
+_DAY_FIRST = re.compile(rf"(\d{{1,2}})(?:st|nd|rd|th)?[.\s]*([^\W\d]{{3,}}){_YEAR}")
+_MONTH_FIRST = re.compile(
+    r"([^\W\d]{3,})[.\s]*(\d{1,2})(?:st|nd|rd|th)?(?:(?:,|\s)\s*(\d{4}|\d{2}))?"
+)
+_DAY_AND_MONTH = re.compile(r"(\d{1,2})\.\s*(\d{1,2})\.")
+_WEEK = re.compile(r"(?:kw|cw|week|woche|w)\s*(\d{1,2})(?:[\s/,.-]+(\d{4}))?")
+_ISO_WEEK = re.compile(r"(\d{4})-?w(\d{2})")
+_WEEKDAY = re.compile(r"^([^\W\d_]+)[,.\s]+")
+_CLOCK = re.compile(r"[t\s]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?z?$")
+AHEAD_DAYS: Final = 48
+"""A day without a year is the next one where that is at most so many days away."""
+YearMonthDay = tuple[int, int, int]
+
+
+def parse_date_candidates(text: str, today: date | None = None) -> list[date]:
+    """Every date that ``text`` can mean: none, one, two, or the seven days of a week.
+
+    Accepts 2015-08-01, 08/01/2015, 08/01/15, 01.08.2015, 20150801, 1 August 2015, Aug 1, 2015,
+    also with a German or English weekday before it or a time of day after it; and weeks, as KW 32,
+    week 32 2015, 2015-W32. ``today``: the first day that can be planned, for a day or week without
+    a year: the next such one, or where that is far off, the one before it too. A weekday that
+    contradicts its date leaves no candidate.
+    """
+    reference = today or date.today()
+    plain = _CLOCK.sub("", text.strip().lower())
+    weekday, rest = _split_weekday(plain)
+    candidates: list[date] = []
+    for candidate in [*_days(rest, reference), *_week_days(rest, reference)]:
+        if candidate not in candidates and weekday in (None, candidate.weekday()):
+            candidates.append(candidate)
+    return candidates
+
+
+def is_week(text: str) -> bool:
+    """Whether the text names a week rather than a day."""
+    rest = _split_weekday(text.strip().lower())[1]
+    return bool(_WEEK.fullmatch(rest) or _ISO_WEEK.fullmatch(rest))
+
+
+def contradicted_date(text: str, today: date | None = None) -> date | None:
+    """The date of a text whose weekday is another one; None where there is no such date."""
+    weekday, rest = _split_weekday(text.strip().lower())
+    if weekday is None or parse_date_candidates(text, today):
+        return None
+    return next(iter(parse_date_candidates(rest, today)), None)
+
+
+def _split_weekday(text: str) -> tuple[int | None, str]:
+    """The weekday at the beginning (Monday is 0), and the rest."""
+    match = _WEEKDAY.match(text)
+    if match is None:
+        return None, text
+    word = match[1]
+    for number, (english, *german) in enumerate(_WEEKDAYS):
+        if word in german or word.startswith((english, *(g for g in german if len(g) > 2))):
+            return number, text[match.end() :]
+    return None, text
+
+
+def _days(text: str, today: date) -> Iterator[date]:
+    for year, month, day in _year_month_days(text):
+        if year:
+            yield from _valid(year, month, day)
+            continue
+        # 29 February: the nearest leap years are at most eight years off.
+        years = range(today.year - 8, today.year + 9)
+        days = [found for year in years for found in _valid(year, month, day)]
+        yield from _nearest(days, today)
+
+
+def _week_days(text: str, today: date) -> Iterator[date]:
+    """The days of a week; without a year, those of the nearest week of that number."""
+    if match := _ISO_WEEK.fullmatch(text):
+        year, week = int(match[1]), int(match[2])
+    elif match := _WEEK.fullmatch(text):
+        year, week = int(match[2] or 0), int(match[1])
+    else:
+        return
+    years = [year] if year else range(today.year - 6, today.year + 7)
+    mondays = [monday for number in years for monday in _monday(number, week)]
+    if not year:
+        # The week that today is in has not passed.
+        mondays = _nearest(mondays, today - timedelta(days=today.weekday()))
+    for monday in mondays:
+        yield from (monday + timedelta(days=i) for i in range(7))
+
+
+def _monday(year: int, week: int) -> Iterator[date]:
+    try:
+        yield date.fromisocalendar(year, week, 1)
+    except ValueError:
+        return
+
+
+def _valid(year: int, month: int, day: int) -> Iterator[date]:
+    try:
+        yield date(year, month, day)
+    except ValueError:
+        return
+
+
+def _nearest(days: list[date], today: date) -> list[date]:
+    """The next of the days, after the last one before it where the next is far off."""
+    ahead = [day for day in days if day >= today][:1]
+    if ahead and (ahead[0] - today).days < AHEAD_DAYS:
+        return ahead
+    return [*[day for day in days if day < today][-1:], *ahead]
+
+
+def _year_month_days(text: str) -> list[YearMonthDay]:
+    """Year, month and day of every reading; the year is 0 where the text has none."""
+    if re.fullmatch(r"\d{8}", text) and not text.startswith("0000"):
+        return [(int(text[:4]), int(text[4:6]), int(text[6:]))]
+    if match := _NUMBERS.fullmatch(text):
+        first, separator, second, third = match.groups()
+        return _parse_numeric(first, separator, second, third)
+    if match := _DAY_AND_MONTH.fullmatch(text):
+        return [(0, int(match[2]), int(match[1]))]
+    if match := _DAY_FIRST.fullmatch(text):
+        return _parse_month_name(match[3], match[2], match[1])
+    if match := _MONTH_FIRST.fullmatch(text):
+        return _parse_month_name(match[3], match[1], match[2])
+    return []
+
+
+def _parse_numeric(first: str, separator: str, second: str, third: str) -> list[YearMonthDay]:
+    if len(first) == 4:
+        return [] if first == "0000" else [(int(first), int(second), int(third))]
+    if len(first) > 2 or len(third) not in (2, 4) or third == "0000":
+        return []
+    month_first = (_year(third), int(first), int(second))
+    day_first = (_year(third), int(second), int(first))
+    # With full stops the day always comes first; with slashes and dashes usage differs.
+    return [day_first] if separator == "." else [month_first, day_first]
+
+
+def _parse_month_name(year: str | None, month: str, day: str) -> list[YearMonthDay]:
+    prefix = month[:3]
+    number = _GERMAN_MONTHS.get(prefix) or (_MONTHS.index(prefix) + 1 if prefix in _MONTHS else 0)
+    return [(_year(year) if year else 0, number, int(day))] if number else []
+
+
+def _year(text: str) -> int:
+    return int(text) + 2000 if len(text) == 2 else int(text)
+
+
+def long_date(day: date) -> str:
+    """A date in full: Saturday 1 August 2015."""
+    return f"{day:%A} {day.day} {day:%B %Y}"
+
+
+def short_date(day: date) -> str:
+    """A date with short names: Sat 1 Aug 2015."""
+    return f"{day:%a} {day.day} {day:%b %Y}"

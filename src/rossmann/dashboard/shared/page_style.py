@@ -1,0 +1,36 @@
+"""Style sheet of all pages: spacing, contrast, narrow screens, and what is hidden from view."""
+
+from typing import Final
+
+from rossmann.dashboard.shared.announcement import KEY as ANNOUNCEMENT_KEY
+
+SIDEBAR_PIXELS: Final = 240
+DEMO_NOTE_KEY: Final = "demo-note"
+REJECTED_FILE_KEY: Final = "rejected-file"
+
+PAGE_STYLE: Final = f"""<style>
+.stMainBlockContainer {{padding-top: 3rem; padding-bottom: 3rem}}
+/* Captions are text like any other: with Streamlit's 60 % they have too little contrast. */
+[data-testid="stCaptionContainer"] {{opacity: .85}}
+[data-testid="stCaptionContainer"] a {{color: var(--st-link-color)}}
+/* An answer that no longer belongs to the form is dimmed at once, not after a second. */
+.stApp [data-stale="true"] {{opacity: .3; transition: opacity .1s linear .15s}}
+/* Hidden parts must not take the gap between two elements either: hence their wrappers. */
+[data-testid="stLayoutWrapper"]:has(> .st-key-{ANNOUNCEMENT_KEY}) {{
+  position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+}}
+.stElementContainer:has(> .stHtml > style) {{display: none}}
+/* The sidebar tells of demo data; where it is folded away, the page does. */
+[data-testid="stLayoutWrapper"]:has(> .st-key-{DEMO_NOTE_KEY}) {{display: none}}
+/* The browser marks a file that it does not take, and says why only in a tooltip. */
+[data-testid="stLayoutWrapper"]:has(> .st-key-{REJECTED_FILE_KEY}) {{display: none}}
+:has([data-testid="stFileChip"][aria-invalid="true"])
+  > [data-testid="stLayoutWrapper"]:has(> .st-key-{REJECTED_FILE_KEY}) {{display: flex}}
+@media (min-width: 769px) {{
+  [data-testid="stSidebar"][data-collapsed="false"] {{width: {SIDEBAR_PIXELS}px !important}}
+}}
+@media (max-width: 768px) {{
+  .stMainBlockContainer {{padding-top: 4.5rem}}
+  [data-testid="stLayoutWrapper"]:has(> .st-key-{DEMO_NOTE_KEY}) {{display: flex}}
+}}
+</style>"""
