@@ -1,69 +1,19 @@
 """End to end: the launcher with the real services, from an empty folder to forecasts."""
 
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
-import psutil
 import pytest
 
 from rossmann.data.demo.write_tables import write_demo
 from rossmann.serving.client.client import Client
 from rossmann.settings import load_settings
+from tests.e2e.installation import Installation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-class Installation:
-    """A data folder, three unused ports, and the command line with these settings."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.launch_output = ""
-        self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("ROSSMANN_")},
-            "ROSSMANN_DATA_DIR": str(folder),
-        }
-        sockets = [socket.socket() for _ in range(3)]
-        for name, probe in zip(("API", "MLFLOW", "DASHBOARD"), sockets, strict=True):
-            probe.bind(("127.0.0.1", 0))
-            self.environment[f"ROSSMANN_{name}_PORT"] = str(probe.getsockname()[1])
-        for probe in sockets:
-            probe.close()
-        self.api = f"http://127.0.0.1:{self.environment['ROSSMANN_API_PORT']}"
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "rossmann.cli", *arguments],
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        child = self.start(*arguments)
-        out, err = child.communicate(timeout=600)
-        assert child.returncode == code, f"{arguments}\n{out}\n{err}"
-        return out
-
-    def running_commands(self) -> list[str]:
-        """Command lines of the running processes that use this folder."""
-        folder = str(self.folder)
-        commands = []
-        for process in psutil.process_iter(["cmdline", "environ", "pid", "status"]):
-            info = process.info
-            command = " ".join(info["cmdline"] or [])
-            uses_folder = (info["environ"] or {}).get("ROSSMANN_DATA_DIR") == folder
-            if (folder in command or uses_folder) and info["status"] != psutil.STATUS_ZOMBIE:
-                commands.append(command)
-        return commands
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,28 @@ if [ "$1 $2" = "-m pip" ]; then echo "$@" >>"{record}"; exit {code}; fi
 exec {python} "$@"
 """
 
+OLD_PYTHON = """#!/usr/bin/env bash
+case "$2" in *SystemExit*) exit 1 ;; *print*) echo 3.10 ;; esac
+"""
+NEWER_VERSION = 'case "$2" in *print*) echo 3.99; exit ;; esac\nexec '
+BUILD_BACKEND = r"""
+import zipfile
+
+FILES = {
+    "METADATA": "Metadata-Version: 2.1\nName: small\nVersion: 1\n",
+    "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "RECORD": "",
+}
+
+def build_editable(folder, *_):
+    with zipfile.ZipFile(f"{folder}/small-1-py3-none-any.whl", "w") as wheel:
+        for name, content in FILES.items():
+            wheel.writestr(f"small-1.dist-info/{name}", content)
+    return "small-1-py3-none-any.whl"
+
+build_wheel = build_editable
+"""
+
 
 class Checkout:
     """A copy of the scripts and requirements, with the fake interpreter."""
@@ -121,6 +143,96 @@ def test_existing_environment_of_the_user_is_kept(checkout: Checkout) -> None:
     assert result.returncode == 0, result.stderr
     assert (folder / "user_file").exists()
     assert len(checkout.installs()) == 1
+
+
+def test_environment_of_an_older_python_is_named_with_the_remedy(checkout: Checkout) -> None:
+    folder = checkout.folder / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "python").write_text(OLD_PYTHON)
+    (folder / "python").chmod(0o755)
+    result = checkout.install()
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: .venv is of Python 3.10, and 3.11 or later is needed; remove it and run this again:"
+        f" rm -rf {checkout.folder}/.venv\n"
+    )
+    assert (folder / "python").exists()
+    (checkout.folder / ".venv" / ".folder").write_text(f"{checkout.folder}\n")  # one of our own
+    result = checkout.install()
+    assert result.returncode == 0, result.stderr
+    assert "virtual environment .venv made" in result.stdout
+
+
+def test_update_of_python_installs_again(checkout: Checkout) -> None:
+    checkout.install()
+    python = checkout.folder / ".venv" / "bin" / "python"
+    python.write_text(python.read_text().replace("exec ", NEWER_VERSION, 1))
+    checkout.install()
+    assert len(checkout.installs()) == 2
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PIP_USER": "1"},
+        {"PIP_TARGET": "TMP/elsewhere"},
+        {"PIP_PREFIX": "TMP/elsewhere"},
+        {"PIP_CONFIG_FILE": "TMP/pip.conf"},
+    ],
+    ids="+".join,
+)
+def test_packages_are_installed_into_venv_whatever_pip_is_told(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    """The real venv and pip; the project is a small one, so that no index is needed."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    (checkout / "requirements.lock").write_text("")
+    (checkout / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (checkout / "backend.py").write_text(BUILD_BACKEND)
+    (tmp_path / "pip.conf").write_text("[global]\nuser = true\n")
+    script = (
+        f"set -euo pipefail; source scripts/common.sh; {NO_UV}; install_into_venv requirements.lock"
+    )
+    result = subprocess.run(
+        ["bash", "-c", script],
+        cwd=checkout,
+        env={
+            "PYTHON": sys.executable,
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            **{name: value.replace("TMP", str(tmp_path)) for name, value in variables.items()},
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert list((checkout / ".venv").rglob("small-1.dist-info"))
+    assert not list((tmp_path / ".local").rglob("*")) and not (tmp_path / "elsewhere").exists()
+
+
+def test_clone_with_autocrlf_keeps_line_ends_of_scripts_and_locks(tmp_path: Path) -> None:
+    """A repository of the working tree's files, cloned as on Windows."""
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    files = [".gitattributes", "pyproject.toml", "requirements.lock", "config/params.yaml"]
+    files += [str(script.relative_to(ROOT)) for script in SCRIPTS]
+    for name in files:
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, origin / name)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.autocrlf=true"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "files"]):
+        subprocess.run([*git, *command], cwd=origin, check=True, capture_output=True)
+    subprocess.run(
+        ["git", "clone", "-q", "--config", "core.autocrlf=true", str(origin), str(clone)],
+        check=True,
+    )
+    for name in files:
+        assert (clone / name).read_bytes() == (ROOT / name).read_bytes(), name
+    for script in (clone / "scripts").iterdir():
+        subprocess.run(["bash", "-n", str(script)], check=True)
 
 
 def test_error_for_an_old_python_names_the_minimum_version(checkout: Checkout) -> None:

@@ -144,6 +144,22 @@ def test_port_in_use_is_named_in_the_error() -> None:
         bind("192.0.2.1", free_port())
 
 
+@pytest.mark.usefixtures("ipv6")
+@pytest.mark.parametrize(
+    ("host", "reached", "missed"),
+    [("::1", ["::1"], ["127.0.0.1"]), ("::", ["::1", "127.0.0.1"], [])],
+)
+def test_server_listens_on_ipv6(host: str, reached: list[str], missed: list[str]) -> None:
+    with bind(host, 0) as listener:
+        listener.listen()
+        port = listener.getsockname()[1]
+        for address in reached:
+            socket.create_connection((address, port), timeout=5).close()
+        for address in missed:
+            with pytest.raises(OSError):
+                socket.create_connection((address, port), timeout=5)
+
+
 def test_service_follows_the_registry_and_survives_its_outage(
     start: Start, data_folder: Path, trained: TrainedModel, mlflow_server: str
 ) -> None:

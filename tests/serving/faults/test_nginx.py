@@ -1,9 +1,7 @@
 """The recommended configuration in a real nginx: slow clients, large bodies, metrics."""
 
 import re
-import shutil
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,20 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.fixtures.networks import free_port
 from tests.paths import ROOT
 
 CONFIG = ROOT / "deployment" / "nginx" / "rossmann.conf"
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 SLOW_CLIENTS = 80
 Call = Callable[..., Any]
-
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian has it)")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def adapt_config(text: str, port: int, upstream: str) -> str:
@@ -39,29 +29,14 @@ def adapt_config(text: str, port: int, upstream: str) -> str:
 
 
 @pytest.fixture
-def nginx_url(run_service: Call, tmp_path: Path) -> Iterator[str]:
+def nginx_url(run_service: Call, running_nginx: Call, tmp_path: Path) -> Iterator[str]:
     """URL of nginx before the service."""
     service = run_service(trusted_proxies="127.0.0.1")
     port = free_port()
-    config = tmp_path / "nginx.conf"
-    adapted = adapt_config(CONFIG.read_text("utf-8"), port, service.url.removeprefix("http://"))
-    folders = "".join(
-        f"{name}_temp_path {tmp_path}/{name};\n"
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    config.write_text(
-        f"daemon off;\npid {tmp_path}/nginx.pid;\nerror_log {tmp_path}/error.log;\nuser root;\n"
-        f"events {{ worker_connections 1024; }}\nhttp {{\naccess_log off;\n{folders}{adapted}}}\n",
-        "utf-8",
-    )
-    command = [str(NGINX), "-e", str(tmp_path / "start.log"), "-c", str(config)]
-    subprocess.run([*command, "-t"], check=True, capture_output=True)
-    process = subprocess.Popen(command)
-    try:
+    upstream = service.url.removeprefix("http://")
+    config = adapt_config(CONFIG.read_text("utf-8"), port, upstream)
+    with running_nginx(tmp_path / "nginx", port, config):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def test_adapted_config_has_no_tls_and_balanced_braces() -> None:
