@@ -19,6 +19,7 @@ from rossmann.models.inference.attributions import DRIVER_LABELS
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.models.inference.totals import TOTAL_LEVELS
 from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.serving.batch_prediction import writers
 from rossmann.settings import load_settings
 
 FIELDS = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
@@ -110,11 +111,16 @@ def test_warnings_column_has_the_warning_types_of_each_row(table: Path) -> None:
     assert [row for row, names in enumerate(warnings) if "open_unsaid" in names] == [1, 3]
 
 
-def test_input_columns_named_like_output_columns_are_replaced(table: Path) -> None:
+def test_input_columns_named_like_output_columns_are_renamed_and_said(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = run(table)
     frame = pl.read_csv(table).with_columns(warnings=pl.lit("x"), forecast=pl.lit(-1.0))
     frame.select("forecast", *FIELDS, "warnings").write_csv(table)
-    assert run(table).equals(expected)
+    out = run(table)
+    assert out.drop("input_forecast", "input_warnings").equals(expected)
+    assert set(out["input_forecast"]) == {-1.0}
+    assert "forecast of the file comes back as input_forecast" in capsys.readouterr().err
 
 
 def test_product_of_driver_columns_is_the_forecast(
@@ -179,13 +185,13 @@ def test_totals_are_written_to_a_separate_file(table: Path) -> None:
 
 
 def test_interrupted_write_leaves_no_file(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = pl.DataFrame.write_csv
+    write = writers.write_frame
 
-    def write_then_signal(frame: pl.DataFrame, file: Path) -> None:
-        write(frame, file)
+    def write_then_signal(*arguments: Any) -> None:
+        write(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(pl.DataFrame, "write_csv", write_then_signal)
+    monkeypatch.setattr(writers, "write_frame", write_then_signal)
     output = table.with_name("out.csv")
     assert main(["predict", str(table), "-o", str(output)]) == 128 + signal.SIGTERM
     assert {path for path in table.parent.iterdir() if "out.csv" in path.name} == set()

@@ -12,7 +12,8 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
-from rossmann.data.uploads.fields import REQUIRED_FIELDS, AmbiguousDatesError
+from rossmann.data.uploads.dates import AmbiguousDatesError
+from rossmann.data.uploads.fields import EMPTY_ROW, REQUIRED_FIELDS
 from rossmann.errors import DataValidationError
 from rossmann.schema import STATE_HOLIDAYS, StoreDays
 
@@ -160,11 +161,19 @@ def test_weekday_mismatches_are_reported() -> None:
     assert result.notes == ["1 row does not have the weekday of their Date: the Date decides"]
 
 
-def test_an_empty_row_between_others_is_one_error() -> None:
+def test_a_blank_row_between_others_is_skipped_and_said() -> None:
     lines = as_csv([GOOD, GOOD]).decode().splitlines()
     result = read_upload("u.csv", "\n".join([*lines[:2], "", lines[2]]).encode())
-    assert [(error.loc, error.msg) for error in result.errors] == [((2,), "the row is empty")]
-    assert result.index.tolist() == [0, 2]
+    assert result.errors == []
+    assert result.notes == ["1 blank row is skipped"]
+    assert result.index.tolist() == [0, 1]
+
+
+def test_a_row_without_fields_is_one_error() -> None:
+    rows = [{**GOOD, "Note": "a"}, {**dict.fromkeys(GOOD, ""), "Note": "b"}]
+    result = read_upload("u.csv", as_csv(rows))
+    assert [(error.loc, error.msg) for error in result.errors] == [((2,), EMPTY_ROW)]
+    assert result.notes == []
 
 
 def test_column_names_may_differ_in_case_and_blanks() -> None:

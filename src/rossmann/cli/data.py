@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import echo, progress
+from rossmann.cli.terminal import (
+    DateFormatOption,
+    DecimalOption,
+    SheetOption,
+    echo,
+    naming_options,
+    parse_choice,
+    progress,
+)
 
 if TYPE_CHECKING:
     from rossmann.data.tables.ingest import ScheduleCoverage
@@ -70,17 +78,31 @@ def check() -> None:
 
 
 @app.command("ingest")
-def ingest(file: Annotated[Path, typer.Argument(help="CSV (also .gz), Parquet or Excel")]) -> None:
+def ingest(
+    file: Annotated[Path, typer.Argument(help="CSV, Parquet or a workbook, also in gzip or zip")],
+    kind: Annotated[str | None, typer.Option(help="sales or schedule, where it is unclear")] = None,
+    date_format: DateFormatOption = None,
+    decimal: DecimalOption = None,
+    sheet: SheetOption = None,
+) -> None:
     """Add new sales days, or a schedule, over the raw tables; a day given again is corrected.
 
     A file with train.csv's columns holds sales days, one with test.csv's (no Sales and Customers)
     a schedule. A file that breaks a rule is refused as a whole. Example: rossmann data ingest
     august.csv
     """
+    from rossmann.data.tables.increments import INCREMENT_KINDS
     from rossmann.data.tables.ingest import ingest as take
+    from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS
+    from rossmann.data.uploads.table_reader import ReadOptions
     from rossmann.settings import load_settings
 
-    done = take(load_settings(), file)
+    increment_kind = parse_choice("--kind", kind, INCREMENT_KINDS)
+    with naming_options():
+        options = ReadOptions(date_format, parse_choice("--decimal", decimal, DECIMAL_MARKS), sheet)
+        done = take(load_settings(), file, increment_kind, options)
+    for note in done.notes:
+        progress(note)
     what = "sales days" if done.kind == "sales" else "planned days"
     counts = f"{done.added:,} added, {done.corrected:,} corrected, {done.unchanged:,} unchanged"
     echo(f"{file.name}: {what}: {counts}")

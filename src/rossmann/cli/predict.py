@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import echo, progress
+from rossmann.cli.terminal import (
+    DateFormatOption,
+    DecimalOption,
+    SheetOption,
+    echo,
+    naming_options,
+    parse_choice,
+    progress,
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
     from rossmann.data.prepare_predictions import Upload
+    from rossmann.data.uploads.parquet_chunks import FileFormat
     from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
     from rossmann.models.inference.totals import Totals
     from rossmann.schema import FloatArray, Objective
+    from rossmann.serving.batch_prediction.writers import ResultFormat
     from rossmann.serving.runtime.version_cache import LoadedVersion
+    from rossmann.serving.runtime.version_manager import SelectedVersion
     from rossmann.settings import Settings
 
 FORMATS = (".csv", ".parquet", ".xlsx")
@@ -30,7 +41,6 @@ OutputOption = Annotated[Path, typer.Option("-o", "--output", help=f"ends in {',
 ModelOption = Annotated[str, typer.Option(help="Production, Staging or a version")]
 AsOfOption = Annotated[str | None, typer.Option(help="last day of known sales, YYYY-MM-DD")]
 IntervalOption = Annotated[list[float] | None, typer.Option(help="a level such as 0.8; repeatable")]
-DateFormatOption = Annotated[str | None, typer.Option(help="such as MM/DD/YYYY, if ambiguous")]
 ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy or unbiased; else the setting")]
 ExplainOption = Annotated[bool, typer.Option("--explain", help="add drivers, in per cent of sales")]
 TotalsOption = Annotated[Path | None, typer.Option(help="file for totals by store, type and chain")]
@@ -53,6 +63,8 @@ def predict(
     explain: ExplainOption = False,
     totals: TotalsOption = None,
     skip_faulty: SkipFaultyOption = False,
+    decimal: DecimalOption = None,
+    sheet: SheetOption = None,
 ) -> None:
     """Forecast every row of a file; the rows come back in their order with their forecast.
 
@@ -62,15 +74,19 @@ def predict(
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """
     from rossmann.models.inference.forecaster import ForecastRequest
+    from rossmann.serving.batch_prediction.job import about_forecasts
+    from rossmann.serving.batch_prediction.writers import ResultFormat
     from rossmann.settings import load_settings
 
     for path in (output, totals):
         if path is not None and path.suffix.lower() not in FORMATS:
             raise typer.BadParameter(f"{path} must end in one of {', '.join(FORMATS)}")
     settings = load_settings()
-    upload = _read_rows(file, date_format, skip_faulty)
-    served = _load_version(settings, model)
-    forecaster, levels = served.forecaster, tuple(interval or ())
+    upload = _read_rows(file, date_format, decimal, sheet)
+    _check_errors(upload, file, skip_faulty)
+    version = _load_version(settings, model)
+    served, levels = version.served, tuple(interval or ())
+    forecaster = served.forecaster
     chosen = _parse_objective(objective, settings)
     request = ForecastRequest(upload.rows, _parse_as_of(as_of), levels, chosen)
     forecast = forecaster.forecast(request)
@@ -79,21 +95,32 @@ def predict(
     columns = _result_columns(served, upload, request, forecast)
     if explain:
         columns |= _explanation_columns(forecaster, request, forecast.as_of)
-    _write(_with_columns(upload, columns), output)
+    about = about_forecasts(forecaster.panel.info, version, forecast.as_of, chosen)
+    _write_result(upload, columns, output, about)
     if totals is not None:
         table = totals_table(forecaster, request, forecast.as_of)
-        _write(table, totals)
+        _write(table, table.columns, ResultFormat(_file_format(totals), about=about), totals)
         echo(f"{len(table):,} totals written to {totals}")
     purpose = "unbiased totals" if forecast.objective == "unbiased" else "accuracy of each day"
     echo(f"{len(forecast.sales):,} forecasts ({purpose}) written to {output}")
 
 
-def _read_rows(file: Path, date_format: str | None, skip_faulty: bool) -> "Upload":
-    """The file's rows; raises ``DataValidationError`` for faults, unless they are skipped."""
+def _read_rows(
+    file: Path, date_format: str | None, decimal: str | None, sheet: str | None
+) -> "Upload":
+    """The file's rows and errors; what is ambiguous raises with the option that decides it."""
     from rossmann.data.prepare_predictions import read_upload
+    from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS
+
+    mark = parse_choice("--decimal", decimal, DECIMAL_MARKS)
+    with naming_options():
+        return read_upload(file.name, file.read_bytes(), date_format, mark, sheet)
+
+
+def _check_errors(upload: "Upload", file: Path, skip_faulty: bool) -> None:
+    """Print notes and errors; raises ``DataValidationError`` for errors that are not skipped."""
     from rossmann.errors import DataValidationError
 
-    upload = read_upload(file.name, file.read_bytes(), date_format)
     for note in upload.notes:
         progress(note)
     for error in upload.errors:
@@ -102,10 +129,9 @@ def _read_rows(file: Path, date_format: str | None, skip_faulty: bool) -> "Uploa
         raise DataValidationError(
             f"{file} has {len(upload.errors)} errors: correct them, or use --skip-faulty"
         )
-    return upload
 
 
-def _load_version(settings: "Settings", model: str) -> "LoadedVersion":
+def _load_version(settings: "Settings", model: str) -> "SelectedVersion":
     from rossmann.logging_config import configure_logging
     from rossmann.serving.runtime.service import build_service
 
@@ -115,7 +141,7 @@ def _load_version(settings: "Settings", model: str) -> "LoadedVersion":
         progress(service.degraded_reason)
     selected = service.versions.load(int(model) if model.isdecimal() else model)
     progress(f"version {selected.served.version} ({selected.stage})")
-    return selected.served
+    return selected
 
 
 def _parse_as_of(as_of: str | None) -> int | None:
@@ -186,10 +212,35 @@ def _explanation_columns(
     return {name: pl.Series(np.concatenate([one[name] for one in chunks])) for name in chunks[0]}
 
 
-def _with_columns(upload: "Upload", columns: "dict[str, pl.Series]") -> "pl.DataFrame":
-    """The good rows as in the file, without columns of those names, and then the columns."""
-    kept = upload.frame[upload.index].drop(columns, strict=False)
-    return kept.with_columns(values.alias(name) for name, values in columns.items())
+def _write_result(
+    upload: "Upload",
+    columns: "dict[str, pl.Series]",
+    output: Path,
+    about: tuple[tuple[str, str], ...],
+) -> None:
+    """Write the good rows as in the file, and then ``columns``; in the file's dialect of CSV."""
+    import polars as pl
+
+    from rossmann.serving.batch_prediction.chunk_forecasts import typed_fields
+    from rossmann.serving.batch_prediction.writers import ResultFormat, kept_columns
+
+    source, file_format = upload.source, _file_format(output)
+    assert source is not None, "read_upload gives it"
+    frame = source.table.frame[upload.index]
+    if file_format != "csv" and source.table.file_format != "parquet":
+        for field, values in typed_fields(upload.rows).items():
+            frame = frame.with_columns(pl.Series(f"c{source.columns.index[field]}", values))
+    names, notes = kept_columns(source.table.columns, list(columns), file_format)
+    for note in notes:
+        progress(note)
+    form = ResultFormat(file_format, source.table.dialect, source.decimal or ".", about)
+    result = frame.with_columns(values.alias(name) for name, values in columns.items())
+    _write(result, [*names, *columns], form, output)
+
+
+def _file_format(path: Path) -> "FileFormat":
+    formats: dict[str, FileFormat] = {".csv": "csv", ".parquet": "parquet", ".xlsx": "xlsx"}
+    return formats[path.suffix.lower()]
 
 
 def totals_table(
@@ -228,12 +279,12 @@ def _totals_frame(totals: "Totals", levels: Sequence[float]) -> "pl.DataFrame":
     return pl.DataFrame(columns)
 
 
-def _write(frame: "pl.DataFrame", output: Path) -> None:
+def _write(frame: "pl.DataFrame", names: Sequence[str], form: "ResultFormat", path: Path) -> None:
     """Write in one step: a file that is there is whole."""
     from rossmann.filesystem.atomic_write import atomic_path
     from rossmann.launcher.stop_signals import Interrupts
+    from rossmann.serving.batch_prediction.writers import write_frame
 
-    write = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".xlsx": frame.write_excel}
     # Interrupts: so that SIGTERM, too, leaves no draft.
-    with Interrupts(), atomic_path(output) as draft, draft.open("wb") as file:
-        write[output.suffix.lower()](file)  # type: ignore[operator]
+    with Interrupts(), atomic_path(path) as draft:
+        write_frame(frame, names, form, draft)

@@ -1,8 +1,16 @@
-"""Output of verbs: lines and tables on stdout, progress on stderr."""
+"""Output of verbs, and the options of those that read a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, TypeVar
 
 import typer
+
+Choice = TypeVar("Choice", bound=str)
+
+DateFormatOption = Annotated[str | None, typer.Option(help="such as MM/DD/YYYY, if ambiguous")]
+DecimalOption = Annotated[str | None, typer.Option(help="decimal mark, if ambiguous: . or ,")]
+SheetOption = Annotated[str | None, typer.Option(help="sheet of a workbook with several tables")]
 
 
 def echo(text: str = "") -> None:
@@ -25,3 +33,32 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for cell, width in zip(line, widths, strict=True)
         ]
         echo("  ".join(cells).rstrip())
+
+
+def parse_choice(option: str, text: str | None, choices: Sequence[Choice]) -> Choice | None:
+    """The choice that ``text`` names; None without a text."""
+    if text is None:
+        return None
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise typer.BadParameter(f"{option} {text} must be one of {', '.join(choices)}")
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Add to errors about an ambiguous table the option that decides."""
+    from rossmann.data.uploads.dates import AmbiguousDatesError
+    from rossmann.data.uploads.decimal_marks import AmbiguousNumbersError
+    from rossmann.data.uploads.workbook import SeveralSheetsError
+    from rossmann.errors import DataValidationError
+
+    try:
+        yield
+    except AmbiguousDatesError as error:
+        text = f"{error}, with --date-format {error.formats[0]} or another"
+        raise DataValidationError(text) from error
+    except AmbiguousNumbersError as error:
+        raise DataValidationError(f"{error}, with --decimal . or --decimal ,") from error
+    except SeveralSheetsError as error:
+        raise DataValidationError(f"{error}, with --sheet NAME") from error

@@ -10,20 +10,29 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from rossmann.data.uploads.dates import detect_date_format, parse_dates
+from rossmann.data.uploads.decimal_marks import DecimalMark
 from rossmann.data.uploads.fields import (
+    EMPTY_ROW,
     REQUIRED_FIELDS,
+    FieldColumns,
     default_open,
-    detect_date_format,
     field_columns,
-    field_text,
     field_value,
     invalid_value_error,
-    matching_columns,
-    parse_dates,
 )
-from rossmann.data.uploads.table_chunks import read_table
+from rossmann.data.uploads.table_reader import WholeTable, read_table, unique_names
 from rossmann.errors import DataValidationError, ErrorDetail
 from rossmann.schema import StoreDays
+
+
+@dataclass(frozen=True)
+class UploadSource:
+    """The table of an upload as its file has it; ``decimal``: None where no value depends on it."""
+
+    table: WholeTable
+    columns: FieldColumns
+    decimal: DecimalMark | None
 
 
 @dataclass
@@ -43,22 +52,36 @@ class Upload:
     notes: list[str]
     weekday_mismatch: npt.NDArray[np.bool_]
     open_missing: npt.NDArray[np.bool_]
+    source: UploadSource | None = None
 
 
-def read_upload(name: str, content: bytes, date_format: str | None = None) -> Upload:
-    """Read CSV, Parquet or Excel with the six fields; other columns are kept, in any order.
+def read_upload(
+    name: str,
+    content: bytes,
+    date_format: str | None = None,
+    decimal: DecimalMark | None = None,
+    sheet: str | None = None,
+) -> Upload:
+    """Read a table with the six fields; other columns are kept, in any order.
 
-    ``date_format``: one of ``DATE_FORMATS``; None detects it. Raises ``DataValidationError`` for a
-    file that is no table, lacks columns or has no rows, and ``AmbiguousDatesError`` where dates
-    can be read in more than one way.
+    ``date_format`` (one of ``DATE_FORMATS``), ``decimal`` and ``sheet`` decide where the file does
+    not. Raises ``DataValidationError`` for a file that is no table, lacks columns or has no rows,
+    ``AmbiguousDatesError`` and ``AmbiguousNumbersError`` where values have more than one reading.
     """
-    frame = read_table(name, content)
-    text = _required_fields(name, frame)
+    table = read_table(name, content, sheet)
+    columns = field_columns(name, table.columns)
+    if table.frame.is_empty():
+        raise DataValidationError(f"{name} has column names but no rows")
+    mark = decimal or table.decimal_mark(columns)
+    texts = table.field_texts(columns, mark)
+    text = pl.DataFrame([texts[field] for field in REQUIRED_FIELDS])
     dates = text["Date"].drop_nulls().unique(maintain_order=True).to_list()
-    date_format = date_format.strip().upper() if date_format else detect_date_format(dates)
+    date_format = date_format or detect_date_format(dates)
     days = parse_dates(dates, date_format)
     values = text.select(field_value(field, days) for field in REQUIRED_FIELDS)
-    mismatch, open_missing = _weekday_mismatches(frame, values), _missing_open(text)
+    mismatch = _weekday_mismatches(texts.get("DayOfWeek"), values)
+    filled = text.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
+    open_missing = filled & text["Open"].is_null()
     default = default_open(pl.col("Date").dt.weekday(), pl.col("StateHoliday"))
     values = values.with_columns(
         pl.when(open_missing).then(default).otherwise("Open").alias("Open")
@@ -67,11 +90,24 @@ def read_upload(name: str, content: bytes, date_format: str | None = None) -> Up
     return Upload(
         rows=_rows(values.filter(valid)),
         index=np.asarray(valid.arg_true().to_numpy(), np.int64),
-        frame=frame,
+        frame=_as_text(table, texts, columns.index),
         errors=_errors(text, values, date_format),
-        notes=list(_notes(mismatch, open_missing)),
+        notes=[*table.notes, *columns.notes, *_notes(mismatch, open_missing)],
         weekday_mismatch=mismatch.filter(valid).to_numpy(),
         open_missing=open_missing.filter(valid).to_numpy(),
+        source=UploadSource(table, columns, mark),
+    )
+
+
+def _as_text(table: WholeTable, texts: dict[str, pl.Series], index: dict[str, int]) -> pl.DataFrame:
+    """Every column under its own name as text; the fields as they were read."""
+    field_of = {at: field for field, at in index.items()}
+    names = unique_names(table.columns)
+    return pl.DataFrame(
+        [
+            (texts[field_of[at]] if at in field_of else table.frame[:, at].cast(pl.String)).alias(n)
+            for at, n in enumerate(names)
+        ]
     )
 
 
@@ -81,29 +117,12 @@ def template_csv() -> str:
     return "\n".join((",".join(REQUIRED_FIELDS), *rows, ""))
 
 
-def _required_fields(name: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """The six columns as text, under their own names."""
-    columns = field_columns(name, frame.columns)
-    if frame.is_empty():
-        raise DataValidationError(f"{name} has column names but no rows")
-    return pl.DataFrame(
-        [field_text(frame[column]).alias(field) for field, column in columns.items()]
-    )
-
-
-def _missing_open(text: pl.DataFrame) -> pl.Series:
-    """Rows that leave Open empty, but are not empty altogether."""
-    filled = text.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
-    return filled & text["Open"].is_null()
-
-
-def _weekday_mismatches(frame: pl.DataFrame, values: pl.DataFrame) -> pl.Series:
+def _weekday_mismatches(weekday: pl.Series | None, values: pl.DataFrame) -> pl.Series:
     """Rows whose DayOfWeek contradicts their Date; False where either is missing or invalid."""
-    columns = matching_columns(frame.columns, "DayOfWeek")
-    if not columns:
-        return pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
-    weekday = frame[columns[0]].cast(pl.Int64, strict=False)
-    return (weekday != values["Date"].dt.weekday()).fill_null(False)
+    if weekday is None:
+        return pl.repeat(False, values.height, dtype=pl.Boolean, eager=True)
+    number = weekday.cast(pl.Int64, strict=False)
+    return (number != values["Date"].dt.weekday()).fill_null(False)
 
 
 def _notes(weekday_mismatch: pl.Series, open_missing: pl.Series) -> Iterator[str]:
@@ -122,10 +141,10 @@ def _count(mask: pl.Series) -> str:
 
 
 def _errors(text: pl.DataFrame, values: pl.DataFrame, date_format: str) -> list[ErrorDetail]:
-    """The error of each empty row and each invalid value, by row, then by field."""
+    """The error of each row without fields and of each invalid value, by row, then by field."""
     empty = text.select(pl.all_horizontal(pl.all().is_null())).to_series()
     errors: dict[tuple[int, int], ErrorDetail] = {
-        (row, 0): ErrorDetail((row + 1,), "the row is empty", "missing")
+        (row, 0): ErrorDetail((row + 1,), EMPTY_ROW, "missing")
         for row in empty.arg_true().to_list()
     }
     for position, field in enumerate(REQUIRED_FIELDS):

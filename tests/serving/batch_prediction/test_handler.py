@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.data.uploads.fields import FLAGS
+from rossmann.data.uploads.fields import EMPTY_ROW, FLAGS
 from rossmann.serving.schemas.errors import ErrorResponse
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -175,7 +175,7 @@ def test_empty_or_unreadable_file_is_rejected(api: TestClient) -> None:
         (b"Store,Date,Open,Promo,StateHoliday,SchoolHoliday\n", "no rows"),
         (b"Store,Date,Open,Promo,StateHoliday,SchoolHoliday\n,,,,,\n", "no rows"),
         (b"PAR1 and no more", "no Parquet table"),
-        (b"PK\x03\x04 and no more", "no workbook"),
+        (b"PK\x03\x04 and no more", "damaged zip file"),
         (b"\x1f\x8b and no more", "damaged gzip"),
     ):
         assert message in errors_by_loc(api.post("/predict/file", content=body))[("body",)]
@@ -266,7 +266,7 @@ def test_trailing_empty_rows_are_ignored(
     assert response.headers["X-Rows"] == "120"
     assert read(response.content, "csv").height == 120
     errors = errors_by_loc(api.post("/predict/file", content=body + b"\n,,,,,,,8\n"))
-    assert errors["rows", 120] == "the row is empty"
+    assert errors["rows", 120] == EMPTY_ROW
 
 
 def test_row_and_byte_limits_are_413(

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
-from rossmann.data.uploads.table_chunks import CHUNK_ROWS
+from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.schema import FeatureMatrix, FloatArray
 from rossmann.serving.batch_prediction.handler import MAX_ACCEPTED_FILES

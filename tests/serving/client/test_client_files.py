@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import AuthenticationError, RequestError, ServiceError, VersionNotFoundError
 from rossmann.serving.access.api_keys import key_digest
-from rossmann.serving.batch_prediction.chunk_forecasts import ChunkPlan
 from rossmann.serving.batch_prediction.upload import OPTION_NAMES
+from rossmann.serving.batch_prediction.writers import result_columns
 from rossmann.serving.client.client import Client
 from tests.paths import ROOT
 
@@ -77,8 +77,7 @@ def test_documented_error_response(live: Live, make_app: App, plan: Path) -> Non
 
 def test_page_documents_every_option_and_column(panel: Panel) -> None:
     text = PAGE.read_text("utf-8")
-    chunk_plan = ChunkPlan(None, 1, 0, (0.8,), "accuracy", False)  # type: ignore[arg-type]
-    for name in (*OPTION_NAMES, *chunk_plan.added):
+    for name in (*OPTION_NAMES, *result_columns((0.8,))):
         assert f"`{name}`" in text, name
 
 

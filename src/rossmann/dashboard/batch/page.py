@@ -18,7 +18,7 @@ from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY
 from rossmann.dashboard.shared.service_state import client
 from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
-from rossmann.data.uploads.fields import AmbiguousDatesError
+from rossmann.data.uploads.dates import AmbiguousDatesError
 from rossmann.errors import RequestError
 from rossmann.schema import Objective
 

@@ -21,6 +21,7 @@ from rossmann.filesystem.atomic_write import atomic_path
 from rossmann.filesystem.locks import exclusive_lock
 
 IncrementKind = Literal["sales", "schedule"]
+INCREMENT_KINDS: Final[tuple[IncrementKind, ...]] = ("sales", "schedule")
 
 _NAME: Final = re.compile(r"([0-9]{4,})-(sales|schedule)-([0-9a-f]{16})\.parquet")
 _KINDS: Final[dict[str, IncrementKind]] = {"sales": "sales", "schedule": "schedule"}

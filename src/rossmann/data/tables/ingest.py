@@ -1,5 +1,6 @@
 """Ingest a file of new days (sales or schedule) as an increment; all of its rows or none."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -31,8 +32,9 @@ from rossmann.data.tables.validation_rules import (
     raise_violations,
     schedule_rules,
 )
-from rossmann.data.uploads.fields import FLAGS, flag_text
-from rossmann.data.uploads.table_chunks import read_table
+from rossmann.data.uploads.fields import known_name
+from rossmann.data.uploads.table_reader import DEFAULT_OPTIONS, ReadOptions, read_fields
+from rossmann.errors import DataValidationError
 from rossmann.schema import MAX_HORIZON
 from rossmann.settings import Settings
 
@@ -48,7 +50,7 @@ class IngestResult:
     ``planned``: sales for days that were scheduled before. ``skipped``: scheduled days that have
     sales already, and were left out. ``last_day`` (of sales) and ``planned_to`` (None where no day
     after it is scheduled): after the ingest; ``last_day_before``: before it. ``gap``: days between
-    the two for which no store's sales are known.
+    the two for which no store's sales are known. ``notes``: what was skipped or renamed.
     """
 
     kind: IncrementKind
@@ -62,6 +64,7 @@ class IngestResult:
     gap: int
     planned_to: date | None
     increment: Increment | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +76,21 @@ class ScheduleCoverage:
     stores: int
 
 
-def ingest(settings: Settings, path: Path) -> IngestResult:
-    """Add or correct days by Store and Date, from CSV (also gzipped), Parquet or Excel.
+def ingest(
+    settings: Settings,
+    path: Path,
+    kind: IncrementKind | None = None,
+    options: ReadOptions = DEFAULT_OPTIONS,
+) -> IngestResult:
+    """Add or correct days by Store and Date, from CSV, Parquet or a workbook.
 
-    A file with Sales or Customers holds sales days, any other a schedule. Changed rows become an
-    increment. Scheduled days that have sales are left out, so that an export by month need not be
-    cut. Raises ``DataNotFoundError`` without raw tables, and ``DataValidationError`` with every
-    rule that the file breaks; then nothing is written.
+    ``kind`` is needed where the file has no Sales and columns that are not known. Changed rows
+    become an increment. Scheduled days that have sales are left out, so that an export by month
+    need not be cut. Raises ``DataNotFoundError`` without raw tables, and ``DataValidationError``
+    with every rule that the file breaks; then nothing is written.
     """
-    text = read_table(path.name, path.read_bytes())
-    text = text.with_columns(flag_text(name) for name in FLAGS if name in text.columns)
-    kind: IncrementKind = "sales" if set(SALES_COLUMNS) & set(text.columns) else "schedule"
+    text, table, notes = read_fields(path.name, path, options)
+    kind = kind or _detect_kind(path.name, table.columns)
     folder = settings.ingested_dir / find_raw_tables(settings).dataset
     with lock_increments(folder):
         # Read under the lock: another ingest may just have added an increment.
@@ -111,7 +118,25 @@ def ingest(settings: Settings, path: Path) -> IngestResult:
         gap=(last - before).days - new_days if kind == "sales" else 0,
         planned_to=max(ahead, default=None),
         increment=increment,
+        notes=tuple(notes),
     )
+
+
+def _detect_kind(name: str, columns: Sequence[str]) -> IncrementKind:
+    """Sales days where the file has Sales or Customers, else a schedule.
+
+    Raises ``DataValidationError`` where columns are not known: one may hold the sales.
+    """
+    fields = {known_name(column) for column in columns}
+    if fields & set(SALES_COLUMNS):
+        return "sales"
+    unknown = [column for column in columns if column and known_name(column) is None]
+    if unknown:
+        raise DataValidationError(
+            f"{name} has no column Sales, and columns that are not known: {', '.join(unknown)}."
+            " If one holds the sales, name it Sales; if the file is a schedule, add --kind schedule"
+        )
+    return "schedule"
 
 
 def schedule_coverage(info: DatasetInfo) -> list[ScheduleCoverage]:

@@ -17,7 +17,8 @@ from typing import Final
 import polars as pl
 
 from rossmann.data.tables.increments import Increment, list_increments
-from rossmann.errors import DataNotFoundError, DataValidationError, first_line
+from rossmann.data.uploads.table_reader import read_fields
+from rossmann.errors import DataNotFoundError, first_line
 from rossmann.filesystem.atomic_write import atomic_path, write_json_atomic
 from rossmann.schema import Dataset
 from rossmann.settings import Settings
@@ -78,20 +79,12 @@ def _find_table(folder: Path, name: str) -> Path | None:
 
 
 def read_text(path: Path) -> pl.DataFrame:
-    """The CSV table with every value as text without outer blanks; empty values are null.
+    """A raw table as text by field, without outer blanks; empty values are null.
 
-    Raises ``DataValidationError`` where the file is no CSV table in UTF-8.
+    Raises ``DataValidationError`` where the file is no table.
     """
-    try:
-        frame = pl.read_csv(path, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = first_line(error)
-        raise DataValidationError(f"{path.name} is no CSV table in UTF-8: {reason}") from error
-    names = {name: name.strip().strip("\ufeff") for name in frame.columns}
-    text = pl.all().str.strip_chars()
-    return frame.rename(names).with_columns(
-        pl.when(text.str.len_bytes() > 0).then(text).name.keep()
-    )
+    frame, _, _ = read_fields(path.name, path)
+    return frame
 
 
 def content_digest(path: Path) -> str:

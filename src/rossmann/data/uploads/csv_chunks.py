@@ -1,195 +1,212 @@
-"""CSV tables of any size, read in blocks: gzip, encoding, separator and header.
+"""CSV tables of any size, read in blocks; every row is read, or the file is refused.
 
-Commas, semicolons or tabs; UTF-8 (with or without a byte order mark), UTF-16 or Windows-1252.
+Quotation marks follow RFC 4180. Where each of them opens, closes or doubles, blocks are parsed by
+polars, and the number of rows is compared with the line ends outside of quotes. A file with other
+quotation marks, such as inch marks, is parsed by Python's strict reader, which takes them as they
+are and refuses what has two readings, with its line and column.
 """
 
-import codecs
 import csv
-import gzip
-import io
-import re
-import zlib
-from collections.abc import Callable, Iterator
-from typing import IO, Final, Literal
+from collections.abc import Iterator
+from itertools import chain
+from typing import Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from rossmann.data.uploads.csv_dialect import OpenSource, decoded, detect_dialect
 from rossmann.errors import DataValidationError, first_line
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
-MAX_COLUMNS: Final = 1_000
-_SEPARATORS: Final = (",", ";", "\t")
-_BLOCK_BYTES: Final = 4 << 20
 _MAX_ROW_BYTES: Final = 64 << 20
 """A row must end within this: with one quotation mark too many, it never would."""
+_MAX_CELLS: Final = 4_000_000
+"""Cells that are parsed at once: short rows under many names take more memory than bytes."""
+_STRICT_ROWS: Final = 20_000
+_QUOTE, _LF, _CR = (ord(character) for character in '"\n\r')
 
 
 class CsvChunks:
     """A CSV table; every value is text as the file holds it, null where it is empty.
 
-    ``open_source`` opens the plain file anew for each pass. ``unit``: whether error messages
-    count data rows or the file's lines. Raises ``DataValidationError`` for what is no table.
+    ``open_source`` opens the plain file anew for each pass. Raises ``DataValidationError`` for
+    what is no table.
     """
 
-    file_format: Literal["csv", "parquet", "xlsx"] = "csv"
+    file_format: Literal["csv"] = "csv"
 
-    def __init__(
-        self, name: str, open_source: Callable[[], IO[bytes]], unit: Literal["row", "line"] = "row"
-    ) -> None:
-        self._name, self._open_source, self._unit = name, open_source, unit
-        self._encoding = _detect_encoding(name, open_source)
-        first_block = next(self._blocks(), b"")
-        if not first_block:
-            raise DataValidationError(f"{name} is empty")
-        self._header = _first_row(first_block)
-        unquoted = re.sub(r'"[^"]*"', "", self._header.decode(errors="replace"))
-        self.separator = max(_SEPARATORS, key=unquoted.count)
-        if unquoted.count(self.separator) >= MAX_COLUMNS:
-            raise DataValidationError(f"{name} has more than {MAX_COLUMNS:,} columns")
-        self.columns = [column.strip() for column in self._parse(b"", 0, 0).columns]
+    def __init__(self, name: str, open_source: OpenSource) -> None:
+        self._name, self._open_source = name, open_source
+        self.dialect = detect_dialect(name, open_source)
+        self.columns = list(self.dialect.columns)
+        self.notes = [f"the row {title!r} above the header is skipped"
+                      for title in self.dialect.titles]  # fmt: skip
+        self._schema = {f"c{index}": pl.String for index in range(len(self.columns))}
+        self._header = (self.dialect.separator.join(self._schema) + "\n").encode()
+        self._separator = ord(self.dialect.separator)
+        self._has_plain_quotes = self._check_quotes()
 
     def read(self) -> Iterator[pa.RecordBatch]:
-        """The rows in record batches of some megabytes, in order."""
-        for frame in self.frames():
-            # the oldest Arrow types are those that every reader knows
+        """The rows in record batches, in order; the columns are named c0, c1, ..."""
+        for frame in self._fast_frames() if self._has_plain_quotes else self._strict_frames():
+            # The oldest Arrow types are those that every reader knows.
             table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-            yield from table.rename_columns(self.columns).combine_chunks().to_batches()
+            yield from table.combine_chunks().to_batches()
 
-    def frames(self) -> Iterator[pl.DataFrame]:
-        """The rows in frames, in order, under the column names as the file holds them."""
-        n_rows, n_lines = 0, self._header.count(b"\n") + 1
-        for number, block in enumerate(self._blocks()):
-            rows = block[len(self._header) + 1 :] if number == 0 else block
-            frame = self._parse(rows, n_rows, n_lines)
-            n_rows += frame.height
-            n_lines += rows.count(b"\n")
+    def _pieces(self) -> Iterator[bytes]:
+        """The rows below the header as UTF-8 in pieces."""
+        skip = self.dialect.body_start
+        with self._open_source() as source:
+            for piece in decoded(source, self.dialect.encoding):
+                is_cr = self.dialect.line_end == "\r"
+                yield (piece.replace(b"\r", b"\n") if is_cr else piece)[skip:]
+                skip = max(skip - len(piece), 0)
+
+    def _check_quotes(self) -> bool:
+        """Whether each quotation mark opens a value, closes it, or doubles inside of one."""
+        ends = (self._separator, _LF, _CR, _QUOTE)
+        count, carried = 0, b"\n"
+        for piece in chain(self._pieces(), (b"\n",)):
+            # A mark is checked with both neighbours, so two bytes are carried over.
+            data = np.frombuffer(carried + piece, np.uint8)
+            marks = np.flatnonzero(data[1:-1] == _QUOTE) + 1
+            opens, closes = marks[count % 2 :: 2], marks[(count + 1) % 2 :: 2]
+            if not (np.isin(data[opens - 1], ends).all() and np.isin(data[closes + 1], ends).all()):
+                return False
+            count += len(marks)
+            carried = (carried + piece)[-2:]
+        return count % 2 == 0
+
+    def _fast_frames(self) -> Iterator[pl.DataFrame]:
+        """Blocks that end where a row ends, parsed by polars."""
+        rest, lines = b"", self.dialect.header_lines
+        for piece in self._pieces():
+            rest += piece
+            end = _last_row_end(rest)
+            if end:
+                yield from self._parse(rest[:end], lines)
+                lines += rest.count(b"\n", 0, end)
+                rest = rest[end:]
+            elif len(rest) > _MAX_ROW_BYTES:
+                msg = f"{self._name} has a row of more than {_MAX_ROW_BYTES >> 20} MB"
+                raise DataValidationError(f"{msg}: is a quotation mark missing?")
+        if rest:
+            yield from self._parse(rest, lines)
+
+    def _parse(self, block: bytes, lines: int) -> Iterator[pl.DataFrame]:
+        ends = _row_ends(block)
+        step = max(_MAX_CELLS // max(len(self.columns), 1), 1)
+        for first in range(0, len(ends), step):
+            begin = 0 if first == 0 else int(ends[first - 1]) + 1
+            last = min(first + step, len(ends))
+            part = block[begin : int(ends[last - 1]) + 1]
+            frame = self._parse_part(part, lines)
+            if frame.height != last - first:
+                raise DataValidationError(
+                    f"{self._name} cannot be read for certain: {last - first:,} rows below line"
+                    f" {lines} give {frame.height:,}; check its quotation marks"
+                )
+            lines += part.count(b"\n")
             yield frame
 
-    def _parse(self, rows: bytes, rows_before: int, lines_before: int) -> pl.DataFrame:
-        # With the header again, every block is parsed as it would be in the whole file.
-        content = self._header + b"\n" + rows
+    def _parse_part(self, part: bytes, lines: int) -> pl.DataFrame:
         try:
-            return pl.read_csv(content, separator=self.separator, infer_schema=False)
+            # Without a header, the first row of a part would decide how many values rows have.
+            return pl.read_csv(
+                self._header + part, separator=self.dialect.separator, infer_schema=False
+            )
         except pl.exceptions.PolarsError as error:
-            reason = self._too_many_values(content, rows_before, lines_before) or first_line(error)
-            raise DataValidationError(f"{self._name} is no CSV table: {reason}") from error
+            text = part.decode(errors="replace").split("\n")
+            for _ in self._strict_rows((f"{line}\n" for line in text), lines):
+                pass  # names the line
+            raise DataValidationError(
+                f"{self._name} is no CSV table: {first_line(error)}"
+            ) from error
 
-    def _too_many_values(self, content: bytes, rows_before: int, lines_before: int) -> str:
-        """Name the first row that has more values than the header; empty where none has."""
-        text = io.StringIO(content.decode(errors="replace"), newline="")
-        reader = csv.reader(text, delimiter=self.separator)
-        try:
-            width = len(next(reader))
-            header_lines = reader.line_num
-            for row, values in enumerate(reader, rows_before + 1):
-                if len(values) > width:
-                    line = lines_before + reader.line_num - header_lines
-                    number = row if self._unit == "row" else line
-                    return (
-                        f"{self._unit} {number} has {len(values)} values, "
-                        f"the first line {width} names"
-                    )
-        except (csv.Error, StopIteration):
-            pass
-        return ""
+    def _strict_frames(self) -> Iterator[pl.DataFrame]:
+        rows: list[list[str]] = []
+        for row in self._strict_rows(self._lines(), self.dialect.header_lines):
+            rows.append(row)
+            if len(rows) * len(self.columns) >= _MAX_CELLS or len(rows) >= _STRICT_ROWS:
+                yield self._to_frame(rows)
+                rows = []
+        if rows:
+            yield self._to_frame(rows)
 
-    def _blocks(self) -> Iterator[bytes]:
-        """The table as UTF-8, without leading blank lines, in blocks that end where a row ends."""
-        rest, started = b"", False
-        with self._open_source() as source:
-            for piece in _decoded(source, self._encoding):
-                rest += piece
-                if not started:
-                    rest = rest.lstrip(b"\r\n \t")
-                    started = bool(rest)
-                end = _last_row_end(rest)
-                if end:
-                    yield rest[:end]
-                    rest = rest[end:]
-                elif len(rest) > _MAX_ROW_BYTES:
-                    msg = f"{self._name} has a row of more than {_MAX_ROW_BYTES >> 20} MB"
-                    raise DataValidationError(f"{msg}: is a quotation mark missing?")
-        if rest:
-            yield rest
-
-
-def gunzip(name: str, source: IO[bytes], target: IO[bytes], max_bytes: int) -> None:
-    """Unpack ``source`` into ``target``; raises ``DataValidationError`` above ``max_bytes``."""
-    size = 0
-    try:
-        with gzip.open(source) as packed:
-            while piece := packed.read(_BLOCK_BYTES):
-                size += len(piece)
-                if size > max_bytes:
-                    raise DataValidationError(
-                        f"{name} holds more than {max_bytes >> 20:,} MB: send it in parts"
-                    )
-                target.write(piece)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataValidationError(f"{name} is a damaged gzip file: {first_line(error)}") from error
-
-
-def _detect_encoding(name: str, open_source: Callable[[], IO[bytes]]) -> str:
-    """The codec of the whole file; raises ``DataValidationError`` for a binary file."""
-    decoder, is_utf8 = codecs.getincrementaldecoder("utf-8")(), True
-    with open_source() as source:
-        head = source.read(3)
-        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        piece = head + source.read(_BLOCK_BYTES)
-        while piece:
-            if b"\x00" in piece:
+    def _lines(self) -> Iterator[str]:
+        rest = b""
+        for piece in self._pieces():
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (line.decode(errors="replace") + "\n" for line in lines)
+            if len(rest) > _MAX_ROW_BYTES:
                 raise DataValidationError(
-                    f"{name} is no table: it must be CSV, Parquet or Excel (.xlsx)"
+                    f"{self._name} has a line of more than {_MAX_ROW_BYTES >> 20} MB"
                 )
-            is_utf8 = is_utf8 and _can_decode(decoder, piece, final=False)
-            piece = source.read(_BLOCK_BYTES)
-    if is_utf8 and _can_decode(decoder, b"", final=True):
-        return "utf-8-sig" if head == codecs.BOM_UTF8 else "utf-8"
-    return "cp1252"
+        if rest:
+            yield rest.decode(errors="replace")
 
+    def _strict_rows(self, lines: Iterator[str], before: int) -> Iterator[list[str]]:
+        """The rows by Python's strict reader; raises with line and column of what it refuses."""
+        current = ""
 
-def _can_decode(decoder: codecs.IncrementalDecoder, piece: bytes, final: bool) -> bool:
-    try:
-        decoder.decode(piece, final)
-    except UnicodeDecodeError:
-        return False
-    return True
+        def watched() -> Iterator[str]:
+            nonlocal current
+            for line in lines:
+                current = line
+                yield line
 
+        reader = csv.reader(watched(), delimiter=self.dialect.separator, strict=True)
+        try:
+            for row in reader:
+                if len(row) > len(self.columns):
+                    raise DataValidationError(
+                        f"{self._name}: line {before + reader.line_num} has {len(row)} values,"
+                        f" the header has {len(self.columns)}"
+                    )
+                yield row
+        except csv.Error as error:
+            column = _bad_quote_column(current, self.dialect.separator)
+            raise DataValidationError(
+                f"{self._name}: line {before + reader.line_num}, character {column}: a quotation"
+                ' mark inside of a quoted value must be doubled ("")'
+            ) from error
 
-def _decoded(source: IO[bytes], encoding: str) -> Iterator[bytes]:
-    """The bytes of ``source`` in pieces, as UTF-8."""
-    if encoding == "utf-8-sig":
-        source.seek(len(codecs.BOM_UTF8))
-    if encoding.startswith("utf-8"):
-        while piece := source.read(_BLOCK_BYTES):
-            yield piece
-        return
-    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-    while piece := source.read(_BLOCK_BYTES):
-        yield decoder.decode(piece).encode()
-    yield decoder.decode(b"", final=True).encode()
-
-
-def _first_row(data: bytes) -> bytes:
-    """The bytes up to the first line end that is outside of quotation marks."""
-    end = data.find(b"\n")
-    while end >= 0 and data.count(b'"', 0, end) % 2:
-        end = data.find(b"\n", end + 1)
-    return data if end < 0 else data[:end]
+    def _to_frame(self, rows: list[list[str]]) -> pl.DataFrame:
+        width = len(self.columns)
+        filled = ([value or None for value in row] + [None] * (width - len(row)) for row in rows)
+        return pl.DataFrame(list(filled), self._schema, orient="row")
 
 
 def _last_row_end(data: bytes) -> int:
-    """The index after the last line end that is outside of quotation marks; 0 without one.
+    """The index after the last line end that is outside of quotes; 0 without one."""
+    ends = _row_ends(data, with_tail=False)
+    return int(ends[-1]) + 1 if len(ends) else 0
 
-    ``data`` begins outside of quotation marks.
-    """
-    end = data.rfind(b"\n")
-    quoted = data.count(b'"', 0, max(end, 0)) % 2 == 1
-    while end >= 0 and quoted:
-        quote = data.rfind(b'"', 0, end)
-        end = data.rfind(b"\n", 0, quote)
-        # Several quotation marks may lie between the two line ends.
-        quoted = data.count(b'"', 0, max(end, 0)) % 2 == 1
-    return end + 1
+
+def _row_ends(data: bytes, with_tail: bool = True) -> npt.NDArray[np.intp]:
+    """The indices of line ends outside of quotes, and with ``with_tail`` that of the last byte."""
+    values = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(values == _LF)
+    if b'"' in data:
+        ends = ends[np.searchsorted(np.flatnonzero(values == _QUOTE), ends) % 2 == 0]
+    if with_tail and len(values) and (not len(ends) or ends[-1] != len(values) - 1):
+        ends = np.append(ends, len(values) - 1)
+    return ends
+
+
+def _bad_quote_column(line: str, separator: str) -> int:
+    """The position, from 1, of the first quotation mark that ends a value before its end."""
+    quoted, at = False, 0
+    while at < len(line):
+        if line[at] == '"':
+            if not quoted:
+                quoted = at == 0 or line[at - 1] == separator
+            elif line[at + 1 : at + 2] == '"':
+                at += 1
+            elif line[at + 1 : at + 2] not in {separator, "\n", "\r", ""}:
+                return at + 1
+            else:
+                quoted = False
+        at += 1
+    return len(line.rstrip("\r\n"))

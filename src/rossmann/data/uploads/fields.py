@@ -1,19 +1,22 @@
-"""The six fields of an uploaded table: column matching, value parsing, date format detection.
+"""Columns of users' tables: names, synonyms, and the value of each text.
 
-One set of rules for tables that are read whole and in chunks. A column of dates has one format.
+One set of rules for tables that are read whole and in chunks, for forecasts and for ingests.
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
 import polars as pl
 
+from rossmann.data.uploads.dates import MIDNIGHT, invalid_date_message
+from rossmann.data.uploads.decimal_marks import DecimalMark, plain_numbers
 from rossmann.errors import DataValidationError
 from rossmann.schema import STATE_HOLIDAYS
 
 REQUIRED_FIELDS: Final = ("Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
+EMPTY_ROW: Final = "the row has a value in none of the six fields"
 _MAX_STORE: Final = 2**31 - 1
 _EXPECTED: Final = {
     "Store": f"a whole number from 1 to {_MAX_STORE}",
@@ -31,44 +34,84 @@ _ERROR_TYPES: Final = {
     "SchoolHoliday": "flag",
 }
 FLAGS: Final = tuple(field for field, kind in _ERROR_TYPES.items() if kind == "flag")
+STORE_NUMBERS: Final = (
+    *("CompetitionDistance", "CompetitionOpenSinceMonth", "CompetitionOpenSinceYear"),
+    *("Promo2", "Promo2SinceWeek", "Promo2SinceYear"),
+)
+NUMBER_FIELDS: Final = ("Store", "DayOfWeek", *FLAGS, "Sales", "Customers", *STORE_NUMBERS)
+"""Fields whose decimal mark is that of the file."""
+OTHER_FIELDS: Final = ("StoreType", "Assortment", "PromoInterval", "Id")
+"""Further columns of Kaggle's tables."""
+SYNONYMS: Final = {
+    "Store": ("filiale", "filialnummer", "filialnr"),
+    "Date": ("datum",),
+    "DayOfWeek": ("wochentag",),
+    "Open": ("geöffnet", "geoeffnet"),
+    "Promo": ("aktion",),
+    "StateHoliday": ("feiertag",),
+    "SchoolHoliday": ("schulferien",),
+    "Sales": ("umsatz",),
+    "Customers": ("kunden",),
+}
+"""German names of columns, without case, blanks and underscores."""
+_FIELD_OF: Final = {
+    **{name: field for field, names in SYNONYMS.items() for name in (field.casefold(), *names)},
+    **{field.casefold(): field for field in (*STORE_NUMBERS, *OTHER_FIELDS)},
+}
 _BOOLEANS: Final = {
     **dict.fromkeys(("false", "False", "FALSE"), "0"),
     **dict.fromkeys(("true", "True", "TRUE"), "1"),
 }
 """Booleans as Arrow, Python and Excel write them."""
-_MIDNIGHT: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]00:00(?::00(?:\.0+)?)?$"
+_TOTALS: Final = r"^(?i)(?:grand ?)?(?:total|sum|summe|gesamt|insgesamt|gesamtergebnis)\b.*$"
 
 
-def field_columns(name: str, columns: Sequence[str]) -> dict[str, str]:
-    """The column of each field, whatever case and blanks the file writes names with.
+@dataclass(frozen=True)
+class FieldColumns:
+    """The index of the column of each field of a table; ``notes``: columns read by synonym."""
 
-    Raises ``DataValidationError`` where a field has no column, or more than one.
+    index: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def known_name(column: str) -> str | None:
+    """The field that a column's name means, whatever its case, blanks and underscores."""
+    return _FIELD_OF.get(_normalize_name(column))
+
+
+def _normalize_name(name: str) -> str:
+    return name.casefold().replace(" ", "").replace("_", "").replace("\ufeff", "")
+
+
+def field_columns(
+    name: str, columns: Sequence[str], required: Sequence[str] = REQUIRED_FIELDS
+) -> FieldColumns:
+    """The column of each known field.
+
+    Raises ``DataValidationError`` where a required field has no column, or a field has several.
     """
-    matches = {field: matching_columns(columns, field) for field in REQUIRED_FIELDS}
-    missing = [field for field, names in matches.items() if not names]
+    matches: dict[str, list[int]] = {}
+    for index, column in enumerate(columns):
+        field = known_name(column)
+        if field is not None:
+            matches.setdefault(field, []).append(index)
+    missing = [field for field in required if field not in matches]
     if missing:
         present = ", ".join(columns) or "none"
         raise DataValidationError(
             f"{name} lacks the columns {', '.join(missing)}; it has: {present}"
         )
-    for field, names in matches.items():
-        if len(names) > 1:
-            raise DataValidationError(
-                f"{name} has the column {field} more than once: {', '.join(names)}"
-            )
-    return {field: names[0] for field, names in matches.items()}
-
-
-def matching_columns(columns: Sequence[str], field: str) -> list[str]:
-    """The columns whose name is ``field``'s, but for case, blanks and underscores."""
-    # polars appends _duplicated_0 to a name that a CSV file holds twice.
-    return [
-        c for c in columns if _normalize_name(c.partition("_duplicated_")[0]) == field.casefold()
-    ]
-
-
-def _normalize_name(name: str) -> str:
-    return name.casefold().replace(" ", "").replace("_", "")
+    for field, indices in matches.items():
+        if len(indices) > 1:
+            names = ", ".join(columns[index] for index in indices)
+            raise DataValidationError(f"{name} has the column {field} more than once: {names}")
+    first = {field: indices[0] for field, indices in matches.items()}
+    notes = tuple(
+        f"the column {columns[at]} is read as {field}"
+        for field, at in first.items()
+        if _normalize_name(columns[at]) != field.casefold()
+    )
+    return FieldColumns(first, notes)
 
 
 def normalize_text(column: pl.Series) -> pl.Series:
@@ -77,16 +120,21 @@ def normalize_text(column: pl.Series) -> pl.Series:
     Booleans become "true" and "false"; a timestamp at midnight becomes its day. Raises polars'
     errors for types that have no text.
     """
-    text = column.cast(pl.String).str.strip_chars().str.replace(_MIDNIGHT, "$1")
+    text = column.cast(pl.String).str.strip_chars()
+    if text.str.contains(":", literal=True).any():
+        text = text.str.replace(MIDNIGHT, "$1")
     return text.set(text == "", None)
 
 
-def field_text(column: pl.Series) -> pl.Series:
-    """A field's column as text, null where it is empty; ``1.0`` becomes ``1``.
+def field_text(field: str, column: pl.Series, mark: DecimalMark | None = None) -> pl.Series:
+    """A field's column as text, null where it is empty; numbers with a decimal point.
 
-    Other tools write whole numbers that way where a column has gaps.
+    ``mark``: the decimal mark of a column of text; others have a point.
     """
-    return normalize_text(column).str.replace(r"^([0-9]+)\.0+$", "$1")
+    text = normalize_text(column)
+    if field not in NUMBER_FIELDS:
+        return text.str.replace(r"^([0-9]+)\.0+$", "$1")
+    return plain_numbers(text, mark if column.dtype == pl.String else ".")
 
 
 def field_value(field: str, days: Mapping[str, date]) -> pl.Expr:
@@ -129,90 +177,9 @@ def invalid_value_error(field: str, text: str | None, date_format: str) -> tuple
     """Message and type of the error for a ``text`` that is no value of ``field``."""
     if text is None:
         return f"{field} is missing", "missing"
-    expected = f"a day written {date_format}" if field == "Date" else _EXPECTED[field]
-    return f"{field} must be {expected} (got {text[:40]})", _ERROR_TYPES[field]
-
-
-_PATTERNS: Final = {
-    "YYYY-MM-DD": r"(?P<y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})",
-    "DD.MM.YYYY": r"(?P<d>[0-9]{1,2})\.(?P<m>[0-9]{1,2})\.(?P<y>[0-9]{4})",
-    "DD.MM.YY": r"(?P<d>[0-9]{1,2})\.(?P<m>[0-9]{1,2})\.(?P<y>[0-9]{2})",
-    "MM/DD/YYYY": r"(?P<m>[0-9]{1,2})/(?P<d>[0-9]{1,2})/(?P<y>[0-9]{4})",
-    "DD/MM/YYYY": r"(?P<d>[0-9]{1,2})/(?P<m>[0-9]{1,2})/(?P<y>[0-9]{4})",
-    "MM/DD/YY": r"(?P<m>[0-9]{1,2})/(?P<d>[0-9]{1,2})/(?P<y>[0-9]{2})",
-    "DD/MM/YY": r"(?P<d>[0-9]{1,2})/(?P<m>[0-9]{1,2})/(?P<y>[0-9]{2})",
-}
-DATE_FORMATS: Final = tuple(_PATTERNS)
-"""Supported formats; a year of two digits is in this century."""
-
-
-class AmbiguousDatesError(DataValidationError):
-    """A column that several ``formats`` fit, with different dates."""
-
-    def __init__(self, formats: list[str], example: str) -> None:
-        self.formats = formats
-        super().__init__(
-            f"dates such as {example} can be read as {' or '.join(formats)}: say which is meant"
-        )
-
-
-def date_formats(texts: Sequence[str]) -> list[str]:
-    """Every format that fits each of ``texts``; empty where none does, or there is no text."""
-    unique = set(texts)
-    if not unique:
-        return []
-    return [name for name in DATE_FORMATS if all(_parse_date(text, name) for text in unique)]
-
-
-def parse_dates(texts: Sequence[str], date_format: str) -> dict[str, date]:
-    """The date of each different text that is one in ``date_format``.
-
-    Raises ``DataValidationError`` for a format that is not in ``DATE_FORMATS``.
-    """
-    if date_format not in _PATTERNS:
-        raise DataValidationError(
-            f"no date format {date_format!r}; there are: {', '.join(DATE_FORMATS)}"
-        )
-    dates = {text: _parse_date(text, date_format) for text in set(texts)}
-    return {text: day for text, day in dates.items() if day}
-
-
-def detect_date_format(texts: Sequence[str]) -> str:
-    """The one format of a column of dates; raises ``AmbiguousDatesError`` where several fit.
-
-    Texts that do not fit it are errors of their rows. The format that reads the most texts has as
-    rivals those that read some of the same texts. A format is ruled out where a rival reads all
-    of its texts and more. Of formats that read the same texts to the same dates, the first will do.
-    """
-    parsed = {name: parse_dates(texts, name) for name in DATE_FORMATS}
-    best_fit = max(parsed, key=lambda name: len(parsed[name]))
-    rivals = [name for name in DATE_FORMATS if _overlap(parsed[best_fit], parsed[name])]
-    candidates = [name for name in rivals if not _is_ruled_out(name, rivals, parsed)]
-    first = candidates[0]
-    if all(parsed[name] == parsed[first] for name in candidates):
-        return first
-    example = next(
-        text for text in texts if len({parsed[name].get(text, date.min) for name in candidates}) > 1
-    )
-    raise AmbiguousDatesError(candidates, example)
-
-
-def _overlap(one: Mapping[str, date], other: Mapping[str, date]) -> bool:
-    """Whether two formats read some of the same texts; True for a format and itself."""
-    return one is other or not one.keys().isdisjoint(other)
-
-
-def _is_ruled_out(name: str, rivals: list[str], parsed: Mapping[str, Mapping[str, date]]) -> bool:
-    texts = parsed[name].keys()
-    return any(texts < parsed[rival].keys() for rival in rivals)
-
-
-def _parse_date(text: str, date_format: str) -> date | None:
-    match = re.fullmatch(_PATTERNS[date_format], text)
-    if match is None:
-        return None
-    year = int(match["y"])
-    try:
-        return date(year + 2000 if len(match["y"]) == 2 else year, int(match["m"]), int(match["d"]))
-    except ValueError:
-        return None
+    if field == "Date":
+        return invalid_date_message(text, date_format), _ERROR_TYPES[field]
+    message = f"{field} must be {_EXPECTED[field]} (got {text[:40]})"
+    if field == "Store" and pl.select(pl.lit(text).str.contains(_TOTALS)).item():
+        message += "; this looks like a row of totals: remove it"
+    return message, _ERROR_TYPES[field]

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from rossmann.data.uploads.fields import REQUIRED_FIELDS
-from rossmann.data.uploads.table_chunks import CHUNK_ROWS, to_arrow
+from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS, to_arrow
 from rossmann.epoch_days import weekday_of
 from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
 from rossmann.models.inference.row_warnings import (
@@ -119,7 +119,8 @@ def _warning_masks(
 class ChunkPlan:
     """How every row of a file is forecast and written.
 
-    ``typed``: the six fields are written as numbers and days rather than as the file has them.
+    ``names``: the names under which the file's own columns come back. ``typed``: the six fields
+    are written as numbers and days rather than as the file has them.
     """
 
     forecaster: Forecaster
@@ -127,24 +128,19 @@ class ChunkPlan:
     origin: int
     levels: tuple[float, ...]
     objective: Objective
+    names: tuple[str, ...]
     typed: bool
 
-    def schema(self, table: pa.Schema, columns: dict[str, str]) -> pa.Schema:
-        """The result's columns: the file's, then ours, which replace those of the same name."""
-        field = {column: name for name, column in columns.items()} if self.typed else {}
+    def schema(self, table: pa.Schema, columns: dict[str, int]) -> pa.Schema:
+        """The result's columns: the file's, then ours; ``columns``: the index of each field."""
+        field = {index: name for name, index in columns.items()} if self.typed else {}
         kept = [
-            pa.field(f.name, _FIELD_TYPES[field[f.name]] if f.name in field else f.type)
-            for f in table
-            if f.name not in set(self.added)
+            pa.field(name, _FIELD_TYPES.get(field.get(index, ""), table.field(index).type))
+            for index, name in enumerate(self.names)
         ]
-        types = [pa.float64()] * (len(self.added) - 3) + [pa.int32(), pa.date32(), pa.string()]
-        added = [pa.field(*column) for column in zip(self.added, types, strict=True)]
-        return pa.schema([*kept, *added])
-
-    @property
-    def added(self) -> list[str]:
-        """The columns that are added."""
-        return result_columns(self.levels)
+        added = result_columns(self.levels)
+        types = [pa.float64()] * (len(added) - 3) + [pa.int32(), pa.date32(), pa.string()]
+        return pa.schema([*kept, *(pa.field(*pair) for pair in zip(added, types, strict=True))])
 
 
 @dataclass(frozen=True)
@@ -184,7 +180,7 @@ def stream_forecasts(
     try:
         for start, chunk in _chunks(checked.parsed):
             if writer is None:
-                schema = checked.plan.schema(chunk.schema, checked.parsed.columns)
+                schema = checked.plan.schema(chunk.schema, checked.parsed.columns.index)
                 writer = open_writer(schema)
                 forecaster = _ChunkForecaster(checked, schema, writer, record)
             if len(pending) >= workers.max_pending:
@@ -228,11 +224,12 @@ class _ChunkForecaster:
         rows = parsed.rows(start, len(chunk))
         request = ForecastRequest(rows, plan.origin, plan.levels, plan.objective)
         sales, intervals = plan.forecaster.predict_rows(request, plan.origin)
-        columns = dict(zip(chunk.schema.names, chunk.columns, strict=True))
+        columns = list(chunk.columns)
         if plan.typed:
-            columns |= _typed_fields(rows, parsed.columns)
-        columns |= dict(zip(plan.added, self._results(sales, intervals, start), strict=True))
-        arrays = [columns[field.name].cast(field.type) for field in self.schema]
+            for name, values in typed_fields(rows).items():
+                columns[parsed.columns.index[name]] = values
+        columns += self._results(sales, intervals, start)
+        arrays = [c.cast(f.type) for c, f in zip(columns, self.schema, strict=True)]
         encoded = self.writer.encode(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
         self.record(start, rows, Forecast(sales, plan.origin, intervals, (), plan.objective))
         return encoded
@@ -251,7 +248,8 @@ class _ChunkForecaster:
         ]
 
 
-def _typed_fields(rows: StoreDays, columns: dict[str, str]) -> dict[str, pa.Array]:
+def typed_fields(rows: StoreDays) -> dict[str, pa.Array]:
+    """The six fields of n rows as numbers and days, (n,) each."""
     values = (
         to_arrow(rows.store),
         _dates(rows.day),
@@ -260,7 +258,7 @@ def _typed_fields(rows: StoreDays, columns: dict[str, str]) -> dict[str, pa.Arra
         to_arrow(STATE_HOLIDAYS).take(to_arrow(rows.state_holiday)),
         to_arrow(rows.school_holiday),
     )
-    return {columns[name]: value for name, value in zip(REQUIRED_FIELDS, values, strict=True)}
+    return dict(zip(REQUIRED_FIELDS, values, strict=True))
 
 
 def _dates(days: npt.NDArray[np.int32]) -> pa.Array:

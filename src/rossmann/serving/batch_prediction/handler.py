@@ -35,7 +35,7 @@ from rossmann.serving.batch_prediction.job import (
     workspace_root,
 )
 from rossmann.serving.batch_prediction.upload import BatchOptions, read_options, save_upload
-from rossmann.serving.batch_prediction.writers import MEDIA_TYPES, BlockStream, ClientGoneError
+from rossmann.serving.batch_prediction.writers import BlockStream, ClientGoneError
 from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
@@ -132,7 +132,7 @@ class BatchPredictHandler:
             self._jobs, with_current_context(_run), job, stream
         )
         stack.push_async_callback(_finish, stream, running)
-        media_type = MEDIA_TYPES[job.file_format]
+        media_type = job.form.media_type
         return _FileResponse(_body(stream, running), stack, media_type, _headers(job))
 
     def close(self) -> None:
@@ -165,13 +165,14 @@ async def _finish(stream: BlockStream, running: "asyncio.Future[None]") -> None:
 
 def _headers(job: BatchJob) -> dict[str, str]:
     return {
-        "Content-Disposition": f'attachment; filename="forecast.{job.file_format}"',
+        "Content-Disposition": f'attachment; filename="forecast.{job.form.file_format}"',
         "X-Rows": str(job.rows),
         "X-Model-Version": str(job.plan.version),
         "X-Model-Stage": job.stage,
         "X-As-Of": format_iso_day(job.plan.origin),
         "X-Objective": job.plan.objective,
         "X-Warnings": json.dumps([warning.as_dict() for warning in job.warnings]),
+        "X-Notes": json.dumps(job.notes),
     }
 
 

@@ -12,10 +12,14 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.table_chunks import FileFormat, open_table
+from rossmann.data.make_dataset import DatasetInfo
+from rossmann.data.uploads.table_reader import open_table
+from rossmann.data.uploads.workbook import SeveralSheetsError
+from rossmann.epoch_days import format_iso_day
 from rossmann.errors import DataValidationError, ErrorDetail, RequestError, ServiceError, first_line
 from rossmann.filesystem.process_identity import pid_exists
 from rossmann.models.inference.row_warnings import RowWarning
+from rossmann.schema import Dataset
 from rossmann.serving.batch_prediction.chunk_forecasts import (
     CheckedFile,
     ChunkPlan,
@@ -26,7 +30,14 @@ from rossmann.serving.batch_prediction.chunk_forecasts import (
 )
 from rossmann.serving.batch_prediction.upload import BatchOptions
 from rossmann.serving.batch_prediction.validation import parse_file, raise_row_errors, validate_file
-from rossmann.serving.batch_prediction.writers import Writer, check_row_limit, open_writer
+from rossmann.serving.batch_prediction.writers import (
+    ResultFormat,
+    Writer,
+    check_row_limit,
+    kept_columns,
+    open_writer,
+    result_columns,
+)
 from rossmann.serving.runtime.version_manager import SelectedVersion
 from rossmann.settings import Settings
 
@@ -48,9 +59,10 @@ class UploadLimits:
 class BatchJob:
     """A validated file, ready to be forecast."""
 
-    file_format: FileFormat
+    form: ResultFormat
     stage: str
     folder: Path
+    notes: tuple[str, ...]
     checked: CheckedFile
     workers: Workers
     record: RecordChunk
@@ -72,10 +84,9 @@ class BatchJob:
 
     def run(self, send: Callable[[bytes], None]) -> None:
         """Forecast all rows and send the result file block by block."""
-        separator = self.checked.parsed.table.separator
 
         def open_result(schema: pa.Schema) -> Writer:
-            return open_writer(self.file_format, schema, separator, self.folder, send)
+            return open_writer(self.form, schema, self.folder, send)
 
         stream_forecasts(self.checked, open_result, self.workers, self.record)
 
@@ -99,8 +110,9 @@ def prepare_job(
     forecaster = version.served.forecaster.single_threaded()
     with ExitStack() as undo:
         with _request_errors():
-            table = open_table(_NAME, folder / "body", folder, _MAX_UNPACKED_RATIO * limits.bytes)
-            parsed = parse_file(_NAME, table, folder / "records", limits.rows)
+            unpacked = _MAX_UNPACKED_RATIO * limits.bytes
+            table = open_table(_NAME, folder / "body", folder, unpacked, options.sheet)
+            parsed = parse_file(_NAME, table, folder / "records", limits.rows, options.decimal)
             undo.callback(parsed.close)
             validated = validate_file(parsed, forecaster, options)
             raise_row_errors(parsed, validated)
@@ -110,16 +122,36 @@ def prepare_job(
         undo.callback(warnings.close)
         warnings.scan(parsed, forecaster, validated.origin, workers.pool)
         undo.pop_all()
+    names, renamed = kept_columns(table.columns, result_columns(options.levels), file_format)
     plan = ChunkPlan(
         forecaster,
         version.served.version,
         validated.origin,
         options.levels,
         options.objective,
+        tuple(names),
         typed=table.file_format != "parquet" and file_format != "csv",
     )
     checked = CheckedFile(parsed, warnings, plan)
-    return BatchJob(file_format, version.stage, folder, checked, workers, record)
+    about = about_forecasts(forecaster.panel.info, version, plan.origin, options.objective)
+    form = ResultFormat(file_format, table.dialect, parsed.decimal or ".", about)
+    notes = (*parsed.notes, *renamed)
+    return BatchJob(form, version.stage, folder, notes, checked, workers, record)
+
+
+def about_forecasts(
+    info: DatasetInfo, version: SelectedVersion, origin: int, objective: str
+) -> tuple[tuple[str, str], ...]:
+    """Names and values that say where forecasts come from, for a sheet of a workbook."""
+    data = "demo data (synthetic)" if info.dataset == Dataset.DEMO else "Rossmann tables"
+    return (
+        ("Model version", str(version.served.version)),
+        ("Stage", version.stage),
+        ("Origin (last day of known sales)", format_iso_day(origin)),
+        ("Objective", objective),
+        ("Data", data),
+        ("Data version", info.version),
+    )
 
 
 @contextmanager
@@ -127,6 +159,9 @@ def _request_errors() -> Iterator[None]:
     """Raise ``RequestError`` for a file that is no table, ``ServiceError`` for a full disk."""
     try:
         yield
+    except SeveralSheetsError as error:
+        msg = f"{error}, with sheet=NAME"
+        raise RequestError([ErrorDetail(("sheet",), msg, "several_sheets")]) from error
     except DataValidationError as error:
         raise RequestError([ErrorDetail(("body",), str(error), "no_table")]) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

@@ -10,8 +10,15 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.fields import default_open, field_text, field_value
-from rossmann.data.uploads.table_chunks import to_arrow, to_series
+from rossmann.data.uploads.decimal_marks import DecimalMark
+from rossmann.data.uploads.fields import (
+    NUMBER_FIELDS,
+    default_open,
+    field_text,
+    field_value,
+    normalize_text,
+)
+from rossmann.data.uploads.parquet_chunks import to_arrow, to_series
 from rossmann.epoch_days import weekday_of
 from rossmann.schema import StoreDays
 
@@ -63,14 +70,19 @@ class ArrayFile:
 
 
 class ColumnEncoder:
-    """Encodes a column's values as integers; each distinct value is parsed once.
+    """Encodes a field's column as integers; each distinct value is parsed once.
 
-    ``encode_texts``: the codes of texts, null where a value is missing.
+    ``encode_texts``: the codes of texts, null where a value is missing. ``mark``: the decimal mark
+    of the file. ``marked``: up to ``MAX_CACHED_VALUES`` texts with a point or comma in a number.
     """
 
-    def __init__(self, encode_texts: Callable[[pl.Series], Codes]) -> None:
+    def __init__(
+        self, field: str, encode_texts: Callable[[pl.Series], Codes], mark: DecimalMark | None
+    ) -> None:
+        self._field, self._mark = field, mark
         self._encode_texts = encode_texts
         self._cache: dict[int | str | None, int] = {}
+        self.marked: set[str] = set()
 
     def encode(self, column: pa.Array) -> tuple[Codes, Codes]:
         """The code of each row (n,), and those of the distinct values."""
@@ -95,10 +107,15 @@ class ColumnEncoder:
         return np.array([self._cache[value] for value in values], np.int32)
 
     def _parsed(self, distinct: pa.Array) -> Codes:
-        return self._encode_texts(field_text(to_series(distinct)))
+        series = to_series(distinct)
+        if self._field in NUMBER_FIELDS and series.dtype == pl.String:
+            marked = normalize_text(series).filter(series.str.contains("[.,]"))
+            if len(self.marked) < MAX_CACHED_VALUES:
+                self.marked.update(marked.drop_nulls().to_list())
+        return self._encode_texts(field_text(self._field, series, self._mark))
 
 
-def field_encoder(field: str) -> ColumnEncoder:
+def field_encoder(field: str, mark: DecimalMark | None = None) -> ColumnEncoder:
     """The encoder of a field: its values, ``INVALID`` or ``MISSING``."""
 
     def encode_texts(text: pl.Series) -> Codes:
@@ -106,10 +123,10 @@ def field_encoder(field: str) -> ColumnEncoder:
         codes = value.cast(pl.Int64).fill_null(INVALID).set(text.is_null(), MISSING)
         return codes.to_numpy().astype(np.int32)
 
-    return ColumnEncoder(encode_texts)
+    return ColumnEncoder(field, encode_texts, mark)
 
 
-def weekday_encoder() -> ColumnEncoder:
+def weekday_encoder(mark: DecimalMark | None = None) -> ColumnEncoder:
     """The encoder of weekdays 1 to 7; ``MISSING`` for anything else."""
 
     def encode_texts(text: pl.Series) -> Codes:
@@ -117,13 +134,13 @@ def weekday_encoder() -> ColumnEncoder:
         value = value.set(~value.is_between(1, 7), MISSING).fill_null(MISSING)
         return value.to_numpy().astype(np.int32)
 
-    return ColumnEncoder(encode_texts)
+    return ColumnEncoder("DayOfWeek", encode_texts, mark)
 
 
 def encode_dates(column: pa.Array, indices: dict[str, int]) -> Codes:
     """The index of each row's date (n,) in ``indices``, to which new dates are added."""
     encoded = _dictionary_encoded(column)
-    text = field_text(to_series(encoded.dictionary))
+    text = field_text("Date", to_series(encoded.dictionary))
     codes = [
         MISSING if day is None else indices.setdefault(day, len(indices)) for day in text.to_list()
     ]

@@ -12,8 +12,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from rossmann.data.uploads.fields import DATE_FORMATS
-from rossmann.data.uploads.table_chunks import FileFormat
+from rossmann.data.uploads.dates import DATE_FORMATS
+from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS, DecimalMark
+from rossmann.data.uploads.parquet_chunks import FileFormat
 from rossmann.epoch_days import parse_iso_day
 from rossmann.errors import ErrorDetail, PayloadTooLargeError, RequestError, ServiceError
 from rossmann.models.inference.row_checks import format_value
@@ -169,18 +170,26 @@ def _too_long(max_bytes: int) -> PayloadTooLargeError:
 
 
 FILE_FORMATS: Final[tuple[FileFormat, ...]] = ("csv", "parquet", "xlsx")
-OPTION_NAMES: Final = ("model_stage", "as_of", "intervals", "objective", "date_format", "format")
+OPTION_NAMES: Final = (
+    *("model_stage", "as_of", "intervals", "objective"),
+    *("date_format", "decimal", "sheet", "format"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """Query options; ``as_of`` in epoch days, ``file_format`` None for the upload's own."""
+    """Query options; ``as_of`` in epoch days, ``file_format`` None for the upload's own.
+
+    ``date_format``, ``decimal`` (the decimal mark) and ``sheet`` decide where the file does not.
+    """
 
     model_stage: str | int
     as_of: int | None
     levels: tuple[float, ...]
     objective: Objective
     date_format: str | None
+    decimal: DecimalMark | None
+    sheet: str | None
     file_format: FileFormat | None
 
 
@@ -199,7 +208,7 @@ def read_options(
             values.setdefault(name, []).extend(_number(part) for part in parts if part)
         elif text:
             values[name] = text
-    date_format, file_format = values.pop("date_format", None), values.pop("format", None)
+    date_format, decimal, sheet, file_format = (values.pop(n, None) for n in OPTION_NAMES[4:])
     options = PredictOptions()
     try:
         options = PredictOptions.model_validate(values)
@@ -211,6 +220,7 @@ def read_options(
         errors.append(ErrorDetail(("as_of",), msg, "date_format"))
     chosen_dates = _choice("date_format", date_format, DATE_FORMATS, errors)
     chosen_format = _choice("format", file_format, FILE_FORMATS, errors)
+    chosen_mark = _choice("decimal", decimal, DECIMAL_MARKS, errors)
     if errors:
         raise RequestError(errors)
     levels = tuple(dict.fromkeys(options.intervals or ()))
@@ -220,6 +230,8 @@ def read_options(
         levels,
         options.objective or default_objective,
         chosen_dates,
+        next((mark for mark in DECIMAL_MARKS if mark == chosen_mark), None),
+        sheet,
         next((name for name in FILE_FORMATS if name == chosen_format), None),
     )
 

@@ -10,20 +10,25 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
+from rossmann.data.uploads.dates import AmbiguousDatesError, detect_date_format, parse_dates
+from rossmann.data.uploads.decimal_marks import (
+    AmbiguousNumbersError,
+    DecimalMark,
+    detect_decimal_mark,
+)
 from rossmann.data.uploads.fields import (
+    EMPTY_ROW,
     REQUIRED_FIELDS,
-    AmbiguousDatesError,
-    detect_date_format,
+    FieldColumns,
     field_columns,
     field_text,
     invalid_value_error,
-    matching_columns,
-    normalize_text,
-    parse_dates,
 )
-from rossmann.data.uploads.table_chunks import TableChunks, to_arrow, to_series
+from rossmann.data.uploads.parquet_chunks import to_arrow, to_series
+from rossmann.data.uploads.table_reader import OpenTable, decimal_comma_hints
 from rossmann.epoch_days import to_day
 from rossmann.errors import DataValidationError, ErrorDetail, PayloadTooLargeError, RequestError
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
@@ -60,17 +65,24 @@ class ParsedFile:
 
     ``columns``: the table's column of each field. ``dates``: the index of each distinct date text.
     ``stores``: the distinct store numbers. ``days``: the epoch day of each distinct date.
+    ``decimal``: the decimal mark, None where no value depends on it.
     """
 
-    table: TableChunks
-    columns: dict[str, str]
+    table: OpenTable
+    columns: FieldColumns
     records: ArrayFile
+    decimal: DecimalMark | None = None
     count: int = 0
     has_errors: bool = False
     dates: dict[str, int] = field(default_factory=dict)
     stores: set[int] = field(default_factory=set)
     days: Codes = field(default_factory=lambda: np.empty(0, np.int32))
     date_format: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        """What was skipped or read by a synonym, for people."""
+        return [*self.table.notes, *self.columns.notes]
 
     def rows(self, start: int, count: int) -> StoreDays:
         """``count`` rows from ``start`` on, of a file without errors."""
@@ -81,19 +93,41 @@ class ParsedFile:
         self.records.close()
 
 
-def parse_file(name: str, table: TableChunks, path: Path, max_rows: int) -> ParsedFile:
+def parse_file(
+    name: str, table: OpenTable, path: Path, max_rows: int, decimal: DecimalMark | None
+) -> ParsedFile:
     """Parse the fields of every row into a file at ``path``.
 
-    Raises ``DataValidationError`` for a table that lacks columns or rows, ``PayloadTooLargeError``
-    for one with more than ``max_rows`` rows.
+    Numbers are read by the whole file: where their texts turn out to need a decimal mark, the file
+    is parsed once more with it. Raises ``DataValidationError`` for a table that lacks columns or
+    rows, ``PayloadTooLargeError`` for one with more than ``max_rows`` rows, ``RequestError`` where
+    numbers can be read in more than one way.
     """
-    parsed = ParsedFile(table, field_columns(name, table.columns), ArrayFile(path, ROW_DTYPE))
+    columns = field_columns(name, table.columns)
+    parsed, marked = _parse(table, columns, path, max_rows, decimal)
+    if decimal is None and any(marked):
+        parsed.close()
+        texts = [pl.Series(list(one), dtype=pl.String) for one in marked]
+        try:
+            decimal = detect_decimal_mark(texts, decimal_comma_hints(table, columns))
+        except AmbiguousNumbersError as error:
+            msg = f"{error}, with decimal=. or decimal=,"
+            raise RequestError([ErrorDetail(("decimal",), msg, "ambiguous_numbers")]) from error
+        parsed, _ = _parse(table, columns, path, max_rows, decimal)
+    if not parsed.count:
+        parsed.close()
+        raise DataValidationError(f"{name} has column names but no rows")
+    return parsed
+
+
+def _parse(
+    table: OpenTable, columns: FieldColumns, path: Path, max_rows: int, decimal: DecimalMark | None
+) -> tuple[ParsedFile, list[set[str]]]:
+    """The parsed file, and the texts of each number field that hold a point or a comma."""
+    parsed = ParsedFile(table, columns, ArrayFile(path, ROW_DTYPE), decimal)
     encoder = _RowEncoder(parsed)
-    last_filled = 0
     for batch in table.read():
         records = encoder.encode(batch)
-        filled = np.flatnonzero(~is_empty_row(records, REQUIRED_FIELDS))
-        last_filled = parsed.count + int(filled[-1]) + 1 if len(filled) else last_filled
         parsed.count += len(records)
         parsed.records.append(records)
         if parsed.count > max_rows:
@@ -106,11 +140,7 @@ def parse_file(name: str, table: TableChunks, path: Path, max_rows: int) -> Pars
             )
             raise RequestError([ErrorDetail(("rows", 0, "Date"), msg, "date_format")])
     parsed.records.flush()
-    if last_filled < parsed.count:
-        parsed.count = _count_without_empty_tail(table, last_filled)
-    if not parsed.count:
-        raise DataValidationError(f"{name} has column names but no rows")
-    return parsed
+    return parsed, encoder.marked
 
 
 class _RowEncoder:
@@ -118,19 +148,25 @@ class _RowEncoder:
 
     def __init__(self, parsed: ParsedFile) -> None:
         self._parsed = parsed
-        self._fields = {name: field_encoder(name) for name in REQUIRED_FIELDS if name != "Date"}
-        self._weekday = weekday_encoder()
-        self._weekday_columns = matching_columns(parsed.table.columns, "DayOfWeek")[:1]
+        mark = parsed.decimal
+        self._fields = {
+            name: field_encoder(name, mark) for name in REQUIRED_FIELDS if name != "Date"
+        }
+        self._weekday = weekday_encoder(mark)
+
+    @property
+    def marked(self) -> list[set[str]]:
+        return [encoder.marked for encoder in (*self._fields.values(), self._weekday)]
 
     def encode(self, batch: pa.RecordBatch) -> Records:
-        parsed = self._parsed
+        parsed, index = self._parsed, self._parsed.columns.index
         records = np.empty(len(batch), ROW_DTYPE)
-        records["Date"] = encode_dates(batch.column(parsed.columns["Date"]), parsed.dates)
+        records["Date"] = encode_dates(batch.column(index["Date"]), parsed.dates)
         records["DayOfWeek"] = MISSING
-        for column in self._weekday_columns:
-            records["DayOfWeek"], _ = self._weekday.encode(batch.column(column))
+        if "DayOfWeek" in index:
+            records["DayOfWeek"], _ = self._weekday.encode(batch.column(index["DayOfWeek"]))
         for name, encoder in self._fields.items():
-            records[name], distinct = encoder.encode(batch.column(parsed.columns[name]))
+            records[name], distinct = encoder.encode(batch.column(index[name]))
             if name == "Store":
                 parsed.stores.update(distinct[distinct >= 0].tolist())
         for name in REQUIRED_FIELDS:
@@ -142,19 +178,6 @@ def _is_invalid(records: Records, field: str) -> npt.NDArray[np.bool_]:
     """Which rows have no valid value in a field; ``Open`` may be missing."""
     codes = records[field]
     return np.asarray(codes == INVALID if field == "Open" else codes < 0)
-
-
-def _count_without_empty_tail(table: TableChunks, filled: int) -> int:
-    """Rows of the table up to its last one with a value in any column, at least ``filled``."""
-    done = 0
-    for batch in table.read():
-        begin = max(filled - done, 0)
-        for column in batch.slice(begin).columns if begin < len(batch) else ():
-            indices = normalize_text(to_series(column)).is_not_null().arg_true()
-            end = done + begin + int(indices[-1]) + 1 if len(indices) else 0
-            filled = max(filled, end)
-        done += len(batch)
-    return filled
 
 
 @dataclass(frozen=True)
@@ -240,8 +263,6 @@ def raise_row_errors(parsed: ParsedFile, validated: ValidatedFile) -> None:
             invalid = _InvalidRows(done + rows, records[rows], masks, _texts(batch, rows, parsed))
             errors += invalid.errors(value_errors, parsed.date_format)
         done += length
-    if not errors and not count:
-        return  # the invalid records were empty rows at the end
     more = count + len(validated.option_errors) - len(errors[:MAX_REPORTED_ERRORS])
     errors = errors[:MAX_REPORTED_ERRORS]
     if more:
@@ -250,7 +271,7 @@ def raise_row_errors(parsed: ParsedFile, validated: ValidatedFile) -> None:
 
 
 def _error_masks(records: Records, value_errors: dict[str, ValueErrors]) -> ErrorMasks:
-    """Which rows have an error, by field; an empty row has only one, of the field ''."""
+    """Which rows have an error, by field; a row without any field has only one, of the field ''."""
     empty = is_empty_row(records, REQUIRED_FIELDS)
     masks: ErrorMasks = {"": empty}
     for name in REQUIRED_FIELDS:
@@ -267,9 +288,9 @@ def _texts(
     """The texts of some rows of a batch, by field."""
     texts = {}
     for name in REQUIRED_FIELDS:
-        column = batch.column(parsed.columns[name]).take(to_arrow(rows))
+        column = batch.column(parsed.columns.index[name]).take(to_arrow(rows))
         column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        texts[name] = field_text(to_series(column)).to_list()
+        texts[name] = field_text(name, to_series(column), parsed.decimal).to_list()
     return texts
 
 
@@ -288,7 +309,7 @@ class _InvalidRows:
         """Their errors, by row, then by field."""
         for index, number in enumerate(self.numbers.tolist()):
             if self.masks[""][index]:
-                yield ErrorDetail(("rows", number), "the row is empty", "missing")
+                yield ErrorDetail(("rows", number), EMPTY_ROW, "missing")
             for name in REQUIRED_FIELDS:
                 if not self.masks[name][index]:
                     continue

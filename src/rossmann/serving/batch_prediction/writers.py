@@ -4,7 +4,9 @@ import asyncio
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
@@ -13,7 +15,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rossmann.data.uploads.table_chunks import FileFormat
+from rossmann.data.uploads.csv_dialect import CsvDialect
+from rossmann.data.uploads.decimal_marks import DecimalMark
+from rossmann.data.uploads.parquet_chunks import FileFormat
+from rossmann.data.uploads.table_reader import unique_names
 from rossmann.errors import ErrorDetail, RequestError, ServiceError
 
 Send = Callable[[bytes], None]
@@ -29,13 +34,56 @@ _SHEET_ROWS: Final = 1_048_575
 _BLOCK: Final = 1 << 20
 
 
+@dataclass(frozen=True)
+class ResultFormat:
+    """How a result file is written.
+
+    ``dialect``: of a CSV file that the rows come from, None for another one. ``decimal``: the
+    decimal mark of numbers in CSV. ``about``: names and values for a sheet of a workbook.
+    """
+
+    file_format: FileFormat
+    dialect: CsvDialect | None = None
+    decimal: DecimalMark = "."
+    about: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type."""
+        if self.file_format != "csv" or self.dialect is None:
+            return MEDIA_TYPES[self.file_format]
+        charset = {"cp1252": "windows-1252", "utf-16": "utf-16"}.get(self.dialect.encoding, "utf-8")
+        return f"text/csv; charset={charset}"
+
+
 def result_columns(levels: Sequence[float]) -> list[str]:
     """Names of the columns that forecasts with intervals at ``levels`` add to a user's file.
 
-    They come last, and replace the file's own columns of these names.
+    They come last.
     """
     bounds = [f"{side}_{level * 100:g}" for level in levels for side in ("lower", "upper")]
     return ["forecast", *bounds, "model_version", "as_of", "warnings"]
+
+
+def kept_columns(
+    columns: Sequence[str], added: Sequence[str], file_format: FileFormat
+) -> tuple[list[str], list[str]]:
+    """The names under which a file's own columns come back, and what is to be said of them.
+
+    A column with the name of an added one is renamed. CSV may have blank and repeated names.
+    """
+    names = list(columns) if file_format == "csv" else unique_names(columns)
+    notes = []
+    for index, name in enumerate(names):
+        if name in added:
+            new = next(
+                candidate
+                for candidate in (f"{'input_' * n}{name}" for n in range(1, len(names) + 2))
+                if candidate not in names and candidate not in added
+            )
+            names[index] = new
+            notes.append(f"the column {name} of the file comes back as {new}")
+    return names, notes
 
 
 def warning_texts(
@@ -67,17 +115,35 @@ class Writer(Protocol):
         """Finish the file."""
 
 
-def open_writer(
-    file_format: FileFormat, schema: pa.Schema, separator: str, folder: Path, send: Send
-) -> Writer:
+def open_writer(form: ResultFormat, schema: pa.Schema, folder: Path, send: Send) -> Writer:
     """The writer of tables of ``schema``; ``folder``: for temporary files."""
-    match file_format:
+    match form.file_format:
         case "parquet":
             return ParquetWriter(schema, send)
         case "xlsx":
-            return ExcelWriter(schema, folder / "answer.xlsx", send)
+            return ExcelWriter(schema, folder / "answer.xlsx", send, form.about)
         case _:
-            return CsvWriter(schema, separator, send)
+            return CsvWriter(schema, form, send)
+
+
+def write_frame(frame: pl.DataFrame, names: Sequence[str], form: ResultFormat, path: Path) -> None:
+    """Write a whole table under the column names ``names``, which may repeat in CSV."""
+    columns = [f"c{index}" for index in range(frame.width)]
+    with path.open("wb") as file, TemporaryDirectory(prefix="rossmann-write-") as folder:
+        writer: Writer | None = None
+
+        def send(block: bytes) -> None:
+            file.write(block)
+
+        for part in frame.rename(dict(zip(frame.columns, columns, strict=True))).iter_slices(
+            _ROW_GROUP
+        ):
+            table = part.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
+            for batch in table.rename_columns(list(names)).to_batches():
+                writer = writer or open_writer(form, batch.schema, Path(folder), send)
+                writer.write(writer.encode(batch))
+        if writer is not None:
+            writer.close()
 
 
 def check_row_limit(file_format: FileFormat, rows: int) -> None:
@@ -88,19 +154,37 @@ def check_row_limit(file_format: FileFormat, rows: int) -> None:
 
 
 class CsvWriter:
-    """CSV in UTF-8; numbers are written with all digits needed to read them back."""
+    """CSV in the dialect of the file that its rows come from, else with commas in UTF-8.
 
-    def __init__(self, schema: pa.Schema, separator: str, send: Send) -> None:
-        self._separator = separator
+    Numbers are written with all digits needed to read them back.
+    """
+
+    def __init__(self, schema: pa.Schema, form: ResultFormat, send: Send) -> None:
+        dialect = form.dialect
         self._send = send
-        names = pl.DataFrame({name: [] for name in schema.names})
-        send(names.write_csv(separator=separator).encode())
+        self._encoding = "utf-8"
+        self._options: dict[str, Any] = {"separator": ",", "include_header": False}
+        mark = b""
+        if dialect is not None:
+            self._options["separator"] = dialect.separator
+            self._options["line_terminator"] = dialect.line_end
+            self._encoding = {"cp1252": "cp1252", "utf-16": "utf-16-le"}.get(
+                dialect.encoding, "utf-8"
+            )
+            mark = "\ufeff".encode(self._encoding) if dialect.has_bom else b""
+        self._options["decimal_comma"] = form.decimal == "," and self._options["separator"] != ","
+        header = pl.DataFrame([list(schema.names)], orient="row")
+        send(mark + self._encoded(header))
 
     def encode(self, chunk: pa.RecordBatch) -> bytes:
         """The chunk as text."""
-        frame = pl.from_arrow(chunk)
+        frame = pl.from_arrow(chunk.rename_columns([f"c{n}" for n in range(chunk.num_columns)]))
         assert isinstance(frame, pl.DataFrame)
-        return frame.write_csv(include_header=False, separator=self._separator).encode()
+        return self._encoded(frame)
+
+    def _encoded(self, frame: pl.DataFrame) -> bytes:
+        text: str = frame.write_csv(**self._options)
+        return text.encode(self._encoding, "replace")
 
     def write(self, encoded: bytes) -> None:
         """Write the next chunk."""
@@ -186,17 +270,26 @@ class _ExactFloat(float):
 
 
 class ExcelWriter:
-    """A workbook of one sheet; a zip file, so it is sent when it is complete."""
+    """A workbook with a sheet of forecasts and one about them; sent when it is complete.
 
-    def __init__(self, schema: pa.Schema, path: Path, send: Send) -> None:
+    Text is never a formula or a link. ``about``: names and values of the second sheet.
+    """
+
+    def __init__(
+        self, schema: pa.Schema, path: Path, send: Send, about: Sequence[tuple[str, str]] = ()
+    ) -> None:
         from xlsxwriter import Workbook  # type: ignore[import-untyped]
 
-        self._path, self._send = path, send
+        self._path, self._send, self._about = path, send, about
         self._book = Workbook(str(path), {"constant_memory": True, "tmpdir": str(path.parent)})
         self._sheet = self._book.add_worksheet("Forecasts")
         self._days = self._book.add_format({"num_format": "yyyy-mm-dd"})
-        for column, name in enumerate(schema.names):
-            self._sheet.write_string(0, column, name)
+        self._sales = self._book.add_format({"num_format": "#,##0.00"})
+        bold = self._book.add_format({"bold": True})
+        self._sheet.freeze_panes(1, 0)
+        for column, field in enumerate(schema):
+            self._sheet.set_column(column, column, max(10, min(len(field.name) + 2, 40)))
+            self._sheet.write_string(0, column, field.name, bold)
         self._row = 1
 
     def encode(self, chunk: pa.RecordBatch) -> list[list[Any]]:
@@ -220,7 +313,7 @@ class ExcelWriter:
             case int() if abs(value) < 10**15:
                 self._sheet.write_number(row, column, value)
             case float() if math.isfinite(value):
-                self._sheet.write_number(row, column, _ExactFloat.of(value))
+                self._sheet.write_number(row, column, _ExactFloat.of(value), self._sales)
             case str() | int() | float():
                 self._sheet.write_string(row, column, str(value))
             case _ if getattr(value, "year", 0) >= 1900 and getattr(value, "tzinfo", None) is None:
@@ -230,6 +323,12 @@ class ExcelWriter:
 
     def close(self) -> None:
         """Finish the file and send it."""
+        if self._about:
+            sheet = self._book.add_worksheet("About")
+            sheet.set_column(0, 1, 24)
+            for row, (name, value) in enumerate(self._about):
+                sheet.write_string(row, 0, name)
+                sheet.write_string(row, 1, value)
         self._book.close()
         with self._path.open("rb") as file:
             while block := file.read(_BLOCK):

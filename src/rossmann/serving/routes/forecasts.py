@@ -8,7 +8,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from rossmann.data.prepare_predictions import template_csv
-from rossmann.data.uploads.fields import DATE_FORMATS
+from rossmann.data.uploads.dates import DATE_FORMATS
+from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS
 from rossmann.schema import OBJECTIVES
 from rossmann.serving.batch_prediction.handler import BatchPredictHandler
 from rossmann.serving.batch_prediction.upload import FILE_FORMATS
@@ -70,7 +71,10 @@ def add_file_route(app: FastAPI, handler: BatchPredictHandler) -> None:
 
 
 def _file_response() -> dict[str, Any]:
-    names = ("X-Rows", "X-Model-Version", "X-Model-Stage", "X-As-Of", "X-Objective", "X-Warnings")
+    names = (
+        *("X-Rows", "X-Model-Version", "X-Model-Stage", "X-As-Of", "X-Objective"),
+        *("X-Warnings", "X-Notes"),
+    )
     return {
         "description": "The table; what concerns all rows is in headers",
         "headers": {name: {"schema": _STRING} for name in names},
@@ -96,6 +100,12 @@ def _file_parameters() -> list[dict[str, Any]]:
             {**_STRING, "enum": list(DATE_FORMATS)},
             "where dates can be read two ways",
         ),
+        (
+            "decimal",
+            {**_STRING, "enum": list(DECIMAL_MARKS)},
+            "the decimal mark, where numbers such as 6.000 can be read two ways",
+        ),
+        ("sheet", _STRING, "the sheet of a workbook, where several hold a table"),
         (
             "format",
             {**_STRING, "enum": list(FILE_FORMATS)},

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossmann.data.uploads.fields import (
+from rossmann.data.uploads.dates import (
     DATE_FORMATS,
     AmbiguousDatesError,
-    date_formats,
     detect_date_format,
     parse_dates,
 )
@@ -23,6 +22,10 @@ WRITERS = {
     "DD/MM/YYYY": "{0:%d}/{0:%m}/{0:%Y}",
     "MM/DD/YY": "{0:%m}/{0:%d}/{0:%y}",
     "DD/MM/YY": "{0:%d}/{0:%m}/{0:%y}",
+    "YYYY/MM/DD": "{0:%Y}/{0:%m}/{0:%d}",
+    "YYYYMMDD": "{0:%Y}{0:%m}{0:%d}",
+    "DD-Mon-YYYY": "{0:%d}-{0:%b}-{0:%Y}",
+    "DD-Mon-YY": "{0:%d}-{0:%b}-{0:%y}",
 }
 days = st.lists(st.dates(date(2000, 1, 1), date(2099, 12, 31)), min_size=1, max_size=30)
 formats = st.sampled_from(DATE_FORMATS)
@@ -30,6 +33,14 @@ formats = st.sampled_from(DATE_FORMATS)
 
 def format_dates(column: list[date], date_format: str) -> list[str]:
     return [WRITERS[date_format].format(day) for day in column]
+
+
+def date_formats(texts: list[str]) -> list[str]:
+    """Every format that reads each of the texts."""
+    unique = set(texts)
+    return [
+        name for name in DATE_FORMATS if unique and len(parse_dates(texts, name)) == len(unique)
+    ]
 
 
 def test_documented_formats_are_supported() -> None:
@@ -128,7 +139,9 @@ def test_rows_in_another_format_do_not_change_the_detected_one() -> None:
         "2015-13-01",
         "31.04.2015",
         "2015-8-1",
-        "20150801",
+        "20151301",
+        "32-Jan-15",
+        "1-Xxx-15",
         "soon",
         "",
         "\u0662015-08-01",
@@ -143,5 +156,5 @@ def test_an_empty_column_has_no_format() -> None:
 
 
 def test_error_for_an_unknown_format_names_the_supported_ones() -> None:
-    with pytest.raises(DataValidationError, match="YYYY-MM-DD, DD"):
-        parse_dates(["2015-08-01"], "YYYY/MM/DD")
+    with pytest.raises(DataValidationError, match="YYYY-MM-DD, YYYY/MM/DD"):
+        parse_dates(["2015-08-01"], "YYYY DDD")
