@@ -189,3 +189,9 @@ def test_rows_of_a_shadow_are_marked_by_its_own_training(
         api.post("/predict", json={"inputs": rows})
         marks = logged_marks(serving_settings, tmp_path, 2 * len(rows))
     assert marks == {("predict", "answer"): EXPECTED[1], ("predict", "shadow"): EXPECTED[2]}
+
+
+def test_api_documents_name_the_warning(api: TestClient) -> None:
+    warning = api.get("/openapi.json").json()["components"]["schemas"]["Notice"]
+    assert "in_training" in warning["properties"]["type"]["description"]
+    assert "evidence of accuracy" in " ".join(warning["description"].split())
