@@ -140,6 +140,9 @@ def test_server_listens_on_ipv6(host: str, tmp_path: Path) -> None:
         with Registry(settings.tracking_uri) as registry:
             registry.ping()
             assert registry.versions() == []
+        if host == "::":
+            with Registry(f"http://127.0.0.1:{settings.mlflow_port}") as registry:
+                registry.ping()
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=30)

@@ -6,15 +6,19 @@ the memory, and a signal reaches the server itself, with no child left to look a
 """
 
 import argparse
+import logging
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvicorn
+
 from rossmann.addresses import host_and_port, redact_password, sqlite_url
-from rossmann.errors import PortInUseError, ServiceError, first_line
-from rossmann.launcher.processes import bind_error
+from rossmann.errors import RossmannError, ServiceError, first_line
+from rossmann.serving.server import bind
 from rossmann.settings import Settings
 
 APP = "mlflow.server.fastapi_app:app"
@@ -77,16 +81,6 @@ def allowed_hosts(host: str, port: int) -> str:
     return ",".join([*unique, *(f"{name}:{port}" for name in unique), *patterns])
 
 
-def _check_port(host: str, port: int) -> None:
-    """Raise ``PortInUseError`` at once, rather than after the long import."""
-    error = bind_error(host, port)
-    if error is not None:
-        raise PortInUseError(
-            f"MLflow cannot listen on {host_and_port(host, port)} ({error.strerror});"
-            " choose another port with ROSSMANN_MLFLOW_PORT"
-        ) from error
-
-
 def _prepare_database(folder: Path) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.server.handlers import initialize_backend_stores
@@ -136,23 +130,28 @@ def _check_schema(store: str) -> None:
         )
 
 
+class _AnnouncedServer(uvicorn.Server):
+    """Logs its address when it serves, as uvicorn does for sockets that it opens itself."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            address = host_and_port(*listener.getsockname()[:2])
+            logging.getLogger("uvicorn.error").info("Uvicorn running on http://%s", address)
+
+
 def run(host: str, port: int, folder: Path) -> None:
     """Serve until a signal ends the process; the environment is ``server_environment``'s.
 
-    Raises ``PortInUseError``, or ``ServiceError`` when the database cannot be used.
+    Raises ``PortInUseError`` or ``SettingsError`` for the address, at once rather than after the
+    long import, and ``ServiceError`` when the database cannot be used.
     """
-    _check_port(host, port)
-    import uvicorn
-
-    _prepare_database(folder)
-    uvicorn.run(
-        APP,
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="info",
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-    )
+    with bind(host, port, "ROSSMANN_MLFLOW_PORT") as listener:
+        _prepare_database(folder)
+        config = uvicorn.Config(
+            APP, access_log=False, log_level="info", timeout_graceful_shutdown=_SHUTDOWN_SECONDS
+        )
+        _AnnouncedServer(config).run(sockets=[listener])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run(options.host, options.port, options.folder)
-    except ServiceError as error:
+    except RossmannError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0

@@ -115,8 +115,11 @@ def _configure_logs(settings: Settings) -> None:
     configure_library_logging(settings.log_level, settings.log_format)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, before anything slow; raises ``PortInUseError`` or ``SettingsError``."""
+def bind(host: str, port: int, setting: str = "ROSSMANN_API_PORT") -> socket.socket:
+    """A bound socket, before anything slow; ``::`` takes IPv4 too.
+
+    ``setting``: the variable of the port. Raises ``PortInUseError`` or ``SettingsError``.
+    """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -129,8 +132,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
-                f"port {port} on {host} is taken by something else; "
-                "choose another with ROSSMANN_API_PORT"
+                f"port {port} on {host} is taken by something else; choose another with {setting}"
             ) from error
         raise SettingsError(
             f"cannot listen on {host_and_port(host, port)}: {error.strerror};"
