@@ -7,5 +7,6 @@ pytest_plugins = [
     "tests.fixtures.serving",
     "tests.fixtures.faults",
     "tests.fixtures.dashboard",
+    "tests.fixtures.browser",
     "tests.fixtures.networks",
 ]

@@ -3,18 +3,13 @@
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import polars as pl
 import pytest
 
@@ -25,48 +20,9 @@ from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.model_cache import save_last_production, write_version
 from rossmann.serving.client.client import Client
 from rossmann.settings import Settings, load_settings
+from tests.fixtures.browser import TIMEOUT_MS, ServiceProcess, flip_toggle, free_port, metric_value
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-TIMEOUT_MS = 60_000
-"""Time limit for a page on a busy machine."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class ServiceProcess:
-    """A service as a subprocess, ended by ``stop``."""
-
-    def __init__(self, command: list[str], environment: dict[str, str], ready: str, log: Path):
-        self.command, self.environment, self.ready, self.log = command, environment, ready, log
-        self.running: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as output:
-            self.running = subprocess.Popen(
-                self.command, env=self.environment, stdout=output, stderr=output
-            )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self.running.poll() is None:
-            try:
-                if httpx.get(self.ready, timeout=5, trust_env=False).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                time.sleep(0.2)
-        raise AssertionError(f"{self.command} did not start:\n{self.log.read_text()}")
-
-    def stop(self) -> None:
-        if self.running is not None and self.running.poll() is None:
-            self.running.send_signal(signal.SIGTERM)
-            try:
-                self.running.wait(30)
-            except subprocess.TimeoutExpired:
-                self.running.kill()
-                self.running.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -130,24 +86,10 @@ def page(browser: Any, api: ServiceProcess, dashboard: str) -> Iterator[Any]:
     opened.close()
 
 
-def metric(page: Any, label: str) -> str:
-    box = page.get_by_test_id("stMetric").filter(has_text=label)
-    text: str = box.get_by_test_id("stMetricValue").inner_text()
-    return text
-
-
-def flip_toggle(page: Any, label: str) -> None:
-    """Flip a toggle, after the script has drawn those of the selected day."""
-    page.get_by_test_id("stApp").and_(
-        page.locator('[data-test-script-state="notRunning"]')
-    ).wait_for()
-    page.get_by_test_id("stCheckbox").filter(has_text=label).click()
-
-
 def test_home_shows_the_services_and_links(page: Any) -> None:
     page.goto("/")
     page.get_by_role("heading", name="What will this store sell?").wait_for()
-    assert metric(page, "Production version") == "1"
+    assert metric_value(page, "Production version") == "1"
     page.get_by_test_id("stSidebar").get_by_text("Demo data").wait_for()
     # MLflow is not running: the service uses its copy, and the page reports that.
     page.get_by_text("The model registry is away").wait_for()
@@ -298,6 +240,7 @@ def test_pages_recover_from_an_outage(page: Any, api: ServiceProcess) -> None:
     page.get_by_test_id("stMetric").filter(has_text="Production version").wait_for()
     api.stop()
     page.get_by_text("The prediction service does not answer.").first.wait_for()
+    page.get_by_text("For those who run the service").click()
     page.get_by_text("bash scripts/launch_dashboard.sh").first.wait_for()
     page.goto("/single")
     page.get_by_text("The prediction service does not answer.").first.wait_for()

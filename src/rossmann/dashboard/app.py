@@ -9,7 +9,7 @@ import streamlit as st
 from rossmann.dashboard.batch.page import show_batch
 from rossmann.dashboard.home import show_home
 from rossmann.dashboard.shared.error_boundary import error_boundary, retry_is_due
-from rossmann.dashboard.shared.page_style import DEMO_NOTE_KEY, PAGE_STYLE
+from rossmann.dashboard.shared.page_style import DEMO_NOTE_KEY, PAGE_SCRIPT, PAGE_STYLE
 from rossmann.dashboard.shared.service_state import (
     REFRESH_SECONDS,
     ServiceStatus,
@@ -39,6 +39,7 @@ def run() -> None:
     page = st.navigation([home, single, batch])
     st.set_page_config(f"{page.title} · {TITLE}")
     st.html(PAGE_STYLE)
+    st.html(PAGE_SCRIPT, unsafe_allow_javascript=True)
     _show_demo_note()
     with error_boundary():
         page.run()

@@ -222,8 +222,17 @@ def test_past_day_of_training_is_no_evidence(stub_service: Any) -> None:
     stub_service.in_training = True
     page = open_page("2015-06-10")
     [sold] = [metric for metric in page.metric if metric.label == "Really sold"]
-    assert "does not know" not in sold.help and "has learned from this day" in sold.help
+    assert "has learned from this day" in sold.help and not sold.delta
     assert "In training: no evidence." in page.warning[0].value
+
+
+def test_past_day_is_compared_with_the_backtest(stub_service: Any) -> None:
+    stub_service.in_training = True
+    stub_service.backtest = {"as_of": "2015-05-31", "forecast": 1442.0}
+    page = open_page("2015-06-10")
+    assert metrics(page)["Backtest forecast"] == "1,442"
+    [sold] = [metric for metric in page.metric if metric.label == "Really sold"]
+    assert (sold.value, sold.delta) == ("1,030", "29 % below backtest")
 
 
 def test_week_is_read_after_a_choice_of_its_day(stub_service: Any) -> None:

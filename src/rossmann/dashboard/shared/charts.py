@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from typing import Any, Final
 
 import altair as alt
+import pandas  # noqa: F401 -- whole before any chart: Altair takes one that a thread still imports
 import polars as pl
 import streamlit as st
 

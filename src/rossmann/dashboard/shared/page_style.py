@@ -1,4 +1,4 @@
-"""Style sheet of all pages: spacing, contrast, narrow screens, and what is hidden from view."""
+"""Style sheet and script of all pages: spacing, contrast, narrow screens, hidden elements."""
 
 from typing import Final
 
@@ -19,7 +19,9 @@ PAGE_STYLE: Final = f"""<style>
 [data-testid="stLayoutWrapper"]:has(> .st-key-{ANNOUNCEMENT_KEY}) {{
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
 }}
-.stElementContainer:has(> .stHtml > style) {{display: none}}
+.stElementContainer:has(> .stHtml > style), .stElementContainer:has(> .stHtml > script) {{
+  display: none;
+}}
 /* The sidebar tells of demo data; where it is folded away, the page does. */
 [data-testid="stLayoutWrapper"]:has(> .st-key-{DEMO_NOTE_KEY}) {{display: none}}
 /* The browser marks a file that it does not take, and says why only in a tooltip. */
@@ -34,3 +36,17 @@ PAGE_STYLE: Final = f"""<style>
   [data-testid="stLayoutWrapper"]:has(> .st-key-{DEMO_NOTE_KEY}) {{display: flex}}
 }}
 </style>"""
+
+PAGE_SCRIPT: Final = """<script>
+// On a narrow screen the sidebar lies over the page: choosing a page folds it away. Streamlit does
+// so on telephones only.
+if (!window.foldsSidebar) {
+  window.foldsSidebar = true;
+  document.addEventListener("click", event => {
+    if (innerWidth > 768 || !event.target.closest('[data-testid="stSidebarNav"] a')) return;
+    setTimeout(() => document.querySelector(
+      '.stSidebar[data-collapsed="false"] [data-testid="stSidebarCollapseButton"] button'
+    )?.click(), 50);
+  });
+}
+</script>"""

@@ -99,52 +99,83 @@ def _show_metrics(inputs: ForecastInput, response: PredictResponse) -> None:
         border=True,
         height=_BOX_HEIGHT,
     )
-    name, value, note = _comparison(inputs, response)
-    if value is not None:
-        _show_comparison(metrics, name, value, forecast, note)
+    if inputs.days.known is not None:
+        _show_known_sales(metrics, inputs.days.known, response)
+    else:
+        _show_comparison(metrics, inputs, response)
 
 
-def _comparison(inputs: ForecastInput, response: PredictResponse) -> tuple[str, float | None, str]:
-    """Name, value and note of the number to compare with; None where there is none."""
-    if inputs.days.sold is not None:
-        if any(warning.type == "in_training" for warning in _own_warnings(response)):
-            note = "The model has learned from this day: how close it is says nothing about others."
-        else:
-            note = "The forecast does not know this number."
-        return "Really sold", inputs.days.sold, note
+def _show_known_sales(metrics: DeltaGenerator, known: PastDay, response: PredictResponse) -> None:
+    """Sales of a past day, compared with a forecast of a model that had not seen them."""
+    sold = known.Sales or 0.0
+    backtest = known.backtest
+    if backtest is not None:
+        _show_metric(
+            metrics,
+            "Backtest forecast",
+            backtest.forecast,
+            help_text="This day as it was planned, forecast by a model that had not seen it: it "
+            f"knew sales up to {short_date(backtest.as_of)}.",
+        )
+        difference = _format_difference(sold, backtest.forecast, "backtest")
+        note = "The backtest did not know this number."
+    elif any(warning.type == "in_training" for warning in _own_warnings(response)):
+        difference = None
+        note = "The model has learned from this day: how close it is says nothing about others."
+    else:
+        difference = _format_difference(sold, response.predictions[0], "forecast")
+        note = "The forecast does not know this number."
+    _show_metric(metrics, "Really sold", sold, difference, note)
+
+
+def _show_comparison(
+    metrics: DeltaGenerator, inputs: ForecastInput, response: PredictResponse
+) -> None:
+    """The other case of a promotion, or recent sales; nothing where there is neither."""
+    forecast = response.predictions[0]
     weekday = inputs.day.weekday()
     past = inputs.days.past
     same_weekday = [p for p in past if p.Date.weekday() == weekday and p.Open and p.Sales]
     # Promotions skip weekends: without such a day in the past, the other case would be a guess.
     if inputs.open and any(p.Promo != inputs.row["Promo"] for p in same_weekday):
         name = "Without promotion" if inputs.row["Promo"] else "With promotion"
-        return name, response.predictions[1], ""
-    mean = sum(p.Sales or 0.0 for p in same_weekday) / len(same_weekday) if same_weekday else None
-    note = f"Mean of the store's {inputs.day:%A}s of the last {PAST_WEEKS} weeks."
-    return f"Recent {inputs.day:%A}s", mean, note
+        other = response.predictions[1]
+        _show_metric(metrics, name, other, _format_difference(other, forecast, "forecast"))
+    elif same_weekday:
+        mean = sum(p.Sales or 0.0 for p in same_weekday) / len(same_weekday)
+        note = f"Mean of the store's {inputs.day:%A}s of the last {PAST_WEEKS} weeks."
+        difference = _format_difference(mean, forecast, "forecast")
+        _show_metric(metrics, f"Recent {inputs.day:%A}s", mean, difference, note)
 
 
-def _show_comparison(
-    metrics: DeltaGenerator, name: str, value: float, forecast: float, note: str
+def _show_metric(
+    metrics: DeltaGenerator,
+    name: str,
+    value: float,
+    difference: str | None = None,
+    help_text: str | None = None,
 ) -> None:
-    """Another number, with its difference from the forecast."""
+    """Another number beside the forecast."""
     metrics.metric(
         name,
         number_format().money(value),
-        _format_difference(value / forecast - 1) if forecast else None,
+        difference,
         delta_color="off",
         delta_arrow="off",
-        help=note or None,
+        help=help_text,
         border=True,
         height=_BOX_HEIGHT,
     )
 
 
-def _format_difference(share: float) -> str:
-    """In words: a bare -6 % would read as a fall of sales."""
+def _format_difference(value: float, reference: float, name: str) -> str | None:
+    """In words: a bare -6 % would read as a fall of sales. None where the reference is zero."""
+    if not reference:
+        return None
+    share = value / reference - 1
     if round(share, 2) == 0:
-        return "as the forecast"
-    return f"{number_format().percent(abs(share))} {'above' if share > 0 else 'below'} forecast"
+        return f"as the {name}"
+    return f"{number_format().percent(abs(share))} {'above' if share > 0 else 'below'} {name}"
 
 
 def _show_notices(inputs: ForecastInput, response: PredictResponse) -> None:

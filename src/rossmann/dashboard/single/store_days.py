@@ -24,15 +24,15 @@ class StoreDays:
 
     ``origin``: the last day whose sales the forecast knows. ``planned``: the day itself;
     ``others``: the planned days from the origin, at most ``PAST_WEEKS`` before the day, to
-    ``DAYS_AFTER`` after it. ``past``: the last ``PAST_WEEKS`` up to the origin. ``sold``: sales of
-    the day, None where they are unknown.
+    ``DAYS_AFTER`` after it. ``past``: the last ``PAST_WEEKS`` up to the origin. ``known``: the day
+    itself with its sales, None where they are unknown.
     """
 
     origin: date
     planned: PlannedRow
     others: Sequence[PlannedRow]
     past: Sequence[PastDay]
-    sold: float | None
+    known: PastDay | None
 
 
 def store_days(store: int, day: date) -> StoreDays:
@@ -68,7 +68,7 @@ def _fetch_store_days(url: str, data_version: str, store: int, day: date, last: 
         planned,
         [row for row in rows if day != row.Date],
         [known for known in past if known.Date <= origin][-7 * PAST_WEEKS :],
-        next((known.Sales for known in past if known.Date == day), None),
+        next((known for known in past if known.Date == day and known.Sales is not None), None),
     )
 
 
