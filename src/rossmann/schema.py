@@ -72,6 +72,12 @@ class StoreDays:
         """Rows of several, one after the other."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
+    def duplicates(self) -> npt.NDArray[np.int64]:
+        """The rows, by number, whose store and day an earlier row has."""
+        keys = np.stack([self.store, self.day], axis=1)
+        _, first = np.unique(keys, axis=0, return_index=True)
+        return np.setdiff1d(np.arange(len(self.store)), first)
+
     def take(self, index: npt.NDArray[np.integer] | slice) -> "StoreDays":
         """The rows at ``index``, in its order."""
         return StoreDays(

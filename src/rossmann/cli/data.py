@@ -18,6 +18,7 @@ from rossmann.cli.terminal import (
 if TYPE_CHECKING:
     from rossmann.data.tables.ingest import ScheduleCoverage
 
+from rossmann.cli.training import prepare_dataset
 
 app = typer.Typer(help="The sales tables: get, make, check them.", no_args_is_help=True)
 
@@ -98,9 +99,10 @@ def ingest(
     from rossmann.settings import load_settings
 
     increment_kind = parse_choice("--kind", kind, INCREMENT_KINDS)
+    settings = load_settings()
     with naming_options():
         options = ReadOptions(date_format, parse_choice("--decimal", decimal, DECIMAL_MARKS), sheet)
-        done = take(load_settings(), file, increment_kind, options)
+        done = take(settings, file, increment_kind, options)
     for note in done.notes:
         progress(note)
     what = "sales days" if done.kind == "sales" else "planned days"
@@ -119,8 +121,9 @@ def ingest(
         echo("nothing is new: the data version stays as it is")
         return
     echo(f"kept in {done.increment.path}")
-    echo("next: rossmann features; a service that runs then takes the days over by itself")
-    echo("to learn from them too: rossmann train")
+    info = prepare_dataset(settings)
+    echo(f"data version {info.version} is ready; a running service loads it by itself")
+    echo("to learn from the new days too: rossmann train")
 
 
 @app.command("status")

@@ -5,6 +5,7 @@ Cells keep their types: numbers of a workbook have no decimal mark. Cells with a
 their rows and not empty.
 """
 
+import logging
 import re
 import zipfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ _MAIN: Final = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION: Final = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _BLOCK: Final = 1 << 20
 _MAX_EXACT: Final = 2**53
+_HIDDEN_ROW: Final = re.compile(rb'<row\b[^>]*\bhidden="(?:1|true)"')
 
 
 class SeveralSheetsError(DataValidationError):
@@ -60,6 +62,8 @@ def read_sheet(name: str, path: Path, wanted: str | None = None) -> SheetTable:
     """
     import fastexcel
 
+    # It warns of columns of mixed types, which are read as text here.
+    logging.getLogger("fastexcel").setLevel(logging.ERROR)
     try:
         reader = fastexcel.read_excel(path)
         sheets = [_probe(reader, index) for index in range(len(reader.sheet_names))]
@@ -77,7 +81,8 @@ def read_sheet(name: str, path: Path, wanted: str | None = None) -> SheetTable:
         raise DataValidationError(f"{name} is no workbook: {first_line(error)}") from error
     frame = pl.DataFrame([_plain_types(body[:, i]).alias(f"c{i}") for i in range(body.width)])
     frame = _with_faulty_cells(frame, path, sheet, columns)
-    return SheetTable(frame, columns[: frame.width], _notes(sheet, sheets))
+    notes = [*_notes(sheet, sheets), *_hidden_rows(path, sheet.name)]
+    return SheetTable(frame, columns[: frame.width], notes)
 
 
 def _probe(reader: "ExcelReader", index: int) -> _Sheet:
@@ -178,6 +183,27 @@ def _faulty_cells(path: Path, sheet: str) -> list[tuple[int, int, str]]:
                 return list(_scan(xml))
     except (zipfile.BadZipFile, ElementTree.ParseError, KeyError):
         return []
+
+
+def _hidden_rows(path: Path, sheet: str) -> list[str]:
+    """A note where rows are hidden, as by a filter: they are read like the others."""
+    count, rest = 0, b""
+    try:
+        with zipfile.ZipFile(path) as book:
+            part = _sheet_part(book, sheet)
+            if part is None:
+                return []
+            with book.open(part) as xml:
+                while block := xml.read(_BLOCK):
+                    data = rest + block
+                    end = max(data.rfind(b"<row"), 0)
+                    count += len(_HIDDEN_ROW.findall(data[:end]))
+                    rest = data[end:]
+            count += len(_HIDDEN_ROW.findall(rest))
+    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError):
+        return []
+    rows = "1 hidden row is" if count == 1 else f"{count:,} hidden rows are"
+    return [f"{rows} read like the others"] if count else []
 
 
 def _sheet_part(book: zipfile.ZipFile, sheet: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.errors import CorruptModelError
+from rossmann.errors import CorruptModelError, ErrorDetail, RequestError
 from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, bias_factors
 from rossmann.models.calibration.totals_covariance import (
     ForecastRows,
@@ -62,9 +62,9 @@ def forecast_totals(
     """Totals of the request's rows, each store and day once, as of ``origin``, for each of ``by``.
 
     Closed rows count as exactly zero. With ``objective`` unbiased the totals are of unbiased
-    forecasts, within the same intervals. Raises ``ValueError`` for a name outside
-    ``TOTAL_LEVELS`` or an interval level outside .5 to .99, ``CorruptModelError`` for a version
-    without the tables that this takes.
+    forecasts, within the same intervals. Raises ``RequestError`` where a store's day comes twice,
+    ``ValueError`` for a name outside ``TOTAL_LEVELS`` or an interval level outside .5 to .99,
+    ``CorruptModelError`` for a version without the tables that this takes.
     """
     unknown = [name for name in by if name not in TOTAL_LEVELS]
     if unknown:
@@ -73,6 +73,10 @@ def forecast_totals(
     missing = [key for key in (TOTALS_KEY, BIAS_CORRECTION_KEY) if key not in card]
     if TOTALS_KEY in missing or (request.objective == "unbiased" and missing):
         raise CorruptModelError("this version has no tables for totals: train a new one")
+    duplicates = request.rows.duplicates()
+    if len(duplicates):
+        msg = "a store's day may come once where totals are asked for"
+        raise RequestError([ErrorDetail(("inputs", int(duplicates[0])), msg, "duplicate_row")])
     rows, point_forecasts = _forecast_rows(forecaster, request, origin)
     totals = []
     for name in by:

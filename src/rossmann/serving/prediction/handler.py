@@ -34,7 +34,7 @@ from rossmann.serving.observability.tracing import span, with_current_context
 from rossmann.serving.prediction.micro_batching import MicroBatcher
 from rossmann.serving.prediction.response import predict_response
 from rossmann.serving.prediction.version_loader import VersionLoader
-from rossmann.serving.request_parsing.body import read_body
+from rossmann.serving.request_parsing.body import read_body, reject_query
 from rossmann.serving.request_parsing.predict_inputs import PredictInputs, parse_inputs
 from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
@@ -121,6 +121,8 @@ class PredictHandler:
     async def _body(self, request: Request) -> bytes | None:
         """The body of an authorized caller; None where it disconnected."""
         await self._access_control.authorize(request, Permission.PREDICT)
+        if request.scope["query_string"]:
+            reject_query(request)
         try:
             return await read_body(request, self._max_bytes)
         except ClientDisconnect:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from rossmann.epoch_days import format_iso_day
 from rossmann.errors import ErrorDetail, RequestError
 from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
@@ -51,20 +49,13 @@ def _totals(
 ) -> list[dict[str, Any]]:
     """Totals of the forecast rows with intervals of the forecast's levels.
 
-    Raises ``RequestError`` where the version has no tables for totals, or where a store's day
-    comes twice: its total would count both.
+    Raises ``RequestError`` where the version has no tables for totals, and for duplicate rows.
     """
     if TOTALS_KEY not in forecaster.ensemble.card:
         msg = "this version has no bands of totals: train a new one with: rossmann train"
         raise RequestError([ErrorDetail(("totals",), msg, "no_totals")])
-    rows = inputs.request.rows
-    _, first = np.unique(np.stack([rows.store, rows.day], axis=1), axis=0, return_index=True)
-    if len(first) < len(rows):
-        duplicate = int(np.setdiff1d(np.arange(len(rows)), first)[0])
-        msg = "a store's day may come once where totals are asked for"
-        raise RequestError([ErrorDetail(("inputs", duplicate), msg, "duplicate_row")])
     levels = tuple(interval.level for interval in forecast.intervals)
-    request = ForecastRequest(rows, forecast.as_of, levels, forecast.objective)
+    request = ForecastRequest(inputs.request.rows, forecast.as_of, levels, forecast.objective)
     totals = forecast_totals(forecaster, request, forecast.as_of, inputs.totals)
     return [_totals_record(one, levels) for one in totals]
 

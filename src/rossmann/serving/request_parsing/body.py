@@ -1,5 +1,6 @@
 """Reading of request bodies: raw bytes up to a limit, and small JSON bodies as models."""
 
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -12,16 +13,30 @@ from rossmann.errors import ErrorDetail, PayloadTooLargeError, RequestError
 from rossmann.serving.request_parsing.predict_parser import decode_utf8, to_error_details
 
 
+def reject_query(request: Request) -> None:
+    """Raise ``RequestError`` for query parameters of a route whose options are in its body."""
+    msg = "is not read here: options belong into the body"
+    errors = [
+        ErrorDetail(("query", name[:80]), f"{name[:80]} {msg}", "extra_forbidden")
+        for name in request.query_params
+    ]
+    if errors:
+        raise RequestError(errors)
+
+
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body.
 
     Raises ``PayloadTooLargeError`` as soon as its length or the bytes received exceed
     ``max_bytes``, and ``ClientDisconnect`` where the client went away.
     """
+    encoding = b""
     for name, value in request.scope["headers"]:
         is_length = name == b"content-length" and value.isdigit()
         if is_length and (len(value) > 18 or int(value) > max_bytes):
             raise _too_long(max_bytes)
+        if name == b"content-encoding":
+            encoding = value.strip().lower()
     parts: list[bytes] = []
     size, more = 0, True
     # ``request.stream`` does the same by a generator, which takes 5 % of a response's time.
@@ -35,7 +50,28 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             raise _too_long(max_bytes)
         parts.append(part)
         more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    return body if encoding in {b"", b"identity"} else _decoded(body, encoding, max_bytes)
+
+
+def _decoded(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
+    """A body without its Content-Encoding; raises ``RequestError`` or ``PayloadTooLargeError``."""
+    if encoding not in {b"gzip", b"x-gzip"}:
+        name = encoding[:20].decode("latin-1")
+        msg = f"Content-Encoding {name} is not known: send the body plain or with gzip"
+        raise RequestError([ErrorDetail(("body",), msg, "content_encoding")])
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        plain = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        msg = f"the body is not gzip, as Content-Encoding says: {error}"
+        raise RequestError([ErrorDetail(("body",), msg, "content_encoding")]) from error
+    if len(plain) > max_bytes:
+        raise _too_long(max_bytes)
+    if not unpacker.eof:
+        msg = "the gzip body is cut short"
+        raise RequestError([ErrorDetail(("body",), msg, "content_encoding")])
+    return plain
 
 
 def _too_long(max_bytes: int) -> PayloadTooLargeError:

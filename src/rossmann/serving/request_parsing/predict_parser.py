@@ -3,6 +3,8 @@
 One fast pass; only a body with errors gets a second one, row by row, which lists all of them.
 """
 
+import json
+from codecs import BOM_UTF8
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -46,13 +48,48 @@ def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
         raise _list_errors(text, max_rows) from error
     if len(request.inputs) > max_rows:
         raise _too_many(max_rows)
+    if text.count('"') != _expected_quotes(request):
+        _reject_repeated_keys(text)
     return request
+
+
+def _expected_quotes(request: PredictRequest) -> int:
+    """The quotation marks of a body without repeated keys, where strings are written as usual.
+
+    A row has seven keys and two strings. One count is a hundredth of the time of parsing.
+    """
+    count = 18 * len(request.inputs)
+    for name in request.model_fields_set:
+        value = getattr(request, name)
+        texts = [value] if isinstance(value, str) else value if name == "totals" else []
+        count += 2 + 2 * len(texts or [])
+    return count
+
+
+def _reject_repeated_keys(text: str) -> None:
+    """Raise ``MalformedRequestError`` for keys that an object has twice: the last would win."""
+    errors: list[ErrorDetail] = []
+    row = 0
+
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal row
+        names = [name for name, _ in pairs]
+        place = () if "inputs" in names else ("inputs", row)
+        row += 1
+        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+            msg = f"{name[:80]} is given more than once"
+            errors.append(ErrorDetail((*place, name[:80]), msg, "repeated_key"))
+        return dict(pairs)
+
+    json.loads(text, object_pairs_hook=check)
+    if errors:
+        raise MalformedRequestError(errors)
 
 
 def decode_utf8(body: bytes) -> str:
     """The text of a body; raises ``BodyEncodingError``."""
     try:
-        return body.decode()
+        return body.removeprefix(BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         msg = f"the body is not UTF-8 (byte {error.start} is no part of a character)"
         raise BodyEncodingError([ErrorDetail(("body",), msg, "not_utf8")]) from error

@@ -24,6 +24,7 @@ def health_router(version: str, service: Service, collector: StateCollector) -> 
     def root(request: Request) -> dict[str, object]:
         return _root(version, request.scope.get("root_path", ""))
 
+    @router.head("/health", include_in_schema=False)
     @router.get("/health", summary="State of the service, with the reason when it is degraded")
     def health() -> Health:
         production, reason = service.versions.production, service.degraded_reason
@@ -69,10 +70,12 @@ def _root(version: str, base_path: str) -> dict[str, object]:
 
 
 def _add_probes(router: APIRouter, service: Service) -> None:
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", summary="Whether the process runs")
     async def live() -> dict[str, str]:
         return {"status": "alive"}
 
+    @router.head("/health/ready", include_in_schema=False)
     @router.get(
         "/health/ready",
         summary="200 when it can answer, else 503",
