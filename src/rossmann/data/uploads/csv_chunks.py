@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from rossmann.data.uploads.csv_dialect import OpenSource, decoded, detect_dialect
-from rossmann.errors import DataValidationError, first_line
+from rossmann.errors import DataValidationError
 
 _MAX_ROW_BYTES: Final = 64 << 20
 """A row must end within this: with one quotation mark too many, it never would."""
@@ -116,13 +116,12 @@ class CsvChunks:
             return pl.read_csv(
                 self._header + part, separator=self.dialect.separator, infer_schema=False
             )
-        except pl.exceptions.PolarsError as error:
+        except pl.exceptions.PolarsError:
+            # Names the line, or reads a row with more values than names where these are empty.
             text = part.decode(errors="replace").split("\n")
-            for _ in self._strict_rows((f"{line}\n" for line in text), lines):
-                pass  # names the line
-            raise DataValidationError(
-                f"{self._name} is no CSV table: {first_line(error)}"
-            ) from error
+            text = text[:-1] if not text[-1] else text
+            rows = self._strict_rows((f"{line}\n" for line in text), lines)
+            return self._to_frame(list(rows))
 
     def _strict_frames(self) -> Iterator[pl.DataFrame]:
         rows: list[list[str]] = []
@@ -159,7 +158,7 @@ class CsvChunks:
         reader = csv.reader(watched(), delimiter=self.dialect.separator, strict=True)
         try:
             for row in reader:
-                if len(row) > len(self.columns):
+                if any(value.strip() for value in row[len(self.columns) :]):
                     raise DataValidationError(
                         f"{self._name}: line {before + reader.line_num} has {len(row)} values,"
                         f" the header has {len(self.columns)}"
@@ -174,7 +173,8 @@ class CsvChunks:
 
     def _to_frame(self, rows: list[list[str]]) -> pl.DataFrame:
         width = len(self.columns)
-        filled = ([value or None for value in row] + [None] * (width - len(row)) for row in rows)
+        cut = (row[:width] for row in rows)
+        filled = ([value or None for value in row] + [None] * (width - len(row)) for row in cut)
         return pl.DataFrame(list(filled), self._schema, orient="row")
 
 
