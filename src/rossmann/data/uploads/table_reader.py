@@ -173,7 +173,9 @@ class WholeTable:
         numbers = [
             normalize_text(column)
             for field, column in series
-            if field in NUMBER_FIELDS and column.dtype == pl.String
+            if field in NUMBER_FIELDS
+            and column.dtype == pl.String
+            and column.str.contains("[.,]").any()
         ]
         return detect_decimal_mark(numbers, self._hints(set(columns.index.values())))
 
