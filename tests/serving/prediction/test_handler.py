@@ -240,10 +240,11 @@ def test_level_outside_the_calibrated_range_is_rejected(api: TestClient, row: Ma
     assert "from 0.5 to 0.99" in errors_by_loc(api.post("/predict", json=body))["intervals", 1]
 
 
-def test_last_of_repeated_json_keys_wins(api: TestClient, row: MakeRow) -> None:
-    text = json.dumps({"inputs": [row()]})
-    twice = text.replace('"Open": 1', '"Open": 1, "Open": 0')
-    assert api.post("/predict", content=twice).json()["predictions"] == [0]
+def test_repeated_json_keys_are_rejected(api: TestClient, row: MakeRow) -> None:
+    text = json.dumps({"inputs": [row(), row()]})
+    twice = text[::-1].replace('"Open": 1'[::-1], '"Open": 1, "Open": 0'[::-1], 1)[::-1]
+    errors = errors_by_loc(api.post("/predict", content=twice))
+    assert errors == {("inputs", 1, "Open"): "Open is given more than once"}
 
 
 def test_too_many_rows_is_413(api: TestClient, row: MakeRow) -> None:
