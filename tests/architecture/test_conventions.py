@@ -23,7 +23,7 @@ PUBLISHED_SIGNATURES = {"predict_file"}
 """Public functions that were published with more parameters."""
 LAST_RESORTS = {
     "cli/__init__.py": 1,  # one line on stderr
-    "dashboard/shared/service_state.py": 1,  # an error box on the page
+    "dashboard/shared/error_boundary.py": 1,  # an error box on the page
     "prediction_log/writing/log.py": 1,  # the writing threads keep running
     "prediction_log/writing/spool_writer.py": 1,  # an invalid entry affects no other
     "serving/experiments/experiment.py": 1,  # a failing challenger fails no request

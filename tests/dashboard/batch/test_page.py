@@ -2,10 +2,12 @@
 
 import threading
 from datetime import date, timedelta
+from io import BytesIO
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from xlsxwriter import Workbook
 
 from rossmann.dashboard.batch import job, result
 from rossmann.dashboard.shared.service_state import clear_cache
@@ -85,6 +87,33 @@ def test_other_date_format_gives_other_days(stub_service: Any) -> None:
     assert {row["Date"][5:] for row in stub_service.predict_bodies[-1]["inputs"]} <= {
         f"{month:02}-08" for month in range(1, 13)
     }
+
+
+def test_ambiguous_numbers_show_a_choice(stub_service: Any) -> None:
+    stub_service.stores = (1, 2, 1000)
+    page = open_page(HEADER + "1.000,2015-08-03,1,0,0,0\n")
+    assert "1.000" in page.radio[0].label and not page.button
+    page.radio[0].set_value(",").run()
+    run_forecast(page)
+    assert stub_service.predict_bodies[-1]["inputs"][0]["Store"] == 1000
+    page.radio[0].set_value(".").run()
+    run_forecast(page)
+    assert stub_service.predict_bodies[-1]["inputs"][0]["Store"] == 1
+
+
+def test_several_sheets_show_a_choice(stub_service: Any) -> None:
+    file = BytesIO()
+    with Workbook(file) as book:
+        for name, store in (("Plan", 1), ("Other", 2)):
+            sheet = book.add_worksheet(name)
+            sheet.write_row(0, 0, HEADER.strip().split(","))
+            sheet.write_row(1, 0, [store, "2015-08-03", 1, 0, "0", 0])
+    page = AppTest.from_string(BATCH_PAGE, default_timeout=60).run()
+    page.file_uploader[0].set_value(("plan.xlsx", file.getvalue(), "application/zip")).run()
+    assert page.radio[0].options == ["Plan", "Other"] and not page.button
+    page.radio[0].set_value("Other").run()
+    run_forecast(page)
+    assert stub_service.predict_bodies[-1]["inputs"][0]["Store"] == 2
 
 
 def test_invalid_rows_are_listed_and_the_others_are_forecast(stub_service: Any) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import polars as pl
 import streamlit as st
@@ -11,18 +12,19 @@ from streamlit.delta_generator import DeltaGenerator
 from rossmann.dashboard.batch.job import BatchRun
 from rossmann.dashboard.batch.result import BatchResult, show_result
 from rossmann.dashboard.batch.tables import errors_table
+from rossmann.dashboard.batch.upload_questions import read_or_ask, reading_options
 from rossmann.dashboard.shared.announcement import announce, announcement_region
 from rossmann.dashboard.shared.error_boundary import error_boundary
 from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, objective_select, selected_objective
 from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY
 from rossmann.dashboard.shared.service_state import client
-from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
-from rossmann.data.uploads.dates import AmbiguousDatesError
+from rossmann.data.prepare_predictions import Upload, template_csv
 from rossmann.errors import RequestError
 from rossmann.schema import Objective
 
 MAX_SHOWN_ERRORS = 1_000
+FILE_TYPES = ["csv", "txt", "gz", "zip", "parquet", "xlsx", "xls", "ods"]
 _OBJECTIVE_KEY = "batch-objective"
 _COLUMN_HELP = """
 | column | what to write |
@@ -40,7 +42,7 @@ Other columns (such as Id) are kept and come back with the forecasts.
 
 @dataclass
 class Batch:
-    """An upload (``key``: its digest and date format), its run, and its result."""
+    """An upload (``key``: its digest and how it is read), its run, and its result."""
 
     name: str
     key: str
@@ -96,7 +98,7 @@ def _upload_input() -> Batch | None:
     st.subheader("2 · Upload it")
     file = st.file_uploader(
         "A table with the six columns",
-        type=["csv", "gz", "parquet", "xlsx"],
+        type=FILE_TYPES,
         key="file",
         on_change=_clear_batch,
         label_visibility="collapsed",
@@ -107,16 +109,13 @@ def _upload_input() -> Batch | None:
         return batch
     content = file.getvalue()
     digest = hashlib.sha256(content).hexdigest()
-    formats_key = f"formats-{digest}"
-    if formats_key not in st.session_state and (batch is None or batch.key != digest):
-        batch = _read(file.name, content, digest)
-    if formats_key in st.session_state:
-        date_format = _date_format_input(digest, st.session_state[formats_key])
-        key = f"{digest}-{date_format}"
-        if date_format is None:
-            batch = None
-        elif batch is None or batch.key != key:
-            batch = _read(file.name, content, key, date_format)
+    options = reading_options(digest)
+    if options is None:
+        batch = None
+    else:
+        key = f"{digest}-{options}"
+        if batch is None or batch.key != key:
+            batch = _read(file.name, content, digest, options)
     st.session_state["batch"] = batch
     return batch
 
@@ -127,7 +126,7 @@ def _show_rejected_file() -> None:
     with st.container(key=REJECTED_FILE_KEY, border=True):
         st.markdown(
             f":red[:material/upload_file: **The file marked in red is not taken.**] This page "
-            f"reads tables of up to {limit} MB, as CSV, Excel or Parquet. For a larger one, "
+            f"reads tables of up to {limit} MB, as CSV, Excel, ODS or Parquet. For a larger one, "
             "divide it, or ask those who run the service: `rossmann predict` and "
             "`POST /predict/file` take more."
         )
@@ -137,34 +136,16 @@ def _clear_batch() -> None:
     st.session_state["batch"] = None
 
 
-def _read(name: str, content: bytes, key: str, date_format: str | None = None) -> Batch | None:
-    """Read an upload; None where it is unusable, or its dates are ambiguous."""
+def _read(name: str, content: bytes, digest: str, options: dict[str, Any]) -> Batch | None:
+    """Read an upload; None where it is unusable. Draws the page again to ask a question."""
+    upload = None
     with error_boundary():
-        try:
-            upload = read_upload(name, content, date_format)
-        except AmbiguousDatesError as error:
-            st.session_state[f"formats-{key}"] = error.formats
-        else:
-            return Batch(name, key, upload, _new_run(upload))
-    return None
-
-
-def _date_format_input(digest: str, formats: list[str]) -> str | None:
-    return st.radio(
-        "The dates in this file can be read in more than one way. How are they written?",
-        formats,
-        index=None,
-        key=f"format-{digest}",
-        captions=[_FORMAT_CAPTIONS.get(name, "") for name in formats],
-    )
-
-
-_FORMAT_CAPTIONS = {
-    "MM/DD/YYYY": "month first: 08/01/2015 is 1 August",
-    "MM/DD/YY": "month first: 08/01/15 is 1 August",
-    "DD/MM/YYYY": "day first: 08/01/2015 is 8 January",
-    "DD/MM/YY": "day first: 08/01/15 is 8 January",
-}
+        upload = read_or_ask(name, content, digest, options)
+        if upload is None:
+            st.rerun()
+    if upload is None:
+        return None
+    return Batch(name, f"{digest}-{options}", upload, _new_run(upload))
 
 
 def _show_errors(batch: Batch) -> None:

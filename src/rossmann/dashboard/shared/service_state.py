@@ -65,24 +65,24 @@ class _StatusMonitor:
         self._url = url
         self._lock = threading.Lock()
         self._status: ServiceStatus | None = None
-        self._asked_at = 0.0
+        self._requested_at = 0.0
         self._request: Future[None] | None = None
         self.last_info: ModelInfo | None = None
 
     def status(self) -> ServiceStatus:
         """The last response; one that is older than ``MAX_AGE_SECONDS`` is asked for anew."""
         with self._lock:
-            is_old = time.monotonic() - self._asked_at > MAX_AGE_SECONDS
+            is_old = time.monotonic() - self._requested_at > MAX_AGE_SECONDS
             if is_old and (self._request is None or self._request.done()):
-                self._asked_at = time.monotonic()
-                self._request = in_background(self._ask)
+                self._requested_at = time.monotonic()
+                self._request = in_background(self._request_status)
             request = self._request
         if self._status is None and request is not None:
             request.result()
         assert self._status is not None
         return self._status
 
-    def _ask(self) -> None:
+    def _request_status(self) -> None:
         service = _client(self._url)
         known = in_background(service.model_info)
         try:

@@ -32,7 +32,13 @@ _HIDDEN_ROW: Final = re.compile(rb'<row\b[^>]*\bhidden="(?:1|true)"')
 
 
 class SeveralSheetsError(DataValidationError):
-    """A workbook in which several visible sheets hold a table."""
+    """A workbook in which several visible ``sheets`` hold a table."""
+
+    def __init__(self, name: str, sheets: list[str]) -> None:
+        self.sheets = sheets
+        super().__init__(
+            f"{name} has several sheets with a table: {', '.join(sheets)}; say which one to read"
+        )
 
 
 @dataclass(frozen=True)
@@ -106,10 +112,7 @@ def _choose(name: str, sheets: list[_Sheet], wanted: str | None) -> _Sheet:
     visible = [sheet for sheet in sheets if sheet.visible] or sheets
     tables = [sheet for sheet in visible if sheet.header >= 0]
     if len(tables) > 1:
-        names = ", ".join(sheet.name for sheet in tables)
-        raise SeveralSheetsError(
-            f"{name} has several sheets with a table: {names}; say which one to read"
-        )
+        raise SeveralSheetsError(name, [sheet.name for sheet in tables])
     return tables[0] if tables else visible[0]
 
 
