@@ -9,11 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+import requests
 
 from rossmann.errors import ServiceError, SettingsError
 from rossmann.http_transport import find_proxy, open_transport
 from rossmann.models.registry.registry import Registry
+from rossmann.serving.access.oidc_tokens import fetch_jwks
 from rossmann.serving.client.client import Client
+from rossmann.serving.server import check_tracing
 from tests.fixtures.networks import PROXY_VARIABLES
 
 
@@ -51,6 +54,28 @@ def get(url: str) -> str:
 def test_loopback_goes_by_no_proxy(forward_proxy: Any, hello: int, host: str) -> None:
     assert get(f"http://{host}:{hello}/") == "OK"
     assert forward_proxy.requests == []
+
+
+def test_provider_of_tokens_on_this_machine_is_asked_directly(
+    forward_proxy: Any, hello: int
+) -> None:
+    with pytest.raises(ValueError):  # it answers, but not as a provider
+        fetch_jwks(f"http://127.0.0.1:{hello}")
+    assert forward_proxy.requests == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_collector_of_traces_on_this_machine_is_called_directly(
+    host: str, forward_proxy: Any, hello: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{hello}")
+    for name in ("NO_PROXY", "no_proxy"):  # both are set below, and restored afterwards
+        monkeypatch.setenv(name, "other.example")
+    assert requests.get(f"http://{host}:{hello}/", timeout=10).text == "OK"
+    assert len(forward_proxy.requests) == 1
+    check_tracing()
+    assert requests.get(f"http://{host}:{hello}/", timeout=10).text == "OK"
+    assert len(forward_proxy.requests) == 1
 
 
 def test_other_hosts_go_by_the_proxy(

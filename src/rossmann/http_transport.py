@@ -64,6 +64,13 @@ def _proxy_error(scheme: str, value: str, url: httpx.URL) -> SettingsError:
     )
 
 
+def exempt_from_proxies(*hosts: str) -> None:
+    """Add hosts to ``NO_PROXY`` in this process's environment, for libraries that read it."""
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    text = ",".join(filter(None, (listed, *hosts)))
+    os.environ.update({"NO_PROXY": text, "no_proxy": text})
+
+
 def open_transport(
     url: str | httpx.URL, verify: ssl.SSLContext | bool = True
 ) -> httpx.HTTPTransport:

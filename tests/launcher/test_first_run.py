@@ -1,5 +1,7 @@
 """Selection of the dataset, and the default services of a launch."""
 
+import http.server
+import threading
 from pathlib import Path
 
 import httpx
@@ -7,8 +9,11 @@ import pytest
 
 from rossmann.addresses import url_host
 from rossmann.errors import DataNotFoundError
+from rossmann.launcher import first_run
 from rossmann.launcher.first_run import select_dataset
 from rossmann.launcher.services import default_services, is_api, is_mlflow
+from rossmann.models.registry.mlflow_rest import RegistryAccessError
+from rossmann.models.registry.registry import Registry
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 
@@ -92,3 +97,26 @@ def test_health_responses_identify_their_service() -> None:
     assert not is_mlflow(httpx.Response(200, text="<html>OK</html>"))
     assert not is_mlflow(httpx.Response(500, text="OK"))
     assert not is_api(httpx.Response(200, text="OK"))
+
+
+def test_refused_credentials_end_the_preparation_at_once() -> None:
+    """The registry may start late, so others than these errors are waited for."""
+
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with (
+                Registry(f"http://127.0.0.1:{server.server_address[1]}") as registry,
+                pytest.raises(RegistryAccessError, match="MLFLOW_TRACKING_TOKEN"),
+            ):
+                first_run._wait_for_registry(registry)
+        finally:
+            server.shutdown()

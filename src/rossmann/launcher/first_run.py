@@ -10,6 +10,7 @@ from rossmann.data.make_dataset import make_dataset
 from rossmann.data.tables.raw_tables import find_raw_tables
 from rossmann.errors import DataNotFoundError, GateRejectedError, ServiceError, VersionNotFoundError
 from rossmann.launcher.console import LaunchConsole
+from rossmann.models.registry.mlflow_rest import RegistryAccessError
 from rossmann.models.registry.model_version import ModelVersion
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import MODEL_NAME, Dataset, Stage
@@ -87,6 +88,8 @@ def _wait_for_registry(registry: Registry) -> None:
     while True:
         try:
             return registry.ping()
+        except RegistryAccessError:
+            raise
         except ServiceError:
             if time.monotonic() > deadline:
                 raise

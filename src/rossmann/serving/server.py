@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rossmann.addresses import host_and_port
 from rossmann.errors import PortInUseError, RossmannError, ServiceError, SettingsError
+from rossmann.http_transport import exempt_from_proxies
 from rossmann.logging_config import configure_library_logging, configure_logging, get_logger
 from rossmann.serving.observability.metrics import MULTIPROC_DIR_VARIABLE, multiprocess_dir
 from rossmann.settings import Settings, load_settings
@@ -76,11 +77,13 @@ def log_access_policy(settings: Settings) -> None:
 
 
 def check_tracing() -> None:
-    """Raise ``SettingsError`` where traces are requested but the exporter is not installed."""
+    """Prepare for traces; raises ``SettingsError`` where the exporter is not installed."""
     if any(name.startswith("OTEL_") for name in os.environ):
         from rossmann.serving.observability.tracing import tracing_enabled
 
-        tracing_enabled(os.environ)
+        if tracing_enabled(os.environ):
+            # The exporter is a client of its own, which would call a collector here by a proxy.
+            exempt_from_proxies("localhost", "127.0.0.1", "::1")
 
 
 def require_servable_model(settings: Settings) -> None:

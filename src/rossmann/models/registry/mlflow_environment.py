@@ -16,7 +16,7 @@ from typing import Final
 import httpx
 
 from rossmann.errors import SettingsError
-from rossmann.http_transport import find_proxy, open_transport
+from rossmann.http_transport import exempt_from_proxies, find_proxy, open_transport
 
 _USERNAME: Final = "MLFLOW_TRACKING_USERNAME"
 _PASSWORD: Final = "MLFLOW_TRACKING_PASSWORD"
@@ -149,9 +149,7 @@ def mlflow_environment(tracking_uri: str) -> Iterator[None]:
         os.environ.pop(name, None)
     url = httpx.URL(tracking_uri)
     if url.host and find_proxy(url) is None:
-        exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-        exempt = ",".join(filter(None, (exempt, url.host)))
-        os.environ.update({"NO_PROXY": exempt, "no_proxy": exempt})
+        exempt_from_proxies(url.host)
     try:
         yield
     finally:

@@ -36,6 +36,10 @@ class RequestRejectedError(ServiceError):
     """The server answered with an error."""
 
 
+class RegistryAccessError(ServiceError):
+    """Credentials or certificates do not fit: waiting does not help."""
+
+
 class NameConflictError(RequestRejectedError):
     """Something of that name exists already."""
 
@@ -82,7 +86,7 @@ class MlflowRest:
         self._client.close()
 
     def check_health(self) -> None:
-        """Raise ``ServiceError`` unless an MLflow server responds."""
+        """Raise ``ServiceError`` unless an MLflow server responds; ``RegistryAccessError`` too."""
         response = self._send("GET", "/health")
         if response.status_code in _REFUSED:
             raise self._refused_error(response)
@@ -169,7 +173,7 @@ class MlflowRest:
     def _unreachable_error(self, error: httpx.HTTPError) -> ServiceError:
         reason = str(error) or type(error).__name__
         if "CERTIFICATE_VERIFY_FAILED" in reason:
-            return ServiceError(
+            return RegistryAccessError(
                 f"the certificate of MLflow at {self.address} is not trusted ({reason});"
                 f" {AUTHORITIES_HINT}"
             )
@@ -177,7 +181,7 @@ class MlflowRest:
 
     def _refused_error(self, response: httpx.Response) -> ServiceError:
         sent = "the credentials sent" if "Authorization" in response.request.headers else "none"
-        return RequestRejectedError(
+        return RegistryAccessError(
             f"MLflow at {self.address} wants other credentials than {sent}"
             f" ({response.status_code}); {CREDENTIALS_HINT}"
         )
