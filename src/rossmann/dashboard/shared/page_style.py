@@ -12,7 +12,6 @@ PAGE_STYLE: Final = f"""<style>
 .stMainBlockContainer {{padding-top: 3rem; padding-bottom: 3rem}}
 /* Captions are text like any other: with Streamlit's 60 % they have too little contrast. */
 [data-testid="stCaptionContainer"] {{opacity: .85}}
-[data-testid="stCaptionContainer"] a {{color: var(--st-link-color)}}
 /* An answer that no longer belongs to the form is dimmed at once, not after a second. */
 .stApp [data-stale="true"] {{opacity: .3; transition: opacity .1s linear .15s}}
 /* Hidden parts must not take the gap between two elements either: hence their wrappers. */
