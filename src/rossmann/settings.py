@@ -302,6 +302,8 @@ class Settings(AccessSettings, PathSettings):
     """Keep every answered row."""
     log_flush_seconds: Annotated[float, Field(gt=0, le=60)] = 1
     log_keep_days: Annotated[int, Field(ge=0)] = 400
+    data_keep_versions: Annotated[int, Field(ge=1)] = 3
+    """Data versions whose arrays stay, besides those of Production and Staging versions."""
     log_spool_mb: Annotated[int, Field(ge=1)] = 512
     experiment: ExperimentMode = "off"
     """ab: a challenger answers a share of the stores; shadow: it is only logged."""

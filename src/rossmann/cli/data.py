@@ -14,11 +14,11 @@ from rossmann.cli.terminal import (
     parse_choice,
     progress,
 )
+from rossmann.cli.training import prepare_dataset
 
 if TYPE_CHECKING:
     from rossmann.data.tables.ingest import ScheduleCoverage
-
-from rossmann.cli.training import prepare_dataset
+    from rossmann.settings import Settings
 
 app = typer.Typer(help="The sales tables: get, make, check them.", no_args_is_help=True)
 
@@ -122,6 +122,7 @@ def ingest(
         return
     echo(f"kept in {done.increment.path}")
     info = prepare_dataset(settings)
+    _remove_old_arrays(settings)
     echo(f"data version {info.version} is ready; a running service loads it by itself")
     echo("to learn from the new days too: rossmann train")
 
@@ -168,3 +169,24 @@ def _planned(span: "ScheduleCoverage", stores: int) -> str:
 def _size(path: Path) -> str:
     size = path.stat().st_size
     return f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size / 1e3:.1f} kB"
+
+
+def _remove_old_arrays(settings: "Settings") -> None:
+    """Remove arrays of old data versions; none where the registry cannot say which are used."""
+    from rossmann.data.panel.panel import remove_old_arrays
+    from rossmann.errors import ServiceError
+    from rossmann.models.registry.registry import Registry
+    from rossmann.schema import Stage
+
+    try:
+        with Registry(settings.tracking_uri) as registry:
+            versions = registry.versions()
+    except ServiceError:
+        return
+    used = {
+        version.tags.get("data.version", "")
+        for version in versions
+        if version.stage in {Stage.PRODUCTION, Stage.STAGING}
+    }
+    for name in remove_old_arrays(settings.processed_dir, used, settings.data_keep_versions):
+        progress(f"arrays of data version {name} removed; rossmann features makes them again")

@@ -1,6 +1,9 @@
 """The panel: a data version's dense store-by-day arrays, and feature matrices from them."""
 
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -216,6 +219,20 @@ def build_panel(
     except OSError:
         if not folder.is_dir():  # else another process was quicker, with the same arrays
             raise
+
+
+def remove_old_arrays(processed: Path, kept: Collection[str], newest: int) -> list[str]:
+    """Remove the arrays of data versions that are neither in ``kept`` nor among the ``newest``.
+
+    Returns their names. Their tables stay, from which ``build_panel`` makes the arrays again; a
+    process that has them mapped keeps them until it ends.
+    """
+    folders = [folder for folder in processed.glob("*/") if (folder / _FORMAT).is_dir()]
+    folders.sort(key=lambda folder: (folder / _FORMAT).stat().st_mtime_ns, reverse=True)
+    removed = [folder for folder in folders[newest:] if folder.name not in kept]
+    for folder in removed:
+        shutil.rmtree(folder / _FORMAT, ignore_errors=True)
+    return [folder.name for folder in removed]
 
 
 def _as_array(days: Days) -> npt.NDArray[np.int64]:
