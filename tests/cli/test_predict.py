@@ -12,6 +12,7 @@ import pytest
 import rossmann.serving.runtime.service
 from rossmann.cli import main, predict
 from rossmann.data.panel.panel import Panel
+from rossmann.data.uploads import result_files
 from rossmann.epoch_days import format_iso_day
 from rossmann.logging_config import get_logger
 from rossmann.models.ensemble.ensemble import Ensemble
@@ -19,7 +20,6 @@ from rossmann.models.inference.attributions import DRIVER_LABELS
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.models.inference.totals import TOTAL_LEVELS
 from rossmann.models.publishing.trained_model import TrainedModel
-from rossmann.serving.batch_prediction import writers
 from rossmann.settings import load_settings
 
 FIELDS = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
@@ -185,13 +185,13 @@ def test_totals_are_written_to_a_separate_file(table: Path) -> None:
 
 
 def test_interrupted_write_leaves_no_file(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = writers.write_frame
+    write = result_files.write_frame
 
     def write_then_signal(*arguments: Any) -> None:
         write(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(writers, "write_frame", write_then_signal)
+    monkeypatch.setattr(result_files, "write_frame", write_then_signal)
     output = table.with_name("out.csv")
     assert main(["predict", str(table), "-o", str(output)]) == 128 + signal.SIGTERM
     assert {path for path in table.parent.iterdir() if "out.csv" in path.name} == set()

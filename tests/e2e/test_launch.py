@@ -77,16 +77,16 @@ def test_forecasts_of_a_file_equal_those_of_the_service(
     forecast = pl.read_parquet(output)
     uploaded = pl.read_csv(table, infer_schema=False)
     assert forecast["Id"].to_list() == uploaded["Id"].to_list()
-    closed = forecast.filter(pl.col("Open") == "0")
+    closed = forecast.filter(pl.col("Open") == 0)
     assert len(closed) > 0
     assert closed["forecast"].max() == 0
     assert (forecast["lower_80"] <= forecast["forecast"]).all()
-    sample = forecast.filter(pl.col("Open") == "1").head(20)
+    sample = forecast.filter(pl.col("Open") == 1).head(20)
     rows = [
         {
             **{name: int(row[name]) for name in ("Store", "Open", "Promo", "SchoolHoliday")},
             "DayOfWeek": int(row["DayOfWeek"]),
-            "Date": row["Date"],
+            "Date": row["Date"].isoformat(),
             "StateHoliday": row["StateHoliday"],
         }
         for row in sample.to_dicts()

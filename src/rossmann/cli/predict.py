@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from rossmann.data.prepare_predictions import Upload
     from rossmann.data.uploads.parquet_chunks import FileFormat
+    from rossmann.data.uploads.result_files import ResultFormat
     from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
     from rossmann.models.inference.totals import Totals
     from rossmann.schema import FloatArray, Objective
-    from rossmann.serving.batch_prediction.writers import ResultFormat
     from rossmann.serving.runtime.version_cache import LoadedVersion
     from rossmann.serving.runtime.version_manager import SelectedVersion
     from rossmann.settings import Settings
@@ -73,9 +73,9 @@ def predict(
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """
+    from rossmann.data.uploads.result_files import ResultFormat
     from rossmann.models.inference.forecaster import ForecastRequest
     from rossmann.serving.batch_prediction.job import about_forecasts
-    from rossmann.serving.batch_prediction.writers import ResultFormat
     from rossmann.settings import load_settings
 
     for path in (output, totals):
@@ -171,8 +171,8 @@ def _result_columns(
     import numpy as np
     import polars as pl
 
+    from rossmann.data.uploads.result_files import result_columns, warning_texts
     from rossmann.models.inference.row_warnings import input_warnings
-    from rossmann.serving.batch_prediction.writers import result_columns, warning_texts
 
     count = len(forecast.sales)
     masks = [
@@ -221,8 +221,8 @@ def _write_result(
     """Write the good rows as in the file, and then ``columns``; in the file's dialect of CSV."""
     import polars as pl
 
+    from rossmann.data.uploads.result_files import ResultFormat, kept_columns
     from rossmann.serving.batch_prediction.chunk_forecasts import typed_fields
-    from rossmann.serving.batch_prediction.writers import ResultFormat, kept_columns
 
     source, file_format = upload.source, _file_format(output)
     assert source is not None, "read_upload gives it"
@@ -281,9 +281,9 @@ def _totals_frame(totals: "Totals", levels: Sequence[float]) -> "pl.DataFrame":
 
 def _write(frame: "pl.DataFrame", names: Sequence[str], form: "ResultFormat", path: Path) -> None:
     """Write in one step: a file that is there is whole."""
+    from rossmann.data.uploads.result_files import write_frame
     from rossmann.filesystem.atomic_write import atomic_path
     from rossmann.launcher.stop_signals import Interrupts
-    from rossmann.serving.batch_prediction.writers import write_frame
 
     # Interrupts: so that SIGTERM, too, leaves no draft.
     with Interrupts(), atomic_path(path) as draft:

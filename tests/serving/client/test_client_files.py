@@ -14,10 +14,10 @@ import pytest
 from fastapi import FastAPI
 
 from rossmann.data.panel.panel import Panel
+from rossmann.data.uploads.result_files import result_columns
 from rossmann.errors import AuthenticationError, RequestError, ServiceError, VersionNotFoundError
 from rossmann.serving.access.api_keys import key_digest
 from rossmann.serving.batch_prediction.upload import OPTION_NAMES
-from rossmann.serving.batch_prediction.writers import result_columns
 from rossmann.serving.client.client import Client
 from tests.paths import ROOT
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from rossmann.data.uploads.fields import REQUIRED_FIELDS
 from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS, to_arrow
+from rossmann.data.uploads.result_files import Writer, result_columns, warning_texts
 from rossmann.epoch_days import weekday_of
 from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
 from rossmann.models.inference.row_warnings import (
@@ -25,7 +26,6 @@ from rossmann.models.inference.row_warnings import (
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
 from rossmann.serving.batch_prediction.row_records import MISSING, ArrayFile
 from rossmann.serving.batch_prediction.validation import ParsedFile
-from rossmann.serving.batch_prediction.writers import Writer, result_columns, warning_texts
 
 _SCAN_ROWS: Final = 65_536
 RecordChunk = Callable[[int, StoreDays, Forecast], None]

@@ -34,8 +34,8 @@ from rossmann.serving.batch_prediction.job import (
     remove_stale_workspaces,
     workspace_root,
 )
+from rossmann.serving.batch_prediction.response_stream import BlockStream, ClientGoneError
 from rossmann.serving.batch_prediction.upload import BatchOptions, read_options, save_upload
-from rossmann.serving.batch_prediction.writers import BlockStream, ClientGoneError
 from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder

@@ -13,6 +13,14 @@ import polars as pl
 import pyarrow as pa
 
 from rossmann.data.make_dataset import DatasetInfo
+from rossmann.data.uploads.result_files import (
+    ResultFormat,
+    Writer,
+    check_row_limit,
+    kept_columns,
+    open_writer,
+    result_columns,
+)
 from rossmann.data.uploads.table_reader import open_table
 from rossmann.data.uploads.workbook import SeveralSheetsError
 from rossmann.epoch_days import format_iso_day
@@ -30,14 +38,6 @@ from rossmann.serving.batch_prediction.chunk_forecasts import (
 )
 from rossmann.serving.batch_prediction.upload import BatchOptions
 from rossmann.serving.batch_prediction.validation import parse_file, raise_row_errors, validate_file
-from rossmann.serving.batch_prediction.writers import (
-    ResultFormat,
-    Writer,
-    check_row_limit,
-    kept_columns,
-    open_writer,
-    result_columns,
-)
 from rossmann.serving.runtime.version_manager import SelectedVersion
 from rossmann.settings import Settings
 

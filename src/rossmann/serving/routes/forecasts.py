@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from rossmann.data.prepare_predictions import template_csv
 from rossmann.data.uploads.dates import DATE_FORMATS
 from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS
+from rossmann.data.uploads.result_files import MEDIA_TYPES
 from rossmann.schema import OBJECTIVES
 from rossmann.serving.batch_prediction.handler import BatchPredictHandler
 from rossmann.serving.batch_prediction.upload import FILE_FORMATS
-from rossmann.serving.batch_prediction.writers import MEDIA_TYPES
 from rossmann.serving.prediction.handler import PredictHandler
 from rossmann.serving.routes.dependencies import DirectRoute
 from rossmann.serving.schemas.forecasts import ExplainResponse, PredictResponse

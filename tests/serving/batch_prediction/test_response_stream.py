@@ -23,7 +23,7 @@ from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.schema import FeatureMatrix, FloatArray
 from rossmann.serving.batch_prediction.handler import MAX_ACCEPTED_FILES
-from rossmann.serving.batch_prediction.writers import BlockStream, ClientGoneError
+from rossmann.serving.batch_prediction.response_stream import BlockStream, ClientGoneError
 from rossmann.settings import Settings
 
 Live = Callable[[FastAPI], AbstractContextManager[str]]
