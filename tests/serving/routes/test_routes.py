@@ -118,6 +118,9 @@ def test_numbers_in_urls_must_be_digits(api: TestClient, number: str) -> None:
         ("/stores/1/plan?days=3&strat=2015-08-01", "there are: days, start"),
         ("/stores/1/history?Until=2015-08-01", "there are: days, until"),
         ("/stores?limit=1", "there are none"),
+        ("/model/info?model_stage=Staging", "there are none"),
+        ("/models?stage=Staging", "there are none"),
+        ("/experiments/current?version=2", "there are none"),
     ],
 )
 def test_unknown_query_parameter_is_rejected(api: TestClient, url: str, known_options: str) -> None:
@@ -126,6 +129,30 @@ def test_unknown_query_parameter_is_rejected(api: TestClient, url: str, known_op
     (error,) = response.json()["detail"]
     assert error["msg"] == f"{error['loc'][1]} is not an option; {known_options}"
     assert api.get(url.partition("?")[0]).status_code == 200
+
+
+@pytest.mark.parametrize("url", ["/models/2/promote?force=true", "/models/rollback?version=2"])
+def test_options_of_a_promotion_are_not_read_from_the_url(
+    api: TestClient, registry: Any, url: str
+) -> None:
+    before = registry.by_version[2].stage
+    assert error_type(api.post(url, json={"reason": "x"}), 422) == "extra_forbidden"
+    assert registry.by_version[2].stage == before
+
+
+@pytest.mark.parametrize(
+    ("url", "content"),
+    [
+        ("/stores/1/history?days=3&days=5", None),
+        ("/predict/file?format=csv&format=xlsx", b"Store\n"),
+        ("/predict/file?model_stage=&model_stage=Staging", b"Store\n"),
+    ],
+)
+def test_a_query_parameter_given_twice_is_rejected(
+    api: TestClient, url: str, content: bytes | None
+) -> None:
+    response = api.get(url) if content is None else api.post(url, content=content)
+    assert "repeated_key" in {error["type"] for error in response.json()["detail"]}
 
 
 def test_promote_and_rollback_take_effect_immediately(api: TestClient, registry: Any) -> None:

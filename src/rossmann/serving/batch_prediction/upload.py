@@ -206,8 +206,11 @@ def read_options(
         elif name == "intervals":
             parts = [part.strip() for part in text.split(",")]
             values.setdefault(name, []).extend(_number(part) for part in parts if part)
-        elif text:
+        elif name in values:
+            errors.append(ErrorDetail((name,), f"{name} is given more than once", "repeated_key"))
+        else:
             values[name] = text
+    values = {name: value for name, value in values.items() if value != ""}
     date_format, decimal, sheet, file_format = (values.pop(n, None) for n in OPTION_NAMES[4:])
     options = PredictOptions()
     try:

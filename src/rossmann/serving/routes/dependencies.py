@@ -32,9 +32,10 @@ IsoDay = Annotated[str | None, Query(description="YYYY-MM-DD")]
 
 
 async def reject_unknown_query_params(request: Request) -> None:
-    """A dependency: raises ``RequestError`` for query parameters that the route does not have.
+    """A dependency: raises ``RequestError`` for unknown and for repeated query parameters.
 
-    FastAPI would ignore a misspelled one and answer as if it were not given.
+    FastAPI would ignore a misspelled one and answer as if it were not given, and take the last of
+    several.
     """
     known = [field.alias for field in request.scope["route"].dependant.query_params]
     choice = f"there are: {', '.join(known)}" if known else "there are none"
@@ -42,8 +43,10 @@ async def reject_unknown_query_params(request: Request) -> None:
         ErrorDetail(
             ("query", name[:80]), f"{name[:80]} is not an option; {choice}", "extra_forbidden"
         )
-        for name in request.query_params
         if name not in known
+        else ErrorDetail(("query", name), f"{name} is given more than once", "repeated_key")
+        for name in request.query_params
+        if name not in known or len(request.query_params.getlist(name)) > 1
     ]
     if errors:
         raise RequestError(errors)

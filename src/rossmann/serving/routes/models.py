@@ -10,7 +10,11 @@ from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission
 from rossmann.serving.experiments.report import ExperimentReport
 from rossmann.serving.request_parsing.body import json_body
-from rossmann.serving.routes.dependencies import StrictInteger, require_permission
+from rossmann.serving.routes.dependencies import (
+    StrictInteger,
+    reject_unknown_query_params,
+    require_permission,
+)
 from rossmann.serving.runtime.service import Service, model_data, panel_data
 from rossmann.serving.schemas.models import (
     InfoData,
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
 def model_router(service: Service, access_control: AccessControl) -> APIRouter:
     """``/model/info``, ``/model/load``, ``/models`` and the moves of Production."""
-    router = APIRouter(tags=["models"])
+    router = APIRouter(tags=["models"], dependencies=[Depends(reject_unknown_query_params)])
     viewer = Depends(require_permission(access_control, Permission.PREDICT))
     operator = Depends(require_permission(access_control, Permission.OPERATE))
     versions = service.versions
@@ -83,7 +87,7 @@ def _add_promotion_routes(router: APIRouter, service: Service, operator: Any) ->
 
 def experiment_router(report: ExperimentReport, access_control: AccessControl) -> APIRouter:
     """``/experiments/current``."""
-    router = APIRouter()
+    router = APIRouter(tags=["models"], dependencies=[Depends(reject_unknown_query_params)])
     router.add_api_route(
         "/experiments/current",
         report.current_state,
@@ -91,7 +95,6 @@ def experiment_router(report: ExperimentReport, access_control: AccessControl) -
         dependencies=[Depends(require_permission(access_control, Permission.PREDICT))],
         summary="The challenger of Production, and its accuracy",
         operation_id="experiments_current",
-        tags=["models"],
     )
     return router
 
