@@ -1,12 +1,30 @@
-"""Addresses of this machine's servers and database files, built by the rules of URLs."""
+"""Addresses of servers and of SQLite files: how URLs are built, and which proxy leads there.
 
+``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` (or in small letters, which go
+first) mean what they mean to ``requests``, which MLflow's client uses. httpx alone reads them
+differently: a variable that it cannot parse ends every client, also of addresses that need none.
+Addresses of this machine are reached without a proxy.
+"""
+
+import os
 import re
 import socket
-from ipaddress import ip_address
+import ssl
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.request import getproxies_environment
 
 from pydantic import BeforeValidator, Field
+
+from rossmann.errors import SettingsError
+
+if TYPE_CHECKING:
+    import httpx
+
+AUTHORITY_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Trusted certificate authorities, as OpenSSL and httpx name them."""
 
 
 def _normalize_base_path(value: object) -> object:
@@ -71,3 +89,106 @@ def redact_password(url: str) -> str:
     head, at, tail = url.rpartition("@")
     scheme, colon, _ = head.partition("://")
     return f"{scheme}{colon}***@{tail}" if at else url
+
+
+def find_proxy(url: "httpx.URL") -> "httpx.Proxy | None":
+    """The proxy for requests to ``url``, None where they go directly.
+
+    Raises ``SettingsError`` naming the variable where its value cannot be used.
+    """
+    import httpx
+
+    proxies = getproxies_environment()
+    scheme = next((name for name in (url.scheme, "all") if proxies.get(name)), None)
+    if scheme is None or is_this_machine(url.host) or _is_exempt(url, proxies.get("no", "")):
+        return None
+    value = proxies[scheme]
+    try:
+        proxy = httpx.Proxy(value if "://" in value else f"http://{value}")
+    except (ValueError, httpx.InvalidURL) as error:
+        raise _proxy_error(scheme, value, url) from error
+    if proxy.url.scheme not in {"http", "https"} or not proxy.url.host:
+        raise _proxy_error(scheme, value, url)
+    return proxy
+
+
+def _is_exempt(url: "httpx.URL", no_proxy: str) -> bool:
+    """Whether ``NO_PROXY`` holds the host, a domain above it, or a network around its address."""
+    names = (url.host, f"{url.host}:{url.port}")
+    for entry in no_proxy.lower().split(","):
+        suffix = entry.strip().lstrip(".")
+        if suffix and any(f".{name}".endswith(f".{suffix}") for name in names):
+            return True
+        if suffix == "*" or ("/" in suffix and _contains(suffix, url.host)):
+            return True
+    return False
+
+
+def _contains(network: str, address: str) -> bool:
+    try:
+        return ip_address(address) in ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def _proxy_error(scheme: str, value: str, url: "httpx.URL") -> SettingsError:
+    names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
+    variable = next((name for name in names if os.environ.get(name)), names[1])
+    return SettingsError(
+        f"{variable}={redact_password(value)} cannot be used for {url.scheme}://{url.host}: a proxy"
+        " must be such as http://proxy:3128 (SOCKS is not supported); correct the variable, unset"
+        f" it, or add {url.host} to NO_PROXY"
+    )
+
+
+def exempt_from_proxies(*hosts: str) -> None:
+    """Add hosts to ``NO_PROXY`` in this process's environment, for libraries that read it."""
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    text = ",".join(filter(None, (listed, *hosts)))
+    os.environ.update({"NO_PROXY": text, "no_proxy": text})
+
+
+def open_transport(
+    url: "str | httpx.URL", verify: ssl.SSLContext | bool | None = None
+) -> "httpx.HTTPTransport":
+    """The transport of an ``httpx.Client`` of ``url``, which must not follow redirects.
+
+    ``verify``: how servers' certificates are checked; None: by ``tls_context``. Raises
+    ``SettingsError`` for an environment variable that cannot be used.
+    """
+    import httpx
+
+    url = httpx.URL(url)
+    if verify is None:
+        verify = tls_context() if url.scheme == "https" else False  # no variable counts for http
+    return httpx.HTTPTransport(verify=verify, proxy=find_proxy(url))
+
+
+def tls_context(variables: Sequence[str] = AUTHORITY_VARIABLES) -> ssl.SSLContext:
+    """TLS that checks certificates by the file or folder that the first set variable names.
+
+    Where none is set, by the authorities that httpx brings. Raises ``SettingsError`` for a file
+    that cannot be used.
+    """
+    import httpx
+
+    variable = next((name for name in variables if os.environ.get(name)), None)
+    if variable is None:
+        return httpx.create_ssl_context(trust_env=False)
+    path = os.environ[variable]
+    folder = Path(path).is_dir()
+    try:
+        return ssl.create_default_context(
+            cafile=None if folder else path, capath=path if folder else None
+        )
+    except OSError as error:
+        raise certificate_error(variable, path, error) from error
+
+
+def certificate_error(variable: str, path: str, error: OSError) -> SettingsError:
+    """The error for a variable whose file of certificates or keys cannot be used."""
+    if isinstance(error, ssl.SSLError):
+        reason = "is not in PEM format, or lacks the private key"
+    else:
+        reason = f"cannot be read: {error.strerror}"
+    return SettingsError(f"{variable} names {path}, which {reason}")

@@ -29,9 +29,9 @@ from pydantic_settings import (
 )
 
 from rossmann.addresses import BasePath, redact_password, sqlite_url, url_host
-from rossmann.errors import SettingsError
+from rossmann.errors import SettingsError, settings_error_message
+from rossmann.installation import absolute_path, params_file
 from rossmann.schema import Objective, Stage
-from rossmann.settings_errors import settings_error_message
 
 
 class AccessSettings(BaseSettings):
@@ -93,23 +93,6 @@ class AccessSettings(BaseSettings):
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-def project_root() -> Path:
-    """The checkout that this package runs from, or the working directory when it is installed."""
-    checkout = Path(__file__).resolve().parents[2]
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
-
-
-def params_file() -> Path:
-    """The parameters file in use: ``ROSSMANN_PARAMS``, the checkout's, or the one installed."""
-    named = os.environ.get("ROSSMANN_PARAMS")
-    if named:
-        if not Path(named).is_file():
-            raise SettingsError(f"ROSSMANN_PARAMS names {named}, which is not a file")
-        return Path(named)
-    checkout = project_root() / "config" / "params.yaml"
-    return checkout if checkout.is_file() else Path(__file__).parent / "params.yaml"
-
-
 class PathSettings(BaseSettings):
     """Folders, ports and addresses of the services."""
 
@@ -142,13 +125,7 @@ class PathSettings(BaseSettings):
     @field_validator("data_dir", "api_keys_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        if value is None:
-            return None
-        try:
-            value = value.expanduser()  # systemd and YAML leave ~ to us
-        except RuntimeError as error:
-            raise ValueError(f"{value} names a home folder that does not exist") from error
-        return value if value.is_absolute() else (project_root() / value).resolve()
+        return None if value is None else absolute_path(value)
 
     @field_validator("host")
     @classmethod

@@ -11,10 +11,11 @@ from rossmann.cli import app, main
 from rossmann.cli.tune import _apply_change
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError, SettingsError
+from rossmann.installation import project_root
 from rossmann.models.tuning.blend_weights import cross_validate, tune_weights, weight_grid
 from rossmann.models.tuning.params_file import replace_numbers
 from rossmann.models.tuning.search import TuningResult
-from rossmann.settings import Settings, load_settings, project_root
+from rossmann.settings import Settings, load_settings
 
 PARAMS = project_root() / "config" / "params.yaml"
 QUICK = ("profiles", "quick", "members")

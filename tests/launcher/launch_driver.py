@@ -7,7 +7,7 @@ from pathlib import Path
 from rossmann.errors import RossmannError
 from rossmann.launcher.console import LaunchConsole
 from rossmann.launcher.launch import LaunchPlan, up
-from rossmann.launcher.run_files import RunFolder
+from rossmann.launcher.processes import RunFolder
 from rossmann.launcher.services import Service
 from rossmann.launcher.stop_signals import Interrupted
 

@@ -16,9 +16,8 @@ import psutil
 import pytest
 
 from rossmann.launcher.console import LaunchConsole
-from rossmann.launcher.processes import is_port_taken
-from rossmann.launcher.run_files import RunFolder
-from rossmann.launcher.services import Service
+from rossmann.launcher.processes import RunFolder
+from rossmann.launcher.services import Service, is_port_taken
 from rossmann.launcher.supervisor import down, status
 
 HERE = Path(__file__).parent

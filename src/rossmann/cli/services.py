@@ -60,7 +60,7 @@ def down() -> None:
     Example: rossmann down
     """
     from rossmann.launcher.console import LaunchConsole
-    from rossmann.launcher.run_files import RunFolder
+    from rossmann.launcher.processes import RunFolder
     from rossmann.launcher.services import default_services
     from rossmann.launcher.supervisor import down as end
     from rossmann.settings import load_settings
@@ -76,7 +76,7 @@ def status() -> None:
     """
     from rossmann.launcher.console import LaunchConsole
     from rossmann.launcher.launch import model_summary
-    from rossmann.launcher.run_files import RunFolder
+    from rossmann.launcher.processes import RunFolder
     from rossmann.launcher.services import default_services
     from rossmann.launcher.supervisor import status as print_status
     from rossmann.settings import load_settings
@@ -139,7 +139,8 @@ def settings() -> None:
 
     Example: rossmann settings
     """
-    from rossmann.settings import load_settings, params_file
+    from rossmann.installation import params_file
+    from rossmann.settings import load_settings
 
     chosen = load_settings()
     sys.stderr.write(f"  from the environment (ROSSMANN_*) and {params_file()}\n")

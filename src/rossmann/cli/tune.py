@@ -56,10 +56,11 @@ def tune(
     Example: rossmann tune --member lightgbm --trials 30 --origins 2014-06-13,2015-04-26
     """
     from rossmann.data.panel.panel import open_panel
+    from rossmann.installation import params_file
     from rossmann.models.evaluation.backtest import origins_to_offsets
     from rossmann.models.tuning.params_file import check_writable
     from rossmann.models.tuning.search import SearchConfig, current_params
-    from rossmann.settings import load_settings, params_file
+    from rossmann.settings import load_settings
 
     if weights and member:
         raise typer.BadParameter("--weights tunes the blend of all members: leave --member out")
@@ -115,6 +116,7 @@ def _apply_change(
 ) -> None:
     """Show the change of a section as a diff; write it where it is significant and no dry run."""
     from rossmann.errors import SettingsError
+    from rossmann.installation import params_file
     from rossmann.models.tuning.params_file import (
         diff,
         read_numbers,
@@ -123,7 +125,6 @@ def _apply_change(
         write_params_text,
     )
     from rossmann.models.tuning.search import MIN_GAIN
-    from rossmann.settings import params_file
 
     path = params_file()
     before = read_text(path)

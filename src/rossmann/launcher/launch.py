@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rossmann.errors import PortInUseError, ServiceError
+from rossmann.installation import shell_command
 from rossmann.launcher.console import LaunchConsole
 from rossmann.launcher.first_run import select_dataset
-from rossmann.launcher.run_files import LauncherRunningError, RunFolder
+from rossmann.launcher.processes import LauncherRunningError, RunFolder
 from rossmann.launcher.services import Service, default_services
-from rossmann.launcher.shell_command import shell_command
 from rossmann.launcher.stop_signals import Interrupts
 from rossmann.launcher.supervisor import Supervisor
 from rossmann.serving.client.client import Client
@@ -53,8 +53,8 @@ def up(plan: LaunchPlan, console: LaunchConsole, *, detach: bool = False) -> Non
             _launch(plan, console, detach)
     except LauncherRunningError as error:
         console.print(f"A launch is under way already: {error.text}")
-        console.print(f"See it with: {shell_command('status', plan.run)}")
-        console.print(f"End it with: {shell_command('down', plan.run)}")
+        console.print(f"See it with: {shell_command('status')}")
+        console.print(f"End it with: {shell_command('down')}")
 
 
 def _launch(plan: LaunchPlan, console: LaunchConsole, detach: bool) -> None:
@@ -97,9 +97,9 @@ def _report(plan: LaunchPlan, console: LaunchConsole, started: Sequence[str], de
     console.print(f"Logs: {plan.logs}")
     if not started:
         console.print("All of it ran already, and goes on.")
-        console.print(f"Stop it with: {shell_command('down', plan.run)}")
+        console.print(f"Stop it with: {shell_command('down')}")
     elif detach:
-        console.print(f"Left running. Stop it with: {shell_command('down', plan.run)}")
+        console.print(f"Left running. Stop it with: {shell_command('down')}")
     else:
         console.print(f"Ctrl-C stops what was started here: {', '.join(started)}")
     if plan.open_url:
@@ -138,7 +138,7 @@ def default_plan(settings: Settings, *, browser: bool) -> LaunchPlan:
         return (
             f"the API at {api.address} runs already and serves the {health.data.label}, but this"
             f" launch is for the {dataset} data; end it first"
-            f" ({shell_command('down', run)}), or choose another"
+            f" ({shell_command('down')}), or choose another"
             " data folder and other ports: ROSSMANN_DATA_DIR, ROSSMANN_API_PORT"
         )
 

@@ -1,23 +1,25 @@
-"""Processes of a launch, which outlive it: start, identity and end; and who holds a TCP port.
+"""Processes of a launch, which outlive it: start, identity, end, and their records on disk.
 
 The system gives a pid away again, so a process is named by its pid, its start time, and a token
 that it and all its descendants carry in their environment. No other process is ever signalled.
 """
 
-import errno
+import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from rossmann.filesystem.atomic_write import write_json_atomic
+from rossmann.filesystem.locks import exclusive_lock
 from rossmann.filesystem.process_identity import start_time
 
 TOKEN_VARIABLE = "LAUNCHED_AS"
@@ -136,51 +138,98 @@ def _reap(pid: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class PortOwner:
-    """The process that listens on a port: its command line and its working folder."""
+class ServiceRecord:
+    """One started service: its process, port, address and log; the names are the file's keys."""
 
-    pid: int
-    command: str
-    folder: str
-
-    def __str__(self) -> str:
-        shown = self.command if len(self.command) <= 80 else self.command[:77] + "..."
-        return f"{shown} (pid {self.pid})"
+    name: str
+    identity: LaunchedProcess
+    port: int
+    address: str
+    log: Path
 
 
-def bind_error(host: str, port: int) -> OSError | None:
-    """Why no server could listen there now; None where one could."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Connections that a server left when it ended do not hold the port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error
-    return None
+class LauncherRunningError(Exception):
+    """Another launcher holds the lock; ``text`` says which, since when and what it runs."""
+
+    def __init__(self, pid: int, text: str) -> None:
+        self.pid = pid
+        self.text = text
+        super().__init__(text)
 
 
-def is_port_taken(host: str, port: int) -> bool:
-    """Whether a process listens there, or holds the port so that no other could."""
-    with suppress(OSError), socket.create_connection((host, port), timeout=2):
-        return True
-    error = bind_error(host, port)
-    return error is not None and error.errno in {errno.EADDRINUSE, errno.EACCES}
+class RunFolder:
+    """The run files of one data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, record: ServiceRecord) -> None:
+        """Store the record of a service that was just started."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(self._path(record.name), asdict(record) | {"log": str(record.log)})
+
+    def read(self, name: str) -> ServiceRecord | None:
+        """The service of that name, if one was started and not ended since."""
+        content = _read_json(self._path(name))
+        with suppress(KeyError, TypeError):
+            return ServiceRecord(
+                name=content["name"],
+                identity=LaunchedProcess(**content["identity"]),
+                port=content["port"],
+                address=content["address"],
+                log=Path(content["log"]),
+            )
+        return None
+
+    def remove(self, name: str) -> None:
+        """Remove a service's run file."""
+        self._path(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, text: str) -> Iterator[None]:
+        """Be the only launcher; raises ``LauncherRunningError`` where another one is.
+
+        ``text``: what this one runs, for the message of others.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive_lock(self.folder / "launcher.lock", self._already_running):
+            content = {
+                "pid": os.getpid(),
+                "started": start_time_token(os.getpid()),
+                "since": time.time(),
+                "text": text,
+            }
+            write_json_atomic(self._launcher_path, content)
+            try:
+                yield
+            finally:
+                self._launcher_path.unlink(missing_ok=True)
+
+    def launcher(self) -> LaunchedProcess | None:
+        """The launcher that runs, or None."""
+        content = _read_json(self._launcher_path)
+        pid, started = int(content.get("pid", 0)), str(content.get("started", ""))
+        launcher = LaunchedProcess(pid, started, token="")
+        return launcher if launcher.alive else None
+
+    @property
+    def _launcher_path(self) -> Path:
+        return self.folder / "launcher.json"
+
+    def _already_running(self) -> LauncherRunningError:
+        content = _read_json(self._launcher_path)
+        pid = int(content.get("pid", 0))
+        since = time.strftime("%H:%M:%S", time.localtime(content.get("since", time.time())))
+        text = f"pid {pid}, since {since}. {content.get('text', '')}".strip()
+        return LauncherRunningError(pid, text)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name.lower()}.json"
 
 
-def find_port_owner(port: int) -> PortOwner | None:
-    """The process that listens on the port; None where there is none, or it is another user's."""
-    with suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-            if listens and connection.pid is not None:
-                process = psutil.Process(connection.pid)
-                return PortOwner(process.pid, " ".join(process.cmdline()).strip(), _folder(process))
-    return None
-
-
-def _folder(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return str(process.cwd())
-    return ""
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

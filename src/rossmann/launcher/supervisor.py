@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rossmann.errors import PortInUseError, ServiceError
+from rossmann.installation import shell_command
 from rossmann.launcher import processes
 from rossmann.launcher.console import LaunchConsole
-from rossmann.launcher.processes import LaunchedProcess, find_port_owner
-from rossmann.launcher.run_files import RunFolder, ServiceRecord
-from rossmann.launcher.services import Service, State
-from rossmann.launcher.shell_command import shell_command
+from rossmann.launcher.processes import LaunchedProcess, RunFolder, ServiceRecord
+from rossmann.launcher.services import Service, State, find_port_owner
 from rossmann.launcher.stop_signals import Interrupts
 
 GRACE_SECONDS = 10.0
@@ -68,7 +67,7 @@ class Supervisor:
         if launched and record and record.port != service.port:
             raise PortInUseError(
                 f"{service.name} runs already at {record.address}, not at {service.address};"
-                f" end it with: {shell_command('down', self._run)}"
+                f" end it with: {shell_command('down')}"
             )
         if state is State.HEALTHY:
             self._console.print(f"  {service.name} runs already at {service.address}: used")

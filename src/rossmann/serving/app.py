@@ -25,8 +25,7 @@ from rossmann.serving.error_handlers import (
 )
 from rossmann.serving.experiments.report import ExperimentReport
 from rossmann.serving.experiments.shadow import RunningExperiment, build_experiment
-from rossmann.serving.middleware.base_path import add_base_path
-from rossmann.serving.middleware.request_context import RequestContextMiddleware
+from rossmann.serving.middleware.request_context import RequestContextMiddleware, add_base_path
 from rossmann.serving.middleware.security_headers import add_security_headers
 from rossmann.serving.observability import tracing
 from rossmann.serving.observability.access_log import AccessLog, open_access_log

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rossmann.addresses import host_and_port
+from rossmann.addresses import exempt_from_proxies, host_and_port
 from rossmann.errors import PortInUseError, RossmannError, ServiceError, SettingsError
-from rossmann.http_transport import exempt_from_proxies
 from rossmann.logging_config import configure_library_logging, configure_logging, get_logger
 from rossmann.serving.observability.metrics import MULTIPROC_DIR_VARIABLE, multiprocess_dir
 from rossmann.settings import Settings, load_settings

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import ModelError, SettingsError
+from rossmann.installation import project_root
 from rossmann.models.evaluation.backtest import backtest
 from rossmann.models.evaluation.metrics import rmspe
 from rossmann.models.members.fit import sample_training_rows
@@ -31,7 +32,7 @@ from rossmann.models.tuning.study import (
     open_study,
     round_params,
 )
-from rossmann.settings import Profile, Settings, load_settings, project_root
+from rossmann.settings import Profile, Settings, load_settings
 
 TRIALS = 6
 PARAMS = project_root() / "config" / "params.yaml"

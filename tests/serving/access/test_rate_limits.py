@@ -22,9 +22,8 @@ from hypothesis import strategies as st
 from rossmann.errors import RateLimitError
 from rossmann.serving.access import rate_limiter
 from rossmann.serving.access.api_keys import Permission, generate_key
-from rossmann.serving.access.rate_limiter import RateLimiter
+from rossmann.serving.access.rate_limiter import RateLimiter, SharedRateCounter
 from rossmann.serving.access.rate_limits import RateLimit, WindowUsage, parse_rate_limits
-from rossmann.serving.access.shared_rate_counter import SharedRateCounter
 from rossmann.serving.client.client import Client
 from rossmann.settings import load_settings
 
@@ -165,7 +164,7 @@ def test_worker_counts_in_memory_when_the_file_cannot_be_created(tmp_path: Path)
 def test_concurrent_processes_lose_no_count(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from rossmann.serving.access.shared_rate_counter import SharedRateCounter\n"
+        "from rossmann.serving.access.rate_limiter import SharedRateCounter\n"
         "from rossmann.serving.access.rate_limits import parse_rate_limits\n"
         "counter = SharedRateCounter(parse_rate_limits('3000/day'), Path(sys.argv[1]))\n"
         "print(sum(counter.hit('a')[0] for _ in range(2000)))"

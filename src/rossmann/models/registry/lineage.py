@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import rossmann
+from rossmann.installation import project_root
 from rossmann.models.registry.model_version import ModelVersion
-from rossmann.settings import Settings, project_root
+from rossmann.settings import Settings
 
 LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
 """Libraries that compute the forecasts."""

@@ -15,8 +15,15 @@ from typing import Final
 
 import httpx
 
+from rossmann.addresses import (
+    AUTHORITY_VARIABLES,
+    certificate_error,
+    exempt_from_proxies,
+    find_proxy,
+    open_transport,
+    tls_context,
+)
 from rossmann.errors import SettingsError
-from rossmann.http_transport import exempt_from_proxies, find_proxy, open_transport
 
 _USERNAME: Final = "MLFLOW_TRACKING_USERNAME"
 _PASSWORD: Final = "MLFLOW_TRACKING_PASSWORD"
@@ -31,7 +38,7 @@ AUTHORITIES_HINT: Final = (
 )
 _AUTHORITY_VARIABLES: Final = (
     *(_AUTHORITIES, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *AUTHORITY_VARIABLES,
 )
 """The first that is set counts: MLflow's own, then those of requests, then those of httpx."""
 _IGNORED: Final = (
@@ -90,13 +97,13 @@ def _tls_context() -> ssl.SSLContext | bool:
             raise SettingsError(f"{_INSECURE} and {_AUTHORITIES} exclude each other: unset one")
         context = httpx.create_ssl_context(verify=False)
     else:
-        context = _checking_context()
+        context = tls_context(_AUTHORITY_VARIABLES)
     certificate = os.environ.get(_CLIENT_CERTIFICATE)
     if certificate:
         try:
             context.load_cert_chain(certificate)
         except OSError as error:
-            raise _file_error(_CLIENT_CERTIFICATE, certificate, error) from error
+            raise certificate_error(_CLIENT_CERTIFICATE, certificate, error) from error
     return context
 
 
@@ -107,31 +114,10 @@ def _is_insecure() -> bool:
     return value in {"true", "1"}
 
 
-def _checking_context() -> ssl.SSLContext:
-    variable, path = _authorities()
-    if not path:
-        return httpx.create_ssl_context(trust_env=False)
-    folder = Path(path).is_dir()
-    try:
-        return ssl.create_default_context(
-            cafile=None if folder else path, capath=path if folder else None
-        )
-    except OSError as error:
-        raise _file_error(variable, path, error) from error
-
-
 def _authorities() -> tuple[str, str]:
     """The variable that names trusted authorities, and its value; both empty where none does."""
     variable = next((name for name in _AUTHORITY_VARIABLES if os.environ.get(name)), "")
     return variable, os.environ.get(variable, "")
-
-
-def _file_error(variable: str, path: str, error: OSError) -> SettingsError:
-    if isinstance(error, ssl.SSLError):
-        reason = "is not in PEM format, or lacks the private key"
-    else:
-        reason = f"cannot be read: {error.strerror}"
-    return SettingsError(f"{variable} names {path}, which {reason}")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import yaml
 
 from rossmann.errors import SettingsError
 from rossmann.filesystem.atomic_write import write_text_atomic
-from rossmann.settings import project_root
+from rossmann.installation import project_root
 
 KeyPath = tuple[str, ...]
 """Keys from the top of the file down to a number."""

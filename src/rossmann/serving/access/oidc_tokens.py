@@ -17,8 +17,8 @@ from typing import Any, Final
 import httpx
 import jwt
 
+from rossmann.addresses import open_transport
 from rossmann.errors import AuthenticationError, ServiceError, SettingsError
-from rossmann.http_transport import open_transport
 from rossmann.logging_config import get_logger
 from rossmann.serving.access.api_keys import Permission
 from rossmann.settings import Settings

@@ -8,8 +8,8 @@ from typing import Any, Final, Self
 import httpx
 from pydantic import TypeAdapter
 
+from rossmann.addresses import open_transport
 from rossmann.errors import ServiceError
-from rossmann.http_transport import open_transport
 from rossmann.schema import Objective
 from rossmann.serving.client.responses import (
     FileResult,

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import requests
 
+from rossmann.addresses import find_proxy, open_transport
 from rossmann.errors import ServiceError, SettingsError
-from rossmann.http_transport import find_proxy, open_transport
 from rossmann.models.registry.registry import Registry
 from rossmann.serving.access.oidc_tokens import fetch_jwks
 from rossmann.serving.client.client import Client
