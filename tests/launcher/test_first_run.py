@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import zipfile
 from pathlib import Path
 
 import httpx
@@ -49,6 +50,14 @@ def test_real_tables_are_preferred_unless_demo_is_set(
 def test_incomplete_real_tables_are_an_error(tmp_path: Path, present: str, missing: str) -> None:
     with pytest.raises(DataNotFoundError, match=f"{missing}.csv"):
         select_dataset(settings_with(tmp_path, present))
+
+
+def test_the_demo_does_not_stand_in_for_packed_tables(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path)
+    with zipfile.ZipFile(settings.raw_dir / "rossmann-store-sales.zip", "w") as archive:
+        archive.writestr("train.csv", "Store\n")
+    with pytest.raises(DataNotFoundError, match="holds the sales tables: unpack it there"):
+        select_dataset(settings)
 
 
 def test_mlflow_is_not_started_where_another_server_is_set(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ system gets back, and can be ended at any moment.
 import time
 
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.tables.raw_tables import find_raw_tables
+from rossmann.data.tables.raw_tables import IncompleteTablesError, find_raw_tables
 from rossmann.errors import DataNotFoundError, GateRejectedError, ServiceError, VersionNotFoundError
 from rossmann.launcher.console import LaunchConsole
 from rossmann.models.registry.mlflow_rest import RegistryAccessError
@@ -53,14 +53,13 @@ def prepare(settings: Settings, console: LaunchConsole) -> None:
 def select_dataset(settings: Settings) -> Dataset:
     """The real chain where its tables lie, else the demo chain.
 
-    Raises ``DataNotFoundError`` where only one of the real tables is there.
+    Raises ``IncompleteTablesError`` where only some of the real tables are there.
     """
     try:
         return find_raw_tables(settings).dataset
+    except IncompleteTablesError:
+        raise
     except DataNotFoundError:
-        tables = () if settings.demo else settings.raw_dir.glob("*.csv*")
-        if any(path.name.startswith(("train.csv", "store.csv")) for path in tables):
-            raise
         return Dataset.DEMO
 
 

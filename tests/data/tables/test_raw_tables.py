@@ -1,12 +1,16 @@
 """Selection, reading and digests of the raw tables."""
 
 import gzip
+import io
+import zipfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from rossmann.data.tables import raw_tables
 from rossmann.data.tables.raw_tables import (
+    IncompleteTablesError,
     content_digest,
     find_raw_tables,
     read_text,
@@ -62,6 +66,38 @@ def test_error_names_the_missing_table(settings: Settings, present: str, missing
         find_raw_tables(settings)
 
 
+def zipped(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("_", "."), content)
+    return out.getvalue()
+
+
+def test_tables_in_an_archive_are_named_and_no_demo_stands_in(settings: Settings) -> None:
+    write_tables(settings.demo_raw_dir, "train.csv", "store.csv")
+    settings.raw_dir.mkdir(parents=True)
+    (settings.raw_dir / "notes.zip").write_bytes(zipped(a_txt=b"x"))
+    (settings.raw_dir / "broken.zip").write_bytes(b"x")
+    assert find_raw_tables(settings).dataset is Dataset.DEMO
+    kaggle = settings.raw_dir / "rossmann-store-sales.zip"
+    kaggle.write_bytes(zipped(train_csv=b"Store\n", store_csv=b"Store\n", test_csv=b"Store\n"))
+    with pytest.raises(IncompleteTablesError, match=f"{kaggle} holds the sales tables: unpack it"):
+        find_raw_tables(settings)
+
+
+def test_tables_of_any_format_and_case(settings: Settings) -> None:
+    settings.raw_dir.mkdir(parents=True)
+    (settings.raw_dir / "Train.csv.zip").write_bytes(zipped(train_csv=b"Store\n1\n"))
+    pl.DataFrame({"Store": [1]}).write_parquet(settings.raw_dir / "store.parquet")
+    (settings.raw_dir / "TEST.CSV").write_text("Store\n1\n")
+    tables = find_raw_tables(settings)
+    assert tables.dataset is Dataset.REAL
+    assert list(tables.by_name()) == ["train.csv", "store.csv", "test.csv"]
+    for path in tables.by_name().values():
+        assert read_text(path)[0].to_dict(as_series=False) == {"Store": ["1"]}
+
+
 VARIANTS = {
     "plain": b"Store,Text\n1,a\n2,\n",
     "quoted": b'"Store","Text"\n"1","a"\n"2",""\n',
@@ -78,7 +114,7 @@ def test_every_csv_variant_reads_the_same(tmp_path: Path, variant: str, gzipped:
     content = VARIANTS[variant]
     path = tmp_path / ("t.csv.gz" if gzipped else "t.csv")
     path.write_bytes(gzip.compress(content) if gzipped else content)
-    assert read_text(path).to_dict(as_series=False) == {"Store": ["1", "2"], "Text": ["a", None]}
+    assert read_text(path)[0].to_dict(as_series=False) == {"Store": ["1", "2"], "Text": ["a", None]}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,18 +18,24 @@ from typing import Final
 import polars as pl
 
 from rossmann.data.tables.increments import Increment, list_increments
-from rossmann.data.uploads.table_reader import read_fields
+from rossmann.data.uploads.table_reader import WholeTable, read_fields
 from rossmann.errors import DataNotFoundError, first_line
 from rossmann.filesystem.atomic_write import atomic_path, write_json_atomic
 from rossmann.schema import Dataset
 from rossmann.settings import Settings
 
 _TABLE_NAMES: Final = ("train", "store", "test")
+_SUFFIXES: Final = (".csv", ".csv.gz", ".csv.zip", ".parquet", ".xlsx")
+"""Of a table's file, whatever their case; the first one that is there is read."""
+
+
+class IncompleteTablesError(DataNotFoundError):
+    """Raw tables are there, but one is missing or they are still packed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawTables:
-    """Paths of one chain's raw tables, each a CSV file, plain or gzipped.
+    """Paths of one chain's raw tables, each a file of one table.
 
     ``increments``: ingested days that amend the tables, in their order.
     """
@@ -48,8 +55,8 @@ class RawTables:
 def find_raw_tables(settings: Settings) -> RawTables:
     """The real tables where ``raw_dir`` has them (unless ``demo`` is set), else the demo chain's.
 
-    Raises ``DataNotFoundError`` where there is neither, or one of the two required tables is
-    missing.
+    Raises ``DataNotFoundError`` where there is neither, and ``IncompleteTablesError`` where one of
+    the two required tables is missing or they lie in an archive: the demo chain does not stand in.
     """
     real = None if settings.demo else _raw_tables_in(settings.raw_dir, Dataset.REAL)
     tables = real or _raw_tables_in(settings.demo_raw_dir, Dataset.DEMO)
@@ -62,29 +69,44 @@ def find_raw_tables(settings: Settings) -> RawTables:
 def _raw_tables_in(folder: Path, dataset: Dataset) -> RawTables | None:
     train, store, test = (_find_table(folder, name) for name in _TABLE_NAMES)
     if train is None and store is None:
+        for archive in sorted(folder.glob("*.zip")):
+            if _holds_tables(archive):
+                raise IncompleteTablesError(
+                    f"{archive} holds the sales tables: unpack it in its folder"
+                )
         return None
     if train is None or store is None:
         present, missing = ("store", "train") if train is None else ("train", "store")
-        raise DataNotFoundError(
+        raise IncompleteTablesError(
             f"{folder} has {present}.csv but no {missing}.csv (or {missing}.csv.gz): put it there"
         )
     return RawTables(dataset, train, store, test)
 
 
 def _find_table(folder: Path, name: str) -> Path | None:
-    for path in (folder / f"{name}.csv", folder / f"{name}.csv.gz"):
-        if path.is_file():
-            return path
-    return None
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = {path.name.casefold(): path for path in paths if path.is_file()}
+    found = (files.get(name + suffix) for suffix in _SUFFIXES)
+    return next((path for path in found if path), None)
 
 
-def read_text(path: Path) -> pl.DataFrame:
-    """A raw table as text by field, without outer blanks; empty values are null.
+def _holds_tables(archive: Path) -> bool:
+    """Whether a zip archive has a table of that name in it, in whatever folder."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            names = {Path(name).name.casefold() for name in content.namelist()}
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return "train.csv" in names
+
+
+def read_text(path: Path) -> tuple[pl.DataFrame, WholeTable]:
+    """A raw table as text by field, without outer blanks, null where empty; and as it was read.
 
     Raises ``DataValidationError`` where the file is no table.
     """
-    frame, _, _ = read_fields(path.name, path)
-    return frame
+    text, table, _ = read_fields(path.name, path)
+    return text, table
 
 
 def content_digest(path: Path) -> str:
