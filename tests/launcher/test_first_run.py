@@ -56,7 +56,7 @@ def test_the_demo_does_not_stand_in_for_packed_tables(tmp_path: Path) -> None:
     settings = settings_with(tmp_path)
     with zipfile.ZipFile(settings.raw_dir / "rossmann-store-sales.zip", "w") as archive:
         archive.writestr("train.csv", "Store\n")
-    with pytest.raises(DataNotFoundError, match="holds the sales tables: unpack it there"):
+    with pytest.raises(DataNotFoundError, match="holds the sales tables: unpack it"):
         select_dataset(settings)
 
 
