@@ -6,17 +6,15 @@ their rows and not empty.
 """
 
 import logging
-import re
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
 from rossmann.data.uploads.fields import known_name
+from rossmann.data.uploads.sheet_cells import NO_VALUE, FaultyCell, error_cells, scan_sheet
 from rossmann.errors import DataValidationError, first_line
 
 if TYPE_CHECKING:
@@ -24,11 +22,9 @@ if TYPE_CHECKING:
 
 _HEAD_ROWS: Final = 50
 _MIN_KNOWN: Final = 2
-_MAIN: Final = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
-_RELATION: Final = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
-_BLOCK: Final = 1 << 20
 _MAX_EXACT: Final = 2**53
-_HIDDEN_ROW: Final = re.compile(rb'<row\b[^>]*\bhidden="(?:1|true)"')
+_LAST_DAY_OF_TIMES: Final = date(1899, 12, 31)
+"""The day that a time of day has in a workbook."""
 
 
 class SeveralSheetsError(DataValidationError):
@@ -43,11 +39,15 @@ class SeveralSheetsError(DataValidationError):
 
 @dataclass(frozen=True)
 class SheetTable:
-    """A sheet's rows below its header, typed, in columns c0, c1, ...; ``columns``: their names."""
+    """A sheet's rows below its header, typed, in columns c0, c1, ...; ``columns``: their names.
+
+    ``first_row``: the number of the first of them in the sheet, from 1.
+    """
 
     frame: pl.DataFrame
     columns: list[str]
     notes: list[str]
+    first_row: int
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,27 @@ def read_sheet(name: str, path: Path, wanted: str | None = None) -> SheetTable:
         reader = fastexcel.read_excel(path)
         sheets = [_probe(reader, index) for index in range(len(reader.sheet_names))]
         sheet = _choose(name, sheets, wanted)
+        if not sheet.head.height:
+            raise DataValidationError(f"{name} is empty: the sheet {sheet.name} has no cells")
         columns = _header(sheet)
-        body = reader.load_sheet(
+        loaded = reader.load_sheet(
             sheet.index,
             header_row=None,
             skip_rows=max(sheet.header, 0) + 1,
             schema_sample_rows=None,
-        ).to_polars()
+        )
+        batch, lost = loaded.to_arrow_with_errors()
     except (fastexcel.FastExcelError, pl.exceptions.PolarsError, ValueError, IndexError) as error:
         if isinstance(error, DataValidationError):
             raise
         raise DataValidationError(f"{name} is no workbook: {first_line(error)}") from error
-    frame = pl.DataFrame([_plain_types(body[:, i]).alias(f"c{i}") for i in range(body.width)])
-    frame = _with_faulty_cells(frame, path, sheet, columns)
-    notes = [*_notes(sheet, sheets), *_hidden_rows(path, sheet.name)]
-    return SheetTable(frame, columns[: frame.width], notes)
+    values = pl.DataFrame(batch)
+    frame = pl.DataFrame([_plain_types(values[:, i]).alias(f"c{i}") for i in range(values.width)])
+    left = min((column.absolute_index for column in loaded.selected_columns), default=0)
+    first = max(sheet.header, 0) + 1, left
+    faulty, hidden = scan_sheet(path, sheet.name, (first[0] + frame.height, left + frame.width))
+    frame = _with_faults(frame, [*error_cells(lost, left), *faulty], columns, first)
+    return SheetTable(frame, columns[: frame.width], _notes(sheet, sheets, hidden), first[0] + 1)
 
 
 def _probe(reader: "ExcelReader", index: int) -> _Sheet:
@@ -123,13 +129,16 @@ def _header(sheet: _Sheet) -> list[str]:
     return ["" if cell is None else cell.strip() for cell in cells]
 
 
-def _notes(sheet: _Sheet, sheets: list[_Sheet]) -> list[str]:
+def _notes(sheet: _Sheet, sheets: list[_Sheet], hidden_rows: int) -> list[str]:
     titles = (" ".join(cell for cell in row if cell) for row in sheet.head.rows()[: sheet.header])
     notes = [f"the row {title[:80]!r} above the header is skipped" for title in titles if title]
     others = [one for one in sheets if one.index != sheet.index and one.head.height]
     for other in others:
         kind = "sheet" if other.visible else "hidden sheet"
         notes.append(f"the {kind} {other.name} is left out: {sheet.name} is read")
+    if hidden_rows:
+        rows = "1 hidden row is" if hidden_rows == 1 else f"{hidden_rows:,} hidden rows are"
+        notes.append(f"{rows} read like the others")
     return notes
 
 
@@ -139,126 +148,31 @@ def _plain_types(column: pl.Series) -> pl.Series:
         whole = (column == column.floor()) & (column.abs() < _MAX_EXACT)
         return column.cast(pl.Int64) if whole.fill_null(True).all() else column
     if column.dtype == pl.Datetime:
+        if (column.dt.date() <= _LAST_DAY_OF_TIMES).fill_null(True).all():
+            return column.dt.time().cast(pl.String)
         is_day = (column.dt.date().cast(column.dtype) == column).fill_null(True).all()
         return column.dt.date() if is_day else column
     known = {pl.Boolean, pl.Int64, pl.Date, pl.String}
     return column if column.dtype in known else column.cast(pl.String)
 
 
-def _with_faulty_cells(
-    frame: pl.DataFrame, path: Path, sheet: _Sheet, columns: list[str]
+def _with_faults(
+    frame: pl.DataFrame, cells: list[FaultyCell], columns: list[str], first: tuple[int, int]
 ) -> pl.DataFrame:
-    """The frame with the text of error cells and of formulas without a value."""
-    cells = _faulty_cells(path, sheet.name)
-    if not cells:
-        return frame
-    first_column = min(column for _, column, _ in cells)
-    start = max(sheet.header, 0) + 1
-    texts: dict[int, list[tuple[int, str]]] = {}
-    for row, column, text in cells:
-        index = column - first_column
-        if text and row >= start and index < frame.width and row - start < frame.height:
-            texts.setdefault(index, []).append((row - start, text))
-    for index, found in texts.items():
-        values_of_column = frame[:, index].cast(pl.String)
-        rows, values = zip(*found, strict=True)
-        if known_name(columns[index]) is None:
-            values = tuple(value.partition(" in cell ")[0] for value in values)
-        frame = frame.with_columns(values_of_column.scatter(list(rows), list(values)))
-    return frame
+    """The frame with texts for faulty cells; ``first``: row and column of its first cell.
 
-
-def _faulty_cells(path: Path, sheet: str) -> list[tuple[int, int, str]]:
-    """Row and column, from 0, and the text of each cell that has no value it could be read by.
-
-    With an empty text the leftmost cell of the sheet, from which columns are counted. Empty where
-    the sheet has no such cell, or is not of the format .xlsx.
+    In a user's own column an error is its own text, and a formula without value stays empty.
     """
-    try:
-        with zipfile.ZipFile(path) as book:
-            part = _sheet_part(book, sheet)
-            if part is None:
-                return []
-            with book.open(part) as xml:
-                if not _may_be_faulty(xml):
-                    return []
-            with book.open(part) as xml:
-                return list(_scan(xml))
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError):
-        return []
-
-
-def _hidden_rows(path: Path, sheet: str) -> list[str]:
-    """A note where rows are hidden, as by a filter: they are read like the others."""
-    count, rest = 0, b""
-    try:
-        with zipfile.ZipFile(path) as book:
-            part = _sheet_part(book, sheet)
-            if part is None:
-                return []
-            with book.open(part) as xml:
-                while block := xml.read(_BLOCK):
-                    data = rest + block
-                    end = max(data.rfind(b"<row"), 0)
-                    count += len(_HIDDEN_ROW.findall(data[:end]))
-                    rest = data[end:]
-            count += len(_HIDDEN_ROW.findall(rest))
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError):
-        return []
-    rows = "1 hidden row is" if count == 1 else f"{count:,} hidden rows are"
-    return [f"{rows} read like the others"] if count else []
-
-
-def _sheet_part(book: zipfile.ZipFile, sheet: str) -> str | None:
-    if "xl/workbook.xml" not in book.namelist():
-        return None
-    relations = ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels"))
-    targets = {one.get("Id"): one.get("Target", "") for one in relations}
-    for one in ElementTree.fromstring(book.read("xl/workbook.xml")).iter(f"{_MAIN}sheet"):
-        if one.get("name") == sheet:
-            target = targets.get(one.get(_RELATION), "")
-            return target.lstrip("/") if target.startswith("/") else f"xl/{target}"
-    return None
-
-
-def _may_be_faulty(xml: IO[bytes]) -> bool:
-    """Whether the XML has error cells or formulas at all: most sheets have neither."""
-    rest = b""
-    while block := xml.read(_BLOCK):
-        data = rest + block
-        if b't="e"' in data or b"<f" in data:
-            return True
-        rest = data[-8:]
-    return False
-
-
-def _scan(xml: IO[bytes]) -> Iterator[tuple[int, int, str]]:
-    leftmost = None
-    for _, element in ElementTree.iterparse(xml):
-        if element.tag != f"{_MAIN}c":
-            if element.tag == f"{_MAIN}row":
-                element.clear()
+    texts: dict[int, dict[int, str]] = {}
+    for cell in cells:
+        row, index = cell.row - first[0], cell.column - first[1]
+        if not (0 <= row < frame.height and 0 <= index < frame.width):
             continue
-        row, column = _position(element.get("r", "A1"))
-        value = element.findtext(f"{_MAIN}v")
-        has_value = bool(value) or element.find(f"{_MAIN}is") is not None
-        if (has_value or element.find(f"{_MAIN}f") is not None) and (
-            leftmost is None or column < leftmost
-        ):
-            leftmost = column
-            yield row, column, ""
-        if element.get("t") == "e":
-            yield row, column, f"{value} in cell {element.get('r')}"
-        elif element.find(f"{_MAIN}f") is not None and not value:
-            yield row, column, f"formula without value in cell {element.get('r')}"
-
-
-def _position(reference: str) -> tuple[int, int]:
-    """Row and column of a cell such as ``D7``, from 0."""
-    match = re.fullmatch(r"([A-Z]+)([0-9]+)", reference)
-    if match is None:
-        return 0, 0
-    column = 0
-    for letter in match[1]:
-        column = 26 * column + ord(letter) - 64
-    return int(match[2]) - 1, column - 1
+        if known_name(columns[index]) is not None:
+            texts.setdefault(index, {})[row] = f"{cell.fault} in cell {cell.address}"
+        elif cell.fault != NO_VALUE:
+            texts.setdefault(index, {})[row] = cell.fault
+    for index, found in texts.items():
+        column = frame[:, index].cast(pl.String)
+        frame = frame.with_columns(column.scatter(list(found), list(found.values())))
+    return frame
