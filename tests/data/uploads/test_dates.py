@@ -2,6 +2,7 @@
 
 from datetime import date
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +11,10 @@ from rossmann.data.uploads.dates import (
     DATE_FORMATS,
     AmbiguousDatesError,
     detect_date_format,
+    invalid_date_message,
     parse_dates,
 )
+from rossmann.data.uploads.fields import normalize_text
 from rossmann.errors import DataValidationError
 
 WRITERS = {
@@ -26,6 +29,10 @@ WRITERS = {
     "YYYYMMDD": "{0:%Y}{0:%m}{0:%d}",
     "DD-Mon-YYYY": "{0:%d}-{0:%b}-{0:%Y}",
     "DD-Mon-YY": "{0:%d}-{0:%b}-{0:%y}",
+    "YYYY.MM.DD": "{0:%Y}.{0:%m}.{0:%d}",
+    "MM-DD-YYYY": "{0:%m}-{0:%d}-{0:%Y}",
+    "DD-MM-YYYY": "{0:%d}-{0:%m}-{0:%Y}",
+    "Mon-DD-YYYY": "{0:%B} {0:%d}, {0:%Y}",
 }
 days = st.lists(st.dates(date(2000, 1, 1), date(2099, 12, 31)), min_size=1, max_size=30)
 formats = st.sampled_from(DATE_FORMATS)
@@ -138,8 +145,8 @@ def test_rows_in_another_format_do_not_change_the_detected_one() -> None:
         "2015-02-29",
         "2015-13-01",
         "31.04.2015",
-        "2015-8-1",
         "20151301",
+        "Fr 13.08.2015",
         "32-Jan-15",
         "1-Xxx-15",
         "soon",
@@ -149,6 +156,51 @@ def test_rows_in_another_format_do_not_change_the_detected_one() -> None:
 )
 def test_invalid_dates_have_no_format(text: str) -> None:
     assert date_formats([text]) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2015-8-13", "2015.8.13", "13-08-2015", "08-13-2015", "13.8.15", "Do 13.08.2015"),
+        *("Do., 13.08.2015", "Thu 8/13/2015", "Donnerstag, 13. August 2015", "13 Aug. 2015"),
+        *("August 13, 2015", "Aug-13-2015", "Thursday, Aug 13, 2015", "13-August-15"),
+    ],
+)
+def test_dates_with_one_reading(text: str) -> None:
+    assert parse_dates([text], detect_date_format([text])) == {text: date(2015, 8, 13)}
+
+
+@pytest.mark.parametrize(
+    ("texts", "date_format"),
+    [
+        (["Tue 09/08/2015", "Wed 09/09/2015"], "MM/DD/YYYY"),
+        (["So 09/08/2015", "Mi 09/09/2015"], "DD/MM/YYYY"),
+    ],
+)
+def test_weekdays_decide_between_formats(texts: list[str], date_format: str) -> None:
+    assert detect_date_format(texts) == date_format
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2015-W33-4", "formats that are read: YYYY-MM-DD, YYYY/MM/DD"),
+        ("Fr 13.08.2015", "that day is another weekday"),
+        ("13.08.2015", "all dates of a file must be written in one way"),
+        ("42229", "Excel's number for 2015-08-13"),
+        ("13.08.2015 14:30", "it has a time of day"),
+    ],
+)
+def test_an_invalid_date_is_explained(text: str, said: str) -> None:
+    message = invalid_date_message(text, "YYYY-MM-DD")
+    assert message.startswith(f"Date must be a day written YYYY-MM-DD (got {text})")
+    assert said in message
+
+
+@pytest.mark.parametrize("time", ["0:00", "00:00 Uhr", "00:00:00 UTC", "12:00:00 AM", "00:00:00.0"])
+def test_a_midnight_after_a_date_is_dropped(time: str) -> None:
+    column = normalize_text(pl.Series([f"13.08.2015 {time}", f"13. August 2015 {time}"]))
+    assert column.to_list() == ["13.08.2015", "13. August 2015"]
 
 
 def test_an_empty_column_has_no_format() -> None:

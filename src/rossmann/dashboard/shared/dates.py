@@ -5,12 +5,8 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Final
 
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_GERMAN_MONTHS = {"mär": 3, "mae": 3, "mai": 5, "okt": 10, "dez": 12}
-_WEEKDAYS = (
-    ("mon", "mo"), ("tue", "di", "die"), ("wed", "mi", "mit"), ("thu", "do", "don"),
-    ("fri", "fr", "fre"), ("sat", "sa", "sam"), ("sun", "so", "son"),
-)  # fmt: skip
+from rossmann.data.uploads.dates import month_number, split_weekday
+
 _NUMBERS = re.compile(r"(\d{1,4})\s*([-/. ])\s*(\d{1,2})\s*\2\s*(\d{1,4})")
 _YEAR = r"(?:[.,\s]*(\d{4}|\d{2}))?"
 _DAY_FIRST = re.compile(rf"(\d{{1,2}})(?:st|nd|rd|th)?[.\s]*([^\W\d]{{3,}}){_YEAR}")
@@ -20,7 +16,6 @@ _MONTH_FIRST = re.compile(
 _DAY_AND_MONTH = re.compile(r"(\d{1,2})\.\s*(\d{1,2})\.")
 _WEEK = re.compile(r"(?:kw|cw|week|woche|w)\s*(\d{1,2})(?:[\s/,.-]+(\d{4}))?")
 _ISO_WEEK = re.compile(r"(\d{4})-?w(\d{2})")
-_WEEKDAY = re.compile(r"^([^\W\d_]+)[,.\s]+")
 _CLOCK = re.compile(r"[t\s]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?z?$")
 AHEAD_DAYS: Final = 48
 """A day without a year is the next one where that is at most so many days away."""
@@ -38,7 +33,7 @@ def parse_date_candidates(text: str, today: date | None = None) -> list[date]:
     """
     reference = today or date.today()
     plain = _CLOCK.sub("", text.strip().lower())
-    weekday, rest = _split_weekday(plain)
+    weekday, rest = split_weekday(plain)
     candidates: list[date] = []
     for candidate in [*_days(rest, reference), *_week_days(rest, reference)]:
         if candidate not in candidates and weekday in (None, candidate.weekday()):
@@ -48,28 +43,16 @@ def parse_date_candidates(text: str, today: date | None = None) -> list[date]:
 
 def is_week(text: str) -> bool:
     """Whether the text names a week rather than a day."""
-    rest = _split_weekday(text.strip().lower())[1]
+    rest = split_weekday(text.strip().lower())[1]
     return bool(_WEEK.fullmatch(rest) or _ISO_WEEK.fullmatch(rest))
 
 
 def contradicted_date(text: str, today: date | None = None) -> date | None:
     """The date of a text whose weekday is another one; None where there is no such date."""
-    weekday, rest = _split_weekday(text.strip().lower())
+    weekday, rest = split_weekday(text.strip().lower())
     if weekday is None or parse_date_candidates(text, today):
         return None
     return next(iter(parse_date_candidates(rest, today)), None)
-
-
-def _split_weekday(text: str) -> tuple[int | None, str]:
-    """The weekday at the beginning (Monday is 0), and the rest."""
-    match = _WEEKDAY.match(text)
-    if match is None:
-        return None, text
-    word = match[1]
-    for number, (english, *german) in enumerate(_WEEKDAYS):
-        if word in german or word.startswith((english, *(g for g in german if len(g) > 2))):
-            return number, text[match.end() :]
-    return None, text
 
 
 def _days(text: str, today: date) -> Iterator[date]:
@@ -150,8 +133,7 @@ def _parse_numeric(first: str, separator: str, second: str, third: str) -> list[
 
 
 def _parse_month_name(year: str | None, month: str, day: str) -> list[YearMonthDay]:
-    prefix = month[:3]
-    number = _GERMAN_MONTHS.get(prefix) or (_MONTHS.index(prefix) + 1 if prefix in _MONTHS else 0)
+    number = month_number(month)
     return [(_year(year) if year else 0, number, int(day))] if number else []
 
 

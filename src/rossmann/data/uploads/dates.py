@@ -1,7 +1,8 @@
 """Dates of a table: formats, and the detection of the one format of a column.
 
-A time of midnight after a date is dropped, with or without a zone. Excel's serial numbers are
-recognized in order to be explained, not read: two calendars of Excel differ by four years.
+A weekday before a date must be its own; a time of midnight after it is dropped, with or without a
+zone. Excel's serial numbers are recognized in order to be explained, not read: two calendars of
+Excel differ by four years.
 """
 
 import re
@@ -11,16 +12,22 @@ from typing import Final
 
 from rossmann.errors import DataValidationError
 
-_MONTHS: Final = {
-    name: number
-    for number, names in enumerate(
-        ("jan", "feb", "mar mrz mär", "apr", "may mai", "jun", "jul", "aug", "sep", "oct okt",
-         "nov", "dec dez"), 1)
-    for name in names.split()
-}  # fmt: skip
+_MONTHS: Final = (
+    *(("january", "januar"), ("february", "februar"), ("march", "märz", "maerz", "mrz")),
+    *(("april",), ("may", "mai"), ("june", "juni"), ("july", "juli"), ("august",)),
+    *(("september",), ("october", "oktober"), ("november",), ("december", "dezember")),
+)
+_WEEKDAYS: Final = (
+    *(("monday", "montag"), ("tuesday", "dienstag"), ("wednesday", "mittwoch")),
+    *(("thursday", "donnerstag"), ("friday", "freitag"), ("saturday", "samstag")),
+    ("sunday", "sonntag"),
+)
+_WEEKDAY: Final = re.compile(r"([^\W\d_]{2,})[,.\s]+")
+_DAY_MONTH: Final = r"(?P<d>[0-9]{1,2})\.?[- ](?P<m>[A-Za-zä]{3,9})\.?[- ]"
 _PATTERNS: Final = {
-    "YYYY-MM-DD": r"(?P<y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})",
+    "YYYY-MM-DD": r"(?P<y>[0-9]{4})-(?P<m>[0-9]{1,2})-(?P<d>[0-9]{1,2})",
     "YYYY/MM/DD": r"(?P<y>[0-9]{4})/(?P<m>[0-9]{1,2})/(?P<d>[0-9]{1,2})",
+    "YYYY.MM.DD": r"(?P<y>[0-9]{4})\.(?P<m>[0-9]{1,2})\.(?P<d>[0-9]{1,2})",
     "YYYYMMDD": r"(?P<y>(?:19|20)[0-9]{2})(?P<m>[0-9]{2})(?P<d>[0-9]{2})",
     "DD.MM.YYYY": r"(?P<d>[0-9]{1,2})\.(?P<m>[0-9]{1,2})\.(?P<y>[0-9]{4})",
     "DD.MM.YY": r"(?P<d>[0-9]{1,2})\.(?P<m>[0-9]{1,2})\.(?P<y>[0-9]{2})",
@@ -28,16 +35,22 @@ _PATTERNS: Final = {
     "DD/MM/YYYY": r"(?P<d>[0-9]{1,2})/(?P<m>[0-9]{1,2})/(?P<y>[0-9]{4})",
     "MM/DD/YY": r"(?P<m>[0-9]{1,2})/(?P<d>[0-9]{1,2})/(?P<y>[0-9]{2})",
     "DD/MM/YY": r"(?P<d>[0-9]{1,2})/(?P<m>[0-9]{1,2})/(?P<y>[0-9]{2})",
-    "DD-Mon-YYYY": r"(?P<d>[0-9]{1,2})[- ](?P<m>[A-Za-zä]{3})[- ](?P<y>[0-9]{4})",
-    "DD-Mon-YY": r"(?P<d>[0-9]{1,2})[- ](?P<m>[A-Za-zä]{3})[- ](?P<y>[0-9]{2})",
+    "MM-DD-YYYY": r"(?P<m>[0-9]{1,2})-(?P<d>[0-9]{1,2})-(?P<y>[0-9]{4})",
+    "DD-MM-YYYY": r"(?P<d>[0-9]{1,2})-(?P<m>[0-9]{1,2})-(?P<y>[0-9]{4})",
+    "DD-Mon-YYYY": rf"{_DAY_MONTH}(?P<y>[0-9]{{4}})",
+    "DD-Mon-YY": rf"{_DAY_MONTH}(?P<y>[0-9]{{2}})",
+    "Mon-DD-YYYY": r"(?P<m>[A-Za-zä]{3,9})\.?[- ](?P<d>[0-9]{1,2}),?[- ](?P<y>[0-9]{4})",
 }
 DATE_FORMATS: Final = tuple(_PATTERNS)
-"""Supported formats; a year of two digits is in this century."""
+"""Supported formats; a year of two digits is in this century. Mon: a month's English or German
+name, short or in full."""
 _SERIAL: Final = re.compile(r"[34567][0-9]{4}")
 _SERIAL_ORIGIN: Final = date(1899, 12, 30)
+_MIN_DIGITS: Final = 3
+_MIN_LETTERS: Final = 3
 MIDNIGHT: Final = (
-    r"^(\S+?)[ T](?:0?0:00(?::00(?:[.,]0+)?)?|12:00(?::00)? ?[aA][mM])"
-    r"(?: ?Z|[+-][0-9]{2}:?[0-9]{2})?$"
+    r"^(\S.*?)[ T](?:0?0:00(?::00(?:[.,]0+)?)?|12:00(?::00)? ?[aA][mM])"
+    r"(?: ?(?:Z|UTC|GMT)|[+-][0-9]{2}:?[0-9]{2}| Uhr)?$"
 )
 """A day and a time of midnight; the first group is the day."""
 
@@ -92,9 +105,37 @@ def invalid_date_message(text: str, date_format: str) -> str:
     if _SERIAL.fullmatch(text):
         day = _SERIAL_ORIGIN + timedelta(days=int(text))
         return f"{expected}; it looks like Excel's number for {day}: format the column as a date"
-    if re.match(r"\S+[ T][0-9]{1,2}:[0-9]{2}", text):
+    if re.search(r"[ T][0-9]{1,2}:[0-9]{2}", text):
         return f"{expected}; it has a time of day"
-    return expected
+    if any(_parse_date(text, name) for name in DATE_FORMATS):
+        return f"{expected}; all dates of a file must be written in one way"
+    weekday, rest = split_weekday(text)
+    if weekday is not None and any(_parse_date(rest, name) for name in DATE_FORMATS):
+        return f"{expected}; that day is another weekday"
+    if sum(letter.isdigit() for letter in text) < _MIN_DIGITS:
+        return expected
+    return f"{expected}; formats that are read: {', '.join(DATE_FORMATS)}"
+
+
+def month_number(name: str) -> int | None:
+    """The month of an English or German name, which may be cut after three letters."""
+    folded = name.casefold()
+    if len(folded) < _MIN_LETTERS:
+        return None
+    months = enumerate(_MONTHS, 1)
+    return next((n for n, names in months if any(m.startswith(folded) for m in names)), None)
+
+
+def split_weekday(text: str) -> tuple[int | None, str]:
+    """The weekday at the beginning (Monday is 0), which may be cut after two letters; the rest."""
+    match = _WEEKDAY.match(text)
+    if match is None:
+        return None, text
+    word = match[1].casefold().replace("sonnabend", "samstag")
+    for number, names in enumerate(_WEEKDAYS):
+        if any(name.startswith(word) for name in names):
+            return number, text[match.end() :]
+    return None, text
 
 
 def _overlap(one: Mapping[str, date], other: Mapping[str, date]) -> bool:
@@ -108,12 +149,14 @@ def _is_ruled_out(name: str, rivals: list[str], parsed: Mapping[str, Mapping[str
 
 
 def _parse_date(text: str, date_format: str) -> date | None:
-    match = re.fullmatch(_PATTERNS[date_format], text)
+    weekday, rest = split_weekday(text)
+    match = re.fullmatch(_PATTERNS[date_format], rest)
     if match is None:
         return None
     year, month = int(match["y"]), match["m"]
+    number = int(month) if month.isdecimal() else month_number(month)
     try:
-        number = int(month) if month.isdecimal() else _MONTHS[month.lower()]
-        return date(year + 2000 if len(match["y"]) == 2 else year, number, int(match["d"]))
-    except (ValueError, KeyError):
+        day = date(year + 2000 if len(match["y"]) == 2 else year, number or 0, int(match["d"]))
+    except ValueError:
         return None
+    return day if weekday in (None, day.weekday()) else None
