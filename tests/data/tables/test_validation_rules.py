@@ -77,13 +77,18 @@ def history(rows: Sequence[Change]) -> list[validation_rules.RuleViolation]:
         "train.csv", text(rows), validation_rules.HISTORY_COLUMNS
     )
     return validation_rules.find_violations(
-        "train.csv", frame, validation_rules.history_rules([1, 2])
+        "train.csv", frame, validation_rules.history_rules([1, 2]), line
     )
 
 
 def stores(rows: Sequence[Change]) -> list[validation_rules.RuleViolation]:
     frame = validation_rules.parse_columns("store.csv", text(rows), validation_rules.STORE_COLUMNS)
-    return validation_rules.find_violations("store.csv", frame, validation_rules.store_rules())
+    rules = validation_rules.store_rules()
+    return validation_rules.find_violations("store.csv", frame, rules, line)
+
+
+def line(row: int) -> str:
+    return f"line {row + 2}"
 
 
 def text(rows: Sequence[Change]) -> pl.DataFrame:
@@ -133,10 +138,8 @@ def test_only_the_schedule_may_leave_open_empty() -> None:
     frame = validation_rules.parse_columns(
         "test.csv", text([{**DAY, "Open": None}]), validation_rules.SCHEDULE_COLUMNS
     )
-    assert (
-        validation_rules.find_violations("test.csv", frame, validation_rules.schedule_rules([1]))
-        == []
-    )
+    rules = validation_rules.schedule_rules([1])
+    assert validation_rules.find_violations("test.csv", frame, rules, line) == []
 
 
 def test_an_invalid_value_breaks_one_rule_only() -> None:

@@ -93,6 +93,12 @@ def zipped(**files: bytes) -> bytes:
     return out.getvalue()
 
 
+def parquet(content: bytes) -> bytes:
+    out = io.BytesIO()
+    pl.read_csv(content, schema_overrides={"StateHoliday": pl.String}).write_parquet(out)
+    return out.getvalue()
+
+
 FORECASTS: dict[str, tuple[bytes, Rows | Refused]] = {
     # Numbers and dates, by the whole file
     "thousands that nothing decides": (
@@ -173,6 +179,26 @@ INGESTS: dict[str, tuple[bytes, Rows | Refused]] = {
     "German dates": (csv(SOLD.replace("2015-08-01", "01.08.2015"), header=SALES), Rows(1)),
 }  # fmt: skip
 
+PLAN = f"DayOfWeek,{HEADER}"
+GOOD, BAD = f"4,{ONE}", "4,1,2015-08-13,7,0,0,1"
+BAD_SHEET = [["Plan"], [], PLAN.split(","), [4, *SHEET[1]], [], [4, 1, DAY, 7, 0, "0", 1]]
+POSITIONS: dict[str, tuple[bytes, str]] = {
+    "blank rows": (csv(GOOD, "", ",,,,,,", BAD, header=PLAN), "line 5"),
+    "title rows": (b"Plan\n\n" + csv(GOOD, BAD, header=PLAN), "line 5"),
+    "sep= line": (b"sep=;\n" + semicolons(GOOD, BAD, header=PLAN), "line 4"),
+    "line ends in quotes": (
+        csv(f'{GOOD},"a\n\nb"', f"{BAD},", header=f'{PLAN},"of\nours"'), "line 6"),
+    "line ends in quotes beside inch marks": (
+        csv(f'{GOOD},"a\n\nb"', f'{BAD},5" up', header=f"{PLAN},Note"), "line 5"),
+    "CR alone": (csv(GOOD, "", BAD, header=PLAN, end="\r"), "line 4"),
+    "UTF-16 in gzip": (
+        gzip.compress(csv(GOOD, "", BAD, header=PLAN, end="\r\n").decode().encode("utf-16")),
+        "line 4"),
+    "a workbook": (workbook({"Plan": BAD_SHEET}), "row 6"),
+    "Parquet": (parquet(csv(GOOD, BAD, header=PLAN)), "row 2"),
+}  # fmt: skip
+"""Files with a bad row, and where it stands."""
+
 ROW = {"Store": 1, "DayOfWeek": 4, "Date": "2015-08-13", "Open": 1, "Promo": 0,
        "StateHoliday": "0", "SchoolHoliday": 1}  # fmt: skip
 BODY = json.dumps({"inputs": [ROW]}).encode()
@@ -243,6 +269,47 @@ def test_file_on_the_dashboard(case: tuple[bytes, Rows | Refused]) -> None:
     else:
         assert (len(upload.rows), upload.errors) == (outcome.count, [])
         assert all(any(text in note for note in upload.notes) for text in outcome.said)
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_place_of_a_bad_row_over_http(api: TestClient, kind: str) -> None:
+    content, place = POSITIONS[kind]
+    response = api.post("/predict/file", content=content)
+    assert response.status_code == 422
+    [error] = response.json()["detail"]
+    assert error["loc"] == ["rows", 1, "Open"]
+    assert error["msg"] == f"{place}: Open must be 0 or 1 (got 7)"
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_place_of_a_bad_row_on_the_command_line(
+    kind: str,
+    service: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content, place = POSITIONS[kind]
+    monkeypatch.setattr(rossmann.serving.runtime.service, "build_service", lambda _: service)
+    monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
+    (tmp_path / "plan").write_bytes(content)
+    assert main(["predict", str(tmp_path / "plan"), "-o", str(tmp_path / "out.csv")]) == 1
+    assert f"  {place}: Open must be 0 or 1 (got 7)\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_place_of_a_bad_row_in_an_ingest(
+    kind: str, chain_settings: Settings, tmp_path: Path
+) -> None:
+    content, place = POSITIONS[kind]
+    settings = load_settings(data_dir=tmp_path, demo=True)
+    shutil.copytree(chain_settings.demo_raw_dir, settings.demo_raw_dir)
+    path = tmp_path / "days"
+    path.write_bytes(content)
+    with pytest.raises(
+        DataValidationError, match=f"1 row; {place}: Store=1 Date=2015-08-13 Open=7"
+    ):
+        ingest(settings, path, "schedule")
 
 
 @pytest.mark.parametrize("kind", INGESTS)

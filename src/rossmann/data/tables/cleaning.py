@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -13,6 +14,7 @@ from rossmann.data.tables.validation_rules import (
     MONTH_INDEX,
     SCHEDULE_COLUMNS,
     STORE_COLUMNS,
+    Rule,
     RuleViolation,
     find_violations,
     history_rules,
@@ -56,15 +58,14 @@ def read_clean_tables(raw: RawTables, report: ProgressReporter = lambda line: No
 
 def read_as_given(raw: RawTables) -> CleanTables:
     """The same, but scheduled days may have sales already and may leave Open empty."""
-    stores = parse_columns(raw.store.name, read_text(raw.store), STORE_COLUMNS)
-    violations = find_violations(raw.store.name, stores, store_rules())
+    stores, violations = _checked(raw.store, STORE_COLUMNS, store_rules())
     numbers = stores["Store"].drop_nulls().unique().to_list()
-    train = parse_columns(raw.train.name, read_text(raw.train), HISTORY_COLUMNS)
-    violations += find_violations(raw.train.name, train, history_rules(numbers))
+    train, broken = _checked(raw.train, HISTORY_COLUMNS, history_rules(numbers))
+    violations += broken
     test = None
     if raw.test:
-        test = parse_columns(raw.test.name, read_text(raw.test), SCHEDULE_COLUMNS)
-        violations += find_violations(raw.test.name, test, schedule_rules(numbers))
+        test, broken = _checked(raw.test, SCHEDULE_COLUMNS, schedule_rules(numbers))
+        violations += broken
     raise_violations(violations)
     history = clean_daily_rows(train, SALES_COLUMNS)
     schedule = history.drop(SALES_COLUMNS).clear() if test is None else clean_daily_rows(test)
@@ -75,6 +76,15 @@ def read_as_given(raw: RawTables) -> CleanTables:
         else:
             schedule = upsert(schedule, days)
     return CleanTables(history, schedule, _clean_stores(stores))
+
+
+def _checked(
+    path: Path, columns: Sequence[str], rules: Sequence[Rule]
+) -> tuple[pl.DataFrame, list[RuleViolation]]:
+    """A raw table's typed columns, and every rule that it breaks."""
+    text, table = read_text(path)
+    frame = parse_columns(path.name, text, columns)
+    return frame, find_violations(path.name, frame, rules, table.position)
 
 
 def _increment_days(increment: Increment, stores: Sequence[int]) -> pl.DataFrame:

@@ -33,7 +33,7 @@ from rossmann.data.tables.validation_rules import (
     schedule_rules,
 )
 from rossmann.data.uploads.fields import known_name
-from rossmann.data.uploads.table_reader import DEFAULT_OPTIONS, ReadOptions, read_fields
+from rossmann.data.uploads.table_reader import DEFAULT_OPTIONS, ReadOptions, WholeTable, read_fields
 from rossmann.errors import DataValidationError
 from rossmann.schema import MAX_HORIZON
 from rossmann.settings import Settings
@@ -95,7 +95,7 @@ def ingest(
     with lock_increments(folder):
         # Read under the lock: another ingest may just have added an increment.
         tables = read_as_given(find_raw_tables(settings))
-        days = _validated_days(path.name, text, tables, kind)
+        days = _validated_days(table, text, tables, kind)
         base = tables.history if kind == "sales" else tables.schedule
         fresh = days if kind == "sales" else days.join(tables.history, on=_KEY, how="anti")
         changed = fresh.join(base, on=fresh.columns, how="anti", nulls_equal=True)
@@ -156,16 +156,15 @@ def schedule_coverage(info: DatasetInfo) -> list[ScheduleCoverage]:
 
 
 def _validated_days(
-    name: str, text: pl.DataFrame, tables: CleanTables, kind: IncrementKind
+    table: WholeTable, text: pl.DataFrame, tables: CleanTables, kind: IncrementKind
 ) -> pl.DataFrame:
     """The file's rows as clean days; raises ``DataValidationError`` with every broken rule."""
     columns = HISTORY_COLUMNS if kind == "sales" else SCHEDULE_COLUMNS
     rules = history_rules if kind == "sales" else schedule_rules
-    frame = parse_columns(name, text, columns)
+    frame = parse_columns(table.name, text, columns)
     numbers = tables.stores["Store"].to_list()
-    raise_violations(
-        find_violations(name, frame, (*rules(numbers), _distance_rule(tables.history)))
-    )
+    all_rules = (*rules(numbers), _distance_rule(tables.history))
+    raise_violations(find_violations(table.name, frame, all_rules, table.position))
     return clean_daily_rows(frame, SALES_COLUMNS if kind == "sales" else ())
 
 

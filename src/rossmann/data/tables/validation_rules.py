@@ -5,7 +5,7 @@ Expressions see typed columns under the table's own names (null where the text i
 and the text itself under ``text:<name>``. A null result means that another rule covers the row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -215,15 +215,20 @@ def _parse(column: str) -> pl.Expr:
     return pl.when(number == number.floor()).then(number.cast(pl.Int64, strict=False))
 
 
-def find_violations(table: str, frame: pl.DataFrame, rules: Sequence[Rule]) -> list[RuleViolation]:
-    """Every rule that ``frame`` (of ``parse_columns``) breaks, in the rules' order."""
+def find_violations(
+    table: str, frame: pl.DataFrame, rules: Sequence[Rule], position: Callable[[int], str]
+) -> list[RuleViolation]:
+    """Every rule that ``frame`` (of ``parse_columns``) breaks, in the rules' order.
+
+    ``position``: where the row with an index stands in the file, as ``WholeTable.position`` says.
+    """
     broken = frame.select(rule.broken.fill_null(False).alias(rule.name) for rule in rules)
     counts = broken.sum().row(0)
     violations = []
     for rule, count in zip(rules, counts, strict=True):
         if count:
             index = broken[rule.name].arg_true().head(_EXAMPLE_ROWS).to_list()
-            first = tuple(_format_row(frame, i, rule) for i in index)
+            first = tuple(f"{position(i)}: {_format_row(frame, i, rule)}" for i in index)
             violations.append(RuleViolation(table, rule.name, rule.description, count, first))
     return violations
 
@@ -232,8 +237,7 @@ def _format_row(frame: pl.DataFrame, index: int, rule: Rule) -> str:
     keys = [c for c in ("Store", "Date") if f"text:{c}" in frame.columns]
     names = list(dict.fromkeys([*keys, *rule.columns]))
     texts = frame.select(f"text:{name}" for name in names).row(index)
-    values = (f"{n}={'' if t is None else t}" for n, t in zip(names, texts, strict=True))
-    return f"line {index + 2}: {' '.join(values)}"
+    return " ".join(f"{n}={'' if t is None else t}" for n, t in zip(names, texts, strict=True))
 
 
 def raise_violations(violations: Sequence[RuleViolation]) -> None:

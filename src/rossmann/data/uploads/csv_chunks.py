@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from rossmann.data.uploads.csv_dialect import OpenSource, decoded, detect_dialect
+from rossmann.data.uploads.parquet_chunks import Positions
 from rossmann.errors import DataValidationError
 
 _MAX_ROW_BYTES: Final = 64 << 20
@@ -25,6 +26,7 @@ _MAX_CELLS: Final = 4_000_000
 """Cells that are parsed at once: short rows under many names take more memory than bytes."""
 _STRICT_ROWS: Final = 20_000
 _QUOTE, _LF, _CR = (ord(character) for character in '"\n\r')
+Indices = npt.NDArray[np.intp]
 
 
 class CsvChunks:
@@ -35,6 +37,7 @@ class CsvChunks:
     """
 
     file_format: Literal["csv"] = "csv"
+    position_unit: Literal["line"] = "line"
 
     def __init__(self, name: str, open_source: OpenSource) -> None:
         self._name, self._open_source = name, open_source
@@ -44,15 +47,23 @@ class CsvChunks:
                       for title in self.dialect.titles]  # fmt: skip
         self._schema = {f"c{index}": pl.String for index in range(len(self.columns))}
         self._header = (self.dialect.separator.join(self._schema) + "\n").encode()
-        self._separator = ord(self.dialect.separator)
+        self._ends_value = np.zeros(256, np.bool_)
+        self._ends_value[[ord(self.dialect.separator), _LF, _CR, _QUOTE]] = True
         self._has_plain_quotes = self._check_quotes()
 
-    def read(self) -> Iterator[pa.RecordBatch]:
-        """The rows in record batches, in order; the columns are named c0, c1, ..."""
-        for frame in self._fast_frames() if self._has_plain_quotes else self._strict_frames():
+    def read(self) -> Iterator[tuple[pa.RecordBatch, Positions]]:
+        """The rows in record batches, in order, and the line in which each begins.
+
+        The columns are named c0, c1, ...
+        """
+        for frame, lines in self.frames():
             # The oldest Arrow types are those that every reader knows.
             table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-            yield from table.combine_chunks().to_batches()
+            yield from ((batch, lines) for batch in table.combine_chunks().to_batches())
+
+    def frames(self) -> Iterator[tuple[pl.DataFrame, Positions]]:
+        """The same in polars' own frames, which saves two copies."""
+        return self._fast_frames() if self._has_plain_quotes else self._strict_frames()
 
     def _pieces(self) -> Iterator[bytes]:
         """The rows below the header as UTF-8 in pieces."""
@@ -65,50 +76,60 @@ class CsvChunks:
 
     def _check_quotes(self) -> bool:
         """Whether each quotation mark opens a value, closes it, or doubles inside of one."""
-        ends = (self._separator, _LF, _CR, _QUOTE)
         count, carried = 0, b"\n"
         for piece in chain(self._pieces(), (b"\n",)):
             # A mark is checked with both neighbours, so two bytes are carried over.
             data = np.frombuffer(carried + piece, np.uint8)
             marks = np.flatnonzero(data[1:-1] == _QUOTE) + 1
-            opens, closes = marks[count % 2 :: 2], marks[(count + 1) % 2 :: 2]
-            if not (np.isin(data[opens - 1], ends).all() and np.isin(data[closes + 1], ends).all()):
-                return False
-            count += len(marks)
+            if len(marks):
+                opens, closes = marks[count % 2 :: 2], marks[(count + 1) % 2 :: 2]
+                before, after = data[opens - 1], data[closes + 1]
+                if not (self._ends_value[before].all() and self._ends_value[after].all()):
+                    return False
+                count += len(marks)
             carried = (carried + piece)[-2:]
         return count % 2 == 0
 
-    def _fast_frames(self) -> Iterator[pl.DataFrame]:
+    def _fast_frames(self) -> Iterator[tuple[pl.DataFrame, Positions]]:
         """Blocks that end where a row ends, parsed by polars."""
         rest, lines = b"", self.dialect.header_lines
         for piece in self._pieces():
-            rest += piece
-            end = _last_row_end(rest)
-            if end:
-                yield from self._parse(rest[:end], lines)
-                lines += rest.count(b"\n", 0, end)
+            rest = rest + piece if rest else piece
+            line_ends, row_ends = _line_and_row_ends(rest)
+            if len(row_ends):
+                end = int(row_ends[-1]) + 1
+                line_ends = line_ends[: np.searchsorted(line_ends, end)]
+                yield from self._parse(rest[:end], line_ends, row_ends, lines)
+                lines += len(line_ends)
                 rest = rest[end:]
             elif len(rest) > _MAX_ROW_BYTES:
                 msg = f"{self._name} has a row of more than {_MAX_ROW_BYTES >> 20} MB"
                 raise DataValidationError(f"{msg}: is a quotation mark missing?")
         if rest:
-            yield from self._parse(rest, lines)
+            line_ends, _ = _line_and_row_ends(rest)
+            yield from self._parse(rest, line_ends, np.array([len(rest) - 1]), lines)
 
-    def _parse(self, block: bytes, lines: int) -> Iterator[pl.DataFrame]:
-        ends = _row_ends(block)
+    def _parse(
+        self, block: bytes, line_ends: Indices, row_ends: Indices, lines: int
+    ) -> Iterator[tuple[pl.DataFrame, Positions]]:
+        """The rows of a block, of which ``lines`` lines come before it."""
+        starts = np.concatenate(([0], row_ends[:-1] + 1))
+        if len(line_ends) == len(row_ends):
+            first_lines = np.arange(lines + 1, lines + 1 + len(row_ends))
+        else:
+            first_lines = np.searchsorted(line_ends, starts) + lines + 1
         step = max(_MAX_CELLS // max(len(self.columns), 1), 1)
-        for first in range(0, len(ends), step):
-            begin = 0 if first == 0 else int(ends[first - 1]) + 1
-            last = min(first + step, len(ends))
-            part = block[begin : int(ends[last - 1]) + 1]
-            frame = self._parse_part(part, lines)
+        for first in range(0, len(row_ends), step):
+            last = min(first + step, len(row_ends))
+            part = block[int(starts[first]) : int(row_ends[last - 1]) + 1]
+            before = int(first_lines[first]) - 1
+            frame = self._parse_part(part, before)
             if frame.height != last - first:
                 raise DataValidationError(
                     f"{self._name} cannot be read for certain: {last - first:,} rows below line"
-                    f" {lines} give {frame.height:,}; check its quotation marks"
+                    f" {before} give {frame.height:,}; check its quotation marks"
                 )
-            lines += part.count(b"\n")
-            yield frame
+            yield frame, first_lines[first:last]
 
     def _parse_part(self, part: bytes, lines: int) -> pl.DataFrame:
         try:
@@ -121,17 +142,19 @@ class CsvChunks:
             text = part.decode(errors="replace").split("\n")
             text = text[:-1] if not text[-1] else text
             rows = self._strict_rows((f"{line}\n" for line in text), lines)
-            return self._to_frame(list(rows))
+            return self._to_frame([row for row, _ in rows])
 
-    def _strict_frames(self) -> Iterator[pl.DataFrame]:
+    def _strict_frames(self) -> Iterator[tuple[pl.DataFrame, Positions]]:
         rows: list[list[str]] = []
-        for row in self._strict_rows(self._lines(), self.dialect.header_lines):
+        lines: list[int] = []
+        for row, line in self._strict_rows(self._lines(), self.dialect.header_lines):
             rows.append(row)
+            lines.append(line)
             if len(rows) * len(self.columns) >= _MAX_CELLS or len(rows) >= _STRICT_ROWS:
-                yield self._to_frame(rows)
-                rows = []
+                yield self._to_frame(rows), np.array(lines)
+                rows, lines = [], []
         if rows:
-            yield self._to_frame(rows)
+            yield self._to_frame(rows), np.array(lines)
 
     def _lines(self) -> Iterator[str]:
         rest = b""
@@ -145,9 +168,12 @@ class CsvChunks:
         if rest:
             yield rest.decode(errors="replace")
 
-    def _strict_rows(self, lines: Iterator[str], before: int) -> Iterator[list[str]]:
-        """The rows by Python's strict reader; raises with line and column of what it refuses."""
-        current = ""
+    def _strict_rows(self, lines: Iterator[str], before: int) -> Iterator[tuple[list[str], int]]:
+        """The rows by Python's strict reader, each with its first line.
+
+        Raises with line and column of what the reader refuses.
+        """
+        current, first = "", before + 1
 
         def watched() -> Iterator[str]:
             nonlocal current
@@ -163,7 +189,8 @@ class CsvChunks:
                         f"{self._name}: line {before + reader.line_num} has {len(row)} values,"
                         f" the header has {len(self.columns)}"
                     )
-                yield row
+                yield row, first
+                first = before + reader.line_num + 1
         except csv.Error as error:
             column = _bad_quote_column(current, self.dialect.separator)
             raise DataValidationError(
@@ -178,21 +205,12 @@ class CsvChunks:
         return pl.DataFrame(list(filled), self._schema, orient="row")
 
 
-def _last_row_end(data: bytes) -> int:
-    """The index after the last line end that is outside of quotes; 0 without one."""
-    ends = _row_ends(data, with_tail=False)
-    return int(ends[-1]) + 1 if len(ends) else 0
-
-
-def _row_ends(data: bytes, with_tail: bool = True) -> npt.NDArray[np.intp]:
-    """The indices of line ends outside of quotes, and with ``with_tail`` that of the last byte."""
+def _line_and_row_ends(data: bytes) -> tuple[Indices, Indices]:
+    """The indices of line ends, and of those outside of quotes."""
     values = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(values == _LF)
-    if b'"' in data:
-        ends = ends[np.searchsorted(np.flatnonzero(values == _QUOTE), ends) % 2 == 0]
-    if with_tail and len(values) and (not len(ends) or ends[-1] != len(values) - 1):
-        ends = np.append(ends, len(values) - 1)
-    return ends
+    quotes = np.flatnonzero(values == _QUOTE)
+    return ends, ends[np.searchsorted(quotes, ends) % 2 == 0] if len(quotes) else ends
 
 
 def _bad_quote_column(line: str, separator: str) -> int:

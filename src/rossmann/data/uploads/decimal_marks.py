@@ -42,7 +42,7 @@ def detect_decimal_mark(
     """
     ambiguous, evidence = "", dict[DecimalMark, str]()
     for column in columns:
-        distinct = column.drop_nulls().unique()
+        distinct = column.drop_nulls().unique(maintain_order=True)
         marked = distinct.filter(distinct.str.contains(r"[.,]"))
         if not len(marked):
             continue

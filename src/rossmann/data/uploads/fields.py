@@ -3,19 +3,26 @@
 One set of rules for tables that are read whole and in chunks, for forecasts and for ingests.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from rossmann.data.uploads.dates import MIDNIGHT, invalid_date_message
 from rossmann.data.uploads.decimal_marks import DecimalMark, plain_numbers
-from rossmann.errors import DataValidationError
-from rossmann.schema import STATE_HOLIDAYS
+from rossmann.epoch_days import format_iso_day
+from rossmann.errors import DataValidationError, ErrorDetail
+from rossmann.schema import STATE_HOLIDAYS, StoreDays
 
 REQUIRED_FIELDS: Final = ("Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
+_SAMPLE_ROWS: Final = 1_000
+"""First rows of a column that tell whether its values repeat."""
 EMPTY_ROW: Final = "the row has a value in none of the six fields"
 _MAX_STORE: Final = 2**31 - 1
 _EXPECTED: Final = {
@@ -63,7 +70,13 @@ _BOOLEANS: Final = {
     **dict.fromkeys(("true", "True", "TRUE"), "1"),
 }
 """Booleans as Arrow, Python and Excel write them."""
-_TOTALS: Final = r"^(?i)(?:grand ?)?(?:total|sum|summe|gesamt|insgesamt|gesamtergebnis)\b.*$"
+_TOTALS: Final = re.compile(
+    r"[\u03a3\u2211].*|(?:grand|sub)?\W?(?:totals?|sums?|(?:end|zwischen|gesamt)?summen?"
+    r"|gesamt|insgesamt|(?:gesamt|teil)?ergebnis)\b.*",
+    re.IGNORECASE,
+)
+_SEPARATORS: Final = re.compile(r"[\s_.\u00ad\u200b-\u200f\u2060\ufeff-]+")
+"""Characters of column names that do not matter; some of them are invisible."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +88,12 @@ class FieldColumns:
 
 
 def known_name(column: str) -> str | None:
-    """The field that a column's name means, whatever its case, blanks and underscores."""
+    """The field that a column's name means, whatever its case, blanks, dashes and full stops."""
     return _FIELD_OF.get(_normalize_name(column))
 
 
 def _normalize_name(name: str) -> str:
-    return name.casefold().replace(" ", "").replace("_", "").replace("\ufeff", "")
+    return _SEPARATORS.sub("", unicodedata.normalize("NFC", name).casefold())
 
 
 def field_columns(
@@ -120,21 +133,61 @@ def normalize_text(column: pl.Series) -> pl.Series:
     Booleans become "true" and "false"; a timestamp at midnight becomes its day. Raises polars'
     errors for types that have no text.
     """
-    text = column.cast(pl.String).str.strip_chars()
+    return map_distinct(column.cast(pl.String), _normalized)
+
+
+def _normalized(texts: pl.Series) -> pl.Series:
+    text = texts.str.strip_chars()
     if text.str.contains(":", literal=True).any():
         text = text.str.replace(MIDNIGHT, "$1")
     return text.set(text == "", None)
 
 
-def field_text(field: str, column: pl.Series, mark: DecimalMark | None = None) -> pl.Series:
+def distinct_values(column: pl.Series) -> pl.Series | None:
+    """The distinct values but null, in their order; None for few rows or many distinct values."""
+    sample = column.head(_SAMPLE_ROWS)
+    if len(column) <= _SAMPLE_ROWS or sample.n_unique() > _SAMPLE_ROWS // 2:
+        return None
+    return column.unique(maintain_order=True).drop_nulls()
+
+
+def map_distinct(
+    column: pl.Series, function: Callable[[pl.Series], pl.Series], distinct: pl.Series | None = None
+) -> pl.Series:
+    """``function``, which works value by value and keeps null, of a column of text.
+
+    It is called with the distinct values where they are few. ``distinct``: of the column, if known.
+    """
+    distinct = distinct_values(column) if distinct is None else distinct
+    if distinct is None:
+        return function(column)
+    mapped = function(distinct)
+    if mapped.equals(distinct):
+        return column
+    return column.replace_strict(distinct, mapped, default=None, return_dtype=pl.String)
+
+
+def field_text(
+    field: str,
+    column: pl.Series,
+    mark: DecimalMark | None = None,
+    distinct: pl.Series | None = None,
+) -> pl.Series:
     """A field's column as text, null where it is empty; numbers with a decimal point.
 
-    ``mark``: the decimal mark of a column of text; others have a point.
+    Flags that are booleans become 0 and 1. ``mark``: the decimal mark of a column of text; others
+    have a point. ``distinct``: the distinct values of a column of text, if known.
     """
-    text = normalize_text(column)
-    if field not in NUMBER_FIELDS:
-        return text.str.replace(r"^([0-9]+)\.0+$", "$1")
-    return plain_numbers(text, mark if column.dtype == pl.String else ".")
+    used_mark = mark if column.dtype == pl.String else "."
+
+    def convert(texts: pl.Series) -> pl.Series:
+        text = _normalized(texts)
+        if field not in NUMBER_FIELDS:
+            return text.str.replace(r"^([0-9]+)\.0+$", "$1")
+        text = plain_numbers(text, used_mark)
+        return text.replace(_BOOLEANS) if field in FLAGS else text
+
+    return map_distinct(column.cast(pl.String), convert, distinct)
 
 
 def field_value(field: str, days: Mapping[str, date]) -> pl.Expr:
@@ -156,15 +209,10 @@ def field_value(field: str, days: Mapping[str, date]) -> pl.Expr:
                 .replace_strict(list(STATE_HOLIDAYS), codes, default=None, return_dtype=pl.UInt8)
             )
         case _:
-            value = flag_text(field).replace_strict(
+            value = pl.col(field).replace_strict(
                 ["0", "1"], [0, 1], default=None, return_dtype=pl.UInt8
             )
     return value.alias(field)
-
-
-def flag_text(field: str) -> pl.Expr:
-    """A flag's text, with booleans as 0 or 1."""
-    return pl.col(field).replace(_BOOLEANS)
 
 
 def default_open(weekday: pl.Expr, holiday: pl.Expr) -> pl.Expr:
@@ -180,6 +228,24 @@ def invalid_value_error(field: str, text: str | None, date_format: str) -> tuple
     if field == "Date":
         return invalid_date_message(text, date_format), _ERROR_TYPES[field]
     message = f"{field} must be {_EXPECTED[field]} (got {text[:40]})"
-    if field == "Store" and pl.select(pl.lit(text).str.contains(_TOTALS)).item():
+    if field == "Store" and _TOTALS.fullmatch(text):
         message += "; this looks like a row of totals: remove it"
+    if field == "Store" and known_name(text) == field:
+        message += "; this looks like a second row of column names: remove it"
     return message, _ERROR_TYPES[field]
+
+
+def repeated_day_errors(
+    rows: StoreDays, numbers: npt.NDArray[np.integer], place: str = ""
+) -> Iterator[ErrorDetail]:
+    """An error for each row whose store and day an earlier row has: totals would count it twice.
+
+    ``numbers`` (n,): of the rows, for people. ``place``: a name before them, as in ``inputs``.
+    """
+    for row, first in zip(*rows.duplicates(), strict=True):
+        store, day, number = rows.store[row], format_iso_day(rows.day[row]), int(numbers[row])
+        msg = (
+            f"store {store} on {day} is in {place or 'row'} {numbers[first]} already: a store's day"
+            " may come once where totals are asked for; leave one of the two out"
+        )
+        yield ErrorDetail((place, number) if place else (number,), msg, "duplicate_row")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
@@ -14,6 +15,9 @@ from rossmann.data.uploads.csv_dialect import MAX_COLUMNS
 from rossmann.errors import DataValidationError, first_line
 
 FileFormat = Literal["csv", "parquet", "xlsx"]
+PositionUnit = Literal["line", "row"]
+Positions = npt.NDArray[np.int64]
+"""The line or row of the file in which each row of a table begins, (n,), from 1."""
 CHUNK_ROWS: Final = 16_384
 """Rows in a chunk of Parquet."""
 _MAX_ROW_TEXT: Final = 4_096
@@ -33,9 +37,11 @@ class ParquetChunks:
     """A Parquet table. Raises ``DataValidationError`` for damage, odd types or too much data.
 
     ``file_format`` and ``columns``: those of the user's file, where this one was made from it.
+    ``first_row``: the row of the user's file in which the first row stands.
     """
 
     dialect = None
+    position_unit: Literal["row"] = "row"
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class ParquetChunks:
         columns: Sequence[str] = (),
     ) -> None:
         self.file_format = file_format
+        self.first_row = 1
         self.notes: list[str] = []
         self._name, self._path = name, path
         try:
@@ -74,8 +81,24 @@ class ParquetChunks:
     def _unreadable(self, error: Exception) -> DataValidationError:
         return DataValidationError(f"{self._name} is no Parquet table: {first_line(error)}")
 
-    def read(self) -> Iterator[pa.RecordBatch]:
-        """The rows in record batches of about ``CHUNK_ROWS``; columns are named c0, c1, ..."""
+    def read(self) -> Iterator[tuple[pa.RecordBatch, Positions]]:
+        """The rows in record batches of about ``CHUNK_ROWS``, and the row of each in the file.
+
+        The columns are named c0, c1, ...
+        """
+        row = self.first_row
+        for batch in self._batches():
+            yield batch, np.arange(row, row + len(batch))
+            row += len(batch)
+
+    def frames(self) -> Iterator[tuple[pl.DataFrame, Positions]]:
+        """The same in polars' frames."""
+        for batch, rows in self.read():
+            frame = pl.from_arrow(batch)
+            assert isinstance(frame, pl.DataFrame)
+            yield frame, rows
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
         try:
             # Without a buffer of its own it holds a whole row group, which may be the file.
             with pq.ParquetFile(
@@ -160,6 +183,15 @@ def _is_supported(dtype: Any) -> bool:
     if pa.types.is_dictionary(dtype):
         return _is_supported(dtype.value_type)
     return any(is_type(dtype) for is_type in _SUPPORTED_TYPES)
+
+
+def format_position(unit: PositionUnit, number: int) -> str:
+    """Where a row stands in a user's file, for people: its line in CSV, its row in other formats.
+
+    Lines and rows are counted from 1 as editors and spreadsheets do, with titles and blank ones;
+    Parquet has only rows of data.
+    """
+    return f"{unit} {number:,}"
 
 
 def to_arrow(

@@ -9,9 +9,9 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import IO, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,11 @@ from rossmann.data.uploads.csv_dialect import CsvDialect
 from rossmann.data.uploads.dates import detect_date_format, parse_dates
 from rossmann.data.uploads.decimal_marks import DecimalMark, detect_decimal_mark
 from rossmann.data.uploads.fields import (
-    FLAGS,
     NUMBER_FIELDS,
     FieldColumns,
+    distinct_values,
     field_columns,
     field_text,
-    flag_text,
     known_name,
     normalize_text,
 )
@@ -36,6 +35,9 @@ from rossmann.data.uploads.parquet_chunks import (
     CHUNK_ROWS,
     FileFormat,
     ParquetChunks,
+    Positions,
+    PositionUnit,
+    format_position,
     to_arrow,
     to_series,
 )
@@ -64,44 +66,31 @@ _MAX_BYTES: Final = 1 << 30
 _READ_BYTES: Final = 4 << 20
 
 
-class Chunks(Protocol):
-    """A table of one format, read in chunks."""
-
-    @property
-    def file_format(self) -> FileFormat:
-        """The format of the file."""
-
-    @property
-    def columns(self) -> list[str]:
-        """The column names without outer blanks."""
-
-    @property
-    def notes(self) -> list[str]:
-        """What is skipped, for people."""
-
-    @property
-    def dialect(self) -> CsvDialect | None:
-        """How a CSV file is written; None for other formats."""
-
-    def read(self) -> Iterator[pa.RecordBatch]:
-        """The rows in record batches, in order."""
+Chunks = CsvChunks | ParquetChunks
+Part = TypeVar("Part", pa.RecordBatch, pl.DataFrame)
 
 
 class OpenTable:
     """An opened table: its format, its columns, and its rows in chunks, any number of times.
 
     ``columns``: names without outer blanks, which may be empty or come twice; batches name them
-    c0, c1, ... ``notes`` is complete when the rows were read once.
+    c0, c1, ... ``position_unit``: what a row's position in the file counts. ``notes`` is complete
+    when the rows were read once.
     """
 
     def __init__(self, chunks: Chunks) -> None:
         self.file_format = chunks.file_format
         self.columns = chunks.columns
         self.dialect = chunks.dialect
+        self.position_unit = chunks.position_unit
         self._chunks = chunks
         self._blank_rows = 0
         keys = [i for i, name in enumerate(self.columns) if known_name(name) == "Store"]
         self._key = keys[0] if keys else 0
+
+    def position(self, number: int) -> str:
+        """A position that ``numbered`` gives, for people."""
+        return format_position(self.position_unit, number)
 
     @property
     def notes(self) -> list[str]:
@@ -116,46 +105,72 @@ class OpenTable:
         Raises ``DataValidationError`` for what is no table; a table that was read to its end once
         does not raise later.
         """
+        return (batch for batch, _ in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[pa.RecordBatch, Positions]]:
+        """The same, each batch with the position of its rows."""
+        return self._without_blanks(self._chunks.read())
+
+    def frames(self) -> Iterator[tuple[pl.DataFrame, Positions]]:
+        """The same in polars' frames."""
+        return self._without_blanks(self._chunks.frames())
+
+    def _without_blanks(
+        self, parts: Iterator[tuple[Part, Positions]]
+    ) -> Iterator[tuple[Part, Positions]]:
         blank = pending = 0
-        for batch in self._chunks.read():
-            if not batch.num_columns:
+        for part, positions in parts:
+            if not len(part) or not self.columns:
                 continue
-            indices = self._blank_in(batch)
-            if len(indices):
-                keep = np.setdiff1d(np.arange(len(batch)), indices)
-                last = int(keep[-1]) if len(keep) else -1
-                inner = int((indices < last).sum())
-                blank, pending = (
-                    (blank + pending + inner, len(indices) - inner)
-                    if len(keep)
-                    else (blank, pending + len(indices))
-                )
-                batch = batch.take(to_arrow(keep))  # noqa: PLW2901
-            elif len(batch):
+            blank_rows = self._blank_in(part)
+            if not len(blank_rows):
                 blank, pending = blank + pending, 0
-            if len(batch):
-                yield batch
+                yield part, positions
+                continue
+            keep = np.setdiff1d(np.arange(len(part)), blank_rows)
+            if not len(keep):
+                pending += len(blank_rows)
+                continue
+            inner = int((blank_rows < keep[-1]).sum())
+            # Blank rows at the end of a file are nothing to speak of.
+            blank, pending = blank + pending + inner, len(blank_rows) - inner
+            yield _take(part, keep), positions[keep]
         self._blank_rows = blank
 
-    def _blank_in(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
-        """The rows of a batch without any value."""
-        key = to_series(batch.column(self._key))
+    def _blank_in(self, part: pa.RecordBatch | pl.DataFrame) -> npt.NDArray[np.int64]:
+        """The rows without any value."""
+        key = _column(part, self._key)
         empty = key.is_null()
         if key.dtype == pl.String:
             empty = empty | (key.str.strip_chars().str.len_bytes() == 0).fill_null(True)
         rows = np.asarray(empty.arg_true().to_numpy(), np.int64)
-        for column in batch.columns:
+        for index in range(len(self.columns)):
             if not len(rows):
                 break
-            part = column.take(to_arrow(rows))
-            part = part.dictionary_decode() if pa.types.is_dictionary(part.type) else part
-            rows = rows[normalize_text(to_series(part)).is_null().to_numpy()]
+            rows = rows[normalize_text(_column(part, index, rows)).is_null().to_numpy()]
         return rows
+
+
+def _column(
+    part: pa.RecordBatch | pl.DataFrame, index: int, rows: npt.NDArray[np.int64] | None = None
+) -> pl.Series:
+    """A column of some rows, or of all."""
+    if isinstance(part, pl.DataFrame):
+        return part.to_series(index) if rows is None else part.to_series(index)[rows]
+    column = part.column(index) if rows is None else part.column(index).take(to_arrow(rows))
+    return to_series(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
+
+
+def _take(part: Part, rows: npt.NDArray[np.int64]) -> Part:
+    return part[rows] if isinstance(part, pl.DataFrame) else part.take(to_arrow(rows))
 
 
 @dataclass(frozen=True)
 class WholeTable:
-    """A table in memory: ``frame`` has the columns c0, c1, ... in the types of the file."""
+    """A table in memory: ``frame`` has the columns c0, c1, ... in the types of the file.
+
+    ``positions`` (n,): where each of its rows stands in the file, see ``position``.
+    """
 
     name: str
     frame: pl.DataFrame
@@ -163,19 +178,23 @@ class WholeTable:
     file_format: FileFormat
     dialect: CsvDialect | None
     notes: list[str]
+    positions: Positions
+    position_unit: PositionUnit
+    _distinct_values: dict[int, pl.Series | None] = field(default_factory=dict, repr=False)
+
+    def position(self, row: int) -> str:
+        """Where the row with this index stands in the user's file, for people."""
+        return format_position(self.position_unit, int(self.positions[row]))
 
     def decimal_mark(self, columns: FieldColumns) -> DecimalMark | None:
         """The decimal mark of the fields' numbers, None where none depends on it.
 
         Raises ``AmbiguousNumbersError`` where the file does not decide.
         """
-        series = ((field, self.frame[:, index]) for field, index in columns.index.items())
         numbers = [
-            normalize_text(column)
-            for field, column in series
-            if field in NUMBER_FIELDS
-            and column.dtype == pl.String
-            and column.str.contains("[.,]").any()
+            normalize_text(self.frame[:, index] if (few := self._distinct(index)) is None else few)
+            for name, index in columns.index.items()
+            if name in NUMBER_FIELDS and self.frame.dtypes[index] == pl.String
         ]
         return detect_decimal_mark(numbers, self._hints(set(columns.index.values())))
 
@@ -184,9 +203,16 @@ class WholeTable:
     ) -> dict[str, pl.Series]:
         """The text of each field that the table has."""
         return {
-            field: field_text(field, self.frame[:, index], decimal).alias(field)
-            for field, index in columns.index.items()
+            name: field_text(name, self.frame[:, at], decimal, self._distinct(at)).alias(name)
+            for name, at in columns.index.items()
         }
+
+    def _distinct(self, index: int) -> pl.Series | None:
+        """The distinct values of a column of text if they are few, found once."""
+        column = self.frame[:, index]
+        if index not in self._distinct_values and column.dtype == pl.String:
+            self._distinct_values[index] = distinct_values(column)
+        return self._distinct_values.get(index)
 
     def _hints(self, taken: set[int]) -> Iterator[pl.Series]:
         """Other columns of text of a file in which a comma does not separate values."""
@@ -206,8 +232,7 @@ def open_table(
     whole. Raises ``DataValidationError`` for what is no table, naming what it is.
     """
     plain = _unpacked(name, path, workspace, max_bytes)
-    with plain.open("rb") as file:
-        head = file.read(8)
+    head = _head(plain)
     if head.startswith(_PARQUET):
         return OpenTable(ParquetChunks(name, plain, max_bytes))
     if head.startswith((_ZIP, _COMPOUND)):
@@ -225,13 +250,19 @@ def read_table(name: str, source: bytes | Path, sheet: str | None = None) -> Who
         if not isinstance(source, Path):
             path.write_bytes(source)
         table = open_table(name, path, Path(folder), _MAX_BYTES, sheet)
-        batches = list(table.read())
+        parts = list(table.frames())
     names = [f"c{index}" for index in range(len(table.columns))]
-    if batches:
-        frame = pl.concat([_frame(batch) for batch in batches], how="vertical_relaxed")
-    else:
-        frame = pl.DataFrame(schema=dict.fromkeys(names, pl.String))
-    return WholeTable(name, frame, table.columns, table.file_format, table.dialect, table.notes)
+    frames = [frame for frame, _ in parts] or [pl.DataFrame(schema=dict.fromkeys(names, pl.String))]
+    return WholeTable(
+        name,
+        pl.concat(frames, how="vertical_relaxed"),
+        table.columns,
+        table.file_format,
+        table.dialect,
+        table.notes,
+        np.concatenate([positions for _, positions in parts] or [np.empty(0, np.int64)]),
+        table.position_unit,
+    )
 
 
 @dataclass(frozen=True)
@@ -261,10 +292,8 @@ def read_fields(
         dates = texts["Date"].drop_nulls().unique(maintain_order=True).to_list()
         date_format = options.date_format or detect_date_format(dates)
         iso = {text: day.isoformat() for text, day in parse_dates(dates, date_format).items()}
-        texts["Date"] = texts["Date"].replace(iso)
-    for flag in FLAGS:
-        if flag in texts:
-            texts[flag] = texts[flag].to_frame().select(flag_text(flag)).to_series()
+        if any(text != day for text, day in iso.items()):
+            texts["Date"] = texts["Date"].replace(iso)
     taken = set(columns.index.values())
     others = [
         normalize_text(table.frame[:, index]).alias(column)
@@ -273,12 +302,6 @@ def read_fields(
     ]
     frame = pl.DataFrame([*texts.values(), *others])
     return frame, table, [*table.notes, *columns.notes]
-
-
-def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
-    frame = pl.from_arrow(batch)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
 
 
 def unique_names(columns: Sequence[str]) -> list[str]:
@@ -307,15 +330,13 @@ def _open_workbook(
     target = workspace / "sheet"
     table.frame.write_parquet(target, row_group_size=4 * CHUNK_ROWS)
     chunks = ParquetChunks(name, target, max_bytes, "xlsx", table.columns)
-    chunks.notes = table.notes
+    chunks.notes, chunks.first_row = table.notes, table.first_row
     return chunks
 
 
 def _unpacked(name: str, path: Path, workspace: Path, max_bytes: int) -> Path:
-    """The plain file: unpacked where it is gzip, or a zip with one table."""
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head.startswith(_GZIP):
+    """The plain file: unpacked where it is gzip, a zip with one table, or that in gzip."""
+    if _head(path).startswith(_GZIP):
         target = workspace / "gunzipped"
         try:
             with gzip.open(path) as packed:
@@ -324,8 +345,8 @@ def _unpacked(name: str, path: Path, workspace: Path, max_bytes: int) -> Path:
             raise DataValidationError(
                 f"{name} is a damaged gzip file: {first_line(error)}"
             ) from error
-        return _unpacked(name, target, workspace, max_bytes) if _is_zip(target) else target
-    if not head.startswith(_ZIP):
+        path = target
+    if not _head(path).startswith(_ZIP):
         return path
     try:
         with zipfile.ZipFile(path) as archive:
@@ -340,9 +361,9 @@ def _unpacked(name: str, path: Path, workspace: Path, max_bytes: int) -> Path:
     return target
 
 
-def _is_zip(path: Path) -> bool:
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(4) == _ZIP
+        return file.read(8)
 
 
 def _table_member(name: str, archive: zipfile.ZipFile, max_bytes: int) -> str | None:
@@ -377,18 +398,3 @@ def _copy(name: str, source: IO[bytes] | gzip.GzipFile, target: Path, max_bytes:
                     f"{name} holds more than {max_bytes >> 20:,} MB: send it in parts"
                 )
             file.write(piece)
-
-
-def decimal_comma_hints(table: OpenTable, columns: FieldColumns) -> Iterator[pl.Series]:
-    """The distinct texts of columns that no field takes, of a CSV without commas as separators."""
-    if table.dialect is None or table.dialect.separator == ",":
-        return
-    others = [i for i in range(len(table.columns)) if i not in set(columns.index.values())]
-    for index in others:
-        texts: set[str] = set()
-        for batch in table.read():
-            texts.update(normalize_text(to_series(batch.column(index))).drop_nulls().to_list())
-            if len(texts) > CHUNK_ROWS:
-                break
-        else:
-            yield pl.Series(list(texts), dtype=pl.String)

@@ -26,9 +26,10 @@ from rossmann.data.uploads.fields import (
     field_columns,
     field_text,
     invalid_value_error,
+    normalize_text,
 )
-from rossmann.data.uploads.parquet_chunks import to_arrow, to_series
-from rossmann.data.uploads.table_reader import OpenTable, decimal_comma_hints
+from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS, to_arrow, to_series
+from rossmann.data.uploads.table_reader import OpenTable
 from rossmann.epoch_days import to_day
 from rossmann.errors import DataValidationError, ErrorDetail, PayloadTooLargeError, RequestError
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
@@ -109,7 +110,7 @@ def parse_file(
         parsed.close()
         texts = [pl.Series(list(one), dtype=pl.String) for one in marked]
         try:
-            decimal = detect_decimal_mark(texts, decimal_comma_hints(table, columns))
+            decimal = detect_decimal_mark(texts, _decimal_comma_hints(table, columns))
         except AmbiguousNumbersError as error:
             msg = f"{error}, with decimal=. or decimal=,"
             raise RequestError([ErrorDetail(("decimal",), msg, "ambiguous_numbers")]) from error
@@ -118,6 +119,21 @@ def parse_file(
         parsed.close()
         raise DataValidationError(f"{name} has column names but no rows")
     return parsed
+
+
+def _decimal_comma_hints(table: OpenTable, columns: FieldColumns) -> Iterator[pl.Series]:
+    """The distinct texts of columns that no field takes, of a CSV without commas as separators."""
+    if table.dialect is None or table.dialect.separator == ",":
+        return
+    others = [i for i in range(len(table.columns)) if i not in set(columns.index.values())]
+    for index in others:
+        texts: set[str] = set()
+        for batch in table.read():
+            texts.update(normalize_text(to_series(batch.column(index))).drop_nulls().to_list())
+            if len(texts) > CHUNK_ROWS:
+                break
+        else:
+            yield pl.Series(list(texts), dtype=pl.String)
 
 
 def _parse(
@@ -252,15 +268,17 @@ def raise_row_errors(parsed: ParsedFile, validated: ValidatedFile) -> None:
     if not (parsed.has_errors or any(value_errors.values()) or validated.option_errors):
         return
     errors, count, done = list(validated.option_errors), 0, 0
-    for batch in parsed.table.read():
-        length = min(len(batch), parsed.count - done)
+    for batch, positions in parsed.table.numbered():
+        length = len(batch)
         records = parsed.records.read(done, length)
         masks = _error_masks(records, value_errors)
         count += sum(int(mask.sum()) for mask in masks.values())
         if len(errors) < MAX_REPORTED_ERRORS:
             rows = np.flatnonzero(np.logical_or.reduce(list(masks.values())))[:MAX_REPORTED_ERRORS]
             masks = {name: mask[rows] for name, mask in masks.items()}
-            invalid = _InvalidRows(done + rows, records[rows], masks, _texts(batch, rows, parsed))
+            places = [parsed.table.position(number) for number in positions[rows].tolist()]
+            texts = _texts(batch, rows, parsed)
+            invalid = _InvalidRows(done + rows, places, records[rows], masks, texts)
             errors += invalid.errors(value_errors, parsed.date_format)
         done += length
     more = count + len(validated.option_errors) - len(errors[:MAX_REPORTED_ERRORS])
@@ -296,9 +314,10 @@ def _texts(
 
 @dataclass(frozen=True)
 class _InvalidRows:
-    """Rows with errors: their numbers in the file, records, error masks and texts, each (n,)."""
+    """Rows with errors: number, place in the file, record, error masks and texts, each (n,)."""
 
     numbers: npt.NDArray[np.int64]
+    places: list[str]
     records: Records
     masks: ErrorMasks
     texts: dict[str, list[str | None]]
@@ -307,9 +326,11 @@ class _InvalidRows:
         self, value_errors: dict[str, ValueErrors], date_format: str
     ) -> Iterator[ErrorDetail]:
         """Their errors, by row, then by field."""
-        for index, number in enumerate(self.numbers.tolist()):
+        for index, (number, place) in enumerate(
+            zip(self.numbers.tolist(), self.places, strict=True)
+        ):
             if self.masks[""][index]:
-                yield ErrorDetail(("rows", number), EMPTY_ROW, "missing")
+                yield ErrorDetail(("rows", number), f"{place}: {EMPTY_ROW}", "missing")
             for name in REQUIRED_FIELDS:
                 if not self.masks[name][index]:
                     continue
@@ -318,4 +339,4 @@ class _InvalidRows:
                 if not msg:
                     text = None if code == MISSING else self.texts[name][index]
                     msg, error_type = invalid_value_error(name, text, date_format)
-                yield ErrorDetail(("rows", number, name), msg, error_type)
+                yield ErrorDetail(("rows", number, name), f"{place}: {msg}", error_type)
