@@ -61,7 +61,7 @@ def detect_dialect(name: str, open_source: OpenSource) -> CsvDialect:
     start, end = start + first, end + first
     if end == len(lines) and not is_whole:
         raise DataValidationError(f"{name} has a first line of more than {_HEAD_BYTES >> 10} KB")
-    columns = next(csv.reader(lines[start:end], delimiter=separator))
+    columns = _column_names(name, lines[start:end], separator)
     if len(columns) > MAX_COLUMNS:
         raise DataValidationError(f"{name} has more than {MAX_COLUMNS:,} columns")
     if end == len(lines) == 1 and _lost_line_ends(columns):
@@ -79,6 +79,13 @@ def detect_dialect(name: str, open_source: OpenSource) -> CsvDialect:
         header_lines=end,
         titles=tuple(title for line in lines[first:start] if (title := _title(line, separator))),
     )
+
+
+def _column_names(name: str, lines: list[str], separator: str) -> list[str]:
+    try:
+        return next(csv.reader(lines, delimiter=separator))
+    except csv.Error as error:
+        raise DataValidationError(f"{name} has no readable column names: {error}") from error
 
 
 def _read_head(open_source: OpenSource, encoding: str) -> tuple[str, bool]:
@@ -109,8 +116,8 @@ def _find_header(lines: list[str], separator: str | None) -> tuple[str, int, int
         if line.strip(' \t\r\n,;|"'):
             unquoted = re.sub(r'"[^"]*"', "", line)
             chosen = separator or max(_SEPARATORS, key=unquoted.count)
-            end = next(e for s, e, _ in _records(lines[start:], chosen)) + start
-            return chosen, start, end
+            first = next(_records(lines[start:], chosen), (0, 1, []))
+            return chosen, start, start + first[1]
     return ",", 0, 0
 
 
@@ -136,24 +143,43 @@ def _lost_line_ends(columns: list[str]) -> bool:
 
 
 def _detect_encoding(name: str, open_source: OpenSource) -> tuple[str, bool]:
-    """The codec of the whole file, and whether it begins with a byte order mark."""
-    decoder, is_utf8 = codecs.getincrementaldecoder("utf-8")(), True
+    """The codec of the whole file, and whether it begins with a byte order mark.
+
+    Raises ``DataValidationError`` where the bytes are not text of that codec.
+    """
     with open_source() as source:
-        head = source.read(3)
-        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16", True
-        piece = head + source.read(BLOCK_BYTES)
-        while piece:
+        head = source.read(4)
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        raise DataValidationError(f"{name} is written in UTF-32: save it as UTF-8")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if not _is_valid(open_source, "utf-16"):
+            raise DataValidationError(f"{name} is damaged: it is no valid UTF-16; save it as UTF-8")
+        return "utf-16", True
+    has_bom = head.startswith(codecs.BOM_UTF8)
+    _reject_binary(name, open_source)
+    if _is_valid(open_source, "utf-8"):
+        return ("utf-8-sig" if has_bom else "utf-8"), has_bom
+    # Latin-1 has a character for each byte, so that columns come back as they came.
+    return ("cp1252" if _is_valid(open_source, "cp1252") else "latin-1"), False
+
+
+def _reject_binary(name: str, open_source: OpenSource) -> None:
+    with open_source() as source:
+        while piece := source.read(BLOCK_BYTES):
             if b"\x00" in piece:
                 raise DataValidationError(
-                    f"{name} is no table: it must be CSV, Parquet or Excel (.xlsx)"
+                    f"{name} is no table: it must be CSV (in UTF-8, UTF-16 with a byte order mark"
+                    " or Windows-1252), Parquet or Excel"
                 )
-            is_utf8 = is_utf8 and _can_decode(decoder, piece, final=False)
-            piece = source.read(BLOCK_BYTES)
-    has_bom = head == codecs.BOM_UTF8
-    if is_utf8 and _can_decode(decoder, b"", final=True):
-        return ("utf-8-sig" if has_bom else "utf-8"), has_bom
-    return "cp1252", False
+
+
+def _is_valid(open_source: OpenSource, encoding: str) -> bool:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    with open_source() as source:
+        while piece := source.read(BLOCK_BYTES):
+            if not _can_decode(decoder, piece, final=False):
+                return False
+    return _can_decode(decoder, b"", final=True)
 
 
 def _can_decode(decoder: codecs.IncrementalDecoder, piece: bytes, final: bool) -> bool:
@@ -172,7 +198,7 @@ def decoded(source: IO[bytes], encoding: str) -> Iterator[bytes]:
         while piece := source.read(BLOCK_BYTES):
             yield piece
         return
-    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    decoder = codecs.getincrementaldecoder(encoding)()
     while piece := source.read(BLOCK_BYTES):
         yield decoder.decode(piece).encode()
     yield decoder.decode(b"", final=True).encode()

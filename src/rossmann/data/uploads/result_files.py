@@ -18,6 +18,7 @@ from rossmann.data.uploads.decimal_marks import DecimalMark
 from rossmann.data.uploads.parquet_chunks import FileFormat
 from rossmann.data.uploads.table_reader import unique_names
 from rossmann.errors import ErrorDetail, RequestError
+from rossmann.schema import Dataset
 
 Send = Callable[[bytes], None]
 MEDIA_TYPES: Final[dict[FileFormat, str]] = {
@@ -32,26 +33,63 @@ _SHEET_ROWS: Final = 1_048_575
 _BLOCK: Final = 1 << 20
 
 
+_CHARSETS: Final = {
+    "cp1252": ("cp1252", "windows-1252"),
+    "latin-1": ("latin-1", "iso-8859-1"),
+    "utf-16": ("utf-16-le", "utf-16"),
+}
+"""Codec, and name in a Content-Type, of the dialects that are not UTF-8."""
+
+
 @dataclass(frozen=True)
 class ResultFormat:
     """How a result file is written.
 
     ``dialect``: of a CSV file that the rows come from, None for another one. ``decimal``: the
     decimal mark of numbers in CSV. ``about``: names and values for a sheet of a workbook.
+    ``sheets``: further ones, each a name and a table of integers and text.
     """
 
     file_format: FileFormat
     dialect: CsvDialect | None = None
     decimal: DecimalMark = "."
     about: tuple[tuple[str, str], ...] = ()
+    sheets: tuple[tuple[str, pl.DataFrame], ...] = ()
 
     @property
     def media_type(self) -> str:
         """The Content-Type."""
         if self.file_format != "csv" or self.dialect is None:
             return MEDIA_TYPES[self.file_format]
-        charset = {"cp1252": "windows-1252", "utf-16": "utf-16"}.get(self.dialect.encoding, "utf-8")
+        charset = _CHARSETS.get(self.dialect.encoding, ("", "utf-8"))[1]
         return f"text/csv; charset={charset}"
+
+
+class DataVersion(Protocol):
+    """Which tables a forecast is from."""
+
+    @property
+    def dataset(self) -> str:
+        """The chain, one of ``schema.Dataset``."""
+
+    @property
+    def version(self) -> str:
+        """The data version."""
+
+
+def about_forecasts(
+    data: DataVersion, version: int, stage: str, as_of: str, objective: str
+) -> tuple[tuple[str, str], ...]:
+    """Names and values that say where forecasts come from, for a sheet of a workbook."""
+    tables = "demo data (synthetic)" if data.dataset == Dataset.DEMO else "Rossmann tables"
+    return (
+        ("Model version", str(version)),
+        ("Stage", stage),
+        ("Origin (last day of known sales)", as_of),
+        ("Objective", objective),
+        ("Data", tables),
+        ("Data version", data.version),
+    )
 
 
 def result_columns(levels: Sequence[float]) -> list[str]:
@@ -119,7 +157,7 @@ def open_writer(form: ResultFormat, schema: pa.Schema, folder: Path, send: Send)
         case "parquet":
             return ParquetWriter(schema, send)
         case "xlsx":
-            return ExcelWriter(schema, folder / "answer.xlsx", send, form.about)
+            return ExcelWriter(schema, folder / "answer.xlsx", send, form)
         case _:
             return CsvWriter(schema, form, send)
 
@@ -166,9 +204,7 @@ class CsvWriter:
         if dialect is not None:
             self._options["separator"] = dialect.separator
             self._options["line_terminator"] = dialect.line_end
-            self._encoding = {"cp1252": "cp1252", "utf-16": "utf-16-le"}.get(
-                dialect.encoding, "utf-8"
-            )
+            self._encoding = _CHARSETS.get(dialect.encoding, ("utf-8", ""))[0]
             mark = "\ufeff".encode(self._encoding) if dialect.has_bom else b""
         self._options["decimal_comma"] = form.decimal == "," and self._options["separator"] != ","
         header = pl.DataFrame([list(schema.names)], orient="row")
@@ -268,26 +304,27 @@ class _ExactFloat(float):
 
 
 class ExcelWriter:
-    """A workbook with a sheet of forecasts and one about them; sent when it is complete.
+    """A workbook with a sheet of forecasts and those of its format; sent when it is complete.
 
-    Text is never a formula or a link. ``about``: names and values of the second sheet.
+    Text is never a formula or a link.
     """
 
-    def __init__(
-        self, schema: pa.Schema, path: Path, send: Send, about: Sequence[tuple[str, str]] = ()
-    ) -> None:
+    def __init__(self, schema: pa.Schema, path: Path, send: Send, form: ResultFormat) -> None:
         from xlsxwriter import Workbook  # type: ignore[import-untyped]
 
-        self._path, self._send, self._about = path, send, about
+        self._path, self._send, self._form = path, send, form
         self._book = Workbook(str(path), {"constant_memory": True, "tmpdir": str(path.parent)})
         self._sheet = self._book.add_worksheet("Forecasts")
         self._days = self._book.add_format({"num_format": "yyyy-mm-dd"})
         self._sales = self._book.add_format({"num_format": "#,##0.00"})
-        bold = self._book.add_format({"bold": True})
+        self._bold = self._book.add_format({"bold": True})
+        self._write_header(schema.names)
+
+    def _write_header(self, names: Sequence[str]) -> None:
         self._sheet.freeze_panes(1, 0)
-        for column, field in enumerate(schema):
-            self._sheet.set_column(column, column, max(10, min(len(field.name) + 2, 40)))
-            self._sheet.write_string(0, column, field.name, bold)
+        for column, name in enumerate(names):
+            self._sheet.set_column(column, column, max(10, min(len(name) + 2, 40)))
+            self._sheet.write_string(0, column, name, self._bold)
         self._row = 1
 
     def encode(self, chunk: pa.RecordBatch) -> list[list[Any]]:
@@ -321,10 +358,14 @@ class ExcelWriter:
 
     def close(self) -> None:
         """Finish the file and send it."""
-        if self._about:
+        for name, table in self._form.sheets:
+            self._sheet = self._book.add_worksheet(name)
+            self._write_header(table.columns)
+            self.write([column.to_list() for column in table.get_columns()])
+        if self._form.about:
             sheet = self._book.add_worksheet("About")
             sheet.set_column(0, 1, 24)
-            for row, (name, value) in enumerate(self._about):
+            for row, (name, value) in enumerate(self._form.about):
                 sheet.write_string(row, 0, name)
                 sheet.write_string(row, 1, value)
         self._book.close()

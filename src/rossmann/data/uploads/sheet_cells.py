@@ -54,7 +54,9 @@ def error_cells(errors: "CellErrors | None", first_column: int) -> Iterator[Faul
         yield FaultyCell(row, column + first_column, fault)
 
 
-def scan_sheet(path: Path, sheet: str, size: tuple[int, int]) -> tuple[list[FaultyCell], int]:
+def scan_sheet(
+    name: str, path: Path, sheet: str, size: tuple[int, int]
+) -> tuple[list[FaultyCell], int]:
     """The faulty cells that only the XML of a sheet shows, and the number of its hidden rows.
 
     ``size``: rows and columns that count. Nothing for formats other than .xlsx and .ods, in which
@@ -71,8 +73,9 @@ def scan_sheet(path: Path, sheet: str, size: tuple[int, int]) -> tuple[list[Faul
                 cells = _ods_cells(xml, sheet, size) if signs is _ODS_SIGNS else _xlsx_cells(xml)
                 found = list(cells)
     except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, ValueError) as error:
-        message = f"the sheet {sheet} is damaged: {first_line(error)}; save the workbook anew"
-        raise DataValidationError(message) from error
+        raise DataValidationError(
+            f"{name} is a damaged workbook: {first_line(error)}; save it anew"
+        ) from error
     return [cell for cell in found if cell], sum(cell is None for cell in found)
 
 

@@ -92,7 +92,8 @@ def read_sheet(name: str, path: Path, wanted: str | None = None) -> SheetTable:
     frame = pl.DataFrame([_plain_types(values[:, i]).alias(f"c{i}") for i in range(values.width)])
     left = min((column.absolute_index for column in loaded.selected_columns), default=0)
     first = max(sheet.header, 0) + 1, left
-    faulty, hidden = scan_sheet(path, sheet.name, (first[0] + frame.height, left + frame.width))
+    size = first[0] + frame.height, left + frame.width
+    faulty, hidden = scan_sheet(name, path, sheet.name, size)
     frame = _with_faults(frame, [*error_cells(lost, left), *faulty], columns, first)
     return SheetTable(frame, columns[: frame.width], _notes(sheet, sheets, hidden), first[0] + 1)
 
