@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from rossmann.data.prepare_predictions import Upload
-    from rossmann.data.uploads.parquet_chunks import FileFormat
+    from rossmann.data.uploads.file_formats import FileFormat
     from rossmann.data.uploads.result_files import ResultFormat
     from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
     from rossmann.models.inference.totals import Totals

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rossmann.data.uploads.csv_dialect import MAX_COLUMNS
+from rossmann.data.uploads.file_formats import FileFormat
 from rossmann.errors import DataValidationError, first_line
 
-FileFormat = Literal["csv", "parquet", "xlsx"]
 PositionUnit = Literal["line", "row"]
 Positions = npt.NDArray[np.int64]
 """The line or row of the file in which each row of a table begins, (n,), from 1."""

@@ -4,14 +4,11 @@ The first bytes of a file decide its format; names are for messages only. Blank 
 What is skipped is said in ``notes``.
 """
 
-import gzip
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +28,9 @@ from rossmann.data.uploads.fields import (
     known_name,
     normalize_text,
 )
+from rossmann.data.uploads.file_formats import FileFormat, detect_format, unpack
 from rossmann.data.uploads.parquet_chunks import (
     CHUNK_ROWS,
-    FileFormat,
     ParquetChunks,
     Positions,
     PositionUnit,
@@ -42,28 +39,9 @@ from rossmann.data.uploads.parquet_chunks import (
     to_series,
 )
 from rossmann.data.uploads.workbook import read_sheet
-from rossmann.errors import DataValidationError, first_line
 
-_GZIP: Final = b"\x1f\x8b"
-_PARQUET: Final = b"PAR1"
-_ZIP: Final = b"PK\x03\x04"
-_COMPOUND: Final = b"\xd0\xcf\x11\xe0"
-_ENCRYPTED: Final = "EncryptedPackage".encode("utf-16-le")
-_OTHER_FORMATS: Final = {
-    b"%PDF": "a PDF document",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"Rar!": "a RAR archive",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"<htm": "a web page",
-    b"<!DO": "a web page",
-    b"<?xm": "an XML document",
-    b"{": "JSON",
-    b"[": "JSON",
-}
 _MAX_BYTES: Final = 1 << 30
 """Bytes that a table read whole may unpack to: a small archive can hold any amount of zeros."""
-_READ_BYTES: Final = 4 << 20
 
 
 Chunks = CsvChunks | ParquetChunks
@@ -231,15 +209,12 @@ def open_table(
     ``max_bytes``: size limit of the unpacked table. ``sheet``: of a workbook. A workbook is read
     whole. Raises ``DataValidationError`` for what is no table, naming what it is.
     """
-    plain = _unpacked(name, path, workspace, max_bytes)
-    head = _head(plain)
-    if head.startswith(_PARQUET):
+    plain = unpack(name, path, workspace, max_bytes)
+    file_format = detect_format(name, plain)
+    if file_format == "parquet":
         return OpenTable(ParquetChunks(name, plain, max_bytes))
-    if head.startswith((_ZIP, _COMPOUND)):
+    if file_format == "xlsx":
         return OpenTable(_open_workbook(name, plain, workspace, max_bytes, sheet))
-    for magic, kind in _OTHER_FORMATS.items():
-        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(magic):
-            raise DataValidationError(f"{name} is {kind}, not a table: send CSV, Parquet or Excel")
     return OpenTable(CsvChunks(name, lambda: plain.open("rb")))
 
 
@@ -321,80 +296,9 @@ def unique_names(columns: Sequence[str]) -> list[str]:
 def _open_workbook(
     name: str, path: Path, workspace: Path, max_bytes: int, sheet: str | None
 ) -> ParquetChunks:
-    with path.open("rb") as file:
-        if _ENCRYPTED in file.read(_READ_BYTES):
-            raise DataValidationError(
-                f"{name} is a workbook with a password: save it without one and send it again"
-            )
     table = read_sheet(name, path, sheet)
     target = workspace / "sheet"
     table.frame.write_parquet(target, row_group_size=4 * CHUNK_ROWS)
     chunks = ParquetChunks(name, target, max_bytes, "xlsx", table.columns)
     chunks.notes, chunks.first_row = table.notes, table.first_row
     return chunks
-
-
-def _unpacked(name: str, path: Path, workspace: Path, max_bytes: int) -> Path:
-    """The plain file: unpacked where it is gzip, a zip with one table, or that in gzip."""
-    if _head(path).startswith(_GZIP):
-        target = workspace / "gunzipped"
-        try:
-            with gzip.open(path) as packed:
-                _copy(name, packed, target, max_bytes)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataValidationError(
-                f"{name} is a damaged gzip file: {first_line(error)}"
-            ) from error
-        path = target
-    if not _head(path).startswith(_ZIP):
-        return path
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = _table_member(name, archive, max_bytes)
-            if member is None:
-                return path
-            target = workspace / "unzipped"
-            with archive.open(member) as packed:
-                _copy(name, packed, target, max_bytes)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
-        raise DataValidationError(f"{name} is a damaged zip file: {first_line(error)}") from error
-    return target
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(8)
-
-
-def _table_member(name: str, archive: zipfile.ZipFile, max_bytes: int) -> str | None:
-    """The one file of an archive; None where the archive is a workbook."""
-    names = archive.namelist()
-    size = sum(part.file_size for part in archive.infolist())
-    if size > max_bytes:
-        raise DataValidationError(
-            f"{name} holds more than {max_bytes >> 20:,} MB unpacked: send it as CSV, in parts"
-        )
-    if "[Content_Types].xml" in names or "mimetype" in names:
-        return None
-    files = [one for one in names if not one.endswith("/") and not one.startswith("__MACOSX/")]
-    if len(files) != 1:
-        listed = ", ".join(files[:5]) or "none"
-        raise DataValidationError(
-            f"{name} is a zip archive with {len(files)} files ({listed}): send one table"
-        )
-    if archive.getinfo(files[0]).flag_bits & 1:
-        raise DataValidationError(f"{name} is a zip archive with a password: unpack it first")
-    return files[0]
-
-
-def _copy(name: str, source: IO[bytes] | gzip.GzipFile, target: Path, max_bytes: int) -> None:
-    """Write ``source`` to ``target``; raises ``DataValidationError`` above ``max_bytes``."""
-    size = 0
-    with target.open("wb") as file:
-        while piece := source.read(_READ_BYTES):
-            size += len(piece)
-            if size > max_bytes:
-                raise DataValidationError(
-                    f"{name} holds more than {max_bytes >> 20:,} MB: send it in parts"
-                )
-            file.write(piece)

@@ -1,0 +1,138 @@
+"""Format of a user's file by its content: archives are unpacked, what is no table is named."""
+
+import gzip
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, Final, Literal
+
+from rossmann.errors import DataValidationError, first_line
+
+FileFormat = Literal["csv", "parquet", "xlsx"]
+"""Formats of tables; all workbooks count as xlsx."""
+_GZIP: Final = b"\x1f\x8b"
+_PARQUET: Final = b"PAR1"
+_ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06")
+_COMPOUND: Final = b"\xd0\xcf\x11\xe0"
+_ENCRYPTED: Final = "EncryptedPackage".encode("utf-16-le")
+_FORM: Final = b"content-disposition: form-data"
+_OTHER_FORMATS: Final = {
+    **{b"%PDF": "a PDF document", b"{\\rtf": "an RTF document"},
+    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "a picture"),
+    **dict.fromkeys((b"{", b"["), "JSON"),
+    **dict.fromkeys((b"<htm", b"<HTM", b"<!DO", b"<!do", b"<tab", b"<TAB"), "a web page"),
+    **{b"<?xm": "an XML document", b"SQLite format": "an SQLite database"},
+    **{b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive", b"BZh": "a bzip2 archive"},
+    **{b"\xfd7zXZ": "an xz archive", b"\x28\xb5\x2f\xfd": "a zstd archive"},
+    **{b"ARROW1": "an Arrow file", b"\x89HDF": "an HDF5 file", b"\x80\x04\x95": "a pickle"},
+}
+_HEAD_BYTES: Final = 1 << 10
+_READ_BYTES: Final = 4 << 20
+_MAX_DEPTH: Final = 3
+"""Archives within archives."""
+
+
+def detect_format(name: str, path: Path) -> FileFormat:
+    """The format of an unpacked file.
+
+    Raises ``DataValidationError`` for a workbook with a password and for what is no table, naming
+    what it is.
+    """
+    with path.open("rb") as file:
+        head = file.read(_READ_BYTES)
+    if head.startswith(_PARQUET):
+        return "parquet"
+    if head.startswith((*_ZIP, _COMPOUND)):
+        if _ENCRYPTED in head:
+            raise DataValidationError(
+                f"{name} is a workbook with a password: save it without one and send it again"
+            )
+        return "xlsx"
+    if head.startswith(b"--") and _FORM in head[:_HEAD_BYTES].lower():
+        raise DataValidationError(
+            f"{name} is a form: send the file itself as the body, as curl --data-binary @FILE does"
+        )
+    start = head[:_HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for magic, kind in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            raise DataValidationError(f"{name} is {kind}, not a table: send CSV, Parquet or Excel")
+    return "csv"
+
+
+def unpack(name: str, path: Path, workspace: Path, max_bytes: int) -> Path:
+    """The plain file: unpacked where it is gzip or a zip with one table, one in the other too.
+
+    ``workspace``: a folder for it; ``max_bytes``: its size limit. Raises ``DataValidationError``
+    for damaged archives, those with a password and those with several tables.
+    """
+    for depth in range(_MAX_DEPTH):
+        target = workspace / f"unpacked_{depth}"
+        with path.open("rb") as file:
+            head = file.read(4)
+        if head.startswith(_GZIP):
+            _gunzip(name, path, target, max_bytes)
+        elif not head.startswith(_ZIP) or not _unzip(name, path, target, max_bytes):
+            break
+        path = target
+    return path
+
+
+def _gunzip(name: str, path: Path, target: Path, max_bytes: int) -> None:
+    try:
+        with gzip.open(path) as packed:
+            _copy(name, packed, target, max_bytes)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataValidationError(f"{name} is a damaged gzip file: {first_line(error)}") from error
+
+
+def _unzip(name: str, path: Path, target: Path, max_bytes: int) -> bool:
+    """Unpack the one table of an archive; False where the archive is a workbook."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = _table_member(name, archive, max_bytes)
+            if member is None:
+                return False
+            with archive.open(member) as packed:
+                _copy(name, packed, target, max_bytes)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        raise DataValidationError(f"{name} is a damaged zip file: {first_line(error)}") from error
+    return True
+
+
+def _table_member(name: str, archive: zipfile.ZipFile, max_bytes: int) -> str | None:
+    """The one file of an archive but hidden ones; None where the archive is a workbook."""
+    names = archive.namelist()
+    size = sum(part.file_size for part in archive.infolist())
+    if size > max_bytes:
+        raise DataValidationError(
+            f"{name} holds more than {max_bytes >> 20:,} MB unpacked: send it as CSV, in parts"
+        )
+    if "[Content_Types].xml" in names or "mimetype" in names:
+        return None
+    files = [one for one in names if not one.endswith("/") and not _is_hidden(one)]
+    if len(files) != 1:
+        listed = ", ".join(files[:5]) or "none"
+        raise DataValidationError(
+            f"{name} is a zip archive with {len(files)} files ({listed}): send one table"
+        )
+    if archive.getinfo(files[0]).flag_bits & 1:
+        raise DataValidationError(f"{name} is a zip archive with a password: unpack it first")
+    return files[0]
+
+
+def _is_hidden(member: str) -> bool:
+    """Whether a file of an archive is one that systems add, as ``.DS_Store``."""
+    return member.startswith("__MACOSX/") or PurePosixPath(member).name.startswith(".")
+
+
+def _copy(name: str, source: IO[bytes] | gzip.GzipFile, target: Path, max_bytes: int) -> None:
+    """Write ``source`` to ``target``; raises ``DataValidationError`` above ``max_bytes``."""
+    size = 0
+    with target.open("wb") as file:
+        while piece := source.read(_READ_BYTES):
+            size += len(piece)
+            if size > max_bytes:
+                raise DataValidationError(
+                    f"{name} holds more than {max_bytes >> 20:,} MB: send it in parts"
+                )
+            file.write(piece)
