@@ -72,11 +72,13 @@ class StoreDays:
         """Rows of several, one after the other."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
-    def duplicates(self) -> npt.NDArray[np.int64]:
-        """The rows, by number, whose store and day an earlier row has."""
-        keys = np.stack([self.store, self.day], axis=1)
-        _, first = np.unique(keys, axis=0, return_index=True)
-        return np.setdiff1d(np.arange(len(self.store)), first)
+    def duplicates(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The rows whose store and day an earlier row has, and the first row of each, (d,) each."""
+        keys = self.store.astype(np.int64) << 32 | self.day.astype(np.uint32)
+        _, first, key = np.unique(keys, return_index=True, return_inverse=True)
+        first_row = first[key]
+        rows = np.flatnonzero(first_row != np.arange(len(keys)))
+        return rows, first_row[rows]
 
     def take(self, index: npt.NDArray[np.integer] | slice) -> "StoreDays":
         """The rows at ``index``, in its order."""

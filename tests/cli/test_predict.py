@@ -184,6 +184,22 @@ def test_totals_are_written_to_a_separate_file(table: Path) -> None:
     assert main(["predict", str(table), "-o", str(output), "--totals", "totals.txt"]) != 0
 
 
+def test_totals_of_repeated_rows_are_rejected_before_the_forecast(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[3], lines[1]]) + "\n")
+    output, totals = table.with_name("out.csv"), table.with_name("totals.csv")
+    command = ["predict", str(table), "-o", str(output)]
+    assert main([*command, "--totals", str(totals), "--skip-faulty"]) == 1
+    said = capsys.readouterr().err
+    assert "line 26: store" in said and "is in line 4 already" in said
+    assert "line 27: store" in said and "is in line 2 already" in said
+    assert "2 rows that repeat a store's day: keep one row of each" in said
+    assert not output.exists() and not totals.exists()
+    assert main(command) == 0 and output.exists()
+
+
 def test_interrupted_write_leaves_no_file(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = result_files.write_frame
 

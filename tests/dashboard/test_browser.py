@@ -212,7 +212,7 @@ def test_batch_is_uploaded_and_downloaded(page: Any, settings: Settings, tmp_pat
     csv = pl.read_csv(files["csv"], schema_overrides={"StateHoliday": pl.String})
     assert csv["Id"].to_list() == uploaded["Id"].to_list()
     sheet = pl.read_excel(files["xlsx"], sheet_name="Forecasts")
-    assert sheet["Forecast"].to_list() == pytest.approx(csv["Forecast"].to_list())
+    assert sheet["forecast"].to_list() == csv["forecast"].to_list()
     with Client(settings.service_url) as client:
         rows = uploaded.select(
             "Store", "DayOfWeek", "Date", pl.col("Open").fill_null(1), "Promo", "StateHoliday",
@@ -221,7 +221,7 @@ def test_batch_is_uploaded_and_downloaded(page: Any, settings: Settings, tmp_pat
         expected = client.predict(rows.to_dicts()).predictions
     filled = uploaded["Open"].is_not_null()
     filled_expected = pl.Series(expected).filter(filled).to_list()
-    assert csv["Forecast"].filter(filled).to_list() == pytest.approx(filled_expected, rel=1e-6)
+    assert csv["forecast"].filter(filled).to_list() == pytest.approx(filled_expected, rel=1e-6)
 
 
 def test_api_docs_load_no_external_file(page: Any, settings: Settings) -> None:
@@ -241,7 +241,7 @@ def test_pages_recover_from_an_outage(page: Any, api: ServiceProcess) -> None:
     api.stop()
     page.get_by_text("The prediction service does not answer.").first.wait_for()
     page.get_by_text("For those who run the service").click()
-    page.get_by_text("bash scripts/launch_dashboard.sh").first.wait_for()
+    page.get_by_text("rossmann up").first.wait_for()
     page.goto("/single")
     page.get_by_text("The prediction service does not answer.").first.wait_for()
     assert page.get_by_text("Traceback").count() == 0

@@ -73,9 +73,9 @@ def predict(
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """
-    from rossmann.data.uploads.result_files import ResultFormat
+    from rossmann.data.uploads.result_files import ResultFormat, about_forecasts
+    from rossmann.epoch_days import format_iso_day
     from rossmann.models.inference.forecaster import ForecastRequest
-    from rossmann.serving.batch_prediction.job import about_forecasts
     from rossmann.settings import load_settings
 
     for path in (output, totals):
@@ -83,7 +83,7 @@ def predict(
             raise typer.BadParameter(f"{path} must end in one of {', '.join(FORMATS)}")
     settings = load_settings()
     upload = _read_rows(file, date_format, decimal, sheet)
-    _check_errors(upload, file, skip_faulty)
+    _check_errors(upload, file, skip_faulty, adds_up=totals is not None)
     version = _load_version(settings, model)
     served, levels = version.served, tuple(interval or ())
     forecaster = served.forecaster
@@ -95,7 +95,10 @@ def predict(
     columns = _result_columns(served, upload, request, forecast)
     if explain:
         columns |= _explanation_columns(forecaster, request, forecast.as_of)
-    about = about_forecasts(forecaster.panel.info, version, forecast.as_of, chosen)
+    origin = format_iso_day(forecast.as_of)
+    about = about_forecasts(
+        forecaster.panel.info, served.version, version.stage, origin, forecast.objective
+    )
     _write_result(upload, columns, output, about)
     if totals is not None:
         table = totals_table(forecaster, request, forecast.as_of)
@@ -117,14 +120,26 @@ def _read_rows(
         return read_upload(file.name, file.read_bytes(), date_format, mark, sheet)
 
 
-def _check_errors(upload: "Upload", file: Path, skip_faulty: bool) -> None:
-    """Print notes and errors; raises ``DataValidationError`` for errors that are not skipped."""
+def _check_errors(upload: "Upload", file: Path, skip_faulty: bool, adds_up: bool) -> None:
+    """Print notes and errors; raises ``DataValidationError`` for errors that are not skipped.
+
+    ``adds_up``: totals are asked for, which must not hold a store's day twice.
+    """
     from rossmann.errors import DataValidationError
 
     for note in upload.notes:
         progress(note)
+    position = upload.source.table.position
     for error in upload.errors:
-        progress(f"row {error.loc[0]}: {error.msg}")
+        progress(f"{position(int(error.loc[0]) - 1)}: {error.msg}")
+    repeated = list(upload.repeated_days()) if adds_up else []
+    for error in repeated:
+        progress(f"{position(int(error.loc[0]) - 1)}: {error.msg}")
+    if repeated:
+        raise DataValidationError(
+            f"{file} has {len(repeated)} rows that repeat a store's day: keep one row of each, or"
+            " leave out --totals"
+        )
     if upload.errors and not skip_faulty:
         raise DataValidationError(
             f"{file} has {len(upload.errors)} errors: correct them, or use --skip-faulty"
@@ -219,23 +234,12 @@ def _write_result(
     about: tuple[tuple[str, str], ...],
 ) -> None:
     """Write the good rows as in the file, and then ``columns``; in the file's dialect of CSV."""
-    import polars as pl
+    from rossmann.data.prepare_predictions import result_table
 
-    from rossmann.data.uploads.result_files import ResultFormat, kept_columns
-    from rossmann.serving.batch_prediction.chunk_forecasts import typed_fields
-
-    source, file_format = upload.source, _file_format(output)
-    assert source is not None, "read_upload gives it"
-    frame = source.table.frame[upload.index]
-    if file_format != "csv" and source.table.file_format != "parquet":
-        for field, values in typed_fields(upload.rows).items():
-            frame = frame.with_columns(pl.Series(f"c{source.columns.index[field]}", values))
-    names, notes = kept_columns(source.table.columns, list(columns), file_format)
-    for note in notes:
+    table = result_table(upload.source, columns, _file_format(output), upload.index)
+    for note in table.notes:
         progress(note)
-    form = ResultFormat(file_format, source.table.dialect, source.decimal or ".", about)
-    result = frame.with_columns(values.alias(name) for name, values in columns.items())
-    _write(result, [*names, *columns], form, output)
+    _write(table.frame, table.names, replace(table.form, about=about), output)
 
 
 def _file_format(path: Path) -> "FileFormat":

@@ -3,8 +3,9 @@
 An invalid row does not stop the others. ``notes`` report what was filled or decided by rule.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +21,28 @@ from rossmann.data.uploads.fields import (
     field_columns,
     field_value,
     invalid_value_error,
+    normalize_text,
+    repeated_day_errors,
 )
+from rossmann.data.uploads.file_formats import FileFormat
+from rossmann.data.uploads.result_files import ResultFormat, kept_columns, write_frame
 from rossmann.data.uploads.table_reader import WholeTable, read_table, unique_names
 from rossmann.errors import DataValidationError, ErrorDetail
-from rossmann.schema import StoreDays
+from rossmann.schema import STATE_HOLIDAYS, StoreDays
 
 
 @dataclass(frozen=True)
 class UploadSource:
-    """The table of an upload as its file has it; ``decimal``: None where no value depends on it."""
+    """The table of an upload as its file has it.
+
+    ``decimal``: None where no value depends on it. ``values``: the six fields of every row as
+    numbers and dates, null where they are invalid.
+    """
 
     table: WholeTable
     columns: FieldColumns
     decimal: DecimalMark | None
+    values: pl.DataFrame
 
 
 @dataclass
@@ -52,7 +62,19 @@ class Upload:
     notes: list[str]
     weekday_mismatch: npt.NDArray[np.bool_]
     open_missing: npt.NDArray[np.bool_]
-    source: UploadSource | None = None
+    source: UploadSource
+
+    def repeated_days(self, usable: npt.NDArray[np.bool_] | None = None) -> list[ErrorDetail]:
+        """An error for each valid row whose store and day an earlier one has; see ``errors``.
+
+        Totals must not hold such rows. ``usable`` (n,): the valid rows that count; else all.
+        """
+        rows = np.arange(len(self.rows)) if usable is None else np.flatnonzero(usable)
+        index = self.index[rows]
+        repeated = repeated_day_errors(
+            self.rows.take(rows), lambda row: self.source.table.position(index[row])
+        )
+        return [replace(error, loc=(int(index[int(error.loc[0])]) + 1,)) for error in repeated]
 
 
 def read_upload(
@@ -95,7 +117,7 @@ def read_upload(
         notes=[*table.notes, *columns.notes, *_notes(mismatch, open_missing)],
         weekday_mismatch=mismatch.filter(valid).to_numpy(),
         open_missing=open_missing.filter(valid).to_numpy(),
-        source=UploadSource(table, columns, mark),
+        source=UploadSource(table, columns, mark, values),
     )
 
 
@@ -109,6 +131,58 @@ def _as_text(table: WholeTable, texts: dict[str, pl.Series], index: dict[str, in
             for at, n in enumerate(names)
         ]
     )
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """An upload's rows with added columns, ready to be written.
+
+    ``frame``: the values; ``names``: of its columns in the file. ``notes``: what was renamed.
+    """
+
+    frame: pl.DataFrame
+    names: list[str]
+    form: ResultFormat
+    notes: list[str]
+
+    def write(self, path: Path) -> None:
+        """Write it; raises ``OSError``."""
+        write_frame(self.frame, self.names, self.form, path)
+
+
+def result_table(
+    source: UploadSource,
+    added: Mapping[str, pl.Series],
+    file_format: FileFormat,
+    rows: npt.NDArray[np.int64] | None = None,
+) -> ResultTable:
+    """The file's own columns as they came, then ``added``, in the file's dialect of CSV.
+
+    ``rows``: those that are written, in their order; without it, all. In Parquet and Excel from
+    CSV or Excel, the six fields are numbers and dates, unless a value could not be read as one.
+    """
+    frame = source.table.frame
+    if file_format != "csv" and source.table.file_format != "parquet":
+        frame = frame.with_columns(_typed_fields(source))
+    frame = frame if rows is None else frame[rows]
+    names, notes = kept_columns(source.table.columns, list(added), file_format)
+    form = ResultFormat(file_format, source.table.dialect, source.decimal or ".")
+    columns = [values.alias(f"added_{index}") for index, values in enumerate(added.values())]
+    return ResultTable(frame.with_columns(columns), [*names, *added], form, notes)
+
+
+def _typed_fields(source: UploadSource) -> Iterator[pl.Series]:
+    """The columns of the six fields as the service writes them, but for unreadable ones."""
+    for field in REQUIRED_FIELDS:
+        index, values = source.columns.index[field], source.values[field]
+        text = source.table.frame[:, index]
+        if (values.is_null() & normalize_text(text).is_not_null()).any():
+            continue
+        if field == "StateHoliday":
+            values = pl.Series(STATE_HOLIDAYS, dtype=pl.String).gather(values)
+        elif values.dtype == pl.UInt8:
+            values = values.cast(pl.Int8)
+        yield values.alias(f"c{index}")
 
 
 def template_csv() -> str:

@@ -9,39 +9,32 @@ import pytest
 
 from rossmann.dashboard.batch import job
 from rossmann.dashboard.batch.job import BatchRun
-from rossmann.dashboard.batch.tables import (
-    by_day,
-    by_store,
-    result_table,
-    shown_table,
-    to_csv,
-    to_excel,
-)
-from rossmann.data.prepare_predictions import Upload
-from rossmann.errors import ErrorDetail, ServiceError
-from rossmann.schema import StoreDays
+from rossmann.dashboard.batch.tables import by_day, by_store, result_file, run_columns, shown_table
+from rossmann.data.prepare_predictions import Upload, read_upload
+from rossmann.data.uploads.result_files import ResultFormat
+from rossmann.errors import ServiceError
 from rossmann.serving.client.client import Client
 
 START = date(2015, 8, 1)
 
 
-def upload_of(stores: list[int], days: list[date], invalid_rows: tuple[int, ...] = ()) -> Upload:
-    """An upload whose file also holds invalid rows at ``invalid_rows``."""
+def upload_of(
+    stores: list[int],
+    days: list[date],
+    invalid_rows: tuple[int, ...] = (),
+    own: dict[str, list[str]] | None = None,
+) -> Upload:
+    """An upload whose file also holds invalid rows at ``invalid_rows``, and ``own`` columns."""
     height = len(stores) + len(invalid_rows)
-    index = np.array([row for row in range(height) if row not in invalid_rows])
-    numbers = np.array([(day - date(1970, 1, 1)).days for day in days], dtype=np.int32)
-    open_ = np.array([day.isoweekday() != 7 for day in days], dtype=np.uint8)
-    zeros = np.zeros(len(stores), dtype=np.uint8)
-    rows = StoreDays(np.array(stores, dtype=np.int32), numbers, open_, zeros, zeros, zeros)
-    text = ["?"] * height
-    for row, store in zip(index, stores, strict=True):
-        text[row] = str(store)
-    frame = pl.DataFrame({"Id": [str(i) for i in range(height)], "Store": text})
-    errors = [
-        ErrorDetail((row + 1, "Store"), "Store is no number", "number") for row in invalid_rows
-    ]
-    no_rows = np.zeros(len(stores), np.bool_)
-    return Upload(rows, index, frame, errors, [], weekday_mismatch=no_rows, open_missing=no_rows)
+    rows = iter(zip(stores, days, strict=True))
+    lines = []
+    for row in range(height):
+        store, day = ("?", START) if row in invalid_rows else next(rows)
+        lines.append([row, store, day, int(day.isoweekday() != 7), 0, 0, 0])
+    names = ["Id", "Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday"]
+    table = pl.DataFrame(lines, schema=names, orient="row", strict=False)
+    table = table.with_columns(pl.Series(name, values) for name, values in (own or {}).items())
+    return read_upload("plan.csv", table.write_csv().encode())
 
 
 def make_upload(count: int) -> Upload:
@@ -131,17 +124,62 @@ def test_warnings_are_summed_over_chunks(
     assert dict(batch_run.warnings) == {"days without a schedule": 6}
 
 
-def test_result_table_has_every_uploaded_row(stub_service: Any) -> None:
+def test_result_has_every_uploaded_row(stub_service: Any) -> None:
     upload = upload_of([1, 99, 2], [START, START, date(2015, 8, 2)], invalid_rows=(1,))
     batch_run = BatchRun.from_upload(upload)
     run_all(batch_run, stub_service)
-    table = result_table(upload, batch_run)
+    table = read_csv(batch_run)
     assert table["Id"].to_list() == ["0", "1", "2", "3"]
     assert table["Store"].to_list() == ["1", "?", "99", "2"]
-    assert table["Forecast"].to_list() == [1060.0, None, None, 0.0]
-    notes = table["Note"].to_list()
-    assert notes[0] == "" and "no number" in notes[1] and "unknown" in notes[2]
-    assert notes[3] == "closed"
+    assert table["forecast"].to_list() == ["1060.0", None, None, "0.0"]
+    assert table["model_version"].to_list() == ["3", None, None, "3"]
+    assert table["as_of"].to_list() == ["2015-07-31", None, None, "2015-07-31"]
+    errors = table["error"].to_list()
+    assert errors[0] is errors[3] is None
+    assert "whole number" in errors[1] and errors[2] == "Store is unknown (got 99)"
+    # A column that could not be read stays as it came; the others have types.
+    sheet = read_sheet(batch_run)
+    assert sheet["Store"].to_list() == ["1", "?", "99", "2"]
+    assert sheet["Date"].to_list() == [START, START, START, date(2015, 8, 2)]
+    assert sheet["Open"].to_list() == [1, 1, 1, 0]
+
+
+def read_csv(batch_run: BatchRun) -> pl.DataFrame:
+    return pl.read_csv(result_file(batch_run, ResultFormat("csv")), infer_schema=False)
+
+
+def read_sheet(batch_run: BatchRun) -> pl.DataFrame:
+    file = result_file(batch_run, ResultFormat("xlsx", sheets=(("By store", by_store(batch_run)),)))
+    return pl.read_excel(file, sheet_name="Forecasts")
+
+
+def test_warnings_are_kept_by_row(stub_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "CHUNK_ROWS", 2)
+    batch_run = BatchRun.from_upload(upload_of([1, 3, 2, 3, 3], [START] * 5))
+    run_all(batch_run, stub_service)
+    warnings = read_csv(batch_run)["warnings"].to_list()
+    assert warnings == [None, "no_schedule", None, "no_schedule", "no_schedule"]
+
+
+def test_empty_open_and_wrong_weekday_reach_the_service(stub_service: Any) -> None:
+    text = "Store,DayOfWeek,Date,Open,Promo,StateHoliday,SchoolHoliday\n"
+    text += "1,6,2015-08-01,1,0,0,0\n1,6,2015-08-03,,0,0,0\n"
+    sent = job.request_table(read_upload("plan.csv", text.encode()), np.array([0, 1]))
+    assert sent["DayOfWeek"].to_list() == [6, 2]  # Monday would be 1
+    assert sent["Open"].to_list() == [1, None]
+    batch_run = BatchRun.from_upload(read_upload("plan.csv", text.encode()))
+    run_all(batch_run, stub_service)
+    assert batch_run.sales.tolist() == [1060.0, 1010.0]
+
+
+def test_repeated_days_are_named_with_the_row_that_they_repeat(stub_service: Any) -> None:
+    days = [START, START, START + timedelta(days=1), START, START]
+    batch_run = BatchRun.from_upload(upload_of([1, 2, 1, 1, 99], days, invalid_rows=(0,)))
+    batch_run.check(Client(stub_service.url))
+    repeated = batch_run.upload.repeated_days(batch_run.usable)
+    assert [error.loc for error in repeated] == [(5,)]
+    assert "store 1 on 2015-08-01 is in line 3 already" in repeated[0].msg
+    assert "leave one of the two out" in repeated[0].msg
 
 
 def test_totals_by_store_and_by_day_agree(stub_service: Any) -> None:
@@ -161,13 +199,13 @@ def test_shown_rows_stores_and_days_add_up(stub_service: Any) -> None:
     batch_run = BatchRun.from_upload(upload)
     run_all(batch_run, stub_service)
     batch_run.sales += np.linspace(0.0, 0.997, 60)
-    rows = shown_table(result_table(upload, batch_run))
+    rows = shown_table(batch_run)
     stores, days = by_store(batch_run), by_day(batch_run)
-    assert rows["Forecast"].dtype == stores["Total forecast"].dtype == pl.Int64
-    total = rows["Forecast"].sum()
+    assert rows["forecast"].dtype == stores["Total forecast"].dtype == pl.Int64
+    total = rows["forecast"].sum()
     assert stores["Total forecast"].sum() == days["Total forecast"].sum() == total
     for store, shown in stores.select("Store", "Total forecast").rows():
-        assert rows.filter(pl.col("Store") == store)["Forecast"].sum() == shown
+        assert rows.filter(pl.col("Store") == store)["forecast"].sum() == shown
 
 
 def test_all_faults_are_found_before_the_forecast(stub_service: Any) -> None:
@@ -182,26 +220,18 @@ def test_all_faults_are_found_before_the_forecast(stub_service: Any) -> None:
 
 
 def test_columns_of_the_user_come_back_as_they_came(stub_service: Any) -> None:
-    upload = upload_of([1, 2], [START] * 2)
-    own = pl.DataFrame(
-        {
-            "Id": ["01067", "100000000000000012"],
-            "Note": ["=1+1", "http://localhost"],
-            "Forecast": ["mine", "too"],
-            "Count": ["7", "12"],
-        }
-    )
-    upload.frame = upload.frame.drop("Id").with_columns(own)
-    batch_run = BatchRun.from_upload(upload)
+    own = {
+        "Key": ["01067", "100000000000000012"],
+        "Note": ["=1+1", "http://localhost"],
+        "forecast": ["mine", "too"],
+        "Count": ["7", "12"],
+    }
+    batch_run = BatchRun.from_upload(upload_of([1, 2], [START] * 2, own=own))
     run_all(batch_run, stub_service)
-    table = result_table(upload, batch_run)
-    expected = own.rename({"Note": "Note (uploaded)", "Forecast": "Forecast (uploaded)"})
-    assert table.select(expected.columns).equals(expected)
-    assert pl.read_csv(to_csv(table), infer_schema=False).select(expected.columns).equals(expected)
-    sheet = pl.read_excel(to_excel(table, by_store(batch_run), "x"), sheet_name="Forecasts")
-    assert sheet["Count"].to_list() == [7, 12]
-    unchanged = expected.drop("Count")
-    assert sheet.select(unchanged.columns).equals(unchanged)
+    expected = pl.DataFrame(own).rename({"forecast": "input_forecast"})
+    for table in (read_csv(batch_run), read_sheet(batch_run), shown_table(batch_run)):
+        texts = table.select(expected.columns).cast(pl.String)
+        assert texts.equals(expected)
 
 
 def test_csv_and_excel_hold_the_same_unrounded_numbers(stub_service: Any) -> None:
@@ -209,10 +239,9 @@ def test_csv_and_excel_hold_the_same_unrounded_numbers(stub_service: Any) -> Non
     batch_run = BatchRun.from_upload(upload)
     run_all(batch_run, stub_service)
     batch_run.sales += 1 / 3
-    table = result_table(upload, batch_run)
-    csv = pl.read_csv(to_csv(table))
-    book = to_excel(table, by_store(batch_run), "made by a test")
-    sheet = pl.read_excel(book, sheet_name="Forecasts")
-    assert csv["Forecast"].to_list() == table["Forecast"].to_list()
-    assert sheet["Forecast"].to_list() == pytest.approx(table["Forecast"].to_list(), abs=1e-9)
-    assert pl.read_excel(book, sheet_name="By store").height == 3
+    expected = run_columns(batch_run)["forecast"].to_list()
+    assert read_csv(batch_run)["forecast"].cast(pl.Float64).to_list() == expected
+    assert read_sheet(batch_run)["forecast"].to_list() == expected
+    form = ResultFormat("xlsx", sheets=(("By store", by_store(batch_run)),))
+    stores = pl.read_excel(result_file(batch_run, form), sheet_name="By store")
+    assert stores.equals(by_store(batch_run).with_columns(pl.all().cast(pl.Int64)))

@@ -11,6 +11,7 @@ from xlsxwriter import Workbook
 
 from rossmann.dashboard.batch import job, result
 from rossmann.dashboard.shared.service_state import clear_cache
+from rossmann.data.uploads.result_files import ResultFormat
 
 BATCH_PAGE = """
 from rossmann.dashboard.batch.page import show_batch
@@ -120,7 +121,7 @@ def test_invalid_rows_are_listed_and_the_others_are_forecast(stub_service: Any) 
     invalid_rows = "x,2015-08-03,1,0,0,0\n1,2015-08-03,5,0,0,0\n1,2015-02-30,1,0,0,0\n"
     page = open_page(plan_csv("%Y-%m-%d", 2) + invalid_rows)
     errors = page.dataframe[0].value
-    assert errors["Row"].tolist() == [5, 6, 7]
+    assert errors["Where"].tolist() == ["line 6", "line 7", "line 8"]
     assert errors["Column"].tolist() == ["Store", "Open", "Date"]
     assert len(page.warning) == 1
     assert metrics(run_forecast(page))["Days"] == "2"
@@ -129,18 +130,35 @@ def test_invalid_rows_are_listed_and_the_others_are_forecast(stub_service: Any) 
 def test_every_fault_is_listed_before_the_forecast(stub_service: Any) -> None:
     faults = "99,2015-08-03,1,0,0,0\n1,2015-08-03,5,0,0,0\n1,2040-08-03,1,0,0,0\n"
     page = open_page(plan_csv("%Y-%m-%d", 2) + faults)
-    assert page.dataframe[0].value["Row"].tolist() == [5, 6, 7]
+    assert page.dataframe[0].value["Where"].tolist() == ["line 6", "line 7", "line 8"]
     assert page.button[0].label == "Forecast 4 rows"
     run_forecast(page)
-    assert page.dataframe[0].value["Row"].tolist() == [5, 6, 7]
+    assert page.dataframe[0].value["Where"].tolist() == ["line 6", "line 7", "line 8"]
     assert metrics(page)["Stores"] == "2"
+
+
+def test_repeated_days_have_forecasts_but_no_totals(stub_service: Any) -> None:
+    repeated = "1,2015-08-01,1,1,0,0\n"
+    page = open_page(plan_csv("%Y-%m-%d", 2) + repeated)
+    warning = page.warning[0].value
+    assert "1 row repeats the store and day of another row" in warning
+    assert "Leave one row of each store and day in the file" in warning
+    errors = page.dataframe[0].value
+    assert errors["Where"].tolist() == ["line 6"]
+    assert "store 1 on 2015-08-01 is in line 3 already" in errors["What is wrong"][0]
+    run_forecast(page)
+    assert not page.metric and not page.tabs
+    assert page.dataframe[-1].value["forecast"].tolist() == [2060, 1060, 0, 0, 1560]
+    assert {"Download CSV", "Download Excel"} <= set(downloads(page))
+    whole = page.file_uploader[0].set_value(("o.csv", plan_csv("%Y-%m-%d", 2).encode(), "text/csv"))
+    assert metrics(run_forecast(whole.run()))["Days"] == "2"
 
 
 def test_rows_keep_the_uploaded_order(stub_service: Any) -> None:
     page = run_forecast(open_page(plan_csv("%Y-%m-%d", 3)))
     table = page.dataframe[-1].value
     assert table["Store"].tolist() == [2, 1, 2, 1, 2, 1]
-    assert table["Forecast"].tolist() == [2060.0, 1060.0, 0.0, 0.0, 2010.0, 1010.0]
+    assert table["forecast"].tolist() == [2060.0, 1060.0, 0.0, 0.0, 2010.0, 1010.0]
 
 
 def test_invalid_file_is_shown_as_an_error(stub_service: Any) -> None:
@@ -200,7 +218,7 @@ def test_another_objective_keeps_the_forecasts_until_there_are_new_ones(stub_ser
     assert stub_service.predict_bodies[-1]["objective"] == "unbiased"
     assert "Made for: totals without bias." in page.caption[-1].value
     assert metrics(page)["Days"] == "4" and not page.info
-    assert page.dataframe[0].value["Row"].tolist() == [9]
+    assert page.dataframe[0].value["Where"].tolist() == ["line 10"]
 
 
 def test_outage_of_a_repetition_keeps_the_first_result(stub_service: Any) -> None:
@@ -255,7 +273,7 @@ def test_kaggle_test_file_is_forecast(stub_service: Any) -> None:
     assert any("11 rows" in info.value and "opens" in info.value for info in page.info)
     table = page.dataframe[-1].value
     assert table["Id"].tolist() == list(range(1, 41_089))
-    assert table["Forecast"].notna().all()
+    assert table["forecast"].notna().all()
     assert max(len(body["inputs"]) for body in stub_service.predict_bodies) <= 5_000
 
 
@@ -274,11 +292,11 @@ def test_result_is_shown_before_its_files_are_written(
 ) -> None:
     permitted = threading.Event()
 
-    def slow_excel(*args: Any) -> bytes:
-        assert permitted.wait(60)
-        return b"workbook"
+    def slow_file(run: job.BatchRun, form: ResultFormat) -> bytes:
+        assert form.file_format == "csv" or permitted.wait(60)
+        return b"file"
 
-    monkeypatch.setattr(result, "to_excel", slow_excel)
+    monkeypatch.setattr(result, "result_file", slow_file)
     page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4)))
     assert metrics(page)["Days"] == "4"
     assert [button.label for button in page.button if button.disabled][-1] == "Writing Excel …"

@@ -77,7 +77,7 @@ def test_all_faults_are_shown_before_the_forecast(
     page.get_by_role("button", name="Forecast 10 rows").wait_for()
     rows = page.get_by_test_id("stDataFrame").locator("[role=gridcell][aria-colindex='1']")
     rows.first.wait_for(state="attached")
-    assert rows.all_text_contents() == ["11", "12", "13"]
+    assert rows.all_text_contents() == ["line 12", "line 13", "line 14"]
     assert not any(body.get("intervals") for body in stub.predict_bodies)
 
 

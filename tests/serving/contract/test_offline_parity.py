@@ -1,5 +1,6 @@
 """Served forecasts equal offline forecasts, for any batching of the rows."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import date, timedelta
@@ -138,8 +139,10 @@ def test_served_totals_equal_offline(client: Client, panel: Panel, ensemble: Ens
 
 def test_totals_of_a_repeated_row_are_rejected(client: Client, panel: Panel) -> None:
     rows, _ = window(panel)
-    sent = to_json_rows(rows.take(np.array([0, 1, 0])))
-    assert len(client.predict(sent).predictions) == 3
+    sent = to_json_rows(rows.take(np.array([0, 1, 0, 2, 1, 1])))
+    assert len(client.predict(sent).predictions) == 6
     with pytest.raises(RequestError, match="may come once") as caught:
         client.predict(sent, totals=["chain"])
-    assert caught.value.errors[0].loc == ("inputs", 2)
+    assert [error.loc for error in caught.value.errors] == [("inputs", n) for n in (2, 4, 5)]
+    first = [re.search("is in inputs ([0-9]+) already", e.msg) for e in caught.value.errors]
+    assert [match and match[1] for match in first] == ["0", "1", "1"]

@@ -3,64 +3,68 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from rossmann.data.prepare_predictions import Upload
+from rossmann.data.uploads.parquet_chunks import format_position
+from rossmann.data.uploads.result_files import result_columns
+from rossmann.epoch_days import weekday_of
 from rossmann.errors import ErrorDetail, RequestError
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
 from rossmann.serving.client.client import Client
+from rossmann.serving.client.responses import FileResult
 
 CHUNK_ROWS: Final = 5_000
 LEVEL: Final = 0.8
-_EPOCH: Final = date(1970, 1, 1)
+FORECAST, LOW, HIGH, VERSION, AS_OF, WARNINGS = result_columns((LEVEL,))
+"""Columns of a result, as ``POST /predict/file`` names them."""
+_NOTED: Final = ("day_of_week", "open_unsaid")
+"""Types of warnings that the notes of an upload hold already."""
 
 
-def to_request_rows(rows: StoreDays) -> list[dict[str, Any]]:
-    """Rows of a request: a list of n objects with the seven fields."""
-    days = {day: _EPOCH + timedelta(days=day) for day in np.unique(rows.day).tolist()}
-    return [
+def request_table(upload: Upload, indices: npt.NDArray[np.int64]) -> pl.DataFrame:
+    """The valid rows at ``indices`` as a table for the service: the seven fields.
+
+    An empty Open stays empty and a wrong DayOfWeek wrong, so that the service warns of them.
+    """
+    rows = upload.rows.take(indices)
+    weekday = weekday_of(rows.day) + 1
+    return pl.DataFrame(
         {
-            "Store": store,
-            "DayOfWeek": days[day].isoweekday(),
-            "Date": days[day].isoformat(),
-            "Open": open_,
-            "Promo": promo,
-            "StateHoliday": STATE_HOLIDAYS[holiday],
-            "SchoolHoliday": school,
+            "Store": rows.store,
+            "DayOfWeek": np.where(upload.weekday_mismatch[indices], weekday % 7 + 1, weekday),
+            "Date": pl.Series(rows.day).cast(pl.Date),
+            "Open": pl.Series(rows.open).set(pl.Series(upload.open_missing[indices]), None),
+            "Promo": rows.promo,
+            "StateHoliday": pl.Series(STATE_HOLIDAYS).gather(rows.state_holiday),
+            "SchoolHoliday": rows.school_holiday,
         }
-        for store, day, open_, promo, holiday, school in zip(
-            rows.store.tolist(),
-            rows.day.tolist(),
-            rows.open.tolist(),
-            rows.promo.tolist(),
-            rows.state_holiday.tolist(),
-            rows.school_holiday.tolist(),
-            strict=True,
-        )
-    ]
+    )
 
 
 @dataclass
 class BatchRun:
     """The state of one batch; ``run`` goes on where it stopped, so an outage costs no work.
 
-    ``rows``: the n rows to forecast; ``file_rows``: the index of each in the file, shape (n,);
-    ``usable``: False where the service rejected the row, shape (n,).
+    ``usable``: False where the service rejected one of the n valid rows of the upload, (n,).
     ``sales``, ``low``, ``high``: one per row of the file, NaN where there is no forecast.
+    ``row_warnings``: types of a row's warnings, None where there are none; one per row of the file.
     ``errors``: of rejected rows, with ``loc`` (row number from 1, field).
     ``warnings``: text -> number of rows.
     """
 
-    rows: StoreDays
-    file_rows: npt.NDArray[np.int64]
+    upload: Upload
     usable: npt.NDArray[np.bool_]
     sales: FloatArray
     low: FloatArray
     high: FloatArray
+    row_warnings: npt.NDArray[np.object_]
     objective: Objective = "accuracy"
     as_of: str | None = None
     version: int | None = None
@@ -71,10 +75,20 @@ class BatchRun:
     @classmethod
     def from_upload(cls, upload: Upload, objective: Objective = "accuracy") -> "BatchRun":
         """A run over the valid rows of an upload, all with one objective."""
-        file_rows = np.asarray(upload.index, dtype=np.int64)
-        sales, low, high = np.full((3, upload.frame.height), np.nan)
-        usable = np.ones(len(file_rows), dtype=bool)
-        return cls(upload.rows, file_rows, usable, sales, low, high, objective)
+        count = upload.frame.height
+        sales, low, high = np.full((3, count), np.nan)
+        usable = np.ones(len(upload.rows), dtype=bool)
+        return cls(upload, usable, sales, low, high, np.full(count, None), objective)
+
+    @property
+    def rows(self) -> StoreDays:
+        """The n valid rows."""
+        return self.upload.rows
+
+    @property
+    def file_rows(self) -> npt.NDArray[np.int64]:
+        """The index of each of them in the file, (n,)."""
+        return self.upload.index
 
     @property
     def finished(self) -> bool:
@@ -110,18 +124,19 @@ class BatchRun:
             # Days first: they decide on the origin.
             sample = np.concatenate(first_rows)[:CHUNK_ROWS]
             try:
-                response = service.predict(to_request_rows(self.rows.take(sample)))
+                answer, _ = self._request(service, sample)
             except RequestError as error:
                 self._reject(error, sample)
                 continue
-            self.as_of, self.version = response.as_of, response.model_version
+            self.as_of, self.version = answer.as_of, answer.model_version
 
     def _forecast(self, service: Client, indices: npt.NDArray[np.int64]) -> None:
         """Forecast one chunk; where the service rejects rows, request the others again."""
         while len(indices := indices[self.usable[indices]]):
             try:
-                response = service.predict(
-                    to_request_rows(self.rows.take(indices)),
+                answer, result = self._request(
+                    service,
+                    indices,
                     stage="Production" if self.version is None else self.version,
                     as_of=self.as_of,
                     intervals=(LEVEL,),
@@ -131,30 +146,42 @@ class BatchRun:
                 self._reject(error, indices)
                 continue
             file_rows = self.file_rows[indices]
-            self.sales[file_rows] = response.predictions
-            self.low[file_rows] = response.intervals[0].lower
-            self.high[file_rows] = response.intervals[0].upper
-            for warning in response.warnings:
-                self.warnings[warning.msg] += warning.count
+            self.sales[file_rows] = result[FORECAST]
+            self.low[file_rows] = result[LOW]
+            self.high[file_rows] = result[HIGH]
+            self.row_warnings[file_rows] = result[WARNINGS].to_list()
+            for warning in answer.warnings:
+                if warning.count and warning.type not in _NOTED:
+                    self.warnings[warning.msg] += warning.count
             return
+
+    def _request(
+        self, service: Client, indices: npt.NDArray[np.int64], **options: Any
+    ) -> tuple[FileResult, pl.DataFrame]:
+        """Forecasts of the rows at ``indices``: as a file, for its answer warns row by row."""
+        with TemporaryDirectory(prefix="rossmann-batch-") as folder:
+            source, target = Path(folder) / "rows.parquet", Path(folder) / "forecasts.parquet"
+            request_table(self.upload, indices).write_parquet(source)
+            answer = service.predict_file(source, target, **options)
+            return answer, pl.read_parquet(target)
 
     def _reject(self, error: RequestError, indices: npt.NDArray[np.int64]) -> None:
         """Mark invalid rows, and all others with the same unknown store or invalid date."""
         before = int(self.usable.sum())
         for detail in error.errors:
             match detail.loc:
-                case ("inputs", int(i), "Store"):
+                case ("rows", int(i), "Store"):
                     same = self.rows.store == self.rows.store[indices[i]]
-                case ("inputs", int(i), "Date"):
+                case ("rows", int(i), "Date"):
                     same = self.rows.day == self.rows.day[indices[i]]
-                case ("inputs", int(i), *_):
+                case ("rows", int(i), *_):
                     same = np.arange(len(self.file_rows)) == indices[i]
                 case _:
                     continue
+            # The service names the row of the chunk, which is not that of the file.
+            msg = detail.msg.removeprefix(f"{format_position('row', i + 1)}: ")
             numbers = (self.file_rows[same & self.usable] + 1).tolist()
-            self.errors += [
-                ErrorDetail((n, *detail.loc[2:]), detail.msg, detail.type) for n in numbers
-            ]
+            self.errors += [ErrorDetail((n, *detail.loc[2:]), msg, detail.type) for n in numbers]
             self.usable &= ~same
         self.errors.sort(key=lambda detail: int(detail.loc[0]))
         if int(self.usable.sum()) == before:

@@ -1,9 +1,10 @@
 """Page "Batch": template, upload, row errors, forecasts, and their files."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 import streamlit as st
@@ -12,15 +13,16 @@ from streamlit.delta_generator import DeltaGenerator
 from rossmann.dashboard.batch.job import BatchRun
 from rossmann.dashboard.batch.result import BatchResult, show_result
 from rossmann.dashboard.batch.tables import errors_table
-from rossmann.dashboard.batch.upload_questions import read_or_ask, reading_options
-from rossmann.dashboard.shared.announcement import announce, announcement_region
 from rossmann.dashboard.shared.error_boundary import error_boundary
 from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, objective_select, selected_objective
 from rossmann.dashboard.shared.number_format import number_format
-from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY
-from rossmann.dashboard.shared.service_state import client
-from rossmann.data.prepare_predictions import Upload, template_csv
-from rossmann.errors import RequestError
+from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY, announce, announcement_region
+from rossmann.dashboard.shared.service_state import client, info
+from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
+from rossmann.data.uploads.dates import AmbiguousDatesError
+from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS, AmbiguousNumbersError
+from rossmann.data.uploads.workbook import SeveralSheetsError
+from rossmann.errors import ErrorDetail, RequestError
 from rossmann.schema import Objective
 
 MAX_SHOWN_ERRORS = 1_000
@@ -39,14 +41,22 @@ _COLUMN_HELP = """
 Other columns (such as Id) are kept and come back with the forecasts.
 """
 
+_CAPTIONS: Final = {
+    "MM/DD/YYYY": "month first: 08/01/2015 is 1 August",
+    "MM/DD/YY": "month first: 08/01/15 is 1 August",
+    "DD/MM/YYYY": "day first: 08/01/2015 is 8 January",
+    "DD/MM/YY": "day first: 08/01/15 is 8 January",
+    ".": "a point: 1,000.5 is one thousand and a half",
+    ",": "a comma: 1.000,5 is one thousand and a half",
+}
+
 
 @dataclass
 class Batch:
-    """An upload (``key``: its digest and how it is read), its run, and its result."""
+    """The run of an upload (``key``: its digest and how it is read), and its result."""
 
     name: str
     key: str
-    upload: Upload
     run: BatchRun
     running: bool = False
     result: BatchResult | None = None
@@ -66,10 +76,11 @@ def show_batch() -> None:
     with error_boundary():
         batch.run.check(client())
     _show_errors(batch)
+    _show_repeated_days(batch.run)
     if batch.run.usable.any():
         _show_forecast_step(batch)
     if batch.run.finished and batch.run.version is not None and batch.result is None:
-        batch.result = BatchResult.from_run(batch.upload, batch.run)
+        batch.result = BatchResult.from_run(batch.run, info().data.panel)
     if batch.result is None:
         announce(region, "")
     else:
@@ -109,7 +120,7 @@ def _upload_input() -> Batch | None:
         return batch
     content = file.getvalue()
     digest = hashlib.sha256(content).hexdigest()
-    options = reading_options(digest)
+    options = _reading_options(digest)
     if options is None:
         batch = None
     else:
@@ -140,16 +151,67 @@ def _read(name: str, content: bytes, digest: str, options: dict[str, Any]) -> Ba
     """Read an upload; None where it is unusable. Draws the page again to ask a question."""
     upload = None
     with error_boundary():
-        upload = read_or_ask(name, content, digest, options)
+        upload = _read_or_ask(name, content, digest, options)
         if upload is None:
             st.rerun()
     if upload is None:
         return None
-    return Batch(name, f"{digest}-{options}", upload, _new_run(upload))
+    return Batch(name, f"{digest}-{options}", _new_run(upload))
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A choice that reading a file needs; ``option``: the parameter of ``read_upload``."""
+
+    option: str
+    text: str
+    choices: Sequence[str]
+
+
+def _reading_options(digest: str) -> dict[str, Any] | None:
+    """Draw the questions that came up for a file; its options, or None where one is unanswered."""
+    options: dict[str, Any] = {}
+    for question in _questions(digest):
+        answer = st.radio(
+            question.text,
+            question.choices,
+            index=None,
+            key=f"{question.option}-{digest}",
+            captions=[_CAPTIONS.get(choice, "") for choice in question.choices],
+        )
+        if answer is None:
+            return None
+        options[question.option] = answer
+    return options
+
+
+def _read_or_ask(name: str, content: bytes, digest: str, options: dict[str, Any]) -> Upload | None:
+    """The upload; None where it needs an answer more, which the next redraw asks for.
+
+    Raises ``DataValidationError`` for an unusable file.
+    """
+    try:
+        return read_upload(name, content, **options)
+    except AmbiguousDatesError as error:
+        text = "The dates in this file can be read in more than one way. How are they written?"
+        question = _Question("date_format", text, error.formats)
+    except AmbiguousNumbersError as error:
+        text = f"In this file, {error}. Which one?"
+        question = _Question("decimal", text, DECIMAL_MARKS)
+    except SeveralSheetsError as error:
+        text = "Several sheets of this workbook hold a table. Which one is it?"
+        question = _Question("sheet", text, error.sheets)
+    _questions(digest).append(question)
+    return None
+
+
+def _questions(digest: str) -> list[_Question]:
+    questions: list[_Question] = st.session_state.setdefault(f"questions-{digest}", [])
+    return questions
 
 
 def _show_errors(batch: Batch) -> None:
-    upload = batch.upload
+    upload = batch.run.upload
     whole = number_format().whole
     errors = [*upload.errors, *batch.run.errors]
     valid = int(batch.run.usable.sum())
@@ -164,22 +226,42 @@ def _show_errors(batch: Batch) -> None:
     st.warning(
         f"{whole(invalid)} {'row has' if invalid == 1 else 'rows have'} faults and will stay "
         "without a forecast; the others are not affected. Correct the file and upload it again, "
-        "or go on without them.",
+        "or go on without them: the column error of the download says what is wrong.",
         icon=":material/rule:",
     )
-    table = errors_table(errors)
+    _show_errors_table(upload, errors)
+
+
+def _show_repeated_days(run: BatchRun) -> None:
+    """Rows that totals would count twice; they keep their forecasts."""
+    repeated = run.upload.repeated_days(run.usable)
+    if not repeated:
+        return
+    count = len(repeated)
+    st.warning(
+        f"{number_format().whole(count)} {'row repeats' if count == 1 else 'rows repeat'} the "
+        "store and day of another row, so there will be no totals, by store or by day: they "
+        "would count these days twice. Leave one row of each store and day in the file and upload "
+        "it again, or go on with the forecasts of the rows alone.",
+        icon=":material/content_copy:",
+    )
+    _show_errors_table(run.upload, repeated)
+
+
+def _show_errors_table(upload: Upload, errors: list[ErrorDetail]) -> None:
+    table = errors_table(errors, upload.source.table.position)
     st.dataframe(
         table.head(MAX_SHOWN_ERRORS),
         hide_index=True,
         width="stretch",
         column_config={
-            "Row": st.column_config.NumberColumn(width=80),
+            "Where": st.column_config.TextColumn(width=100),
             "Column": st.column_config.TextColumn(width=140),
         },
     )
     if table.height > MAX_SHOWN_ERRORS:
-        shown, total = whole(MAX_SHOWN_ERRORS), whole(table.height)
-        st.caption(f"The first {shown} of {total}; all are in the download.")
+        shown, total = (number_format().whole(n) for n in (MAX_SHOWN_ERRORS, table.height))
+        st.caption(f"The first {shown} of {total}.")
 
 
 def _show_forecast_step(batch: Batch) -> None:
@@ -218,7 +300,7 @@ def _new_run(upload: Upload) -> BatchRun:
 def _start(batch: Batch, objective: Objective) -> None:
     """All rows of a batch have one objective: another choice forecasts all of them again."""
     if objective != batch.run.objective:
-        batch.run = BatchRun.from_upload(batch.upload, objective)
+        batch.run = BatchRun.from_upload(batch.run.upload, objective)
     batch.running = True
 
 

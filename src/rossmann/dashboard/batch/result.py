@@ -11,27 +11,17 @@ import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from rossmann.dashboard.batch.job import BatchRun
-from rossmann.dashboard.batch.tables import (
-    FORECAST,
-    HIGH,
-    LOW,
-    TOTAL,
-    by_day,
-    by_store,
-    result_table,
-    shown_table,
-    to_csv,
-    to_excel,
-)
-from rossmann.dashboard.shared.announcement import announce
+from rossmann.dashboard.batch.job import FORECAST, HIGH, LOW, WARNINGS, BatchRun
+from rossmann.dashboard.batch.tables import FAULT, TOTAL, by_day, by_store, result_file, shown_table
 from rossmann.dashboard.shared.charts import totals_chart
 from rossmann.dashboard.shared.dates import short_date
 from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS
 from rossmann.dashboard.shared.number_format import number_format, show_table
+from rossmann.dashboard.shared.page_style import announce
 from rossmann.dashboard.shared.service_state import in_background
-from rossmann.data.prepare_predictions import Upload
-from rossmann.schema import Objective
+from rossmann.data.uploads.result_files import MEDIA_TYPES, ResultFormat, about_forecasts
+from rossmann.schema import Objective, Stage
+from rossmann.serving.schemas.models import DataInfo
 
 MAX_EXCEL_ROWS: Final = 200_000
 """Largest workbook that is written (in 15 s); the format allows 1,048,576 rows."""
@@ -43,31 +33,39 @@ _LOOK_SECONDS: Final = 0.5
 class BatchResult:
     """Tables of a finished batch, and its files, which are written in the background.
 
+    ``stores``, ``days``: totals, None where rows repeat a store's day.
+
     The files are kept in the session rather than written on a click: Streamlit deletes a file
     that it wrote on a click after two redraws of any session, and the pages of thirty users
     redraw their sidebars ten times a second, before a slow connection has fetched it.
     """
 
     table: pl.DataFrame
-    stores: pl.DataFrame
-    days: pl.DataFrame
+    stores: pl.DataFrame | None
+    days: pl.DataFrame | None
     objective: Objective
     description: str
     warnings: Mapping[str, int]
     csv: Future[bytes]
+    csv_type: str
     excel: Future[bytes] | None
 
     @classmethod
-    def from_run(cls, upload: Upload, run: BatchRun) -> "BatchResult":
-        """Tables of a finished run; starts to write its files."""
-        table, stores = result_table(upload, run), by_store(run)
-        description = describe_run(run)
-        small = table.height <= MAX_EXCEL_ROWS
-        csv = in_background(to_csv, table)
-        excel = in_background(to_excel, table, stores, description) if small else None
+    def from_run(cls, run: BatchRun, data: DataInfo) -> "BatchResult":
+        """Tables of a finished run over ``data``; starts to write its files."""
+        adds_up = not run.upload.repeated_days(run.usable)
+        stores, days = (by_store(run), by_day(run)) if adds_up else (None, None)
+        about = about_forecasts(
+            data, run.version or 0, Stage.PRODUCTION, run.as_of or "", run.objective
+        )
+        sheets = () if stores is None else (("By store", stores),)
+        csv = ResultFormat("csv", run.upload.source.table.dialect)
+        excel = ResultFormat("xlsx", about=about, sheets=sheets)
+        small = run.upload.frame.height <= MAX_EXCEL_ROWS
         return cls(
-            shown_table(table), stores, by_day(run), run.objective, description,
-            dict(run.warnings), csv, excel,
+            shown_table(run), stores, days, run.objective, describe_run(run), dict(run.warnings),
+            in_background(result_file, run, csv), csv.media_type,
+            in_background(result_file, run, excel) if small else None,
         )  # fmt: skip
 
     @property
@@ -79,29 +77,41 @@ class BatchResult:
 def show_result(name: str, result: BatchResult, region: DeltaGenerator) -> None:
     """Draw metrics, warnings, three views, and the downloads; ``region`` announces them."""
     st.subheader("4 · Take the forecasts")
-    _show_metrics(result.stores, result.days)
+    formats = number_format()
+    if result.stores is not None and result.days is not None:
+        _show_metrics(result.stores, result.days)
     for text, count in result.warnings.items():
-        rows = number_format().whole(count)
+        rows = formats.whole(count)
         st.warning(f"{rows} {'row' if count == 1 else 'rows'}: {text}.", icon=":material/info:")
     # A fragment has a fixed interval: one that looks for the files, and one that does not.
     show = _show_downloads if result.files_written else _wait_for_downloads
     show(name, result)
-    day_tab, store_tab, row_tab = st.tabs(["By day", "By store", "All rows, as uploaded"])
-    labels = {name: number_format().unit(name) for name in (TOTAL, "Per open day")}
-    with day_tab:
-        st.altair_chart(totals_chart(result.days), width="stretch")
-    with store_tab:
-        show_table(result.stores, (TOTAL, "Per open day"), labels)
-    with row_tab:
-        forecast_labels = {name: number_format().unit(name) for name in (FORECAST, LOW, HIGH)}
-        show_table(result.table, (FORECAST, LOW, HIGH), forecast_labels)
+    if result.stores is None or result.days is None:
+        _show_rows(result.table)
+        announce(region, f"{name}: {formats.whole(result.table.height)} rows, without totals.")
+    else:
+        day_tab, store_tab, row_tab = st.tabs(["By day", "By store", "All rows, as uploaded"])
+        with day_tab:
+            st.altair_chart(totals_chart(result.days), width="stretch")
+        with store_tab:
+            columns = (TOTAL, "Per open day")
+            show_table(result.stores, columns, {column: formats.unit(column) for column in columns})
+        with row_tab:
+            _show_rows(result.table)
+        total = formats.money(int(result.stores[TOTAL].sum()))
+        announce(region, f"{name}: total forecast {total}.")
     st.caption(
         "Shown in whole numbers, rounded row by row; totals are sums of the rounded rows. The "
         "files hold the forecasts unrounded."
     )
     st.caption(result.description)
-    total = number_format().money(int(result.stores[TOTAL].sum()))
-    announce(region, f"{name}: total forecast {total}.")
+
+
+def _show_rows(table: pl.DataFrame) -> None:
+    unit = number_format().unit
+    labels = {FORECAST: unit("Forecast"), LOW: unit("80 % from"), HIGH: unit("80 % to")}
+    labels |= {WARNINGS: "Warnings", FAULT: "What is wrong"}
+    show_table(table, (FORECAST, LOW, HIGH), labels)
 
 
 def _show_metrics(stores: pl.DataFrame, days: pl.DataFrame) -> None:
@@ -129,13 +139,12 @@ def _wait_for_downloads(name: str, result: BatchResult) -> None:
 def _show_downloads(name: str, result: BatchResult) -> None:
     stem = f"{PurePath(name).name.split('.')[0]}-forecast"
     left, right, _ = st.columns([1, 1, 2])
-    _show_download(left, "CSV", result.csv, f"{stem}.csv", "text/csv")
+    _show_download(left, "CSV", result.csv, f"{stem}.csv", result.csv_type)
     if result.excel is None:
         rows = number_format().whole(MAX_EXCEL_ROWS)
         right.caption(f"An Excel file is made for up to {rows} rows.")
         return
-    mime = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-    _show_download(right, "Excel", result.excel, f"{stem}.xlsx", mime)
+    _show_download(right, "Excel", result.excel, f"{stem}.xlsx", MEDIA_TYPES["xlsx"])
 
 
 def _show_download(

@@ -4,80 +4,94 @@ The files hold every forecast as the service gave it. What is shown is rounded o
 totals are sums of the rounded rows, so that they add up on the page.
 """
 
-from datetime import date
-from io import BytesIO
-from typing import Any, Final
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import numpy as np
 import polars as pl
 
-from rossmann.dashboard.batch.job import BatchRun
+from rossmann.dashboard.batch.job import AS_OF, FORECAST, HIGH, LOW, VERSION, WARNINGS, BatchRun
 from rossmann.dashboard.shared.number_format import round_sales
-from rossmann.data.prepare_predictions import Upload
+from rossmann.data.prepare_predictions import result_table
+from rossmann.data.uploads.file_formats import FileFormat
+from rossmann.data.uploads.result_files import ResultFormat, kept_columns
 from rossmann.errors import ErrorDetail
 
-FORECAST: Final = "Forecast"
-LOW: Final = "Low80"
-HIGH: Final = "High80"
-NOTE: Final = "Note"
+FAULT: Final = "error"
+"""The column of a result that says what is wrong with a row; only where one has a fault."""
 TOTAL: Final = "Total forecast"
-_SALES_FORMAT: Final = "#,##0"
 MAX_EXACT_INTEGER: Final = 2**53
-"""Spreadsheets hold larger integers only approximately."""
+"""The browser's table holds larger integers only approximately."""
 
 
-def result_table(upload: Upload, run: BatchRun) -> pl.DataFrame:
-    """Every row as uploaded and in that order, with ``Forecast``, ``Low80``, ``High80``, ``Note``.
+def run_columns(run: BatchRun) -> dict[str, pl.Series]:
+    """The columns that a finished run adds to its file: those of ``POST /predict/file``.
 
-    An invalid row has no forecast; its note holds the error.
+    An invalid row has none of them; where there is one, a further column holds its errors.
     """
-    notes = [""] * upload.frame.height
-    for error in [*upload.errors, *run.errors]:
+    count = run.upload.frame.height
+    answered = np.zeros(count, np.bool_)
+    answered[run.file_rows[run.usable]] = True
+    day = pl.Series([run.as_of], dtype=pl.String).str.to_date()
+    columns = {
+        FORECAST: pl.Series(run.sales).fill_nan(None),
+        LOW: pl.Series(run.low).fill_nan(None),
+        HIGH: pl.Series(run.high).fill_nan(None),
+        VERSION: _where(answered, pl.Series([run.version], dtype=pl.Int32)),
+        AS_OF: _where(answered, day),
+        WARNINGS: pl.Series(run.row_warnings.tolist(), dtype=pl.String),
+    }
+    texts: list[str | None] = [None] * count
+    for error in [*run.upload.errors, *run.errors]:
         row = int(error.loc[0]) - 1
-        notes[row] = f"{notes[row]}; {error.msg}" if notes[row] else error.msg
-    for row in run.file_rows[(run.rows.open == 0) & run.usable].tolist():
-        notes[row] = "closed"
-    uploaded = _rename_own_columns(upload.frame)
-    columns = {FORECAST: run.sales, LOW: run.low, HIGH: run.high}
-    return uploaded.with_columns(
-        *(pl.Series(name, values).fill_nan(None) for name, values in columns.items()),
-        pl.Series(NOTE, notes, dtype=pl.String),
-    )
+        texts[row] = f"{texts[row]}; {error.msg}" if texts[row] else error.msg
+    if any(texts):
+        columns[FAULT] = pl.Series(texts, dtype=pl.String)
+    return columns
 
 
-def _rename_own_columns(frame: pl.DataFrame) -> pl.DataFrame:
-    """The uploaded columns; those named like a column of ours get "uploaded" added."""
-    names = set(frame.columns) | {FORECAST, LOW, HIGH, NOTE}
-    renamed = {}
-    for name in frame.columns:
-        if name in (FORECAST, LOW, HIGH, NOTE):
-            new = f"{name} (uploaded)"
-            while new in names:
-                new += "'"
-            names.add(new)
-            renamed[name] = new
-    return frame.rename(renamed)
+def _where(mask: np.ndarray[tuple[int], np.dtype[np.bool_]], value: pl.Series) -> pl.Series:
+    """The one ``value`` in the rows of ``mask``, null in the others, (n,)."""
+    index = pl.Series(np.zeros(len(mask), np.uint32)).set(pl.Series(~mask), None)
+    return value.gather(index)
 
 
-def shown_table(table: pl.DataFrame) -> pl.DataFrame:
-    """The result table with whole forecasts; uploaded numbers are numbers, which sort as such."""
-    return _with_integers(table).with_columns(
-        pl.Series(name, round_sales(table[name].to_numpy())).fill_nan(None).cast(pl.Int64)
+def result_file(run: BatchRun, form: ResultFormat) -> bytes:
+    """A finished run's file: the rows as uploaded, then ``run_columns``.
+
+    ``form``: its format and sheets; a CSV file has the dialect of the upload.
+    """
+    table = result_table(run.upload.source, run_columns(run), form.file_format)
+    table = replace(table, form=replace(table.form, about=form.about, sheets=form.sheets))
+    with TemporaryDirectory(prefix="rossmann-result-") as folder:
+        path = Path(folder) / "result"
+        table.write(path)
+        return path.read_bytes()
+
+
+def shown_table(run: BatchRun) -> pl.DataFrame:
+    """Every row as uploaded, with whole forecasts; uploaded numbers are numbers to sort by."""
+    columns = run_columns(run)
+    uploaded = run.upload.frame
+    file_format: FileFormat = "xlsx"  # names without repetitions
+    names, _ = kept_columns(uploaded.columns, list(columns), file_format)
+    table = uploaded.rename(dict(zip(uploaded.columns, names, strict=True)))
+    table = table.with_columns(_to_integers(column) for column in table.get_columns())
+    rounded = {
+        name: pl.Series(round_sales(columns[name].cast(pl.Float64).to_numpy()))
+        .fill_nan(None)
+        .cast(pl.Int64)
         for name in (FORECAST, LOW, HIGH)
-    )
-
-
-def _with_integers(table: pl.DataFrame) -> pl.DataFrame:
-    return table.with_columns(
-        _to_integers(table[name]) for name in table.columns if table[name].dtype == pl.String
-    )
+    }
+    shown = {**rounded, **{name: columns[name] for name in (WARNINGS, FAULT) if name in columns}}
+    return table.with_columns(values.alias(name) for name, values in shown.items())
 
 
 def _to_integers(column: pl.Series) -> pl.Series:
-    """A column of whole numbers as integers, so that a spreadsheet can sum them; else unchanged.
-
-    Numbers that would not come back as they were written (01067, 100000000000000012) stay text.
-    """
+    """A column of whole numbers as integers; else, and where they have zeros before, unchanged."""
     numbers = column.cast(pl.Int64, strict=False)
     same = (numbers.cast(pl.String) == column).all(ignore_nulls=False)
     complete = numbers.null_count() == column.null_count()
@@ -131,50 +145,17 @@ def _forecast_rows(run: BatchRun) -> pl.DataFrame:
     )
 
 
-def errors_table(errors: list[ErrorDetail]) -> pl.DataFrame:
-    """One row per error: Row (in the file, the first row of data is 1), Column, What is wrong."""
+def errors_table(errors: list[ErrorDetail], position: Callable[[int], str]) -> pl.DataFrame:
+    """One row per error, by rows of the file: Where, Column, What is wrong.
+
+    ``position``: where the row with an index stands in the file.
+    """
+    ordered = sorted(errors, key=lambda error: int(error.loc[0]))
     return pl.DataFrame(
         {
-            "Row": [int(error.loc[0]) for error in errors],
-            "Column": [str(error.loc[1]) if len(error.loc) > 1 else "" for error in errors],
-            "What is wrong": [error.msg for error in errors],
+            "Where": [position(int(error.loc[0]) - 1) for error in ordered],
+            "Column": [str(error.loc[1]) if len(error.loc) > 1 else "" for error in ordered],
+            "What is wrong": [error.msg for error in ordered],
         },
-        schema={"Row": pl.Int64, "Column": pl.String, "What is wrong": pl.String},
-    ).sort("Row", maintain_order=True)
-
-
-def to_csv(table: pl.DataFrame) -> bytes:
-    """The table as CSV in UTF-8."""
-    return table.write_csv().encode()
-
-
-def to_excel(table: pl.DataFrame, stores: pl.DataFrame, description: str) -> bytes:
-    """A workbook: the forecasts, the summary by store, and a sheet with ``description``.
-
-    Text stays text: a cell that begins with = is no formula, and an address is no link.
-    """
-    from xlsxwriter import Workbook  # type: ignore[import-untyped]
-
-    file = BytesIO()
-    options = {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
-    formats: dict[Any, Any] = dict.fromkeys((FORECAST, LOW, HIGH), _SALES_FORMAT)
-    with Workbook(file, options) as workbook:
-        _with_integers(table).write_excel(
-            workbook,
-            worksheet="Forecasts",
-            autofit=table.height < 5_000,
-            column_formats=formats,
-            dtype_formats={pl.Int64: "0"},
-            freeze_panes=(1, 0),
-        )
-        stores.write_excel(
-            workbook,
-            worksheet="By store",
-            dtype_formats={pl.Int64: _SALES_FORMAT},
-            column_formats={"Store": "0"},
-            freeze_panes=(1, 0),
-        )
-        sheet = workbook.add_worksheet("About")
-        sheet.write_string(0, 0, description)
-        sheet.write_string(1, 0, f"Written on {date.today().isoformat()}")
-    return file.getvalue()
+        schema=dict.fromkeys(("Where", "Column", "What is wrong"), pl.String),
+    )

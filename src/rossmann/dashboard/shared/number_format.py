@@ -129,6 +129,8 @@ def show_table(
             name: st.column_config.TextColumn(labels.get(name), alignment="right")
             for name in numbers
         }
+    for name in set(labels) & set(table.columns) - set(numbers):
+        config[name] = st.column_config.Column(labels[name])
     st.dataframe(table, hide_index=True, width="stretch", column_config=config)
 
 

@@ -1,9 +1,12 @@
-"""Style sheet and script of all pages: spacing, contrast, narrow screens, hidden elements."""
+"""Style sheet and script of all pages, and their live region for screen readers."""
 
+from html import escape
 from typing import Final
 
-from rossmann.dashboard.shared.announcement import KEY as ANNOUNCEMENT_KEY
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+ANNOUNCEMENT_KEY: Final = "announcement"
 SIDEBAR_PIXELS: Final = 240
 DEMO_NOTE_KEY: Final = "demo-note"
 REJECTED_FILE_KEY: Final = "rejected-file"
@@ -49,3 +52,20 @@ if (!window.foldsSidebar) {
   });
 }
 </script>"""
+
+
+def announcement_region() -> DeltaGenerator:
+    """Live region: screen readers read out what is written into it.
+
+    Create it first, so that it stays the same element when the page is drawn again.
+    """
+    return st.container(key=ANNOUNCEMENT_KEY)
+
+
+def announce(region: DeltaGenerator, text: str) -> None:
+    """Replace the text of the region; what is new is read out when the user pauses."""
+    # Markdown, not st.html: only its elements stay in place, as live regions must.
+    region.markdown(
+        f'<div role="status" aria-live="polite" aria-atomic="true">{escape(text)}</div>',
+        unsafe_allow_html=True,
+    )

@@ -7,7 +7,6 @@ from datetime import date, timedelta
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from rossmann.dashboard.shared.announcement import announce, announcement_region
 from rossmann.dashboard.shared.dates import (
     contradicted_date,
     is_week,
@@ -17,6 +16,7 @@ from rossmann.dashboard.shared.dates import (
 from rossmann.dashboard.shared.error_boundary import error_boundary
 from rossmann.dashboard.shared.inputs import objective_select, selected_objective
 from rossmann.dashboard.shared.number_format import number_format
+from rossmann.dashboard.shared.page_style import announce, announcement_region
 from rossmann.dashboard.shared.service_state import info, stores
 from rossmann.dashboard.single.result import ForecastInput, show_result
 from rossmann.dashboard.single.store_days import request_row, store_days

@@ -8,11 +8,11 @@ from typing import Any, Final
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from rossmann.dashboard.shared.announcement import announce
 from rossmann.dashboard.shared.charts import FORECAST, SELECTED, SOLD, Day, store_chart
 from rossmann.dashboard.shared.dates import long_date, short_date
 from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS
 from rossmann.dashboard.shared.number_format import number_format
+from rossmann.dashboard.shared.page_style import announce
 from rossmann.dashboard.shared.service_state import client, in_background
 from rossmann.dashboard.single.attributions import show_attributions
 from rossmann.dashboard.single.store_days import PAST_WEEKS, StoreDays, request_row

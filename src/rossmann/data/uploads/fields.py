@@ -11,7 +11,6 @@ from datetime import date
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from rossmann.data.uploads.dates import MIDNIGHT, invalid_date_message
@@ -235,17 +234,15 @@ def invalid_value_error(field: str, text: str | None, date_format: str) -> tuple
     return message, _ERROR_TYPES[field]
 
 
-def repeated_day_errors(
-    rows: StoreDays, numbers: npt.NDArray[np.integer], place: str = ""
-) -> Iterator[ErrorDetail]:
+def repeated_day_errors(rows: StoreDays, position: Callable[[int], str]) -> Iterator[ErrorDetail]:
     """An error for each row whose store and day an earlier row has: totals would count it twice.
 
-    ``numbers`` (n,): of the rows, for people. ``place``: a name before them, as in ``inputs``.
+    ``loc``: the row's index. ``position``: where the row with an index stands, for people.
     """
-    for row, first in zip(*rows.duplicates(), strict=True):
-        store, day, number = rows.store[row], format_iso_day(rows.day[row]), int(numbers[row])
+    for row, first in zip(*map(np.ndarray.tolist, rows.duplicates()), strict=True):
         msg = (
-            f"store {store} on {day} is in {place or 'row'} {numbers[first]} already: a store's day"
-            " may come once where totals are asked for; leave one of the two out"
+            f"store {rows.store[row]} on {format_iso_day(rows.day[row])} is in {position(first)}"
+            " already: a store's day may come once where totals are asked for; leave one of the"
+            " two out"
         )
-        yield ErrorDetail((place, number) if place else (number,), msg, "duplicate_row")
+        yield ErrorDetail((row,), msg, "duplicate_row")

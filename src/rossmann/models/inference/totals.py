@@ -1,13 +1,14 @@
 """Forecast totals by store, store type and chain, with prediction intervals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.errors import CorruptModelError, ErrorDetail, RequestError
+from rossmann.data.uploads.fields import repeated_day_errors
+from rossmann.errors import CorruptModelError, RequestError
 from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, bias_factors
 from rossmann.models.calibration.totals_covariance import (
     ForecastRows,
@@ -73,10 +74,9 @@ def forecast_totals(
     missing = [key for key in (TOTALS_KEY, BIAS_CORRECTION_KEY) if key not in card]
     if TOTALS_KEY in missing or (request.objective == "unbiased" and missing):
         raise CorruptModelError("this version has no tables for totals: train a new one")
-    duplicates = request.rows.duplicates()
-    if len(duplicates):
-        msg = "a store's day may come once where totals are asked for"
-        raise RequestError([ErrorDetail(("inputs", int(duplicates[0])), msg, "duplicate_row")])
+    repeated = list(repeated_day_errors(request.rows, "inputs {}".format))
+    if repeated:
+        raise RequestError([replace(error, loc=("inputs", *error.loc)) for error in repeated])
     rows, point_forecasts = _forecast_rows(forecaster, request, origin)
     totals = []
     for name in by:

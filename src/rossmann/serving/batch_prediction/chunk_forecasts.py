@@ -226,7 +226,7 @@ class _ChunkForecaster:
         sales, intervals = plan.forecaster.predict_rows(request, plan.origin)
         columns = list(chunk.columns)
         if plan.typed:
-            for name, values in typed_fields(rows).items():
+            for name, values in _typed_fields(rows).items():
                 columns[parsed.columns.index[name]] = values
         columns += self._results(sales, intervals, start)
         arrays = [c.cast(f.type) for c, f in zip(columns, self.schema, strict=True)]
@@ -248,7 +248,7 @@ class _ChunkForecaster:
         ]
 
 
-def typed_fields(rows: StoreDays) -> dict[str, pa.Array]:
+def _typed_fields(rows: StoreDays) -> dict[str, pa.Array]:
     """The six fields of n rows as numbers and days, (n,) each."""
     values = (
         to_arrow(rows.store),

@@ -12,10 +12,10 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.make_dataset import DatasetInfo
 from rossmann.data.uploads.result_files import (
     ResultFormat,
     Writer,
+    about_forecasts,
     check_row_limit,
     kept_columns,
     open_writer,
@@ -27,7 +27,6 @@ from rossmann.epoch_days import format_iso_day
 from rossmann.errors import DataValidationError, ErrorDetail, RequestError, ServiceError, first_line
 from rossmann.filesystem.process_identity import pid_exists
 from rossmann.models.inference.row_warnings import RowWarning
-from rossmann.schema import Dataset
 from rossmann.serving.batch_prediction.chunk_forecasts import (
     CheckedFile,
     ChunkPlan,
@@ -133,25 +132,11 @@ def prepare_job(
         typed=table.file_format != "parquet" and file_format != "csv",
     )
     checked = CheckedFile(parsed, warnings, plan)
-    about = about_forecasts(forecaster.panel.info, version, plan.origin, options.objective)
+    info, as_of = forecaster.panel.info, format_iso_day(plan.origin)
+    about = about_forecasts(info, plan.version, version.stage, as_of, plan.objective)
     form = ResultFormat(file_format, table.dialect, parsed.decimal or ".", about)
     notes = (*parsed.notes, *renamed)
     return BatchJob(form, version.stage, folder, notes, checked, workers, record)
-
-
-def about_forecasts(
-    info: DatasetInfo, version: SelectedVersion, origin: int, objective: str
-) -> tuple[tuple[str, str], ...]:
-    """Names and values that say where forecasts come from, for a sheet of a workbook."""
-    data = "demo data (synthetic)" if info.dataset == Dataset.DEMO else "Rossmann tables"
-    return (
-        ("Model version", str(version.served.version)),
-        ("Stage", version.stage),
-        ("Origin (last day of known sales)", format_iso_day(origin)),
-        ("Objective", objective),
-        ("Data", data),
-        ("Data version", info.version),
-    )
 
 
 @contextmanager
