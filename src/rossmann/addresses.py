@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.request import getproxies_environment
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from rossmann.errors import SettingsError
 
@@ -25,6 +25,26 @@ if TYPE_CHECKING:
 
 AUTHORITY_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 """Trusted certificate authorities, as OpenSSL and httpx name them."""
+
+
+def _parse_host(value: str) -> str:
+    host = value.strip()
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        ip_address(host)
+    except ValueError as error:
+        if not re.fullmatch(r"\w[\w.-]*", host):
+            raise ValueError(
+                "must be an address or a name of this machine, such as 127.0.0.1, without http://"
+                " and without a port"
+            ) from error
+    if "%" in host:
+        raise ValueError("addresses of one network interface only (with %) are not supported")
+    return host
+
+
+Host = Annotated[str, AfterValidator(_parse_host)]
+"""Where a server listens: an address, IPv6 without brackets, or a name."""
 
 
 def _normalize_base_path(value: object) -> object:
@@ -89,6 +109,11 @@ def redact_password(url: str) -> str:
     head, at, tail = url.rpartition("@")
     scheme, colon, _ = head.partition("://")
     return f"{scheme}{colon}***@{tail}" if at else url
+
+
+def without_credentials(url: str) -> str:
+    """A URL without the user and the password in it."""
+    return redact_password(url).replace("***@", "")
 
 
 def find_proxy(url: "httpx.URL") -> "httpx.Proxy | None":

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -82,3 +83,11 @@ def program() -> str:
     if found is not None and Path(found).resolve() == script.resolve():
         return "rossmann"
     return shlex.quote(str(script))
+
+
+def install_command(package: str) -> str:
+    """The command that adds a package to the environment that runs this."""
+    python = shlex.quote(sys.executable)
+    if find_spec("pip") is None:  # as uv makes environments
+        return f"uv pip install --python {python} {package}"
+    return f"{python} -m pip install {package}"

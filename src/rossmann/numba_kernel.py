@@ -19,19 +19,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 def cached_njit(function: F) -> F:
     """Compile ``function``, which must not use Python objects; it releases the interpreter lock."""
     options = vars(config)
-    configured = options["CACHE_DIR"]
-    # numba reads the folder while it decorates, and not again
-    options["CACHE_DIR"] = configured or str(_folder(Path(function.__code__.co_filename).parent))
+    configured = {name: options[name] for name in ("CACHE_DIR", "DISABLE_JIT")}
+    # numba reads these while it decorates, and not again
+    package = Path(function.__code__.co_filename).parent
+    options["CACHE_DIR"] = str(_folder(package, configured["CACHE_DIR"]))
+    options["DISABLE_JIT"] = 0  # features in plain Python would take days
     try:
         return cast(F, njit(cache=True, nogil=True)(function))
     finally:
-        options["CACHE_DIR"] = configured
+        options.update(configured)
 
 
 @cache
-def _folder(package: Path) -> Path:
+def _folder(package: Path, configured: str) -> Path:
+    """``configured``: the user's folder for all caches of numba, or ""."""
     files = [*Path(__file__).parent.glob("schema.py"), *sorted(package.glob("*.py"))]
-    return package / "__pycache__" / f"kernels-{source_digest(files)}"
+    parent = Path(configured) if configured else package / "__pycache__"
+    return parent / f"kernels-{source_digest(files)}"
 
 
 def source_digest(files: Iterable[Path]) -> str:

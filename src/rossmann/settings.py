@@ -28,7 +28,14 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from rossmann.addresses import BasePath, redact_password, sqlite_url, url_host
+from rossmann.addresses import (
+    BasePath,
+    Host,
+    redact_password,
+    sqlite_url,
+    url_host,
+    without_credentials,
+)
 from rossmann.errors import SettingsError, settings_error_message
 from rossmann.installation import absolute_path, params_file
 from rossmann.schema import Objective, Stage
@@ -107,7 +114,9 @@ class PathSettings(BaseSettings):
     """Empty: the server on ``host`` and ``mlflow_port``."""
     api_url: str = ""
     """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
-    host: str = "127.0.0.1"
+    api_public_url: str = Field("", pattern=r"^(https?://.+)?$")
+    """Where browsers find the API, such as behind a proxy; empty: where the dashboard does."""
+    host: Host = "127.0.0.1"
     """Address that the services listen on; IPv6 too: ``::1``, or ``::`` for every address."""
     api_port: Port = 8000
     mlflow_port: Port = 5000
@@ -126,11 +135,6 @@ class PathSettings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else absolute_path(value)
-
-    @field_validator("host")
-    @classmethod
-    def _without_brackets(cls, value: str) -> str:
-        return value.strip("[]")
 
     @field_validator("database_url")
     @classmethod
@@ -217,6 +221,11 @@ class PathSettings(BaseSettings):
         """The prediction service's address."""
         own = f"http://{url_host(self.host)}:{self.api_port}{self.api_base_path}"
         return (self.api_url or own).rstrip("/")
+
+    @property
+    def public_api_url(self) -> str:
+        """The prediction service's address for browsers, without credentials."""
+        return without_credentials(self.api_public_url.rstrip("/") or self.service_url)
 
     @property
     def dashboard_url(self) -> str:
@@ -343,7 +352,8 @@ class Settings(AccessSettings, PathSettings):
             shown["api_keys"] = f"{len(self.api_keys.split(','))} keys (hidden)"
         if self.api_key:
             shown["api_key"] = "(hidden)"
-        for name in ("mlflow_tracking_uri", "api_url", "rate_limit_store", "database_url"):
+        urls = ("mlflow_tracking_uri", "api_url", "api_public_url", "rate_limit_store")
+        for name in (*urls, "database_url"):
             shown[name] = redact_password(shown[name])
         return shown
 

@@ -131,7 +131,7 @@ def test_invalid_setting_is_an_error_of_one_line(
 )
 def test_error_without_mlflow_names_the_start_script(command: list[str], capsys: Capture) -> None:
     assert main(command) == 1
-    assert "start_mlflow.sh" in error_line(capsys)
+    assert "rossmann mlflow" in error_line(capsys)
 
 
 @pytest.mark.usefixtures("empty_data_dir")

@@ -1,4 +1,4 @@
-"""A launch in an unusual environment: IPv6, proxies, base paths, a folder's name, MLflow's run."""
+"""A launch in an unusual environment: IPv6, proxies, base paths, folder, libraries' variables."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from rossmann.data.demo.write_tables import write_demo
 from rossmann.serving.client.client import Client
 from rossmann.settings import load_settings
 from tests.e2e.installation import Installation
-from tests.fixtures.networks import ODD_NAME
+from tests.fixtures.networks import ODD_NAME, mlflow_variables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -25,8 +25,13 @@ def installation(tmp_path: Path, forward_proxy: Any, ipv6: None) -> Iterator[Ins
         "ROSSMANN_HOST": "::1",
         "ROSSMANN_API_BASE_PATH": "/forecasts",
         "ROSSMANN_DASHBOARD_BASE_PATH": "/dashboard",
-        "MLFLOW_RUN_ID": "0123456789abcdef0123456789abcdef",
-        "MLFLOW_EXPERIMENT_ID": "42",
+        "SSL_CERT_FILE": "/nowhere/authorities.pem",
+        "WEB_CONCURRENCY": "auto",
+        "NUMBA_DISABLE_JIT": "1",
+        "STREAMLIT_GLOBAL_DEVELOPMENT_MODE": "true",
+        "STREAMLIT_SERVER_SSL_CERT_FILE": "/nowhere/certificate.pem",
+        "STREAMLIT_SERVER_SSL_KEY_FILE": "/nowhere/key.pem",
+        **mlflow_variables(),
     }
     # the fixture's proxy is in the environment, without NO_PROXY
     installation = Installation(tmp_path / ODD_NAME, variables)

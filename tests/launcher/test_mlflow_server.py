@@ -165,7 +165,9 @@ def test_allowed_hosts(host: str, allowed: list[str], denied: list[str]) -> None
 
 def test_allowed_hosts_can_be_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "mlflow.example")
-    assert allowed_hosts("127.0.0.1", 5000) == "mlflow.example"
+    hosts = allowed_hosts("127.0.0.1", 5000).split(",")
+    assert {"mlflow.example", "127.0.0.1:5000"} <= set(hosts)  # a launch asks at its own address
+    assert "10.*" not in allowed_hosts("0.0.0.0", 5000)
 
 
 def test_variables_are_those_that_mlflow_reads() -> None:

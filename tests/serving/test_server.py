@@ -112,7 +112,7 @@ def test_start_without_production_version_exits_with_1(start: Start, empty_regis
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "error: there is no Production version" in output
-    assert "bash scripts/launch_dashboard.sh" in output and "Traceback" not in output
+    assert "rossmann up" in output and "Traceback" not in output
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -121,7 +121,7 @@ def test_start_without_registry_and_local_copy_exits_with_1(start: Start, worker
     process = start(mlflow_tracking_uri=uri, api_port=free_port(), workers=workers)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "the registry is away" in output and "start_mlflow.sh" in output
+    assert "the registry is away" in output and "rossmann mlflow" in output
     assert "Traceback" not in output
 
 

@@ -3,15 +3,19 @@
 Each verb imports what it needs when it is called, so that ``--help`` answers at once.
 """
 
+import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
 from rossmann.cli import data, keys, log, models, predict, services, training, tune
 from rossmann.errors import RossmannError
+from rossmann.installation import program
 from rossmann.launcher.stop_signals import Interrupted
 
 app = typer.Typer(
@@ -49,10 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # makes a fit several times as long; this bound costs nothing on an idle one. It is read when
     # the libraries load, so it is set before, and services that are started from here inherit it.
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the terminal's encoding may lack a character
     try:
-        code = typer.main.get_command(app).main(
+        command = typer.main.get_command(app)
+        _name_program(command, program())
+        code = command.main(
             args=None if arguments is None else list(arguments),
-            prog_name="rossmann",
+            prog_name=program(),
             standalone_mode=False,
         )
     except typer.TyperException as error:
@@ -77,10 +85,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _name_program(command: Any, name: str) -> None:
+    """Let the examples of all help texts begin with the program as this shell finds it."""
+    if command.help:
+        command.help = re.sub(
+            r"(Example:\s|Begin with: )(.*?)rossmann ",
+            lambda match: f"{match[1]}{match[2]}{name} ",
+            command.help,
+            flags=re.DOTALL,
+        )
+    for verb in getattr(command, "commands", {}).values():
+        _name_program(verb, name)
+
+
 def _usage(error: typer.TyperException) -> str:
     text = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "rossmann"
+    path = context.command_path if context is not None else program()
     return f"{text.strip().rstrip('.')}. See: {path} --help"
 
 

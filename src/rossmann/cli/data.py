@@ -15,6 +15,7 @@ from rossmann.cli.terminal import (
     progress,
 )
 from rossmann.cli.training import prepare_dataset
+from rossmann.installation import shell_command
 
 if TYPE_CHECKING:
     from rossmann.data.tables.ingest import ScheduleCoverage
@@ -124,7 +125,7 @@ def ingest(
     info = prepare_dataset(settings)
     _remove_old_arrays(settings)
     echo(f"data version {info.version} is ready; a running service loads it by itself")
-    echo("to learn from the new days too: rossmann train")
+    echo(f"to learn from the new days too: {shell_command('train')}")
 
 
 @app.command("status")
@@ -189,4 +190,6 @@ def _remove_old_arrays(settings: "Settings") -> None:
         if version.stage in {Stage.PRODUCTION, Stage.STAGING}
     }
     for name in remove_old_arrays(settings.processed_dir, used, settings.data_keep_versions):
-        progress(f"arrays of data version {name} removed; rossmann features makes them again")
+        progress(
+            f"arrays of data version {name} removed; made again by: {shell_command('features')}"
+        )

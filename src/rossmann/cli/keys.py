@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rossmann.cli.terminal import echo, progress, show_table
+from rossmann.installation import shell_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,4 +96,4 @@ def _no_key_text(settings: "Settings", path: "Path") -> str:
         return f"no key: {path} is empty, so no call by key is accepted"
     if settings.oidc_issuer:
         return "no key: callers need a token of the provider"
-    return "no key: the service is open to all; make one with: rossmann keys new"
+    return f"no key: the service is open to all; make one with: {shell_command('keys new')}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rossmann.cli.terminal import echo, show_table
+from rossmann.installation import shell_command
 
 if TYPE_CHECKING:
     from rossmann.models.gate.verdict import Verdict
@@ -46,7 +47,7 @@ def list_versions(
     with _registry() as registry:
         versions = registry.versions()
     if not versions:
-        echo("no version is registered yet; make one with: rossmann train")
+        echo(f"no version is registered yet; make one with: {shell_command('train')}")
         return
     found = filter_by_origin(versions, data, code, file)
     if not found:

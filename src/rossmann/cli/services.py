@@ -29,9 +29,9 @@ def up(
     demo: DemoOption = False,
     detach: Annotated[bool, typer.Option("--detach", help="leave it running, return")] = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="open no page")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="the same as: rossmann down")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="the same as the verb down")] = False,
     show_status: Annotated[
-        bool, typer.Option("--status", help="the same as: rossmann status")
+        bool, typer.Option("--status", help="the same as the verb status")
     ] = False,
 ) -> None:
     """Start MLflow, the API and the dashboard; make data and a first model where there are none.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rossmann.cli.terminal import echo, progress, show_table
+from rossmann.installation import shell_command
 
 if TYPE_CHECKING:
     from rossmann.data.make_dataset import DatasetInfo
@@ -160,7 +161,9 @@ def retrain(
         case RetrainOutcome.NOTHING_NEW:
             echo(f"nothing new: {number} was made from these tables, parameters and code")
         case _:
-            echo(f"{number} did not pass the gate: see rossmann models show, or the report")
+            echo(
+                f"{number} did not pass the gate: see {shell_command('models show')}, or the report"
+            )
     echo(f"report: {result.report}")
     if result.outcome is not RetrainOutcome.STAGED:
         raise typer.Exit(int(result.outcome))

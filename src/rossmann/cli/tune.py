@@ -8,6 +8,7 @@ import typer
 
 from rossmann.cli.terminal import echo, progress, show_table
 from rossmann.cli.training import ProfileOption, parse_days, prepare_dataset
+from rossmann.installation import shell_command
 
 if TYPE_CHECKING:
     from datetime import date
@@ -141,7 +142,7 @@ def _apply_change(
         echo(f"{text}; not written (--dry-run)")
     else:
         write_params_text(path, after)
-        echo(f"{text}; written to {path}: review it with git diff, then: rossmann train")
+        echo(f"{text}; written to {path}: review it with git diff, then: {shell_command('train')}")
 
 
 def _changes(

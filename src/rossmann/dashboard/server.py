@@ -23,13 +23,18 @@ def server_command(settings: Settings) -> list[str]:
         f"--server.port={settings.dashboard_port}",
         f"--server.baseUrlPath={settings.dashboard_base_path}",
         "--server.headless=true",
+        # Variables and files of another Streamlit app's owner would make these differ.
+        "--server.sslCertFile=",
+        "--server.sslKeyFile=",
+        "--global.developmentMode=false",
         "--browser.gatherUsageStats=false",
     ]
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
     """The environment of that command: this process's, and the URL of the prediction service."""
-    return {**os.environ, "ROSSMANN_API_URL": settings.service_url}
+    # Streamlit's uvicorn reads a number of workers that is meant for other servers.
+    return {**os.environ, "ROSSMANN_API_URL": settings.service_url, "WEB_CONCURRENCY": "1"}
 
 
 def health_url(settings: Settings) -> str:

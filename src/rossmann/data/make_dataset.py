@@ -14,6 +14,7 @@ from rossmann.data.tables.cleaning import CleanTables, read_clean_tables
 from rossmann.data.tables.raw_tables import RawTables, find_raw_tables, table_digests
 from rossmann.errors import DataNotFoundError
 from rossmann.filesystem.atomic_write import staging_folder
+from rossmann.installation import shell_command
 from rossmann.schema import Dataset, ProgressReporter
 from rossmann.settings import Settings
 
@@ -85,7 +86,7 @@ def current_dataset(settings: Settings) -> DatasetInfo:
     if info is None:
         raise DataNotFoundError(
             f"the {raw.dataset} tables in {raw.train.parent} are not prepared: "
-            "run: rossmann features"
+            f"run: {shell_command('features')}"
         )
     return info
 

@@ -8,6 +8,7 @@ the memory, and a signal reaches the server itself, with no child left to look a
 import argparse
 import logging
 import os
+import re
 import shlex
 import socket
 import sys
@@ -26,6 +27,12 @@ _BACKEND = "_MLFLOW_SERVER_FILE_STORE"
 _ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 _ARTIFACT_FOLDER = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 _SERVE_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
+_KEPT = {
+    *(_BACKEND, _ARTIFACT_ROOT, _ARTIFACT_FOLDER, _SERVE_ARTIFACTS),
+    *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
+    *("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_DISABLE_TELEMETRY"),
+}
+"""Other variables of MLflow are of a user's other server: they move tables, or stop the start."""
 _PROXY_ROOT = "mlflow-artifacts:/"
 _SHUTDOWN_SECONDS = 5
 """Requests that run when the server ends may take this long."""
@@ -70,13 +77,13 @@ def allowed_hosts(host: str, port: int) -> str:
     ``MLFLOW_SERVER_ALLOWED_HOSTS``.
     """
     configured = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS")
-    if configured:
-        return configured
     names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
     patterns: list[str] = []
     if host in {"0.0.0.0", "::"}:
         names.append(os.uname().nodename)
         patterns = ["10.*", "192.168.*", *(f"172.{part}.*" for part in range(16, 32))]
+    if configured:
+        patterns = [configured]  # besides this machine's names, which the launch itself uses
     unique = list(dict.fromkeys(names))
     return ",".join([*unique, *(f"{name}:{port}" for name in unique), *patterns])
 
@@ -146,10 +153,17 @@ def run(host: str, port: int, folder: Path) -> None:
     Raises ``PortInUseError`` or ``SettingsError`` for the address, at once rather than after the
     long import, and ``ServiceError`` when the database cannot be used.
     """
+    for name in list(os.environ):
+        if re.match(r"_?MLFLOW_", name) and name not in _KEPT:
+            del os.environ[name]
     with bind(host, port, "ROSSMANN_MLFLOW_PORT") as listener:
         _prepare_database(folder)
         config = uvicorn.Config(
-            APP, access_log=False, log_level="info", timeout_graceful_shutdown=_SHUTDOWN_SECONDS
+            APP,
+            access_log=False,
+            log_level="info",
+            workers=1,  # else by WEB_CONCURRENCY
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
         _AnnouncedServer(config).run(sockets=[listener])
 

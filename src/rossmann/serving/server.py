@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rossmann.addresses import exempt_from_proxies, host_and_port
 from rossmann.errors import PortInUseError, RossmannError, ServiceError, SettingsError
+from rossmann.installation import shell_command
 from rossmann.logging_config import configure_library_logging, configure_logging, get_logger
 from rossmann.serving.observability.metrics import MULTIPROC_DIR_VARIABLE, multiprocess_dir
 from rossmann.settings import Settings, load_settings
@@ -63,13 +64,14 @@ def log_access_policy(settings: Settings) -> None:
 
     logger = get_logger("security")
     is_open, details = access_summary(settings)
+    keys = shell_command("keys new")
     if not is_open:
         logger.info("callers need a key", **details)
     elif is_loopback(settings.host):
-        logger.info("open to all on this machine; make keys with: rossmann keys new", **details)
+        logger.info(f"open to all on this machine; make keys with: {keys}", **details)
     else:
         logger.warning(
-            "open to all: anyone who reaches the port may call; make keys with: rossmann keys new",
+            f"open to all: anyone who reaches the port may call; make keys with: {keys}",
             host=settings.host,
             **details,
         )

@@ -442,5 +442,5 @@ def test_registering_without_a_server_raises_service_error(trained: TrainedModel
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         settings = load_settings(mlflow_tracking_uri=f"http://127.0.0.1:{unused.getsockname()[1]}")
-        with pytest.raises(ServiceError, match=r"start_mlflow\.sh"):
+        with pytest.raises(ServiceError, match="rossmann mlflow"):
             register(trained, settings, NAME)

@@ -240,4 +240,4 @@ def test_wrong_variable_is_one_line_that_names_it(
         Registry(uri).ping()
     message = str(caught.value)
     assert all(word in message for word in words), message
-    assert "\n" not in message and "start_mlflow" not in message
+    assert "\n" not in message and "rossmann mlflow" not in message

@@ -147,7 +147,9 @@ def test_service_does_not_start_with_an_unsupported_protocol() -> None:
 
 def test_missing_extra_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rossmann.serving.observability.tracing.find_spec", lambda _: None)
-    with pytest.raises(SettingsError, match=r"pip install rossmann\[tracing\]"):
+    with pytest.raises(
+        SettingsError, match=r"pip install .*opentelemetry-exporter-otlp-proto-http"
+    ):
         tracing_enabled({ENDPOINT: LOCAL_URL})
     assert not tracing_enabled({})
 

@@ -39,9 +39,9 @@ def test_start_loads_production(open_versions: Open) -> None:
 
 def test_start_without_production_version_fails(registry: Any, open_versions: Open) -> None:
     registry.by_version = {2: registry.by_version[2], 3: registry.by_version[3]}
-    with pytest.raises(ModelUnavailableError, match="bash scripts/launch_dashboard"):
+    with pytest.raises(ModelUnavailableError, match=r"rossmann up .*rossmann promote VERSION"):
         open_versions().start()
-    with pytest.raises(ModelUnavailableError, match="bash scripts/launch_dashboard"):
+    with pytest.raises(ModelUnavailableError, match=r"rossmann up .*rossmann promote VERSION"):
         require_startable(registry, Path("nowhere"))
 
 

@@ -21,6 +21,7 @@ from rossmann.features.offset_components import N_COMPONENTS, offset_components
 from rossmann.features.row_lookup import RECENT_DAYS, RowQuery
 from rossmann.features.schedule_counts import HOLIDAY, KNOWN, OPEN, PROMO, SCHOOL
 from rossmann.filesystem.atomic_write import staging_folder
+from rossmann.installation import shell_command
 from rossmann.schema import (
     FEATURES,
     MAX_HORIZON,
@@ -247,7 +248,8 @@ def open_panel(info: DatasetInfo) -> Panel:
     folder = info.folder / _FORMAT
     if not folder.is_dir():
         raise DataNotFoundError(
-            f"the features of data version {info.version} are not built: run: rossmann features"
+            f"the features of data version {info.version} are not built:"
+            f" run: {shell_command('features')}"
         )
 
     def load(name: str) -> npt.NDArray[np.generic]:

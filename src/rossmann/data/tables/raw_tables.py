@@ -21,6 +21,7 @@ from rossmann.data.tables.increments import Increment, list_increments
 from rossmann.data.uploads.table_reader import WholeTable, read_fields
 from rossmann.errors import DataNotFoundError, first_line
 from rossmann.filesystem.atomic_write import atomic_path, write_json_atomic
+from rossmann.installation import install_command, shell_command
 from rossmann.schema import Dataset
 from rossmann.settings import Settings
 
@@ -63,7 +64,8 @@ def find_raw_tables(settings: Settings) -> RawTables:
     if tables:
         return replace(tables, increments=list_increments(settings.ingested_dir / tables.dataset))
     advice = "" if settings.demo else f"put train.csv and store.csv into {settings.raw_dir}, or "
-    raise DataNotFoundError(f"there are no sales tables yet: {advice}run: rossmann data demo")
+    demo = shell_command("data demo")
+    raise DataNotFoundError(f"there are no sales tables yet: {advice}run: {demo}")
 
 
 def _raw_tables_in(folder: Path, dataset: Dataset) -> RawTables | None:
@@ -179,7 +181,7 @@ def _kagglehub(settings: Settings) -> Download:
         download: Download = importlib.import_module("kagglehub").competition_download
     except ImportError as error:
         raise DataNotFoundError(
-            f"kagglehub is not installed (pip install kagglehub). {_by_hand(settings)}"
+            f"kagglehub is not installed ({install_command('kagglehub')}). {_by_hand(settings)}"
         ) from error
     return download
 

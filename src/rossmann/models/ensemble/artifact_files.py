@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from rossmann.errors import CorruptModelError
+from rossmann.installation import shell_command
 
 CARD_FILE: Final = "ensemble.json"
-_REMEDY: Final = (
-    "train again (rossmann train), or bring the version before back (rossmann rollback)"
-)
+
+
+def _remedy() -> str:
+    train, rollback = shell_command("train"), shell_command("rollback")
+    return f"train again ({train}), or bring the version before back ({rollback})"
 
 
 def sha256(path: Path) -> str:
@@ -67,9 +70,9 @@ def verify_digests(folder: Path, card_digest: str | None = None) -> None:
 
 def _verify_file(path: Path, digest: str) -> None:
     if not path.is_file():
-        raise CorruptModelError(f"{path} is missing: {_REMEDY}")
+        raise CorruptModelError(f"{path} is missing: {_remedy()}")
     actual = sha256(path)
     if actual != digest:
         raise CorruptModelError(
-            f"{path} is damaged (its digest is {actual[:12]}…, not {digest[:12]}…): {_REMEDY}"
+            f"{path} is damaged (its digest is {actual[:12]}…, not {digest[:12]}…): {_remedy()}"
         )

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from rossmann.errors import CorruptModelError
+from rossmann.installation import shell_command
 from rossmann.models.ensemble.artifact_files import read_card, verify_digests, write_card
 from rossmann.models.ensemble.prediction_intervals import interval_bounds, validate_table
 from rossmann.models.members import LEARNERS
@@ -137,8 +138,8 @@ class Ensemble:
         if card.get("fingerprint") != feature_fingerprint():
             raise CorruptModelError(
                 f"the version in {folder} was made for other features ({card.get('fingerprint')}) "
-                f"than this release computes ({feature_fingerprint()}): train a new one with "
-                "`rossmann train`, or run the release that made it"
+                f"than this release computes ({feature_fingerprint()}): train a new one with"
+                f" {shell_command('train')}, or run the release that made it"
             )
         check_compatibility(card, folder)
         if "intervals" in card:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import CorruptModelError
+from rossmann.installation import shell_command
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 LEVELS: Final = tuple(np.round(np.arange(0.50, 0.9901, 0.01), 2).tolist())
@@ -90,8 +91,8 @@ def validate_table(table: Any) -> None:
     """Raises ``CorruptModelError`` for a table of another method than this release reads."""
     if not isinstance(table, dict) or table.get("method") != METHOD:
         raise CorruptModelError(
-            "the version's interval table was made by another release: train a new version with "
-            "`rossmann train`, or run the release that made it"
+            "the version's interval table was made by another release: train a new version with"
+            f" {shell_command('train')}, or run the release that made it"
         )
     if table.get("terms") != list(TERMS) or len(table["quantiles"]) != len(table["levels"]):
         raise CorruptModelError("the version's interval table is damaged: train a new version")

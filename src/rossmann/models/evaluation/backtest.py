@@ -12,6 +12,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import to_date
 from rossmann.errors import DataError
 from rossmann.features.schedule_counts import PROMO
+from rossmann.installation import shell_command
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
 from rossmann.models.members.fit import TrainingRows, fit_members
@@ -110,7 +111,7 @@ def build_windows(
         if not len(inside):
             raise DataError(
                 f"no sales are known in the {days} days after {to_date(origin)}. Choose other days:"
-                " `windows` in the parameters file, or `rossmann backtest --origins`"
+                f" `windows` in the parameters file, or: {shell_command('backtest --origins')} DAYS"
             )
         part = rows.take(inside)
         windows.append(BacktestWindow(origin, days, part, sold[inside], panel.matrix(part, origin)))

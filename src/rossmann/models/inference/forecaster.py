@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import CorruptModelError, ErrorDetail, RequestError
+from rossmann.installation import shell_command
 from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, bias_factors
 from rossmann.models.inference.row_checks import check_as_of, check_rows, last_forecast_day
 from rossmann.models.inference.row_warnings import (
@@ -158,7 +159,7 @@ class Forecaster:
         if request.objective != "accuracy" and BIAS_CORRECTION_KEY not in self.ensemble.card:
             msg = (
                 "this version was made before there were unbiased totals: ask for objective"
-                " accuracy, or train a new version with: rossmann train"
+                f" accuracy, or train a new version with: {shell_command('train')}"
             )
             errors.append(ErrorDetail(("objective",), msg, "no_correction"))
         return errors

@@ -44,7 +44,7 @@ _SINGLE_VERSION: Final = (
 )
 _IN_TRAINING_TEXT: Final = (
     "the model version that answers learned from these days, so its forecasts of them are no"
-    " evidence of accuracy: the backtest measures it (rossmann backtest)"
+    " evidence of accuracy: the backtest measures it"
 )
 
 

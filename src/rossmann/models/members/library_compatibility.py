@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rossmann.errors import CorruptModelError
+from rossmann.installation import shell_command
 
 Release = tuple[int, int]
 
@@ -66,13 +67,14 @@ def check_compatibility(card: Mapping[str, Any], folder: Path) -> None:
         if release is None:
             raise CorruptModelError(
                 f"the card in {folder} does not say which release of {name} made the version:"
-                " train a new one (rossmann train)"
+                f" train a new one ({shell_command('train')})"
             )
         if not rule.can_read(_parse(installed) or (0, 0), release):
             raise CorruptModelError(
                 f"the version in {folder} was made by {name} {written}, which {name} {installed}"
                 f" cannot be trusted to read: install {name}=={written}, or train a new version"
-                " (rossmann train), or bring the version before back (rossmann rollback)"
+                f" ({shell_command('train')}), or bring the version before back"
+                f" ({shell_command('rollback')})"
             )
 
 

@@ -7,7 +7,6 @@ import, so functions import it.
 import importlib.metadata
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,20 +62,16 @@ _EXAMPLE: Final = {
 @contextmanager
 def quiet_mlflow(tracking_uri: str) -> Iterator[None]:
     """MLflow's variables for a client of that server (``mlflow_environment``), and a quiet log."""
-    added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
     logger = logging.getLogger("mlflow")
-    os.environ.update(added)
-    import mlflow  # noqa: F401 - it sets its log level when it is imported
+    with mlflow_environment(tracking_uri, **_ENVIRONMENT):
+        import mlflow  # noqa: F401 - it sets its log level when it is imported
 
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with mlflow_environment(tracking_uri):
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
             yield
-    finally:
-        logger.setLevel(level)
-        for key in added:
-            del os.environ[key]
+        finally:
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ MLflow takes seconds to import, so functions import it.
 
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -105,7 +104,6 @@ def _log(trained: TrainedModel, files: _VersionFiles, tracking_uri: str, name: s
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    previous_uri = os.environ.get("MLFLOW_TRACKING_URI")  # MLflow keeps its own setting there, too
     try:
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_experiment(EXPERIMENT)
@@ -118,7 +116,7 @@ def _log(trained: TrainedModel, files: _VersionFiles, tracking_uri: str, name: s
     except MlflowException as error:
         raise to_service_error(tracking_uri, error) from error
     finally:
-        mlflow.set_tracking_uri(previous_uri)  # type: ignore[arg-type]  # None: as if never set
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # as if never set
 
 
 def _log_run(trained: TrainedModel, files: _VersionFiles) -> None:

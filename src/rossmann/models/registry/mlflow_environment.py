@@ -7,6 +7,7 @@ removes those that would lead a registration into another run, experiment or reg
 
 import configparser
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,24 +37,30 @@ AUTHORITIES_HINT: Final = (
     f"where its certificate is signed by an authority of your own, set {_AUTHORITIES} to that"
     " authority's file"
 )
+_TLS: Final = (_AUTHORITIES, _INSECURE, _CLIENT_CERTIFICATE)
+_UNSUPPORTED: Final = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
+"""Credentials by plugins, which only MLflow's own client could send."""
 _AUTHORITY_VARIABLES: Final = (
     *(_AUTHORITIES, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *AUTHORITY_VARIABLES,
 )
 """The first that is set counts: MLflow's own, then those of requests, then those of httpx."""
-_IGNORED: Final = (
-    *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),
-    *("MLFLOW_REGISTRY_URI", "MLFLOW_WORKSPACE"),
-    *("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID"),
+_NUMBERS: Final = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+_KEPT: Final = re.compile(
+    r"MLFLOW_(TRACKING_(USERNAME|PASSWORD)|TRACKING_TOKEN|(S3|GCS|BOTO|KERBEROS|PYARROW)_.*)"
 )
-"""They choose a run, an experiment or a registry, which a registration chooses itself."""
+"""Credentials, and where a server does not pass artifacts on, the store that has them."""
 
 
 def registry_transport(url: httpx.URL) -> httpx.HTTPTransport:
     """A transport with the environment's proxy, authorities and client certificate.
 
-    Raises ``SettingsError`` for a variable that cannot be used.
+    Raises ``SettingsError`` for a variable that cannot be used, also by MLflow's client later.
     """
+    for name in _NUMBERS:
+        value = os.environ.get(name, "0")
+        if not re.fullmatch(r"[0-9]{1,6}", value):
+            raise SettingsError(f"{name} must be a whole number, got {value[:40]!r}")
     return open_transport(url, _tls_context() if url.scheme == "https" else False)
 
 
@@ -61,8 +68,11 @@ def registry_auth(url: httpx.URL) -> httpx.Auth | None:
     """Credentials as MLflow's client finds them; None where the URL holds its own, or none exist.
 
     A user with a password goes before a token, and the environment before the file
-    ``~/.mlflow/credentials``.
+    ``~/.mlflow/credentials``. Raises ``SettingsError`` for a variable that cannot be used.
     """
+    for name in _UNSUPPORTED:
+        if os.environ.get(name):
+            raise SettingsError(f"{name} is not supported: unset it, and {CREDENTIALS_HINT}")
     if url.userinfo:
         return None
     saved = _saved_credentials()
@@ -71,6 +81,9 @@ def registry_auth(url: httpx.URL) -> httpx.Auth | None:
     if username and password:
         return httpx.BasicAuth(username, password)
     token = os.environ.get(_TOKEN)
+    if token and not re.fullmatch(r"[!-~]+", token):
+        # The value is not shown: it is a secret.
+        raise SettingsError(f"{_TOKEN} must be ASCII characters without blanks and line breaks")
     return _BearerAuth(token) if token else None
 
 
@@ -121,26 +134,31 @@ def _authorities() -> tuple[str, str]:
 
 
 @contextmanager
-def mlflow_environment(tracking_uri: str) -> Iterator[None]:
+def mlflow_environment(tracking_uri: str, **defaults: str) -> Iterator[None]:
     """Inside the block, MLflow's own client reaches the server as ``MlflowRest`` does.
 
-    It changes this process's environment, and restores it afterwards.
+    Import MLflow inside it too. No other variable of MLflow is set there but ``defaults``: a user's
+    would lead a registration into another run, experiment or registry, or end it. Changes this
+    process's environment, and restores it afterwards.
     """
-    previous = {name: os.environ.get(name) for name in (*_IGNORED, "NO_PROXY", "no_proxy")}
-    variable, path = _authorities()
-    if variable.startswith("SSL_CERT_") and not _is_insecure():
-        previous[_AUTHORITIES] = None
-        os.environ[_AUTHORITIES] = path
-    for name in _IGNORED:
-        os.environ.pop(name, None)
+    previous = dict(os.environ)
     url = httpx.URL(tracking_uri)
+    kept = {*_NUMBERS, *(_TLS if url.scheme == "https" else ())}
+    for name in previous:
+        if re.match(r"_?MLFLOW_", name) and name not in kept and not _KEPT.fullmatch(name):
+            del os.environ[name]
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    variable, path = _authorities()
+    if url.scheme == "https" and variable.startswith("SSL_CERT_") and not _is_insecure():
+        os.environ[_AUTHORITIES] = path
     if url.host and find_proxy(url) is None:
         exempt_from_proxies(url.host)
     try:
         yield
     finally:
-        for name, value in previous.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in {*os.environ, *previous}:
+            if name not in previous:
+                del os.environ[name]
+            elif os.environ.get(name) != previous[name]:
+                os.environ[name] = previous[name]

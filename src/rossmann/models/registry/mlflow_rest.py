@@ -11,8 +11,9 @@ from typing import Any, Final, Literal
 
 import httpx
 
-from rossmann.addresses import redact_password
+from rossmann.addresses import is_this_machine, redact_password
 from rossmann.errors import ServiceError
+from rossmann.installation import shell_command
 from rossmann.models.registry.mlflow_environment import (
     AUTHORITIES_HINT,
     CREDENTIALS_HINT,
@@ -29,7 +30,6 @@ _CONNECT_SECONDS: Final = 2.0
 _DOWNLOAD_SECONDS: Final = 60.0
 """Read timeout of a download: a proxy may fetch the file from elsewhere before it responds."""
 _REFUSED: Final = {401, 403}
-START_HINT: Final = "start it with: bash scripts/start_mlflow.sh"
 
 
 class RequestRejectedError(ServiceError):
@@ -93,7 +93,7 @@ class MlflowRest:
         if response.status_code != 200 or response.text.strip() != "OK":
             raise ServiceError(
                 f"what answers at {self.address} is not an MLflow server"
-                f" (GET /health: {response.status_code}); {START_HINT}"
+                f" (GET /health: {response.status_code}); {self._start_hint()}"
             )
 
     def call(self, method: HttpMethod, path: str, **fields: Any) -> Json | None:
@@ -177,7 +177,14 @@ class MlflowRest:
                 f"the certificate of MLflow at {self.address} is not trusted ({reason});"
                 f" {AUTHORITIES_HINT}"
             )
-        return ServiceError(f"MLflow at {self.address} does not answer ({reason}); {START_HINT}")
+        return ServiceError(
+            f"MLflow at {self.address} does not answer ({reason}); {self._start_hint()}"
+        )
+
+    def _start_hint(self) -> str:
+        if is_this_machine(self._client.base_url.host):
+            return f"start it with: {shell_command('mlflow')}"
+        return "start that server, or correct its address: ROSSMANN_MLFLOW_TRACKING_URI"
 
     def _refused_error(self, response: httpx.Response) -> ServiceError:
         sent = "the credentials sent" if "Authorization" in response.request.headers else "none"
@@ -199,6 +206,6 @@ class MlflowRest:
                 raise self._refused_error(response) from error
             raise ServiceError(
                 f"what answers at {self.address} does not speak MLflow's API"
-                f" ({response.status_code}: {response.text.strip()[:80]!r}); {START_HINT}"
+                f" ({response.status_code}: {response.text.strip()[:80]!r}); {self._start_hint()}"
             ) from error
         return body if isinstance(body, dict) else {}

@@ -120,15 +120,15 @@ def download_run_file(rest: MlflowRest, run_id: str, name: str, folder: Path) ->
 
 def _download_unproxied(source: str, tracking_uri: str, folder: Path) -> None:
     """Download with MLflow's client, which knows every store that the server does not proxy."""
-    import mlflow.artifacts
-    from mlflow.exceptions import MlflowException
+    with mlflow_environment(tracking_uri):
+        import mlflow.artifacts
+        from mlflow.exceptions import MlflowException
 
-    try:
-        with mlflow_environment(tracking_uri):
+        try:
             local = mlflow.artifacts.download_artifacts(
                 artifact_uri=source, tracking_uri=tracking_uri
             )
-    except (MlflowException, OSError) as error:
-        raise ServiceError(f"{source} cannot be read: {error}") from error
+        except (MlflowException, OSError) as error:
+            raise ServiceError(f"{source} cannot be read: {error}") from error
     for file in Path(local).iterdir() if Path(local).is_dir() else [Path(local)]:
         (folder / file.name).write_bytes(file.read_bytes())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from rossmann.installation import shell_command
 from rossmann.models.registry.mlflow_rest import Json, MlflowRest
 from rossmann.models.registry.promotion import Promotion
 from rossmann.schema import Stage
@@ -90,7 +91,7 @@ def matches(version: ModelVersion, requested: str) -> bool:
 def not_found_message(name: str, requested: str, versions: list[ModelVersion]) -> str:
     """Message for a stage or number that no version has, with the versions that exist."""
     if not versions:
-        return f"no version of {name} is registered; make one with: rossmann train"
+        return f"no version of {name} is registered; make one with: {shell_command('train')}"
     existing = ", ".join(f"{v.version} ({v.stage.value})" for v in versions[:20])
     missing = f"version {requested}" if requested.isdecimal() else f"version in {requested}"
     return f"{name} has no {missing}; there are: {existing}"

@@ -21,6 +21,7 @@ from typing import Final
 from rossmann.errors import SettingsError
 from rossmann.filesystem.atomic_write import write_text_atomic
 from rossmann.filesystem.locks import exclusive_lock
+from rossmann.installation import shell_command
 from rossmann.logging_config import get_logger
 
 KEY_PREFIX: Final = "rsf_"
@@ -103,7 +104,7 @@ def _parse_record(text: str, source: str) -> ApiKeyRecord:
     if permission is None or not _DIGEST.match(digest) or not is_valid_name:
         raise SettingsError(
             f"{source} must be predict:<sha256> or operate:<sha256>, with the digest as 64 hex "
-            "digits and, if wanted, :name; make one with: rossmann keys new"
+            f"digits and, if wanted, :name; make one with: {shell_command('keys new')}"
         )
     return ApiKeyRecord(permission, digest, name, created)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from rossmann.errors import SettingsError
+from rossmann.installation import install_command
 from rossmann.logging_config import get_logger
 from rossmann.serving.access.rate_limits import RateLimit, WindowUsage, parse_rate_limits
 from rossmann.settings import Settings
@@ -277,7 +278,7 @@ def _connect(url: str) -> tuple["Redis", tuple[type[Exception], ...]]:
         from redis.exceptions import RedisError
     except ImportError as error:
         raise SettingsError(
-            "ROSSMANN_RATE_LIMIT_STORE needs the redis package: pip install 'rossmann[redis]'"
+            f"ROSSMANN_RATE_LIMIT_STORE needs the redis package: {install_command('redis')}"
         ) from error
     pool = BlockingConnectionPool.from_url(
         url,

@@ -8,8 +8,9 @@ from typing import Any, Final, Self
 import httpx
 from pydantic import TypeAdapter
 
-from rossmann.addresses import open_transport
+from rossmann.addresses import is_this_machine, open_transport
 from rossmann.errors import ServiceError
+from rossmann.installation import shell_command
 from rossmann.schema import Objective
 from rossmann.serving.client.responses import (
     FileResult,
@@ -208,9 +209,9 @@ class Client:
         except httpx.RemoteProtocolError as error:
             raise ServiceError(f"the service at {self.base_url} broke off its answer") from error
         except httpx.HTTPError as error:
-            raise ServiceError(
-                f"the service at {self.base_url} is away ({error}); start it with: rossmann serve"
-            ) from error
+            is_here = is_this_machine(httpx.URL(self.base_url).host)
+            hint = f"; start it with: {shell_command('serve')}" if is_here else ""
+            raise ServiceError(f"the service at {self.base_url} is away ({error}){hint}") from error
 
 
 def _body(

@@ -14,6 +14,7 @@ from fastapi.telemetry import TelemetryConfig
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span, get_tracer
 
 from rossmann.errors import SettingsError
+from rossmann.installation import install_command
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +42,8 @@ def tracing_enabled(environment: Mapping[str, str]) -> bool:
         raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL: only {_SPOKEN} is known, not {protocol}")
     if not _installed():
         raise SettingsError(
-            "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, which need: pip install rossmann[tracing]"
+            "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, which need:"
+            f" {install_command('opentelemetry-exporter-otlp-proto-http')}"
         )
     return True
 

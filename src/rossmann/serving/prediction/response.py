@@ -5,6 +5,7 @@ from typing import Any
 
 from rossmann.epoch_days import format_iso_day
 from rossmann.errors import ErrorDetail, RequestError
+from rossmann.installation import shell_command
 from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
 from rossmann.models.inference.row_warnings import RowWarning
 from rossmann.models.inference.totals import TOTALS_KEY, Totals, forecast_totals
@@ -52,7 +53,7 @@ def _totals(
     Raises ``RequestError`` where the version has no tables for totals, and for duplicate rows.
     """
     if TOTALS_KEY not in forecaster.ensemble.card:
-        msg = "this version has no bands of totals: train a new one with: rossmann train"
+        msg = f"this version has no bands of totals: train a new one with: {shell_command('train')}"
         raise RequestError([ErrorDetail(("totals",), msg, "no_totals")])
     levels = tuple(interval.level for interval in forecast.intervals)
     request = ForecastRequest(inputs.request.rows, forecast.as_of, levels, forecast.objective)

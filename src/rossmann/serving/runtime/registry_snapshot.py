@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from rossmann.errors import ModelUnavailableError, ServiceError
+from rossmann.installation import shell_command
 from rossmann.models.registry.model_cache import cached_version, last_production
 from rossmann.models.registry.model_version import ExpectedProduction
 from rossmann.schema import MODEL_NAME, Stage
@@ -70,11 +71,15 @@ class ModelRegistry(Protocol):
     def rollback(self, reason: str, who: str) -> "ModelVersion": ...
 
 
-_HOW_TO_TRAIN: Final = (
-    "make one with: bash scripts/launch_dashboard.sh (or: rossmann train, rossmann validate "
-    "VERSION, rossmann promote VERSION)"
-)
-NO_PRODUCTION_MESSAGE: Final = f"there is no Production version of {MODEL_NAME}: {_HOW_TO_TRAIN}"
+def no_production_message() -> str:
+    """That no version answers, and how to make one."""
+    return f"there is no Production version of {MODEL_NAME}: {_how_to_train()}"
+
+
+def _how_to_train() -> str:
+    steps = ("train", "validate VERSION", "promote VERSION")
+    return f"make one with: {shell_command('up')} (or: {', '.join(map(shell_command, steps))})"
+
 
 STARTUP_TIMEOUT: Final = 2.0
 """Seconds that a start waits for the registry where a local copy exists."""
@@ -94,7 +99,7 @@ def require_startable(registry: ModelRegistry, cache: Path) -> None:
         cached_production(cache, f"the registry is away: {error}")
         return
     if all(version.stage is not Stage.PRODUCTION for version in versions):
-        raise ModelUnavailableError(NO_PRODUCTION_MESSAGE)
+        raise ModelUnavailableError(no_production_message())
 
 
 def cached_production(cache: Path, reason: str) -> tuple[int, Path]:
@@ -107,6 +112,6 @@ def cached_production(cache: Path, reason: str) -> tuple[int, Path]:
     if version is None or folder is None:
         raise ModelUnavailableError(
             f"{reason}; and {cache} holds no whole copy of a Production version. If there never "
-            f"was one, {_HOW_TO_TRAIN}"
+            f"was one, {_how_to_train()}"
         )
     return version, folder

@@ -17,10 +17,10 @@ from rossmann.models.inference.forecaster import Forecaster
 from rossmann.models.registry.model_cache import save_last_production
 from rossmann.schema import Stage
 from rossmann.serving.runtime.registry_snapshot import (
-    NO_PRODUCTION_MESSAGE,
     ModelRegistry,
     RegistrySnapshot,
     cached_production,
+    no_production_message,
 )
 from rossmann.serving.runtime.version_cache import LoadedVersion, VersionCache, VersionKey
 
@@ -102,7 +102,7 @@ class VersionManager:
             not self._unreachable_reason
             and self._snapshot.version_in_stage(Stage.PRODUCTION) is None
         ):
-            raise ModelUnavailableError(NO_PRODUCTION_MESSAGE)
+            raise ModelUnavailableError(no_production_message())
         version, folder = cached_production(self._folder, self.reason)
         # Its run is unknown until the first poll that succeeds.
         self._production = self._cache.add_local(version, folder)
@@ -203,7 +203,7 @@ class VersionManager:
         if loaded is not None:
             return loaded
         if requested == Stage.PRODUCTION:
-            raise ModelUnavailableError(NO_PRODUCTION_MESSAGE)
+            raise ModelUnavailableError(no_production_message())
         snapshot = self._snapshot
         if snapshot.resolve(requested) not in snapshot.runs and self._may_exist(requested):
             snapshot = self._refresh_snapshot()
