@@ -115,6 +115,13 @@ FORECASTS: dict[str, tuple[bytes, Rows | Refused]] = {
     "American midnights": (csv("1,8/13/2015 0:00,1,0,0,1"), Rows(1)),
     "a time of day": (csv("1,2015-08-13 14:30,1,0,0,1"), Refused("it has a time of day")),
     "Excel's serial numbers": (csv("1,42229,1,0,0,1"), Refused("Excel's number for 2015-08-13")),
+    "dashes after the day": (csv("1,13-08-2015,1,0,0,1"), Rows(1)),
+    "dashes after the month": (csv("1,08-13-2015,1,0,0,1"), Rows(1)),
+    "dashes, ambiguous": (csv("1,08-09-2015,1,0,0,1"), Refused("MM-DD-YYYY or DD-MM-YYYY")),
+    "months in full": (csv("1,13. August 2015,1,0,0,1"), Rows(1)),
+    "weekdays before dates": (csv('1,"Do, 13.08.2015",1,0,0,1'), Rows(1)),
+    "a weekday of another date": (csv("1,Fr 13.08.2015,1,0,0,1"), Refused("another weekday")),
+    "a format that is not read": (csv("1,2015-W33-4,1,0,0,1"), Refused("formats that are read")),
     "ambiguous dates": (csv("1,08/09/2015,1,0,0,1"), Refused("can be read as MM/DD/YYYY or DD")),
     # Quotation marks and lines
     "a backslash before a quotation mark": (
@@ -127,11 +134,18 @@ FORECASTS: dict[str, tuple[bytes, Rows | Refused]] = {
     "line ends lost": (csv(ONE, TWO, end=""), Refused("--data-binary")),
     "vertical bars": (csv(ONE, TWO).replace(b",", b"|"), Rows(2)),
     "more values than names": (csv(ONE, f"{TWO},9"), Refused("line 3 has 7 values")),
+    "a row that lost its last value": (
+        csv("1,2015-08-13,0,0,1", header="Store,Date,Promo,StateHoliday,SchoolHoliday,Open"),
+        Refused("Open must be 0 or 1 (got nothing: the row has 5 of 6 values)")),
+    "empty columns left out at the end": (csv(ONE, f"{TWO},x", header=f"{HEADER},Note"), Rows(2)),
+    "bytes that are no text": (
+        csv(f"{ONE},x", header=f"{HEADER},Note").replace(b"x", b"\x81\xff"), Rows(1)),
     # What is not data
     "title and blank rows": (
         b"Plan August 2015,,,,,\n,,,,,\n" + csv(ONE, ",,,,,", TWO),
         Rows(2, ("Plan August 2015", "1 blank row is skipped"))),
     "a row of totals": (csv(ONE, "Total,,2,1,,2"), Refused("this looks like a row of totals")),
+    "a second header": (csv(ONE, HEADER, TWO), Refused("a second row of column names: remove it")),
     # Columns
     "other case and blanks": (
         csv(ONE, header="STORE,date,open,promo,State Holiday,school_holiday"), Rows(1)),
@@ -153,6 +167,12 @@ FORECASTS: dict[str, tuple[bytes, Rows | Refused]] = {
     # Archives and other formats
     "gzip": (gzip.compress(csv(ONE)), Rows(1)),
     "zip with a table": (zipped(plan=csv(ONE)), Rows(1)),
+    "zip with what systems add": (
+        zipped(plan=csv(ONE), **{".DS_Store": b"x", "__MACOSX/._plan": b"x"}), Rows(1)),
+    "zip of gzip": (zipped(plan=gzip.compress(csv(ONE))), Rows(1)),
+    "a form": (
+        b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\n' + csv(ONE) + b"--x--",
+        Refused("send the file itself as the body")),
     "zip with two": (zipped(a=csv(ONE), b=csv(TWO)), Refused("2 files (a, b)")),
     "PDF": (b"%PDF-1.7\n", Refused("a PDF document")),
     "JSON": (b'[{"Store": 1}]', Refused("JSON")),

@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from rossmann.data.uploads.csv_dialect import OpenSource, decoded, detect_dialect
+from rossmann.data.uploads.fields import REQUIRED_FIELDS, known_name
 from rossmann.data.uploads.parquet_chunks import Positions
 from rossmann.errors import DataValidationError
 
@@ -49,6 +50,8 @@ class CsvChunks:
         self._header = (self.dialect.separator.join(self._schema) + "\n").encode()
         self._ends_value = np.zeros(256, np.bool_)
         self._ends_value[[ord(self.dialect.separator), _LF, _CR, _QUOTE]] = True
+        fields = {known_name(column): index for index, column in enumerate(self.columns)}
+        self._required = [fields[field] for field in REQUIRED_FIELDS if field in fields]
         self._has_plain_quotes = self._check_quotes()
 
     def read(self) -> Iterator[tuple[pa.RecordBatch, Positions]]:
@@ -129,7 +132,39 @@ class CsvChunks:
                     f"{self._name} cannot be read for certain: {last - first:,} rows below line"
                     f" {before} give {frame.height:,}; check its quotation marks"
                 )
+            # A row that is too short has no value in the last of the required columns.
+            if self._required and frame.to_series(max(self._required)).null_count():
+                counts = self._value_counts(part, row_ends[first:last] - starts[first])
+                frame = self._with_missing(frame, counts)
             yield frame, first_lines[first:last]
+
+    def _value_counts(self, part: bytes, row_ends: Indices) -> Indices:
+        """The number of values in each row; empty where no row is too short."""
+        data = np.frombuffer(part, np.uint8)
+        separators = data == ord(self.dialect.separator)
+        enough = len(row_ends) * (len(self.columns) - 1)
+        if b'"' not in part and np.count_nonzero(separators) >= enough:
+            return np.empty(0, np.intp)
+        places, quotes = np.flatnonzero(separators), np.flatnonzero(data == _QUOTE)
+        places = places[np.searchsorted(quotes, places) % 2 == 0]
+        return np.diff(np.searchsorted(places, row_ends, "right"), prepend=0) + 1
+
+    def _with_missing(self, frame: pl.DataFrame, counts: Indices) -> pl.DataFrame:
+        """The frame with a text for each required value that a row is too short to have.
+
+        An empty Open has a default: a row that lost a value must not get it.
+        """
+        short = np.flatnonzero(counts <= max(self._required, default=0))
+        if not len(short):
+            return frame
+        has_text = pl.any_horizontal(pl.all().str.strip_chars().str.len_bytes() > 0)
+        short = short[frame[short].select(has_text.fill_null(False)).to_series().to_numpy()]
+        for index in self._required:
+            rows = short[counts[short] <= index]
+            texts = [f"nothing: the row has {counts[row]} of {len(self.columns)} values"
+                     for row in rows]  # fmt: skip
+            frame = frame.with_columns(frame[:, index].scatter(rows, texts))
+        return frame
 
     def _parse_part(self, part: bytes, lines: int) -> pl.DataFrame:
         try:
@@ -186,7 +221,7 @@ class CsvChunks:
             for row in reader:
                 if any(value.strip() for value in row[len(self.columns) :]):
                     raise DataValidationError(
-                        f"{self._name}: line {before + reader.line_num} has {len(row)} values,"
+                        f"{self._name}: line {first} has {len(row)} values,"
                         f" the header has {len(self.columns)}"
                     )
                 yield row, first
@@ -202,7 +237,8 @@ class CsvChunks:
         width = len(self.columns)
         cut = (row[:width] for row in rows)
         filled = ([value or None for value in row] + [None] * (width - len(row)) for row in cut)
-        return pl.DataFrame(list(filled), self._schema, orient="row")
+        frame = pl.DataFrame(list(filled), self._schema, orient="row")
+        return self._with_missing(frame, np.array([len(row) for row in rows], np.intp))
 
 
 def _line_and_row_ends(data: bytes) -> tuple[Indices, Indices]:
