@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from rossmann.addresses import host_and_port, is_this_machine, redact_password, sqlite_url, url_host
+from rossmann.addresses import (
+    host_and_port,
+    is_this_machine,
+    redact_password,
+    sqlite_url,
+    url_host,
+    without_credentials,
+)
 from rossmann.errors import SettingsError
 from rossmann.settings import load_settings
 from tests.fixtures.networks import ODD_NAME
@@ -66,6 +73,19 @@ def test_sqlite_file_of_any_name_is_opened_itself(tmp_path: Path) -> None:
 
 def test_redact_password() -> None:
     assert redact_password("http://me:pw@host/x") == "http://***@host/x"
+    assert without_credentials("http://me:p@w@host/x") == "http://host/x"
+    assert without_credentials("http://host/x") == "http://host/x"
+
+
+def test_browsers_get_the_public_address_without_credentials() -> None:
+    inside = "http://me:pw@api.inside:8000/forecasts/"
+    settings = load_settings(api_url=inside)
+    assert settings.public_api_url == "http://api.inside:8000/forecasts"
+    settings = load_settings(api_url=inside, api_public_url="https://intranet.example/forecasts/")
+    assert settings.public_api_url == "https://intranet.example/forecasts"
+    assert settings.service_url == inside.rstrip("/")
+    with pytest.raises(SettingsError, match="ROSSMANN_API_PUBLIC_URL"):
+        load_settings(api_public_url="intranet.example")
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
@@ -106,3 +126,24 @@ def test_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("ROSSMANN_DATA_DIR", "~nobody-of-that-name/x")
     with pytest.raises(SettingsError, match=r"ROSSMANN_DATA_DIR.*home folder"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        (" 127.0.0.1 ", "127.0.0.1"),
+        ("[::1]", "::1"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("büro-pc", "büro-pc"),
+    ],
+)
+def test_hosts(given: str, host: str) -> None:
+    assert load_settings(host=given).host == host
+
+
+@pytest.mark.parametrize(
+    "given", ["http://127.0.0.1", "127.0.0.1:80", "[::1]:80", "::1]", "fe80::1%eth0", "a b", "-a"]
+)
+def test_what_is_no_host_is_refused_with_the_settings(given: str) -> None:
+    with pytest.raises(SettingsError, match="ROSSMANN_HOST: "):
+        load_settings(host=given)

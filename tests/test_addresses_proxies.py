@@ -168,3 +168,31 @@ def test_private_authority_of_the_environment_holds_on_loopback(
     transport = open_transport("https://127.0.0.1:1")
     pool: Any = transport._pool
     assert len(pool._ssl_context.get_ca_certs()) == 1
+
+
+@pytest.fixture
+def unreadable_authorities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """``SSL_CERT_FILE`` names a file that is not there."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # they go first for the registry
+        monkeypatch.delenv(name, raising=False)
+    path = str(tmp_path / "authorities.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", path)
+    return path
+
+
+def test_authorities_do_not_matter_for_plain_http(unreadable_authorities: str, hello: int) -> None:
+    assert get(f"http://127.0.0.1:{hello}/") == "OK"
+    with Registry(f"http://127.0.0.1:{hello}") as registry:
+        registry.ping()
+
+
+@pytest.mark.parametrize("open_client", [Client, Registry, fetch_jwks])
+def test_unreadable_authorities_are_named(
+    open_client: Callable[[str], Any], unreadable_authorities: str
+) -> None:
+    with pytest.raises(SettingsError, match="SSL_CERT_FILE names") as caught:
+        open_client("https://shop.example")
+    assert unreadable_authorities in str(caught.value)
+    Path(unreadable_authorities).write_text("no certificate")
+    with pytest.raises(SettingsError, match=r"SSL_CERT_FILE names .* PEM"):
+        open_client("https://shop.example")

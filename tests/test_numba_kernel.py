@@ -1,4 +1,4 @@
-"""The cache of compiled kernels is invalidated when a source file changes."""
+"""The cache of compiled kernels is invalidated when a source file changes, in any environment."""
 
 import os
 import shutil
@@ -6,12 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rossmann import numba_kernel
 
 SCRIPT = "from one.user import doubled; print(doubled(1))"
 
 
-def test_changed_constant_of_another_module_recompiles_the_kernel(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"NUMBA_CACHE_DIR": "CACHE"}, {"NUMBA_DISABLE_JIT": "1"}],
+    ids=["plain", "a folder for all caches", "compiler switched off"],
+)
+def test_changed_constant_of_another_module_recompiles_the_kernel(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
     package = tmp_path / "one"
     package.mkdir()
     shutil.copy(numba_kernel.__file__, package / "numba_kernel.py")
@@ -21,11 +30,15 @@ def test_changed_constant_of_another_module_recompiles_the_kernel(tmp_path: Path
         "@cached_njit\ndef doubled(x):\n    return FACTOR * x\n"
     )
 
+    cache = tmp_path / "all caches"
+    environment = {name: value.replace("CACHE", str(cache)) for name, value in variables.items()}
+    folder = cache if "NUMBA_CACHE_DIR" in variables else package / "__pycache__"
+
     def run_script(factor: int) -> str:
         (package / "constant.py").write_text(f"FACTOR = {factor}\n")
         process = subprocess.run(
             [sys.executable, "-c", SCRIPT],
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            env={**os.environ, **environment, "PYTHONPATH": str(tmp_path)},
             capture_output=True,
             text=True,
             check=True,
@@ -35,6 +48,6 @@ def test_changed_constant_of_another_module_recompiles_the_kernel(tmp_path: Path
     assert run_script(2) == "2"
     assert run_script(30) == "30"
     # Both versions are cached, and none is compiled again.
-    assert len(list((package / "__pycache__").rglob("*.nbc"))) == 2
+    assert len(list(folder.rglob("*.nbc"))) == 2
     assert run_script(30) == "30"
-    assert len(list((package / "__pycache__").rglob("*.nbc"))) == 2
+    assert len(list(folder.rglob("*.nbc"))) == 2

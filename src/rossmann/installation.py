@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from rossmann.addresses import redact_password
 from rossmann.errors import SettingsError
 
 _DATA_DIR: Final = "ROSSMANN_DATA_DIR"
@@ -59,6 +58,9 @@ def shell_command(verb: str) -> str:
 
 
 def _chosen_variables() -> dict[str, str]:
+    # It imports pydantic, which doubles the time of --help.
+    from rossmann.addresses import redact_password
+
     environment = os.environ
     chosen = {name: environment[name] for name in _VARIABLES if environment.get(name)}
     # An address with a password in it must not be shown.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -78,6 +79,30 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: Capture) -> None
     text = " ".join(capsys.readouterr().out.split())
     assert "Example: " in text
     assert f"rossmann {verb}" in text.partition("Example: ")[2]
+
+
+@pytest.mark.parametrize("arguments", [["up", "--help"], ["data", "--help"], ["data", "nothing"]])
+def test_help_and_usage_name_a_command_that_the_shell_finds(
+    arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    main(arguments)
+    output = "".join(capsys.readouterr())
+    named = re.findall(r"\S*rossmann(?= (?:data|up)\b)", output)
+    assert named and set(named) == {str(Path(sys.executable).with_name("rossmann"))}
+
+
+def test_terminal_without_unicode_is_no_error() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    script = (
+        "from rossmann.cli import main; main(['--help'])\n"
+        "from rossmann.launcher.console import LaunchConsole; LaunchConsole().print('\u2026')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith(b"?\n")
 
 
 def test_help_imports_no_heavy_module() -> None:

@@ -1,13 +1,18 @@
 """Command and environment of the dashboard's server, and imports of its pages."""
 
+import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rossmann.dashboard import server
 from rossmann.settings import load_settings
+from tests.fixtures.networks import free_port
 from tests.paths import ROOT
 
 
@@ -24,6 +29,36 @@ def test_server_environment_has_the_service_url(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ROSSMANN_API_PORT", "18766")
     environment = server.server_environment(load_settings())
     assert environment["ROSSMANN_API_URL"] == "http://127.0.0.1:18766"
+
+
+def test_variables_of_another_app_do_not_matter(tmp_path: Path) -> None:
+    """They would serve by TLS, elsewhere, or not at all."""
+    settings = load_settings(data_dir=tmp_path, dashboard_port=free_port())
+    variables = {
+        "STREAMLIT_SERVER_PORT": "1",
+        "STREAMLIT_SERVER_ADDRESS": "192.0.2.1",
+        "STREAMLIT_SERVER_SSL_CERT_FILE": "/nowhere/certificate.pem",
+        "STREAMLIT_SERVER_SSL_KEY_FILE": "/nowhere/key.pem",
+        "STREAMLIT_GLOBAL_DEVELOPMENT_MODE": "true",
+        "WEB_CONCURRENCY": "auto",
+    }
+    environment = {**os.environ, **variables, **server.server_environment(settings)}
+    # As the launcher does, with the variables that the server's own environment has, too.
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            server.server_command(settings), env=environment, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(httpx.HTTPError):
+                if httpx.get(server.health_url(settings), trust_env=False).is_success:
+                    break
+            time.sleep(0.1)
+        assert httpx.get(server.health_url(settings), trust_env=False).is_success
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_both_scripts_have_a_streamlit_configuration() -> None:

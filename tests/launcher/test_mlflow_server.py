@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -20,7 +21,7 @@ from rossmann.models.publishing.register import register
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.registry import Registry
 from rossmann.settings import Settings, load_settings
-from tests.fixtures.networks import ODD_NAME, free_port
+from tests.fixtures.networks import ODD_NAME, free_port, mlflow_variables
 
 
 @pytest.fixture
@@ -168,6 +169,15 @@ def test_allowed_hosts_can_be_configured(monkeypatch: pytest.MonkeyPatch) -> Non
     hosts = allowed_hosts("127.0.0.1", 5000).split(",")
     assert {"mlflow.example", "127.0.0.1:5000"} <= set(hosts)  # a launch asks at its own address
     assert "10.*" not in allowed_hosts("0.0.0.0", 5000)
+
+
+def test_variables_of_another_server_do_not_matter(running_mlflow: Any, tmp_path: Path) -> None:
+    """They would choose another database, another URL, or end the server."""
+    own = server_environment(load_settings(data_dir=tmp_path))
+    others = {name: value for name, value in mlflow_variables().items() if name not in own}
+    with running_mlflow(tmp_path, {**others, "WEB_CONCURRENCY": "auto"}) as uri:
+        assert httpx.get(f"{uri}/health", trust_env=False).text == "OK"
+    assert (tmp_path / "mlflow" / "mlflow.db").is_file()
 
 
 def test_variables_are_those_that_mlflow_reads() -> None:

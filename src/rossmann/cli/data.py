@@ -10,15 +10,15 @@ from rossmann.cli.terminal import (
     DecimalOption,
     SheetOption,
     echo,
-    naming_options,
     parse_choice,
     progress,
+    reading_options,
 )
 from rossmann.cli.training import prepare_dataset
 from rossmann.installation import shell_command
 
 if TYPE_CHECKING:
-    from rossmann.data.tables.ingest import ScheduleCoverage
+    from rossmann.data.tables.ingest import IngestResult, ScheduleCoverage
     from rossmann.settings import Settings
 
 app = typer.Typer(help="The sales tables: get, make, check them.", no_args_is_help=True)
@@ -95,15 +95,24 @@ def ingest(
     """
     from rossmann.data.tables.increments import INCREMENT_KINDS
     from rossmann.data.tables.ingest import ingest as take
-    from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS
-    from rossmann.data.uploads.table_reader import ReadOptions
     from rossmann.settings import load_settings
 
     increment_kind = parse_choice("--kind", kind, INCREMENT_KINDS)
     settings = load_settings()
-    with naming_options():
-        options = ReadOptions(date_format, parse_choice("--decimal", decimal, DECIMAL_MARKS), sheet)
+    with reading_options(date_format, decimal, sheet) as options:
         done = take(settings, file, increment_kind, options)
+    _show_counts(file, done)
+    if done.increment is None:
+        echo("nothing is new: the data version stays as it is")
+        return
+    echo(f"kept in {done.increment.path}")
+    info = prepare_dataset(settings)
+    _remove_old_arrays(settings)
+    echo(f"data version {info.version} is ready; a running service loads it by itself")
+    echo(f"to learn from the new days too: {shell_command('train')}")
+
+
+def _show_counts(file: Path, done: "IngestResult") -> None:
     for note in done.notes:
         progress(note)
     what = "sales days" if done.kind == "sales" else "planned days"
@@ -118,14 +127,6 @@ def ingest(
     if done.gap:
         echo(f"days between without sales of any store: {done.gap:,}; they stay unknown")
     echo(f"last planned day: {done.planned_to or 'none after it'}")
-    if done.increment is None:
-        echo("nothing is new: the data version stays as it is")
-        return
-    echo(f"kept in {done.increment.path}")
-    info = prepare_dataset(settings)
-    _remove_old_arrays(settings)
-    echo(f"data version {info.version} is ready; a running service loads it by itself")
-    echo(f"to learn from the new days too: {shell_command('train')}")
 
 
 @app.command("status")

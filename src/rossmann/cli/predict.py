@@ -12,9 +12,8 @@ from rossmann.cli.terminal import (
     DecimalOption,
     SheetOption,
     echo,
-    naming_options,
-    parse_choice,
     progress,
+    reading_options,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from rossmann.data.prepare_predictions import Upload
     from rossmann.data.uploads.file_formats import FileFormat
     from rossmann.data.uploads.result_files import ResultFormat
+    from rossmann.errors import ErrorDetail
     from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
     from rossmann.models.inference.totals import Totals
     from rossmann.schema import FloatArray, Objective
@@ -73,39 +73,37 @@ def predict(
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """
-    from rossmann.data.uploads.result_files import ResultFormat, about_forecasts
-    from rossmann.epoch_days import format_iso_day
     from rossmann.models.inference.forecaster import ForecastRequest
     from rossmann.settings import load_settings
 
-    for path in (output, totals):
-        if path is not None and path.suffix.lower() not in FORMATS:
-            raise typer.BadParameter(f"{path} must end in one of {', '.join(FORMATS)}")
+    _check_suffixes(output, totals)
     settings = load_settings()
     upload = _read_rows(file, date_format, decimal, sheet)
-    _check_errors(upload, file, skip_faulty, adds_up=totals is not None)
-    version = _load_version(settings, model)
-    served, levels = version.served, tuple(interval or ())
+    version = _load_version(settings, model, upload)
+    served, levels, origin = version.served, tuple(interval or ()), _parse_as_of(as_of)
     forecaster = served.forecaster
+    upload = _add_panel_errors(upload, forecaster, origin)
+    _check_errors(upload, file, skip_faulty, adds_up=totals is not None)
     chosen = _parse_objective(objective, settings)
-    request = ForecastRequest(upload.rows, _parse_as_of(as_of), levels, chosen)
+    request = ForecastRequest(upload.rows, origin, levels, chosen)
     forecast = forecaster.forecast(request)
     for warning in forecast.warnings:
         progress(f"{warning.msg} ({warning.count} rows)")
     columns = _result_columns(served, upload, request, forecast)
     if explain:
         columns |= _explanation_columns(forecaster, request, forecast.as_of)
-    origin = format_iso_day(forecast.as_of)
-    about = about_forecasts(
-        forecaster.panel.info, served.version, version.stage, origin, forecast.objective
-    )
+    about = _about(version, forecast)
     _write_result(upload, columns, output, about)
     if totals is not None:
-        table = totals_table(forecaster, request, forecast.as_of)
-        _write(table, table.columns, ResultFormat(_file_format(totals), about=about), totals)
-        echo(f"{len(table):,} totals written to {totals}")
+        _write_totals(totals_table(forecaster, request, forecast.as_of), totals, about)
     purpose = "unbiased totals" if forecast.objective == "unbiased" else "accuracy of each day"
     echo(f"{len(forecast.sales):,} forecasts ({purpose}) written to {output}")
+
+
+def _check_suffixes(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and path.suffix.lower() not in FORMATS:
+            raise typer.BadParameter(f"{path} must end in one of {', '.join(FORMATS)}")
 
 
 def _read_rows(
@@ -113,40 +111,67 @@ def _read_rows(
 ) -> "Upload":
     """The file's rows and errors; what is ambiguous raises with the option that decides it."""
     from rossmann.data.prepare_predictions import read_upload
-    from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS
 
-    mark = parse_choice("--decimal", decimal, DECIMAL_MARKS)
-    with naming_options():
-        return read_upload(file.name, file.read_bytes(), date_format, mark, sheet)
+    with reading_options(date_format, decimal, sheet) as options:
+        return read_upload(
+            file.name, file.read_bytes(), options.date_format, options.decimal, options.sheet
+        )
+
+
+def _add_panel_errors(upload: "Upload", forecaster: "Forecaster", as_of: int | None) -> "Upload":
+    """The upload with the errors of stores and days that the panel does not have."""
+    from rossmann.errors import RequestError
+    from rossmann.models.inference.forecaster import ForecastRequest
+
+    sample = upload.stores_and_days()
+    if not len(sample.rows):
+        return upload
+    try:
+        forecaster.resolve_origin(ForecastRequest(sample.rows, as_of))
+    except RequestError as error:
+        return upload.without(sample.errors_of(error.errors))
+    return upload
 
 
 def _check_errors(upload: "Upload", file: Path, skip_faulty: bool, adds_up: bool) -> None:
-    """Print notes and errors; raises ``DataValidationError`` for errors that are not skipped.
+    """Print errors; raises ``DataValidationError`` for those that are not skipped.
 
     ``adds_up``: totals are asked for, which must not hold a store's day twice.
     """
     from rossmann.errors import DataValidationError
 
-    for note in upload.notes:
-        progress(note)
-    position = upload.source.table.position
-    for error in upload.errors:
-        progress(f"{position(int(error.loc[0]) - 1)}: {error.msg}")
-    repeated = list(upload.repeated_days()) if adds_up else []
-    for error in repeated:
-        progress(f"{position(int(error.loc[0]) - 1)}: {error.msg}")
+    repeated = upload.repeated_days() if adds_up else []
+    _show_errors(upload, [*upload.errors, *repeated])
     if repeated:
         raise DataValidationError(
             f"{file} has {len(repeated)} rows that repeat a store's day: keep one row of each, or"
             " leave out --totals"
         )
     if upload.errors and not skip_faulty:
-        raise DataValidationError(
-            f"{file} has {len(upload.errors)} errors: correct them, or use --skip-faulty"
-        )
+        count = len(upload.errors)
+        errors = "1 error: correct it" if count == 1 else f"{count:,} errors: correct them"
+        raise DataValidationError(f"{file} has {errors}, or use --skip-faulty")
 
 
-def _load_version(settings: "Settings", model: str) -> "SelectedVersion":
+def _show_errors(upload: "Upload", errors: "Sequence[ErrorDetail]") -> None:
+    for error in errors:
+        progress(f"{upload.source.table.position(int(error.loc[0]) - 1)}: {error.msg}")
+
+
+def _load_version(settings: "Settings", model: str, upload: "Upload") -> "SelectedVersion":
+    """The version; where there is none, the file's own errors are shown all the same."""
+    from rossmann.errors import RossmannError
+
+    for note in upload.notes:
+        progress(note)
+    try:
+        return _select_version(settings, model)
+    except RossmannError:
+        _show_errors(upload, upload.errors)
+        raise
+
+
+def _select_version(settings: "Settings", model: str) -> "SelectedVersion":
     from rossmann.logging_config import configure_logging
     from rossmann.serving.runtime.service import build_service
 
@@ -177,6 +202,16 @@ def _parse_objective(name: str | None, settings: "Settings") -> "Objective":
         if objective == name:
             return objective
     raise typer.BadParameter(f"--objective {name} must be one of {', '.join(OBJECTIVES)}")
+
+
+def _about(version: "SelectedVersion", forecast: "Forecast") -> tuple[tuple[str, str], ...]:
+    """What a result says of its origin: data, version, last known day, objective."""
+    from rossmann.data.uploads.result_files import about_forecasts
+    from rossmann.epoch_days import format_iso_day
+
+    served, origin = version.served, format_iso_day(forecast.as_of)
+    info = served.forecaster.panel.info
+    return about_forecasts(info, served.version, version.stage, origin, forecast.objective)
 
 
 def _result_columns(
@@ -245,6 +280,13 @@ def _write_result(
 def _file_format(path: Path) -> "FileFormat":
     formats: dict[str, FileFormat] = {".csv": "csv", ".parquet": "parquet", ".xlsx": "xlsx"}
     return formats[path.suffix.lower()]
+
+
+def _write_totals(table: "pl.DataFrame", output: Path, about: tuple[tuple[str, str], ...]) -> None:
+    from rossmann.data.uploads.result_files import ResultFormat
+
+    _write(table, table.columns, ResultFormat(_file_format(output), about=about), output)
+    echo(f"{len(table):,} totals written to {output}")
 
 
 def totals_table(

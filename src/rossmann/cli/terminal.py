@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from rossmann.data.uploads.table_reader import ReadOptions
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -46,15 +49,19 @@ def parse_choice(option: str, text: str | None, choices: Sequence[Choice]) -> Ch
 
 
 @contextmanager
-def naming_options() -> Iterator[None]:
-    """Add to errors about an ambiguous table the option that decides."""
+def reading_options(
+    date_format: str | None, decimal: str | None, sheet: str | None
+) -> "Iterator[ReadOptions]":
+    """The options of reading a table; errors about an ambiguous one name the option to give."""
     from rossmann.data.uploads.dates import AmbiguousDatesError
-    from rossmann.data.uploads.decimal_marks import AmbiguousNumbersError
+    from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS, AmbiguousNumbersError
+    from rossmann.data.uploads.table_reader import ReadOptions
     from rossmann.data.uploads.workbook import SeveralSheetsError
     from rossmann.errors import DataValidationError
 
+    options = ReadOptions(date_format, parse_choice("--decimal", decimal, DECIMAL_MARKS), sheet)
     try:
-        yield
+        yield options
     except AmbiguousDatesError as error:
         text = f"{error}, with --date-format {error.formats[0]} or another"
         raise DataValidationError(text) from error

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from rossmann.errors import RossmannError
+from rossmann.errors import RossmannError, SettingsError
 from rossmann.models.publishing.mlflow_client import EXPERIMENT
 from rossmann.models.publishing.register import register
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.registry import Registry
 from rossmann.settings import load_settings
-from tests.fixtures.networks import free_port
+from tests.fixtures.networks import free_port, mlflow_variables
 
 TOKEN = "a-token"
 RunningNginx = Callable[[Path, int, str], AbstractContextManager[None]]
@@ -88,8 +88,10 @@ def test_registration_elsewhere_goes_by_the_proxy(
         {"MLFLOW_EXPERIMENT_ID": "1", "MLFLOW_EXPERIMENT_NAME": "both"},
         {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_REGISTRY_URI": "http://127.0.0.1:9"},
         {"MLFLOW_WORKSPACE": "of-another-team", "MLFLOW_ACTIVE_MODEL_ID": "m-1"},
+        {"MLFLOW_ENABLE_ASYNC_LOGGING": "true", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true"},
+        mlflow_variables(),
     ],
-    ids="+".join,
+    ids=lambda variables: "+".join(variables) if len(variables) < 3 else "nonsense in all",
 )
 def test_registration_chooses_its_own_run_and_experiment(
     variables: dict[str, str],
@@ -174,35 +176,64 @@ def test_variables_of_mlflow_hold_for_both_clients(
         use_registry(trained, uri, "env-secure", tmp_path)
 
 
-def test_credentials_file_of_mlflow_holds_for_both_clients(
-    secure_registry: SecureRegistry,
-    trained: TrainedModel,
-    private_authority: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
+@pytest.fixture
+def registry_of_users(
+    secure_registry: SecureRegistry, private_authority: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """The address of a registry that wants a user and a password."""
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(private_authority.file))
+    with secure_registry(BASIC) as uri:
+        yield uri
+
+
+def test_credentials_file_of_mlflow_holds_for_both_clients(
+    registry_of_users: str, trained: TrainedModel, tmp_path: Path
+) -> None:
     lines = ["[mlflow]", *(f"{name.lower()} = {value}" for name, value in USER.items())]
     (tmp_path / ".mlflow").mkdir()
     (tmp_path / ".mlflow" / "credentials").write_text("\n".join(lines))
-    with secure_registry(BASIC) as uri:
-        use_registry(trained, uri, "env-file", tmp_path)
+    use_registry(trained, registry_of_users, "env-file", tmp_path)
 
 
 def test_credentials_in_the_address_hold_and_are_not_shown(
-    secure_registry: SecureRegistry,
-    trained: TrainedModel,
-    private_authority: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    registry_of_users: str, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(private_authority.file))
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "unused")
     lines: list[str] = []
-    with secure_registry(BASIC) as uri:
-        address = uri.replace("https://", "https://me:pass%20word@")
-        register(trained, load_settings(mlflow_tracking_uri=address), "env-url", lines.append)
+    address = registry_of_users.replace("https://", "https://me:pass%20word@")
+    register(trained, load_settings(mlflow_tracking_uri=address), "env-url", lines.append)
     assert lines and "pass" not in "".join(lines)
+
+
+def test_certificate_variables_do_not_matter_for_plain_http(
+    trained: TrainedModel, mlflow_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("SERVER_CERT_PATH", "CLIENT_CERT_PATH"):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", "/nowhere/x.pem")
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, "/nowhere/x.pem")
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+    use_registry(trained, mlflow_server, "env-plain", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_TRACKING_TOKEN", "secret\nof two lines"),
+        ("MLFLOW_TRACKING_TOKEN", "secret\u2026"),
+        ("MLFLOW_TRACKING_AUTH", "plugin"),
+        ("MLFLOW_TRACKING_AWS_SIGV4", "true"),
+        ("MLFLOW_HTTP_REQUEST_TIMEOUT", "soon"),
+        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "-1"),
+    ],
+)
+def test_variable_that_would_end_a_registration_is_refused_before_the_work(
+    name: str, value: str, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name) as caught:
+        Registry(mlflow_server)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
