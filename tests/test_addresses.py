@@ -105,7 +105,7 @@ def test_base_paths_are_part_of_addresses(given: str) -> None:
 
 @pytest.mark.parametrize("given", ["a b", "/a//b", "/..", "/a/../b", "/a?b", "/é", "http://x/a"])
 def test_odd_base_paths_are_refused(given: str) -> None:
-    with pytest.raises(SettingsError, match="ROSSMANN_API_BASE_PATH"):
+    with pytest.raises(SettingsError, match="ROSSMANN_API_BASE_PATH: must be such as /forecasts"):
         load_settings(api_base_path=given)
 
 
@@ -147,3 +147,17 @@ def test_hosts(given: str, host: str) -> None:
 def test_what_is_no_host_is_refused_with_the_settings(given: str) -> None:
     with pytest.raises(SettingsError, match="ROSSMANN_HOST: "):
         load_settings(host=given)
+
+
+@pytest.mark.parametrize("name", ["api_url", "api_public_url"])
+@pytest.mark.parametrize("given", ["127.0.0.1:8000", "me:secret@host", "http://", "ftp://host"])
+def test_what_is_no_address_of_a_server_is_refused(name: str, given: str) -> None:
+    with pytest.raises(SettingsError, match=f"ROSSMANN_{name.upper()}: must be") as caught:
+        load_settings(**{name: given})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["/static", "_stcore/x"])
+def test_paths_of_streamlit_are_no_base_path_of_the_dashboard(given: str) -> None:
+    with pytest.raises(SettingsError, match=r"ROSSMANN_DASHBOARD_BASE_PATH: .*Streamlit"):
+        load_settings(dashboard_base_path=given)

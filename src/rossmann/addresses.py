@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.request import getproxies_environment
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator
 
 from rossmann.errors import SettingsError
 
@@ -47,19 +47,27 @@ Host = Annotated[str, AfterValidator(_parse_host)]
 """Where a server listens: an address, IPv6 without brackets, or a name."""
 
 
-def _normalize_base_path(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return f"/{value.strip('/')}" if value.strip("/") else ""
-
-
-BasePath = Annotated[
-    str,
-    BeforeValidator(_normalize_base_path),
+def _parse_base_path(value: str) -> str:
+    path = f"/{value.strip('/')}" if value.strip("/") else ""
     # Only characters that need no escape in a URL or in nginx's configuration; no "." or "..".
-    Field(pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$", max_length=200),
-]
+    if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", path) or len(path) > 200:
+        raise ValueError("must be such as /forecasts, of English letters, digits and . _ ~ -")
+    return path
+
+
+BasePath = Annotated[str, AfterValidator(_parse_base_path)]
 """Path below which a proxy offers a server, such as ``/forecasts``; empty: the root."""
+
+
+def _parse_http_url(value: str) -> str:
+    # The message does not repeat the value: there may be a password in it.
+    if value and not re.match(r"https?://[^/]", value):
+        raise ValueError("must be an address such as http://127.0.0.1:8000")
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_parse_http_url)]
+"""Address of a server, or empty."""
 
 
 def url_host(host: str) -> str:

@@ -31,6 +31,7 @@ from pydantic_settings import (
 from rossmann.addresses import (
     BasePath,
     Host,
+    HttpUrl,
     redact_password,
     sqlite_url,
     url_host,
@@ -112,9 +113,9 @@ class PathSettings(BaseSettings):
     """
     mlflow_tracking_uri: str = ""
     """Empty: the server on ``host`` and ``mlflow_port``."""
-    api_url: str = ""
+    api_url: HttpUrl = ""
     """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
-    api_public_url: str = Field("", pattern=r"^(https?://.+)?$")
+    api_public_url: HttpUrl = ""
     """Where browsers find the API, such as behind a proxy; empty: where the dashboard does."""
     host: Host = "127.0.0.1"
     """Address that the services listen on; IPv6 too: ``::1``, or ``::`` for every address."""
@@ -142,6 +143,14 @@ class PathSettings(BaseSettings):
         # The message does not repeat the value: there may be a password in it.
         if value and not value.startswith(("sqlite:///", "postgres://", "postgresql")):
             raise ValueError("must begin with sqlite:/// or postgresql://")
+        return value
+
+    @field_validator("dashboard_base_path")
+    @classmethod
+    def _is_free_in_streamlit(cls, value: str) -> str:
+        first = value.split("/")[1] if value else ""
+        if first in {"static", "media", "component", "_stcore"}:
+            raise ValueError(f"/{first} is a path of Streamlit's own; choose another first part")
         return value
 
     @model_validator(mode="after")

@@ -105,6 +105,14 @@ def test_terminal_without_unicode_is_no_error() -> None:
     assert result.stdout.endswith(b"?\n")
 
 
+def test_thread_count_that_numba_does_not_take_is_named(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "0")
+    assert main(["settings"]) == 1
+    assert "NUMBA_NUM_THREADS must be 1 or more" in error_line(capsys)
+
+
 def test_help_imports_no_heavy_module() -> None:
     script = (
         "import sys; from rossmann.cli import main; code = main(['--help'])\n"

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from rossmann.cli import data, keys, log, models, predict, services, training, tune
-from rossmann.errors import RossmannError
+from rossmann.errors import RossmannError, SettingsError
 from rossmann.installation import program
 from rossmann.launcher.stop_signals import Interrupted
 
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the terminal's encoding may lack a character
     try:
+        _check_thread_count(os.environ.get("NUMBA_NUM_THREADS", ""))
         command = typer.main.get_command(app)
         _name_program(command, program())
         code = command.main(
@@ -83,6 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == _CTRL_C_EXIT:
         return _print_error("stopped", _CTRL_C_EXIT)
     return code if isinstance(code, int) else 0
+
+
+def _check_thread_count(value: str) -> None:
+    """Numba cannot be imported with such a number; a text it leaves out of account by itself."""
+    if re.fullmatch(r"\s*(-[0-9]+|0+)\s*", value):
+        raise SettingsError(f"NUMBA_NUM_THREADS must be 1 or more, got {value[:40]}; unset it")
 
 
 def _name_program(command: Any, name: str) -> None:
