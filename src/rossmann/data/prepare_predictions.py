@@ -3,8 +3,9 @@
 An invalid row does not stop the others. ``notes`` report what was filled or decided by rule.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from rossmann.data.uploads.fields import (
 from rossmann.data.uploads.file_formats import FileFormat
 from rossmann.data.uploads.result_files import ResultFormat, kept_columns, write_frame
 from rossmann.data.uploads.table_reader import WholeTable, read_table, unique_names
+from rossmann.epoch_days import weekday_of
 from rossmann.errors import DataValidationError, ErrorDetail
 from rossmann.schema import STATE_HOLIDAYS, StoreDays
 
@@ -75,6 +77,85 @@ class Upload:
             self.rows.take(rows), lambda row: self.source.table.position(index[row])
         )
         return [replace(error, loc=(int(index[int(error.loc[0])]) + 1,)) for error in repeated]
+
+    def stores_and_days(self, invalid_only: bool = False) -> "StoresAndDays":
+        """The stores and days of all rows, or of the invalid ones: a row may have both faults."""
+        values = self.source.values.select("Store", "Date").with_row_index("row")
+        if invalid_only:
+            values = values.filter(~pl.col("row").is_in(self.index))
+        parts = [
+            values.drop_nulls(field)
+            .group_by(field, maintain_order=True)
+            .agg("row")
+            .with_columns(field=pl.lit(field))
+            for field in ("Date", "Store")
+        ]
+        found = pl.concat(parts, how="diagonal").with_columns(
+            # Of a row only one value counts; the other must be of the right kind.
+            pl.col("Store").fill_null(1),
+            pl.col("Date").fill_null(pl.col("Date").max()).fill_null(date(2015, 8, 1)),
+        )
+        zeros = np.zeros(found.height, np.uint8)
+        return StoresAndDays(
+            StoreDays(
+                found["Store"].to_numpy().astype(np.int32),
+                found["Date"].to_physical().to_numpy().astype(np.int32),
+                *(zeros, zeros, zeros, zeros),
+            ),
+            found.select("field", "row"),
+        )
+
+    def without(self, errors: Sequence[ErrorDetail]) -> "Upload":
+        """The same without the valid rows that have one of ``errors``, which are added."""
+        faulty = {int(error.loc[0]) - 1 for error in errors}
+        keep = np.array([row not in faulty for row in self.index.tolist()], np.bool_)
+        return replace(
+            self,
+            rows=self.rows.take(np.flatnonzero(keep)),
+            index=self.index[keep],
+            errors=sort_by_row([*self.errors, *errors]),
+            weekday_mismatch=self.weekday_mismatch[keep],
+            open_missing=self.open_missing[keep],
+        )
+
+
+@dataclass(frozen=True)
+class StoresAndDays:
+    """One row for each store and for each day of an upload, for checks that need a panel.
+
+    ``rows``: the m rows; all but the value of ``source``'s ``field`` are substitutes.
+    ``source`` (m rows): ``field`` and the indices ``row`` of the file's rows with that value.
+    """
+
+    rows: StoreDays
+    source: pl.DataFrame
+
+    def refused_table(self) -> pl.DataFrame:
+        """The m >= 1 rows as a table that a service checks and always refuses: seven fields.
+
+        Rows that nobody asked for must be neither forecast nor logged: the first Open is invalid.
+        """
+        rows, zeros = self.rows, self.rows.promo
+        day, opens = pl.Series(rows.day).cast(pl.Date), pl.Series([9, *rows.open[1:].tolist()])
+        values = (rows.store, day, opens, zeros, zeros, zeros)
+        fields = dict(zip(REQUIRED_FIELDS, values, strict=True))
+        return pl.DataFrame({**fields, "DayOfWeek": weekday_of(rows.day) + 1})
+
+    def errors_of(self, found: Iterable[ErrorDetail]) -> list[ErrorDetail]:
+        """Errors of a request with ``rows`` as those of the file's rows; see ``Upload.errors``."""
+        errors = []
+        for error in found:
+            match error.loc:
+                case (_, int(index), str(field)) if self.source["field"][index] == field:
+                    rows = self.source["row"][index].to_list()
+                    errors += [replace(error, loc=(row + 1, field)) for row in rows]
+        return sort_by_row(errors)
+
+
+def sort_by_row(errors: Sequence[ErrorDetail]) -> list[ErrorDetail]:
+    """Errors of an upload by row, then by field."""
+    order = {field: place for place, field in enumerate(REQUIRED_FIELDS)}
+    return sorted(errors, key=lambda one: (int(one.loc[0]), order.get(str(one.loc[-1]), -1)))
 
 
 def read_upload(

@@ -100,6 +100,26 @@ def test_file_without_valid_rows_has_only_errors(stub_service: Any) -> None:
     assert batch_run.finished and len(batch_run.errors) == 2 and batch_run.version is None
 
 
+def test_both_faults_of_a_row_are_found_at_once(stub_service: Any) -> None:
+    lines = ["99,2015-08-01,7,0,0,0", "1,2015-08-01,1,0,0,0", "99,2015-08-02,1,0,0,0",
+             "1,2040-01-01,1,7,0,0", "?,2040-01-01,1,0,0,0", "2,soon,1,0,0,0"]  # fmt: skip
+    header = "Store,Date,Open,Promo,StateHoliday,SchoolHoliday"
+    upload = read_upload("plan.csv", "\n".join([header, *lines]).encode())
+    assert [error.loc for error in upload.errors] == [
+        (1, "Open"), (4, "Promo"), (5, "Store"), (6, "Date"),
+    ]  # fmt: skip
+    batch_run = BatchRun.from_upload(upload)
+    batch_run.check(Client(stub_service.url))
+    assert [(*error.loc, error.msg) for error in batch_run.errors] == [
+        (1, "Store", "Store is unknown (got 99)"), (3, "Store", "Store is unknown (got 99)"),
+        (4, "Date", "Date 2040-01-01 is out of range"),
+        (5, "Date", "Date 2040-01-01 is out of range"),
+    ]  # fmt: skip
+    requests = len(stub_service.predict_bodies)
+    batch_run.check(Client(stub_service.url))
+    assert len(stub_service.predict_bodies) == requests
+
+
 def test_run_goes_on_after_an_outage(stub_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "CHUNK_ROWS", 10)
     upload = make_upload(35)

@@ -23,7 +23,7 @@ import rossmann.serving.runtime.service
 from rossmann.cli import main
 from rossmann.data.prepare_predictions import read_upload
 from rossmann.data.tables.ingest import ingest
-from rossmann.errors import DataValidationError
+from rossmann.errors import DataValidationError, ErrorDetail
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings, load_settings
 
@@ -330,6 +330,71 @@ def test_place_of_a_bad_row_in_an_ingest(
         DataValidationError, match=f"1 row; {place}: Store=1 Date=2015-08-13 Open=7"
     ):
         ingest(settings, path, "schedule")
+
+
+FAULTS = {
+    (0, "Store"): "got 9999", (0, "Open"): "got 7", (2, "Date"): "a year after",
+    (2, "Promo"): "got 2", (3, "Store"): "got x", (3, "Date"): "after",
+    (3, "StateHoliday"): "got q",
+}  # fmt: skip
+"""What is wrong with the rows of ``FAULTY``: what a look at them shows, and what the panel does."""
+FAULTY = csv("9999,2015-08-13,7,0,0,1", ONE, "1,2035-08-13,1,2,0,1", "x,1999-01-01,1,0,q,1")
+
+
+def test_all_faults_of_a_file_at_once_over_http(api: TestClient) -> None:
+    detail = api.post("/predict/file", content=FAULTY).json()["detail"]
+    assert [tuple(error["loc"][1:]) for error in detail] == list(FAULTS)
+    assert all(text in e["msg"] for e, text in zip(detail, FAULTS.values(), strict=True))
+
+
+def test_all_faults_of_rows_at_once_over_http(api: TestClient) -> None:
+    rows = [{**ROW, "Store": 9999, "Open": 7}, ROW, {**ROW, "Date": "2035-08-13", "Promo": 2},
+            {**ROW, "Store": "x", "Date": "1999-01-01", "StateHoliday": "q"}]  # fmt: skip
+    detail = api.post("/predict", json={"inputs": rows}).json()["detail"]
+    assert [tuple(error["loc"][1:]) for error in detail] == list(FAULTS)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_all_faults_of_a_file_at_once_on_the_command_line(
+    skip: bool,
+    service: Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(rossmann.serving.runtime.service, "build_service", lambda _: service)
+    monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
+    source, target = tmp_path / "plan", tmp_path / "out.csv"
+    source.write_bytes(FAULTY)
+    options = ["--skip-faulty"] if skip else []
+    assert main(["predict", str(source), "-o", str(target), *options]) == int(not skip)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  line ")]
+    assert len(lines) == len(FAULTS)
+    for line, ((row, field), text) in zip(lines, FAULTS.items(), strict=True):
+        assert line.startswith(f"  line {row + 2}: {field} ") and text in line
+    assert not skip or pl.read_csv(target)["Store"].to_list() == [1]
+
+
+def test_all_faults_of_a_file_at_once_on_the_dashboard(api: TestClient) -> None:
+    """The page sends what this table holds; see also tests/dashboard/batch/test_job.py."""
+    upload = read_upload("plan", FAULTY)
+    sample = upload.stores_and_days(invalid_only=True)
+    content = io.BytesIO()
+    sample.refused_table().write_parquet(content)
+    answer = api.post("/predict/file", content=content.getvalue())
+    assert answer.status_code == 422
+    details = [ErrorDetail(tuple(e.pop("loc")), **e) for e in answer.json()["detail"]]
+    found = [*upload.errors, *sample.errors_of(details)]
+    assert {(int(e.loc[0]) - 1, e.loc[1]) for e in found} == set(FAULTS)
+
+
+def test_without_a_version_the_faults_of_a_file_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROSSMANN_DATA_DIR", str(tmp_path))
+    (tmp_path / "plan").write_bytes(FAULTY)
+    assert main(["predict", str(tmp_path / "plan"), "-o", str(tmp_path / "out.csv")]) == 1
+    assert "  line 2: Open must be 0 or 1 (got 7)\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", INGESTS)

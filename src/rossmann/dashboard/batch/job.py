@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.data.prepare_predictions import Upload
+from rossmann.data.prepare_predictions import Upload, sort_by_row
 from rossmann.data.uploads.parquet_chunks import format_position
 from rossmann.data.uploads.result_files import result_columns
 from rossmann.epoch_days import weekday_of
@@ -20,7 +20,7 @@ from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
 from rossmann.serving.client.client import Client
 from rossmann.serving.client.responses import FileResult
 
-CHUNK_ROWS: Final = 5_000
+CHUNK_ROWS: Final = 10_000
 LEVEL: Final = 0.8
 FORECAST, LOW, HIGH, VERSION, AS_OF, WARNINGS = result_columns((LEVEL,))
 """Columns of a result, as ``POST /predict/file`` names them."""
@@ -48,6 +48,12 @@ def request_table(upload: Upload, indices: npt.NDArray[np.int64]) -> pl.DataFram
     )
 
 
+def _without_row(error: ErrorDetail) -> ErrorDetail:
+    """The error without the row of the request in its text, which is not that of the file."""
+    place = format_position("row", int(error.loc[1]) + 1) if len(error.loc) > 1 else ""
+    return replace(error, msg=error.msg.removeprefix(f"{place}: "))
+
+
 @dataclass
 class BatchRun:
     """The state of one batch; ``run`` goes on where it stopped, so an outage costs no work.
@@ -69,6 +75,7 @@ class BatchRun:
     as_of: str | None = None
     version: int | None = None
     done: int = 0
+    checked_invalid: bool = False
     errors: list[ErrorDetail] = field(default_factory=list)
     warnings: Counter[str] = field(default_factory=Counter)
 
@@ -115,6 +122,8 @@ class BatchRun:
         whole file is sent with each of them; the model version too. Days that the service rejects
         are dropped first, or they would set the origin.
         """
+        if not self.checked_invalid:
+            self._check_invalid(service)
         while self.as_of is None and self.usable.any():
             usable = np.flatnonzero(self.usable)
             first_rows = [
@@ -129,6 +138,16 @@ class BatchRun:
                 self._reject(error, sample)
                 continue
             self.as_of, self.version = answer.as_of, answer.model_version
+
+    def _check_invalid(self, service: Client) -> None:
+        """Find what the service rejects in rows that have another fault already."""
+        sample = self.upload.stores_and_days(invalid_only=True)
+        if len(sample.rows):
+            try:
+                self._send(service, sample.refused_table())
+            except RequestError as error:
+                self.errors += sample.errors_of(map(_without_row, error.errors))
+        self.checked_invalid = True
 
     def _forecast(self, service: Client, indices: npt.NDArray[np.int64]) -> None:
         """Forecast one chunk; where the service rejects rows, request the others again."""
@@ -159,9 +178,14 @@ class BatchRun:
         self, service: Client, indices: npt.NDArray[np.int64], **options: Any
     ) -> tuple[FileResult, pl.DataFrame]:
         """Forecasts of the rows at ``indices``: as a file, for its answer warns row by row."""
+        return self._send(service, request_table(self.upload, indices), **options)
+
+    def _send(
+        self, service: Client, table: pl.DataFrame, **options: Any
+    ) -> tuple[FileResult, pl.DataFrame]:
         with TemporaryDirectory(prefix="rossmann-batch-") as folder:
             source, target = Path(folder) / "rows.parquet", Path(folder) / "forecasts.parquet"
-            request_table(self.upload, indices).write_parquet(source)
+            table.write_parquet(source)
             answer = service.predict_file(source, target, **options)
             return answer, pl.read_parquet(target)
 
@@ -178,11 +202,10 @@ class BatchRun:
                     same = np.arange(len(self.file_rows)) == indices[i]
                 case _:
                     continue
-            # The service names the row of the chunk, which is not that of the file.
-            msg = detail.msg.removeprefix(f"{format_position('row', i + 1)}: ")
             numbers = (self.file_rows[same & self.usable] + 1).tolist()
-            self.errors += [ErrorDetail((n, *detail.loc[2:]), msg, detail.type) for n in numbers]
+            fault = _without_row(detail)
+            self.errors += [replace(fault, loc=(n, *detail.loc[2:])) for n in numbers]
             self.usable &= ~same
-        self.errors.sort(key=lambda detail: int(detail.loc[0]))
+        self.errors = sort_by_row(self.errors)
         if int(self.usable.sum()) == before:
             raise error

@@ -18,7 +18,7 @@ from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, objective_select,
 from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY, announce, announcement_region
 from rossmann.dashboard.shared.service_state import client, info
-from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
+from rossmann.data.prepare_predictions import Upload, read_upload, sort_by_row, template_csv
 from rossmann.data.uploads.dates import AmbiguousDatesError
 from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS, AmbiguousNumbersError
 from rossmann.data.uploads.workbook import SeveralSheetsError
@@ -213,14 +213,14 @@ def _questions(digest: str) -> list[_Question]:
 def _show_errors(batch: Batch) -> None:
     upload = batch.run.upload
     whole = number_format().whole
-    errors = [*upload.errors, *batch.run.errors]
+    errors = sort_by_row([*upload.errors, *batch.run.errors])
     valid = int(batch.run.usable.sum())
     invalid = upload.frame.height - valid
     st.write(
         f"**{batch.name}**: {whole(upload.frame.height)} rows, {whole(valid)} can be forecast."
     )
-    for note in upload.notes:
-        st.info(note, icon=":material/info:")
+    if upload.notes:
+        st.info("\n".join(f"- {note}" for note in upload.notes), icon=":material/info:")
     if not errors:
         return
     st.warning(
@@ -255,8 +255,9 @@ def _show_errors_table(upload: Upload, errors: list[ErrorDetail]) -> None:
         hide_index=True,
         width="stretch",
         column_config={
-            "Where": st.column_config.TextColumn(width=100),
-            "Column": st.column_config.TextColumn(width=140),
+            "Where": st.column_config.TextColumn(width=80),
+            "Column": st.column_config.TextColumn(width=110),
+            "What is wrong": st.column_config.TextColumn(width=620),
         },
     )
     if table.height > MAX_SHOWN_ERRORS:

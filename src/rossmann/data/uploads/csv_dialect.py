@@ -22,6 +22,7 @@ _HEAD_BYTES: Final = 1 << 18
 """Bytes in which the header must lie."""
 _HEAD_ROWS: Final = 50
 _SEP_LINE: Final = re.compile(r'"?sep=(.)"?[\r\n]*\Z', re.IGNORECASE)
+_QUOTED: Final = re.compile(r'"[^"]*"')
 _MIN_KNOWN: Final = 2
 """Known column names that make a row the header."""
 
@@ -51,7 +52,7 @@ def detect_dialect(name: str, open_source: OpenSource) -> CsvDialect:
     """The dialect of a file; raises ``DataValidationError`` for an empty or binary one."""
     encoding, has_bom = _detect_encoding(name, open_source)
     head, is_whole = _read_head(open_source, encoding)
-    line_end = "\r\n" if "\r\n" in head else "\n" if "\n" in head or "\r" not in head else "\r"
+    line_end = _detect_line_end(head)
     lines = io.StringIO(head.replace("\r", "\n") if line_end == "\r" else head, "\n").readlines()
     fixed = _SEP_LINE.match(lines[0]) if lines else None
     first = 1 if fixed else 0
@@ -61,7 +62,7 @@ def detect_dialect(name: str, open_source: OpenSource) -> CsvDialect:
     start, end = start + first, end + first
     if end == len(lines) and not is_whole:
         raise DataValidationError(f"{name} has a first line of more than {_HEAD_BYTES >> 10} KB")
-    columns = _column_names(name, lines[start:end], separator)
+    columns = _column_names(name, lines[start:end], separator, start + 1)
     if len(columns) > MAX_COLUMNS:
         raise DataValidationError(f"{name} has more than {MAX_COLUMNS:,} columns")
     if end == len(lines) == 1 and _lost_line_ends(columns):
@@ -81,11 +82,21 @@ def detect_dialect(name: str, open_source: OpenSource) -> CsvDialect:
     )
 
 
-def _column_names(name: str, lines: list[str], separator: str) -> list[str]:
+def _column_names(name: str, lines: list[str], separator: str, line: int) -> list[str]:
     try:
         return next(csv.reader(lines, delimiter=separator))
     except csv.Error as error:
-        raise DataValidationError(f"{name} has no readable column names: {error}") from error
+        raise DataValidationError(
+            f"{name} has no readable column names in line {line}: line ends of two kinds are mixed,"
+            " or a quotation mark is missing; save the file anew"
+        ) from error
+
+
+def _detect_line_end(head: str) -> str:
+    """CR only where no LF is outside of quotes, as in a file of a Mac with line ends in cells."""
+    bare = _QUOTED.sub("", head)
+    bare = bare if "\r" in bare or "\n" in bare else head
+    return "\r\n" if "\r\n" in bare else "\n" if "\n" in bare or "\r" not in bare else "\r"
 
 
 def _read_head(open_source: OpenSource, encoding: str) -> tuple[str, bool]:
@@ -114,8 +125,7 @@ def _find_header(lines: list[str], separator: str | None) -> tuple[str, int, int
         return best[1:]
     for start, line in enumerate(lines):
         if line.strip(' \t\r\n,;|"'):
-            unquoted = re.sub(r'"[^"]*"', "", line)
-            chosen = separator or max(_SEPARATORS, key=unquoted.count)
+            chosen = separator or max(_SEPARATORS, key=_QUOTED.sub("", line).count)
             first = next(_records(lines[start:], chosen), (0, 1, []))
             return chosen, start, start + first[1]
     return ",", 0, 0

@@ -42,7 +42,7 @@ def detect_decimal_mark(
     """
     ambiguous, evidence = "", dict[DecimalMark, str]()
     for column in columns:
-        distinct = column.drop_nulls().unique(maintain_order=True)
+        distinct = _without_group_spaces(column.drop_nulls().unique(maintain_order=True))
         marked = distinct.filter(distinct.str.contains(r"[.,]"))
         if not len(marked):
             continue
@@ -79,6 +79,11 @@ def _is_decimal_comma_column(column: pl.Series) -> bool:
     return len(distinct) > 0 and bool(comma.all())
 
 
+def _without_group_spaces(text: pl.Series) -> pl.Series:
+    dense = text.str.replace_all(_SPACE, "")
+    return text.zip_with(~text.str.contains(_GROUP_SPACES).fill_null(False), dense)
+
+
 def plain_numbers(text: pl.Series, mark: DecimalMark | None) -> pl.Series:
     """Numbers with a decimal point and without thousands separators; other text stays as it is.
 
@@ -86,8 +91,7 @@ def plain_numbers(text: pl.Series, mark: DecimalMark | None) -> pl.Series:
     """
     if not text.str.contains("[^0-9]").any():
         return text
-    dense = text.str.replace_all(_SPACE, "")
-    text = text.zip_with(~text.str.contains(_GROUP_SPACES).fill_null(False), dense)
+    text = _without_group_spaces(text)
     if mark is not None:
         m, t = f"\\{mark}", f"\\{_OTHER[mark]}"
         grouped = rf"^[+-]?(?:[0-9]+|[1-9][0-9]{{0,2}}(?:{t}[0-9]{{3}})+)(?:{m}[0-9]+)?$"

@@ -1,10 +1,14 @@
 """Format of a user's file by its content: archives are unpacked, what is no table is named."""
 
+import errno
 import gzip
+import lzma
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Literal
+from xml.etree import ElementTree
 
 from rossmann.errors import DataValidationError, first_line
 
@@ -30,6 +34,38 @@ _HEAD_BYTES: Final = 1 << 10
 _READ_BYTES: Final = 4 << 20
 _MAX_DEPTH: Final = 3
 """Archives within archives."""
+_DAMAGE: Final = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(ElementTree.ParseError, ValueError, KeyError, OverflowError, RuntimeError),
+)
+"""What Python raises for damaged archives, and for those that it cannot read."""
+
+
+class NamesDamage:
+    """Context in which what is raised for a damaged file becomes ``DataValidationError``."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self._name, self._kind = name, kind
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        """Raise ``DataValidationError`` in place of an error that means damage."""
+        if error is not None and _is_damage(error):
+            raise DataValidationError(
+                f"{self._name} is a damaged {self._kind}: {first_line(error)}; save it anew"
+            ) from error
+
+
+def _is_damage(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        # A damaged length makes an impossible seek; other numbers are those of a full disk.
+        return error.errno in (None, errno.EINVAL)
+    # Each library in Rust has a PanicException of its own, which none exports.
+    return isinstance(error, _DAMAGE) or type(error).__name__ == "PanicException"
 
 
 def detect_format(name: str, path: Path) -> FileFormat:
@@ -78,24 +114,18 @@ def unpack(name: str, path: Path, workspace: Path, max_bytes: int) -> Path:
 
 
 def _gunzip(name: str, path: Path, target: Path, max_bytes: int) -> None:
-    try:
-        with gzip.open(path) as packed:
-            _copy(name, packed, target, max_bytes)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataValidationError(f"{name} is a damaged gzip file: {first_line(error)}") from error
+    with NamesDamage(name, "gzip file"), gzip.open(path) as packed:
+        _copy(name, packed, target, max_bytes)
 
 
 def _unzip(name: str, path: Path, target: Path, max_bytes: int) -> bool:
     """Unpack the one table of an archive; False where the archive is a workbook."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = _table_member(name, archive, max_bytes)
-            if member is None:
-                return False
-            with archive.open(member) as packed:
-                _copy(name, packed, target, max_bytes)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
-        raise DataValidationError(f"{name} is a damaged zip file: {first_line(error)}") from error
+    with NamesDamage(name, "zip file"), zipfile.ZipFile(path) as archive:
+        member = _table_member(name, archive, max_bytes)
+        if member is None:
+            return False
+        with archive.open(member) as packed:
+            _copy(name, packed, target, max_bytes)
     return True
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 from xml.etree import ElementTree
 
-from rossmann.errors import DataValidationError, first_line
+from rossmann.data.uploads.file_formats import NamesDamage
 
 if TYPE_CHECKING:
     from fastexcel import CellErrors
@@ -64,18 +64,13 @@ def scan_sheet(
     """
     if not zipfile.is_zipfile(path):
         return [], 0
-    try:
-        with zipfile.ZipFile(path) as book:
-            part, signs = _sheet_part(book, sheet)
-            if part is None or not _contains(book, part, signs):
-                return [], 0
-            with book.open(part) as xml:
-                cells = _ods_cells(xml, sheet, size) if signs is _ODS_SIGNS else _xlsx_cells(xml)
-                found = list(cells)
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, ValueError) as error:
-        raise DataValidationError(
-            f"{name} is a damaged workbook: {first_line(error)}; save it anew"
-        ) from error
+    with NamesDamage(name, "workbook"), zipfile.ZipFile(path) as book:
+        part, signs = _sheet_part(book, sheet)
+        if part is None or not _contains(book, part, signs):
+            return [], 0
+        with book.open(part) as xml:
+            cells = _ods_cells(xml, sheet, size) if signs is _ODS_SIGNS else _xlsx_cells(xml)
+            found = list(cells)
     return [cell for cell in found if cell], sum(cell is None for cell in found)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from rossmann.data.uploads.fields import known_name
+from rossmann.data.uploads.file_formats import NamesDamage
 from rossmann.data.uploads.sheet_cells import NO_VALUE, FaultyCell, error_cells, scan_sheet
 from rossmann.errors import DataValidationError, first_line
 
@@ -71,22 +72,21 @@ def read_sheet(name: str, path: Path, wanted: str | None = None) -> SheetTable:
     # It warns of columns of mixed types, which are read as text here.
     logging.getLogger("fastexcel").setLevel(logging.ERROR)
     try:
-        reader = fastexcel.read_excel(path)
-        sheets = [_probe(reader, index) for index in range(len(reader.sheet_names))]
-        sheet = _choose(name, sheets, wanted)
-        if not sheet.head.height:
-            raise DataValidationError(f"{name} is empty: the sheet {sheet.name} has no cells")
-        columns = _header(sheet)
-        loaded = reader.load_sheet(
-            sheet.index,
-            header_row=None,
-            skip_rows=max(sheet.header, 0) + 1,
-            schema_sample_rows=None,
-        )
-        batch, lost = loaded.to_arrow_with_errors()
-    except (fastexcel.FastExcelError, pl.exceptions.PolarsError, ValueError, IndexError) as error:
-        if isinstance(error, DataValidationError):
-            raise
+        with NamesDamage(name, "workbook"):
+            reader = fastexcel.read_excel(path)
+            sheets = [_probe(reader, index) for index in range(len(reader.sheet_names))]
+            sheet = _choose(name, sheets, wanted)
+            if not sheet.head.height:
+                raise DataValidationError(f"{name} is empty: the sheet {sheet.name} has no cells")
+            columns = _header(sheet)
+            loaded = reader.load_sheet(
+                sheet.index,
+                header_row=None,
+                skip_rows=max(sheet.header, 0) + 1,
+                schema_sample_rows=None,
+            )
+            batch, lost = loaded.to_arrow_with_errors()
+    except (fastexcel.FastExcelError, pl.exceptions.PolarsError, IndexError) as error:
         raise DataValidationError(f"{name} is no workbook: {first_line(error)}") from error
     values = pl.DataFrame(batch)
     frame = pl.DataFrame([_plain_types(values[:, i]).alias(f"c{i}") for i in range(values.width)])

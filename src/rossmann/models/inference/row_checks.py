@@ -144,14 +144,8 @@ def check_rows(panel: "Panel", rows: StoreDays, origin: int) -> list[ErrorDetail
     unknown = panel.store_indices(rows.store) < 0
     too_early, too_far = rows.day <= first, rows.day > last_forecast_day(last)
     far_msg = f"Date must be at most a year after {format_iso_day(last)}"
-    errors = [
-        ErrorDetail(
-            ("inputs", int(row), "Store"),
-            f"Store is unknown (got {rows.store[row]})",
-            "unknown_store",
-        )
-        for row in np.flatnonzero(unknown)
-    ]
+    numbers = {int(row): int(rows.store[row]) for row in np.flatnonzero(unknown)}
+    errors = check_stores(panel, numbers)
     for mask, msg, error_type in (
         (too_early, f"Date must be after {format_iso_day(first)}", "date_before_history"),
         (too_far, far_msg, "date_too_far"),

@@ -197,20 +197,7 @@ def read_options(
     query: Iterable[tuple[str, str]], default_objective: Objective = "accuracy"
 ) -> BatchOptions:
     """Parse the query; raises ``RequestError`` with every error."""
-    values: dict[str, Any] = {}
-    errors: list[ErrorDetail] = []
-    for name, text in query:
-        if name not in OPTION_NAMES:
-            msg = f"{name[:80]} is not an option; there are: {', '.join(OPTION_NAMES)}"
-            errors.append(ErrorDetail((name[:80],), msg, "extra_forbidden"))
-        elif name == "intervals":
-            parts = [part.strip() for part in text.split(",")]
-            values.setdefault(name, []).extend(_number(part) for part in parts if part)
-        elif name in values:
-            errors.append(ErrorDetail((name,), f"{name} is given more than once", "repeated_key"))
-        else:
-            values[name] = text
-    values = {name: value for name, value in values.items() if value != ""}
+    values, errors = _query_values(query)
     date_format, decimal, sheet, file_format = (values.pop(n, None) for n in OPTION_NAMES[4:])
     options = PredictOptions()
     try:
@@ -237,6 +224,24 @@ def read_options(
         sheet,
         next((name for name in FILE_FORMATS if name == chosen_format), None),
     )
+
+
+def _query_values(query: Iterable[tuple[str, str]]) -> tuple[dict[str, Any], list[ErrorDetail]]:
+    """The options that are not empty, and an error for each unknown and each repeated one."""
+    values: dict[str, Any] = {}
+    errors: list[ErrorDetail] = []
+    for name, text in query:
+        if name not in OPTION_NAMES:
+            msg = f"{name[:80]} is not an option; there are: {', '.join(OPTION_NAMES)}"
+            errors.append(ErrorDetail((name[:80],), msg, "extra_forbidden"))
+        elif name == "intervals":
+            parts = [part.strip() for part in text.split(",")]
+            values.setdefault(name, []).extend(_number(part) for part in parts if part)
+        elif name in values:
+            errors.append(ErrorDetail((name,), f"{name} is given more than once", "repeated_key"))
+        else:
+            values[name] = text
+    return {name: value for name, value in values.items() if value != ""}, errors
 
 
 def _number(text: str) -> float | str:
