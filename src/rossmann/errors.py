@@ -56,6 +56,23 @@ class ErrorDetail:
         return {"loc": list(self.loc), "msg": self.msg, "type": self.type}
 
 
+MAX_REPORTED_ERRORS: Final = 1_000
+"""Errors that one response lists: a body of some megabytes can have a million."""
+
+
+def cut_errors(errors: list[ErrorDetail], count: int | None = None) -> list[ErrorDetail]:
+    """The first ``MAX_REPORTED_ERRORS``, and one that says how many more there are.
+
+    ``count``: of all errors, where these are not all.
+    """
+    more = max(len(errors), count or 0) - MAX_REPORTED_ERRORS
+    if more <= 0:
+        return errors
+    number = "" if count is None else f"{more:,} "
+    msg = f"{number}more faults are not listed"
+    return [*errors[:MAX_REPORTED_ERRORS], ErrorDetail(("rows",), msg, "more_faults")]
+
+
 class RequestError(RossmannError):
     """Invalid rows or options; ``errors`` lists every error."""
 

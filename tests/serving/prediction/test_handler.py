@@ -264,6 +264,15 @@ def test_unknown_fields_of_every_row_are_named(
     assert set(errors) == {("inputs", n, name) for n in range(50) for name in "AB"}
 
 
+def test_a_thousand_errors_are_listed(api: TestClient, row: MakeRow) -> None:
+    rows = [row(Store=9_999_999) | {"Open": 2} for _ in range(2_000)]
+    response = api.post("/predict", json={"inputs": rows})
+    *errors, more = response.json()["detail"]
+    assert response.status_code == 422
+    assert len(errors) == 1_000
+    assert more["type"] == "more_faults"
+
+
 def test_too_many_bytes_is_413(make_app: Callable[..., FastAPI]) -> None:
     with TestClient(make_app(max_body_mb=1)) as api:
         errors = errors_by_loc(api.post("/predict", content=b" " * (2**20 + 1)), 413)

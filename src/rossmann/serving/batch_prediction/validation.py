@@ -31,7 +31,14 @@ from rossmann.data.uploads.fields import (
 from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS, to_arrow, to_series
 from rossmann.data.uploads.table_reader import OpenTable
 from rossmann.epoch_days import to_day
-from rossmann.errors import DataValidationError, ErrorDetail, PayloadTooLargeError, RequestError
+from rossmann.errors import (
+    MAX_REPORTED_ERRORS,
+    DataValidationError,
+    ErrorDetail,
+    PayloadTooLargeError,
+    RequestError,
+    cut_errors,
+)
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.inference.row_checks import check_day, check_stores
 from rossmann.schema import StoreDays
@@ -52,7 +59,6 @@ from rossmann.serving.batch_prediction.upload import BatchOptions
 
 MAX_DISTINCT_DATES: Final = 50_000
 """Distinct texts in the column of dates: more of them cannot all be days."""
-MAX_REPORTED_ERRORS: Final = 1_000
 """Errors that a response lists; it gives the number of the others."""
 ValueErrors = dict[int, tuple[str, str]]
 """Message and type of the error of each invalid value, by its code."""
@@ -281,11 +287,7 @@ def raise_row_errors(parsed: ParsedFile, validated: ValidatedFile) -> None:
             invalid = _InvalidRows(done + rows, places, records[rows], masks, texts)
             errors += invalid.errors(value_errors, parsed.date_format)
         done += length
-    more = count + len(validated.option_errors) - len(errors[:MAX_REPORTED_ERRORS])
-    errors = errors[:MAX_REPORTED_ERRORS]
-    if more:
-        errors.append(ErrorDetail(("rows",), f"{more:,} more faults are not listed", "more_faults"))
-    raise RequestError(errors)
+    raise RequestError(cut_errors(errors, count + len(validated.option_errors)))
 
 
 def _error_masks(records: Records, value_errors: dict[str, ValueErrors]) -> ErrorMasks:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rossmann.epoch_days import parse_iso_day, weekday_of
-from rossmann.errors import ErrorDetail, RequestError
+from rossmann.errors import ErrorDetail, RequestError, cut_errors
 from rossmann.models.inference.forecaster import ForecastRequest
 from rossmann.models.inference.row_checks import (
     as_int32,
@@ -48,7 +48,7 @@ def parse_inputs(
         days, errors = read_days(panel, texts, rows)
         errors += check_stores(panel, error.stores)
         errors += check_origin(panel, error.as_of, dict(zip(rows, days, strict=True)))
-        raise RequestError(sort_errors([*error.errors, *errors])) from error
+        raise RequestError(cut_errors(sort_errors([*error.errors, *errors]))) from error
     return _to_inputs(request, panel, default_objective)
 
 
@@ -65,7 +65,7 @@ def _to_inputs(
     as_of = None if request.as_of is None else parse_iso_day(request.as_of)
     if errors or day_errors or (request.as_of is not None and as_of is None):
         origin_errors = check_origin(panel, request.as_of, dict(enumerate(days)))
-        raise RequestError(sort_errors(errors + day_errors + origin_errors))
+        raise RequestError(cut_errors(sort_errors(errors + day_errors + origin_errors)))
     mismatches = _weekday_mismatches(inputs, days)
     return PredictInputs(
         request=ForecastRequest(

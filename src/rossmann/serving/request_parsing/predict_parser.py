@@ -5,12 +5,20 @@ One fast pass; only a body with errors gets a second one, row by row, which list
 
 import json
 from codecs import BOM_UTF8
+from collections import Counter
 from typing import Any, Final
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from rossmann.errors import BodyEncodingError, ErrorDetail, PayloadTooLargeError, RequestError
+from rossmann.errors import (
+    MAX_REPORTED_ERRORS,
+    BodyEncodingError,
+    ErrorDetail,
+    PayloadTooLargeError,
+    RequestError,
+)
 from rossmann.models.inference.row_checks import format_value
 from rossmann.schema import OBJECTIVES, ROW_FIELDS, STATE_HOLIDAYS
 from rossmann.serving.schemas.forecasts import PredictOptions, PredictRequest, Row
@@ -32,15 +40,18 @@ class MalformedRequestError(RequestError):
 
 _REQUEST: Final = TypeAdapter(PredictRequest)
 _ROW: Final = TypeAdapter(Row)
+_LARGE_BYTES: Final = 1 << 16
+_MAX_FIELDS: Final = 64
 
 
 def parse_predict(body: bytes, max_rows: int) -> PredictRequest:
     """Parse a body.
 
-    Raises ``BodyEncodingError``, ``PayloadTooLargeError``, or ``MalformedRequestError`` with every
-    error.
+    Raises ``BodyEncodingError``, ``PayloadTooLargeError``, or ``MalformedRequestError`` with the
+    first ``MAX_REPORTED_ERRORS`` and perhaps some more.
     """
     _check_size(body, max_rows)
+    _check_objects(body)
     text = decode_utf8(body)
     try:
         request = _REQUEST.validate_json(text)
@@ -73,13 +84,15 @@ def _reject_repeated_keys(text: str) -> None:
 
     def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal row
-        names = [name for name, _ in pairs]
-        place = () if "inputs" in names else ("inputs", row)
+        unique = dict(pairs)
+        place = () if "inputs" in unique else ("inputs", row)
         row += 1
-        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-            msg = f"{name[:80]} is given more than once"
-            errors.append(ErrorDetail((*place, name[:80]), msg, "repeated_key"))
-        return dict(pairs)
+        if len(unique) < len(pairs) and len(errors) <= MAX_REPORTED_ERRORS:
+            for name, count in Counter(name for name, _ in pairs).items():
+                if count > 1:
+                    msg = f"{name[:80]} is given more than once"
+                    errors.append(ErrorDetail((*place, name[:80]), msg, "repeated_key"))
+        return unique
 
     json.loads(text, object_pairs_hook=check)
     if errors:
@@ -104,6 +117,21 @@ def _check_size(body: bytes, max_rows: int) -> None:
     limit = max_rows + 10
     if body.count(b"{") > limit or body.count(b",") > 14 * limit:
         raise _too_many(max_rows)
+
+
+def _check_objects(body: bytes) -> None:
+    """Raise ``MalformedRequestError`` for a large body with an object of very many fields.
+
+    Pydantic keeps a copy of the object for each of its errors: gigabytes for a million fields.
+    """
+    if len(body) < _LARGE_BYTES:
+        return
+    data = np.frombuffer(body, np.uint8)
+    commas, objects = (np.flatnonzero(data == ord(character)) for character in ",{")
+    counts = np.diff(np.searchsorted(commas, objects), append=len(commas))
+    if counts.max(initial=len(commas) if not len(objects) else 0) > _MAX_FIELDS:
+        msg = f"the body has an object with more than {_MAX_FIELDS} values; a row has seven fields"
+        raise MalformedRequestError([ErrorDetail(("body",), msg, "too_many_fields")])
 
 
 def _too_many(max_rows: int) -> PayloadTooLargeError:
@@ -166,6 +194,8 @@ def to_error_details(error: ValidationError, known: tuple[str, ...]) -> list[Err
 
 def _add_row_errors(inputs: list[Any], malformed: MalformedRequestError) -> None:
     for number, row in enumerate(inputs):
+        if len(malformed.errors) > MAX_REPORTED_ERRORS:
+            return
         invalid_fields: set[str] = set()
         try:
             _ROW.validate_python(row)
