@@ -4,8 +4,12 @@
 # Containers often set this. Without cached bytecode each process compiles some 1,800 modules, which
 # is more than half of its start-up time. The cache is in .venv.
 unset PYTHONDONTWRITEBYTECODE
-# Settings of the user's pip that put packages elsewhere than into .venv (see also --no-user below).
-unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT
+# Settings of the user's pip and uv that put packages elsewhere than into .venv (see also --no-user
+# below), install none, or contradict the locks.
+unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_CONSTRAINT PIP_REQUIRE_HASHES
+unset UV_SYSTEM_PYTHON UV_PYTHON UV_DRY_RUN UV_CONSTRAINT UV_OVERRIDE UV_REQUIRE_HASHES
+# Modules of another environment, which would go before those in .venv.
+unset PYTHONHOME PYTHONPATH
 
 fail() {
   echo "error: $*" >&2

@@ -2,7 +2,7 @@
 # Install, then start all services and open the dashboard. Options are those of `rossmann up`:
 # --demo, --detach, --stop, --status, --no-browser.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 source scripts/common.sh
 
 install_into_venv requirements.lock

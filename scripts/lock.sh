@@ -2,7 +2,7 @@
 # Compiles pyproject.toml into the two lock files. Needs uv (named by UV, or on PATH).
 # Keeps the pinned versions; `scripts/lock.sh --upgrade` takes the newest.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 compile() { # compile OUTPUT [uv arguments...]
   local output="$1"

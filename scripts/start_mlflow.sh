@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start the MLflow server (registry and tracking) in the foreground; Ctrl-C stops it.
 set -euo pipefail
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")"
 rossmann="$root/.venv/bin/rossmann"
 if [[ ! -x "$rossmann" ]]; then
   echo "error: $rossmann does not exist; install it with: bash scripts/launch_dashboard.sh" >&2

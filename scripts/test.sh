@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the test dependencies and run every check. Arguments go to pytest: scripts/test.sh tests/data
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 source scripts/common.sh
 
 # Browser tests use Debian's chromium; if it cannot be installed, they are skipped with the reason.

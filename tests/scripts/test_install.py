@@ -178,6 +178,16 @@ def test_update_of_python_installs_again(checkout: Checkout) -> None:
         {"PIP_TARGET": "TMP/elsewhere"},
         {"PIP_PREFIX": "TMP/elsewhere"},
         {"PIP_CONFIG_FILE": "TMP/pip.conf"},
+        {"PIP_DRY_RUN": "1"},
+        {"PIP_PYTHON": "TMP/elsewhere/python"},
+        {"PIP_CONSTRAINT": "TMP/nowhere.txt", "PIP_REQUIRE_HASHES": "1"},
+        {
+            "PIP_REQUIRE_VIRTUALENV": "1",
+            "VIRTUAL_ENV": "TMP/elsewhere",
+            "CONDA_PREFIX": "TMP/conda",
+        },
+        {"PYTHONHOME": "TMP/elsewhere"},
+        {"PYTHONPATH": "TMP/shadow"},
     ],
     ids="+".join,
 )
@@ -185,8 +195,10 @@ def test_packages_are_installed_into_venv_whatever_pip_is_told(
     variables: dict[str, str], tmp_path: Path
 ) -> None:
     """The real venv and pip; the project is a small one, so that no index is needed."""
-    checkout = tmp_path / "checkout"
+    checkout = tmp_path / "check out ü"
     shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "pip.py").write_text("raise SystemExit('another pip')")
     (checkout / "requirements.lock").write_text("")
     (checkout / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
@@ -233,6 +245,35 @@ def test_clone_with_autocrlf_keeps_line_ends_of_scripts_and_locks(tmp_path: Path
         assert (clone / name).read_bytes() == (ROOT / name).read_bytes(), name
     for script in (clone / "scripts").iterdir():
         subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize(
+    "script", ["launch_dashboard.sh", "start_mlflow.sh"], ids=lambda name: name.partition(".")[0]
+)
+def test_scripts_find_their_checkout_from_any_folder(script: str, tmp_path: Path) -> None:
+    """By a link, and with a ``CDPATH`` that holds another checkout."""
+    checkout, other = tmp_path / "check out", tmp_path / "other"
+    shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    shutil.copytree(ROOT / "scripts", other / "scripts")
+    (checkout / "scripts" / "common.sh").write_text("install_into_venv() { :; }\n")
+    program = checkout / ".venv" / "bin" / "rossmann"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$PWD: $*"\n')
+    program.chmod(0o755)
+    link = tmp_path / "bin" / "launch"
+    link.parent.mkdir()
+    link.symlink_to(checkout / "scripts" / script)
+    verb = {"launch_dashboard.sh": "up", "start_mlflow.sh": "mlflow"}[script]
+    for folder, path in ((checkout, f"scripts/{script}"), (tmp_path, "bin/launch")):
+        result = subprocess.run(
+            ["bash", path],
+            cwd=folder,
+            env={"PATH": "/usr/bin:/bin", "CDPATH": f"{other}:{tmp_path}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.stdout.strip() == f"{checkout}: {verb}", result.stderr
 
 
 def test_error_for_an_old_python_names_the_minimum_version(checkout: Checkout) -> None:
