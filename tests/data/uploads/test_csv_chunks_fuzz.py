@@ -83,6 +83,8 @@ def test_any_body_gives_the_rows_of_a_strict_reader_or_is_refused(parts: list[st
             read_table("t", text.encode())
         return
     missing = "nothing: the row has 1 of 3 values"
-    padded = [(row[0], missing, "") if len(row) == 1 else (*row, "", "")[:width] for row in expected]
+    padded = [
+        (row[0], missing, "") if len(row) == 1 else (*row, "", "")[:width] for row in expected
+    ]
     frame = read_table("t", text.encode()).frame
     assert [tuple(value or "" for value in row) for row in frame.rows()] == padded

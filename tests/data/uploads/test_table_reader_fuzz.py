@@ -1,7 +1,7 @@
 """The whole reader on tables of made-up formats, dialects, values and damage.
 
 Rows in are equal rows out at their true positions, or the file is refused with its reason. Some
-500 tables in a test run, 20,000 by night (``HYPOTHESIS_PROFILE=nightly``).
+300 tables in a test run, 20,000 by night (``HYPOTHESIS_PROFILE=nightly``).
 """
 
 import codecs
@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.prepare_predictions import read_upload
+from rossmann.data.uploads import csv_dialect, fields
 from rossmann.data.uploads.dates import AmbiguousDatesError
 from rossmann.data.uploads.decimal_marks import AmbiguousNumbersError
 from rossmann.data.uploads.table_reader import ReadOptions, open_table, read_fields, read_table
@@ -37,12 +38,13 @@ from tests.fixtures.tables import (
 )
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+pytestmark = pytest.mark.timeout(3_600 if NIGHTLY else 300)
 quick = hypothesis(
-    max_examples=8_000 if NIGHTLY else 200, deadline=None,
+    max_examples=8_000 if NIGHTLY else 120, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 few = hypothesis(
-    max_examples=4_000 if NIGHTLY else 100, deadline=None,
+    max_examples=4_000 if NIGHTLY else 60, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 AMBIGUOUS = (AmbiguousDatesError, AmbiguousNumbersError)
@@ -52,6 +54,13 @@ sales = st.one_of(st.integers(0, 60_000), st.integers(0, 120_000).map(lambda hal
 days = st.dates(date(2013, 1, 1), date(2016, 12, 31))
 codes = st.text("0123456789", min_size=1, max_size=6)
 FORMATS = st.sampled_from(["csv"] * 8 + ["xlsx", "xls", "ods", "parquet"])
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tables are read in several blocks, and by their distinct values where these repeat."""
+    monkeypatch.setattr(csv_dialect, "BLOCK_BYTES", 97)
+    monkeypatch.setattr(fields, "_SAMPLE_ROWS", 3)
 
 
 def tables(notes: st.SearchStrategy[str]) -> st.SearchStrategy[list[Row]]:

@@ -20,7 +20,7 @@ from rossmann.errors import DataValidationError, ErrorDetail
 from rossmann.schema import STATE_HOLIDAYS, StoreDays
 
 REQUIRED_FIELDS: Final = ("Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
-_SAMPLE_ROWS: Final = 1_000
+_SAMPLE_ROWS: Final = 20_000
 """First rows of a column that tell whether its values repeat."""
 EMPTY_ROW: Final = "the row has a value in none of the six fields"
 _MAX_STORE: Final = 2**31 - 1
