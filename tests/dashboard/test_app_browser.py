@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.browser import wait_for_value
+from tests.fixtures.browser import fill_date, wait_for_value
+from tests.fixtures.dashboard import StubService
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 PATHS = {"/": "Home", "/single": "Single prediction", "/batch": "Batch"}
@@ -87,6 +88,31 @@ def test_narrow_page_shows_the_page_and_the_demo_warning(open_page: Any) -> None
     page.get_by_role("heading", name="Many stores and days").wait_for()
     page.wait_for_function("!document.elementFromPoint(190, 300).closest('.stSidebar')")
     warning.wait_for()
+
+
+def test_sidebar_is_not_dimmed_while_a_page_waits(open_page: Any, stub: StubService) -> None:
+    page = open_page(SINGLE)
+    wait_for_value(page, SATURDAY, "1,560")
+    page.get_by_text("Plain day x drivers = forecast.").wait_for()
+    page.evaluate("""() => {
+      const opacity = node => {
+        let product = 1;
+        for (; node; node = node.parentElement) product *= Number(getComputedStyle(node).opacity);
+        return product;
+      };
+      window.lowest = {stSidebar: 1, stMain: 1};
+      setInterval(() => {
+        for (const part of Object.keys(lowest))
+          for (const node of document.querySelectorAll(`.${part} p`))
+            lowest[part] = Math.min(lowest[part], opacity(node));
+      }, 20);
+    }""")
+    stub.seconds = 1.0
+    fill_date(page, "2015-08-03")
+    wait_for_value(page, "Forecast, Mon 3 Aug", "1,010")
+    lowest = page.evaluate("window.lowest")
+    assert lowest["stMain"] < 0.5
+    assert lowest["stSidebar"] > 0.8
 
 
 def test_wide_page_shows_the_demo_warning_once(open_page: Any) -> None:

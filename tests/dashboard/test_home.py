@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from rossmann.dashboard.shared import service_state
 from rossmann.dashboard.shared.service_state import clear_cache
 from tests.paths import ROOT
 
@@ -61,8 +62,22 @@ def test_unavailable_service_is_shown_with_advice(stub_service: Any) -> None:
     assert "goes on by itself" in page.error[0].value
     # The commands are for those who run the service, folded away.
     assert "scripts/" not in page.error[0].value
-    assert "scripts/launch_dashboard.sh" in page.expander[0].markdown[0].value
+    assert "rossmann up" in page.expander[0].markdown[0].value
     assert not page.metric
+
+
+def test_sidebar_warns_of_demo_data_while_the_service_is_away(
+    stub_service: Any, monkeypatch: pytest.MonkeyPatch, wait_until: Any
+) -> None:
+    monkeypatch.setattr(service_state, "MAX_AGE_SECONDS", 0)
+    page = open_home()
+    stub_service.stop()
+
+    def sidebar() -> str:
+        return "\n".join(m.value for m in page.run().sidebar.markdown)
+
+    wait_until("the outage is seen", lambda: "Prediction service away" in sidebar())
+    assert "Demo data" in sidebar()
 
 
 def test_page_recovers_with_the_service(stub_service: Any) -> None:
@@ -80,10 +95,39 @@ def test_unavailable_registry_is_shown(stub_service: Any) -> None:
     stub_service.reason = "the registry is away: no answer"
     page = open_home()
     assert "registry is away" in page.warning[0].value
-    assert "scripts/start_mlflow.sh" in page.expander[0].markdown[0].value
+    assert "rossmann mlflow" in page.expander[0].markdown[0].value
     assert page.metric[0].value == "3"
 
 
 def test_degraded_reason_is_shown(stub_service: Any) -> None:
     stub_service.status, stub_service.reason = "degraded", "version 5 cannot be had"
     assert "version 5 cannot be had" in open_home().warning[0].value
+
+
+def test_addresses_are_shown_without_passwords(
+    stub_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROSSMANN_MLFLOW_TRACKING_URI", "http://me:s3cret@mlflow.inside:5000")
+    monkeypatch.setenv("ROSSMANN_API_URL", stub_service.url.replace("//", "//me:s3cret@"))
+    stub_service.status, stub_service.reason = "degraded", "http://me:s3cret@mlflow.inside is slow"
+    page = open_home()
+    shown = texts(page)
+    assert "http://mlflow.inside:5000" in shown and stub_service.url in shown
+    assert "http://mlflow.inside is slow" in page.warning[0].value
+    stub_service.stop()
+    clear_cache()
+    page = open_home()
+    shown += texts(page) + page.expander[0].markdown[0].value
+    assert "is away" in shown and "s3cret" not in shown
+    assert links(page)[-1] == f"{stub_service.url}/docs"
+
+
+def links(page: AppTest) -> list[str]:
+    return [link.proto.page for link in page.get("page_link")]
+
+
+def test_link_to_the_api_is_the_public_address(
+    stub_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROSSMANN_API_PUBLIC_URL", "https://intranet.example/forecasts/")
+    assert links(open_home())[-1] == "https://intranet.example/forecasts/docs"

@@ -14,6 +14,7 @@ from rossmann.dashboard.shared.service_state import (
     REFRESH_SECONDS,
     ServiceStatus,
     data_label,
+    last_info,
     service_status,
 )
 from rossmann.dashboard.single.form import show_single
@@ -41,11 +42,11 @@ def run() -> None:
     st.html(PAGE_STYLE)
     st.html(PAGE_SCRIPT, unsafe_allow_javascript=True)
     _show_demo_note()
-    with error_boundary():
-        page.run()
-    # Last: while the state is drawn, the page's own calls have been made.
+    # Before the page: a slow service must not delay the warning of demo data.
     with st.sidebar:
         status_sidebar()
+    with error_boundary():
+        page.run()
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -61,14 +62,15 @@ def status_sidebar() -> None:
 
 
 def _show_status(status: ServiceStatus) -> None:
-    if status.health is None or status.info is None:
+    if status.health is None:
         st.badge("Prediction service away", icon=":material/cloud_off:", color="red")
         st.caption("The page goes on by itself when it is back.")
-        return
-    label, colour, description = data_label(status.info.data.panel)
-    st.badge(label, icon=":material/database:", color=colour)
-    st.caption(description)
-    if status.health.status != "healthy":
+    known = last_info()
+    if known is not None:
+        label, colour, description = data_label(known.data.panel)
+        st.badge(label, icon=":material/database:", color=colour)
+        st.caption(description)
+    if status.health is not None and status.health.status != "healthy":
         st.badge("Not all is well", icon=":material/warning:", color="orange")
         st.caption("Forecasts go on. Home says what is amiss.")
 
@@ -76,9 +78,9 @@ def _show_status(status: ServiceStatus) -> None:
 def _show_demo_note() -> None:
     """The sidebar's warning of demo data, for screens on which the sidebar is folded away."""
     with st.container(key=DEMO_NOTE_KEY), error_boundary():
-        info = service_status().info
-        if info is not None and info.data.panel.dataset == Dataset.DEMO:
-            label, colour, description = data_label(info.data.panel)
+        known = last_info()
+        if known is not None and known.data.panel.dataset == Dataset.DEMO:
+            label, colour, description = data_label(known.data.panel)
             st.badge(label, icon=":material/database:", color=colour)
             st.caption(description)
 

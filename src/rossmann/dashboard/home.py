@@ -5,10 +5,12 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import Page
 
 import rossmann
+from rossmann.addresses import without_credentials
 from rossmann.dashboard.shared.charts import accuracy_chart
 from rossmann.dashboard.shared.dates import short_date
-from rossmann.dashboard.shared.error_boundary import SERVICE_AWAY, error_boundary
+from rossmann.dashboard.shared.error_boundary import error_boundary
 from rossmann.dashboard.shared.number_format import number_format
+from rossmann.dashboard.shared.page_style import LIVE_KEY
 from rossmann.dashboard.shared.service_state import (
     REFRESH_SECONDS,
     Colour,
@@ -16,6 +18,7 @@ from rossmann.dashboard.shared.service_state import (
     data_label,
     service_status,
 )
+from rossmann.installation import shell_command
 from rossmann.serving.schemas.models import ModelInfo
 from rossmann.settings import load_settings
 
@@ -35,24 +38,25 @@ def show_home(single: Page, batch: Page) -> None:
 @st.fragment(run_every=REFRESH_SECONDS)
 def _show_services() -> None:
     """State of the three services, refreshed every few seconds."""
-    with error_boundary():
+    with st.container(key=f"{LIVE_KEY}services"), error_boundary():
         status = service_status()
         _show_cards(status)
         if status.info is None:
             st.error(
-                f"**The prediction service does not answer.** {SERVICE_AWAY}",
+                "**The prediction service does not answer.** This page looks again every few "
+                "seconds and goes on by itself; how the service is started is below.",
                 icon=":material/cloud_off:",
             )
             _show_operator_help(
-                f"{status.error}\n\nStart it with `bash scripts/launch_dashboard.sh`, "
-                "or the service alone with `rossmann serve`."
+                f"{without_credentials(status.error)}\n\nStart all with `{shell_command('up')}`, "
+                f"or the service alone with `{shell_command('serve')}`."
             )
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def _show_model() -> None:
     """Model and data, refreshed too: a version may be promoted meanwhile."""
-    with error_boundary():
+    with st.container(key=f"{LIVE_KEY}model"), error_boundary():
         info = service_status().info
         if info is not None:
             _show_model_and_data(info)
@@ -63,18 +67,19 @@ def _show_cards(status: ServiceStatus) -> None:
     columns = st.columns(3)
     registry = "Model registry (MLflow)"
     health = status.health
+    service_url, registry_url = map(without_credentials, (status.url, settings.tracking_uri))
     if health is None:
-        _show_card(columns[0], "Prediction service", "Away", "red", status.url)
-        _show_card(columns[1], registry, "Not known", "gray", settings.tracking_uri)
+        _show_card(columns[0], "Prediction service", "Away", "red", service_url)
+        _show_card(columns[1], registry, "Not known", "gray", registry_url)
     else:
         away = health.registry == "away"
-        _show_card(columns[0], "Prediction service", "Running", "green", status.url)
+        _show_card(columns[0], "Prediction service", "Running", "green", service_url)
         _show_card(
             columns[1],
             registry,
             "Away" if away else "Running",
             "orange" if away else "green",
-            settings.tracking_uri,
+            registry_url,
         )
         if away:
             st.warning(
@@ -82,9 +87,10 @@ def _show_cards(status: ServiceStatus) -> None:
                 "model; a new version cannot be taken over until it is back.",
                 icon=":material/inventory_2:",
             )
-            _show_operator_help("Start it with `bash scripts/start_mlflow.sh`.")
+            _show_operator_help(f"Start it with `{shell_command('mlflow')}`.")
         elif health.status != "healthy":
-            st.warning(f"The service is not at its best: {health.reason}", icon=":material/info:")
+            reason = without_credentials(health.reason)
+            st.warning(f"The service is not at its best: {reason}", icon=":material/info:")
     _show_card(columns[2], "Dashboard", "Running", "green", f"Version {rossmann.__version__}")
 
 
@@ -170,4 +176,4 @@ def _show_links(single: Page, batch: Page) -> None:
     with three.container(border=True, height="stretch"):
         st.markdown("**3 · From your own programs**")
         st.write("All of it is an HTTP service too, with examples that work.")
-        st.page_link(f"{load_settings().service_url}/docs", label="API", icon=":material/api:")
+        st.page_link(f"{load_settings().public_api_url}/docs", label="API", icon=":material/api:")

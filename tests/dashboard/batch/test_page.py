@@ -274,7 +274,7 @@ def test_kaggle_test_file_is_forecast(stub_service: Any) -> None:
     table = page.dataframe[-1].value
     assert table["Id"].tolist() == list(range(1, 41_089))
     assert table["forecast"].notna().all()
-    assert max(len(body["inputs"]) for body in stub_service.predict_bodies) <= 5_000
+    assert max(len(body["inputs"]) for body in stub_service.predict_bodies) <= job.CHUNK_ROWS
 
 
 def downloads(page: AppTest) -> dict[str, Any]:

@@ -72,6 +72,19 @@ def test_changes_of_a_day_are_kept_while_another_is_shown(stub_service: Any) -> 
     assert last_row(stub_service)["Promo"] == 0
 
 
+def test_state_is_written_while_the_service_is_away(stub_service: Any) -> None:
+    page = open_url(store="2", date="2015-08-03")
+    stub_service.stop()
+    page.text_input(key="day").set_value("2015-08-05").run()
+    assert "does not answer" in page.error[0].value
+    assert query(page) == {"store": "2", "date": "2015-08-05"}
+    page = open_url(store="2", date="2015-08-03", promo="1")
+    assert query(page) == {"store": "2", "date": "2015-08-03", "promo": "1"}
+    stub_service.start()
+    assert query(page.run())["promo"] == "1"
+    assert last_row(stub_service)["Promo"] == 1
+
+
 def test_invalid_values_are_ignored(stub_service: Any) -> None:
     page = open_url(store="1", date="2015-08-01", open="7", state_holiday="z", objective="x")
     assert query(page) == {"store": "1", "date": "2015-08-01"}

@@ -17,14 +17,14 @@ from rossmann.dashboard.shared.charts import totals_chart
 from rossmann.dashboard.shared.dates import short_date
 from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS
 from rossmann.dashboard.shared.number_format import number_format, show_table
-from rossmann.dashboard.shared.page_style import announce
+from rossmann.dashboard.shared.page_style import LIVE_KEY, announce
 from rossmann.dashboard.shared.service_state import in_background
 from rossmann.data.uploads.result_files import MEDIA_TYPES, ResultFormat, about_forecasts
 from rossmann.schema import Objective, Stage
 from rossmann.serving.schemas.models import DataInfo
 
 MAX_EXCEL_ROWS: Final = 200_000
-"""Largest workbook that is written (in 15 s); the format allows 1,048,576 rows."""
+"""Largest workbook that is written (in some 40 s); the format allows 1,048,576 rows."""
 _LOOK_SECONDS: Final = 0.5
 """Interval of looking whether the files are written."""
 
@@ -138,7 +138,8 @@ def _wait_for_downloads(name: str, result: BatchResult) -> None:
 
 def _show_downloads(name: str, result: BatchResult) -> None:
     stem = f"{PurePath(name).name.split('.')[0]}-forecast"
-    left, right, _ = st.columns([1, 1, 2])
+    with st.container(key=f"{LIVE_KEY}downloads"):
+        left, right, _ = st.columns([1, 1, 2])
     _show_download(left, "CSV", result.csv, f"{stem}.csv", result.csv_type)
     if result.excel is None:
         rows = number_format().whole(MAX_EXCEL_ROWS)

@@ -15,7 +15,7 @@ import polars as pl
 
 from rossmann.dashboard.batch.job import AS_OF, FORECAST, HIGH, LOW, VERSION, WARNINGS, BatchRun
 from rossmann.dashboard.shared.number_format import round_sales
-from rossmann.data.prepare_predictions import result_table
+from rossmann.data.prepare_predictions import result_table, sort_by_row
 from rossmann.data.uploads.file_formats import FileFormat
 from rossmann.data.uploads.result_files import ResultFormat, kept_columns
 from rossmann.errors import ErrorDetail
@@ -146,16 +146,17 @@ def _forecast_rows(run: BatchRun) -> pl.DataFrame:
 
 
 def errors_table(errors: list[ErrorDetail], position: Callable[[int], str]) -> pl.DataFrame:
-    """One row per error, by rows of the file: Where, Column, What is wrong.
+    """One row per error, by rows of the file: Where, Column (if any has one), What is wrong.
 
     ``position``: where the row with an index stands in the file.
     """
-    ordered = sorted(errors, key=lambda error: int(error.loc[0]))
-    return pl.DataFrame(
-        {
-            "Where": [position(int(error.loc[0]) - 1) for error in ordered],
-            "Column": [str(error.loc[1]) if len(error.loc) > 1 else "" for error in ordered],
-            "What is wrong": [error.msg for error in ordered],
-        },
-        schema=dict.fromkeys(("Where", "Column", "What is wrong"), pl.String),
-    )
+    ordered = sort_by_row(errors)
+    columns = [str(error.loc[1]) if len(error.loc) > 1 else "" for error in ordered]
+    table = {
+        "Where": [position(int(error.loc[0]) - 1) for error in ordered],
+        "Column": columns,
+        "What is wrong": [error.msg for error in ordered],
+    }
+    if not any(columns):
+        del table["Column"]
+    return pl.DataFrame(table, schema=dict.fromkeys(table, pl.String))

@@ -7,6 +7,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 ANNOUNCEMENT_KEY: Final = "announcement"
+LIVE_KEY: Final = "live-"
+"""Prefix of the keys of containers that are drawn again by themselves."""
 SIDEBAR_PIXELS: Final = 240
 DEMO_NOTE_KEY: Final = "demo-note"
 REJECTED_FILE_KEY: Final = "rejected-file"
@@ -16,7 +18,11 @@ PAGE_STYLE: Final = f"""<style>
 /* Captions are text like any other: with Streamlit's 60 % they have too little contrast. */
 [data-testid="stCaptionContainer"] {{opacity: .85}}
 /* An answer that no longer belongs to the form is dimmed at once, not after a second. */
-.stApp [data-stale="true"] {{opacity: .3; transition: opacity .1s linear .15s}}
+.stMain [data-stale="true"] {{opacity: .3; transition: opacity .1s linear .15s}}
+/* What is drawn again every few seconds by itself stays readable meanwhile. */
+.stSidebar [data-stale="true"], [class*="st-key-{LIVE_KEY}"] [data-stale="true"] {{
+  opacity: 1; transition: none;
+}}
 /* Hidden parts must not take the gap between two elements either: hence their wrappers. */
 [data-testid="stLayoutWrapper"]:has(> .st-key-{ANNOUNCEMENT_KEY}) {{
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);

@@ -109,13 +109,16 @@ def service_status() -> ServiceStatus:
 
 def info() -> ModelInfo:
     """Versions and data in use, as last known; raises ``ServiceError`` where they never were."""
+    known = last_info()
+    if known is None:
+        raise ServiceError(service_status().error)
+    return known
+
+
+def last_info() -> ModelInfo | None:
+    """The same, or None; forecasts may still be shown while the service is away."""
     monitor = _monitor(load_settings().service_url)
-    if monitor.last_info is None:
-        status = monitor.status()
-        if status.info is None:
-            raise ServiceError(status.error)
-        return status.info
-    return monitor.last_info
+    return monitor.last_info or monitor.status().info
 
 
 def stores() -> dict[int, StoreSummary]:

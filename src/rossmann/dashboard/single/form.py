@@ -32,7 +32,7 @@ from rossmann.dashboard.single.url_state import (
     widget_key,
     write_url,
 )
-from rossmann.errors import RequestError
+from rossmann.errors import RequestError, ServiceError
 from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.schemas.stores import PlannedRow, StoreSummary
 
@@ -75,8 +75,9 @@ def _show_form(summaries: dict[int, StoreSummary]) -> ForecastInput | None:
         return None
     try:
         days = store_days(store, day)
-    except RequestError:
-        write_url(store, day.isoformat(), selected_objective(OBJECTIVE_KEY))
+    except (RequestError, ServiceError):
+        objective = selected_objective(OBJECTIVE_KEY)
+        write_url(store, day.isoformat(), objective, plan_changes(store, day))
         raise
     row = request_row(days.planned) | _plan_inputs(days.planned)
     objective = objective_select(OBJECTIVE_KEY)
