@@ -26,7 +26,12 @@ from rossmann.data.uploads.fields import (
     repeated_day_errors,
 )
 from rossmann.data.uploads.file_formats import FileFormat
-from rossmann.data.uploads.result_files import ResultFormat, kept_columns, write_frame
+from rossmann.data.uploads.result_files import (
+    ResultFormat,
+    kept_columns,
+    result_decimal,
+    write_frame,
+)
 from rossmann.data.uploads.table_reader import WholeTable, read_table, unique_names
 from rossmann.epoch_days import weekday_of
 from rossmann.errors import DataValidationError, ErrorDetail
@@ -44,6 +49,7 @@ class UploadSource:
     table: WholeTable
     columns: FieldColumns
     decimal: DecimalMark | None
+    date_format: str
     values: pl.DataFrame
 
 
@@ -198,7 +204,7 @@ def read_upload(
         notes=[*table.notes, *columns.notes, *_notes(mismatch, open_missing)],
         weekday_mismatch=mismatch.filter(valid).to_numpy(),
         open_missing=open_missing.filter(valid).to_numpy(),
-        source=UploadSource(table, columns, mark, values),
+        source=UploadSource(table, columns, mark, date_format, values),
     )
 
 
@@ -247,7 +253,8 @@ def result_table(
         frame = frame.with_columns(_typed_fields(source))
     frame = frame if rows is None else frame[rows]
     names, notes = kept_columns(source.table.columns, list(added), file_format)
-    form = ResultFormat(file_format, source.table.dialect, source.decimal or ".")
+    decimal = result_decimal(source.table.dialect, source.decimal, source.date_format)
+    form = ResultFormat(file_format, source.table.dialect, decimal)
     columns = [values.alias(f"added_{index}") for index, values in enumerate(added.values())]
     return ResultTable(frame.with_columns(columns), [*names, *added], form, notes)
 

@@ -97,7 +97,7 @@ texts = st.text(st.sampled_from("ab0ä=1\"'\\,;\t.\n"), max_size=5)
     separator=st.sampled_from([",", ";", "\t", "|"]),
     line_end=st.sampled_from(["\n", "\r\n", "\r"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
-    decimal=st.sampled_from([".", ","]),
+    decimal=st.sampled_from([".", ",", ""]),
     dates=st.sampled_from(["%Y-%m-%d", "%d.%m.%Y"]),
     own=st.lists(texts, min_size=30, max_size=30),
     name=st.sampled_from(["Note", "forecast", "", "warnings", "Größe"]),
@@ -118,7 +118,7 @@ def test_csv_has_the_bytes_of_predict_file(
     writer.writerow([*FIELDS, name, "DayOfWeek"])
     for row, text in zip(plan, own, strict=True):
         own_text = text.replace("\n", "") if line_end == "\r" else text
-        promo = f"{row[3]}{decimal}0"  # what says how the file writes numbers
+        promo = f"{row[3]}{decimal}{decimal and 0}"  # what says how the file writes numbers
         writer.writerow([row[0], row[1].strftime(dates), row[2], promo, *row[4:], own_text, 1])
     content = out.getvalue().replace("\n", line_end).encode(encoding)
     run = forecast(service, content)

@@ -3,7 +3,8 @@
 import pytest
 
 from rossmann.data.uploads.csv_dialect import MAX_COLUMNS
-from rossmann.data.uploads.result_files import CsvWriter, ResultFormat
+from rossmann.data.uploads.decimal_marks import DecimalMark
+from rossmann.data.uploads.result_files import CsvWriter, ResultFormat, result_decimal
 from rossmann.data.uploads.table_reader import read_table
 from rossmann.errors import DataValidationError
 
@@ -21,6 +22,23 @@ def test_texts_come_back_in_their_encoding(encoding: str) -> None:
     writer.write(writer.encode(frame.to_batches()[0]))
     assert b"".join(written) == content
     assert form.media_type.startswith("text/csv; charset=")
+
+
+@pytest.mark.parametrize(
+    ("content", "decimal", "date_format", "expected"),
+    [
+        (b"Store;Date\n1;13.08.2015\n", None, "DD.MM.YYYY", ","),
+        (b"Store;Date\n1;2015-08-13\n", None, "YYYY-MM-DD", "."),
+        (b"Store,Date\n1,13.08.2015\n", None, "DD.MM.YYYY", "."),
+        (b"Store;Date\n1;13.08.2015\n", ".", "DD.MM.YYYY", "."),
+    ],
+)
+def test_decimal_mark_of_a_result(
+    content: bytes, decimal: DecimalMark | None, date_format: str, expected: str
+) -> None:
+    """A German spreadsheet takes 6042.32 for text, and a point before three digits for a group."""
+    dialect = read_table("plan", content).dialect
+    assert result_decimal(dialect, decimal, date_format) == expected
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,16 @@ class ResultFormat:
         return f"text/csv; charset={charset}"
 
 
+def result_decimal(
+    dialect: CsvDialect | None, decimal: DecimalMark | None, date_format: str
+) -> DecimalMark:
+    """The decimal mark of a result: the file's; where no number of it has one, a comma with
+    semicolons and German dates, as spreadsheets write them there.
+    """
+    is_german = dialect is not None and dialect.separator == ";" and date_format.startswith("DD.")
+    return decimal or ("," if is_german else ".")
+
+
 class DataVersion(Protocol):
     """Which tables a forecast is from."""
 

@@ -20,6 +20,7 @@ from rossmann.data.uploads.result_files import (
     kept_columns,
     open_writer,
     result_columns,
+    result_decimal,
 )
 from rossmann.data.uploads.table_reader import open_table
 from rossmann.data.uploads.workbook import SeveralSheetsError
@@ -134,7 +135,8 @@ def prepare_job(
     checked = CheckedFile(parsed, warnings, plan)
     info, as_of = forecaster.panel.info, format_iso_day(plan.origin)
     about = about_forecasts(info, plan.version, version.stage, as_of, plan.objective)
-    form = ResultFormat(file_format, table.dialect, parsed.decimal or ".", about)
+    decimal = result_decimal(table.dialect, parsed.decimal, parsed.date_format)
+    form = ResultFormat(file_format, table.dialect, decimal, about)
     notes = (*parsed.notes, *renamed)
     return BatchJob(form, version.stage, folder, notes, checked, workers, record)
 
