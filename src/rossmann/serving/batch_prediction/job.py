@@ -12,6 +12,7 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
+from rossmann.data.uploads.file_formats import FileFormat
 from rossmann.data.uploads.result_files import (
     ResultFormat,
     Writer,
@@ -133,12 +134,19 @@ def prepare_job(
         typed=table.file_format != "parquet" and file_format != "csv",
     )
     checked = CheckedFile(parsed, warnings, plan)
-    info, as_of = forecaster.panel.info, format_iso_day(plan.origin)
-    about = about_forecasts(info, plan.version, version.stage, as_of, plan.objective)
-    decimal = result_decimal(table.dialect, parsed.decimal, parsed.date_format)
-    form = ResultFormat(file_format, table.dialect, decimal, about)
+    form = _result_format(checked, version.stage, file_format)
     notes = (*parsed.notes, *renamed)
     return BatchJob(form, version.stage, folder, notes, checked, workers, record)
+
+
+def _result_format(checked: CheckedFile, stage: str, file_format: FileFormat) -> ResultFormat:
+    """How the result is written: in the dialect of the file, with what a workbook says of it."""
+    parsed, plan = checked.parsed, checked.plan
+    info, as_of = plan.forecaster.panel.info, format_iso_day(plan.origin)
+    about = about_forecasts(info, plan.version, stage, as_of, plan.objective)
+    dialect = parsed.table.dialect
+    decimal = result_decimal(dialect, parsed.decimal, parsed.date_format)
+    return ResultFormat(file_format, dialect, decimal, about)
 
 
 @contextmanager
