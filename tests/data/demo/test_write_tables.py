@@ -88,7 +88,7 @@ def test_files_have_kaggles_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["train.csv", "test.csv"])
 def test_rows_are_sorted_with_the_newest_day_first(tmp_path: Path, name: str) -> None:
     write_demo(tmp_path, 1, stores=5, days=60)
-    frame = read_text(tmp_path / name).with_columns(pl.col("Store").cast(pl.Int64))
+    frame = read_text(tmp_path / name)[0].with_columns(pl.col("Store").cast(pl.Int64))
     assert frame.equals(frame.sort("Date", "Store", descending=[True, False]))
 
 
@@ -263,7 +263,7 @@ def test_some_open_days_have_no_sales(history: pl.DataFrame) -> None:
 
 
 def test_schedule_is_complete_except_for_eleven_empty_openings(chain: DatasetInfo) -> None:
-    raw = read_text(chain.folder.parents[1] / "demo" / "raw" / "test.csv")
+    raw = read_text(chain.folder.parents[1] / "demo" / "raw" / "test.csv")[0]
     assert raw.height == 1_115 * 48
     assert raw["Id"].to_list() == [str(n) for n in range(1, raw.height + 1)]
     open_missing = raw.filter(pl.col("Open").is_null())

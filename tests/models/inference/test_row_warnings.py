@@ -44,7 +44,7 @@ def test_rows_of_days_that_the_version_learned_from_are_warned_of(panel: Panel) 
     warning = in_training(forecaster, rows_of(panel, days))
     assert warning is not None
     assert (warning.count, warning.rows) == (2, (1, 2))
-    for words in ("learned from", "no evidence of accuracy", "rossmann backtest"):
+    for words in ("learned from", "no evidence of accuracy", "the backtest measures it"):
         assert words in warning.msg
     # The origin changes nothing: features before the day, but trees that saw it.
     assert in_training(forecaster, rows_of(panel, [last]), as_of=last - 30) is not None
