@@ -12,8 +12,8 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.prepare_predictions import Upload, read_upload, template_csv
-from rossmann.data.uploads.dates import AmbiguousDatesError
 from rossmann.data.uploads.fields import EMPTY_ROW, REQUIRED_FIELDS
+from rossmann.data.uploads.value_formats import AmbiguousDatesError
 from rossmann.errors import DataValidationError
 from rossmann.schema import STATE_HOLIDAYS, StoreDays
 

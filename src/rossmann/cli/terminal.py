@@ -53,9 +53,12 @@ def reading_options(
     date_format: str | None, decimal: str | None, sheet: str | None
 ) -> "Iterator[ReadOptions]":
     """The options of reading a table; errors about an ambiguous one name the option to give."""
-    from rossmann.data.uploads.dates import AmbiguousDatesError
-    from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS, AmbiguousNumbersError
     from rossmann.data.uploads.table_reader import ReadOptions
+    from rossmann.data.uploads.value_formats import (
+        DECIMAL_MARKS,
+        AmbiguousDatesError,
+        AmbiguousNumbersError,
+    )
     from rossmann.data.uploads.workbook import SeveralSheetsError
     from rossmann.errors import DataValidationError
 

@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.data.uploads.dates import detect_date_format, parse_dates
-from rossmann.data.uploads.decimal_marks import DecimalMark
 from rossmann.data.uploads.fields import (
     EMPTY_ROW,
     REQUIRED_FIELDS,
@@ -33,6 +31,7 @@ from rossmann.data.uploads.result_files import (
     write_frame,
 )
 from rossmann.data.uploads.table_reader import WholeTable, read_table, unique_names
+from rossmann.data.uploads.value_formats import DecimalMark, detect_date_format, parse_dates
 from rossmann.epoch_days import weekday_of
 from rossmann.errors import DataValidationError, ErrorDetail
 from rossmann.schema import STATE_HOLIDAYS, StoreDays

@@ -3,9 +3,9 @@
 import pytest
 
 from rossmann.data.uploads.csv_dialect import MAX_COLUMNS
-from rossmann.data.uploads.decimal_marks import DecimalMark
 from rossmann.data.uploads.result_files import CsvWriter, ResultFormat, result_decimal
 from rossmann.data.uploads.table_reader import read_table
+from rossmann.data.uploads.value_formats import DecimalMark
 from rossmann.errors import DataValidationError
 
 

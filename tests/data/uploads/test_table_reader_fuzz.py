@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 
 from rossmann.data.prepare_predictions import read_upload
 from rossmann.data.uploads import csv_dialect, fields
-from rossmann.data.uploads.dates import AmbiguousDatesError
-from rossmann.data.uploads.decimal_marks import AmbiguousNumbersError
 from rossmann.data.uploads.table_reader import ReadOptions, open_table, read_fields, read_table
+from rossmann.data.uploads.value_formats import AmbiguousDatesError, AmbiguousNumbersError
 from rossmann.data.uploads.workbook import SeveralSheetsError
 from rossmann.errors import DataValidationError
 from tests.fixtures.tables import (

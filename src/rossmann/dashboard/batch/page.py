@@ -19,8 +19,11 @@ from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY, announce, announcement_region
 from rossmann.dashboard.shared.service_state import client, info
 from rossmann.data.prepare_predictions import Upload, read_upload, sort_by_row, template_csv
-from rossmann.data.uploads.dates import AmbiguousDatesError
-from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS, AmbiguousNumbersError
+from rossmann.data.uploads.value_formats import (
+    DECIMAL_MARKS,
+    AmbiguousDatesError,
+    AmbiguousNumbersError,
+)
 from rossmann.data.uploads.workbook import SeveralSheetsError
 from rossmann.errors import ErrorDetail, RequestError
 from rossmann.schema import Objective

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Final
 
-from rossmann.data.uploads.dates import month_number, split_weekday
+from rossmann.data.uploads.value_formats import month_number, split_weekday
 
 _NUMBERS = re.compile(r"(\d{1,4})\s*([-/. ])\s*(\d{1,2})\s*\2\s*(\d{1,4})")
 _YEAR = r"(?:[.,\s]*(\d{4}|\d{2}))?"

@@ -13,8 +13,12 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from rossmann.data.uploads.dates import MIDNIGHT, invalid_date_message
-from rossmann.data.uploads.decimal_marks import DecimalMark, plain_numbers
+from rossmann.data.uploads.value_formats import (
+    MIDNIGHT,
+    DecimalMark,
+    invalid_date_message,
+    plain_numbers,
+)
 from rossmann.epoch_days import format_iso_day
 from rossmann.errors import DataValidationError, ErrorDetail
 from rossmann.schema import STATE_HOLIDAYS, StoreDays

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rossmann.data.uploads.csv_dialect import CsvDialect
-from rossmann.data.uploads.decimal_marks import DecimalMark
 from rossmann.data.uploads.file_formats import FileFormat
 from rossmann.data.uploads.table_reader import unique_names
+from rossmann.data.uploads.value_formats import DecimalMark
 from rossmann.errors import ErrorDetail, RequestError
 from rossmann.schema import Dataset
 

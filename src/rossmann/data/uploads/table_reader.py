@@ -17,8 +17,6 @@ import pyarrow as pa
 
 from rossmann.data.uploads.csv_chunks import CsvChunks
 from rossmann.data.uploads.csv_dialect import CsvDialect
-from rossmann.data.uploads.dates import detect_date_format, parse_dates
-from rossmann.data.uploads.decimal_marks import DecimalMark, detect_decimal_mark
 from rossmann.data.uploads.fields import (
     NUMBER_FIELDS,
     FieldColumns,
@@ -37,6 +35,12 @@ from rossmann.data.uploads.parquet_chunks import (
     format_position,
     to_arrow,
     to_series,
+)
+from rossmann.data.uploads.value_formats import (
+    DecimalMark,
+    detect_date_format,
+    detect_decimal_mark,
+    parse_dates,
 )
 from rossmann.data.uploads.workbook import read_sheet
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.decimal_marks import DecimalMark
 from rossmann.data.uploads.fields import (
     NUMBER_FIELDS,
     default_open,
@@ -19,6 +18,7 @@ from rossmann.data.uploads.fields import (
     normalize_text,
 )
 from rossmann.data.uploads.parquet_chunks import to_arrow, to_series
+from rossmann.data.uploads.value_formats import DecimalMark
 from rossmann.epoch_days import weekday_of
 from rossmann.schema import StoreDays
 

@@ -12,9 +12,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from rossmann.data.uploads.dates import DATE_FORMATS
-from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS, DecimalMark
 from rossmann.data.uploads.file_formats import FileFormat
+from rossmann.data.uploads.value_formats import DATE_FORMATS, DECIMAL_MARKS, DecimalMark
 from rossmann.epoch_days import parse_iso_day
 from rossmann.errors import ErrorDetail, PayloadTooLargeError, RequestError, ServiceError
 from rossmann.models.inference.row_checks import format_value

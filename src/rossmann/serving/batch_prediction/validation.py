@@ -13,12 +13,6 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.dates import AmbiguousDatesError, detect_date_format, parse_dates
-from rossmann.data.uploads.decimal_marks import (
-    AmbiguousNumbersError,
-    DecimalMark,
-    detect_decimal_mark,
-)
 from rossmann.data.uploads.fields import (
     EMPTY_ROW,
     REQUIRED_FIELDS,
@@ -30,6 +24,14 @@ from rossmann.data.uploads.fields import (
 )
 from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS, to_arrow, to_series
 from rossmann.data.uploads.table_reader import OpenTable
+from rossmann.data.uploads.value_formats import (
+    AmbiguousDatesError,
+    AmbiguousNumbersError,
+    DecimalMark,
+    detect_date_format,
+    detect_decimal_mark,
+    parse_dates,
+)
 from rossmann.epoch_days import to_day
 from rossmann.errors import (
     MAX_REPORTED_ERRORS,

@@ -8,9 +8,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from rossmann.data.prepare_predictions import template_csv
-from rossmann.data.uploads.dates import DATE_FORMATS
-from rossmann.data.uploads.decimal_marks import DECIMAL_MARKS
 from rossmann.data.uploads.result_files import MEDIA_TYPES
+from rossmann.data.uploads.value_formats import DATE_FORMATS, DECIMAL_MARKS
 from rossmann.schema import OBJECTIVES
 from rossmann.serving.batch_prediction.handler import BatchPredictHandler
 from rossmann.serving.batch_prediction.upload import FILE_FORMATS

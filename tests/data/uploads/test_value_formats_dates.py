@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossmann.data.uploads.dates import (
+from rossmann.data.uploads.fields import normalize_text
+from rossmann.data.uploads.value_formats import (
     DATE_FORMATS,
     AmbiguousDatesError,
     detect_date_format,
     invalid_date_message,
     parse_dates,
 )
-from rossmann.data.uploads.fields import normalize_text
 from rossmann.errors import DataValidationError
 
 WRITERS = {
