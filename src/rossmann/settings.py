@@ -287,6 +287,8 @@ class Settings(AccessSettings, PathSettings):
     max_body_mb: Annotated[int, Field(ge=1)] = 64
     max_file_mb: Annotated[int, Field(ge=1)] = 512
     max_file_rows: Annotated[int, Field(ge=1)] = 10_000_000
+    max_file_memory_mb: Annotated[int, Field(ge=768)] = 1_024
+    max_file_seconds: Annotated[float, Field(gt=0)] = 60.0
     explain_max_rows: Annotated[int, Field(ge=1)] = 500
     objective: Objective = "accuracy"
     locale: Annotated[str, Field(pattern=r"^[a-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,2}$")] = "en"

@@ -30,6 +30,7 @@ from rossmann.data.uploads.result_files import (
     result_decimal,
     write_frame,
 )
+from rossmann.data.uploads.sandboxed_reader import SandboxedReader
 from rossmann.data.uploads.table_reader import WholeTable, read_table, unique_names
 from rossmann.data.uploads.value_formats import DecimalMark, detect_date_format, parse_dates
 from rossmann.epoch_days import weekday_of
@@ -169,14 +170,16 @@ def read_upload(
     date_format: str | None = None,
     decimal: DecimalMark | None = None,
     sheet: str | None = None,
+    reader: SandboxedReader | None = None,
 ) -> Upload:
     """Read a table with the six fields; other columns are kept, in any order.
 
     ``date_format`` (one of ``DATE_FORMATS``), ``decimal`` and ``sheet`` decide where the file does
-    not. Raises ``DataValidationError`` for a file that is no table, lacks columns or has no rows,
-    ``AmbiguousDatesError`` and ``AmbiguousNumbersError`` where values have more than one reading.
+    not. ``reader``: for formats other than CSV. Raises ``DataValidationError`` for a file that is
+    no table, lacks columns or has no rows, ``AmbiguousDatesError`` and ``AmbiguousNumbersError``
+    where values have more than one reading.
     """
-    table = read_table(name, content, sheet)
+    table = read_table(name, content, sheet, reader)
     columns = field_columns(name, table.columns)
     if table.frame.is_empty():
         raise DataValidationError(f"{name} has column names but no rows")

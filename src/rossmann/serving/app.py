@@ -46,6 +46,8 @@ from rossmann.settings import Settings
 
 _GC_THRESHOLD: Final = 25_000
 """New objects (some 3 MB) after which Python searches the youngest generation for cycles."""
+_IDLE_SECONDS: Final = 10.0
+"""After a start, before other processes are started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,15 @@ class AppComponents:
         # Young collections at the default of 700 objects take 5 % of a busy worker's time.
         thresholds = gc.get_threshold()
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
+        # Not while the service starts, which would take longer.
+        warm_up = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self.batch_handler.warm_up)
         with core:
             for log in (self.prediction_log, self.access_log):
                 if log is not None:
                     log.start()
             async with self.collector.refreshing():
                 yield
+        warm_up.cancel()
         gc.set_threshold(*thresholds)
         self.service.versions.close()
         self.predict_handler.close()

@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.uploads import csv_chunks, csv_dialect
+from rossmann.data.uploads.file_formats import Workspace
 from rossmann.data.uploads.table_reader import open_table
 from rossmann.errors import DataValidationError
 
@@ -20,7 +21,7 @@ def read_chunks(content: bytes) -> list[pl.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body"
         path.write_bytes(content)
-        table = open_table("x", path, Path(folder), 1 << 20)
+        table = open_table("x", path, Workspace(Path(folder), 1 << 20))
         return [pl.DataFrame(batch) for batch in table.read()]
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from rossmann.data.prepare_predictions import read_upload
 from rossmann.data.uploads import csv_dialect, fields
+from rossmann.data.uploads.file_formats import Workspace
 from rossmann.data.uploads.table_reader import ReadOptions, open_table, read_fields, read_table
 from rossmann.data.uploads.value_formats import AmbiguousDatesError, AmbiguousNumbersError
 from rossmann.data.uploads.workbook import SeveralSheetsError
@@ -94,7 +95,7 @@ def read_streamed(content: bytes) -> tuple[int, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body"
         path.write_bytes(content)
-        table = open_table("upload", path, Path(folder), 1 << 24)
+        table = open_table("upload", path, Workspace(Path(folder), 1 << 24))
         count, positions = 0, list[str]()
         for batch, numbers in table.numbered():
             count += len(batch)

@@ -19,6 +19,7 @@ from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY, announce, announcement_region
 from rossmann.dashboard.shared.service_state import client, info
 from rossmann.data.prepare_predictions import Upload, read_upload, sort_by_row, template_csv
+from rossmann.data.uploads.sandboxed_reader import ReadLimits, SandboxedReader
 from rossmann.data.uploads.value_formats import (
     DECIMAL_MARKS,
     AmbiguousDatesError,
@@ -27,6 +28,7 @@ from rossmann.data.uploads.value_formats import (
 from rossmann.data.uploads.workbook import SeveralSheetsError
 from rossmann.errors import ErrorDetail, RequestError
 from rossmann.schema import Objective
+from rossmann.settings import load_settings
 
 MAX_SHOWN_ERRORS = 1_000
 FILE_TYPES = ["csv", "txt", "gz", "zip", "parquet", "xlsx", "xls", "ods"]
@@ -194,7 +196,7 @@ def _read_or_ask(name: str, content: bytes, digest: str, options: dict[str, Any]
     Raises ``DataValidationError`` for an unusable file.
     """
     try:
-        return read_upload(name, content, **options)
+        return read_upload(name, content, **options, reader=_file_reader())
     except AmbiguousDatesError as error:
         text = "The dates in this file can be read in more than one way. How are they written?"
         question = _Question("date_format", text, error.formats)
@@ -206,6 +208,13 @@ def _read_or_ask(name: str, content: bytes, digest: str, options: dict[str, Any]
         question = _Question("sheet", text, error.sheets)
     _questions(digest).append(question)
     return None
+
+
+@st.cache_resource(show_spinner=False)
+def _file_reader() -> SandboxedReader:
+    settings = load_settings()
+    limits = ReadLimits(settings.max_file_memory_mb << 20, settings.max_file_seconds)
+    return SandboxedReader(limits, keep=1)
 
 
 def _questions(digest: str) -> list[_Question]:

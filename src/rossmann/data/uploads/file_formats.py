@@ -6,6 +6,8 @@ import lzma
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Literal
 from xml.etree import ElementTree
@@ -39,6 +41,27 @@ _DAMAGE: Final = (
     *(ElementTree.ParseError, ValueError, KeyError, OverflowError, RuntimeError),
 )
 """What Python raises for damaged archives, and for those that it cannot read."""
+
+
+class ReadCancelledError(DataValidationError):
+    """A read that nobody waits for any more."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a file is unpacked, and how far: ``max_bytes`` is the size limit of a table.
+
+    ``is_cancelled``: asked at each step, so that work for nobody ends.
+    """
+
+    folder: Path
+    max_bytes: int
+    is_cancelled: Callable[[], bool] = bool
+
+    def check(self) -> None:
+        """Raise ``ReadCancelledError`` if nobody waits for the file."""
+        if self.is_cancelled():
+            raise ReadCancelledError("nobody waits for the file any more")
 
 
 class NamesDamage:
@@ -95,37 +118,37 @@ def detect_format(name: str, path: Path) -> FileFormat:
     return "csv"
 
 
-def unpack(name: str, path: Path, workspace: Path, max_bytes: int) -> Path:
+def unpack(name: str, path: Path, workspace: Workspace) -> Path:
     """The plain file: unpacked where it is gzip or a zip with one table, one in the other too.
 
-    ``workspace``: a folder for it; ``max_bytes``: its size limit. Raises ``DataValidationError``
-    for damaged archives, those with a password and those with several tables.
+    Raises ``DataValidationError`` for damaged archives, those with a password and those with
+    several tables.
     """
     for depth in range(_MAX_DEPTH):
-        target = workspace / f"unpacked_{depth}"
+        target = workspace.folder / f"unpacked_{depth}"
         with path.open("rb") as file:
             head = file.read(4)
         if head.startswith(_GZIP):
-            _gunzip(name, path, target, max_bytes)
-        elif not head.startswith(_ZIP) or not _unzip(name, path, target, max_bytes):
+            _gunzip(name, path, target, workspace)
+        elif not head.startswith(_ZIP) or not _unzip(name, path, target, workspace):
             break
         path = target
     return path
 
 
-def _gunzip(name: str, path: Path, target: Path, max_bytes: int) -> None:
+def _gunzip(name: str, path: Path, target: Path, workspace: Workspace) -> None:
     with NamesDamage(name, "gzip file"), gzip.open(path) as packed:
-        _copy(name, packed, target, max_bytes)
+        _copy(name, packed, target, workspace)
 
 
-def _unzip(name: str, path: Path, target: Path, max_bytes: int) -> bool:
+def _unzip(name: str, path: Path, target: Path, workspace: Workspace) -> bool:
     """Unpack the one table of an archive; False where the archive is a workbook."""
     with NamesDamage(name, "zip file"), zipfile.ZipFile(path) as archive:
-        member = _table_member(name, archive, max_bytes)
+        member = _table_member(name, archive, workspace.max_bytes)
         if member is None:
             return False
         with archive.open(member) as packed:
-            _copy(name, packed, target, max_bytes)
+            _copy(name, packed, target, workspace)
     return True
 
 
@@ -155,14 +178,15 @@ def _is_hidden(member: str) -> bool:
     return member.startswith("__MACOSX/") or PurePosixPath(member).name.startswith(".")
 
 
-def _copy(name: str, source: IO[bytes] | gzip.GzipFile, target: Path, max_bytes: int) -> None:
-    """Write ``source`` to ``target``; raises ``DataValidationError`` above ``max_bytes``."""
+def _copy(name: str, source: IO[bytes] | gzip.GzipFile, target: Path, workspace: Workspace) -> None:
+    """Write ``source`` to ``target``; raises ``DataValidationError`` above the limit."""
     size = 0
     with target.open("wb") as file:
         while piece := source.read(_READ_BYTES):
+            workspace.check()
             size += len(piece)
-            if size > max_bytes:
+            if size > workspace.max_bytes:
                 raise DataValidationError(
-                    f"{name} holds more than {max_bytes >> 20:,} MB: send it in parts"
+                    f"{name} holds more than {workspace.max_bytes >> 20:,} MB: send it in parts"
                 )
             file.write(piece)

@@ -47,7 +47,6 @@ class ParquetChunks:
         self,
         name: str,
         path: Path,
-        max_bytes: int,
         file_format: FileFormat = "parquet",
         columns: Sequence[str] = (),
     ) -> None:
@@ -57,7 +56,6 @@ class ParquetChunks:
         self._name, self._path = name, path
         try:
             schema = pq.read_schema(path)
-            meta = pq.read_metadata(path)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from error
         self.columns = [column.strip() for column in columns or schema.names]
@@ -69,14 +67,14 @@ class ParquetChunks:
                     f"{name}: the column {field.name[:40]} holds {field.type}: a table's values "
                     "are numbers, texts, days, times and flags"
                 )
-        size = sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups))
-        if size > max_bytes:
-            raise DataValidationError(
-                f"{name} holds more than {max_bytes >> 20:,} MB unpacked: send it in parts"
-            )
         self._types = schema.types
         # Text is read dictionary-encoded: then a few bytes cannot unpack to gigabytes.
         self._text_columns = [f.name for f in schema if _is_text(f.type)]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the record batches."""
+        return pa.schema([(f"c{index}", dtype) for index, dtype in enumerate(self._types)])
 
     def _unreadable(self, error: Exception) -> DataValidationError:
         return DataValidationError(f"{self._name} is no Parquet table: {first_line(error)}")

@@ -5,7 +5,7 @@ What is skipped is said in ``notes``.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -26,9 +26,8 @@ from rossmann.data.uploads.fields import (
     known_name,
     normalize_text,
 )
-from rossmann.data.uploads.file_formats import FileFormat, detect_format, unpack
+from rossmann.data.uploads.file_formats import FileFormat, Workspace, detect_format, unpack
 from rossmann.data.uploads.parquet_chunks import (
-    CHUNK_ROWS,
     ParquetChunks,
     Positions,
     PositionUnit,
@@ -36,13 +35,13 @@ from rossmann.data.uploads.parquet_chunks import (
     to_arrow,
     to_series,
 )
+from rossmann.data.uploads.sandboxed_reader import ReadTask, SandboxedReader
 from rossmann.data.uploads.value_formats import (
     DecimalMark,
     detect_date_format,
     detect_decimal_mark,
     parse_dates,
 )
-from rossmann.data.uploads.workbook import read_sheet
 
 _MAX_BYTES: Final = 1 << 30
 """Bytes that a table read whole may unpack to: a small archive can hold any amount of zeros."""
@@ -60,7 +59,8 @@ class OpenTable:
     when the rows were read once.
     """
 
-    def __init__(self, chunks: Chunks) -> None:
+    def __init__(self, chunks: Chunks, check: Callable[[], None]) -> None:
+        self._check = check
         self.file_format = chunks.file_format
         self.columns = chunks.columns
         self.dialect = chunks.dialect
@@ -102,6 +102,7 @@ class OpenTable:
     ) -> Iterator[tuple[Part, Positions]]:
         blank = pending = 0
         for part, positions in parts:
+            self._check()
             if not len(part) or not self.columns:
                 continue
             blank_rows = self._blank_in(part)
@@ -206,29 +207,38 @@ class WholeTable:
 
 
 def open_table(
-    name: str, path: Path, workspace: Path, max_bytes: int, sheet: str | None = None
+    name: str,
+    path: Path,
+    workspace: Workspace,
+    sheet: str | None = None,
+    reader: SandboxedReader | None = None,
 ) -> OpenTable:
-    """Open a table; ``workspace``: a folder for temporary files.
+    """Open a table; ``sheet``: of a workbook.
 
-    ``max_bytes``: size limit of the unpacked table. ``sheet``: of a workbook. A workbook is read
-    whole. Raises ``DataValidationError`` for what is no table, naming what it is.
+    ``reader`` reads formats other than CSV; without one, a new process does. Raises
+    ``DataValidationError`` for what is no table, naming what it is, and ``ReadCancelledError``.
     """
-    plain = unpack(name, path, workspace, max_bytes)
+    plain = unpack(name, path, workspace)
     file_format = detect_format(name, plain)
-    if file_format == "parquet":
-        return OpenTable(ParquetChunks(name, plain, max_bytes))
-    if file_format == "xlsx":
-        return OpenTable(_open_workbook(name, plain, workspace, max_bytes, sheet))
-    return OpenTable(CsvChunks(name, lambda: plain.open("rb")))
+    if file_format == "csv":
+        return OpenTable(CsvChunks(name, lambda: plain.open("rb")), workspace.check)
+    target = workspace.folder / "table"
+    task = ReadTask(name, file_format, str(plain), str(target), workspace.max_bytes, sheet)
+    result = (reader or SandboxedReader()).read(task, workspace.check)
+    chunks = ParquetChunks(name, target, file_format, result.columns)
+    chunks.notes, chunks.first_row = result.notes, result.first_row
+    return OpenTable(chunks, workspace.check)
 
 
-def read_table(name: str, source: bytes | Path, sheet: str | None = None) -> WholeTable:
+def read_table(
+    name: str, source: bytes | Path, sheet: str | None = None, reader: SandboxedReader | None = None
+) -> WholeTable:
     """The table in ``source`` as a whole, with values as the file holds them."""
     with tempfile.TemporaryDirectory(prefix="rossmann-table-") as folder:
         path = source if isinstance(source, Path) else Path(folder) / "file"
         if not isinstance(source, Path):
             path.write_bytes(source)
-        table = open_table(name, path, Path(folder), _MAX_BYTES, sheet)
+        table = open_table(name, path, Workspace(Path(folder), _MAX_BYTES), sheet, reader)
         parts = list(table.frames())
     names = [f"c{index}" for index in range(len(table.columns))]
     frames = [frame for frame, _ in parts] or [pl.DataFrame(schema=dict.fromkeys(names, pl.String))]
@@ -295,14 +305,3 @@ def unique_names(columns: Sequence[str]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _open_workbook(
-    name: str, path: Path, workspace: Path, max_bytes: int, sheet: str | None
-) -> ParquetChunks:
-    table = read_sheet(name, path, sheet)
-    target = workspace / "sheet"
-    table.frame.write_parquet(target, row_group_size=4 * CHUNK_ROWS)
-    chunks = ParquetChunks(name, target, max_bytes, "xlsx", table.columns)
-    chunks.notes, chunks.first_row = table.notes, table.first_row
-    return chunks

@@ -7,6 +7,7 @@ first byte of the response; a second one forecasts chunk by chunk while the clie
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -18,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from rossmann.data.uploads.sandboxed_reader import ReadLimits, SandboxedReader
 from rossmann.epoch_days import format_iso_day
 from rossmann.errors import ServiceBusyError
 from rossmann.logging_config import get_logger
@@ -28,6 +30,8 @@ from rossmann.serving.access.api_keys import Permission
 from rossmann.serving.batch_prediction.chunk_forecasts import Workers
 from rossmann.serving.batch_prediction.job import (
     BatchJob,
+    BatchResources,
+    BatchUpload,
     UploadLimits,
     create_workspace,
     prepare_job,
@@ -69,11 +73,15 @@ class BatchPredictHandler:
         self._metrics = metrics
         self._recorder = recorder
         self._limits = UploadLimits(settings.max_file_mb * 2**20, settings.max_file_rows)
+        memory, seconds = settings.max_file_memory_mb << 20, settings.max_file_seconds
+        self._reader = SandboxedReader(ReadLimits(memory, seconds), keep=1)
         self._objective = settings.objective
         self._jobs = ThreadPoolExecutor(MAX_RUNNING_JOBS, "file", initializer=unpinned())
         threads = settings.thread_count
         self._chunk_pool = ThreadPoolExecutor(threads, "file-rows", initializer=unpinned())
-        self._workers = Workers(self._chunk_pool, threads + 2)
+        workers = Workers(self._chunk_pool, threads + 2)
+        self._shared = BatchResources(self._limits, workers, self._reader)
+        self._is_closing = threading.Event()
         self._slots = asyncio.Semaphore(MAX_RUNNING_JOBS)
         self._accepted = 0
         self._workspaces = workspace_root(settings)
@@ -102,7 +110,9 @@ class BatchPredictHandler:
             await self._slots.acquire()
             stack.callback(self._slots.release)
             call = PredictCall("file", record, version, started)
-            job = await self._validate(call, options, folder)
+            job = await self._validate(call, options, folder, request)
+            if job is None:
+                return Response(status_code=400)
             stack.callback(job.close)
             return self._respond(job, stack.pop_all())
         raise AssertionError("an exit stack does not suppress exceptions")
@@ -110,21 +120,45 @@ class BatchPredictHandler:
     def _release(self) -> None:
         self._accepted -= 1
 
-    async def _validate(self, call: PredictCall, options: BatchOptions, folder: Path) -> BatchJob:
-        job = await asyncio.get_running_loop().run_in_executor(
-            self._jobs, with_current_context(self._prepare), call, options, folder
+    def warm_up(self) -> None:
+        """Start the process that reads workbooks, before the first one comes."""
+        self._reader.warm_up()
+
+    async def _validate(
+        self, call: PredictCall, options: BatchOptions, folder: Path, request: Request
+    ) -> BatchJob | None:
+        """The job of a valid file; None where the client disconnected meanwhile."""
+        cancelled = threading.Event()
+        upload = BatchUpload(
+            folder, options, lambda: cancelled.is_set() or self._is_closing.is_set()
         )
+        work = asyncio.get_running_loop().run_in_executor(
+            self._jobs, with_current_context(self._prepare), call, upload
+        )
+        watch = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # The thread uses the folder: it must end before that is removed.
+            if not work.done():
+                cancelled.set()
+            is_gone = watch.done()
+            watch.cancel()
+            await asyncio.wait((work,))
+        if is_gone and work.exception() is not None:
+            return None
+        job = work.result()
         call.record.rows, call.record.model_version = job.rows, call.version.served.version
         self._metrics.rows_forecast("file", job.rows)
         for warning in job.warnings:
             self._metrics.rows_warned(warning.type, warning.count)
         return job
 
-    def _prepare(self, call: PredictCall, options: BatchOptions, folder: Path) -> BatchJob:
+    def _prepare(self, call: PredictCall, upload: BatchUpload) -> BatchJob:
         def record(start: int, rows: StoreDays, forecast: Forecast) -> None:
             self._recorder.record(call.finished(), rows, forecast, positions=start)
 
-        return prepare_job(folder, options, call.version, self._limits, self._workers, record)
+        return prepare_job(upload, call.version, self._shared, record)
 
     def _respond(self, job: BatchJob, stack: AsyncExitStack) -> Response:
         stream = BlockStream()
@@ -136,9 +170,17 @@ class BatchPredictHandler:
         return _FileResponse(_body(stream, running), stack, media_type, _headers(job))
 
     def close(self) -> None:
-        """End the threads when their work is done."""
+        """End the threads; files that are still read are given up."""
+        self._is_closing.set()
+        self._reader.close()
         self._jobs.shutdown()
         self._chunk_pool.shutdown()
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client goes; its body was received before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _run(job: BatchJob, stream: BlockStream) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from rossmann.data.uploads.file_formats import FileFormat
+from rossmann.data.uploads.file_formats import FileFormat, ReadCancelledError, Workspace
 from rossmann.data.uploads.result_files import (
     ResultFormat,
     Writer,
@@ -23,6 +23,7 @@ from rossmann.data.uploads.result_files import (
     result_columns,
     result_decimal,
 )
+from rossmann.data.uploads.sandboxed_reader import SandboxedReader
 from rossmann.data.uploads.table_reader import open_table
 from rossmann.data.uploads.workbook import SeveralSheetsError
 from rossmann.epoch_days import format_iso_day
@@ -96,23 +97,41 @@ class BatchJob:
         self.checked.close()
 
 
+@dataclass(frozen=True)
+class BatchUpload:
+    """A file in its folder, named ``body``, and what is asked of it.
+
+    ``is_cancelled``: whether nobody waits for it any more.
+    """
+
+    folder: Path
+    options: BatchOptions
+    is_cancelled: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class BatchResources:
+    """What all jobs of a service share."""
+
+    limits: UploadLimits
+    workers: Workers
+    reader: SandboxedReader
+
+
 def prepare_job(
-    folder: Path,
-    options: BatchOptions,
-    version: SelectedVersion,
-    limits: UploadLimits,
-    workers: Workers,
-    record: RecordChunk,
+    upload: BatchUpload, version: SelectedVersion, shared: BatchResources, record: RecordChunk
 ) -> BatchJob:
-    """Parse and validate the file ``body`` in ``folder``.
+    """Parse and validate a file.
 
     Raises ``RequestError`` with all errors, ``ServiceError`` where the disk is full.
     """
+    folder, options, limits, workers = upload.folder, upload.options, shared.limits, shared.workers
     forecaster = version.served.forecaster.single_threaded()
     with ExitStack() as undo:
         with _request_errors():
             unpacked = _MAX_UNPACKED_RATIO * limits.bytes
-            table = open_table(_NAME, folder / "body", folder, unpacked, options.sheet)
+            workspace = Workspace(folder, unpacked, upload.is_cancelled)
+            table = open_table(_NAME, folder / "body", workspace, options.sheet, shared.reader)
             parsed = parse_file(_NAME, table, folder / "records", limits.rows, options.decimal)
             undo.callback(parsed.close)
             validated = validate_file(parsed, forecaster, options)
@@ -157,6 +176,8 @@ def _request_errors() -> Iterator[None]:
     except SeveralSheetsError as error:
         msg = f"{error}, with sheet=NAME"
         raise RequestError([ErrorDetail(("sheet",), msg, "several_sheets")]) from error
+    except ReadCancelledError as error:
+        raise ServiceError("the service stops: send the file again") from error
     except DataValidationError as error:
         raise RequestError([ErrorDetail(("body",), str(error), "no_table")]) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
