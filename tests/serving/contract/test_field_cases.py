@@ -22,7 +22,9 @@ from fastapi.testclient import TestClient
 import rossmann.serving.runtime.service
 from rossmann.cli import main
 from rossmann.data.prepare_predictions import read_upload
+from rossmann.data.tables.cleaning import read_as_given
 from rossmann.data.tables.ingest import ingest
+from rossmann.data.tables.raw_tables import find_raw_tables
 from rossmann.errors import DataValidationError, ErrorDetail
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings, load_settings
@@ -416,6 +418,22 @@ def test_ingest(kind: str, chain_settings: Settings, tmp_path: Path) -> None:
     assert done.increment is not None
     sold = pl.read_parquet(done.increment.path)
     assert sold["Sales"].to_list() == [6000 if "cents" in kind else 5000]
+
+
+@pytest.mark.parametrize("kind", INGESTS)
+def test_raw_table(kind: str, chain_settings: Settings, tmp_path: Path) -> None:
+    content, outcome = INGESTS[kind]
+    settings = load_settings(data_dir=tmp_path, demo=True)
+    shutil.copytree(chain_settings.demo_raw_dir, settings.demo_raw_dir)
+    (settings.demo_raw_dir / "train.csv").write_bytes(content)
+    if isinstance(outcome, Rows):
+        sold = read_as_given(find_raw_tables(settings)).history["Sales"].to_list()
+        assert sold == [6000 if "cents" in kind else 5000]
+        return
+    with pytest.raises(DataValidationError) as error:
+        read_as_given(find_raw_tables(settings))
+    lacks = "lacks the columns Sales, Customers"
+    assert (lacks if "unknown name" in kind else outcome.text) in str(error.value)
 
 
 @pytest.mark.parametrize("kind", BODIES)
