@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.fixtures.dashboard",
     "tests.fixtures.browser",
     "tests.fixtures.networks",
+    "tests.fixtures.launches",
 ]

@@ -10,10 +10,11 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
 from pydantic import AfterValidator
@@ -79,6 +80,67 @@ def url_host(host: str) -> str:
 def host_and_port(host: str, port: int) -> str:
     """Both in one text, as in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_HOST_HEADER: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@\[\],]+)(:[0-9]{1,5})?")
+
+
+def host_name(header: str) -> str | None:
+    """The name or address in a ``Host`` header, in small letters; None where it holds neither.
+
+    Addresses are in their usual form: an IPv4 address that is mapped into IPv6 is one of IPv4.
+    """
+    match = _HOST_HEADER.fullmatch(header.strip().lower())
+    if match is None:
+        return None
+    name = match[1].strip("[]").rstrip(".")
+    try:
+        return plain_address(name)
+    except ValueError:
+        return None if match[1].startswith("[") else name
+
+
+def plain_address(text: str) -> str:
+    """An address in its usual form, IPv4 where it is mapped into IPv6; raises ``ValueError``."""
+    address = ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is reachable from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def reachable_hosts(host: str, urls: Iterable[str], names: Iterable[str]) -> frozenset[str]:
+    """By what a server that listens on ``host`` can be called, in small letters.
+
+    The loopback, ``host`` itself (for a wildcard, every address of this machine now), the hosts
+    of ``urls``, and ``names``.
+    """
+    found = {"localhost", "127.0.0.1", "::1", host.lower(), *names}
+    if host in {"0.0.0.0", "::"}:
+        import psutil
+
+        networks = psutil.net_if_addrs().values()
+        found.update(
+            item.address.partition("%")[0]
+            for items in networks
+            for item in items
+            if item.family in {socket.AF_INET, socket.AF_INET6}
+        )
+    found.update(filter(None, map(_url_name, urls)))
+    return frozenset(found)
+
+
+def _url_name(url: str) -> str | None:
+    try:
+        return host_name(urlsplit(url).netloc.rpartition("@")[2])
+    except ValueError:
+        return None
 
 
 def is_this_machine(host: str) -> bool:

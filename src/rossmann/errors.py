@@ -89,6 +89,10 @@ class BodyEncodingError(RequestError):
     """A request whose body is not text in UTF-8."""
 
 
+class MediaTypeError(RequestError):
+    """A body whose Content-Type is not the one that is read."""
+
+
 class AuthError(RossmannError):
     """A caller who may not do this."""
 
@@ -99,6 +103,14 @@ class AuthenticationError(AuthError):
 
 class PermissionDeniedError(AuthError):
     """A call whose key is known but does not carry the right."""
+
+
+class HostNotAllowedError(PermissionDeniedError):
+    """A call of an open service under a name that is not known to be its own."""
+
+
+class CrossSiteError(PermissionDeniedError):
+    """A call of an open service that a browser sent for a page of another site."""
 
 
 class ModelError(RossmannError):

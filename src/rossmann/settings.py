@@ -32,6 +32,8 @@ from rossmann.addresses import (
     BasePath,
     Host,
     HttpUrl,
+    host_name,
+    reachable_hosts,
     redact_password,
     sqlite_url,
     url_host,
@@ -65,12 +67,14 @@ class AccessSettings(BaseSettings):
     """Redis by URL, where several machines share the count; empty: workers of this one do."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Sites whose pages may call, as ``https://host`` with commas between; empty: none."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names by which an open API and the dashboard may be called, besides those known anyway."""
     trusted_proxies: str = ""
     """Addresses of the proxies whose ``X-Forwarded-For`` is believed, with commas between."""
     tls_in_front: bool = False
     """A proxy in front speaks TLS: the response header HSTS keeps browsers to it."""
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, re.split(r"[\s,]+", value))) if isinstance(value, str) else value
@@ -82,6 +86,17 @@ class AccessSettings(BaseSettings):
             if origin != "*" and not re.fullmatch(r"https?://[^/\s*@]+", origin):
                 raise ValueError(f"{origin[:60]} must be such as https://host or https://host:8443")
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [host_name(name) for name in value]
+        for name, shown in zip(names, value, strict=True):
+            if name is None or "*" in name or name != shown.lower().strip("[]").rstrip("."):
+                raise ValueError(
+                    f"{shown[:60]} must be a name or address such as forecasts.example"
+                )
+        return tuple(filter(None, names))
 
     @model_validator(mode="after")
     def _provider_fits(self) -> "AccessSettings":
@@ -343,6 +358,12 @@ class Settings(AccessSettings, PathSettings):
         """Arguments go before the environment, the environment before the file."""
         yaml = YamlConfigSettingsSource(settings_cls, yaml_file=params_file())
         return init_settings, env_settings, yaml
+
+    @property
+    def known_hosts(self) -> frozenset[str]:
+        """Names and addresses by which an open API and the dashboard may be called."""
+        urls = (self.service_url, self.public_api_url, *self.cors_origins)
+        return reachable_hosts(self.host, urls, self.allowed_hosts)
 
     @property
     def thread_count(self) -> int:

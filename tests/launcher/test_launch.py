@@ -4,134 +4,16 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from rossmann.launcher.console import LaunchConsole
-from rossmann.launcher.processes import RunFolder
 from rossmann.launcher.services import Service, is_port_taken
 from rossmann.launcher.supervisor import down, status
-
-HERE = Path(__file__).parent
-TIMEOUT = 60
-
-
-def wait_until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        if result := condition():
-            return result
-        time.sleep(0.05)
-    raise AssertionError("the condition stayed false")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class LaunchHarness:
-    """Fake services in a folder, and launches of them as processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.run = RunFolder(folder / "run")
-        self.logs = folder / "logs"
-        self.children: list[subprocess.Popen[str]] = []
-
-    def service(self, name: str, behaviour: str = "healthy", **options: Any) -> Service:
-        port = options.pop("port", None) or free_port()
-        script = str(HERE / "fake_service.py")
-        return Service(
-            name=name,
-            command=[sys.executable, script, str(port), str(self.folder), behaviour],
-            host="127.0.0.1",
-            port=port,
-            health_url=f"http://127.0.0.1:{port}/health",
-            address=f"http://127.0.0.1:{port}",
-            setting=f"ROSSMANN_{name.upper()}_PORT",
-            **options,
-        )
-
-    def launch(
-        self,
-        *services: Service,
-        detach: bool = False,
-        early: int = 0,
-        preparation: tuple[str, ...] = (),
-    ) -> subprocess.Popen[str]:
-        records = [asdict(service) for service in services]
-        for record in records:
-            del record["accepts"]
-        plan = self.folder / f"plan{len(self.children)}.json"
-        plan.write_text(
-            json.dumps(
-                {
-                    "services": records,
-                    "logs": str(self.logs),
-                    "run": str(self.run.folder),
-                    "early": early,
-                    "preparation": preparation,
-                    "detach": detach,
-                }
-            )
-        )
-        return self.spawn([sys.executable, str(HERE / "launch_driver.py"), str(plan)])
-
-    def spawn(self, command: list[str]) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
-            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder
-        )
-        self.children.append(child)
-        return child
-
-    def run_fake(self, service: Service) -> subprocess.Popen[str]:
-        child = self.spawn(list(service.command))
-        wait_until(service.healthy)
-        return child
-
-    def wait_ready(self, launch: subprocess.Popen[str]) -> str:
-        assert launch.stdout is not None
-        output = ""
-        for line in launch.stdout:
-            output += line
-            if line.startswith("Ready"):
-                return output
-        assert launch.stderr is not None
-        raise AssertionError(f"not ready:\n{output}{launch.stderr.read()}")
-
-    def leftovers(self) -> list[psutil.Process]:
-        folder = str(self.folder)
-        children = {child.pid for child in self.children}
-        return [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if folder in " ".join(process.info["cmdline"] or []) and process.pid not in children
-        ]
-
-    def ended_ports(self) -> list[int]:
-        file = self.folder / "ended"
-        return [int(line) for line in file.read_text().split()] if file.exists() else []
-
-
-@pytest.fixture
-def harness(tmp_path: Path) -> Iterator[LaunchHarness]:
-    harness = LaunchHarness(tmp_path)
-    yield harness
-    for child in harness.children:
-        child.kill()
-        child.communicate()
-    for process in harness.leftovers():
-        process.kill()
+from tests.fixtures.launches import TIMEOUT, LaunchHarness, wait_until
 
 
 def test_detached_services_run_until_down(

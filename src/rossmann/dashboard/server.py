@@ -10,7 +10,7 @@ from rossmann.settings import Settings
 def server_command(settings: Settings) -> list[str]:
     """The command that serves the dashboard on ``host`` and ``dashboard_port``.
 
-    Theme and telemetry are set in ``.streamlit/config.toml``.
+    It has no keys of its own, so it opens sessions under known names only. Theme and telemetry are set in ``.streamlit/config.toml``.
     """
     script = Path(__file__).with_name("app.py")
     return [
@@ -22,6 +22,7 @@ def server_command(settings: Settings) -> list[str]:
         f"--server.address={settings.host}",
         f"--server.port={settings.dashboard_port}",
         f"--server.baseUrlPath={settings.dashboard_base_path}",
+        *(f"--server.allowedHosts={name}" for name in sorted(settings.known_hosts)),
         "--server.headless=true",
         # Variables and files of another Streamlit app's owner would make these differ.
         "--server.sslCertFile=",

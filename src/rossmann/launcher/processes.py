@@ -1,7 +1,10 @@
 """Processes of a launch, which outlive it: start, identity, end, and their records on disk.
 
-The system gives a pid away again, so a process is named by its pid, its start time, and a token
-that it and all its descendants carry in their environment. No other process is ever signalled.
+The system gives a pid away again, and a run file may be copied with its folder, or forged. So a
+process is named by its pid, its boot and start time, and by a token and the run folder, which it
+and its descendants carry in their environment: only what they carry proves that they are ours. A
+launcher is proven by the lock file of the folder, which it keeps open. No other process is ever
+signalled.
 """
 
 import json
@@ -14,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import psutil
 
@@ -23,28 +26,40 @@ from rossmann.filesystem.locks import exclusive_lock
 from rossmann.filesystem.process_identity import start_time
 
 TOKEN_VARIABLE = "LAUNCHED_AS"
+FOLDER_VARIABLE = "LAUNCHED_FROM"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchedProcess:
-    """A process that leads its own session; the field names are keys of the run files."""
+    """A process that leads its own session; the field names are keys of the run files.
+
+    ``folder``: the run folder that it was started from.
+    """
 
     pid: int
     started: str
     token: str
+    folder: str
 
     @property
     def alive(self) -> bool:
-        """Whether that very process still runs (a zombie does not)."""
-        return start_time_token(self.pid) == self.started != ""
+        """Whether that very process still runs (a zombie does not), and carries the token."""
+        return start_time_token(self.pid) == self.started != "" and self._marks(self.pid)
 
     def process_tree(self) -> list[int]:
-        """Pids of all living processes that carry the token, the leader first."""
-        pids = sorted(_pids_with_token(self.token))
-        if self.alive and self.pid not in pids:
-            pids.insert(0, self.pid)
-        return pids
+        """Pids of all living processes that carry token and folder, the leader first."""
+        pids = [pid for pid in psutil.pids() if self._marks(pid) and start_time(pid)]
+        return sorted(pids, key=lambda pid: (pid != self.pid, pid))
+
+    def _marks(self, pid: int) -> bool:
+        """Whether that process carries the token and the folder; False where it is another's."""
+        try:
+            variables = psutil.Process(pid).environ()
+        except (psutil.Error, OSError):  # gone meanwhile, or another user's
+            return False
+        own = (variables.get(TOKEN_VARIABLE), variables.get(FOLDER_VARIABLE))
+        return own == (self.token, self.folder)
 
 
 def start_time_token(pid: int) -> str:
@@ -55,30 +70,23 @@ def start_time_token(pid: int) -> str:
 
 def _boot_id() -> str:
     try:
-        return _BOOT_ID.read_text().strip()[:8]
+        return _BOOT_ID.read_text().strip()
     except OSError:
         return "boot"
 
 
-def _pids_with_token(token: str) -> list[int]:
-    pids = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):  # gone meanwhile, or another user's
-            if process.environ().get(TOKEN_VARIABLE) == token and start_time(process.pid):
-                pids.append(process.pid)
-    return pids
-
-
 def start(
-    command: Sequence[str], environment: Mapping[str, str], log: Path | None
+    command: Sequence[str], environment: Mapping[str, str], log: Path | None, folder: str
 ) -> tuple[subprocess.Popen[bytes], LaunchedProcess]:
     """Start a command in a session of its own; its output goes to ``log`` (None: where ours goes).
 
+    ``folder``: the run folder (``RunFolder.identity``) that the process is bound to.
     In a session of its own, a Ctrl-C on the terminal reaches the launcher alone, which then ends
     its services in order. Raises ``OSError`` when the command cannot be run.
     """
     token = uuid.uuid4().hex
-    variables = {**os.environ, **environment, TOKEN_VARIABLE: token}
+    marks = {TOKEN_VARIABLE: token, FOLDER_VARIABLE: folder}
+    variables = {**os.environ, **environment, **marks}
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if log is None else log.open("wb") as output:
@@ -90,7 +98,7 @@ def start(
             stderr=None if log is None else subprocess.STDOUT,
             start_new_session=True,
         )
-    return process, LaunchedProcess(process.pid, start_time_token(process.pid), token)
+    return process, LaunchedProcess(process.pid, start_time_token(process.pid), token, folder)
 
 
 def end(
@@ -158,10 +166,19 @@ class LauncherRunningError(Exception):
 
 
 class RunFolder:
-    """The run files of one data folder."""
+    """The run files of one data folder.
+
+    What they say is checked: a record of another folder, or one that no launch can have written,
+    counts as none.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def identity(self) -> str:
+        """The folder's one path, whichever links lead to it."""
+        return str(self.folder.resolve())
 
     def write(self, record: ServiceRecord) -> None:
         """Store the record of a service that was just started."""
@@ -172,14 +189,25 @@ class RunFolder:
         """The service of that name, if one was started and not ended since."""
         content = _read_json(self._path(name))
         with suppress(KeyError, TypeError):
-            return ServiceRecord(
-                name=content["name"],
-                identity=LaunchedProcess(**content["identity"]),
-                port=content["port"],
-                address=content["address"],
-                log=Path(content["log"]),
-            )
+            identity = LaunchedProcess(**content["identity"])
+            port, address, log = content["port"], str(content["address"]), Path(content["log"])
+            if self._can_have_written(identity) and type(port) is int:
+                return ServiceRecord(name, identity, port, address, log)
         return None
+
+    def foreign_folder(self, name: str) -> str:
+        """The run folder that the service's run file was copied from; "" where it is our own."""
+        identity = _read_json(self._path(name)).get("identity")
+        folder = identity.get("folder") if isinstance(identity, dict) else None
+        return folder if isinstance(folder, str) and folder != self.identity else ""
+
+    def _can_have_written(self, identity: LaunchedProcess) -> bool:
+        texts = (identity.started, identity.token)
+        return (
+            _is_pid(identity.pid)
+            and all(isinstance(text, str) and text for text in texts)
+            and identity.folder == self.identity
+        )
 
     def remove(self, name: str) -> None:
         """Remove a service's run file."""
@@ -192,7 +220,7 @@ class RunFolder:
         ``text``: what this one runs, for the message of others.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(self.folder / "launcher.lock", self._already_running):
+        with exclusive_lock(self._lock_path, self._already_running):
             content = {
                 "pid": os.getpid(),
                 "started": start_time_token(os.getpid()),
@@ -205,26 +233,46 @@ class RunFolder:
             finally:
                 self._launcher_path.unlink(missing_ok=True)
 
-    def launcher(self) -> LaunchedProcess | None:
-        """The launcher that runs, or None."""
+    def launcher(self) -> int | None:
+        """The pid of the launcher that runs, or None."""
         content = _read_json(self._launcher_path)
-        pid, started = int(content.get("pid", 0)), str(content.get("started", ""))
-        launcher = LaunchedProcess(pid, started, token="")
-        return launcher if launcher.alive else None
+        pid = content.get("pid")
+        if not _is_pid(pid) or start_time_token(pid) != content.get("started"):
+            return None
+        return pid if _has_open(pid, f"{self.identity}/{self._lock_path.name}") else None
 
     @property
     def _launcher_path(self) -> Path:
         return self.folder / "launcher.json"
 
+    @property
+    def _lock_path(self) -> Path:
+        return self.folder / "launcher.lock"
+
     def _already_running(self) -> LauncherRunningError:
         content = _read_json(self._launcher_path)
-        pid = int(content.get("pid", 0))
-        since = time.strftime("%H:%M:%S", time.localtime(content.get("since", time.time())))
-        text = f"pid {pid}, since {since}. {content.get('text', '')}".strip()
+        pid = self.launcher() or 0
+        since = "just now"
+        with suppress(TypeError, ValueError, OverflowError, OSError):
+            since = time.strftime("since %H:%M:%S", time.localtime(content.get("since")))
+        text = f"pid {pid}, {since}. {content.get('text', '')}".strip()
         return LauncherRunningError(pid, text)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.lower()}.json"
+
+
+def _is_pid(value: object) -> TypeGuard[int]:
+    """Whether it is the number of a process that a launch can have started."""
+    return type(value) is int and 1 < value < 2**31
+
+
+def _has_open(pid: int, path: str) -> bool:
+    """Whether the process has opened that file; False where it is another user's."""
+    try:
+        return any(file.path == path for file in psutil.Process(pid).open_files())
+    except (psutil.Error, OSError):
+        return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -99,7 +99,9 @@ class Supervisor:
             log.replace(log.with_suffix(".log.1"))
         with self._interrupts.deferred():
             try:
-                process, identity = processes.start(service.command, service.environment, log)
+                process, identity = processes.start(
+                    service.command, service.environment, log, self._run.identity
+                )
             except OSError as error:
                 raise ServiceError(f"{service.name} cannot be started: {error}") from error
             record = ServiceRecord(service.name, identity, service.port, service.address, log)
@@ -136,7 +138,7 @@ class Supervisor:
         Raises ``ServiceError`` when it fails; the reason is on stderr then.
         """
         with self._interrupts.deferred():
-            self._step = processes.start(command, environment, log=None)
+            self._step = processes.start(command, environment, None, self._run.identity)
         process, identity = self._step
         while process.poll() is None:
             self.check()
@@ -220,11 +222,16 @@ _LAUNCHER_SECONDS = 60.0
 def down(services: Sequence[Service], run: RunFolder, console: LaunchConsole) -> None:
     """End the launcher that runs, and every service that a launch has left running.
 
-    Ends nothing else, and names what it leaves running. Raises ``ServiceError`` where a process
-    does not end.
+    Ends nothing else, and names what it leaves running: also what a launch from another data
+    folder, which this one is a copy of, has started. Raises ``ServiceError`` where a process does
+    not end.
     """
     ended = _end_launcher(run, console)
     for service in reversed(services):
+        if folder := run.foreign_folder(service.name):
+            console.print(
+                f"  {service.name}: its run file was copied from {folder}; not ended here"
+            )
         record = run.read(service.name)
         if record and record.identity.process_tree():
             if not processes.end(record.identity, GRACE_SECONDS):
@@ -241,15 +248,16 @@ def down(services: Sequence[Service], run: RunFolder, console: LaunchConsole) ->
 
 def _end_launcher(run: RunFolder, console: LaunchConsole) -> bool:
     launcher = run.launcher()
-    if launcher is None or launcher.pid == os.getpid():
+    if launcher is None or launcher == os.getpid():
         return False
-    console.print(f"  The launcher (pid {launcher.pid}) is stopping its services")
+    console.print(f"  The launcher (pid {launcher}) is stopping its services")
+    started = processes.start_time_token(launcher)
     with suppress(ProcessLookupError):
-        os.kill(launcher.pid, signal.SIGTERM)
+        os.kill(launcher, signal.SIGTERM)
     deadline = time.monotonic() + _LAUNCHER_SECONDS
-    while launcher.alive:
+    while started and processes.start_time_token(launcher) == started:
         if time.monotonic() > deadline:
-            raise ServiceError(f"the launcher (pid {launcher.pid}) does not end")
+            raise ServiceError(f"the launcher (pid {launcher}) does not end")
         time.sleep(0.1)
     return True
 
@@ -258,7 +266,7 @@ def status(services: Sequence[Service], run: RunFolder, console: LaunchConsole) 
     """Print what runs where; True when all services are healthy."""
     launcher = run.launcher()
     if launcher:
-        console.print(f"A launcher runs (pid {launcher.pid}).")
+        console.print(f"A launcher runs (pid {launcher}).")
     width = max(len(service.name) for service in services)
     states = [(service, service.state()) for service in services]
     for service, state in states:

@@ -126,7 +126,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(Exception, handle_unexpected_error)
     restrict_static_mounts(app)
-    add_security_headers(app, settings, components.access_control)
+    add_security_headers(app, settings, components.access_control, handle_product_error)
     # It is around all others, so it also counts and logs what they refuse.
     write = None if access_log is None else access_log.write
     app.add_middleware(RequestContextMiddleware, metrics=metrics, write_record=write)

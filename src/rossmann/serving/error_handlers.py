@@ -20,6 +20,8 @@ _LOCATIONS: Final[dict[str, tuple[str | int, ...]]] = {
     "unknown_version": ("model_stage",),
     "no_key": ("header", "X-API-Key"),
     "no_right": ("header", "X-API-Key"),
+    "unknown_host": ("header", "Host"),
+    "cross_site": ("header", "Origin"),
 }
 
 

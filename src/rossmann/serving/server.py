@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rossmann.addresses import exempt_from_proxies, host_and_port
+from rossmann.addresses import exempt_from_proxies, host_and_port, is_loopback
 from rossmann.errors import PortInUseError, RossmannError, ServiceError, SettingsError
 from rossmann.installation import shell_command
 from rossmann.logging_config import configure_library_logging, configure_logging, get_logger
@@ -60,7 +60,7 @@ def run(settings: Settings) -> None:
 
 def log_access_policy(settings: Settings) -> None:
     """Log who may call; raises ``SettingsError`` for invalid keys or limits."""
-    from rossmann.serving.access.access_control import access_summary, is_loopback
+    from rossmann.serving.access.access_control import access_summary
 
     logger = get_logger("security")
     is_open, details = access_summary(settings)

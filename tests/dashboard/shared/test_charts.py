@@ -51,7 +51,11 @@ def test_tooltips_have_no_field_that_a_bar_lacks() -> None:
 
 
 def test_store_chart_bars_do_not_overlap() -> None:
-    assert 0 <= charts._BAR_START < charts._BAR_END <= 24
+    assert charts._BAR_END - charts._BAR_START <= 24
+
+
+def test_bars_stand_above_the_name_of_their_day() -> None:
+    assert charts._BAR_START == -charts._BAR_END
 
 
 def test_store_chart_marks_the_end_of_known_sales() -> None:

@@ -6,7 +6,7 @@ numbers already; charts format them by the locale of ``number_format``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, time
 from typing import Any, Final
 
 import altair as alt
@@ -27,8 +27,8 @@ _DAY_COLOURS = {SOLD: _SLATE, FORECAST: _ORANGE, SELECTED: _RED}
 _STEP_COLOURS = {PLAIN_DAY: _SLATE, INCREASE: _TEAL, DECREASE: _ORANGE, SELECTED: _RED}
 _LOW, _HIGH = "80 % from", "80 % to"
 _DAY_FORMAT = "%a %-d %b %Y"
-_BAR_START, _BAR_END = 2, 22
-"""Hours of its day at which a bar starts and ends."""
+_BAR_START, _BAR_END = -10, 10
+"""Hours from midnight at which a day's bar starts and ends: the axis has its name at midnight."""
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 
@@ -196,7 +196,7 @@ def _with_bar_times(chart: alt.Chart) -> alt.Chart:
     """Adds start, middle and end of a day's bar on the time axis."""
     timed: alt.Chart = chart.transform_calculate(
         start=f"time(datum.Day) + {_BAR_START} * 3600000",
-        noon="time(datum.Day) + 12 * 3600000",
+        middle="time(datum.Day)",
         end=f"time(datum.Day) + {_BAR_END} * 3600000",
     )
     return timed
@@ -236,7 +236,7 @@ def _intervals(base: alt.Chart) -> alt.Chart:
     intervals: alt.Chart = (
         base.transform_filter(f"datum['{_HIGH}'] > 0")
         .mark_rule(color=_palette().highlight, strokeWidth=1.5)
-        .encode(x=_day_axis("noon"), y=f"{_LOW}:Q", y2=f"{_HIGH}:Q", tooltip=_forecast_tooltip())
+        .encode(x=_day_axis("middle"), y=f"{_LOW}:Q", y2=f"{_HIGH}:Q", tooltip=_forecast_tooltip())
     )
     return intervals
 
@@ -247,7 +247,7 @@ def _label(base: alt.Chart, **style: Any) -> alt.Chart:
         .transform_calculate(top=f"max(datum['{_HIGH}'], datum.Sales)")
         .mark_text(dy=-10, fontSize=14, fontWeight="bold", **style)
         .encode(
-            x=_day_axis("noon"),
+            x=_day_axis("middle"),
             y="top:Q",
             text=alt.Text("Sales:Q", format=",.0f"),
             tooltip=_forecast_tooltip(),
@@ -257,7 +257,7 @@ def _label(base: alt.Chart, **style: Any) -> alt.Chart:
 
 
 def _origin_line(last_known: date) -> alt.Chart:
-    frame = pl.DataFrame({"Day": [last_known + timedelta(days=1)]})
+    frame = pl.DataFrame({"Day": [datetime.combine(last_known, time(12))]})
     line: alt.Chart = (
         alt.Chart(frame)
         .transform_calculate(text="'Sales are known to here'")

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from starlette.requests import Request
 from starlette.types import Scope
 
+from rossmann.addresses import plain_address
 from rossmann.errors import AuthenticationError, PermissionDeniedError
 from rossmann.serving.access.api_keys import ApiKeyStore, Permission, key_digest
+from rossmann.serving.access.cross_site import CrossSiteGuard
 from rossmann.serving.access.rate_limiter import RateLimiter, limits_from_settings
 from rossmann.serving.observability.access_log import request_record
 from rossmann.settings import Settings
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 RATE_STATE_KEY: Final = "rate"
 """Key of the caller's ``WindowUsage`` in a request's state."""
 _ROWS_CALLER_KEY: Final = "counted"
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Principal(NamedTuple):
@@ -39,8 +40,6 @@ class _AccessHeaders(NamedTuple):
 
     key: str = ""
     bearer: str = ""
-    origin: str = ""
-    host: str = ""
 
 
 class AccessControl:
@@ -52,7 +51,7 @@ class AccessControl:
         self._calls = RateLimiter(settings, "calls")
         self._rows = RateLimiter(settings, "rows")
         self._tokens = _token_verifier(settings)
-        self._origins = frozenset(settings.cors_origins)
+        self._guard = CrossSiteGuard(settings)
         self.stores_permission = (
             Permission.ANYONE if settings.stores_for_anyone else Permission.PREDICT
         )
@@ -66,6 +65,14 @@ class AccessControl:
     def counts_rows(self) -> bool:
         """Whether rows are limited, so that ``count_rows`` is needed."""
         return self._rows.enabled
+
+    def check_browser(self, scope: Scope) -> None:
+        """Check any call for what a browser may send for another site, where no key is needed.
+
+        Raises ``HostNotAllowedError``, ``CrossSiteError``.
+        """
+        if self.is_open:
+            self._guard.check_call(scope)
 
     async def authorize(self, request: Request, needed: Permission) -> Principal:
         """The caller, who has the ``needed`` permission.
@@ -89,7 +96,7 @@ class AccessControl:
                 f"this needs the right to {needed.label}; the {caller.name} has not got it"
             )
         if needed is Permission.OPERATE:
-            self._check_origin(headers)
+            self._guard.check_operation(scope)
         return caller
 
     async def _identify(
@@ -133,19 +140,6 @@ class AccessControl:
         if caller_id is not None and (rows := request_record(Request(scope)).rows):
             await self._rows.hit(caller_id, rows, force=True)
 
-    def _check_origin(self, headers: _AccessHeaders) -> None:
-        """Prevent cross-site request forgery: pages of other sites must not change anything."""
-        if not headers.origin or headers.origin in self._origins:
-            return
-        if headers.origin.partition("://")[2] != headers.host:
-            raise PermissionDeniedError("orders from pages of another site are refused")
-        if self.is_open and not _is_ip_or_localhost(headers.host):
-            # DNS rebinding: a site can resolve its own name to this machine.
-            raise PermissionDeniedError(
-                "orders from a page need a key, or its origin in ROSSMANN_CORS_ORIGINS, where the "
-                "service is not called by its address"
-            )
-
     async def close(self) -> None:
         """Close connections and files."""
         await self._calls.close()
@@ -184,44 +178,27 @@ def access_summary(settings: Settings) -> tuple[bool, dict[str, Any]]:
     return not keys.requires_key and not settings.oidc_issuer, summary
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is reachable from this machine only."""
-    return host in _LOOPBACK or host.startswith("127.")
-
-
 def _read_headers(scope: Scope) -> _AccessHeaders:
-    key = bearer = origin = host = ""
+    key = bearer = ""
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             key = value.decode("latin-1").strip()
         elif name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")
             bearer = token.strip() if scheme.lower() == "bearer" else ""
-        elif name == b"origin":
-            origin = value.decode("latin-1")
-        elif name == b"host":
-            host = value.decode("latin-1")
-    return _AccessHeaders(key, bearer, origin, host)
+    return _AccessHeaders(key, bearer)
 
 
 def _address_id(scope: Scope) -> str:
-    """Client address for counting; an IPv6 /64 network counts as one, as one customer has it."""
+    """Client address for counting; an IPv6 /64 network counts as one, as one customer has it.
+
+    IPv4 addresses that are mapped into IPv6 would else be one network.
+    """
     client = scope.get("client")
-    host = client[0] if client else "local"
-    if ":" in host:
-        try:
-            network = ipaddress.IPv6Network((host.partition("%")[0], 64), strict=False)
-        except ValueError:
-            return f"a:{host}"
-        return f"a:{network.network_address}"
-    return f"a:{host}"
-
-
-def _is_ip_or_localhost(host: str) -> bool:
-    """Whether ``host`` (with or without port) is an IP address or ``localhost``."""
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
     try:
-        ipaddress.ip_address(name.strip("[]"))
+        host = plain_address(client[0] if client else "local")
     except ValueError:
-        return name == "localhost"
-    return True
+        return f"a:{client[0] if client else 'local'}"
+    if ":" in host:
+        return f"a:{ipaddress.IPv6Network((host, 64), strict=False).network_address}"
+    return f"a:{host}"

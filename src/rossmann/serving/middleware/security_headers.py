@@ -6,16 +6,21 @@ Plain ASGI with headers that are built once: it costs a microsecond or two.
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rossmann.errors import PermissionDeniedError
 from rossmann.serving.access.access_control import RATE_STATE_KEY, AccessControl
 from rossmann.settings import Settings
 
 HeaderPair = tuple[bytes, bytes]
+ErrorHandler = Callable[[Request, Exception], Response]
 
 _COMMON: Final[tuple[HeaderPair, ...]] = (
     (b"x-frame-options", b"DENY"),
@@ -42,10 +47,21 @@ _EXPOSED: Final = (
 
 
 class SecurityHeadersMiddleware:
-    """Adds security and rate-limit headers, and counts rows against the limits afterwards."""
+    """Adds security and rate-limit headers, and counts rows against the limits afterwards.
 
-    def __init__(self, app: ASGIApp, access_control: AccessControl, tls_in_front: bool) -> None:
+    Calls of an open service that may come from a page of another site are answered by ``refuse``.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        access_control: AccessControl,
+        refuse: ErrorHandler,
+        tls_in_front: bool = False,
+    ) -> None:
         self._app = app
+        self._check_browser = access_control.check_browser
+        self._refuse = refuse
         self._count_rows = access_control.count_rows if access_control.counts_rows else None
         common = (*_COMMON, *((_TLS_ONLY,) if tls_in_front else ()))
         self._default = (*common, _NO_CONTENT_POLICY, _NO_STORE)
@@ -57,9 +73,14 @@ class SecurityHeadersMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        app = self._app
+        try:
+            self._check_browser(scope)
+        except PermissionDeniedError as error:
+            app = self._refuse(Request(scope), error)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path.startswith(_DOCS) and not path.startswith(f"{_DOCS}/assets/"):
-            await self._app(scope, receive, _DocsPage(send, self._pages).send)
+            await app(scope, receive, _DocsPage(send, self._pages).send)
             return
         headers = self._assets if path.startswith(_DOCS) else self._default
 
@@ -71,10 +92,10 @@ class SecurityHeadersMiddleware:
             await send(message)
 
         if self._count_rows is None:
-            await self._app(scope, receive, send_with_headers)
+            await app(scope, receive, send_with_headers)
             return
         try:
-            await self._app(scope, receive, send_with_headers)
+            await app(scope, receive, send_with_headers)
         finally:
             await self._count_rows(scope)
 
@@ -122,10 +143,15 @@ def _docs_policy(page: bytes) -> bytes:
     ).encode()
 
 
-def add_security_headers(app: Starlette, settings: Settings, access_control: AccessControl) -> None:
+def add_security_headers(
+    app: Starlette, settings: Settings, access_control: AccessControl, refuse: ErrorHandler
+) -> None:
     """Add the middleware to ``app``, and CORS for the configured origins."""
     app.add_middleware(
-        SecurityHeadersMiddleware, access_control=access_control, tls_in_front=settings.tls_in_front
+        SecurityHeadersMiddleware,
+        access_control=access_control,
+        refuse=refuse,
+        tls_in_front=settings.tls_in_front,
     )
     if not settings.cors_origins:
         return

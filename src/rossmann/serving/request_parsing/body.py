@@ -1,5 +1,6 @@
 """Reading of request bodies: raw bytes up to a limit, and small JSON bodies as models."""
 
+import re
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -9,8 +10,12 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from rossmann.errors import ErrorDetail, PayloadTooLargeError, RequestError
+from rossmann.errors import ErrorDetail, MediaTypeError, PayloadTooLargeError, RequestError
 from rossmann.serving.request_parsing.predict_parser import decode_utf8, to_error_details
+
+JSON_TYPE_KEY: Final = "json_type"
+"""Key in a request's state: true where a Content-Type must be that of JSON."""
+_JSON_TYPE: Final = re.compile(rb"(application/([\w.!#$&^-]+\+)?|text/)json", re.IGNORECASE)
 
 
 def reject_query(request: Request) -> None:
@@ -27,6 +32,8 @@ def reject_query(request: Request) -> None:
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body.
 
+    Raises ``MediaTypeError`` for a Content-Type other than JSON's, where the service is open to
+    all: forms and plain text are what a browser sends for any page. None at all is accepted.
     Raises ``PayloadTooLargeError`` as soon as its length or the bytes received exceed
     ``max_bytes``, and ``ClientDisconnect`` where the client went away.
     """
@@ -37,6 +44,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             raise _too_long(max_bytes)
         if name == b"content-encoding":
             encoding = value.strip().lower()
+        elif name == b"content-type" and request.scope["state"].get(JSON_TYPE_KEY):
+            _check_type(value)
     parts: list[bytes] = []
     size, more = 0, True
     # ``request.stream`` does the same by a generator, which takes 5 % of a response's time.
@@ -52,6 +61,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         more = message.get("more_body", False)
     body = parts[0] if len(parts) == 1 else b"".join(parts)
     return body if encoding in {b"", b"identity"} else _decoded(body, encoding, max_bytes)
+
+
+def _check_type(content_type: bytes) -> None:
+    name = content_type.partition(b";")[0].strip()
+    if name and not _JSON_TYPE.fullmatch(name):
+        msg = (
+            f"the body is sent as {name[:60].decode('latin-1')}: send it with the header"
+            " Content-Type: application/json (curl: -H 'Content-Type: application/json')"
+        )
+        raise MediaTypeError([ErrorDetail(("header", "Content-Type"), msg, "media_type")])
 
 
 def _decoded(body: bytes, encoding: bytes, max_bytes: int) -> bytes:

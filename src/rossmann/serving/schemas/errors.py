@@ -29,8 +29,11 @@ class ErrorResponse(BaseModel):
 STATUS_BY_ERROR: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
     (errors.BodyEncodingError, 400, "not_utf8"),
     (errors.PayloadTooLargeError, 413, "too_large"),
+    (errors.MediaTypeError, 415, "media_type"),
     (errors.RequestError, 422, "refused"),
     (errors.AuthenticationError, 401, "no_key"),
+    (errors.HostNotAllowedError, 403, "unknown_host"),
+    (errors.CrossSiteError, 403, "cross_site"),
     (errors.PermissionDeniedError, 403, "no_right"),
     (errors.VersionNotFoundError, 404, "unknown_version"),
     (errors.ModelUnavailableError, 503, "no_model"),
@@ -47,6 +50,7 @@ STATUS_BY_ERROR: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
 _CLIENT_ERRORS: Final[dict[int, type[RossmannError]]] = {
     **{status: error for error, status, _ in reversed(STATUS_BY_ERROR)},
     400: errors.RequestError,
+    403: errors.PermissionDeniedError,
     405: errors.RequestError,
     503: errors.ServiceError,
 }
@@ -55,11 +59,13 @@ _CLIENT_ERRORS: Final[dict[int, type[RossmannError]]] = {
 STATUS_DESCRIPTIONS: Final = {
     400: "The body is not UTF-8, or broke off",
     401: "No key, or a wrong one",
-    403: "A key without the right, or an order from a page of another site",
+    403: "A key without the right; without keys, a call from a page of another site or by a name"
+    " that is not known",
     404: "No such version or stage; it names those there are",
     409: "The gate refuses the version, or another has come before it",
     408: "Nothing came for a minute",
     413: "Too many rows or bytes; send them in parts",
+    415: "The body is sent as something else than JSON",
     422: "Refused, with every fault and its place",
     429: "Over the rate; Retry-After says when to come again",
     503: "What it takes is away for now: a model, the registry, or who knows the keys",
