@@ -71,6 +71,25 @@ HttpUrl = Annotated[str, AfterValidator(_parse_http_url)]
 """Address of a server, or empty."""
 
 
+def _parse_store_urls(value: str) -> str:
+    for store in store_urls(value):
+        if not re.fullmatch(r"(file:///|[a-z][a-z0-9+.-]*://)[^/@?#%]+(/[^/?#%]+)*/?", store):
+            raise ValueError(
+                f"{store[:60]!r} must be such as s3://bucket/folder, with commas between several"
+            )
+    return value
+
+
+StoreUrls = Annotated[str, AfterValidator(_parse_store_urls)]
+"""Stores that files of versions may come from besides MLflow's server: URLs such as
+``s3://bucket/folder``, with commas between, or empty."""
+
+
+def store_urls(value: str) -> tuple[str, ...]:
+    """The single URLs of ``StoreUrls``."""
+    return tuple(filter(None, re.split(r"[\s,]+", value)))
+
+
 def url_host(host: str) -> str:
     """``host`` in a URL for clients of a server that listens there: a wildcard is no address."""
     plain = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -133,7 +152,8 @@ def reachable_hosts(host: str, urls: Iterable[str], names: Iterable[str]) -> fro
             if item.family in {socket.AF_INET, socket.AF_INET6}
         )
     found.update(filter(None, map(_url_name, urls)))
-    return frozenset(found)
+    # Addresses as they are written, and in their usual form.
+    return frozenset({*found, *filter(None, map(host_name, found))})
 
 
 def _url_name(url: str) -> str | None:

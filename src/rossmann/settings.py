@@ -32,6 +32,7 @@ from rossmann.addresses import (
     BasePath,
     Host,
     HttpUrl,
+    StoreUrls,
     host_name,
     reachable_hosts,
     redact_password,
@@ -128,6 +129,7 @@ class PathSettings(BaseSettings):
     """
     mlflow_tracking_uri: str = ""
     """Empty: the server on ``host`` and ``mlflow_port``."""
+    artifact_stores: StoreUrls = ""
     api_url: HttpUrl = ""
     """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
     api_public_url: HttpUrl = ""

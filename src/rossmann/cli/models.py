@@ -183,7 +183,7 @@ def _registry(settings: "Settings | None" = None) -> "Registry":
     from rossmann.models.registry.registry import Registry
     from rossmann.settings import load_settings
 
-    return Registry((settings or load_settings()).tracking_uri)
+    return Registry.from_settings(settings or load_settings())
 
 
 def _line(version: "ModelVersion") -> list[str]:

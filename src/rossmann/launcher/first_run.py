@@ -39,7 +39,7 @@ def prepare(settings: Settings, console: LaunchConsole) -> None:
         from rossmann.data.panel.panel import build_panel
 
         build_panel(info, settings.thread_count, console.detail)
-    registry = Registry(settings.tracking_uri)
+    registry = Registry.from_settings(settings)
     _wait_for_registry(registry)
     production = find_production(registry, info.dataset)
     if production:

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+
+from rossmann.schema import MODEL_NAME
 
 Call = Callable[..., Any]
 
@@ -108,3 +111,32 @@ def test_artifact_store_fails(
     )
     assert get_health(service.url)["status"] == "healthy"
     assert "Traceback" not in service.stop()
+
+
+@pytest.mark.slow
+def test_version_of_a_store_that_is_not_allowed_is_503_with_the_reason(
+    mlflow_server: str, run_service: Call, registered_versions: list[int], promote: Call,
+    post_predict: Call, rows: list[dict[str, Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Anyone who reaches MLflow can register a version whose files are anywhere."""
+    promote(registered_versions[0])
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    with httpx.Client(base_url=f"{mlflow_server}/api/2.0/mlflow", trust_env=False) as client:
+        fields = {"name": MODEL_NAME, "source": "s3://attacker/model"}
+        answer = client.post("/model-versions/create", json=fields).json()
+        version = int(answer["model_version"]["version"])
+        try:
+            service = run_service(mlflow_tracking_uri=mlflow_server, reload_seconds=0.2)
+            response = post_predict(service.url, {"inputs": rows, "model_stage": version})
+            assert response.status_code == 503
+            assert "s3://attacker/model" in response.text
+            assert "ROSSMANN_ARTIFACT_STORES" in response.text
+            assert post_predict(service.url, {"inputs": rows}).status_code == 200
+            assert list(work.iterdir()) == []
+            assert "Traceback" not in service.stop()
+        finally:
+            fields = {"name": MODEL_NAME, "version": str(version)}
+            client.request("DELETE", "/model-versions/delete", json=fields)

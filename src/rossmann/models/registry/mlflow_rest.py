@@ -149,7 +149,8 @@ class MlflowRest:
         body = self._parse_json(response)
         if response.status_code != 200:
             raise self._artifact_error(folder, response)
-        return [Path(f["path"]).name for f in body.get("files", []) if not f.get("is_dir")]
+        names = [Path(f["path"]).name for f in body.get("files", []) if not f.get("is_dir")]
+        return [name for name in names if name not in {"", ".", ".."}]
 
     def download(self, path: str, target: Path) -> None:
         """Write the artifact at ``path`` (below the artifact root) to ``target``."""

@@ -6,12 +6,13 @@ writes before and after it may be cut short at any point, and still exactly one 
 Production.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
+from rossmann.addresses import store_urls
 from rossmann.errors import ModelError, PromotionConflictError, ServiceError, VersionNotFoundError
 from rossmann.models.ensemble.artifact_files import verify_digests
 from rossmann.models.registry.mlflow_rest import MlflowRest
@@ -41,6 +42,7 @@ from rossmann.models.registry.model_version import (
 )
 from rossmann.models.registry.promotion import Promotion, PromotionLock, new_promotion, new_rollback
 from rossmann.schema import MODEL_NAME, Stage
+from rossmann.settings import Settings
 
 _HISTORY_PREFIX: Final = "history."
 
@@ -52,12 +54,25 @@ class Registry:
     or rejects the request.
     """
 
-    def __init__(self, tracking_uri: str, name: str = MODEL_NAME, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        name: str = MODEL_NAME,
+        timeout: float = 5.0,
+        stores: Sequence[str] = (),
+    ) -> None:
+        """``stores``: URLs that files of versions may come from besides the server itself."""
         self.name = name
+        self._stores = stores
         self._rest = MlflowRest(tracking_uri, timeout)
         self._reader = ModelReader(self._rest, name)
         self._promotion_lock = PromotionLock(self._rest, name)
         self._thread_lock = Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings, name: str = MODEL_NAME) -> "Registry":
+        """The registry that the settings name, with the stores that they allow."""
+        return cls(settings.tracking_uri, name, stores=store_urls(settings.artifact_stores))
 
     def __enter__(self) -> "Registry":
         return self
@@ -105,14 +120,14 @@ class Registry:
         """A local folder with the ensemble's files, digests verified; downloaded only once.
 
         Raises ``VersionNotFoundError``, or ``CorruptModelError`` when the downloaded files differ
-        from those that were registered.
+        from those that were registered, or ``ServiceError`` for a place that is not allowed.
         """
         target = self.find(int(version))
         cached = cached_version(cache, target.version, target.run_id)
         if cached is not None:
             return cached
         with write_version(cache, target.version, target.run_id) as folder:
-            download_version(self._rest, self.name, target.version, folder)
+            download_version(self._rest, self.name, target.version, folder, self._stores)
             verify_digests(folder, target.tags.get(CARD_DIGEST_TAG))
         return cache / str(target.version)
 
@@ -123,7 +138,7 @@ class Registry:
         """
         if not version.run_id:
             raise ServiceError(f"version {version.version} of {self.name} names no run")
-        return download_run_file(self._rest, version.run_id, name, folder)
+        return download_run_file(self._rest, version.run_id, name, folder, self._stores)
 
     def stage(self, version: int | str) -> ModelVersion:
         """Make ``version`` the one in Staging; raises ``ModelError`` for the Production version."""

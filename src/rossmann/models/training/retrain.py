@@ -218,7 +218,7 @@ def retrain(settings: Settings, request: RetrainRequest) -> RetrainResult:
         with exclusive_process_lock(folder, "retrains"):
             mark_interrupted(folder, but=report.path)
             settings.profile(request.profile)
-            with Registry(settings.tracking_uri, request.name) as registry:
+            with Registry.from_settings(settings, request.name) as registry:
                 result = _RetrainRun(settings, request, report, registry).execute()
         return result
     finally:

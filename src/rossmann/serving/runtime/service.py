@@ -184,7 +184,7 @@ def _load_backtest(registry: Registry, served: LoadedVersion) -> BacktestPredict
 
 def open_registry(settings: Settings) -> Registry:
     """The registry that the settings name."""
-    return Registry(settings.tracking_uri)
+    return Registry.from_settings(settings)
 
 
 def startup_timeout(registry: Registry, settings: Settings) -> AbstractContextManager[None]:
