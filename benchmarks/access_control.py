@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from rossmann.serving.access import oidc_tokens
 from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission, generate_key
+from rossmann.serving.error_handlers import handle_product_error
 from rossmann.serving.middleware.security_headers import SecurityHeadersMiddleware
 from rossmann.serving.observability.access_log import REQUEST_RECORD_KEY, RequestRecord
 from rossmann.settings import load_settings
@@ -159,7 +160,7 @@ async def measure_headers() -> None:
         return {"type": "http.disconnect"}
 
     access = AccessControl(load_settings())
-    middleware, scope = SecurityHeadersMiddleware(app, access, tls_in_front=False), make_scope()
+    middleware, scope = SecurityHeadersMiddleware(app, access, handle_product_error), make_scope()
     await measure("(an empty response)", lambda: app(scope, receive, send))
     await measure("... with headers", lambda: middleware(scope, receive, send))
 

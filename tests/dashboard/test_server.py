@@ -1,6 +1,7 @@
 """Command and environment of the dashboard's server, and imports of its pages."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -56,9 +57,24 @@ def test_variables_of_another_app_do_not_matter(tmp_path: Path) -> None:
                     break
             time.sleep(0.1)
         assert httpx.get(server.health_url(settings), trust_env=False).is_success
+        # DNS rebinding: a page of another site, whose name leads to this machine.
+        for host, code in (("127.0.0.1", 101), ("localhost", 101), ("evil.example", 403)):
+            assert open_session(settings.dashboard_port, host) == code, host
     finally:
         process.terminate()
         process.wait(30)
+
+
+def open_session(port: int, host: str) -> int:
+    """Status code of a WebSocket connection for a page under ``host``."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(
+            f"GET /_stcore/stream HTTP/1.1\r\nHost: {host}:{port}\r\n"
+            f"Origin: http://{host}:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        return int(connection.recv(4_096).split()[1])
 
 
 def test_both_scripts_have_a_streamlit_configuration() -> None:
@@ -67,6 +83,7 @@ def test_both_scripts_have_a_streamlit_configuration() -> None:
         assert "gatherUsageStats = false" in config
         assert 'showErrorDetails = "none"' in config
         assert 'address = "127.0.0.1"' in config
+        assert 'allowedHosts = ["localhost", "127.0.0.1", "::1"]' in config
 
 
 def test_pages_import_neither_mlflow_nor_boosters() -> None:

@@ -10,7 +10,8 @@ from rossmann.settings import Settings
 def server_command(settings: Settings) -> list[str]:
     """The command that serves the dashboard on ``host`` and ``dashboard_port``.
 
-    It has no keys of its own, so it opens sessions under known names only. Theme and telemetry are set in ``.streamlit/config.toml``.
+    It does not authenticate its users, so it opens sessions under known names only. Theme and
+    telemetry are set in ``.streamlit/config.toml``.
     """
     script = Path(__file__).with_name("app.py")
     return [

@@ -121,7 +121,7 @@ def test_disconnect_during_the_upload_removes_the_staging_file(
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as client:
             client.sendall(
-                b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\nSt"
+                b"POST /predict/file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\nSt"
             )
             wait_until(lambda: len(staging_files(serving_settings)) == 1)
         wait_until(lambda: not staging_files(serving_settings))
@@ -150,7 +150,7 @@ def test_too_many_concurrent_files_is_503_with_retry_after(
     with live(make_app()) as url:
         host, port = url.removeprefix("http://").split(":")
         partial_request = (
-            b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\nStore"
+            b"POST /predict/file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\nStore"
         )
         slow_clients = [
             socket.create_connection((host, int(port))) for _ in range(MAX_ACCEPTED_FILES)

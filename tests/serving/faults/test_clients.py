@@ -25,7 +25,7 @@ def private_memory_mb(pid: int) -> float:
 
 def send_large_body(port: int, chunked: bool) -> tuple[bytes, int]:
     """Send up to 100 MB; returns the response, and how many bytes the service accepted."""
-    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 104857600"
     sent = 0
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
@@ -70,7 +70,7 @@ def test_expect_100_continue_is_rejected_before_the_body(
     port = int(service.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(
-            b"POST /predict HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
             b"Content-Length: 104857600\r\n\r\n"
         )
         assert connection.recv(65_536).startswith(b"HTTP/1.1 413")
@@ -86,7 +86,7 @@ def test_500_concurrent_connections_are_answered(
     expected = post_predict(service.url, body).json()["predictions"]
     content = json.dumps(body).encode()
     request = (
-        f"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+        f"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"
     ).encode() + content
 
@@ -116,7 +116,9 @@ def test_idle_connections_do_not_block_others(
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
     try:
         for connection in idle:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{")
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{"
+            )
         assert post_predict(service.url, {"inputs": [row()]}).status_code == 200
     finally:
         for connection in idle:

@@ -72,6 +72,8 @@ class AccessControl:
         Raises ``HostNotAllowedError``, ``CrossSiteError``.
         """
         if self.is_open:
+            self._keys.reload_if_due()
+        if self.is_open:
             self._guard.check_call(scope)
 
     async def authorize(self, request: Request, needed: Permission) -> Principal:
@@ -195,10 +197,12 @@ def _address_id(scope: Scope) -> str:
     IPv4 addresses that are mapped into IPv6 would else be one network.
     """
     client = scope.get("client")
-    try:
-        host = plain_address(client[0] if client else "local")
-    except ValueError:
-        return f"a:{client[0] if client else 'local'}"
+    host = client[0] if client else "local"
+    if ":" in host:
+        try:
+            host = plain_address(host)
+        except ValueError:
+            return f"a:{host}"
     if ":" in host:
         return f"a:{ipaddress.IPv6Network((host, 64), strict=False).network_address}"
     return f"a:{host}"
