@@ -13,8 +13,10 @@ import httpx
 import psutil
 import pytest
 import sqlalchemy as sa
+from mlflow.server.security_utils import is_allowed_host_header
 
 from rossmann.addresses import sqlite_url
+from rossmann.errors import SettingsError
 from rossmann.launcher import mlflow_server as server_module
 from rossmann.launcher.mlflow_server import allowed_hosts, server_command, server_environment
 from rossmann.models.publishing.register import register
@@ -152,23 +154,45 @@ def test_server_listens_on_ipv6(host: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "allowed", "denied"),
     [
-        ("127.0.0.1", ["localhost", "localhost:5000", "127.0.0.1:5000"], ["10.*", "*"]),
+        ("127.0.0.1", ["localhost", "localhost:5000", "127.0.0.1:5000"], ["10.1.2.3", "evil"]),
         ("::1", ["[::1]", "[::1]:5000"], ["::1"]),
-        ("registry.example", ["registry.example:5000", "localhost:5000"], ["*"]),
-        ("0.0.0.0", ["10.*", "192.168.*", "172.16.*", os.uname().nodename], ["172.15.*", "*"]),
+        ("registry.example", ["registry.example:5000", "localhost:5000"], ["a.registry.example"]),
+        ("0.0.0.0", [os.uname().nodename, f"{os.uname().nodename}:5000"], ["10.evil.example"]),
+        ("0.0.0.0", ["127.0.0.1:5000"], ["192.168.evil.example:5000", "172.16.evil.example"]),
     ],
 )
 def test_allowed_hosts(host: str, allowed: list[str], denied: list[str]) -> None:
+    """By MLflow's own check."""
     hosts = allowed_hosts(host, 5000).split(",")
-    assert set(allowed) <= set(hosts)
-    assert not set(denied) & set(hosts)
+    assert all(is_allowed_host_header(hosts, name) for name in allowed)
+    assert not any(is_allowed_host_header(hosts, name) for name in denied)
+    assert not any("*" in name for name in hosts)
+
+
+def test_allowed_hosts_of_every_address_are_those_that_this_machine_has() -> None:
+    hosts = allowed_hosts("0.0.0.0", 5000).split(",")
+    for addresses in psutil.net_if_addrs().values():
+        for item in addresses:
+            if item.family == socket.AF_INET:
+                assert {item.address, f"{item.address}:5000"} <= set(hosts)
 
 
 def test_allowed_hosts_can_be_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "mlflow.example")
-    hosts = allowed_hosts("127.0.0.1", 5000).split(",")
-    assert {"mlflow.example", "127.0.0.1:5000"} <= set(hosts)  # a launch asks at its own address
-    assert "10.*" not in allowed_hosts("0.0.0.0", 5000)
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "mlflow.example, *.corp.example")
+    hosts = allowed_hosts("127.0.0.1", 5000, ["forecasts.example"]).split(",")
+    for name in ("mlflow.example", "mlflow.example:5000", "a.corp.example:5000", "127.0.0.1:5000",
+                 "forecasts.example:5000"):  # fmt: skip
+        assert is_allowed_host_header(hosts, name), name
+    assert not is_allowed_host_header(hosts, "corp.example.evil.example")
+
+
+@pytest.mark.parametrize("pattern", ["*", "10.*", "a,192.168.*", "*.1", "*:5000", "mlflow*", "*.*"])
+def test_patterns_that_names_of_others_fit_are_refused(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", pattern)
+    with pytest.raises(SettingsError, match="MLFLOW_SERVER_ALLOWED_HOSTS"):
+        allowed_hosts("127.0.0.1", 5000)
 
 
 def test_variables_of_another_server_do_not_matter(running_mlflow: Any, tmp_path: Path) -> None:
@@ -189,7 +213,10 @@ def test_variables_are_those_that_mlflow_reads() -> None:
     assert server_module._SERVE_ARTIFACTS == constants.SERVE_ARTIFACTS_ENV_VAR
 
 
-@pytest.mark.parametrize(("host", "code"), [("localhost", 200), ("evil.example", 403)])
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [("localhost", 200), ("evil.example", 403), ("10.evil.example", 403), ("10.1.2.3", 403)],
+)
 def test_unknown_host_header_is_refused(mlflow_server: str, host: str, code: int) -> None:
     port = mlflow_server.rsplit(":", 1)[1]
     response = httpx.get(

@@ -12,13 +12,13 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import uvicorn
 
-from rossmann.addresses import host_and_port, redact_password, sqlite_url
-from rossmann.errors import RossmannError, ServiceError, first_line
+from rossmann.addresses import host_and_port, reachable_hosts, redact_password, sqlite_url
+from rossmann.errors import RossmannError, ServiceError, SettingsError, first_line
 from rossmann.serving.server import bind
 from rossmann.settings import Settings
 
@@ -27,9 +27,11 @@ _BACKEND = "_MLFLOW_SERVER_FILE_STORE"
 _ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 _ARTIFACT_FOLDER = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 _SERVE_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
+_ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+_BELOW_A_NAME = r"\*\.[^*?\[\]]*[A-Za-z][^*?\[\]]*"
 _KEPT = {
     *(_BACKEND, _ARTIFACT_ROOT, _ARTIFACT_FOLDER, _SERVE_ARTIFACTS),
-    *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
+    *(_ALLOWED_HOSTS, "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
     *("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_DISABLE_TELEMETRY"),
 }
 """Other variables of MLflow are of a user's other server: they move tables, or stop the start."""
@@ -61,7 +63,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
         _ARTIFACT_ROOT: _PROXY_ROOT,
         _ARTIFACT_FOLDER: (folder / "artifacts").as_uri(),
         _SERVE_ARTIFACTS: "true",
-        "MLFLOW_SERVER_ALLOWED_HOSTS": allowed_hosts(settings.host, settings.mlflow_port),
+        _ALLOWED_HOSTS: allowed_hosts(settings.host, settings.mlflow_port, settings.allowed_hosts),
         # The job runner is eight more processes for features that are not used here.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -69,23 +71,28 @@ def server_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def allowed_hosts(host: str, port: int) -> str:
-    """Host headers that are accepted: this machine's names and ``host``, commas between.
+def allowed_hosts(host: str, port: int, names: Iterable[str] = ()) -> str:
+    """Host headers that are accepted, commas between: exact names and addresses, no patterns.
 
-    A server that listens on every address (``0.0.0.0``) is reached by names that it cannot know,
-    so it also takes private addresses and its own host name; more through MLflow's variable
-    ``MLFLOW_SERVER_ALLOWED_HOSTS``.
+    Those of this machine and ``host``, ``names``, and those in MLflow's own variable
+    ``MLFLOW_SERVER_ALLOWED_HOSTS``, in which ``*.name`` may stand for all names below one. For a
+    server that listens on every address they are the addresses that this machine has now. Raises
+    ``SettingsError`` for another pattern: ``10.*`` would accept ``10.evil.example``.
     """
-    configured = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS")
-    names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
-    patterns: list[str] = []
-    if host in {"0.0.0.0", "::"}:
-        names.append(os.uname().nodename)
-        patterns = ["10.*", "192.168.*", *(f"172.{part}.*" for part in range(16, 32))]
-    if configured:
-        patterns = [configured]  # besides this machine's names, which the launch itself uses
-    unique = list(dict.fromkeys(names))
-    return ",".join([*unique, *(f"{name}:{port}" for name in unique), *patterns])
+    wildcard = [os.uname().nodename] if host in {"0.0.0.0", "::"} else []
+    known = reachable_hosts(host, [], [*wildcard, *(name.lower() for name in wildcard), *names])
+    configured = re.split(r"[\s,]+", os.environ.get(_ALLOWED_HOSTS, ""))
+    for pattern in configured:
+        if "*" in pattern and not re.fullmatch(
+            r"\*\.[^*?\[\]]*[a-z][^*?\[\]]*", pattern, re.IGNORECASE
+        ):
+            raise SettingsError(
+                f"{_ALLOWED_HOSTS}: {pattern[:60]} would accept names of others (such as"
+                " 10.evil.example for 10.*); give names and addresses, or *.name for all below one"
+            )
+    hosts = [*sorted(f"[{name}]" if ":" in name else name for name in known), *configured]
+    with_port = [f"{name}:{port}" for name in hosts if name and not re.search(r":\d+$", name)]
+    return ",".join(dict.fromkeys([*filter(None, hosts), *with_port]))
 
 
 def _prepare_database(folder: Path) -> None:
