@@ -296,3 +296,21 @@ def test_closed_output_pipe_is_no_error() -> None:
     )
     assert "Traceback" not in result.stderr
     assert "BrokenPipe" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [(["data", "demo"], 0o600), (["--", "train"], 0o600), (["predict", "f", "-o", "g"], 0o644)],
+)
+def test_files_of_the_data_folder_are_private_and_results_are_the_users(
+    words: list[str], mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the umask that holds while the verb runs."""
+
+    def run_verb(*_: object, **__: object) -> int:
+        (tmp_path / "file").touch()
+        return 0
+
+    monkeypatch.setattr("typer.core.TyperGroup.main", run_verb)
+    assert main(words) == 0
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from rossmann.filesystem.atomic_write import PREFIX, remove_stale, staging_folder
+from rossmann.filesystem.atomic_write import (
+    PREFIX,
+    make_private_folder,
+    private_files,
+    remove_stale,
+    staging_folder,
+    write_text_atomic,
+)
 
 HOLD_STAGING_FOLDER = """
 import sys, time
@@ -70,3 +77,30 @@ def test_only_staging_folders_of_ended_processes_are_removed(tmp_path: Path) -> 
     finally:
         other.kill()
         other.communicate()
+
+
+def modes(folder: Path) -> dict[str, int]:
+    paths = [folder, *folder.rglob("*")]
+    return {path.name: path.lstat().st_mode & 0o777 for path in paths}
+
+
+def test_private_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    with private_files(), staging_folder(tmp_path / "made") as folder:
+        write_text_atomic(folder / "file", "sales")
+        folder.rename(tmp_path / "made" / "whole")
+    assert modes(tmp_path / "made") == {"made": 0o700, "whole": 0o700, "file": 0o600}
+    (tmp_path / "after").touch()
+    assert (tmp_path / "after").stat().st_mode & 0o777 == 0o644
+
+
+def test_private_folder_closes_what_an_earlier_release_left_open(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "logs", tmp_path / "outside"
+    (folder / "sub").mkdir(parents=True)
+    outside.write_text("another's")
+    for name in ("api.log", "log.db"):
+        (folder / name).touch(0o644)
+    (folder / "link").symlink_to(outside)
+    make_private_folder(folder)
+    found = modes(folder)
+    assert (found["logs"], found["api.log"], found["log.db"]) == (0o700, 0o600, 0o600)
+    assert outside.stat().st_mode & 0o777 == 0o644

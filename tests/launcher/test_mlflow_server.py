@@ -55,6 +55,8 @@ def test_sigterm_ends_the_server_and_its_children(settings: Settings) -> None:
     server.communicate(timeout=30)
     assert server.returncode in {0, -signal.SIGTERM}
     assert (settings.mlflow_dir / "mlflow.db").stat().st_size > 0
+    for path in (settings.mlflow_dir, *settings.mlflow_dir.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_taken_port_is_a_one_line_error(settings: Settings) -> None:

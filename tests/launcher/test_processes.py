@@ -143,3 +143,17 @@ def test_started_process_is_bound_to_folder_boot_and_token(tmp_path: Path) -> No
             assert not processes.LaunchedProcess(**(fields | other)).alive
     finally:
         assert processes.end(identity, 5.0)
+
+
+def test_files_of_a_launch_are_for_their_owner_alone(harness: LaunchHarness) -> None:
+    """Also where the umask is wide, and for what the services write."""
+    service = harness.service("one")
+    harness.launch(service, detach=True).communicate(timeout=TIMEOUT)
+    private = [harness.run.folder, harness.logs, harness.folder / f"{service.port}.up"]
+    private += [*harness.run.folder.iterdir(), *harness.logs.iterdir()]
+    shown = {str(path): oct(path.stat().st_mode & 0o777) for path in private if path.exists()}
+    down([service], harness.run, LaunchConsole())
+    assert "one.log" in " ".join(shown)
+    assert "one.json" in " ".join(shown)
+    assert {mode for path, mode in shown.items() if Path(path).suffix} == {"0o600"}
+    assert shown[str(harness.logs)] == shown[str(harness.run.folder)] == "0o700"

@@ -9,12 +9,14 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import typer
 
 from rossmann.cli import data, keys, log, models, predict, services, training, tune
 from rossmann.errors import RossmannError, SettingsError
+from rossmann.filesystem.atomic_write import private_files
 from rossmann.installation import program
 from rossmann.launcher.stop_signals import Interrupted
 
@@ -41,6 +43,8 @@ services.add_verbs(app)
 _SPIN_COUNT = "20000"
 _SIGNAL_EXIT = 128
 _CTRL_C_EXIT = 130
+_RESULT_VERBS = {"predict", "backtest", "log"}
+"""Verbs with ``-o``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,11 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_thread_count(os.environ.get("NUMBA_NUM_THREADS", ""))
         command = typer.main.get_command(app)
         _name_program(command, program())
-        code = command.main(
-            args=None if arguments is None else list(arguments),
-            prog_name=program(),
-            standalone_mode=False,
-        )
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        with nullcontext() if _writes_results(words) else private_files():
+            code = command.main(args=words, prog_name=program(), standalone_mode=False)
     except typer.TyperException as error:
         return _print_error(_usage(error), 2)
     except Interrupted as error:
@@ -84,6 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == _CTRL_C_EXIT:
         return _print_error("stopped", _CTRL_C_EXIT)
     return code if isinstance(code, int) else 0
+
+
+def _writes_results(words: Sequence[str]) -> bool:
+    """Whether the verb writes a file where its user wants it: with the user's permissions then."""
+    verb = next((word for word in words if not word.startswith("-")), "")
+    return verb in _RESULT_VERBS
 
 
 def _check_thread_count(value: str) -> None:

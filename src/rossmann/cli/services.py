@@ -104,10 +104,13 @@ def serve() -> None:
 
     Example: ROSSMANN_API_PORT=8080 rossmann serve
     """
+    from rossmann.filesystem.atomic_write import make_private_folder
     from rossmann.serving.server import run
     from rossmann.settings import load_settings
 
-    run(load_settings())
+    chosen = load_settings()
+    make_private_folder(chosen.log_dir)  # an earlier release left it to all
+    run(chosen)
 
 
 def mlflow() -> None:

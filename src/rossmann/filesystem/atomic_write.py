@@ -1,4 +1,6 @@
-"""Atomic writes: a draft in the target's folder is renamed, so readers see it whole or not.
+"""Atomic writes, and permissions of what is written.
+
+A draft in the target's folder is renamed, so readers see it whole or not.
 
 Draft folders are locked by the process that writes them, and the lock ends with that process: the
 next writer removes those that a killed process left.
@@ -7,8 +9,9 @@ next writer removes those that a killed process left.
 import json
 import os
 import shutil
-import tempfile
+import stat
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +20,29 @@ from typing import Any, Final
 from rossmann.filesystem.locks import try_lock
 
 PREFIX: Final = ".draft-"
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """What the process makes inside the block is for its owner alone: 0600, folders 0700.
+
+    For whole processes: the umask holds for every thread, and is inherited.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder for its owner alone; so become one that exists, and the files in it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (folder, *folder.iterdir()):
+        with suppress(OSError):  # another user's, or gone meanwhile
+            mode = path.lstat().st_mode
+            if mode & 0o077 and (path == folder or stat.S_ISREG(mode)):
+                path.chmod(mode & 0o700)
 
 
 def write_bytes_atomic(path: Path, content: bytes, mode: int | None = None) -> None:
@@ -55,9 +81,9 @@ def write_text_atomic(path: Path, text: str, mode: int | None = None) -> None:
     write_bytes_atomic(path, text.encode("utf-8"), mode)
 
 
-def write_json_atomic(path: Path, content: Any) -> None:
+def write_json_atomic(path: Path, content: Any, mode: int | None = None) -> None:
     """``write_bytes_atomic`` of JSON, indented by one."""
-    write_text_atomic(path, json.dumps(content, indent=1))
+    write_text_atomic(path, json.dumps(content, indent=1), mode)
 
 
 @contextmanager
@@ -84,7 +110,6 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     remove_stale(parent)
     folder, lock = _locked_folder(parent)
     try:
-        folder.chmod(0o755)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,7 +137,8 @@ def remove_stale(parent: Path, older_than: float = 0.0) -> list[Path]:
 
 def _locked_folder(parent: Path) -> tuple[Path, int | None]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        folder = parent / f"{PREFIX}{uuid.uuid4().hex[:12]}"
+        folder.mkdir()  # not mkdtemp, which does not follow the umask
         try:
             lock = try_lock(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:

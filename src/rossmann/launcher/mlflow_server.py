@@ -19,6 +19,7 @@ import uvicorn
 
 from rossmann.addresses import host_and_port, reachable_hosts, redact_password, sqlite_url
 from rossmann.errors import RossmannError, ServiceError, SettingsError, first_line
+from rossmann.filesystem.atomic_write import make_private_folder, private_files
 from rossmann.serving.server import bind
 from rossmann.settings import Settings
 
@@ -100,7 +101,8 @@ def _prepare_database(folder: Path) -> None:
     from mlflow.server.handlers import initialize_backend_stores
     from sqlalchemy.exc import SQLAlchemyError
 
-    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
+    make_private_folder(folder / "artifacts")
     store = os.environ[_BACKEND]
     shown = redact_password(store)
     try:
@@ -183,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", required=True, type=Path)
     options = parser.parse_args(arguments)
     try:
-        run(options.host, options.port, options.folder)
+        with private_files():
+            run(options.host, options.port, options.folder)
     except RossmannError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -21,7 +21,7 @@ from typing import Any, TypeGuard
 
 import psutil
 
-from rossmann.filesystem.atomic_write import write_json_atomic
+from rossmann.filesystem.atomic_write import make_private_folder, private_files, write_json_atomic
 from rossmann.filesystem.locks import exclusive_lock
 from rossmann.filesystem.process_identity import start_time
 
@@ -88,8 +88,8 @@ def start(
     marks = {TOKEN_VARIABLE: token, FOLDER_VARIABLE: folder}
     variables = {**os.environ, **environment, **marks}
     if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if log is None else log.open("wb") as output:
+        make_private_folder(log.parent)
+    with private_files(), nullcontext() if log is None else log.open("wb") as output:
         process = subprocess.Popen(
             command,
             env=variables,
@@ -182,8 +182,9 @@ class RunFolder:
 
     def write(self, record: ServiceRecord) -> None:
         """Store the record of a service that was just started."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(self._path(record.name), asdict(record) | {"log": str(record.log)})
+        make_private_folder(self.folder)
+        content = asdict(record) | {"log": str(record.log)}
+        write_json_atomic(self._path(record.name), content, mode=0o600)
 
     def read(self, name: str) -> ServiceRecord | None:
         """The service of that name, if one was started and not ended since."""
@@ -219,7 +220,7 @@ class RunFolder:
 
         ``text``: what this one runs, for the message of others.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         with exclusive_lock(self._lock_path, self._already_running):
             content = {
                 "pid": os.getpid(),
@@ -227,7 +228,7 @@ class RunFolder:
                 "since": time.time(),
                 "text": text,
             }
-            write_json_atomic(self._launcher_path, content)
+            write_json_atomic(self._launcher_path, content, mode=0o600)
             try:
                 yield
             finally:
