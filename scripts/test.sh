@@ -41,5 +41,5 @@ check "ruff" "$bin/ruff" check .
 check "ruff format" "$bin/ruff" format --check .
 check "mypy" "$bin/mypy"
 check "layers" "$bin/lint-imports"
-# Two processes, by whole files: some tests wait for a browser or a server while others compute.
-exec "$bin/python" -m pytest --numprocesses 2 --dist loadfile "$@"
+# Three processes, by whole files: some tests wait for a browser or a server while others compute.
+exec "$bin/python" -m pytest --numprocesses 3 --dist loadfile "$@"

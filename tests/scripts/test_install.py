@@ -171,23 +171,24 @@ def test_update_of_python_installs_again(checkout: Checkout) -> None:
     assert len(checkout.installs()) == 2
 
 
+VARIABLES: list[dict[str, str]] = [
+    {"PIP_TARGET": "TMP/elsewhere"},
+    {"PIP_PREFIX": "TMP/elsewhere"},
+    {"PIP_CONFIG_FILE": "TMP/pip.conf"},
+    {"PIP_DRY_RUN": "1"},
+    {"PIP_PYTHON": "TMP/elsewhere/python"},
+    {"PIP_CONSTRAINT": "TMP/nowhere.txt", "PIP_REQUIRE_HASHES": "1"},
+    {"PIP_REQUIRE_VIRTUALENV": "1", "VIRTUAL_ENV": "TMP/elsewhere", "CONDA_PREFIX": "TMP/conda"},
+    {"PYTHONHOME": "TMP/elsewhere"},
+]
+
+
 @pytest.mark.parametrize(
     "variables",
     [
         {"PIP_USER": "1"},
-        {"PIP_TARGET": "TMP/elsewhere"},
-        {"PIP_PREFIX": "TMP/elsewhere"},
-        {"PIP_CONFIG_FILE": "TMP/pip.conf"},
-        {"PIP_DRY_RUN": "1"},
-        {"PIP_PYTHON": "TMP/elsewhere/python"},
-        {"PIP_CONSTRAINT": "TMP/nowhere.txt", "PIP_REQUIRE_HASHES": "1"},
-        {
-            "PIP_REQUIRE_VIRTUALENV": "1",
-            "VIRTUAL_ENV": "TMP/elsewhere",
-            "CONDA_PREFIX": "TMP/conda",
-        },
-        {"PYTHONHOME": "TMP/elsewhere"},
         {"PYTHONPATH": "TMP/shadow"},
+        *(pytest.param(each, marks=pytest.mark.nightly) for each in VARIABLES),
     ],
     ids="+".join,
 )

@@ -112,6 +112,7 @@ def test_trials_stay_in_the_search_space_of_the_member(
             assert line.params == round_params(line.params)
 
 
+@pytest.mark.nightly
 def test_trials_depend_on_the_seed_only(make_settings: MakeSettings, panel: Panel) -> None:
     one, two = (run_search(make_settings(name), panel) for name in ("one", "two"))
     assert without_times(one.trials) == without_times(two.trials)

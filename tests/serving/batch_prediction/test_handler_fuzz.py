@@ -18,7 +18,7 @@ from rossmann.serving.schemas.errors import ErrorResponse
 
 MakeRow = Callable[..., dict[str, Any]]
 fuzz = settings(
-    max_examples=80,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

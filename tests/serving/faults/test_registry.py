@@ -82,7 +82,10 @@ def test_requests_for_an_unknown_version_do_not_delay_others(
     wait_until("recovery", lambda: get_health(service.url)["status"] == "healthy")
 
 
-@pytest.mark.parametrize("mode", ["hang", "error", "corrupt"])
+@pytest.mark.parametrize(
+    "mode",
+    [*(pytest.param(mode, marks=pytest.mark.nightly) for mode in ("hang", "error")), "corrupt"],
+)
 def test_artifact_store_fails(
     mode: str, mlflow_proxy: Any, run_service: Call, registered_versions: list[int], promote: Call,
     post_predict: Call, get_health: Call, wait_until: Call, rows: list[dict[str, Any]],
