@@ -119,6 +119,18 @@ def host_name(header: str) -> str | None:
         return None if match[1].startswith("[") else name
 
 
+def _parse_host_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    names = [host_name(name) for name in value]
+    for name, shown in zip(names, value, strict=True):
+        if name is None or "*" in name or name != shown.lower().strip("[]").rstrip("."):
+            raise ValueError(f"{shown[:60]} must be a name or address such as forecasts.example")
+    return tuple(filter(None, names))
+
+
+HostNames = Annotated[tuple[str, ...], AfterValidator(_parse_host_names)]
+"""Names or addresses that servers are called by, without ports."""
+
+
 def plain_address(text: str) -> str:
     """An address in its usual form, IPv4 where it is mapped into IPv6; raises ``ValueError``."""
     address = ip_address(text.partition("%")[0])

@@ -31,9 +31,9 @@ from pydantic_settings import (
 from rossmann.addresses import (
     BasePath,
     Host,
+    HostNames,
     HttpUrl,
     StoreUrls,
-    host_name,
     reachable_hosts,
     redact_password,
     sqlite_url,
@@ -68,7 +68,7 @@ class AccessSettings(BaseSettings):
     """Redis by URL, where several machines share the count; empty: workers of this one do."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Sites whose pages may call, as ``https://host`` with commas between; empty: none."""
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    allowed_hosts: Annotated[HostNames, NoDecode] = ()
     """Names by which an open API and the dashboard may be called, besides those known anyway."""
     trusted_proxies: str = ""
     """Addresses of the proxies whose ``X-Forwarded-For`` is believed, with commas between."""
@@ -87,17 +87,6 @@ class AccessSettings(BaseSettings):
             if origin != "*" and not re.fullmatch(r"https?://[^/\s*@]+", origin):
                 raise ValueError(f"{origin[:60]} must be such as https://host or https://host:8443")
         return value
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        names = [host_name(name) for name in value]
-        for name, shown in zip(names, value, strict=True):
-            if name is None or "*" in name or name != shown.lower().strip("[]").rstrip("."):
-                raise ValueError(
-                    f"{shown[:60]} must be a name or address such as forecasts.example"
-                )
-        return tuple(filter(None, names))
 
     @model_validator(mode="after")
     def _provider_fits(self) -> "AccessSettings":

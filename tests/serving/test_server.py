@@ -20,7 +20,7 @@ from rossmann.models.publishing.register import register
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.registry import Registry
 from rossmann.serving.client.client import Client
-from rossmann.serving.server import bind
+from rossmann.serving.server import bind, log_access_policy
 from rossmann.settings import Settings, load_settings
 from tests.paths import ROOT
 
@@ -219,3 +219,63 @@ def test_two_workers_start_and_stop_cleanly(
     assert "Traceback" not in output
     with pytest.raises(httpx.ConnectError):
         httpx.get(url, trust_env=False)
+
+
+LONG = b"x" * 2**21
+
+
+@pytest.mark.parametrize(
+    ("head", "answer"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + LONG, b"HTTP/1.1 431 "),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + LONG, b"HTTP/1.1 431 "),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: b\r\n" * 2**18, b"HTTP/1.1 431 "),
+        (b"GET /health?" + LONG, b"HTTP/1.1 431 "),
+        # Trailers, and the extension of a chunk, of a body that a request waits for.
+        (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+         b"1\r\n{\r\n0\r\nX-A: " + LONG, b""),
+        (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1;"
+         + LONG, b""),
+        # Whole, in one read of the server's.
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"x" * 70_000 + b"\r\n\r\n",
+         b"HTTP/1.1 431 "),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"x" * 60_000 + b"\r\n\r\n",
+         b"HTTP/1.1 200 "),
+    ],
+    ids=["value", "name", "many", "url", "trailer", "chunk extension", "whole", "short enough"],
+)  # fmt: skip
+def test_headers_are_bounded(api_url: str, head: bytes, answer: bytes) -> None:
+    address = ("127.0.0.1", int(api_url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=20) as connection:
+        response = b""
+        try:
+            connection.sendall(head)
+            while not response.endswith(b"}") and (part := connection.recv(4_096)):
+                response += part
+        except ConnectionError:  # closed, with bytes that nobody has read
+            pass
+    assert response.startswith(answer) or (len(head) > 2**20 and not response)
+    with httpx.Client(base_url=api_url, trust_env=False) as client:
+        large = client.post("/predict", content=b" " * 2**20)
+        assert (large.status_code, client.get("/health").status_code) == (422, 200)
+
+
+@pytest.fixture
+def api_url(make_app: Any, live: Any) -> Iterator[str]:
+    with live(make_app()) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("proxies", "warned"),
+    [("*", "*"), ("192.0.2.1, *", "*"), ("0.0.0.0/0", "0.0.0.0/0"), ("::/0", "::/0"),
+     ("192.0.2.1", ""), ("10.0.0.0/8, ::1", ""), ("proxy.example", ""), ("", "")],
+)  # fmt: skip
+def test_trust_in_every_proxy_is_warned_of_at_each_start(
+    proxies: str, warned: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        log_access_policy(load_settings(data_dir=tmp_path, trusted_proxies=proxies))
+        output = capsys.readouterr()
+        message = f"ROSSMANN_TRUSTED_PROXIES={warned} believes"
+        assert (message in output.out + output.err) == bool(warned)

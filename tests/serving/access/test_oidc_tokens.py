@@ -140,9 +140,14 @@ def test_invalid_or_forged_token_is_rejected_with_401(
     for claims in (
         {"exp": now - 60}, {"exp": ...}, {"nbf": now + 600}, {"aud": "another"}, {"aud": ...},
         {"iss": "http://127.0.0.1/other"}, {"iss": ...}, {"sub": ...}, {"sub": 7},
+        # Beyond what a float, a date or the reader of JSON can hold.
+        {"exp": 10**400}, {"exp": float("inf")}, {"exp": float("nan")}, {"nbf": float("inf")},
+        {"iat": float("inf")}, {"iat": 10**400}, {"exp": [1]}, {"exp": {"a": 1}},
     ):  # fmt: skip
         code, message = call(client, provider.token(**claims))
         assert code == 401 and "not good" in message, claims
+    deep = base64.urlsafe_b64encode(b'{"alg":' + b"[" * 4_000).decode().rstrip("=")
+    assert call(client, f"{deep}.e30.e30") == (401, "this is no token")
     good = provider.token()
     header, payload, signature = good.split(".")
     claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
@@ -238,6 +243,14 @@ def test_cached_keys_work_while_the_provider_is_unavailable(
     provider.unavailable = False
     monkeypatch.setattr(oidc_tokens, "_MAX_STALENESS", 3600.0)
     assert call(client, provider.token())[0] == 200
+
+
+def test_tokens_that_cannot_be_judged_are_counted(make_app: App, provider: Provider) -> None:
+    provider.unavailable = True
+    app = make_app(oidc_issuer=provider.issuer, oidc_audience="rossmann", rate_limit="3/day")
+    with TestClient(app) as client:
+        codes = [call(client, provider.token(f"unknown {n}"))[0] for n in range(5)]
+        assert codes == [503, 503, 503, 429, 429]
 
 
 def test_hanging_provider_times_out_and_blocks_no_other_request(

@@ -230,12 +230,20 @@ def test_open_service_counts_by_address(make_app: App) -> None:
     app = make_app(rate_limit="2/day")
     clients = [
         TestClient(app, client=(address, 1))
-        for address in ("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
+        for address in (
+            *("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"),
+            # As a proxy writes IPv4 addresses that reach it by a socket of IPv6.
+            *("::ffff:192.0.2.3", "::ffff:192.0.2.4", "::ffff:192.0.2.1", "::FFFF:c000:204"),
+        )
     ]
     with clients[0]:
         codes = [[c.get("/model/info").status_code for _ in range(2)] for c in clients]
-        # Addresses of one IPv6 network count as one caller.
-        assert codes == [[200, 200], [200, 200], [200, 200], [429, 429], [200, 200]]
+        # Addresses of one IPv6 network count as one caller; mapped ones are IPv4.
+        answered, refused = [200, 200], [429, 429]
+        assert codes == [
+            *(answered, answered, answered, refused, answered),
+            *(answered, answered, refused, refused),
+        ]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
+from rossmann.models.registry.mlflow_rest import MlflowRest
+from rossmann.serving.access.api_keys import Permission, generate_key
 from rossmann.serving.schemas.errors import STATUS_BY_ERROR, ErrorResponse
 from rossmann.serving.schemas.models import Health, ModelInfo
 
@@ -43,6 +45,32 @@ def test_health(api: TestClient, registry: Any, service: Any) -> None:
     registry.unavailable = False
     service.versions.poll()
     assert api.get("/health").json()["status"] == "healthy"
+
+
+def test_health_names_no_address_of_mlflow(
+    api: TestClient, registry: Any, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anyone may ask for it, also from outside. The registry's client raises the message."""
+    client = MlflowRest("http://user:secret@127.0.0.1:9/mlflow", timeout=1)
+    monkeypatch.setattr(registry, "versions", lambda: client.call("GET", "runs/get"))
+    service.versions.poll()
+    assert "http://127.0.0.1:9/mlflow" in service.degraded_reason
+    reason = api.get("/health").json()["reason"]
+    assert "MLflow at its address does not answer" in reason
+    assert not re.search(r"://|127\.0|:9\b|secret", reason), reason
+
+
+@pytest.mark.parametrize("path", ["/health/", "/docs/", "/stores/"])
+def test_redirects_do_not_repeat_the_host(api: TestClient, make_app: Any, path: str) -> None:
+    _, record = generate_key(Permission.PREDICT, "shop")
+    with TestClient(make_app(api_keys=record.file_line), base_url="http://evil.example") as keyed:
+        for client in (api, keyed):
+            response = client.request("GET", client.base_url.join(path), follow_redirects=False)
+            if response.status_code == 404:
+                continue
+            assert response.status_code == 307
+            assert response.headers["Location"] == path.rstrip("/")
+    assert api.get("/health/").status_code == 200
 
 
 def test_health_is_degraded_for_a_model_of_another_dataset(api: TestClient, service: Any) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from rossmann.addresses import plain_address
-from rossmann.errors import AuthenticationError, PermissionDeniedError
+from rossmann.errors import AuthenticationError, PermissionDeniedError, ServiceError
 from rossmann.serving.access.api_keys import ApiKeyStore, Permission, key_digest
 from rossmann.serving.access.cross_site import CrossSiteGuard
 from rossmann.serving.access.rate_limiter import RateLimiter, limits_from_settings
@@ -87,8 +87,8 @@ class AccessControl:
         headers = _read_headers(scope)
         try:
             caller = await self._identify(scope, headers, needed)
-        except AuthenticationError:
-            # Attempts with unknown keys count too.
+        except (AuthenticationError, ServiceError):
+            # Attempts with unknown keys count too, also while nobody can judge them.
             await self._count_call(scope, _address_id(scope))
             raise
         await self._count_call(scope, caller.id)

@@ -104,7 +104,7 @@ class TokenVerifier:
     async def _signing_key(self, token: str) -> jwt.PyJWK:
         try:
             kid = jwt.get_unverified_header(token).get("kid", "")
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, RecursionError) as error:
             raise AuthenticationError("this is no token") from error
         key = self._cached_key(kid)
         if key is None:
@@ -134,18 +134,20 @@ class TokenVerifier:
                 leeway=_LEEWAY,
                 options={"require": ["exp", "sub", "iss", "aud"]},
             )
+            # Not in the way of ``jwt``: a number of 400 digits is a valid time for it.
+            expires_at = float(claims["exp"]) + _LEEWAY
         except jwt.PyJWTError as error:
             # The library's message names the invalid claim, never its value.
             raise AuthenticationError(f"this token is not good: {error}") from error
+        except (OverflowError, RecursionError) as error:
+            raise AuthenticationError("this token is not good: its claims are no times") from error
         permission = max(
             (_PERMISSIONS.get(name, Permission.ANYONE) for name in _values(claims, self._claim)),
             default=Permission.ANYONE,
         )
         subject = "".join(c if c.isprintable() else "?" for c in claims["sub"])[:64]
         digest = hashlib.sha256(claims["sub"].encode("utf-8", "replace")).hexdigest()[:32]
-        return TokenIdentity(
-            f"token {subject}", f"t:{digest}", permission, float(claims["exp"]) + _LEEWAY
-        )
+        return TokenIdentity(f"token {subject}", f"t:{digest}", permission, expires_at)
 
     def _start_refresh(self) -> None:
         """Fetch in a task while the cached keys stay in use."""

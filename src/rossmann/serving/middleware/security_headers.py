@@ -6,7 +6,7 @@ Plain ASGI with headers that are built once: it costs a microsecond or two.
 import base64
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from starlette.applications import Starlette
@@ -39,6 +39,8 @@ DEFAULT_HEADERS: Final = {
 """For a response that is made outside of the middleware."""
 _DOCS: Final = "/docs"
 _SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_SITE: Final = re.compile(rb"https?://[^/]*/*")
 _EXPOSED: Final = (
     *("X-Request-Id", "Retry-After"),
     *("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
@@ -86,6 +88,8 @@ class SecurityHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] in _REDIRECTS:
+                    message["headers"] = _on_this_site(message["headers"])
                 usage = scope.get("state", {}).get(RATE_STATE_KEY)
                 rate = () if usage is None else usage.headers()
                 message["headers"] = [*message.get("headers", ()), *headers, *rate]
@@ -117,9 +121,17 @@ class _DocsPage:
         if message.get("more_body"):
             return
         policy = (b"content-security-policy", _docs_policy(self._body))
-        headers = [*self._start.get("headers", ()), *self._headers, policy]
+        headers = [*_on_this_site(self._start.get("headers", ())), *self._headers, policy]
         await self._send({**self._start, "headers": headers})
         await self._send({"type": "http.response.body", "body": self._body})
+
+
+def _on_this_site(headers: Iterable[HeaderPair]) -> list[HeaderPair]:
+    """Headers whose redirect names a path only: the framework's would name the caller's Host."""
+    return [
+        (name, _SITE.sub(b"/", value, count=1) if name == b"location" else value)
+        for name, value in headers
+    ]
 
 
 def _docs_policy(page: bytes) -> bytes:
