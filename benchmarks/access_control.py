@@ -81,7 +81,9 @@ async def measure_all(folder: Path) -> None:
         ),
     }
     for name, (values, scope) in cases.items():
-        access = AccessControl(load_settings(data_dir=folder, **values))
+        access = AccessControl(
+            load_settings(**{"data_dir": folder, "rate_limit_rows": "none", **values})
+        )
         await measure(name, authorize(access, scope))
         await access.close()
     await measure("token, cached", authorize(*with_token(folder)))
@@ -100,7 +102,9 @@ async def measure_all(folder: Path) -> None:
                 "rate_limit": HIGH_LIMIT,
                 "rate_limit_store": url,
             }
-            access = AccessControl(load_settings(data_dir=folder, **values))
+            access = AccessControl(
+                load_settings(**{"data_dir": folder, "rate_limit_rows": "none", **values})
+            )
             await measure(
                 "key, limit by Redis here (time, not CPU)",
                 authorize(access, with_key),
@@ -124,7 +128,9 @@ def with_token(folder: Path) -> tuple[AccessControl, Scope]:
     jwk = jwt.algorithms.RSAAlgorithm.to_jwk(secret.public_key(), as_dict=True)
     keys = {"k": jwt.PyJWK({**jwk, "kid": "k"}, "RS256")}
     oidc_tokens.fetch_jwks = lambda _: keys
-    settings = load_settings(data_dir=folder, oidc_issuer=issuer, oidc_audience="us")
+    settings = load_settings(
+        data_dir=folder, oidc_issuer=issuer, oidc_audience="us", rate_limit_rows="none"
+    )
     return AccessControl(settings), make_scope(b"authorization", f"Bearer {token}".encode())
 
 

@@ -1,11 +1,14 @@
 """Rate limits: in one worker, several workers and several machines, and their responses."""
 
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,14 @@ from hypothesis import strategies as st
 from rossmann.errors import RateLimitError
 from rossmann.serving.access import rate_limiter
 from rossmann.serving.access.api_keys import Permission, generate_key
-from rossmann.serving.access.rate_limiter import RateLimiter, SharedRateCounter
+from rossmann.serving.access.rate_limiter import (
+    RateLimiter,
+    SharedRateCounter,
+    limits_from_settings,
+)
 from rossmann.serving.access.rate_limits import RateLimit, WindowUsage, parse_rate_limits
 from rossmann.serving.client.client import Client
+from rossmann.serving.prediction import handler
 from rossmann.settings import load_settings
 
 App = Callable[..., FastAPI]
@@ -211,7 +219,45 @@ def test_rate_limit_exceeded_is_429_with_retry_after(make_app: App, row: Any) ->
             assert response.status_code == 200 and "RateLimit-Limit" not in response.headers
 
 
-def test_rows_are_counted_after_the_response(make_app: App, row: Any) -> None:
+def test_rows_in_parallel_are_reserved_before_the_work(
+    make_app: App, live: Live, row: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = threading.Barrier(6)
+    parse_inputs = handler.parse_inputs
+
+    def parse_together(*arguments: Any) -> Any:
+        inputs = parse_inputs(*arguments)
+        parsed.wait(30)  # all have passed the check of the call by now
+        return inputs
+
+    body = json.dumps({"inputs": [row()] * 500}).encode()
+    app = make_app(rate_limit_rows="100/hour", threads=6)
+    with live(app) as url, ThreadPoolExecutor(6) as pool:
+        monkeypatch.setattr(handler, "parse_inputs", parse_together)
+        calls = [pool.submit(httpx.post, f"{url}/predict", content=body) for _ in range(6)]
+        codes = sorted(call.result().status_code for call in calls)
+        assert codes == [200] + [429] * 5
+
+
+def test_rows_of_a_refused_request_are_given_back(make_app: App, row: Any) -> None:
+    body = {"inputs": [row()] * 60, "model_stage": 77}
+    with TestClient(make_app(rate_limit_rows="100/day")) as client:
+        for path in ("/predict", "/explain"):
+            for _ in range(3):
+                assert client.post(path, json=body).status_code == 404
+        assert client.post("/predict", json={"inputs": [row()] * 60}).status_code == 200
+        assert client.post("/predict", json={"inputs": [row()] * 60}).status_code == 200
+        assert_rate_limited(client.post("/predict", json={"inputs": [row()]}))
+
+
+def test_rows_are_limited_by_default() -> None:
+    default = load_settings()
+    assert limits_from_settings(default, "rows") == (RateLimit(20_000_000, 3600),)
+    none = default.model_copy(update={"rate_limit_rows": "none"})
+    assert limits_from_settings(none, "rows") == ()
+
+
+def test_rows_of_a_call_limit_the_next_ones(make_app: App, row: Any) -> None:
     with TestClient(make_app(rate_limit_rows="10/day")) as client:
         for rows, code in ((1, 200), (8, 200), (0, 422), (30, 200), (1, 429), (1, 429)):
             response = client.post("/predict", json={"inputs": [row()] * rows})
@@ -327,6 +373,9 @@ def test_machines_share_one_count_in_redis(
         assert await one.hit("b", 9, force=True) == (True, ANY)
         allowed, usage = await two.hit("b", cost=0)
         assert not allowed and (usage.remaining, usage.current) == (0, 10)
+        assert (await one.hit("b", -9, force=True))[1].current == 1  # given back
+        assert (await one.hit("b", -9, force=True))[1].current == 0
+        assert await one.hit("b", 10) == (True, ANY)
         assert (await RateLimiter(rows, "rows").hit("b"))[0]  # a separate count
         process.kill()
         process.wait(30)

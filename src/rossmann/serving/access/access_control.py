@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RATE_STATE_KEY: Final = "rate"
 """Key of the caller's ``WindowUsage`` in a request's state."""
 _ROWS_CALLER_KEY: Final = "counted"
+_RESERVED_KEY: Final = "reserved"
 
 
 class Principal(NamedTuple):
@@ -129,18 +130,40 @@ class AccessControl:
             if not allowed:
                 raise usage.to_error("calls")
         if self._rows.enabled:
-            # The rows of a call are known once it is parsed, so they limit the next call.
+            # How many rows it has is known once it is parsed; where none is left, it need not be.
             scope["state"][_ROWS_CALLER_KEY] = caller_id
             allowed, usage = await self._rows.hit(caller_id, cost=0)
             if not allowed:
                 scope["state"][RATE_STATE_KEY] = usage
                 raise usage.to_error("rows")
 
+    async def reserve_rows(self, request: Request, rows: int) -> None:
+        """Count the rows of an authorized call before the work; raises ``RateLimitError``.
+
+        A call is let in while one row is left, whatever its size: a file may hold more than an
+        hour's rows.
+        """
+        state = request.scope["state"]
+        if not self._rows.enabled or not rows:
+            return
+        allowed, usage = await self._rows.hit(state[_ROWS_CALLER_KEY], rows)
+        if not allowed:
+            state[RATE_STATE_KEY] = usage
+            raise usage.to_error("rows")
+        state[_RESERVED_KEY] = rows
+
     async def count_rows(self, scope: Scope) -> None:
-        """Count the rows of a request, after its response."""
-        caller_id = scope.get("state", {}).get(_ROWS_CALLER_KEY)
-        if caller_id is not None and (rows := request_record(Request(scope)).rows):
-            await self._rows.hit(caller_id, rows, force=True)
+        """Count the rows of a request after its response; give back those that it had reserved.
+
+        A request that was refused has forecast none.
+        """
+        state = scope.get("state", {})
+        caller_id = state.get(_ROWS_CALLER_KEY)
+        if caller_id is None:
+            return
+        more = request_record(Request(scope)).rows - state.get(_RESERVED_KEY, 0)
+        if more:
+            await self._rows.hit(caller_id, more, force=True)
 
     async def close(self) -> None:
         """Close connections and files."""

@@ -6,7 +6,7 @@ waits, and none goes unlimited.
 The workers of a machine share a memory-mapped file. It needs no server and no start-up order: the
 first worker creates it. Its times are of the monotonic clock, so a change of the system time has no
 effect. The Redis half is our own script because the ``limits`` package neither hits several limits
-in one atomic call nor counts a cost above the limit, as rows charged after the response need.
+in one atomic call nor counts a cost above the limit, as the rows of one large file need.
 """
 
 import fcntl
@@ -112,6 +112,7 @@ class SharedRateCounter:
     def hit(self, caller: str, cost: int = 1, force: bool = False) -> tuple[bool, WindowUsage]:
         """Count ``cost`` where every limit allows one more call, or in any case with ``force``.
 
+        A negative ``cost`` gives back what was counted.
         Gives whether it was counted, and the usage of the tightest limit.
         """
         now = self._clock()
@@ -127,11 +128,11 @@ class SharedRateCounter:
                 return False, max(exceeded, key=lambda usage: usage.retry_after)
             for (offset, usage), (key, _) in zip(entries, slots, strict=True):
                 window = int(now // usage.limit.period)
-                count = min(usage.current + cost, _MAX_COUNT)
+                count = min(max(usage.current + cost, 0), _MAX_COUNT)
                 _SLOT.pack_into(self._map, offset, key, window, usage.previous, count)
         finally:
             self._unlock()
-        counted = [usage._replace(current=usage.current + cost) for _, usage in entries]
+        counted = [usage._replace(current=max(usage.current + cost, 0)) for _, usage in entries]
         return True, min(counted, key=lambda usage: usage.remaining)
 
     def close(self) -> None:
@@ -230,8 +231,8 @@ end
 local reply = {allowed and 1 or 0}
 for i, key in ipairs(KEYS) do
   local u = usages[i]
-  if cost > 0 and (allowed or force == 1) then
-    redis.call('HSET', key, 'window', u[1], 'before', u[3], 'now', u[4] + cost)
+  if cost ~= 0 and (allowed or force == 1) then
+    redis.call('HSET', key, 'window', u[1], 'before', u[3], 'now', math.max(u[4] + cost, 0))
     redis.call('EXPIRE', key, 2 * u[5])
   end
   reply[i + 1] = {u[2], u[3], u[4]}
@@ -257,7 +258,7 @@ class RedisRateCounter:
         allowed, *rows = await self._script(keys=keys, args=[cost, int(force), *self._limit_args])
         counted = cost if allowed or force else 0
         usages = [
-            WindowUsage(limit, float(elapsed), int(previous), int(current) + counted)
+            WindowUsage(limit, float(elapsed), int(previous), max(int(current) + counted, 0))
             for limit, (elapsed, previous, current) in zip(self._limits, rows, strict=True)
         ]
         if allowed or force:

@@ -30,8 +30,13 @@ class RateLimit:
 
 
 def parse_rate_limits(text: str, setting: str = "ROSSMANN_RATE_LIMIT") -> tuple[RateLimit, ...]:
-    """From such as ``20/second, 600/minute``; empty is no limit. Raises ``SettingsError``."""
-    limits = []
+    """From such as ``20/second, 600/minute``; empty or ``none`` is no limit.
+
+    Raises ``SettingsError``.
+    """
+    limits: list[RateLimit] = []
+    if text.strip().lower() == "none":
+        return ()
     for part in filter(None, map(str.strip, text.lower().split(","))):
         match = _LIMIT.match(part)
         if match is None or int(match[1]) == 0:

@@ -97,6 +97,8 @@ class PredictHandler:
             inputs = await _run(self._predict_pool, self._parse, body, self._max_rows)
         else:
             inputs = self._parse(body, self._max_rows)
+        if self._access_control.counts_rows:
+            await self._access_control.reserve_rows(request, len(inputs.request.rows))
         version = await self._loader.get(inputs.model_stage)
         call = PredictCall("predict", record, version, started)
         if inputs.totals or len(inputs.request.rows) > INLINE_ROWS:
@@ -114,6 +116,7 @@ class PredictHandler:
         if body is None:
             return Response(status_code=400)
         inputs = await _run(self._explain_pool, self._parse, body, self._max_explained)
+        await self._access_control.reserve_rows(request, len(inputs.request.rows))
         version = await self._loader.get(inputs.model_stage)
         call = PredictCall("explain", record, version, started)
         return await _run(self._explain_pool, self._explain, call, inputs)
