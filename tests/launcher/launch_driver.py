@@ -1,4 +1,4 @@
-"""Runs one launch of fake services as a process: ``python launch_driver.py PLAN.json``."""
+"""Runs one launch of fake services as a process: ``python launch_driver.py PLAN.json [guard]``."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from rossmann.errors import RossmannError
 from rossmann.launcher.console import LaunchConsole
 from rossmann.launcher.launch import LaunchPlan, up
 from rossmann.launcher.processes import RunFolder
+from rossmann.launcher.restarts import guard
 from rossmann.launcher.services import Service
 from rossmann.launcher.stop_signals import Interrupted
 
@@ -20,8 +21,12 @@ def main() -> int:
         run=RunFolder(Path(content["run"])),
         start_before_preparation=content["early"],
         preparation=content["preparation"],
+        guard=[sys.executable, *sys.argv, "guard"] if content["guard"] else [],
     )
     try:
+        if sys.argv[2:] == ["guard"]:
+            guard(plan.services, plan.run, plan.logs, LaunchConsole())
+            return 0
         up(plan, LaunchConsole(), detach=content["detach"])
     except RossmannError as error:
         print(error, file=sys.stderr)

@@ -154,19 +154,6 @@ def test_command_that_cannot_be_run_is_an_error(harness: LaunchHarness) -> None:
     assert harness.leftovers() == []
 
 
-def test_death_after_start_is_reported_and_ends_the_others(harness: LaunchHarness) -> None:
-    services = [harness.service("one"), harness.service("two")]
-    launch = harness.launch(*services)
-    harness.wait_ready(launch)
-    os.kill(int((harness.folder / f"{services[0].port}.up").read_text()), signal.SIGKILL)
-    _, err = launch.communicate(timeout=TIMEOUT)
-    assert launch.returncode == 1
-    assert "one ended by itself by signal 9" in err
-    assert f"fake service on {services[0].port}" in err
-    assert harness.ended_ports() == [services[1].port]
-    assert harness.leftovers() == []
-
-
 def test_unhealthy_service_times_out(harness: LaunchHarness) -> None:
     launch = harness.launch(harness.service("slow", "unhealthy", startup_timeout=1.0))
     _, err = launch.communicate(timeout=TIMEOUT)

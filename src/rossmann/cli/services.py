@@ -23,6 +23,7 @@ def add_verbs(app: typer.Typer) -> None:
     app.command()(dashboard)
     app.command()(settings)
     app.command(hidden=True)(prepare)
+    app.command(hidden=True)(guard)
 
 
 def up(
@@ -97,6 +98,18 @@ def prepare() -> None:
     from rossmann.settings import load_settings
 
     make(load_settings(), LaunchConsole())
+
+
+def guard() -> None:
+    """What ``up --detach`` leaves behind: it restarts services that end by themselves."""
+    from rossmann.launcher.console import LaunchConsole
+    from rossmann.launcher.processes import RunFolder
+    from rossmann.launcher.restarts import guard as watch
+    from rossmann.launcher.services import default_services
+    from rossmann.settings import load_settings
+
+    chosen = load_settings()
+    watch(default_services(chosen), RunFolder(chosen.run_dir), chosen.logs_dir, LaunchConsole())
 
 
 def serve() -> None:

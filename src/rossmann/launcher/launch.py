@@ -13,6 +13,7 @@ from rossmann.installation import shell_command
 from rossmann.launcher.console import LaunchConsole
 from rossmann.launcher.first_run import select_dataset
 from rossmann.launcher.processes import LauncherRunningError, RunFolder
+from rossmann.launcher.restarts import watch
 from rossmann.launcher.services import Service, default_services
 from rossmann.launcher.stop_signals import Interrupts
 from rossmann.launcher.supervisor import Supervisor
@@ -28,7 +29,8 @@ class LaunchPlan:
     ``services``: in the order in which they need each other; the first
     ``start_before_preparation`` of them start up while the preparation runs. ``preparation``: a
     command that makes data and a first model where they are missing; empty: none. ``summary``: a
-    line for the end. ``conflict``: why the services that run already cannot be used, or "".
+    line for the end. ``guard``: a command that restarts services after a detached launch; empty:
+    none does. ``conflict``: why the services that run already cannot be used, or "".
     """
 
     services: Sequence[Service]
@@ -36,6 +38,7 @@ class LaunchPlan:
     run: RunFolder
     start_before_preparation: int = 0
     preparation: Sequence[str] = ()
+    guard: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     summary: Callable[[], str] = lambda: ""
     conflict: Callable[[Sequence[Service]], str] = lambda running: ""
@@ -63,10 +66,13 @@ def _launch(plan: LaunchPlan, console: LaunchConsole, detach: bool) -> None:
         keep_running = False
         try:
             _start_missing(plan, console, supervisor)
+            if detach and supervisor.started and plan.guard:
+                supervisor.leave_guard(plan.guard, plan.environment)
             _report(plan, console, supervisor.started, detach)
             keep_running = detach
             if supervisor.started and not detach:
-                supervisor.watch()
+                own = [one for one in plan.services if one.name in supervisor.started]
+                watch(own, supervisor, plan.run, console)
         finally:
             if not keep_running:
                 supervisor.stop()
@@ -148,6 +154,7 @@ def default_plan(settings: Settings, *, browser: bool) -> LaunchPlan:
         run=run,
         start_before_preparation=len(services) - 2,
         preparation=[sys.executable, "-m", "rossmann.cli", "prepare"],
+        guard=[sys.executable, "-m", "rossmann.cli", "guard"],
         environment={
             "ROSSMANN_DATA_DIR": str(settings.data_dir),
             "ROSSMANN_DEMO": "1" if settings.demo else "0",

@@ -27,6 +27,11 @@ from rossmann.filesystem.process_identity import start_time
 
 TOKEN_VARIABLE = "LAUNCHED_AS"
 FOLDER_VARIABLE = "LAUNCHED_FROM"
+LAUNCHER = "launcher"
+GUARD = "guard"
+"""The process that ``up --detach`` leaves behind; see ``restarts``."""
+_EXEC_SECONDS = 2.0
+"""The kernel shows the environment of a program a moment after it has begun."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -98,7 +103,11 @@ def start(
             stderr=None if log is None else subprocess.STDOUT,
             start_new_session=True,
         )
-    return process, LaunchedProcess(process.pid, start_time_token(process.pid), token, folder)
+    identity = LaunchedProcess(process.pid, start_time_token(process.pid), token, folder)
+    deadline = time.monotonic() + _EXEC_SECONDS
+    while not identity.alive and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return process, identity
 
 
 def end(
@@ -215,44 +224,37 @@ class RunFolder:
         self._path(name).unlink(missing_ok=True)
 
     @contextmanager
-    def lock(self, text: str) -> Iterator[None]:
-        """Be the only launcher; raises ``LauncherRunningError`` where another one is.
+    def lock(self, text: str, role: str = LAUNCHER) -> Iterator[None]:
+        """Be the only launcher (or guard); raises ``LauncherRunningError`` where another one is.
 
         ``text``: what this one runs, for the message of others.
         """
         make_private_folder(self.folder)
-        with exclusive_lock(self._lock_path, self._already_running):
+        path = self.folder / f"{role}.json"
+        with exclusive_lock(self.folder / f"{role}.lock", lambda: self._already_running(role)):
             content = {
                 "pid": os.getpid(),
                 "started": start_time_token(os.getpid()),
                 "since": time.time(),
                 "text": text,
             }
-            write_json_atomic(self._launcher_path, content, mode=0o600)
+            write_json_atomic(path, content, mode=0o600)
             try:
                 yield
             finally:
-                self._launcher_path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
-    def launcher(self) -> int | None:
-        """The pid of the launcher that runs, or None."""
-        content = _read_json(self._launcher_path)
+    def launcher(self, role: str = LAUNCHER) -> int | None:
+        """The pid of the launcher (or guard) that runs, or None."""
+        content = _read_json(self.folder / f"{role}.json")
         pid = content.get("pid")
         if not _is_pid(pid) or start_time_token(pid) != content.get("started"):
             return None
-        return pid if _has_open(pid, f"{self.identity}/{self._lock_path.name}") else None
+        return pid if _has_open(pid, f"{self.identity}/{role}.lock") else None
 
-    @property
-    def _launcher_path(self) -> Path:
-        return self.folder / "launcher.json"
-
-    @property
-    def _lock_path(self) -> Path:
-        return self.folder / "launcher.lock"
-
-    def _already_running(self) -> LauncherRunningError:
-        content = _read_json(self._launcher_path)
-        pid = self.launcher() or 0
+    def _already_running(self, role: str) -> LauncherRunningError:
+        content = _read_json(self.folder / f"{role}.json")
+        pid = self.launcher(role) or 0
         since = "just now"
         with suppress(TypeError, ValueError, OverflowError, OSError):
             since = time.strftime("since %H:%M:%S", time.localtime(content.get("since")))

@@ -1,11 +1,11 @@
-"""Supervision of services: start, wait for health, watch, and end in order; status and stop."""
+"""Supervision of services: start, wait for health, restart, end in order; status and stop."""
 
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,14 @@ from rossmann.errors import PortInUseError, ServiceError
 from rossmann.installation import shell_command
 from rossmann.launcher import processes
 from rossmann.launcher.console import LaunchConsole
-from rossmann.launcher.processes import LaunchedProcess, RunFolder, ServiceRecord
+from rossmann.launcher.processes import (
+    GUARD,
+    LAUNCHER,
+    LaunchedProcess,
+    LauncherRunningError,
+    RunFolder,
+    ServiceRecord,
+)
 from rossmann.launcher.services import Service, State, find_port_owner
 from rossmann.launcher.stop_signals import Interrupts
 
@@ -36,8 +43,16 @@ class Supervisor:
     """The services that this launch started; it ends these and no others."""
 
     def __init__(
-        self, run: RunFolder, logs: Path, console: LaunchConsole, interrupts: Interrupts
+        self,
+        run: RunFolder,
+        logs: Path,
+        console: LaunchConsole,
+        interrupts: Interrupts,
+        *,
+        holds_lock: bool = True,
     ) -> None:
+        """``holds_lock``: this process is the launcher; else it takes the lock to restart."""
+        self._holds_lock = holds_lock
         self._run = run
         self._logs = logs
         self._console = console
@@ -161,11 +176,46 @@ class Supervisor:
                     f"{one.service.name} ended by itself {how}.{self._log_text(one.service)}"
                 )
 
-    def watch(self) -> None:
-        """Stay until a signal comes or a started service dies."""
-        while True:
-            self.check()
-            time.sleep(_POLL_SECONDS)
+    def exit_text(self, service: Service) -> str:
+        """How it ended, with a blank before; "" for a service that another process started."""
+        codes = [one.process.poll() for one in self._started if one.service is service]
+        if not codes or codes[0] is None:
+            return ""
+        return f" by signal {-codes[0]}" if codes[0] < 0 else f" with exit code {codes[0]}"
+
+    def restart(self, service: Service, record: ServiceRecord) -> bool:
+        """Start a service again that ended by itself; False where another process does it.
+
+        Its descendants are ended first: they may hold its port. Raises ``ServiceError``.
+        """
+        with suppress(LauncherRunningError), self._lock():
+            if self._run.read(service.name) != record:
+                return False  # a launch or ``down`` was faster
+            processes.end(record.identity, GRACE_SECONDS)
+            position = next(
+                (i for i, one in enumerate(self._started) if one.service is service), None
+            )
+            self.start(service)
+            if position is not None:  # services are ended in the order of the launch
+                self._started[position] = self._started.pop()
+            return True
+        return False
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._holds_lock else self._run.lock("a restart")
+
+    def leave_guard(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start the guard of a detached launch, unless one runs; raises ``ServiceError``."""
+        log = self._logs / f"{GUARD}.log"
+        if self._run.launcher(GUARD):
+            return
+        with self._interrupts.deferred():
+            process, _ = processes.start(command, environment, log, self._run.identity)
+        deadline = time.monotonic() + _LAUNCHER_SECONDS
+        while not self._run.launcher(GUARD):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ServiceError(f"the guard of the services did not start. Its log is {log}")
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """End what this launch started, last one first. A second Ctrl-C kills without grace."""
@@ -227,6 +277,7 @@ def down(services: Sequence[Service], run: RunFolder, console: LaunchConsole) ->
     not end.
     """
     ended = _end_launcher(run, console)
+    _end_launcher(run, console, GUARD)
     for service in reversed(services):
         if folder := run.foreign_folder(service.name):
             console.print(
@@ -246,18 +297,19 @@ def down(services: Sequence[Service], run: RunFolder, console: LaunchConsole) ->
         console.print("Nothing of the launcher's runs.")
 
 
-def _end_launcher(run: RunFolder, console: LaunchConsole) -> bool:
-    launcher = run.launcher()
+def _end_launcher(run: RunFolder, console: LaunchConsole, role: str = LAUNCHER) -> bool:
+    launcher = run.launcher(role)
     if launcher is None or launcher == os.getpid():
         return False
-    console.print(f"  The launcher (pid {launcher}) is stopping its services")
+    if role == LAUNCHER:
+        console.print(f"  The launcher (pid {launcher}) is stopping its services")
     started = processes.start_time_token(launcher)
     with suppress(ProcessLookupError):
         os.kill(launcher, signal.SIGTERM)
     deadline = time.monotonic() + _LAUNCHER_SECONDS
     while started and processes.start_time_token(launcher) == started:
         if time.monotonic() > deadline:
-            raise ServiceError(f"the launcher (pid {launcher}) does not end")
+            raise ServiceError(f"the {role} (pid {launcher}) does not end")
         time.sleep(0.1)
     return True
 
@@ -267,6 +319,8 @@ def status(services: Sequence[Service], run: RunFolder, console: LaunchConsole) 
     launcher = run.launcher()
     if launcher:
         console.print(f"A launcher runs (pid {launcher}).")
+    elif guard := run.launcher(GUARD):
+        console.print(f"A guard restarts services that end by themselves (pid {guard}).")
     width = max(len(service.name) for service in services)
     states = [(service, service.state()) for service in services]
     for service, state in states:
@@ -280,7 +334,8 @@ def _describe(service: Service, state: State, run: RunFolder) -> str:
     launched = record is not None and record.identity.alive
     if record and not launched and state is State.ABSENT:
         lines = log_tail(record.log, 5)
-        return f"has ended by itself. Its log is {record.log}; the last lines:\n{lines}"
+        again = " and is started again" if run.launcher() or run.launcher(GUARD) else ""
+        return f"has ended by itself{again}. Its log is {record.log}; the last lines:\n{lines}"
     if record and launched:
         word = "starting" if state is State.ABSENT else state.value
         return f"{word} (pid {record.identity.pid}, log {record.log})"
