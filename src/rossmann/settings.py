@@ -291,6 +291,9 @@ class Settings(AccessSettings, PathSettings):
     reload_seconds: Annotated[float, Field(gt=0)] = 5
     max_rows: Annotated[int, Field(ge=1)] = 100_000
     max_body_mb: Annotated[int, Field(ge=1)] = 64
+    max_bodies_mb: Annotated[int, Field(ge=1)] = 256
+    """Bodies that a worker has in hand together; one of ``max_body_mb`` always has room alone."""
+    max_body_seconds: Annotated[float, Field(gt=0)] = 120.0
     max_file_mb: Annotated[int, Field(ge=1)] = 512
     max_file_rows: Annotated[int, Field(ge=1)] = 10_000_000
     max_file_memory_mb: Annotated[int, Field(ge=768)] = 1_024

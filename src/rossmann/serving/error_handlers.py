@@ -15,7 +15,11 @@ from rossmann.logging_config import get_logger
 from rossmann.serving.middleware.security_headers import DEFAULT_HEADERS
 from rossmann.serving.schemas.errors import status_of
 
-_HEADERS: Final = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}}
+_HEADERS: Final = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},
+    413: {"Connection": "close"},
+}
 _LOCATIONS: Final[dict[str, tuple[str | int, ...]]] = {
     "unknown_version": ("model_stage",),
     "no_key": ("header", "X-API-Key"),
@@ -63,7 +67,7 @@ def handle_http_error(request: Request, error: Exception) -> Response:
     }
     msg, error_type = messages.get(error.status_code, (str(error.detail), "refused"))
     headers = dict(error.headers or {}) | _HEADERS.get(error.status_code, {})
-    location = "body" if error.status_code in {400, 413} else "path"
+    location = "body" if error.status_code in {400, 408, 413} else "path"
     details = [ErrorDetail((location,), msg, error_type)]
     return _error_response(request, error.status_code, details, headers)
 

@@ -34,7 +34,7 @@ from rossmann.serving.observability.tracing import span, with_current_context
 from rossmann.serving.prediction.micro_batching import MicroBatcher
 from rossmann.serving.prediction.response import predict_response
 from rossmann.serving.prediction.version_loader import VersionLoader
-from rossmann.serving.request_parsing.body import read_body, reject_query
+from rossmann.serving.request_parsing.body import BodyBudget, read_body, reject_query
 from rossmann.serving.request_parsing.predict_inputs import PredictInputs, parse_inputs
 from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
@@ -71,7 +71,9 @@ class PredictHandler:
         running: RunningExperiment | None = None,
     ) -> None:
         self._max_rows = settings.max_rows
-        self._max_bytes = settings.max_body_mb * 2**20
+        self._max_bytes = settings.max_body_mb << 20
+        bodies_mb = max(settings.max_bodies_mb, settings.max_body_mb)
+        self._bodies = BodyBudget(bodies_mb << 20, settings.max_body_seconds)
         self._service = service
         self._access_control = access_control
         self._metrics = metrics
@@ -90,15 +92,9 @@ class PredictHandler:
     async def handle(self, request: Request) -> Response:
         """Answer ``POST /predict``."""
         record, started = request_record(request), perf_counter()
-        body = await self._body(request)
-        if body is None:
+        inputs = await self._read(request, self._predict_pool, self._max_rows, INLINE_BODY_BYTES)
+        if inputs is None:
             return Response(status_code=400)
-        if len(body) > INLINE_BODY_BYTES:
-            inputs = await _run(self._predict_pool, self._parse, body, self._max_rows)
-        else:
-            inputs = self._parse(body, self._max_rows)
-        if self._access_control.counts_rows:
-            await self._access_control.reserve_rows(request, len(inputs.request.rows))
         version = await self._loader.get(inputs.model_stage)
         call = PredictCall("predict", record, version, started)
         if inputs.totals or len(inputs.request.rows) > INLINE_ROWS:
@@ -112,24 +108,36 @@ class PredictHandler:
     async def handle_explain(self, request: Request) -> Response:
         """Answer ``POST /explain``."""
         record, started = request_record(request), perf_counter()
-        body = await self._body(request)
-        if body is None:
+        inputs = await self._read(request, self._explain_pool, self._max_explained)
+        if inputs is None:
             return Response(status_code=400)
-        inputs = await _run(self._explain_pool, self._parse, body, self._max_explained)
-        await self._access_control.reserve_rows(request, len(inputs.request.rows))
         version = await self._loader.get(inputs.model_stage)
         call = PredictCall("explain", record, version, started)
         return await _run(self._explain_pool, self._explain, call, inputs)
 
-    async def _body(self, request: Request) -> bytes | None:
-        """The body of an authorized caller; None where it disconnected."""
+    async def _read(
+        self, request: Request, pool: ThreadPoolExecutor, max_rows: int, inline_bytes: int = 0
+    ) -> PredictInputs | None:
+        """The inputs of an authorized caller, whose rows are reserved; None where it disconnected.
+
+        A body of up to ``inline_bytes`` is parsed on the event loop. None is kept after that.
+        """
         await self._access_control.authorize(request, Permission.PREDICT)
         if request.scope["query_string"]:
             reject_query(request)
         try:
-            return await read_body(request, self._max_bytes)
+            body = await read_body(request, self._max_bytes, self._bodies)
+            if len(body) > inline_bytes:
+                inputs = await _run(pool, self._parse, body, max_rows)
+            else:
+                inputs = self._parse(body, max_rows)
         except ClientDisconnect:
             return None
+        finally:
+            self._bodies.release(request)
+        if self._access_control.counts_rows:
+            await self._access_control.reserve_rows(request, len(inputs.request.rows))
+        return inputs
 
     def _parse(self, body: bytes, max_rows: int) -> PredictInputs:
         with span("read"):

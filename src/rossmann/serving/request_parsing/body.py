@@ -1,5 +1,6 @@
 """Reading of request bodies: raw bytes up to a limit, and small JSON bodies as models."""
 
+import asyncio
 import re
 import zlib
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,13 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from rossmann.errors import ErrorDetail, MediaTypeError, PayloadTooLargeError, RequestError
+from rossmann.errors import (
+    ErrorDetail,
+    MediaTypeError,
+    PayloadTooLargeError,
+    RequestError,
+    ServiceBusyError,
+)
 from rossmann.serving.request_parsing.predict_parser import decode_utf8, to_error_details
 
 JSON_TYPE_KEY: Final = "json_type"
@@ -21,6 +28,45 @@ _MAX_RATIO: Final = 200
 """Plain bytes for each byte of gzip; rows of a chain have 40 to 75, the format allows 1,000."""
 _UNPACKED_ANYWAY: Final = 2**20
 """Bytes that a body may have unpacked, whatever its ratio."""
+
+
+BODY_SECONDS: Final = 120.0
+"""Seconds in which a body must have come, where no setting says otherwise."""
+_HELD_KEY: Final = "body_bytes"
+_NOT_COUNTED: Final = 65_536
+"""Bytes of a body that are in hand anyway: small requests are answered while large ones wait."""
+_RETRY_AFTER: Final = 5
+"""Seconds after which a body that found no room may be sent again."""
+
+
+class BodyBudget:
+    """Bytes of all bodies in hand: received in part, or waiting to be parsed; and their deadline.
+
+    One for each process, used on its event loop.
+    """
+
+    def __init__(self, max_bytes: int, seconds: float) -> None:
+        self.seconds = seconds
+        self._free = max_bytes
+
+    def hold(self, request: Request, size: int) -> None:
+        """Count the body of a request at ``size`` bytes; raises ``ServiceBusyError``."""
+        state = request.scope["state"]
+        more = size - state.get(_HELD_KEY, 0)
+        if size <= _NOT_COUNTED:
+            return
+        if more > self._free:
+            raise ServiceBusyError(
+                "large bodies of other requests are being received: send this one again, or the"
+                " rows in smaller parts",
+                _RETRY_AFTER,
+            )
+        self._free -= more
+        state[_HELD_KEY] = size
+
+    def release(self, request: Request) -> None:
+        """Count the body of a request no longer."""
+        self._free += request.scope["state"].pop(_HELD_KEY, 0)
 
 
 def reject_query(request: Request) -> None:
@@ -34,13 +80,15 @@ def reject_query(request: Request) -> None:
         raise RequestError(errors)
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int, budget: BodyBudget | None = None) -> bytes:
     """The body.
 
     Raises ``MediaTypeError`` for a Content-Type other than JSON's, where the service is open to
     all: forms and plain text are what a browser sends for any page. None at all is accepted.
     Raises ``PayloadTooLargeError`` as soon as its length or the bytes received exceed
-    ``max_bytes``, and ``ClientDisconnect`` where the client went away.
+    ``max_bytes``, ``ServiceBusyError`` where ``budget`` has no room for it (whoever parses the body
+    releases it), ``HTTPException`` (408) where it does not come in time, and ``ClientDisconnect``
+    where the client went away.
     """
     encoding = b""
     for name, value in request.scope["headers"]:
@@ -51,6 +99,21 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             encoding = value.strip().lower()
         elif name == b"content-type" and request.scope["state"].get(JSON_TYPE_KEY):
             _check_type(value)
+    seconds = BODY_SECONDS if budget is None else budget.seconds
+    try:
+        async with asyncio.timeout(seconds):
+            body = await _receive(request, max_bytes, budget)
+    except TimeoutError as error:
+        raise HTTPException(408, f"the body did not come within {seconds:g} seconds") from error
+    if encoding in {b"", b"identity"}:
+        return body
+    plain = _decoded(body, encoding, max_bytes)
+    if budget is not None:
+        budget.hold(request, len(plain))
+    return plain
+
+
+async def _receive(request: Request, max_bytes: int, budget: BodyBudget | None) -> bytes:
     parts: list[bytes] = []
     size, more = 0, True
     # ``request.stream`` does the same by a generator, which takes 5 % of a response's time.
@@ -62,10 +125,11 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         size += len(part)
         if size > max_bytes:
             raise _too_long(max_bytes)
+        if budget is not None and size > _NOT_COUNTED:
+            budget.hold(request, size)
         parts.append(part)
         more = message.get("more_body", False)
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
-    return body if encoding in {b"", b"identity"} else _decoded(body, encoding, max_bytes)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _check_type(content_type: bytes) -> None:

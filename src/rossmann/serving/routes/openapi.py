@@ -154,9 +154,9 @@ def _error_codes(path: str, method: str, has_input: bool) -> set[int]:
     if path.startswith(("/model/load", "/models/")):
         codes |= {404, 409}
     if method == "post":
-        codes |= {400, 413, 422} if path == _FILE_PATH else {400, 413, 415, 422}
-    if path == _FILE_PATH:
-        codes.add(408)
+        codes |= {400, 408, 413, 422}
+    if method == "post" and path != _FILE_PATH:
+        codes.add(415)
     return codes | ({404, 422} if has_input else set())
 
 

@@ -63,7 +63,7 @@ STATUS_DESCRIPTIONS: Final = {
     " that is not known",
     404: "No such version or stage; it names those there are",
     409: "The gate refuses the version, or another has come before it",
-    408: "Nothing came for a minute",
+    408: "The body did not come in time",
     413: "Too many rows or bytes; send them in parts",
     415: "The body is sent as something else than JSON",
     422: "Refused, with every fault and its place",
