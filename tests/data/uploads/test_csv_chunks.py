@@ -57,3 +57,11 @@ def test_too_long_rows_and_too_many_values_are_rejected(monkeypatch: pytest.Monk
 def test_too_many_columns_are_rejected() -> None:
     with pytest.raises(DataValidationError, match="more than 1,000 columns"):
         read_chunks(b"a," * 1001 + b"b\n1\n")
+
+
+def test_a_table_has_a_limit_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_chunks, "_MAX_TABLE_CELLS", 100)
+    assert sum(map(len, read_chunks(b"a,b\n" + b"1\n" * 50))) == 50
+    for rows in (b"1\n" * 51, b"\n" * 51, b'x"\n' * 51):
+        with pytest.raises(DataValidationError, match="more than 100 values: send it in parts"):
+            read_chunks(b"a,b\n" + rows)

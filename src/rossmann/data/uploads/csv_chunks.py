@@ -25,6 +25,8 @@ _MAX_ROW_BYTES: Final = 64 << 20
 """A row must end within this: with one quotation mark too many, it never would."""
 _MAX_CELLS: Final = 4_000_000
 """Cells that are parsed at once: short rows under many names take more memory than bytes."""
+_MAX_TABLE_CELLS: Final = 250_000_000
+"""Cells of a table: a row of one byte under a thousand names takes the time of a thousand."""
 _STRICT_ROWS: Final = 20_000
 _QUOTE, _LF, _CR = (ord(character) for character in '"\n\r')
 Indices = npt.NDArray[np.intp]
@@ -66,7 +68,16 @@ class CsvChunks:
 
     def frames(self) -> Iterator[tuple[pl.DataFrame, Positions]]:
         """The same in polars' own frames, which saves two copies."""
-        return self._fast_frames() if self._has_plain_quotes else self._strict_frames()
+        cells = 0
+        for frame, lines in (
+            self._fast_frames() if self._has_plain_quotes else self._strict_frames()
+        ):
+            cells += frame.height * frame.width
+            if cells > _MAX_TABLE_CELLS:
+                raise DataValidationError(
+                    f"{self._name} holds more than {_MAX_TABLE_CELLS:,} values: send it in parts"
+                )
+            yield frame, lines
 
     def _pieces(self) -> Iterator[bytes]:
         """The rows below the header as UTF-8 in pieces."""
@@ -158,7 +169,8 @@ class CsvChunks:
         if not len(short):
             return frame
         has_text = pl.any_horizontal(pl.all().str.strip_chars().str.len_bytes() > 0)
-        short = short[frame[short].select(has_text.fill_null(False)).to_series().to_numpy()]
+        values = frame[short, : max(int(counts[short].max()), 1)]
+        short = short[values.select(has_text.fill_null(False)).to_series().to_numpy()]
         for index in self._required:
             rows = short[counts[short] <= index]
             texts = [f"nothing: the row has {counts[row]} of {len(self.columns)} values"

@@ -110,7 +110,9 @@ class OpenTable:
                 blank, pending = blank + pending, 0
                 yield part, positions
                 continue
-            keep = np.setdiff1d(np.arange(len(part)), blank_rows)
+            is_kept = np.ones(len(part), np.bool_)
+            is_kept[blank_rows] = False
+            keep = np.flatnonzero(is_kept)
             if not len(keep):
                 pending += len(blank_rows)
                 continue
@@ -130,6 +132,8 @@ class OpenTable:
         for index in range(len(self.columns)):
             if not len(rows):
                 break
+            if _null_count(part, index) == len(part):
+                continue
             rows = rows[normalize_text(_column(part, index, rows)).is_null().to_numpy()]
         return rows
 
@@ -142,6 +146,12 @@ def _column(
         return part.to_series(index) if rows is None else part.to_series(index)[rows]
     column = part.column(index) if rows is None else part.column(index).take(to_arrow(rows))
     return to_series(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
+
+
+def _null_count(part: pa.RecordBatch | pl.DataFrame, index: int) -> int:
+    if isinstance(part, pl.DataFrame):
+        return part.to_series(index).null_count()
+    return int(part.column(index).null_count)
 
 
 def _take(part: Part, rows: npt.NDArray[np.int64]) -> Part:
