@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -25,6 +26,7 @@ from rossmann.schema import FeatureMatrix, FloatArray
 from rossmann.serving.batch_prediction.handler import MAX_ACCEPTED_FILES
 from rossmann.serving.batch_prediction.response_stream import BlockStream, ClientGoneError
 from rossmann.settings import Settings
+from tests.data.uploads.test_sandboxed_reader import sheet
 
 Live = Callable[[FastAPI], AbstractContextManager[str]]
 MakeApp = Callable[..., FastAPI]
@@ -127,6 +129,30 @@ def test_disconnect_during_the_upload_removes_the_staging_file(
         wait_until(lambda: not staging_files(serving_settings))
 
 
+def test_disconnect_while_the_file_is_read_ends_the_reading(
+    make_app: MakeApp, live: Live, serving_settings: Settings
+) -> None:
+    """A workbook of 900,000 rows takes seconds to read."""
+    body = sheet(b"".join(b'<row r="%d"><c><v>1</v></c></row>' % n for n in range(2, 900_000)))
+    start = "POST /predict/file HTTP/1.1\r\nHost: localhost\r\n"
+    head = f"{start}Content-Length: {len(body)}\r\n\r\n"
+    before = reading_processes()
+    with live(make_app()) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(head.encode() + body)
+            wait_until(lambda: any(path.stat().st_size for path in staging_files(serving_settings)))
+            wait_until(lambda: reading_processes() - before)
+        wait_until(lambda: not reading_processes() - before)
+        wait_until(lambda: not staging_files(serving_settings))
+
+
+def reading_processes() -> set[int]:
+    """Ids of this process's children that read files."""
+    children = psutil.Process().children()
+    return {child.pid for child in children if "sandbox_process" in " ".join(child.cmdline())}
+
+
 def test_error_after_the_first_bytes_closes_the_connection(
     make_app: MakeApp, live: Live, panel: Panel, model: BlockingModel, serving_settings: Settings
 ) -> None:
@@ -219,7 +245,7 @@ def test_block_stream_times_out_when_its_buffer_is_full() -> None:
     asyncio.run(check())
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     tick = threading.Event()
     for _ in range(1200):
         if condition():
