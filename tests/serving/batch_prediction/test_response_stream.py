@@ -7,7 +7,7 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,12 @@ def test_disconnect_while_the_file_is_read_ends_the_reading(
 
 def reading_processes() -> set[int]:
     """Ids of this process's children that read files."""
-    children = psutil.Process().children()
-    return {child.pid for child in children if "sandbox_process" in " ".join(child.cmdline())}
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            if "sandbox_process" in " ".join(child.cmdline()):
+                found.add(child.pid)
+    return found
 
 
 def test_error_after_the_first_bytes_closes_the_connection(
