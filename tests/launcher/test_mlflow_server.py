@@ -228,3 +228,20 @@ def test_unknown_host_header_is_refused(mlflow_server: str, host: str, code: int
         timeout=30,
     )
     assert response.status_code == code
+
+
+@pytest.mark.parametrize(
+    ("origin", "code"),
+    [("http://localhost:1", 403), ("http://127.0.0.1:3000", 403), ("null", 403),
+     ("http://evil.example", 403), ("own", 200), ("", 200)],
+)  # fmt: skip
+def test_page_of_another_origin_cannot_write(origin: str, code: int, mlflow_server: str) -> None:
+    """MLflow itself lets every page on localhost set tags and overwrite artifacts."""
+    headers = {"Origin": mlflow_server if origin == "own" else origin} if origin else {}
+    with httpx.Client(base_url=mlflow_server, trust_env=False, timeout=30) as client:
+        path = "/api/2.0/mlflow-artifacts/artifacts/9/models/m-1/artifacts/pyfunc.py"
+        assert client.put(path, content=b"import os", headers=headers).status_code == code
+        fields = {"name": f"by a page {origin or 'of none'}"}
+        path = "/api/2.0/mlflow/registered-models/create"
+        assert client.post(path, json=fields, headers=headers).status_code == code
+        assert client.get("/health", headers=headers).status_code == 200

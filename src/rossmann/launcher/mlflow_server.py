@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -23,16 +24,21 @@ from rossmann.filesystem.atomic_write import make_private_folder, private_files
 from rossmann.serving.server import bind
 from rossmann.settings import Settings
 
-APP = "mlflow.server.fastapi_app:app"
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
 _BACKEND = "_MLFLOW_SERVER_FILE_STORE"
 _ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 _ARTIFACT_FOLDER = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 _SERVE_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
 _ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+_ALLOWED_ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
+_PLAIN_TEXT = [(b"content-type", b"text/plain")]
+_FOREIGN_PAGE = b"changes from pages of other sites are refused"
 _BELOW_A_NAME = r"\*\.[^*?\[\]]*[A-Za-z][^*?\[\]]*"
 _KEPT = {
     *(_BACKEND, _ARTIFACT_ROOT, _ARTIFACT_FOLDER, _SERVE_ARTIFACTS),
-    *(_ALLOWED_HOSTS, "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
+    *(_ALLOWED_HOSTS, _ALLOWED_ORIGINS),
     *("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_DISABLE_TELEMETRY"),
 }
 """Other variables of MLflow are of a user's other server: they move tables, or stop the start."""
@@ -146,6 +152,28 @@ def _check_schema(store: str) -> None:
         )
 
 
+def _refuse_pages_of_others(app: "ASGIApp") -> "ASGIApp":
+    """The app without changes that a browser sends from a page of another origin.
+
+    MLflow lets every page on localhost write, whatever its port: any program's page there could set
+    tags and overwrite artifacts. Origins in MLflow's own variable stay allowed.
+    """
+    allowed = set(filter(None, re.split(r"[\s,]+", os.environ.get(_ALLOWED_ORIGINS, ""))))
+
+    async def checked(scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] == "http" and scope["method"] not in {"GET", "HEAD", "OPTIONS"}:
+            headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            origin, host = headers.get(b"origin"), headers.get(b"host", "")
+            if origin and origin.partition("://")[2] != host and origin not in allowed:
+                start = {"type": "http.response.start", "status": 403, "headers": _PLAIN_TEXT}
+                await send(start)
+                await send({"type": "http.response.body", "body": _FOREIGN_PAGE})
+                return
+        await app(scope, receive, send)
+
+    return checked
+
+
 class _AnnouncedServer(uvicorn.Server):
     """Logs its address when it serves, as uvicorn does for sockets that it opens itself."""
 
@@ -167,8 +195,10 @@ def run(host: str, port: int, folder: Path) -> None:
             del os.environ[name]
     with bind(host, port, "ROSSMANN_MLFLOW_PORT") as listener:
         _prepare_database(folder)
+        from mlflow.server.fastapi_app import app
+
         config = uvicorn.Config(
-            APP,
+            _refuse_pages_of_others(app),
             access_log=False,
             log_level="info",
             workers=1,  # else by WEB_CONCURRENCY

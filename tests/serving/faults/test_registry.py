@@ -116,7 +116,7 @@ def test_artifact_store_fails(
     assert "Traceback" not in service.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_version_of_a_store_that_is_not_allowed_is_503_with_the_reason(
     mlflow_server: str, run_service: Call, registered_versions: list[int], promote: Call,
     post_predict: Call, rows: list[dict[str, Any]], tmp_path: Path,
