@@ -31,6 +31,7 @@ from rossmann.serving.access.rate_limiter import (
     limits_from_settings,
 )
 from rossmann.serving.access.rate_limits import RateLimit, WindowUsage, parse_rate_limits
+from rossmann.serving.batch_prediction import handler as batch_handler
 from rossmann.serving.client.client import Client
 from rossmann.serving.prediction import handler
 from rossmann.settings import load_settings
@@ -237,6 +238,26 @@ def test_rows_in_parallel_are_reserved_before_the_work(
         calls = [pool.submit(httpx.post, f"{url}/predict", content=body) for _ in range(6)]
         codes = sorted(call.result().status_code for call in calls)
         assert codes == [200] + [429] * 5
+
+
+def test_rows_of_parallel_files_are_reserved_before_the_forecast(
+    make_app: App, live: Live, row: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = threading.Barrier(2)
+    prepare_job = batch_handler.prepare_job
+
+    def prepare_together(*arguments: Any) -> Any:
+        job = prepare_job(*arguments)
+        validated.wait(30)
+        return job
+
+    names = list(row())
+    line = ",".join(str(value) for value in row().values())
+    body = "\n".join([",".join(names), *[line] * 500]).encode()
+    with live(make_app(rate_limit_rows="100/hour")) as url, ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(batch_handler, "prepare_job", prepare_together)
+        calls = [pool.submit(httpx.post, f"{url}/predict/file", content=body) for _ in range(2)]
+        assert sorted(call.result().status_code for call in calls) == [200, 429]
 
 
 def test_rows_of_a_refused_request_are_given_back(make_app: App, row: Any) -> None:

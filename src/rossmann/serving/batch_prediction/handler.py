@@ -114,6 +114,7 @@ class BatchPredictHandler:
             if job is None:
                 return Response(status_code=400)
             stack.callback(job.close)
+            await self._access_control.reserve_rows(request, job.rows)
             return self._respond(job, stack.pop_all())
         raise AssertionError("an exit stack does not suppress exceptions")
 
