@@ -7,7 +7,7 @@ unset PYTHONDONTWRITEBYTECODE
 # Settings of the user's pip and uv that put packages elsewhere than into .venv (see also --no-user
 # below), install none, or contradict the locks.
 unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_CONSTRAINT PIP_REQUIRE_HASHES
-unset UV_SYSTEM_PYTHON UV_PYTHON UV_DRY_RUN UV_CONSTRAINT UV_OVERRIDE UV_REQUIRE_HASHES
+unset UV_NO_VERIFY_HASHES UV_VERIFY_HASHES UV_SYSTEM_PYTHON UV_PYTHON UV_DRY_RUN UV_CONSTRAINT UV_OVERRIDE UV_REQUIRE_HASHES
 # Modules of another environment, which would go before those in .venv.
 unset PYTHONHOME PYTHONPATH
 
@@ -52,7 +52,7 @@ install_into_venv() {
   mkdir -p .venv
   if command -v flock >/dev/null; then
     # Only one installation at a time may write into the folder.
-    exec 9>.venv/.lock
+    exec 9>.venv/.install-lock  # not .lock, which uv takes
     flock -n 9 || { echo "  … another installation into .venv is running: waiting for it" && flock 9; }
   fi
   if ! is_installed "$lock"; then
@@ -96,7 +96,7 @@ make_venv() {
   fi
   began="$(now)"
   python="$(find_python)"
-  find .venv -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +
+  find .venv -mindepth 1 -maxdepth 1 ! -name .install-lock -exec rm -rf {} +
   if command -v uv >/dev/null; then
     uv venv --quiet --allow-existing --python "$python" .venv
   else
@@ -106,13 +106,22 @@ make_venv() {
   say_done "virtual environment .venv made with $python" "$began"
 }
 
+pip_install() {
+  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
+    --no-user --no-deps --no-compile "$@"
+}
+
+# --require-hashes: what an index or a cache delivers must be the files that were locked. This folder
+# has no hash, so it is installed after them, without an index: the locks hold what builds it.
 # --no-deps: the locks are complete. --no-compile: only few of the installed modules are imported,
 # and Python compiles these at their first import.
 install_packages() {
   local log=.venv/install.log ticker status=0
   echo "  … installing packages (log: $log)"
   if command -v uv >/dev/null; then
-    uv pip install --quiet --python .venv/bin/python --no-deps -r "$1" -e . 2>"$log" || status=$?
+    { uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes -r "$1" &&
+      uv pip install --quiet --python .venv/bin/python --no-deps --no-index --no-build-isolation \
+        -e .; } 2>"$log" || status=$?
   else
     .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >"$log"
     # It may outlive this script for a moment, so it must not inherit the lock or our output pipe.
@@ -122,8 +131,8 @@ install_packages() {
     ticker=$!
     # shellcheck disable=SC2064
     trap "kill $ticker 2>/dev/null" EXIT
-    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
-      --no-user --no-deps --no-compile -r "$1" -e . >"$log" 2>&1 || status=$?
+    { pip_install --require-hashes -r "$1" &&
+      pip_install --no-index --no-build-isolation -e .; } >"$log" 2>&1 || status=$?
     kill "$ticker" 2>/dev/null
     wait "$ticker" 2>/dev/null || true
     trap - EXIT

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles pyproject.toml into the two lock files. Needs uv (named by UV, or on PATH).
+# Compiles pyproject.toml into the two lock files, with a hash of every file. Needs uv (named by UV, or on PATH).
 # Keeps the pinned versions; `scripts/lock.sh --upgrade` takes the newest.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
@@ -8,10 +8,10 @@ compile() { # compile OUTPUT [uv arguments...]
   local output="$1"
   shift
   "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 \
-    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --generate-hashes \
     --output-file "$output" "$@"
 }
 
-compile requirements.lock pyproject.toml "$@"
+compile requirements.lock --group build pyproject.toml "$@"
 # The second lock has exactly the first one's versions, plus the packages for tests and checks.
-compile requirements-dev.lock --constraint requirements.lock --group dev pyproject.toml "$@"
+compile requirements-dev.lock --constraint requirements.lock --group build --group dev pyproject.toml "$@"

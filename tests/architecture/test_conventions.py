@@ -251,10 +251,12 @@ def test_no_file_names_a_package_registry_or_a_local_path() -> None:
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_lock_files_contain_only_pinned_requirements(lock: str) -> None:
-    lines = (ROOT / lock).read_text().splitlines()
-    assert len(lines) > 50
-    assert [line for line in lines if not re.match(r"[a-z0-9.-]+==[0-9][^ ;]*( ;.*)?$", line)] == []
+def test_lock_files_contain_only_pinned_requirements_with_hashes(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    requirements = text.replace(" \\\n    ", " ").splitlines()
+    assert len(requirements) > 50
+    pinned = r"[a-z0-9.-]+==[0-9][^ ;]*( ; [^\\]*?)?( --hash=sha256:[0-9a-f]{64})+"
+    assert [line for line in requirements if not re.fullmatch(pinned, line)] == []
 
 
 def test_development_lock_contains_the_runtime_lock() -> None:

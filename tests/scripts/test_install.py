@@ -1,8 +1,10 @@
 """The installation scripts, tested without a package index."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ OLD_PYTHON = """#!/usr/bin/env bash
 case "$2" in *SystemExit*) exit 1 ;; *print*) echo 3.10 ;; esac
 """
 NEWER_VERSION = 'case "$2" in *print*) echo 3.99; exit ;; esac\nexec '
+WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 BUILD_BACKEND = r"""
 import zipfile
 
@@ -90,12 +93,13 @@ def test_pinned_requirements_are_installed_once(checkout: Checkout) -> None:
     first = checkout.install()
     assert first.returncode == 0, first.stderr
     assert "packages of requirements.lock installed" in first.stdout
-    assert len(checkout.installs()) == 1
-    assert "-r requirements.lock -e ." in checkout.installs()[0]
+    packages, project = checkout.installs()
+    assert "--require-hashes -r requirements.lock" in packages
+    assert "--no-index --no-build-isolation -e ." in project
     second = checkout.install()
     assert second.returncode == 0
     assert second.stdout == ""
-    assert len(checkout.installs()) == 1
+    assert len(checkout.installs()) == 2
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
@@ -104,14 +108,14 @@ def test_changed_requirements_are_installed_again(checkout: Checkout, name: str)
     with (checkout.folder / name).open("a") as file:
         file.write("# changed\n")
     checkout.install()
-    assert len(checkout.installs()) == 2
+    assert len(checkout.installs()) == 4
 
 
 def test_development_requirements_include_the_others(checkout: Checkout) -> None:
     checkout.install("requirements-dev.lock")
     checkout.install("requirements.lock")
     checkout.install("requirements-dev.lock")
-    assert len(checkout.installs()) == 1
+    assert len(checkout.installs()) == 2
 
 
 def test_failed_installation_is_reported_and_retried(tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ def test_moved_checkout_gets_a_new_environment(checkout: Checkout) -> None:
     result = checkout.install()
     assert result.returncode == 0, result.stderr
     assert "virtual environment .venv made" in result.stdout
-    assert len(checkout.installs()) == 2
+    assert len(checkout.installs()) == 4
 
 
 def test_existing_environment_of_the_user_is_kept(checkout: Checkout) -> None:
@@ -142,7 +146,7 @@ def test_existing_environment_of_the_user_is_kept(checkout: Checkout) -> None:
     result = checkout.install()
     assert result.returncode == 0, result.stderr
     assert (folder / "user_file").exists()
-    assert len(checkout.installs()) == 1
+    assert len(checkout.installs()) == 2
 
 
 def test_environment_of_an_older_python_is_named_with_the_remedy(checkout: Checkout) -> None:
@@ -168,7 +172,7 @@ def test_update_of_python_installs_again(checkout: Checkout) -> None:
     python = checkout.folder / ".venv" / "bin" / "python"
     python.write_text(python.read_text().replace("exec ", NEWER_VERSION, 1))
     checkout.install()
-    assert len(checkout.installs()) == 2
+    assert len(checkout.installs()) == 4
 
 
 VARIABLES: list[dict[str, str]] = [
@@ -225,6 +229,43 @@ def test_packages_are_installed_into_venv_whatever_pip_is_told(
     assert result.returncode == 0, result.stdout + result.stderr
     assert list((checkout / ".venv").rglob("small-1.dist-info"))
     assert not list((tmp_path / ".local").rglob("*")) and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("digest", ["of the file", "of another file"])
+def test_only_files_with_a_locked_hash_are_installed(digest: str, tmp_path: Path) -> None:
+    """The real venv and pip, and a folder in place of an index that delivers another file."""
+    checkout, wheels = tmp_path / "checkout", tmp_path / "wheels"
+    shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    wheels.mkdir()
+    (checkout / "backend.py").write_text(BUILD_BACKEND)
+    (checkout / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    wheel = wheels / "locked-1-py3-none-any.whl"
+    files = {"METADATA": "Metadata-Version: 2.1\nName: locked\nVersion: 1\n", "RECORD": ""}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("locked-1.dist-info/WHEEL", WHEEL)
+        for name, content in files.items():
+            archive.writestr(f"locked-1.dist-info/{name}", content)
+    content = wheel.read_bytes() if digest == "of the file" else b"another file"
+    found = hashlib.sha256(content).hexdigest()
+    (checkout / "requirements.lock").write_text(f"locked==1 \\\n    --hash=sha256:{found}\n")
+    script = (
+        f"set -euo pipefail; source scripts/common.sh; {NO_UV}; install_into_venv requirements.lock"
+    )
+    places = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_REQUIRE_HASHES": "0"}
+    result = subprocess.run(
+        ["bash", "-c", script],
+        cwd=checkout,
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **places},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    installed = list((checkout / ".venv").rglob("locked-1.dist-info"))
+    assert (result.returncode == 0) == bool(installed) == (digest == "of the file"), result.stderr
+    assert installed or "HASH" in result.stderr.upper()
 
 
 def test_clone_with_autocrlf_keeps_line_ends_of_scripts_and_locks(tmp_path: Path) -> None:
