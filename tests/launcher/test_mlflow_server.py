@@ -86,7 +86,11 @@ def test_broken_database_is_a_one_line_error(settings: Settings) -> None:
     ("revision", "words"),
     [
         ("ffff00001111", ["newer MLflow", "ffff00001111", "ROSSMANN_DATA_DIR"]),
-        ("451aebb31d03", ["older MLflow", "-m mlflow db upgrade sqlite+pysqlite:///"]),
+        pytest.param(
+            "451aebb31d03",
+            ["older MLflow", "-m mlflow db upgrade sqlite+pysqlite:///"],
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=["newer", "older"],
 )
@@ -132,7 +136,7 @@ def test_data_folder_of_any_name_holds_database_and_artifacts(
 
 
 @pytest.mark.usefixtures("ipv6")
-@pytest.mark.parametrize("host", ["::1", "::"])
+@pytest.mark.parametrize("host", ["::", pytest.param("::1", marks=pytest.mark.nightly)])
 def test_server_listens_on_ipv6(host: str, tmp_path: Path) -> None:
     settings = load_settings(
         data_dir=tmp_path, host=host, mlflow_port=free_port("::1"), mlflow_tracking_uri=""

@@ -67,6 +67,7 @@ def test_guard_of_a_detached_launch_restarts_a_service(
     assert harness.run.launcher(GUARD) is None
 
 
+@pytest.mark.nightly
 def test_children_of_a_dead_service_are_ended_before_its_restart(harness: LaunchHarness) -> None:
     service = harness.service("one", "parent")
     launch = harness.launch(service)
@@ -87,6 +88,7 @@ def test_down_during_the_pause_ends_the_guard_and_starts_nothing(harness: Launch
     assert not service.healthy(timeout=1)
 
 
+@pytest.mark.nightly
 def test_guard_ends_when_nothing_is_left_to_watch(harness: LaunchHarness) -> None:
     service = harness.service("one")
     harness.launch(service, detach=True, guard=True).communicate(timeout=TIMEOUT)

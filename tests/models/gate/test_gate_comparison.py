@@ -41,9 +41,7 @@ def test_comparison_has_lineage_and_shared_windows(
     for digest in trained.card["data"]["files"].values():
         assert digest in one.tags["data.raw"]
     monkeypatch.setenv("ROSSMANN_MLFLOW_TRACKING_URI", mlflow_server)
-    monkeypatch.setattr(
-        "rossmann.models.registry.registry.Registry.__init__.__defaults__", (name, 5.0)
-    )
+    monkeypatch.setattr(Registry.from_settings.__func__, "__defaults__", (name,))
     assert main(["models", "compare", "1", "2"]) == 0
     assert "not compared" in capsys.readouterr().out
     assert main(["models", "show", "1"]) == 0

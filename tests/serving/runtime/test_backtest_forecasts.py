@@ -194,7 +194,7 @@ def test_service_reads_the_backtest_of_production_from_the_registry(
         service = build_service(settings)
         assert service.backtest() is None
         service.reload_data()
-        api = TestClient(create_app(settings, service))
+        api = TestClient(create_app(settings, service), "http://localhost")
         window = read_predictions(trained.folder / PREDICTIONS_FILE).windows[-1]
         store = int(panel.store_numbers[2])
         body = api.get(f"/stores/{store}/history", params={"days": window.days}).json()

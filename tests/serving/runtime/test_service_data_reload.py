@@ -66,7 +66,7 @@ def running(
     versions.start()
     reloader = DataReloader(settings, versions, panel, make, warm_up)  # type: ignore[arg-type]
     service = Service(panel, versions, registry, lambda _: None, reloader.reload_if_changed)
-    return Running(settings, service, TestClient(create_app(settings, service)))
+    return Running(settings, service, TestClient(create_app(settings, service), "http://localhost"))
 
 
 def build_data(settings: Settings) -> Panel:
@@ -222,5 +222,5 @@ def test_background_reload_starts_with_the_service(running: Running) -> None:
     polled = threading.Event()
     settings = running.settings.model_copy(update={"reload_seconds": 0.01})
     service = replace(running.service, reload_data=polled.set)
-    with TestClient(create_app(settings, service)):
+    with TestClient(create_app(settings, service), "http://localhost"):
         assert polled.wait(30)
