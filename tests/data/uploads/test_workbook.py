@@ -14,6 +14,7 @@ import xlwt
 
 from rossmann.data.uploads.table_reader import read_fields, read_table
 from rossmann.errors import DataValidationError
+from tests.fixtures.tables import ods_document
 
 NAMES = ["Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday"]
 DAY = date(2015, 8, 13)
@@ -55,27 +56,7 @@ def without_references(xml: bytes) -> bytes:
 
 
 def ods(*rows: str) -> bytes:
-    """An .ods file of the rows' XML; its namespaces are those of LibreOffice."""
-    space = "urn:oasis:names:tc:opendocument:xmlns:"
-    names = "".join(f' xmlns:{name}="{space}{name}:1.0"' for name in ("office", "table", "text"))
-    calc = "urn:org:documentfoundation:names:experimental:calc:xmlns:calcext:1.0"
-    table = f'<table:table table:name="Plan">{"".join(rows)}</table:table>'
-    kind = "application/vnd.oasis.opendocument.spreadsheet"
-    listed = f'<m:file-entry m:full-path="/" m:media-type="{kind}"/>'
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("mimetype", kind)
-        archive.writestr(
-            "META-INF/manifest.xml",
-            f'<m:manifest xmlns:m="{space}manifest:1.0">{listed}</m:manifest>',
-        )
-        archive.writestr(
-            "content.xml",
-            f'<office:document-content{names} xmlns:calcext="{calc}"><office:body>'
-            f"<office:spreadsheet>{table}</office:spreadsheet></office:body>"
-            "</office:document-content>",
-        )
-    return out.getvalue()
+    return ods_document("".join(rows))
 
 
 def ods_row(*cells: str, attributes: str = "") -> str:

@@ -272,7 +272,7 @@ def test_rows_of_a_refused_request_are_given_back(make_app: App, row: Any) -> No
 
 
 def test_rows_are_limited_where_it_is_set() -> None:
-    """Not by default: the count takes a tenth of the time of a small request."""
+    """Not by default: counting takes time in each request."""
     default = load_settings()
     assert limits_from_settings(default, "rows") == ()
     some = default.model_copy(update={"rate_limit_rows": "20000000/hour"})

@@ -56,7 +56,7 @@ class Workspace:
 
     folder: Path
     max_bytes: int
-    is_cancelled: Callable[[], bool] = bool
+    is_cancelled: Callable[[], bool] = lambda: False
 
     def check(self) -> None:
         """Raise ``ReadCancelledError`` if nobody waits for the file."""

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -88,15 +89,12 @@ class SandboxedReader:
         ``DataValidationError`` for what is no table and for what needs more than the limits.
         """
         child = self._take()
-        try:
+        with ExitStack() as unless_kept:
+            unless_kept.callback(_end, child)
             answer = self._ask(child, task, check)
-        except BaseException:
-            _end(child)
-            raise
-        if answer.pop("ends"):
-            _end(child)
-        else:
-            self._give_back(child)
+            if not answer.pop("ends"):
+                unless_kept.pop_all()
+                self._give_back(child)
         if sheets := answer.get("sheets"):
             raise SeveralSheetsError(task.name, sheets)
         if error := answer.get("error"):
