@@ -29,6 +29,7 @@ GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.2
 _SLOW_SECONDS = 15.0
 """A service of an earlier launch may be busy, or starting still."""
+_EXIT_CODE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,14 @@ class Supervisor:
 
     def exit_text(self, service: Service) -> str:
         """How it ended, with a blank before; "" for a service that another process started."""
-        codes = [one.process.poll() for one in self._started if one.service is service]
-        if not codes or codes[0] is None:
+        process = next((one.process for one in self._started if one.service is service), None)
+        if process is None:
             return ""
-        return f" by signal {-codes[0]}" if codes[0] < 0 else f" with exit code {codes[0]}"
+        try:  # it is dead to others a moment before its last thread has ended and it has a code
+            code = process.wait(_EXIT_CODE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return ""
+        return f" by signal {-code}" if code < 0 else f" with exit code {code}"
 
     def restart(self, service: Service, record: ServiceRecord) -> bool:
         """Start a service again that ended by itself; False where another process does it.
