@@ -84,7 +84,7 @@ async def measure_all(folder: Path) -> None:
         access = AccessControl(
             load_settings(**{"data_dir": folder, "rate_limit_rows": "none", **values})
         )
-        await measure(name, authorize(access, scope))
+        await measure(name, authorize(access, scope, rows=1))
         await access.close()
     await measure("token, cached", authorize(*with_token(folder)))
     access, scope = with_token(folder)
@@ -114,9 +114,18 @@ async def measure_all(folder: Path) -> None:
     await measure_headers()
 
 
-def authorize(access: AccessControl, scope: Scope) -> Callable[[], Awaitable[Any]]:
-    """A call that authorizes the request."""
-    return lambda: access.authorize(Request(scope), Permission.PREDICT)
+def authorize(access: AccessControl, scope: Scope, rows: int = 0) -> Callable[[], Awaitable[Any]]:
+    """A call that authorizes the request, and counts its rows."""
+
+    async def call() -> None:
+        request = Request(scope)
+        await access.authorize(request, Permission.PREDICT)
+        if access.counts_rows:
+            await access.reserve_rows(request, rows)
+            scope["state"][REQUEST_RECORD_KEY].rows = rows
+            await access.count_rows(scope)
+
+    return call
 
 
 def with_token(folder: Path) -> tuple[AccessControl, Scope]:

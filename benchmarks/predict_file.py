@@ -97,7 +97,7 @@ def serve(settings: Settings, pipe: Any) -> None:
 
     with bind("127.0.0.1", 0) as listener:
         pipe.send(listener.getsockname()[1])
-        uvicorn.Server(server_config(build_app(settings))).run(sockets=[listener])
+        uvicorn.Server(server_config(build_app(settings), settings)).run(sockets=[listener])
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class AccessSettings(BaseSettings):
     """Whether ``GET /stores...``, which shows sales, needs no key."""
     rate_limit: str = ""
     """Calls of one key, or of one address without a key, such as ``20/second, 600/minute``."""
-    rate_limit_rows: str = "none"
+    rate_limit_rows: str = "20000000/hour"
     """The same for forecast rows: when they are used up, the next call gets a 429; ``none``: no."""
     rate_limit_store: str = ""
     """Redis by URL, where several machines share the count; empty: workers of this one do."""

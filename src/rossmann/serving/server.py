@@ -4,37 +4,22 @@ import errno
 import os
 import socket
 import sys
-import time
 from contextlib import suppress
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any, Final
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import TYPE_CHECKING
 
 from rossmann.addresses import exempt_from_proxies, host_and_port, is_loopback
 from rossmann.errors import PortInUseError, RossmannError, ServiceError, SettingsError
 from rossmann.filesystem.atomic_write import private_files
 from rossmann.installation import shell_command
 from rossmann.logging_config import configure_library_logging, configure_logging, get_logger
+from rossmann.serving.http_protocol import BoundedRequestProtocol, FairAcceptProtocol, ServerConfig
 from rossmann.serving.observability.metrics import MULTIPROC_DIR_VARIABLE, multiprocess_dir
 from rossmann.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
-
-_ACCEPT_PAUSE: Final = 1e-4
-"""Seconds in which another worker wakes up, on a busy machine too."""
-MAX_HEADER_BYTES: Final = 65_536
-"""Length limit of a request's URL and headers."""
-_TOO_LONG_BODY: Final = (
-    b'{"detail":[{"loc":["header"],"msg":"the headers of a request may hold at most 64 KB",'
-    b'"type":"too_many_bytes"}],"request_id":""}'
-)
-_TOO_LONG: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(_TOO_LONG_BODY), _TOO_LONG_BODY)
-)
 
 
 def main() -> int:
@@ -63,7 +48,7 @@ def run(settings: Settings) -> None:
                 os.environ.pop(MULTIPROC_DIR_VARIABLE, None)  # it would be another program's
                 app = build_app(settings)
                 logger.info("serving", url=url)
-                _run_one(server_config(app, trusted_proxies=settings.trusted_proxies), listener)
+                _run_one(server_config(app, settings), listener)
             else:
                 require_servable_model(settings)
                 logger.info("serving", url=url, workers=settings.workers)
@@ -176,31 +161,30 @@ def bind(host: str, port: int, setting: str = "ROSSMANN_API_PORT") -> socket.soc
     return listener
 
 
-def server_config(
-    app: "FastAPI | str", workers: int = 1, trusted_proxies: str = ""
-) -> "uvicorn.Config":
+def server_config(app: "FastAPI | str", settings: Settings) -> ServerConfig:
     """Uvicorn's configuration; ``app`` may name a factory that each worker calls."""
-    import uvicorn
-
-    return uvicorn.Config(
+    is_single = settings.workers == 1
+    config = ServerConfig(
         app,
         factory=isinstance(app, str),
-        workers=workers,
+        workers=settings.workers,
         loop="uvloop",
-        http=BoundedHeadersProtocol if workers == 1 else FairAcceptProtocol,
+        http=BoundedRequestProtocol if is_single else FairAcceptProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         # Without trusted proxies a client could claim another address.
-        proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=trusted_proxies,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         # Longer than clients keep idle connections: none is closed while a request arrives.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=20,
         # A worker that is busy or starting needs some seconds to answer the health check.
         timeout_worker_healthcheck=15,
     )
+    config.request_seconds = settings.max_body_seconds
+    return config
 
 
 def _run_one(config: "uvicorn.Config", listener: socket.socket) -> None:
@@ -215,73 +199,7 @@ def _run_one(config: "uvicorn.Config", listener: socket.socket) -> None:
 def _run_many(settings: Settings, listener: socket.socket) -> None:
     from uvicorn.supervisors import Multiprocess
 
-    config = server_config(
-        "rossmann.serving.server:worker_app", settings.workers, settings.trusted_proxies
-    )
+    config = server_config("rossmann.serving.server:worker_app", settings)
     with multiprocess_dir() as folder:
         os.environ[MULTIPROC_DIR_VARIABLE] = str(folder)  # workers inherit it
         Multiprocess(config, sockets=[listener]).run()
-
-
-class BoundedHeadersProtocol(HttpToolsProtocol):
-    """HTTP protocol that answers 431 to headers, trailers or a URL of more than 64 KB.
-
-    The parser has no limit, and joins a long header again with each part that arrives: 40 MB took
-    1.8 s of processor time.
-    """
-
-    _unparsed = 0
-    """Bytes since the last part of a body or the end of the headers."""
-
-    def data_received(self, data: bytes) -> None:
-        """Parse ``data``; refuse it where a head is not complete with it, but too long."""
-        self._unparsed += len(data)
-        super().data_received(data)
-        if self._unparsed > MAX_HEADER_BYTES and not self.transport.is_closing():
-            self._refuse_headers()
-
-    def on_headers_complete(self) -> None:
-        """Start the request, unless its head is too long."""
-        received, self._unparsed = self._unparsed, 0
-        if self.transport.is_closing():
-            return
-        # The same read may hold much of the body too.
-        if received > MAX_HEADER_BYTES:
-            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > MAX_HEADER_BYTES:
-                self._refuse_headers()
-                return
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Pass a part of the body on."""
-        self._unparsed = 0
-        if not self.transport.is_closing():
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Tell the request that its body is complete."""
-        self._unparsed = 0
-        if not self.transport.is_closing():
-            super().on_message_complete()
-
-    def _refuse_headers(self) -> None:
-        # While another response is sent, the connection is closed without one.
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_TOO_LONG)
-        self.transport.close()
-
-
-class FairAcceptProtocol(BoundedHeadersProtocol):
-    """HTTP protocol that pauses after each new connection, so that another worker takes the next.
-
-    All workers accept from one socket, and the first to wake up takes all pending connections: of
-    32 that a connection pool opens at once, one worker got 28. With the pause it is 17 to 15.
-    libuv once did the same (``UV_TCP_SINGLE_ACCEPT``). One socket for each worker
-    (``SO_REUSEPORT``) would drop the pending connections of a killed worker.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        # It blocks the loop, but a new connection costs more than that anyway.
-        time.sleep(_ACCEPT_PAUSE)

@@ -176,7 +176,7 @@ def test_access_summary_counts_keys_and_limits(tmp_path: Path) -> None:
     assert not is_open
     assert summary == {
         "predict_keys": 2, "operate_keys": 1, "tokens_of": "nobody",
-        "rate_limit": "9/minute, 2/second", "rate_limit_rows": "none",
+        "rate_limit": "9/minute, 2/second", "rate_limit_rows": "20000000/hour",
     }  # fmt: skip
 
 

@@ -1,14 +1,11 @@
 """Rate limits: in one worker, several workers and several machines, and their responses."""
 
 import fcntl
-import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -25,15 +22,9 @@ from hypothesis import strategies as st
 from rossmann.errors import RateLimitError
 from rossmann.serving.access import rate_limiter
 from rossmann.serving.access.api_keys import Permission, generate_key
-from rossmann.serving.access.rate_limiter import (
-    RateLimiter,
-    SharedRateCounter,
-    limits_from_settings,
-)
+from rossmann.serving.access.rate_limiter import RateLimiter, SharedRateCounter
 from rossmann.serving.access.rate_limits import RateLimit, WindowUsage, parse_rate_limits
-from rossmann.serving.batch_prediction import handler as batch_handler
 from rossmann.serving.client.client import Client
-from rossmann.serving.prediction import handler
 from rossmann.settings import load_settings
 
 App = Callable[..., FastAPI]
@@ -173,7 +164,7 @@ def test_worker_counts_in_memory_when_the_file_cannot_be_created(tmp_path: Path)
 def test_concurrent_processes_lose_no_count(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from rossmann.serving.access.rate_limiter import SharedRateCounter\n"
+        "from rossmann.serving.access.rate_limiter import RowLimiter, SharedRateCounter\n"
         "from rossmann.serving.access.rate_limits import parse_rate_limits\n"
         "counter = SharedRateCounter(parse_rate_limits('3000/day'), Path(sys.argv[1]))\n"
         "print(sum(counter.hit('a')[0] for _ in range(2000)))"
@@ -218,80 +209,6 @@ def test_rate_limit_exceeded_is_429_with_retry_after(make_app: App, row: Any) ->
         for path in ("/health", "/health/live", "/health/ready", "/metrics", "/docs"):
             response = client.get(path)
             assert response.status_code == 200 and "RateLimit-Limit" not in response.headers
-
-
-def test_rows_in_parallel_are_reserved_before_the_work(
-    make_app: App, live: Live, row: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parsed = threading.Barrier(6)
-    parse_inputs = handler.parse_inputs
-
-    def parse_together(*arguments: Any) -> Any:
-        inputs = parse_inputs(*arguments)
-        parsed.wait(30)  # all have passed the check of the call by now
-        return inputs
-
-    body = json.dumps({"inputs": [row()] * 500}).encode()
-    app = make_app(rate_limit_rows="100/hour", threads=6)
-    with live(app) as url, ThreadPoolExecutor(6) as pool:
-        monkeypatch.setattr(handler, "parse_inputs", parse_together)
-        calls = [pool.submit(httpx.post, f"{url}/predict", content=body) for _ in range(6)]
-        codes = sorted(call.result().status_code for call in calls)
-        assert codes == [200] + [429] * 5
-
-
-def test_rows_of_parallel_files_are_reserved_before_the_forecast(
-    make_app: App, live: Live, row: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    validated = threading.Barrier(2)
-    prepare_job = batch_handler.prepare_job
-
-    def prepare_together(*arguments: Any) -> Any:
-        job = prepare_job(*arguments)
-        validated.wait(30)
-        return job
-
-    names = list(row())
-    line = ",".join(str(value) for value in row().values())
-    body = "\n".join([",".join(names), *[line] * 500]).encode()
-    with live(make_app(rate_limit_rows="100/hour")) as url, ThreadPoolExecutor(2) as pool:
-        monkeypatch.setattr(batch_handler, "prepare_job", prepare_together)
-        calls = [pool.submit(httpx.post, f"{url}/predict/file", content=body) for _ in range(2)]
-        assert sorted(call.result().status_code for call in calls) == [200, 429]
-
-
-def test_rows_of_a_refused_request_are_given_back(make_app: App, row: Any) -> None:
-    body = {"inputs": [row()] * 60, "model_stage": 77}
-    with TestClient(make_app(rate_limit_rows="100/day")) as client:
-        for path in ("/predict", "/explain"):
-            for _ in range(3):
-                assert client.post(path, json=body).status_code == 404
-        assert client.post("/predict", json={"inputs": [row()] * 60}).status_code == 200
-        assert client.post("/predict", json={"inputs": [row()] * 60}).status_code == 200
-        assert_rate_limited(client.post("/predict", json={"inputs": [row()]}))
-
-
-def test_rows_are_limited_where_it_is_set() -> None:
-    """Not by default: counting takes time in each request."""
-    default = load_settings()
-    assert limits_from_settings(default, "rows") == ()
-    some = default.model_copy(update={"rate_limit_rows": "20000000/hour"})
-    assert limits_from_settings(some, "rows") == (RateLimit(20_000_000, 3600),)
-
-
-def test_rows_of_a_call_limit_the_next_ones(make_app: App, row: Any) -> None:
-    with TestClient(make_app(rate_limit_rows="10/day")) as client:
-        for rows, code in ((1, 200), (8, 200), (0, 422), (30, 200), (1, 429), (1, 429)):
-            response = client.post("/predict", json={"inputs": [row()] * rows})
-            assert response.status_code == code, response.text
-        assert "(rows)" in response.json()["detail"][0]["msg"]
-        # Of the 39 counted rows 9 may remain in the window; the others must leave it first.
-        passed = time.monotonic() / 86_400 % 1
-        assert assert_rate_limited(response) == pytest.approx(
-            (2 - passed - 9 / 39) * 86_400, abs=10
-        )
-        assert_rate_limited(client.get("/stores"))
-        assert client.get("/health").status_code == 200
 
 
 def test_open_service_counts_by_address(make_app: App) -> None:

@@ -10,11 +10,10 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import httpx
-import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from rossmann.serving.request_parsing import body
+from rossmann.serving.access.api_keys import Permission, generate_key
 
 App = Callable[..., FastAPI]
 GZIP = {"Content-Encoding": "gzip"}
@@ -42,9 +41,12 @@ def test_gzip_that_unpacks_to_much_more_is_413(make_app: App, api: TestClient, r
 def test_unfinished_bodies_are_bounded_in_bytes_and_time(
     make_app: App, live: Callable[..., AbstractContextManager[str]], row: Any
 ) -> None:
-    """Of 20 bodies that never end 4 find room, until their time is over; small ones go on."""
-    app = make_app(max_body_mb=2, max_bodies_mb=4, max_body_seconds=1.0)
-    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
+    """Of 20 bodies of a caller that never end 2 find room, until their time is over."""
+    (key, record), (other, second) = (generate_key(Permission.PREDICT, name) for name in "ab")
+    keys = f"{record.file_line},{second.file_line}"
+    app = make_app(max_body_mb=1, max_bodies_mb=4, max_body_seconds=1.5, api_keys=keys)
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n"
+    head += "Content-Length: 1048576\r\n\r\n"
     with live(app) as url, ExitStack() as stack:
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         sockets = [
@@ -52,25 +54,28 @@ def test_unfinished_bodies_are_bounded_in_bytes_and_time(
         ]
         started = time.monotonic()
         for connection in sockets:
-            connection.sendall(head + b" " * 1_000_000)
+            connection.sendall(head.encode() + b" " * 1_000_000)
         content = json.dumps({"inputs": [row()] * 100}).encode()
         with httpx.Client(base_url=url, trust_env=False) as client:
-            before = time.monotonic()
-            assert client.post("/predict", content=content).status_code == 200
-            assert time.monotonic() - before < 1
+            for one, body, code in ((key, content, 200), (other, b" " * 1_000_000, 422)):
+                before = time.monotonic()
+                response = client.post("/predict", content=body, headers={"X-API-Key": one})
+                assert response.status_code == code
+                assert time.monotonic() - before < 1
             codes = Counter(int(connection.recv(4_096).split()[1]) for connection in sockets)
-            assert codes == {503: 16, 408: 4}
+            assert codes == {503: 18, 408: 2}
             assert time.monotonic() - started < 10
             # All room is free again, also after bodies that are refused when parsed.
             for _ in range(5):
-                large = client.post("/predict", content=b" " * 2_000_000)
+                large = client.post(
+                    "/predict", content=b" " * 1_000_000, headers={"X-API-Key": key}
+                )
                 assert large.status_code == 422
 
 
 def test_body_that_comes_slowly_is_408_on_every_route(
-    make_app: App, live: Callable[..., AbstractContextManager[str]], monkeypatch: pytest.MonkeyPatch
+    make_app: App, live: Callable[..., AbstractContextManager[str]]
 ) -> None:
-    monkeypatch.setattr(body, "BODY_SECONDS", 0.3)
     with live(make_app(max_body_seconds=0.3)) as url:
         for path in ("/predict", "/explain", "/models/2/promote", "/model/load"):
             with socket.create_connection(
@@ -80,3 +85,36 @@ def test_body_that_comes_slowly_is_408_on_every_route(
                 connection.sendall(head.encode() + b"{")
                 response = connection.recv(65_536)
                 assert response.startswith(b"HTTP/1.1 408 ") and b"0.3 seconds" in response, path
+
+
+def test_body_that_ends_in_time_is_read_in_parts(
+    make_app: App, live: Callable[..., AbstractContextManager[str]], row: Any
+) -> None:
+    """The time of a request ends with it: the next one on the connection has its own."""
+    content = json.dumps({"inputs": [row()]}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    with live(make_app(max_body_seconds=0.8)) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=20) as connection:
+            for _ in range(4):
+                for part in (head.encode()[:30], head.encode()[30:], content[:20], content[20:]):
+                    connection.sendall(part)
+                    time.sleep(0.1)
+                assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_head_that_comes_slowly_ends_the_connection(
+    make_app: App, live: Callable[..., AbstractContextManager[str]]
+) -> None:
+    complete = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with live(make_app(max_body_seconds=0.4)) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for before, start in ((b"", b""), (b"", complete[:30]), (complete, complete[:30])):
+            with socket.create_connection(address, timeout=20) as connection:
+                connection.sendall(before + start)
+                began, answers = time.monotonic(), b""
+                while part := connection.recv(65_536):
+                    answers += part
+                assert time.monotonic() - began < 5
+                assert (b" 200 OK" in answers) == bool(before)
+                assert (b" 408 " in answers) == bool(start)

@@ -14,8 +14,9 @@ from rossmann.addresses import plain_address
 from rossmann.errors import AuthenticationError, PermissionDeniedError, ServiceError
 from rossmann.serving.access.api_keys import ApiKeyStore, Permission, key_digest
 from rossmann.serving.access.cross_site import CrossSiteGuard
-from rossmann.serving.access.rate_limiter import RateLimiter, limits_from_settings
-from rossmann.serving.observability.access_log import request_record
+from rossmann.serving.access.rate_limiter import RateLimiter, RowLimiter, limits_from_settings
+from rossmann.serving.access.rate_limits import WindowUsage
+from rossmann.serving.observability.access_log import REQUEST_RECORD_KEY, request_record
 from rossmann.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class AccessControl:
         """Raises ``SettingsError`` for invalid keys, limits or addresses."""
         self._keys = _load_keys(settings)
         self._calls = RateLimiter(settings, "calls")
-        self._rows = RateLimiter(settings, "rows")
+        self._rows = RowLimiter(settings)
         self._tokens = _token_verifier(settings)
         self._guard = CrossSiteGuard(settings)
         self.stores_permission = (
@@ -72,8 +73,7 @@ class AccessControl:
 
         Raises ``HostNotAllowedError``, ``CrossSiteError``.
         """
-        if self.is_open:
-            self._keys.reload_if_due()
+        self._keys.reload_if_due()
         if self.is_open:
             self._guard.check_call(scope)
 
@@ -85,9 +85,8 @@ class AccessControl:
         """
         scope = request.scope
         self._keys.reload_if_due()
-        headers = _read_headers(scope)
         try:
-            caller = await self._identify(scope, headers, needed)
+            caller = await self._identify(scope, needed)
         except (AuthenticationError, ServiceError):
             # Attempts with unknown keys count too, also while nobody can judge them.
             await self._count_call(scope, _address_id(scope))
@@ -102,11 +101,10 @@ class AccessControl:
             self._guard.check_operation(scope)
         return caller
 
-    async def _identify(
-        self, scope: Scope, headers: _AccessHeaders, needed: Permission
-    ) -> Principal:
+    async def _identify(self, scope: Scope, needed: Permission) -> Principal:
         if self.is_open:
             return Principal("anyone", _address_id(scope), Permission.OPERATE)
+        headers = _read_headers(scope)
         key = headers.key or headers.bearer
         if not key:
             if needed is Permission.ANYONE:
@@ -132,25 +130,14 @@ class AccessControl:
         if self._rows.enabled:
             # How many rows it has is known once it is parsed; where none is left, it need not be.
             scope["state"][_ROWS_CALLER_KEY] = caller_id
-            allowed, usage = await self._rows.hit(caller_id, cost=0)
-            if not allowed:
-                scope["state"][RATE_STATE_KEY] = usage
-                raise usage.to_error("rows")
+            _raise_refused(scope["state"], await self._rows.check(caller_id))
 
     async def reserve_rows(self, request: Request, rows: int) -> None:
-        """Count the rows of an authorized call before the work; raises ``RateLimitError``.
-
-        A call is let in while one row is left, whatever its size: a file may hold more than an
-        hour's rows.
-        """
+        """Count the rows of an authorized call before the work; raises ``RateLimitError``."""
         state = request.scope["state"]
-        if not self._rows.enabled or not rows:
-            return
-        allowed, usage = await self._rows.hit(state[_ROWS_CALLER_KEY], rows)
-        if not allowed:
-            state[RATE_STATE_KEY] = usage
-            raise usage.to_error("rows")
-        state[_RESERVED_KEY] = rows
+        if self._rows.enabled and rows:
+            _raise_refused(state, await self._rows.reserve(state[_ROWS_CALLER_KEY], rows))
+            state[_RESERVED_KEY] = rows
 
     async def count_rows(self, scope: Scope) -> None:
         """Count the rows of a request after its response; give back those that it had reserved.
@@ -161,9 +148,9 @@ class AccessControl:
         caller_id = state.get(_ROWS_CALLER_KEY)
         if caller_id is None:
             return
-        more = request_record(Request(scope)).rows - state.get(_RESERVED_KEY, 0)
+        more = state[REQUEST_RECORD_KEY].rows - state.get(_RESERVED_KEY, 0)
         if more:
-            await self._rows.hit(caller_id, more, force=True)
+            await self._rows.adjust(caller_id, more)
 
     async def close(self) -> None:
         """Close connections and files."""
@@ -171,6 +158,12 @@ class AccessControl:
         await self._rows.close()
         if self._tokens is not None:
             await self._tokens.close()
+
+
+def _raise_refused(state: dict[str, Any], usage: WindowUsage | None) -> None:
+    if usage is not None:
+        state[RATE_STATE_KEY] = usage
+        raise usage.to_error("rows")
 
 
 def _load_keys(settings: Settings) -> ApiKeyStore:

@@ -43,6 +43,8 @@ class CrossSiteGuard:
         if scope["method"] in _READS:
             return
         scope.setdefault("state", {})[JSON_TYPE_KEY] = True
+        if not origins and site not in _OTHER_SITES:
+            return  # a program's
         if b"*" in self._origins or (origins and self._origins.issuperset(origins)):
             return
         if site in _OTHER_SITES or any(_authority(origin) not in hosts for origin in origins):

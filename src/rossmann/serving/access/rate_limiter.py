@@ -44,6 +44,8 @@ _FILE_BYTES: Final = _SET_BYTES * _SETS
 _MAX_CACHED_CALLERS: Final = 10_000
 _MAX_COUNT: Final = 2**32 - 1
 _LOCK_ATTEMPTS: Final = 200
+_PARTS: Final = 1_000
+"""Parts of a limit in which rows are counted."""
 
 
 def limits_from_settings(settings: Settings, unit: RateUnit) -> tuple[RateLimit, ...]:
@@ -92,6 +94,62 @@ class RateLimiter:
             self._local.close()
         if self._redis is not None:
             await self._redis.close()
+
+
+class RowLimiter:
+    """Limits the forecast rows of each caller; ``enabled`` is false where no limit is set.
+
+    The rows are counted in parts: a call counts a thousandth of the limit more than its own rows,
+    and the rows of the caller's next calls are taken from that in this process. So a call costs a
+    microsecond, and each worker may count a thousandth too much, never too little.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ``SettingsError`` for invalid limits or an invalid address."""
+        self._counter = RateLimiter(settings, "rows")
+        self.enabled = self._counter.enabled
+        limits = limits_from_settings(settings, "rows")
+        self._part = min((limit.count for limit in limits), default=0) // _PARTS
+        self._counted: dict[str, int] = {}
+
+    async def check(self, caller: str) -> WindowUsage | None:
+        """The caller's usage where no row is left; None where one is."""
+        if self._counted.get(caller):
+            return None
+        allowed, usage = await self._counter.hit(caller, 0)
+        return None if allowed else usage
+
+    async def reserve(self, caller: str, rows: int) -> WindowUsage | None:
+        """Count the rows of a call where one is left, whatever their number; else the usage.
+
+        A file may hold more than an hour's rows.
+        """
+        left = self._counted.get(caller, 0)
+        if rows <= left:
+            self._counted[caller] = left - rows
+            return None
+        if left:  # beyond the limit no further part may be counted
+            self._counted[caller] = 0
+            await self._counter.hit(caller, rows - left, force=True)
+            return None
+        allowed, usage = await self._counter.hit(caller, rows + self._part)
+        if not allowed:
+            return usage
+        if self._part and usage.remaining:
+            if len(self._counted) >= _MAX_CACHED_CALLERS:
+                self._counted.clear()
+            self._counted[caller] = self._part
+        elif self._part:
+            await self.adjust(caller, -self._part)
+        return None
+
+    async def adjust(self, caller: str, rows: int) -> None:
+        """Count further rows of a call, or with a negative number fewer."""
+        await self._counter.hit(caller, rows, force=True)
+
+    async def close(self) -> None:
+        """Close connections and files."""
+        await self._counter.close()
 
 
 class SharedRateCounter:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -72,8 +73,7 @@ class PredictHandler:
     ) -> None:
         self._max_rows = settings.max_rows
         self._max_bytes = settings.max_body_mb << 20
-        bodies_mb = max(settings.max_bodies_mb, settings.max_body_mb)
-        self._bodies = BodyBudget(bodies_mb << 20, settings.max_body_seconds)
+        self._bodies = BodyBudget(settings.max_bodies_mb << 20, self._max_bytes)
         self._service = service
         self._access_control = access_control
         self._metrics = metrics
@@ -122,11 +122,12 @@ class PredictHandler:
 
         A body of up to ``inline_bytes`` is parsed on the event loop. None is kept after that.
         """
-        await self._access_control.authorize(request, Permission.PREDICT)
+        caller = await self._access_control.authorize(request, Permission.PREDICT)
         if request.scope["query_string"]:
             reject_query(request)
         try:
-            body = await read_body(request, self._max_bytes, self._bodies)
+            hold = partial(self._bodies.hold, request, caller.id)
+            body = await read_body(request, self._max_bytes, hold)
             if len(body) > inline_bytes:
                 inputs = await _run(pool, self._parse, body, max_rows)
             else:
@@ -134,7 +135,7 @@ class PredictHandler:
         except ClientDisconnect:
             return None
         finally:
-            self._bodies.release(request)
+            self._bodies.release(request, caller.id)
         if self._access_control.counts_rows:
             await self._access_control.reserve_rows(request, len(inputs.request.rows))
         return inputs

@@ -1,6 +1,5 @@
 """Reading of request bodies: raw bytes up to a limit, and small JSON bodies as models."""
 
-import asyncio
 import re
 import zlib
 from collections.abc import Awaitable, Callable
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
 from rossmann.errors import (
     ErrorDetail,
@@ -24,14 +24,14 @@ JSON_TYPE_KEY: Final = "json_type"
 """Key in a request's state: true where a Content-Type must be that of JSON."""
 _JSON_TYPE: Final = re.compile(rb"(application/([\w.!#$&^-]+\+)?|text/)json", re.IGNORECASE)
 
+_JSON: Final = b"application/json"
 _MAX_RATIO: Final = 200
 """Plain bytes for each byte of gzip; rows of a chain have 40 to 75, the format allows 1,000."""
 _UNPACKED_ANYWAY: Final = 2**20
 """Bytes that a body may have unpacked, whatever its ratio."""
 
-
-BODY_SECONDS: Final = 120.0
-"""Seconds in which a body must have come, where no setting says otherwise."""
+LATE_KEY: Final = "late"
+"""Key in a request's state: the seconds in which its body should have come, once they are over."""
 _HELD_KEY: Final = "body_bytes"
 _NOT_COUNTED: Final = 65_536
 """Bytes of a body that are in hand anyway: small requests are answered while large ones wait."""
@@ -40,33 +40,42 @@ _RETRY_AFTER: Final = 5
 
 
 class BodyBudget:
-    """Bytes of all bodies in hand: received in part, or waiting to be parsed; and their deadline.
+    """Bytes of all bodies in hand: received in part, or waiting to be parsed.
 
-    One for each process, used on its event loop.
+    A caller may hold half of them, or one body of the largest size. One for each process, used on
+    its event loop.
     """
 
-    def __init__(self, max_bytes: int, seconds: float) -> None:
-        self.seconds = seconds
-        self._free = max_bytes
+    def __init__(self, max_bytes: int, max_body_bytes: int) -> None:
+        self._free = max(max_bytes, max_body_bytes)
+        self._share = max(max_bytes // 2, max_body_bytes)
+        self._held: dict[str, int] = {}
 
-    def hold(self, request: Request, size: int) -> None:
-        """Count the body of a request at ``size`` bytes; raises ``ServiceBusyError``."""
-        state = request.scope["state"]
-        more = size - state.get(_HELD_KEY, 0)
+    def hold(self, request: Request, caller: str, size: int) -> None:
+        """Count the body of a caller's request at ``size``; raises ``ServiceBusyError``."""
         if size <= _NOT_COUNTED:
             return
-        if more > self._free:
+        state = request.scope["state"]
+        more = size - state.get(_HELD_KEY, 0)
+        held = self._held.get(caller, 0) + more
+        if more > self._free or held > self._share:
             raise ServiceBusyError(
                 "large bodies of other requests are being received: send this one again, or the"
                 " rows in smaller parts",
                 _RETRY_AFTER,
             )
         self._free -= more
+        self._held[caller] = held
         state[_HELD_KEY] = size
 
-    def release(self, request: Request) -> None:
+    def release(self, request: Request, caller: str) -> None:
         """Count the body of a request no longer."""
-        self._free += request.scope["state"].pop(_HELD_KEY, 0)
+        size = request.scope["state"].pop(_HELD_KEY, 0)
+        if size:
+            self._free += size
+            self._held[caller] -= size
+            if not self._held[caller]:
+                del self._held[caller]
 
 
 def reject_query(request: Request) -> None:
@@ -80,56 +89,66 @@ def reject_query(request: Request) -> None:
         raise RequestError(errors)
 
 
-async def read_body(request: Request, max_bytes: int, budget: BodyBudget | None = None) -> bytes:
+async def read_body(
+    request: Request, max_bytes: int, hold: Callable[[int], object] | None = None
+) -> bytes:
     """The body.
 
     Raises ``MediaTypeError`` for a Content-Type other than JSON's, where the service is open to
     all: forms and plain text are what a browser sends for any page. None at all is accepted.
     Raises ``PayloadTooLargeError`` as soon as its length or the bytes received exceed
-    ``max_bytes``, ``ServiceBusyError`` where ``budget`` has no room for it (whoever parses the body
-    releases it), ``HTTPException`` (408) where it does not come in time, and ``ClientDisconnect``
-    where the client went away.
+    ``max_bytes``, what ``hold`` raises for the bytes in hand, ``HTTPException`` (408) where it does
+    not come in time, and ``ClientDisconnect`` where the client went away.
     """
     encoding = b""
     for name, value in request.scope["headers"]:
-        is_length = name == b"content-length" and value.isdigit()
-        if is_length and (len(value) > 18 or int(value) > max_bytes):
-            raise _too_long(max_bytes)
-        if name == b"content-encoding":
+        if name == b"content-length":
+            if value.isdigit() and (len(value) > 18 or int(value) > max_bytes):
+                raise _too_long(max_bytes)
+        elif name == b"content-encoding":
             encoding = value.strip().lower()
-        elif name == b"content-type" and request.scope["state"].get(JSON_TYPE_KEY):
+        elif name == b"content-type" and value != _JSON and JSON_TYPE_KEY in request.scope["state"]:
             _check_type(value)
-    seconds = BODY_SECONDS if budget is None else budget.seconds
-    try:
-        async with asyncio.timeout(seconds):
-            body = await _receive(request, max_bytes, budget)
-    except TimeoutError as error:
-        raise HTTPException(408, f"the body did not come within {seconds:g} seconds") from error
+    message = await request.receive()
+    if message.get("more_body") or message["type"] == "http.disconnect":
+        body = await _receive(request, message, max_bytes, hold)
+    else:
+        body = message.get("body", b"")
+        if len(body) > max_bytes:
+            raise _too_long(max_bytes)
+        if hold is not None:
+            hold(len(body))
     if encoding in {b"", b"identity"}:
         return body
     plain = _decoded(body, encoding, max_bytes)
-    if budget is not None:
-        budget.hold(request, len(plain))
+    if hold is not None:
+        hold(len(plain))
     return plain
 
 
-async def _receive(request: Request, max_bytes: int, budget: BodyBudget | None) -> bytes:
+async def _receive(
+    request: Request, message: Message, max_bytes: int, hold: Callable[[int], object] | None
+) -> bytes:
+    """A body that comes in parts, of which ``message`` has the first."""
+    state = request.scope["state"]
     parts: list[bytes] = []
-    size, more = 0, True
+    size = 0
     # ``request.stream`` does the same by a generator, which takes 5 % of a response's time.
-    while more:
-        message = await request.receive()
+    while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part = message.get("body", b"")
         size += len(part)
         if size > max_bytes:
             raise _too_long(max_bytes)
-        if budget is not None and size > _NOT_COUNTED:
-            budget.hold(request, size)
+        if hold is not None:
+            hold(size)
         parts.append(part)
-        more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        if LATE_KEY in state:
+            raise HTTPException(408, f"the body did not come within {state[LATE_KEY]:g} seconds")
+        message = await request.receive()
 
 
 def _check_type(content_type: bytes) -> None:
