@@ -197,6 +197,9 @@ def run(host: str, port: int, folder: Path) -> None:
         _prepare_database(folder)
         from mlflow.server.fastapi_app import app
 
+        from rossmann.launcher.artifact_protection import protect_registered_files
+
+        protect_registered_files(os.environ[_BACKEND], folder / "artifacts")
         config = uvicorn.Config(
             _refuse_pages_of_others(app),
             access_log=False,

@@ -381,7 +381,10 @@ def test_sanity_checks_apply_their_limits(registry: Registry, gate_settings: Set
 
 
 def test_missing_or_changed_predictions_fail(
-    registry: Registry, gate_settings: Settings, trained: TrainedModel
+    registry: Registry,
+    gate_settings: Settings,
+    trained: TrainedModel,
+    stored_artifact: Callable[[str], Path],
 ) -> None:
     version = registry.find(1)
     assert len(load_predictions(registry, version).windows) == 2
@@ -392,8 +395,9 @@ def test_missing_or_changed_predictions_fail(
     with httpx.Client(base_url=gate_settings.tracking_uri, timeout=30, trust_env=False) as client:
         run = client.get("/api/2.0/mlflow/runs/get", params={"run_id": changed.run_id}).json()
         root = run["run"]["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
-        url = f"/api/2.0/mlflow-artifacts/artifacts/{root}/{PREDICTIONS_FILE}"
-        client.put(url, content=b"better figures").raise_for_status()
+    file = stored_artifact(f"{root}/{PREDICTIONS_FILE}")
+    assert file.stat().st_size > 0
+    file.write_bytes(b"better figures")
     lines = validate(registry, changed.version, gate_settings).results
     assert not lines[0].passed
     assert "was changed" in lines[0].note

@@ -348,11 +348,13 @@ def test_fetch_downloads_only_once(client: RestClient, registry: Registry, tmp_p
 
 @pytest.mark.parametrize("name", ["member.txt", "ensemble.json"])
 def test_fetch_raises_for_altered_files(
-    client: RestClient, registry: Registry, tmp_path: Path, name: str
-) -> None:
+    client: RestClient, registry: Registry, tmp_path: Path, name: str,
+    stored_artifact: Callable[[str], Path],
+) -> None:  # fmt: skip
     version = client.add()
     content = b'{"files": {"member.txt": "00"}}' if name.endswith("json") else b"other trees"
-    client.put(f"{client.artifact_root(version)}/artifacts/ensemble/{name}", content)
+    file = stored_artifact(f"{client.artifact_root(version)}/artifacts/ensemble/{name}")
+    file.write_bytes(content)
     with pytest.raises(CorruptModelError, match=name):
         registry.fetch(version, tmp_path)
     assert list(tmp_path.iterdir()) == []
