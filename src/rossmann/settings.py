@@ -1,4 +1,4 @@
-"""Typed, validated settings: paths, ports, thresholds, access control and training profiles.
+"""Typed, validated settings: paths, ports, thresholds and training profiles.
 
 A value comes from the environment (``ROSSMANN_<NAME>``), else from ``config/params.yaml``, else
 from the default below. Paths may be relative: to the project's root in a checkout, else to the
@@ -6,10 +6,8 @@ working directory.
 """
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -22,7 +20,6 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
@@ -31,7 +28,6 @@ from pydantic_settings import (
 from rossmann.addresses import (
     BasePath,
     Host,
-    HostNames,
     HttpUrl,
     StoreUrls,
     reachable_hosts,
@@ -42,66 +38,8 @@ from rossmann.addresses import (
 )
 from rossmann.errors import SettingsError, settings_error_message
 from rossmann.installation import absolute_path, params_file
+from rossmann.request_settings import AccessSettings, RequestLimits
 from rossmann.schema import Objective, Stage
-
-
-class AccessSettings(BaseSettings):
-    """Keys, tokens, limits of callers, and the sites and proxies that are believed."""
-
-    api_keys: str = ""
-    """SHA-256 of keys, as ``right:hex:name`` with commas between; see ``rossmann keys``."""
-    api_key: str = ""
-    """The key that this program's own client (the dashboard) sends; a secret."""
-    oidc_issuer: str = ""
-    """Provider of tokens (OpenID Connect), as its discovery document spells it; empty: none."""
-    oidc_audience: str = ""
-    """The audience that a token must name."""
-    oidc_rights_claim: str = "scope"
-    """Where a token says ``predict`` or ``operate``; dots lead into objects."""
-    stores_for_anyone: bool = True
-    """Whether ``GET /stores...``, which shows sales, needs no key."""
-    rate_limit: str = ""
-    """Calls of one key, or of one address without a key, such as ``20/second, 600/minute``."""
-    rate_limit_rows: str = "20000000/hour"
-    """The same for forecast rows: when they are used up, the next call gets a 429; ``none``: no."""
-    rate_limit_store: str = ""
-    """Redis by URL, where several machines share the count; empty: workers of this one do."""
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Sites whose pages may call, as ``https://host`` with commas between; empty: none."""
-    allowed_hosts: Annotated[HostNames, NoDecode] = ()
-    """Names by which an open API and the dashboard may be called, besides those known anyway."""
-    trusted_proxies: str = ""
-    """Addresses of the proxies whose ``X-Forwarded-For`` is believed, with commas between."""
-    tls_in_front: bool = False
-    """A proxy in front speaks TLS: the response header HSTS keeps browsers to it."""
-
-    @field_validator("cors_origins", "allowed_hosts", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(filter(None, re.split(r"[\s,]+", value))) if isinstance(value, str) else value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin != "*" and not re.fullmatch(r"https?://[^/\s*@]+", origin):
-                raise ValueError(f"{origin[:60]} must be such as https://host or https://host:8443")
-        return value
-
-    @model_validator(mode="after")
-    def _provider_fits(self) -> "AccessSettings":
-        if not self.oidc_issuer:
-            return self
-        address = urlsplit(self.oidc_issuer)
-        here = address.hostname in {"localhost", "127.0.0.1", "::1"}
-        if address.scheme != "https" and not (address.scheme == "http" and here):
-            raise ValueError("oidc_issuer must be https, or http on this machine")
-        if "@" in address.netloc:
-            raise ValueError("oidc_issuer must hold no user and no password")
-        if not self.oidc_audience:
-            raise ValueError("oidc_audience must name this service, as tokens made for it do")
-        return self
-
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -276,7 +214,7 @@ class Profile(BaseModel):
         return self
 
 
-class Settings(AccessSettings, PathSettings):
+class Settings(AccessSettings, RequestLimits, PathSettings):
     """All settings. Build it with ``load_settings``, which words the errors for people."""
 
     model_config = SettingsConfigDict(
@@ -289,16 +227,6 @@ class Settings(AccessSettings, PathSettings):
     """Processes that answer; where there are as many cores, each keeps to its own."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     reload_seconds: Annotated[float, Field(gt=0)] = 5
-    max_rows: Annotated[int, Field(ge=1)] = 100_000
-    max_body_mb: Annotated[int, Field(ge=1)] = 64
-    max_bodies_mb: Annotated[int, Field(ge=1)] = 256
-    """Bodies that a worker has in hand together; one of ``max_body_mb`` always has room alone."""
-    max_body_seconds: Annotated[float, Field(gt=0)] = 120.0
-    max_file_mb: Annotated[int, Field(ge=1)] = 512
-    max_file_rows: Annotated[int, Field(ge=1)] = 10_000_000
-    max_file_memory_mb: Annotated[int, Field(ge=768)] = 1_024
-    max_file_seconds: Annotated[float, Field(gt=0)] = 60.0
-    explain_max_rows: Annotated[int, Field(ge=1)] = 500
     objective: Objective = "accuracy"
     locale: Annotated[str, Field(pattern=r"^[a-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,2}$")] = "en"
     """How the dashboard writes numbers: a language, with a country where it matters (de, de_CH)."""

@@ -12,6 +12,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES: Final = 65_536
 """Length limit of a request's URL and headers."""
+_STALL_SECONDS: Final = 30.0
+"""Seconds that a client may read nothing of a response."""
+_MIN_BYTES_PER_SECOND: Final = 8_192
 _ACCEPT_PAUSE: Final = 1e-4
 """Seconds in which another worker wakes up, on a busy machine too."""
 
@@ -51,6 +54,8 @@ class BoundedRequestProtocol(HttpToolsProtocol):
     time. A head that does not come within ``request_seconds`` is answered 408; a body that does
     not is marked as late in the request's state, for whoever reads it. The timer is started only
     for what does not come at once: one for each request would cost a hundredth of its time.
+
+    A client that reads a response too slowly is disconnected, with what is left for it.
     """
 
     config: ServerConfig
@@ -59,6 +64,7 @@ class BoundedRequestProtocol(HttpToolsProtocol):
     _is_complete = True
     """Whether the last request that began was received to its end."""
     _deadline: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
@@ -68,6 +74,7 @@ class BoundedRequestProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self._end_deadline()
+        self._end_stall()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -111,6 +118,30 @@ class BoundedRequestProtocol(HttpToolsProtocol):
             self._end_deadline()
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Write no more until the client has read most of what it has."""
+        left = self.transport.get_write_buffer_size()
+        seconds = _STALL_SECONDS + left / _MIN_BYTES_PER_SECOND
+        self._stall = self.loop.call_later(seconds, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Write again."""
+        self._end_stall()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was idle, also where its client has not read everything."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _start_deadline(self) -> None:
         self._deadline = self.loop.call_later(self.config.request_seconds, self._late)

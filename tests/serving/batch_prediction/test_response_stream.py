@@ -4,6 +4,7 @@ import asyncio
 import io
 import itertools
 import socket
+import tempfile
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -18,13 +19,14 @@ import psutil
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rossmann.data.panel.panel import Panel
 from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.schema import FeatureMatrix, FloatArray
-from rossmann.serving.batch_prediction.handler import MAX_ACCEPTED_FILES
-from rossmann.serving.batch_prediction.response_stream import BlockStream, ClientGoneError
+from rossmann.serving.batch_prediction.response_stream import ClientGoneError, ResultSpool
 from rossmann.settings import Settings
 from tests.data.uploads.test_sandboxed_reader import sheet
 
@@ -123,7 +125,8 @@ def test_disconnect_during_the_upload_removes_the_staging_file(
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as client:
             client.sendall(
-                b"POST /predict/file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\nSt"
+                b"POST /predict/file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n"
+                + b"x" * 80_000
             )
             wait_until(lambda: len(staging_files(serving_settings)) == 1)
         wait_until(lambda: not staging_files(serving_settings))
@@ -174,28 +177,6 @@ def test_error_after_the_first_bytes_closes_the_connection(
         wait_until(lambda: not staging_files(serving_settings))
 
 
-def test_too_many_concurrent_files_is_503_with_retry_after(
-    make_app: MakeApp, live: Live, serving_settings: Settings
-) -> None:
-    with live(make_app()) as url:
-        host, port = url.removeprefix("http://").split(":")
-        partial_request = (
-            b"POST /predict/file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\nStore"
-        )
-        slow_clients = [
-            socket.create_connection((host, int(port))) for _ in range(MAX_ACCEPTED_FILES)
-        ]
-        for client in slow_clients:
-            client.sendall(partial_request)
-        wait_until(lambda: len(staging_files(serving_settings)) == MAX_ACCEPTED_FILES)
-        response = httpx.post(f"{url}/predict/file", content=b"Store")
-        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-        for client in slow_clients:
-            client.close()
-        wait_until(lambda: not staging_files(serving_settings))
-        assert httpx.post(f"{url}/predict/file", content=b"Store").status_code == 422
-
-
 def test_staging_files_of_killed_processes_are_removed_at_start(
     make_app: MakeApp, serving_settings: Settings
 ) -> None:
@@ -234,19 +215,32 @@ def test_memory_does_not_grow_with_the_file(
     assert peaks[1] < peaks[0] + 24 * 2**20
 
 
-def test_block_stream_times_out_when_its_buffer_is_full() -> None:
-    async def check() -> None:
-        stream = BlockStream(timeout=0.01)
+@given(st.lists(st.binary(min_size=1, max_size=3_000_000), max_size=6), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_spool_gives_the_bytes_that_were_written(blocks: list[bytes], early: bool) -> None:
+    async def check(folder: Path) -> None:
+        spool = ResultSpool(folder / "result")
         loop = asyncio.get_running_loop()
-        for _ in range(2):
-            await loop.run_in_executor(None, stream.send, b"x")
-        with pytest.raises(ClientGoneError, match="took nothing"):
-            await loop.run_in_executor(None, stream.send, b"x")
-        stream.close()
-        with pytest.raises(ClientGoneError, match="went away"):
-            await loop.run_in_executor(None, stream.send, b"x")
 
-    asyncio.run(check())
+        def write() -> None:
+            for block in blocks:
+                spool.send(block)
+            spool.end()
+
+        writing = loop.run_in_executor(None, write)
+        if not early:
+            await writing
+        read = [block async for block in spool.blocks()]
+        await writing
+        assert b"".join(read) == b"".join(blocks)
+        assert max(map(len, read), default=0) <= 2**20
+        spool.stop()
+        with pytest.raises(ClientGoneError, match="went away"):
+            await loop.run_in_executor(None, spool.send, b"x")
+        spool.close()
+
+    with tempfile.TemporaryDirectory() as name:
+        asyncio.run(check(Path(name)))
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -10,18 +10,17 @@ import shutil
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from time import perf_counter
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from rossmann.data.uploads.sandboxed_reader import ReadLimits, SandboxedReader
 from rossmann.epoch_days import format_iso_day
-from rossmann.errors import ServiceBusyError
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.forecaster import Forecast
 from rossmann.schema import StoreDays
@@ -38,8 +37,18 @@ from rossmann.serving.batch_prediction.job import (
     remove_stale_workspaces,
     workspace_root,
 )
-from rossmann.serving.batch_prediction.response_stream import BlockStream, ClientGoneError
-from rossmann.serving.batch_prediction.upload import BatchOptions, read_options, save_upload
+from rossmann.serving.batch_prediction.response_stream import ClientGoneError, ResultSpool
+from rossmann.serving.batch_prediction.upload import (
+    BatchOptions,
+    read_options,
+    save_upload,
+    upload_blocks,
+)
+from rossmann.serving.batch_prediction.upload_limits import (
+    MAX_RUNNING_JOBS,
+    FilePlaces,
+    TransferDeadline,
+)
 from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
@@ -49,12 +58,7 @@ from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 
-MAX_RUNNING_JOBS: Final = 2
-"""Files that are forecast at the same time; others wait on disk."""
-MAX_ACCEPTED_FILES: Final = 8
-"""Files that are received at the same time; further ones get a 503."""
-_RETRY_AFTER: Final = 5
-"""Seconds after which a client that got a 503 may try again."""
+_TOO_SLOW: Final = "the client took too long to read it"
 
 
 class BatchPredictHandler:
@@ -82,44 +86,42 @@ class BatchPredictHandler:
         workers = Workers(self._chunk_pool, threads + 2)
         self._shared = BatchResources(self._limits, workers, self._reader)
         self._is_closing = threading.Event()
-        self._slots = asyncio.Semaphore(MAX_RUNNING_JOBS)
-        self._accepted = 0
+        self._places = FilePlaces()
+        self._transfer_seconds = settings.max_transfer_seconds
         self._workspaces = workspace_root(settings)
         remove_stale_workspaces(self._workspaces)
 
     async def handle(self, request: Request) -> Response:
         """Receive a file, validate it, and start its response."""
         record, started = request_record(request), perf_counter()
-        await self._access_control.authorize(request, Permission.PREDICT)
+        caller = await self._access_control.authorize(request, Permission.PREDICT)
         options = read_options(request.query_params.multi_items(), self._objective)
-        if self._accepted >= MAX_ACCEPTED_FILES:
-            raise ServiceBusyError(
-                f"{MAX_ACCEPTED_FILES} files are being answered: come again", _RETRY_AFTER
-            )
+        # Selected once: one version answers the whole file.
+        version = await self._loader.get(options.model_stage)
+        deadline = TransferDeadline(self._transfer_seconds)
         async with AsyncExitStack() as stack:
-            self._accepted += 1
-            stack.callback(self._release)
-            # Selected once: one version answers the whole file.
-            version = await self._loader.get(options.model_stage)
-            folder = await asyncio.to_thread(create_workspace, self._workspaces)
-            stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
+            blocks = upload_blocks(request, self._limits.bytes, deadline)
+            await stack.enter_async_context(aclosing(blocks))
             try:
-                await save_upload(request, folder / "body", self._limits.bytes)
+                # A client that has sent little yet holds no place and no file.
+                first = await anext(blocks, b"")
+                self._places.take(caller.id)
+                stack.callback(self._places.release, caller.id)
+                folder = await asyncio.to_thread(create_workspace, self._workspaces)
+                stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, True)
+                await save_upload(first, blocks, folder / "body")
             except ClientDisconnect:
                 return Response(status_code=400)
-            await self._slots.acquire()
-            stack.callback(self._slots.release)
+            slot = await stack.enter_async_context(AsyncExitStack())
+            await slot.enter_async_context(self._places.job(caller.id))
             call = PredictCall("file", record, version, started)
             job = await self._validate(call, options, folder, request)
             if job is None:
                 return Response(status_code=400)
             stack.callback(job.close)
             await self._access_control.reserve_rows(request, job.rows)
-            return self._respond(job, stack.pop_all())
+            return self._respond(job, slot, stack.pop_all())
         raise AssertionError("an exit stack does not suppress exceptions")
-
-    def _release(self) -> None:
-        self._accepted -= 1
 
     def warm_up(self) -> None:
         """Start the process that reads workbooks, before the first one comes."""
@@ -161,14 +163,21 @@ class BatchPredictHandler:
 
         return prepare_job(upload, call.version, self._shared, record)
 
-    def _respond(self, job: BatchJob, stack: AsyncExitStack) -> Response:
-        stream = BlockStream()
-        running = asyncio.get_running_loop().run_in_executor(
-            self._jobs, with_current_context(_run), job, stream
-        )
-        stack.push_async_callback(_finish, stream, running)
-        media_type = job.form.media_type
-        return _FileResponse(_body(stream, running), stack, media_type, _headers(job))
+    def _respond(self, job: BatchJob, slot: AsyncExitStack, stack: AsyncExitStack) -> Response:
+        """The response; ``slot`` is free when the job has ended, ``stack`` when it is read."""
+        spool = ResultSpool(job.folder / "result")
+        stack.callback(spool.close)
+        running = asyncio.ensure_future(self._run(job, spool, slot.pop_all()))
+        stack.push_async_callback(_finish, spool, running)
+        deadline = TransferDeadline(self._transfer_seconds)
+        body = _body(spool, running)
+        return _FileResponse(body, job.form.media_type, _headers(job), stack, deadline)
+
+    async def _run(self, job: BatchJob, spool: ResultSpool, slot: AsyncExitStack) -> None:
+        async with slot:
+            await asyncio.get_running_loop().run_in_executor(
+                self._jobs, with_current_context(_write), job, spool
+            )
 
     def close(self) -> None:
         """End the threads; files that are still read are given up."""
@@ -184,23 +193,23 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _run(job: BatchJob, stream: BlockStream) -> None:
+def _write(job: BatchJob, spool: ResultSpool) -> None:
     try:
-        job.run(stream.send)
+        job.run(spool.send)
     finally:
-        stream.end()
+        spool.end()
 
 
-async def _body(stream: BlockStream, running: "asyncio.Future[None]") -> AsyncIterator[bytes]:
-    async for block in stream.blocks():
+async def _body(spool: ResultSpool, running: "asyncio.Future[None]") -> AsyncIterator[bytes]:
+    async for block in spool.blocks():
         yield block
     # An error this late must break the connection: a file that ends here would look complete.
     await running
 
 
-async def _finish(stream: BlockStream, running: "asyncio.Future[None]") -> None:
+async def _finish(spool: ResultSpool, running: "asyncio.Future[None]") -> None:
     """Wait until the job has ended, so that its files can be removed."""
-    stream.close()
+    spool.stop()
     await asyncio.wait([running])
     if isinstance(error := running.exception(), ClientGoneError):
         get_logger("file").info("a file was not answered to its end", reason=str(error))
@@ -225,14 +234,24 @@ class _FileResponse(StreamingResponse):
     def __init__(
         self,
         body: AsyncIterator[bytes],
-        stack: AsyncExitStack,
         media_type: str,
         headers: dict[str, str],
+        stack: AsyncExitStack,
+        deadline: TransferDeadline,
     ) -> None:
         super().__init__(body, headers=headers, media_type=media_type)
         self._stack = stack
+        self._deadline = deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
+
+        async def send_in_time(message: Message) -> None:
+            await self._deadline.wait(send(message))
+            self._deadline.moved(len(message.get("body", b"")))
+
         async with self._stack:
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send_in_time)
+            except TimeoutError:  # the server closes the connection of an incomplete response
+                get_logger("file").info("a file was not answered to its end", reason=_TOO_SLOW)

@@ -1,7 +1,7 @@
 """The request of ``POST /predict/file``: query options, and the body streamed to disk."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +18,12 @@ from rossmann.epoch_days import parse_iso_day
 from rossmann.errors import ErrorDetail, PayloadTooLargeError, RequestError, ServiceError
 from rossmann.models.inference.row_checks import format_value
 from rossmann.schema import Objective
+from rossmann.serving.batch_prediction.upload_limits import TransferDeadline
 from rossmann.serving.request_parsing.predict_parser import to_error_details
 from rossmann.serving.schemas.forecasts import PredictOptions
 
 _BLOCK: Final = 1 << 20
-_READ_TIMEOUT: Final = 60.0
-"""Seconds that a client may send nothing."""
+_FIRST_BLOCK: Final = 1 << 16
 _FORM: Final = "multipart/form-data"
 
 
@@ -101,66 +101,73 @@ def _form_error(msg: str) -> RequestError:
     return RequestError([ErrorDetail(("body",), msg, "form")])
 
 
-async def save_upload(request: Request, path: Path, max_bytes: int) -> int:
-    """Write the body, or the one file of a form, to ``path``; returns the bytes written.
+async def save_upload(first: bytes, blocks: AsyncIterator[bytes], path: Path) -> None:
+    """Write the blocks of an upload to ``path``.
+
+    Raises ``RequestError`` for an empty file, ``ServiceError`` where the disk is full, and what
+    ``upload_blocks`` raises.
+    """
+    if not first:
+        raise RequestError([ErrorDetail(("body",), "the file is empty", "empty")])
+    try:
+        with await asyncio.to_thread(path.open, "wb", buffering=0) as file:
+            await asyncio.to_thread(file.write, first)
+            async for block in blocks:
+                await asyncio.to_thread(file.write, block)
+    except OSError as error:
+        raise ServiceError(
+            f"the file cannot be kept for its forecasts: {error.strerror}"
+        ) from error
+
+
+async def upload_blocks(
+    request: Request, max_bytes: int, deadline: TransferDeadline
+) -> AsyncGenerator[bytes]:
+    """The body, or the one file of a form, in blocks of about a megabyte; the first is smaller.
 
     Raises ``PayloadTooLargeError`` as soon as the length exceeds ``max_bytes``, ``RequestError``
-    for a form without a file and for an empty file, ``ServiceError`` where the disk is full,
+    for a form without a file, ``HTTPException`` (408) where it comes too slowly, and
     ``ClientDisconnect``.
     """
     length = request.headers.get("content-length", "0")
     content_type = request.headers.get("content-type", "")
     is_form = content_type.lower().startswith(_FORM)
     form = MultipartFileReader(content_type) if is_form else None
-    # A form's own lines add to the file.
+    # A form may hold anything before and after its file.
     limit = max_bytes if form is None else max_bytes + _BLOCK
     if length.isdecimal() and (len(length) > 18 or int(length) > limit):
         raise _too_long(max_bytes)
-    size = 0
-    try:
-        with await asyncio.to_thread(path.open, "wb", buffering=0) as file:
-            async for block in _blocks(request, form.feed if form else bytes, max_bytes):
-                size += len(block)
-                await asyncio.to_thread(file.write, block)
-    except OSError as error:
-        raise ServiceError(
-            f"the file cannot be kept for its forecasts: {error.strerror}"
-        ) from error
-    if form is not None:
-        form.end()
-    if not size:
-        raise RequestError([ErrorDetail(("body",), "the file is empty", "empty")])
-    return size
-
-
-async def _blocks(
-    request: Request, extract: Callable[[bytes], bytes], max_bytes: int
-) -> AsyncIterator[bytes]:
-    """The file in blocks of about a megabyte; raises ``PayloadTooLargeError`` beyond the limit."""
     parts: list[bytes] = []
     size = total = received = 0
-    stream = aiter(request.stream())
-    while True:
-        try:
-            async with asyncio.timeout(_READ_TIMEOUT):
-                part = await anext(stream, None)
-        except TimeoutError as error:
-            raise HTTPException(408, f"nothing came for {_READ_TIMEOUT:.0f} seconds") from error
-        if part is None:
-            break
-        content = extract(part)
+    enough = _FIRST_BLOCK
+    async for part in _parts(request, deadline):
+        content = form.feed(part) if form else part
         parts.append(content)
         size += len(content)
         total += len(content)
         received += len(part)
-        # A form may hold anything before and after its file.
         if total > max_bytes or received > max_bytes + _BLOCK:
             raise _too_long(max_bytes)
-        if size >= _BLOCK:
+        if size >= enough:
             yield b"".join(parts)
-            parts, size = [], 0
+            parts, size, enough = [], 0, _BLOCK
+    if form is not None:
+        form.end()
     if size:
         yield b"".join(parts)
+
+
+async def _parts(request: Request, deadline: TransferDeadline) -> AsyncIterator[bytes]:
+    stream = aiter(request.stream())
+    while True:
+        try:
+            part = await deadline.wait(anext(stream, None))
+        except TimeoutError as error:
+            raise HTTPException(408, "the file came too slowly") from error
+        if part is None:
+            return
+        deadline.moved(len(part))
+        yield part
 
 
 def _too_long(max_bytes: int) -> PayloadTooLargeError:

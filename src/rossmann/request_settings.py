@@ -1,0 +1,88 @@
+"""Settings of what a request may do: keys, origins and rates, and the budget of each request."""
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from rossmann.addresses import HostNames
+
+
+class AccessSettings(BaseSettings):
+    """Keys, tokens, limits of callers, and the sites and proxies that are believed."""
+
+    api_keys: str = ""
+    """SHA-256 of keys, as ``right:hex:name`` with commas between; see ``rossmann keys``."""
+    api_key: str = ""
+    """The key that this program's own client (the dashboard) sends; a secret."""
+    oidc_issuer: str = ""
+    """Provider of tokens (OpenID Connect), as its discovery document spells it; empty: none."""
+    oidc_audience: str = ""
+    """The audience that a token must name."""
+    oidc_rights_claim: str = "scope"
+    """Where a token says ``predict`` or ``operate``; dots lead into objects."""
+    stores_for_anyone: bool = True
+    """Whether ``GET /stores...``, which shows sales, needs no key."""
+    rate_limit: str = ""
+    """Calls of one key, or of one address without a key, such as ``20/second, 600/minute``."""
+    rate_limit_rows: str = "20000000/hour"
+    """The same for forecast rows: when they are used up, the next call gets a 429; ``none``: no."""
+    rate_limit_store: str = ""
+    """Redis by URL, where several machines share the count; empty: workers of this one do."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Sites whose pages may call, as ``https://host`` with commas between; empty: none."""
+    allowed_hosts: Annotated[HostNames, NoDecode] = ()
+    """Names by which an open API and the dashboard may be called, besides those known anyway."""
+    trusted_proxies: str = ""
+    """Addresses of the proxies whose ``X-Forwarded-For`` is believed, with commas between."""
+    tls_in_front: bool = False
+    """A proxy in front speaks TLS: the response header HSTS keeps browsers to it."""
+
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, re.split(r"[\s,]+", value))) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s*@]+", origin):
+                raise ValueError(f"{origin[:60]} must be such as https://host or https://host:8443")
+        return value
+
+    @model_validator(mode="after")
+    def _provider_fits(self) -> "AccessSettings":
+        if not self.oidc_issuer:
+            return self
+        address = urlsplit(self.oidc_issuer)
+        here = address.hostname in {"localhost", "127.0.0.1", "::1"}
+        if address.scheme != "https" and not (address.scheme == "http" and here):
+            raise ValueError("oidc_issuer must be https, or http on this machine")
+        if "@" in address.netloc:
+            raise ValueError("oidc_issuer must hold no user and no password")
+        if not self.oidc_audience:
+            raise ValueError("oidc_audience must name this service, as tokens made for it do")
+        return self
+
+
+class RequestLimits(BaseSettings):
+    """The budget of a request: its rows, bytes, seconds and memory."""
+
+    max_rows: Annotated[int, Field(ge=1)] = 100_000
+    explain_max_rows: Annotated[int, Field(ge=1)] = 500
+    max_body_mb: Annotated[int, Field(ge=1)] = 64
+    max_bodies_mb: Annotated[int, Field(ge=1)] = 256
+    """Bodies that a worker has in hand together; one of ``max_body_mb`` always has room alone."""
+    max_body_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """In which a request must have come, head and body; files have ``max_transfer_seconds``."""
+    max_file_mb: Annotated[int, Field(ge=1)] = 512
+    max_file_rows: Annotated[int, Field(ge=1)] = 10_000_000
+    max_file_memory_mb: Annotated[int, Field(ge=768)] = 1_024
+    """Address space of the process that reads a workbook or a Parquet file."""
+    max_file_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """In which such a file must be read."""
+    max_transfer_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """That a client may take to send a file, and as many to read the result."""
