@@ -1,5 +1,7 @@
 """Start the dashboard: ``cd deployment/streamlit && streamlit run Home.py``."""
 
-from rossmann.dashboard.app import run
+from streamlit.starlette import App
 
-run()
+from rossmann.dashboard.web_app import MIDDLEWARE, SCRIPT
+
+app = App(SCRIPT, middleware=MIDDLEWARE)

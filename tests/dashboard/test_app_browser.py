@@ -37,7 +37,9 @@ CONTRAST = """elements => elements.filter(e => e.offsetParent && e.innerText.tri
 def test_every_page_has_its_title_and_nothing_is_fetched_from_outside(open_page: Any) -> None:
     page = open_page("/")
     requested: list[str] = []
+    messages: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
     origin = page.url.rstrip("/")
     for path, title in PATHS.items():
         page.goto(path)
@@ -48,6 +50,8 @@ def test_every_page_has_its_title_and_nothing_is_fetched_from_outside(open_page:
         page.locator("link[rel~=icon][href^='data:image/svg+xml']").wait_for(state="attached")
     own = (origin, origin.replace("http", "ws"), "data:", "blob:")
     assert [url for url in requested if not url.startswith(own)] == []
+    assert [text for text in messages if "Content Security Policy" in text] == []
+    assert page.evaluate("window.foldsSidebar") is True
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

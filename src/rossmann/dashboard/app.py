@@ -9,6 +9,7 @@ import streamlit as st
 from rossmann.dashboard.batch.page import show_batch
 from rossmann.dashboard.home import show_home
 from rossmann.dashboard.shared.error_boundary import error_boundary, retry_is_due
+from rossmann.dashboard.shared.markdown import escape_markdown
 from rossmann.dashboard.shared.page_style import DEMO_NOTE_KEY, PAGE_SCRIPT, PAGE_STYLE
 from rossmann.dashboard.shared.service_state import (
     REFRESH_SECONDS,
@@ -68,8 +69,8 @@ def _show_status(status: ServiceStatus) -> None:
     known = last_info()
     if known is not None:
         label, colour, description = data_label(known.data.panel)
-        st.badge(label, icon=":material/database:", color=colour)
-        st.caption(description)
+        st.badge(escape_markdown(label), icon=":material/database:", color=colour)
+        st.caption(escape_markdown(description))
     if status.health is not None and status.health.status != "healthy":
         st.badge("Not all is well", icon=":material/warning:", color="orange")
         st.caption("Forecasts go on. Home says what is amiss.")
@@ -81,8 +82,8 @@ def _show_demo_note() -> None:
         known = last_info()
         if known is not None and known.data.panel.dataset == Dataset.DEMO:
             label, colour, description = data_label(known.data.panel)
-            st.badge(label, icon=":material/database:", color=colour)
-            st.caption(description)
+            st.badge(escape_markdown(label), icon=":material/database:", color=colour)
+            st.caption(escape_markdown(description))
 
 
 if __name__ == "__main__":  # as Streamlit runs it

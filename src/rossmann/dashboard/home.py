@@ -9,6 +9,7 @@ from rossmann.addresses import without_credentials
 from rossmann.dashboard.shared.charts import accuracy_chart
 from rossmann.dashboard.shared.dates import short_date
 from rossmann.dashboard.shared.error_boundary import error_boundary
+from rossmann.dashboard.shared.markdown import Markdown, code_span, escape_markdown
 from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import LIVE_KEY
 from rossmann.dashboard.shared.service_state import (
@@ -48,8 +49,11 @@ def _show_services() -> None:
                 icon=":material/cloud_off:",
             )
             _show_operator_help(
-                f"{without_credentials(status.error)}\n\nStart all with `{shell_command('up')}`, "
-                f"or the service alone with `{shell_command('serve')}`."
+                Markdown(
+                    f"{escape_markdown(without_credentials(status.error))}\n\n"
+                    f"Start all with {code_span(shell_command('up'))}, "
+                    f"or the service alone with {code_span(shell_command('serve'))}."
+                )
             )
 
 
@@ -87,14 +91,14 @@ def _show_cards(status: ServiceStatus) -> None:
                 "model; a new version cannot be taken over until it is back.",
                 icon=":material/inventory_2:",
             )
-            _show_operator_help(f"Start it with `{shell_command('mlflow')}`.")
+            _show_operator_help(Markdown(f"Start it with {code_span(shell_command('mlflow'))}."))
         elif health.status != "healthy":
-            reason = without_credentials(health.reason)
+            reason = escape_markdown(without_credentials(health.reason))
             st.warning(f"The service is not at its best: {reason}", icon=":material/info:")
     _show_card(columns[2], "Dashboard", "Running", "green", f"Version {rossmann.__version__}")
 
 
-def _show_operator_help(text: str) -> None:
+def _show_operator_help(text: Markdown) -> None:
     """What to do, for those who run the service; planners need not read it."""
     with st.expander("For those who run the service", icon=":material/terminal:"):
         st.markdown(text)
@@ -103,9 +107,9 @@ def _show_operator_help(text: str) -> None:
 def _show_card(column: DeltaGenerator, name: str, state: str, colour: Colour, detail: str) -> None:
     icons = {"green": "check_circle", "red": "cancel", "orange": "warning", "gray": "help"}
     with column.container(border=True, height="stretch"):
-        st.markdown(f"**{name}**")
-        st.badge(state, icon=f":material/{icons[colour]}:", color=colour)
-        st.caption(detail)
+        st.markdown(f"**{escape_markdown(name)}**")
+        st.badge(escape_markdown(state), icon=f":material/{icons[colour]}:", color=colour)
+        st.caption(escape_markdown(detail))
 
 
 def _show_model_and_data(info: ModelInfo) -> None:
@@ -114,8 +118,11 @@ def _show_model_and_data(info: ModelInfo) -> None:
     with left:
         st.subheader("Which model answers")
         production, staging = st.columns(2)
-        production.metric("Production version", info.production_version or "none", border=True)
-        staging.metric("Staging version", info.staging_version or "none", border=True)
+        for column, name, version in (
+            (production, "Production version", info.production_version),
+            (staging, "Staging version", info.staging_version),
+        ):
+            column.metric(name, escape_markdown(version or "none"), border=True)
         st.subheader("Which data it is")
         _show_data(info)
     scores = _mean_scores(info)
@@ -132,8 +139,8 @@ def _show_model_and_data(info: ModelInfo) -> None:
 def _show_data(info: ModelInfo) -> None:
     panel = info.data.panel
     label, colour, description = data_label(panel)
-    st.badge(label, icon=":material/database:", color=colour)
-    sentences = [description]
+    st.badge(escape_markdown(label), icon=":material/database:", color=colour)
+    sentences: list[str] = [escape_markdown(description)]
     if panel.stores and panel.rows:
         stores, rows = (number_format().whole(count) for count in (panel.stores, panel.rows))
         sentences.append(f"{stores} stores, {rows} days of sales.")
@@ -142,9 +149,11 @@ def _show_data(info: ModelInfo) -> None:
             f"Promotions and holidays are planned to {short_date(panel.schedule_end)}."
         )
     if info.data.model.dataset != panel.dataset:
-        sentences.append(f"**The model learned from other data: {info.data.model.label}.**")
+        sentences.append(
+            f"**The model learned from other data: {escape_markdown(info.data.model.label)}.**"
+        )
     st.write(" ".join(sentences))
-    st.caption(f"Data version {panel.version}")
+    st.caption(f"Data version {escape_markdown(panel.version)}")
 
 
 def _mean_scores(info: ModelInfo) -> dict[str, float]:

@@ -13,7 +13,7 @@ def server_command(settings: Settings) -> list[str]:
     It does not authenticate its users, so it opens sessions under known names only. Theme and
     telemetry are set in ``.streamlit/config.toml``.
     """
-    script = Path(__file__).with_name("app.py")
+    script = Path(__file__).with_name("web_app.py")
     return [
         sys.executable,
         "-m",

@@ -168,7 +168,11 @@ def default_services(settings: Settings) -> list[Service]:
         health_url=server.health_url(settings),
         command=server.server_command(settings),
         environment=server.server_environment(settings) | common,
-        command_markers=("rossmann/dashboard/app.py", "deployment/streamlit"),
+        command_markers=(
+            "rossmann/dashboard/web_app.py",
+            "rossmann/dashboard/app.py",
+            "deployment/streamlit",
+        ),
     )
     return [api, dashboard] if settings.mlflow_tracking_uri else [mlflow, api, dashboard]
 

@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from xlsxwriter import Workbook
 
 from rossmann.dashboard.batch import job, result
+from rossmann.dashboard.shared.markdown import escape_markdown
 from rossmann.dashboard.shared.service_state import clear_cache
 from rossmann.data.uploads.result_files import ResultFormat
 
@@ -186,7 +187,7 @@ def test_batch_goes_on_after_an_outage(stub_service: Any) -> None:
 
 def test_version_origin_and_objective_are_shown(stub_service: Any) -> None:
     page = run_forecast(open_page(plan_csv("%Y-%m-%d", 4)))
-    assert page.caption[-1].value == (
+    assert page.caption[-1].value == escape_markdown(
         "Model version 3, knowing sales up to Fri 31 Jul 2015. "
         "Made for: smallest error of each day."
     )

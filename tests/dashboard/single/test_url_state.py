@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from rossmann.dashboard.shared.markdown import escape_markdown
 from rossmann.dashboard.shared.service_state import clear_cache
 
 PAGE = """
@@ -109,7 +110,7 @@ def test_number_of_a_store_is_that_store(stub_service: Any, typed: str) -> None:
 @pytest.mark.parametrize("typed", ["9999", "-1", "Berlin", "0"])
 def test_unknown_store_has_no_forecast_and_is_named(stub_service: Any, typed: str) -> None:
     page = open_url(store=typed)
-    assert f"There is no store {typed}" in page.error[0].value
+    assert f"There is no store {escape_markdown(typed)}" in page.error[0].value
     assert "3 stores" in page.error[0].value
     assert not page.metric and not stub_service.predict_bodies
 

@@ -15,6 +15,7 @@ from rossmann.dashboard.batch.result import BatchResult, show_result
 from rossmann.dashboard.batch.tables import errors_table
 from rossmann.dashboard.shared.error_boundary import error_boundary
 from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, objective_select, selected_objective
+from rossmann.dashboard.shared.markdown import escape_markdown, markdown_list
 from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY, announce, announcement_region
 from rossmann.dashboard.shared.service_state import client, info
@@ -138,11 +139,11 @@ def _upload_input() -> Batch | None:
 
 def _show_rejected_file() -> None:
     """Why the browser does not take a file; the page's style shows it only then."""
-    limit = st.get_option("server.maxUploadSize")
+    limit = int(st.get_option("server.maxUploadSize"))
     with st.container(key=REJECTED_FILE_KEY, border=True):
         st.markdown(
             f":red[:material/upload_file: **The file marked in red is not taken.**] This page "
-            f"reads tables of up to {limit} MB, as CSV, Excel, ODS or Parquet. For a larger one, "
+            f"reads tables of up to {limit:d} MB, as CSV, Excel, ODS or Parquet. For a larger one, "
             "divide it, or ask those who run the service: `rossmann predict` and "
             "`POST /predict/file` take more."
         )
@@ -178,8 +179,9 @@ def _reading_options(digest: str) -> dict[str, Any] | None:
     options: dict[str, Any] = {}
     for question in _questions(digest):
         answer = st.radio(
-            question.text,
+            escape_markdown(question.text),
             question.choices,
+            format_func=escape_markdown,
             index=None,
             key=f"{question.option}-{digest}",
             captions=[_CAPTIONS.get(choice, "") for choice in question.choices],
@@ -229,10 +231,11 @@ def _show_errors(batch: Batch) -> None:
     valid = int(batch.run.usable.sum())
     invalid = upload.frame.height - valid
     st.write(
-        f"**{batch.name}**: {whole(upload.frame.height)} rows, {whole(valid)} can be forecast."
+        f"**{escape_markdown(batch.name)}**: {whole(upload.frame.height)} rows, "
+        f"{whole(valid)} can be forecast."
     )
     if upload.notes:
-        st.info("\n".join(f"- {note}" for note in upload.notes), icon=":material/info:")
+        st.info(markdown_list(upload.notes), icon=":material/info:")
     if not errors:
         return
     st.warning(

@@ -16,6 +16,7 @@ from rossmann.dashboard.batch.tables import FAULT, TOTAL, by_day, by_store, resu
 from rossmann.dashboard.shared.charts import totals_chart
 from rossmann.dashboard.shared.dates import short_date
 from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS
+from rossmann.dashboard.shared.markdown import escape_markdown
 from rossmann.dashboard.shared.number_format import number_format, show_table
 from rossmann.dashboard.shared.page_style import LIVE_KEY, announce
 from rossmann.dashboard.shared.service_state import in_background
@@ -82,7 +83,10 @@ def show_result(name: str, result: BatchResult, region: DeltaGenerator) -> None:
         _show_metrics(result.stores, result.days)
     for text, count in result.warnings.items():
         rows = formats.whole(count)
-        st.warning(f"{rows} {'row' if count == 1 else 'rows'}: {text}.", icon=":material/info:")
+        st.warning(
+            f"{rows} {'row' if count == 1 else 'rows'}: {escape_markdown(text)}.",
+            icon=":material/info:",
+        )
     # A fragment has a fixed interval: one that looks for the files, and one that does not.
     show = _show_downloads if result.files_written else _wait_for_downloads
     show(name, result)
@@ -104,7 +108,7 @@ def show_result(name: str, result: BatchResult, region: DeltaGenerator) -> None:
         "Shown in whole numbers, rounded row by row; totals are sums of the rounded rows. The "
         "files hold the forecasts unrounded."
     )
-    st.caption(result.description)
+    st.caption(escape_markdown(result.description))
 
 
 def _show_rows(table: pl.DataFrame) -> None:
@@ -118,7 +122,7 @@ def _show_metrics(stores: pl.DataFrame, days: pl.DataFrame) -> None:
     formats = number_format()
     total_column, store_column, day_column = st.columns(3)
     total = formats.money(int(stores[TOTAL].sum()))
-    total_column.metric("Total forecast", total, border=True, height="stretch")
+    total_column.metric("Total forecast", escape_markdown(total), border=True, height="stretch")
     store_column.metric("Stores", formats.whole(stores.height), border=True, height="stretch")
     first, last = days["Day"].min(), days["Day"].max()
     assert isinstance(first, date) and isinstance(last, date)
@@ -154,11 +158,14 @@ def _show_download(
     """The button of a file, or a disabled one while the file is being written."""
     if not file.done():
         column.button(
-            f"Writing {kind} …", icon=":material/hourglass_top:", disabled=True, width="stretch"
+            f"Writing {escape_markdown(kind)} …",
+            icon=":material/hourglass_top:",
+            disabled=True,
+            width="stretch",
         )
         return
     column.download_button(
-        f"Download {kind}",
+        f"Download {escape_markdown(kind)}",
         file.result(),
         name,
         mime,

@@ -11,6 +11,7 @@ from typing import Final
 
 import streamlit as st
 
+from rossmann.dashboard.shared.markdown import escape_markdown, markdown_list
 from rossmann.errors import (
     AuthError,
     DataError,
@@ -50,16 +51,20 @@ def error_boundary() -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        lines = [f"- {request_error_words(detail)}" for detail in error.errors[:MAX_SHOWN_ERRORS]]
-        text = "\n".join(["**There is no forecast for this.**", "", *lines])
-        st.error(text, icon=":material/rule:")
+        errors = markdown_list(map(request_error_words, error.errors[:MAX_SHOWN_ERRORS]))
+        st.error(f"**There is no forecast for this.**\n\n{errors}", icon=":material/rule:")
     except (ServiceError, ModelUnavailableError) as error:
         wait = error.seconds if isinstance(error, RetryLaterError) else RETRY_SECONDS
         st.session_state[_RETRY_AT] = time.monotonic() + wait
         get_logger("dashboard").info("service failed: %s", error)
-        st.error(f"**{_title(error)}** {SERVICE_AWAY}", icon=":material/cloud_off:")
+        st.error(
+            f"**{escape_markdown(_title(error))}** {SERVICE_AWAY}", icon=":material/cloud_off:"
+        )
     except RossmannError as error:
-        st.error(f"**{_title(error)}** {error}", icon=":material/error:")
+        st.error(
+            f"**{escape_markdown(_title(error))}** {escape_markdown(error)}",
+            icon=":material/error:",
+        )
     except Exception:  # noqa: BLE001 -- the outermost handler of a page: logs and shows the error
         get_logger("dashboard").exception("page failed")
         st.error(

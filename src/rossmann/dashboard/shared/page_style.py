@@ -6,6 +6,8 @@ from typing import Final
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from rossmann.dashboard.shared.markdown import visible_line
+
 ANNOUNCEMENT_KEY: Final = "announcement"
 LIVE_KEY: Final = "live-"
 """Prefix of the keys of containers that are drawn again by themselves."""
@@ -70,8 +72,10 @@ def announcement_region() -> DeltaGenerator:
 
 def announce(region: DeltaGenerator, text: str) -> None:
     """Replace the text of the region; what is new is read out when the user pauses."""
-    # Markdown, not st.html: only its elements stay in place, as live regions must.
+    # Markdown, not st.html: only its elements stay in place, as live regions must. A line end would
+    # end the HTML: what follows would be Markdown.
+    line = escape(visible_line(text))
     region.markdown(
-        f'<div role="status" aria-live="polite" aria-atomic="true">{escape(text)}</div>',
+        f'<div role="status" aria-live="polite" aria-atomic="true">{line}</div>',
         unsafe_allow_html=True,
     )

@@ -15,6 +15,7 @@ from rossmann.dashboard.shared.dates import (
 )
 from rossmann.dashboard.shared.error_boundary import error_boundary
 from rossmann.dashboard.shared.inputs import objective_select, selected_objective
+from rossmann.dashboard.shared.markdown import escape_markdown
 from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import announce, announcement_region
 from rossmann.dashboard.shared.service_state import info, stores
@@ -105,8 +106,8 @@ def _store_input(summaries: dict[int, StoreSummary]) -> int | None:
         return option
     count = number_format().whole(len(summaries))
     st.error(
-        f"**There is no store {option}.** The chain has {count} stores, with numbers from "
-        f"{min(summaries)} to {max(summaries)}.",
+        f"**There is no store {escape_markdown(option)}.** The chain has {count} stores, with "
+        f"numbers from {min(summaries):d} to {max(summaries):d}.",
         icon=":material/storefront:",
     )
     return None
@@ -141,7 +142,7 @@ def _day_input() -> date | None:
     day = _parse_day(text, first)
     _show_calendar(calendar, day or first)
     if day is not None:
-        st.markdown(f"**{long_date(day)}** · week {day.isocalendar().week}")
+        st.markdown(f"**{long_date(day)}** · week {day.isocalendar().week:d}")
     return day
 
 

@@ -11,6 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from rossmann.dashboard.shared.charts import FORECAST, SELECTED, SOLD, Day, store_chart
 from rossmann.dashboard.shared.dates import long_date, short_date
 from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS
+from rossmann.dashboard.shared.markdown import escape_markdown
 from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.page_style import announce
 from rossmann.dashboard.shared.service_state import client, in_background
@@ -54,9 +55,9 @@ class ForecastInput:
 def show_result(inputs: ForecastInput, region: DeltaGenerator) -> None:
     """Request forecast and drivers at the same time and draw them; ``region`` announces them."""
     drivers = _request_drivers(inputs) if inputs.open else None
-    with st.spinner(f"Forecasting store {inputs.store}, {short_date(inputs.day)} …"):
+    with st.spinner(f"Forecasting store {inputs.store:d}, {short_date(inputs.day)} …"):
         response = _request_forecasts(inputs)
-    st.subheader(f"Store {inputs.store} · {long_date(inputs.day)}")
+    st.subheader(f"Store {inputs.store:d} · {long_date(inputs.day)}")
     _show_metrics(inputs, response)
     _show_notices(inputs, response)
     _show_chart(inputs, response)
@@ -90,11 +91,12 @@ def _show_metrics(inputs: ForecastInput, response: PredictResponse) -> None:
     low, high = interval.lower[0], interval.upper[0]
     # Side by side where they fit, else below each other: no number is cut.
     metrics = st.container(horizontal=True)
-    label = f"Forecast, {inputs.day:%a} {inputs.day.day} {inputs.day:%b}"
-    metrics.metric(label, formats.money(forecast), border=True, height=_BOX_HEIGHT)
+    label = f"Forecast, {inputs.day:%a} {inputs.day.day:d} {inputs.day:%b}"
+    metrics.metric(label, escape_markdown(formats.money(forecast)), border=True, height=_BOX_HEIGHT)
+    ends = f"{formats.money(low)}\N{EN DASH}{formats.money(high)}" if forecast else formats.money(0)
     metrics.metric(
         "80 % range",
-        f"{formats.money(low)}\N{EN DASH}{formats.money(high)}" if forecast else formats.money(0),
+        escape_markdown(ends),
         help="Four days in five end inside this range.",
         border=True,
         height=_BOX_HEIGHT,
@@ -157,12 +159,12 @@ def _show_metric(
 ) -> None:
     """Another number beside the forecast."""
     metrics.metric(
-        name,
-        number_format().money(value),
-        difference,
+        escape_markdown(name),
+        escape_markdown(number_format().money(value)),
+        escape_markdown(difference) if difference else None,
         delta_color="off",
         delta_arrow="off",
-        help=help_text,
+        help=escape_markdown(help_text) if help_text else None,
         border=True,
         height=_BOX_HEIGHT,
     )
@@ -180,8 +182,9 @@ def _format_difference(value: float, reference: float, name: str) -> str | None:
 
 def _show_notices(inputs: ForecastInput, response: PredictResponse) -> None:
     if not inputs.open:
+        reason = escape_markdown(_closed_reason(inputs))
         st.info(
-            f"The store is closed on this day{_closed_reason(inputs)}, so nothing is sold: "
+            f"The store is closed on this day{reason}, so nothing is sold: "
             "the forecast of a closed day is zero, whatever else is planned.",
             icon=":material/door_front:",
         )
@@ -193,7 +196,7 @@ def _show_notices(inputs: ForecastInput, response: PredictResponse) -> None:
         )
     warnings = _own_warnings(response)
     if warnings:
-        text = "\n\n".join(_to_sentence(warning.msg) for warning in warnings)
+        text = "\n\n".join(escape_markdown(_to_sentence(warning.msg)) for warning in warnings)
         st.warning(text, icon=":material/info:")
 
 
@@ -221,7 +224,8 @@ def _show_chart(inputs: ForecastInput, response: PredictResponse) -> None:
         bars = [*(_past_bar(day) for day in inputs.days.past), *bars]
     st.altair_chart(store_chart(bars, origin if near else None), width="stretch")
     st.caption(
-        f"Store {inputs.store}, model version {response.model_version} ({response.model_stage}), "
+        f"Store {inputs.store:d}, model version {response.model_version:d} "
+        f"({escape_markdown(response.model_stage)}), "
         f"knowing sales up to {short_date(origin)}. "
         f"Made for: {OBJECTIVE_LABELS[response.objective].lower()}. "
         "Thin lines: four days in five end inside them. Pale bars: no promotion."
