@@ -34,6 +34,10 @@ _OTHER_FORMATS: Final = {
 }
 _HEAD_BYTES: Final = 1 << 10
 _READ_BYTES: Final = 4 << 20
+_MAX_RATIO: Final = 200
+"""Plain bytes for each packed one; plans of a chain have 10 to 75, the formats allow 1,000."""
+_UNPACKED_ANYWAY: Final = 16 << 20
+"""Bytes that an archive may have unpacked, whatever its ratio."""
 _MAX_DEPTH: Final = 3
 """Archives within archives."""
 _DAMAGE: Final = (
@@ -138,7 +142,7 @@ def unpack(name: str, path: Path, workspace: Workspace) -> Path:
 
 def _gunzip(name: str, path: Path, target: Path, workspace: Workspace) -> None:
     with NamesDamage(name, "gzip file"), gzip.open(path) as packed:
-        _copy(name, packed, target, workspace)
+        _copy(name, packed, target, workspace, path.stat().st_size)
 
 
 def _unzip(name: str, path: Path, target: Path, workspace: Workspace) -> bool:
@@ -148,7 +152,7 @@ def _unzip(name: str, path: Path, target: Path, workspace: Workspace) -> bool:
         if member is None:
             return False
         with archive.open(member) as packed:
-            _copy(name, packed, target, workspace)
+            _copy(name, packed, target, workspace, path.stat().st_size)
     return True
 
 
@@ -178,8 +182,15 @@ def _is_hidden(member: str) -> bool:
     return member.startswith("__MACOSX/") or PurePosixPath(member).name.startswith(".")
 
 
-def _copy(name: str, source: IO[bytes] | gzip.GzipFile, target: Path, workspace: Workspace) -> None:
-    """Write ``source`` to ``target``; raises ``DataValidationError`` above the limit."""
+def _copy(
+    name: str,
+    source: IO[bytes] | gzip.GzipFile,
+    target: Path,
+    workspace: Workspace,
+    packed_bytes: int,
+) -> None:
+    """Write ``source`` to ``target``; raises ``DataValidationError`` above the limits."""
+    limit = max(_UNPACKED_ANYWAY, _MAX_RATIO * packed_bytes)
     size = 0
     with target.open("wb") as file:
         while piece := source.read(_READ_BYTES):
@@ -188,5 +199,9 @@ def _copy(name: str, source: IO[bytes] | gzip.GzipFile, target: Path, workspace:
             if size > workspace.max_bytes:
                 raise DataValidationError(
                     f"{name} holds more than {workspace.max_bytes >> 20:,} MB: send it in parts"
+                )
+            if size > limit:
+                raise DataValidationError(
+                    f"{name} unpacks to more than {_MAX_RATIO} times its size: send it unpacked"
                 )
             file.write(piece)
