@@ -218,6 +218,14 @@ def without_credentials(url: str) -> str:
     return redact_password(url).replace("***@", "")
 
 
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s;,'\")]+", re.IGNORECASE)
+
+
+def without_addresses(text: str) -> str:
+    """A message for callers of the service, who need not know the addresses of other servers."""
+    return _URL.sub("its address", text)
+
+
 def find_proxy(url: "httpx.URL") -> "httpx.Proxy | None":
     """The proxy for requests to ``url``, None where they go directly.
 

@@ -1,11 +1,13 @@
 """The embedded MLflow server as a process: it ends on a signal, and prints why it cannot start."""
 
+import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +251,81 @@ def test_page_of_another_origin_cannot_write(origin: str, code: int, mlflow_serv
         path = "/api/2.0/mlflow/registered-models/create"
         assert client.post(path, json=fields, headers=headers).status_code == code
         assert client.get("/health", headers=headers).status_code == 200
+
+
+def mlflow_rules() -> list[Any]:
+    """MLflow's own table of pages."""
+    from mlflow.server import app
+
+    return list(app.url_map.iter_rules())
+
+
+def runs_or_sends(rule: Any) -> bool:
+    """By the name of the handler, where the product goes by the path."""
+    handler = str(rule.endpoint).lower()
+    if "webhook" in handler:
+        return any(word in handler for word in ("create", "update", "test"))
+    return any(word in handler for word in ("gateway", "job", "invoke", "promptlab", "budget"))
+
+
+@pytest.fixture(scope="module")
+def refused_paths() -> list[tuple[str, str]]:
+    """Method and path of every route that runs programs or sends requests."""
+    from mlflow.server.assistant.api import assistant_router
+    from mlflow.server.gateway_api import gateway_router
+    from mlflow.server.job_api import job_api_router
+
+    pages = [(rule.methods, rule.rule) for rule in mlflow_rules() if runs_or_sends(rule)]
+    routers = (assistant_router, gateway_router, job_api_router)
+    routes = [(route.methods, route.path) for router in routers for route in router.routes]
+    found = [
+        (method, re.sub(r"<[^>]*>|{[^}]*}", "7", path))
+        for methods, path in [*pages, *routes]
+        for method in sorted(methods - {"OPTIONS", "HEAD"})
+    ]
+    assert len({path for _, path in found}) > 80
+    return found
+
+
+def test_routes_that_run_programs_or_send_requests_are_refused(
+    mlflow_server: str, refused_paths: list[tuple[str, str]]
+) -> None:
+    with httpx.Client(base_url=mlflow_server, trust_env=False, timeout=30) as client:
+        for method, path in refused_paths:
+            response = client.request(method, path, json={})
+            assert response.status_code == 403, (method, path, response.text)
+            assert "no assistant, gateway, jobs and webhooks" in response.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ajax-api/3.0/mlflow/%61ssistant/config",
+        "/ajax-api/3.0/mlflow%2Fassistant/config",
+        "//ajax-api/3.0/mlflow/assistant/config",
+        "/ajax-api/3.0/mlflow/assistant/config/",
+        "/ajax-api/3.0/mlflow/assistant/config?a=/health",
+        "/ajax-api/3.0/mlflow/runs/../assistant/config",
+        "/ajax-api/2.0/mlflow/%67ateway-proxy?gateway_path=x",
+        "//ajax-api//2.0/mlflow/gateway-proxy",
+        "/gateway/7/mlflow/invocations;a=b",
+        "/static-prefix/ajax-api/3.0/mlflow/assistant/config",
+    ],
+)
+def test_no_spelling_of_a_path_reaches_a_refused_route(mlflow_server: str, path: str) -> None:
+    """Sent as it stands, which an HTTP client would not do."""
+    host, port = mlflow_server.removeprefix("http://").split(":")
+    with closing(http.client.HTTPConnection(host, int(port), timeout=30)) as connection:
+        for method in ("GET", "PUT", "POST"):
+            connection.request(method, path, b"{}", {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+            assert response.status in {307, 308, 403, 404, 405}, (method, response.status)
+
+
+def test_pages_for_runs_and_versions_are_not_refused() -> None:
+    """No handler of a refused route serves another one."""
+    refused = {rule.endpoint for rule in mlflow_rules() if runs_or_sends(rule)}
+    words = ("gateway", "jobs", "invoke", "promptlab", "webhooks")
+    kept = {rule.endpoint for rule in mlflow_rules() if not any(w in rule.rule for w in words)}
+    assert not refused & kept

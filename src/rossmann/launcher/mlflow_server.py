@@ -39,7 +39,8 @@ _BELOW_A_NAME = r"\*\.[^*?\[\]]*[A-Za-z][^*?\[\]]*"
 _KEPT = {
     *(_BACKEND, _ARTIFACT_ROOT, _ARTIFACT_FOLDER, _SERVE_ARTIFACTS),
     *(_ALLOWED_HOSTS, _ALLOWED_ORIGINS),
-    *("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_DISABLE_TELEMETRY"),
+    *("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_ENABLE_AI_GATEWAY"),
+    "MLFLOW_DISABLE_TELEMETRY",
 }
 """Other variables of MLflow are of a user's other server: they move tables, or stop the start."""
 _PROXY_ROOT = "mlflow-artifacts:/"
@@ -73,6 +74,8 @@ def server_environment(settings: Settings) -> dict[str, str]:
         _ALLOWED_HOSTS: allowed_hosts(settings.host, settings.mlflow_port, settings.allowed_hosts),
         # The job runner is eight more processes for features that are not used here.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Its pages, whose requests are refused, are not shown.
+        "MLFLOW_ENABLE_AI_GATEWAY": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
@@ -195,11 +198,14 @@ def run(host: str, port: int, folder: Path) -> None:
             del os.environ[name]
     with bind(host, port, "ROSSMANN_MLFLOW_PORT") as listener:
         _prepare_database(folder)
+        from mlflow.server import app as pages
         from mlflow.server.fastapi_app import app
 
         from rossmann.launcher.artifact_protection import protect_registered_files
+        from rossmann.launcher.unused_routes import refuse_unused_routes
 
         protect_registered_files(os.environ[_BACKEND], folder / "artifacts")
+        refuse_unused_routes(app, pages)
         config = uvicorn.Config(
             _refuse_pages_of_others(app),
             access_log=False,

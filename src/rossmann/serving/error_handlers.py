@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rossmann import errors
+from rossmann.addresses import without_addresses
 from rossmann.errors import ErrorDetail, RequestError, RossmannError
 from rossmann.logging_config import get_logger
 from rossmann.serving.middleware.security_headers import DEFAULT_HEADERS
@@ -36,7 +37,8 @@ def handle_product_error(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestError):
         details = error.errors
     else:
-        details = [ErrorDetail(_LOCATIONS.get(error_type, ()), str(error), error_type)]
+        msg = without_addresses(str(error)) if status >= 500 else str(error)
+        details = [ErrorDetail(_LOCATIONS.get(error_type, ()), msg, error_type)]
     if status >= 500:
         get_logger("api").warning(
             "cannot answer", request_id=_request_id(request), reason=str(error)

@@ -48,10 +48,7 @@ def test_archives_with_one_table(content: bytes) -> None:
         (gzip.compress(CSV)[:-9], "is a damaged gzip file"),
         (zipped(plan=CSV)[:-30], "is a damaged zip file"),
         (b"\x1f\x8bx", "is a damaged gzip file"),
-        (
-            gzip.compress(CSV * 800_000),
-            "unpacks to more than 200 times its size: send it unpacked",
-        ),
+        (gzip.compress(CSV * 800_000), "unpacks to more than 200 times its size: send it unpacked"),
         (bz2.compress(CSV), "is a bzip2 archive"),
         (lzma.compress(CSV), "is an xz archive"),
         (b"{\\rtf1 Store}", "is an RTF document"),

@@ -28,7 +28,7 @@ from rossmann.models.inference.forecaster import Forecaster
 from rossmann.schema import FeatureMatrix, FloatArray
 from rossmann.serving.batch_prediction.response_stream import ClientGoneError, ResultSpool
 from rossmann.settings import Settings
-from tests.data.uploads.test_sandboxed_reader import sheet
+from tests.fixtures.bombs import sheet
 
 Live = Callable[[FastAPI], AbstractContextManager[str]]
 MakeApp = Callable[..., FastAPI]

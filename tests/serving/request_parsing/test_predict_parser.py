@@ -7,41 +7,14 @@ import pytest
 
 from rossmann.errors import MAX_REPORTED_ERRORS
 from rossmann.serving.request_parsing.predict_parser import MalformedRequestError, parse_predict
+from tests.fixtures.bombs import BODY_BOMBS, ROW
 
-ROW = {"Store": 1, "DayOfWeek": 4, "Date": "2015-08-13", "Open": 1, "Promo": 0,
-       "StateHoliday": "0", "SchoolHoliday": 1}  # fmt: skip
-GOOD = json.dumps(ROW).encode()
 MAX_ROWS = 100_000
 
 
-def fields(count: int) -> bytes:
-    return b",".join(b'"a%d":1' % index for index in range(count))
-
-
-BOMBS = {
-    "many options": b"{" + fields(300_000) + b',"inputs":[' + GOOD + b"]}",
-    "many fields of a row": b'{"inputs":[{' + fields(300_000) + b"}]}",
-    "many fields behind many rows": b'{"inputs":['
-    + b"{}," * 90_000
-    + b"{"
-    + fields(200_000)
-    + b"}]}",
-    "one field many times": b'{"inputs":[{' + b'"Store":1,' * 300_000 + GOOD[1:] + b"]}",
-    "many rows without fields": b'{"inputs":[' + b",".join([b"{}"] * 90_000) + b"]}",
-    "many rows with some unknown fields": b'{"inputs":['
-    + b",".join([b"{" + fields(30) + b"}"] * 20_000)
-    + b"]}",
-    "many values that are no rows": b'{"inputs":[' + b"1," * 300_000 + b"1]}",
-    "many levels": b'{"intervals":[' + b"5," * 300_000 + b'5],"inputs":[' + GOOD + b"]}",
-    "nested lists": b'{"inputs":' + b"[" * 2_000_000 + b"}",
-    "nested lists of an unknown option": b'{"inputs":[' + GOOD + b'],"x":' + b"[" * 2_000_000,
-    "a number of a million digits": b'{"inputs":[' + b"1" * 10**6 + b"]}",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", BODY_BOMBS)
 def test_errors_and_memory_are_bounded(name: str) -> None:
-    body = BOMBS[name]
+    body = BODY_BOMBS[name]()
     tracemalloc.start()
     try:
         with pytest.raises(MalformedRequestError) as caught:

@@ -47,17 +47,22 @@ def test_health(api: TestClient, registry: Any, service: Any) -> None:
     assert api.get("/health").json()["status"] == "healthy"
 
 
-def test_health_names_no_address_of_mlflow(
-    api: TestClient, registry: Any, service: Any, monkeypatch: pytest.MonkeyPatch
+def test_responses_name_no_address_of_mlflow(
+    api: TestClient, registry: Any, service: Any, row: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Anyone may ask for it, also from outside. The registry's client raises the message."""
+    """Callers may be outside, and anyone may ask for /health. The registry's client raises it."""
     client = MlflowRest("http://user:secret@127.0.0.1:9/mlflow", timeout=1)
     monkeypatch.setattr(registry, "versions", lambda: client.call("GET", "runs/get"))
     service.versions.poll()
     assert "http://127.0.0.1:9/mlflow" in service.degraded_reason
     reason = api.get("/health").json()["reason"]
     assert "MLflow at its address does not answer" in reason
-    assert not re.search(r"://|127\.0|:9\b|secret", reason), reason
+    forecast = api.post("/predict", json={"inputs": [row()], "model_stage": 77})
+    listed = api.get("/models")
+    assert (forecast.status_code, listed.status_code) == (503, 503)
+    for text in (reason, forecast.text, listed.text):
+        assert "its address" in text
+        assert not re.search(r"://|127\.0|:9\b|secret", text), text
 
 
 @pytest.mark.parametrize("path", ["/health/", "/docs/", "/stores/"])

@@ -3,21 +3,17 @@
 A plain ``def`` runs in a thread: it may query the registry or read the panel.
 """
 
-import re
 import time
-from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
+from rossmann.addresses import without_addresses
 from rossmann.schema import Stage
 from rossmann.serving.observability.gauges import StateCollector
 from rossmann.serving.runtime.service import Service, panel_data
 from rossmann.serving.schemas.models import Health
-
-_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s;,'\")]+", re.IGNORECASE)
-"""Addresses of other servers, which callers without a key need not know."""
 
 
 def health_router(version: str, service: Service, collector: StateCollector) -> APIRouter:
@@ -35,7 +31,7 @@ def health_router(version: str, service: Service, collector: StateCollector) -> 
         production, reason = service.versions.production, service.degraded_reason
         return Health(
             status="degraded" if reason else "healthy",
-            reason=_ADDRESS.sub("its address", reason),
+            reason=without_addresses(reason),
             registry="away" if service.versions.registry_unreachable else "reachable",
             model_loaded=production is not None,
             model_version=None if production is None else production.version,
