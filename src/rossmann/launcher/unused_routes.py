@@ -38,7 +38,7 @@ def refuse_unused_routes(app: "FastAPI", pages: "Flask") -> None:
     from mlflow.server.job_api import job_api_router
 
     routers = (assistant_router, gateway_router, job_api_router)
-    endpoints = {_endpoint(route) for router in routers for route in router.routes}
+    endpoints = {_endpoint(route) for router in routers for route in router.routes} - {None}
     routes = app.router.routes
     routes[:] = [_RefusedRoute(route) if _leads_to(route, endpoints) else route for route in routes]
     for rule in pages.url_map.iter_rules():
@@ -55,7 +55,7 @@ def _leads_to(route: BaseRoute, endpoints: set[object]) -> bool:
 
 
 def _endpoint(route: BaseRoute) -> object:
-    return getattr(route, "endpoint", route)
+    return getattr(route, "endpoint", None)
 
 
 class _RefusedRoute(BaseRoute):
