@@ -152,7 +152,7 @@ def test_contributions_that_miss_the_forecast_raise(
     panel: Panel, rows: StoreDays, matrix: FeatureMatrix, ensemble: Ensemble
 ) -> None:
     class WrongEnsemble:
-        def contributions(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
+        def contributions(self, matrix: FeatureMatrix, *_: object) -> FloatArray:
             return ensemble.contributions(matrix) * 1.01
 
     parts: Any = panel.offset_components(rows, panel.last_day)

@@ -4,7 +4,7 @@ A forecast is the base filter's, times the members' weighted factor. Stores with
 get less of that factor, or none. ``artifact_files`` describes the files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +59,8 @@ def trust_ramp(matrix: FeatureMatrix, column: int, low: int, high: int, out: Flo
 
 
 _OPEN_DAYS: Final = FEATURES.index("open_days_365")
+_CONTRIBUTION_ROWS: Final = 16
+"""Rows that a thread attributes between two checks: in less than a second."""
 TRUST_FROM_DAYS: Final = 25
 FULL_TRUST_DAYS: Final = 50
 """Days with sales in a store's last year: up to the first the members have no weight, from the
@@ -96,15 +98,21 @@ class Ensemble:
         blend(matrix, OFFSET_COLUMN, _OPEN_DAYS, limits, weights, factors, out)
         return out
 
-    def contributions(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
+    def contributions(
+        self, matrix: FeatureMatrix, threads: int = 1, check: Callable[[], None] = lambda: None
+    ) -> FloatArray:
         """What each feature adds to log forecast less ``kfb``: (n, 47), blended as ``predict``.
 
-        The last column is the common base value.
+        The last column is the common base value. ``check`` is called between groups of rows, which
+        take a second, and may raise to end the work.
         """
         total = np.zeros((len(matrix), len(FEATURES) + 1))
-        if len(matrix):
+        step = _CONTRIBUTION_ROWS * threads
+        for start in range(0, len(matrix), step):
+            part = slice(start, start + step)
             for name, member in self.members.items():
-                total += self._weights[name] * member.contributions(matrix, threads)
+                check()
+                total[part] += self._weights[name] * member.contributions(matrix[part], threads)
         return total * learner_trust(matrix)[:, None]
 
     def bounds(

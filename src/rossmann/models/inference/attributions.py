@@ -9,6 +9,7 @@ The baseline is the filter's level with its mean weekday effect (Monday to Satur
 or holiday, and the members' expected value.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -144,13 +145,15 @@ def attribute(
     components: FloatArray,
     sales: FloatArray,
     threads: int = 1,
+    check: Callable[[], None] = lambda: None,
 ) -> Attribution:
     """Attribute the forecasts ``sales`` (n,) that ``ensemble`` made of ``matrix`` (n, 46).
 
     ``components`` (n, N_COMPONENTS) are ``Panel.offset_components`` of the same rows. Rounding
-    errors go into the baseline. Raises ``CorruptModelError`` where the rest is larger than those.
+    errors go into the baseline. ``check`` is called between rows, and may raise to end the work.
+    Raises ``CorruptModelError`` where the rest is larger than those.
     """
-    contributions = ensemble.contributions(matrix, threads)
+    contributions = ensemble.contributions(matrix, threads, check)
     logs = {name: np.zeros(len(matrix)) for name in DRIVER_LABELS}
     for column, name in enumerate(FEATURE_DRIVERS):
         logs[name] += contributions[:, column]

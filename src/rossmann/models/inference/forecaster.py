@@ -4,6 +4,7 @@ It resolves the origin, gathers the features, runs the ensemble, applies the obj
 days to zero and finds the warnings.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -187,8 +188,13 @@ class Forecaster:
         masks = self.warning_masks(rows, origin, flags)
         return tuple(row_warning(name, msg, mask.nonzero()[0]) for name, msg, mask in masks)
 
-    def explain(self, request: ForecastRequest) -> Explanation:
-        """Forecast each row and attribute it to drivers; raises what ``forecast`` raises."""
+    def explain(
+        self, request: ForecastRequest, check: Callable[[], None] = lambda: None
+    ) -> Explanation:
+        """Forecast each row and attribute it to drivers; raises what ``forecast`` raises.
+
+        ``check`` is called between rows, and may raise to end the work.
+        """
         # Imported here: it takes seconds, and a service that may not start must say so at once.
         from rossmann.models.inference.attributions import TOTALS, attribute
 
@@ -197,7 +203,7 @@ class Forecaster:
         components = self.panel.offset_components(rows, forecast.as_of)
         threads = self._threads if len(rows) >= PARALLEL_MIN_EXPLAINED else 1
         sales = self.ensemble.predict(matrix, threads=threads)
-        attribution = attribute(self.ensemble, matrix, components, sales, threads)
+        attribution = attribute(self.ensemble, matrix, components, sales, threads, check)
         if request.objective == "unbiased":
             attribution = attribution.with_factor(TOTALS, self._bias_factors(matrix))
         attribution = attribution.with_closed_days(rows.open == 0)

@@ -7,7 +7,6 @@ first byte of the response; a second one forecasts chunk by chunk while the clie
 import asyncio
 import json
 import shutil
-import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
@@ -53,6 +52,7 @@ from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.observability.tracing import with_current_context
+from rossmann.serving.prediction.cancellable_work import Cancellation, WorkThreads
 from rossmann.serving.prediction.version_loader import VersionLoader
 from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
@@ -85,7 +85,7 @@ class BatchPredictHandler:
         self._chunk_pool = ThreadPoolExecutor(threads, "file-rows", initializer=unpinned())
         workers = Workers(self._chunk_pool, threads + 2)
         self._shared = BatchResources(self._limits, workers, self._reader)
-        self._is_closing = threading.Event()
+        self._threads = WorkThreads(self._jobs)
         self._places = FilePlaces()
         self._transfer_seconds = settings.max_transfer_seconds
         self._workspaces = workspace_root(settings)
@@ -131,26 +131,13 @@ class BatchPredictHandler:
         self, call: PredictCall, options: BatchOptions, folder: Path, request: Request
     ) -> BatchJob | None:
         """The job of a valid file; None where the client disconnected meanwhile."""
-        cancelled = threading.Event()
-        upload = BatchUpload(
-            folder, options, lambda: cancelled.is_set() or self._is_closing.is_set()
-        )
-        work = asyncio.get_running_loop().run_in_executor(
-            self._jobs, with_current_context(self._prepare), call, upload
-        )
-        watch = asyncio.ensure_future(_disconnected(request))
-        try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            # The thread uses the folder: it must end before that is removed.
-            if not work.done():
-                cancelled.set()
-            is_gone = watch.done()
-            watch.cancel()
-            await asyncio.wait((work,))
-        if is_gone and work.exception() is not None:
+
+        def prepare(cancellation: Cancellation) -> BatchJob:
+            return self._prepare(call, BatchUpload(folder, options, cancellation.is_set))
+
+        job = await self._threads.run(request, prepare)
+        if job is None:
             return None
-        job = work.result()
         call.record.rows, call.record.model_version = job.rows, call.version.served.version
         self._metrics.rows_forecast("file", job.rows)
         for warning in job.warnings:
@@ -181,16 +168,9 @@ class BatchPredictHandler:
 
     def close(self) -> None:
         """End the threads; files that are still read are given up."""
-        self._is_closing.set()
         self._reader.close()
-        self._jobs.shutdown()
+        self._threads.close()
         self._chunk_pool.shutdown()
-
-
-async def _disconnected(request: Request) -> None:
-    """Wait until the client goes; its body was received before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _write(job: BatchJob, spool: ResultSpool) -> None:

@@ -6,13 +6,14 @@ asks for, Production answers all of it.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.errors import RequestError, RossmannError
+from rossmann.errors import RequestError, RossmannError, ServiceError
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.attributions import explanation_records
 from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
@@ -211,14 +212,21 @@ class Experiment:
         )
 
     def explain(
-        self, version: SelectedVersion, split: TrafficSplit, request: ForecastRequest
+        self,
+        version: SelectedVersion,
+        split: TrafficSplit,
+        request: ForecastRequest,
+        check: Callable[[], None] = lambda: None,
     ) -> tuple[Forecast, list[dict[str, Any]]] | None:
-        """The same with each row's explanation by the version that answers it."""
+        """The same with each row's explanation by the version that answers it.
+
+        ``check`` is called between rows, and may raise ``ServiceError`` to end the work.
+        """
         forecast = self.forecast(version, split, request)
         if forecast is None:
             return None
         part = request.take(split.challenger_rows, split.origin)
-        explanation = self._try(split, Forecaster.explain, part)
+        explanation = self._try(split, Forecaster.explain, part, check)
         if explanation is None:
             return None
         records: dict[int, dict[str, Any]] = dict(
@@ -226,7 +234,7 @@ class Experiment:
         )
         if len(split.production_rows):
             own = version.served.forecaster.explain(
-                request.take(split.production_rows, split.origin)
+                request.take(split.production_rows, split.origin), check
             )
             records |= zip(split.production_rows.tolist(), explanation_records(own), strict=True)
         return forecast, [records[row] for row in range(len(request.rows))]
@@ -236,6 +244,8 @@ class Experiment:
         served = split.challenger.served
         try:
             return method(served.forecaster, *arguments)
+        except ServiceError:  # the work is given up; no fault of the version
+            raise
         except Exception as error:  # noqa: BLE001 -- Production answers instead
             # For good: else rows would alternate between versions, as it fails or not.
             reason = (

@@ -32,6 +32,7 @@ from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.observability.tracing import span, with_current_context
+from rossmann.serving.prediction.cancellable_work import Cancellation, WorkThreads
 from rossmann.serving.prediction.micro_batching import MicroBatcher
 from rossmann.serving.prediction.response import predict_response
 from rossmann.serving.prediction.version_loader import VersionLoader
@@ -84,6 +85,7 @@ class PredictHandler:
         threads = max(2, settings.thread_count)
         self._predict_pool = ThreadPoolExecutor(threads, "predict", initializer=unpinned())
         self._explain_pool = ThreadPoolExecutor(2, "explain", initializer=unpinned())
+        self._explain_threads = WorkThreads(self._explain_pool)
         self._loader = VersionLoader(service.versions)
         self._batcher = MicroBatcher(lambda: metrics.in_flight)
         self._max_explained = min(settings.explain_max_rows, settings.max_rows)
@@ -113,7 +115,8 @@ class PredictHandler:
             return Response(status_code=400)
         version = await self._loader.get(inputs.model_stage)
         call = PredictCall("explain", record, version, started)
-        return await _run(self._explain_pool, self._explain, call, inputs)
+        explain = partial(self._explain, call, inputs)
+        return await self._explain_threads.run(request, explain) or Response(status_code=400)
 
     async def _read(
         self, request: Request, pool: ThreadPoolExecutor, max_rows: int, inline_bytes: int = 0
@@ -153,13 +156,18 @@ class PredictHandler:
                 split, forecast = None, call.version.served.forecaster.forecast(inputs.request)
         return self._respond(_Prediction(call, inputs, forecast, split))
 
-    def _explain(self, call: PredictCall, inputs: PredictInputs) -> Response:
+    def _explain(
+        self, call: PredictCall, inputs: PredictInputs, cancellation: Cancellation
+    ) -> Response:
         with span("explain"):
             split, explained = self._split(call, inputs), None
             if split is not None and self._experiment is not None:
-                explained = self._experiment.explain(call.version, split, inputs.request)
+                explained = self._experiment.explain(
+                    call.version, split, inputs.request, cancellation.check
+                )
             if explained is None:
-                explanation = call.version.served.forecaster.explain(inputs.request)
+                forecaster = call.version.served.forecaster
+                explanation = forecaster.explain(inputs.request, cancellation.check)
                 split, explained = None, (explanation.forecast, explanation_records(explanation))
         forecast, records = explained
         return self._respond(_Prediction(call, inputs, forecast, split), explanations=records)
@@ -230,9 +238,9 @@ class PredictHandler:
                 self._metrics.experiment_rows(role, len(index))
 
     def close(self) -> None:
-        """End the threads when their work is done."""
-        self._predict_pool.shutdown()
-        self._explain_pool.shutdown()
+        """End the threads: forecasts to their end, explanations at the next row."""
+        self._explain_threads.close()
+        self._predict_pool.shutdown(cancel_futures=True)
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
