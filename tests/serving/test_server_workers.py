@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
@@ -27,6 +29,7 @@ from rossmann.serving.observability.metrics import (
 )
 from rossmann.serving.runtime.cpu_affinity import pinned_core, run_unpinned, set_affinity, unpinned
 from rossmann.serving.server import bind
+from tests.fixtures.networks import free_port
 
 PREDICT = {"route": "/predict", "method": "POST", "code": "200"}
 
@@ -130,6 +133,49 @@ def test_metrics_are_summed_over_workers_and_survive_a_killed_worker(
     assert log.count('"route":"/predict"') == 90
     parts = {json.loads(line).get("part") for line in log.splitlines()}  # every line is JSON
     assert parts >= {None, "server"}
+
+
+@pytest.mark.usefixtures("run_service")
+def test_workers_that_cannot_start_end_the_service(tmp_path: Path) -> None:
+    """At once and with the reason, so that whatever watches it starts it again later."""
+    for name in ("demo", "processed"):
+        (tmp_path / name).unlink()
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("ROSSMANN_")}
+    own = {"DATA_DIR": str(tmp_path), "WORKERS": "2", "API_PORT": str(free_port())}
+    service = subprocess.run(
+        [sys.executable, "-m", "rossmann.cli", "serve"],
+        env=inherited | {f"ROSSMANN_{name}": value for name, value in own.items()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert service.returncode == 1
+    assert "error: there are no sales tables yet" in service.stderr
+    assert service.stderr.rstrip().endswith("could not start: the lines above say why")
+    assert "Traceback" not in service.stderr
+
+
+@pytest.mark.nightly
+def test_workers_that_die_one_after_another_are_replaced_with_a_back_off(run_service: Any) -> None:
+    service = run_service(workers=2, log_format="json")
+    wait_until(lambda: value(scrape(service.url), "workers") == 2)
+    kept, victim = workers_of(service.process)
+    for _ in range(4):
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len({*workers_of(service.process)} - {kept, victim}) == 1)  # noqa: B023
+        (victim,) = {*workers_of(service.process)} - {kept, victim}
+        assert httpx.get(f"{service.url}/health", timeout=30, trust_env=False).is_success
+    lines = [json.loads(line) for line in service.stop().splitlines()]
+    times = [
+        datetime.fromisoformat(line["time"]).timestamp()
+        for line in lines
+        if line["event"].startswith("a worker ended")
+    ]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert len(pauses) == 3
+    for found, least in zip(pauses, (1, 2, 4), strict=True):
+        assert least <= found < least + 3
 
 
 def test_multiprocess_dir_is_removed_with_the_service(tmp_path: Path) -> None:

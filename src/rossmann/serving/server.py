@@ -2,11 +2,15 @@
 
 import errno
 import os
+import resource
 import socket
 import sys
+import time
 from contextlib import suppress
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from uvicorn.supervisors import Multiprocess
 
 from rossmann.addresses import exempt_from_proxies, host_and_port, is_loopback
 from rossmann.errors import PortInUseError, RossmannError, ServiceError, SettingsError
@@ -20,6 +24,10 @@ from rossmann.settings import Settings, load_settings
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
+
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+"""Seconds, between two looks at workers that end one after another."""
 
 
 def main() -> int:
@@ -35,8 +43,10 @@ def main() -> int:
 
 def run(settings: Settings) -> None:
     """Serve until a signal; raises ``ModelUnavailableError`` without a version,
-    ``PortInUseError``, ``SettingsError``, ``DataNotFoundError``.
+    ``PortInUseError``, ``SettingsError``, ``DataNotFoundError``, and ``ServiceError`` where the
+    server or a worker did not start.
     """
+    raise_open_files_limit()
     _configure_logs(settings)
     logger = get_logger("server")
     log_access_policy(settings)
@@ -55,6 +65,17 @@ def run(settings: Settings) -> None:
                 _run_many(settings, listener)
         except KeyboardInterrupt:
             logger.info("stopped")
+
+
+def raise_open_files_limit() -> None:
+    """Raise the limit of open files to what the system allows, also for workers started later.
+
+    Each idle connection is an open file: at the usual 1024 a thousand of them stop a service from
+    accepting.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS refuses its own "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def log_access_policy(settings: Settings) -> None:
@@ -123,10 +144,14 @@ def build_app(settings: Settings) -> "FastAPI":
 
 
 def worker_app() -> "FastAPI":
-    """App factory of one worker of several."""
+    """App factory of one worker of several; ends the process with 1 where it cannot start."""
     settings = load_settings()
     _configure_logs(settings)
-    return build_app(settings)
+    try:
+        return build_app(settings)
+    except RossmannError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None
 
 
 def _configure_logs(settings: Settings) -> None:
@@ -196,10 +221,51 @@ def _run_one(config: "uvicorn.Config", listener: socket.socket) -> None:
         raise ServiceError("the service did not start: its log says why")
 
 
-def _run_many(settings: Settings, listener: socket.socket) -> None:
-    from uvicorn.supervisors import Multiprocess
+class _Workers(Multiprocess):
+    """Supervisor of workers: one that ends is replaced, with a line in the log and a back-off.
 
+    A worker is replaced at once; one that follows within a minute waits for the pause of uvicorn's
+    next look at the workers, which is twice as long each time, up to a minute. While none has
+    served yet, a worker that cannot start ends them all: the others could not either.
+    """
+
+    def __init__(self, config: ServerConfig, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self.failed = False
+        self._has_served = False
+        self._pause, self._next_look = _FIRST_PAUSE, 0.0
+
+    def keep_subprocess_alive(self) -> None:
+        now = time.monotonic()
+        if now < self._next_look or self.should_exit.is_set():
+            return
+        before = list(self.processes)
+        self._has_served = self._has_served or any(worker.is_ready(1) for worker in before)
+        if not self._has_served and any(worker.exitcode for worker in before):
+            self.should_exit.set()
+        else:
+            super().keep_subprocess_alive()
+        self.failed = self.should_exit.is_set()
+        replaced = [pair for pair in zip(before, self.processes, strict=True) if pair[0] != pair[1]]
+        for old, new in replaced:
+            get_logger("server").warning(
+                "a worker ended or did not answer: its requests are lost, a new one starts",
+                pid=old.pid,
+                exit_code=old.exitcode,
+                new_pid=new.pid,
+            )
+        if replaced:
+            self._next_look = now + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        elif now > self._next_look + _LONGEST_PAUSE:
+            self._pause = _FIRST_PAUSE
+
+
+def _run_many(settings: Settings, listener: socket.socket) -> None:
     config = server_config("rossmann.serving.server:worker_app", settings)
     with multiprocess_dir() as folder:
         os.environ[MULTIPROC_DIR_VARIABLE] = str(folder)  # workers inherit it
-        Multiprocess(config, sockets=[listener]).run()
+        workers = _Workers(config, [listener])
+        workers.run()
+    if workers.failed:
+        raise ServiceError("a worker could not start: the lines above say why")

@@ -1,10 +1,12 @@
 """Killed workers, SIGTERM and version changes under load."""
 
+import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psutil
@@ -27,8 +29,8 @@ def find_workers(pid: int) -> list[psutil.Process]:
 def test_killed_worker_is_restarted(
     run_service: Call, row: Call, post_predict: Call, wait_until: Call, under_load: Call
 ) -> None:
-    """Only the requests of the killed worker fail."""
-    service = run_service(workers=2)
+    """Only the requests of the killed worker fail, and the log says so."""
+    service = run_service(workers=2, log_format="json")
     body = {"inputs": [row()]}
     wait_until("both workers", lambda: len(find_workers(service.process.pid)) == 2)
     expected = post_predict(service.url, body).json()["predictions"]
@@ -50,7 +52,10 @@ def test_killed_worker_is_restarted(
     assert set(load.codes) <= {0, 200}
     assert load.codes.count(0) <= clients  # at most one failed request per connection
     assert all(response["predictions"] == expected for response in load.bodies)
-    service.stop()
+    lines = [json.loads(line) for line in service.stop().splitlines()]
+    deaths = [line for line in lines if line["event"].startswith("a worker ended")]
+    assert [line["level"] for line in deaths] == ["warning"]
+    assert deaths[0].items() >= {"pid": killed.pid, "exit_code": -signal.SIGKILL}.items()
     assert service.process.returncode in STOPPED_BY_SIGTERM
 
 
@@ -128,3 +133,21 @@ def test_versions_change_under_load(
     assert {response["model_version"] for response in load.bodies} == set(registered_versions)
     for response in load.bodies:
         assert response["predictions"] == expected[response["model_version"]]
+
+
+def test_more_idle_connections_than_the_usual_limit_of_files(
+    run_service: Call, get_health: Call
+) -> None:
+    """The service raises the limit that it inherits, and still accepts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        service = run_service()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
+    with ExitStack() as idle:
+        for _ in range(200):
+            idle.enter_context(socket.create_connection(address, timeout=10))
+        assert get_health(service.url)["model_loaded"]
+    assert "Too many open files" not in service.stop()
