@@ -15,6 +15,9 @@ MAX_HEADER_BYTES: Final = 65_536
 _STALL_SECONDS: Final = 30.0
 """Seconds that a client may read nothing of a response."""
 _MIN_BYTES_PER_SECOND: Final = 8_192
+_DISCARD_PAUSE: Final = 0.01
+"""Seconds between parts (64 KB) of a body that was answered already: fifty clients that sent 60 MB
+each as fast as they could delayed other requests by a second."""
 _ACCEPT_PAUSE: Final = 1e-4
 """Seconds in which another worker wakes up, on a busy machine too."""
 
@@ -107,8 +110,16 @@ class BoundedRequestProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
         self._unparsed = 0
+        if self.transport.is_closing():
+            return
+        super().on_body(body)
+        if self.cycle.response_complete:  # nobody reads the rest: it is thrown away, slowly
+            self.flow.pause_reading()
+            self.loop.call_later(_DISCARD_PAUSE, self._read_on)
+
+    def _read_on(self) -> None:
         if not self.transport.is_closing():
-            super().on_body(body)
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """Tell the request that its body is complete."""

@@ -55,6 +55,7 @@ from rossmann.serving.observability.tracing import with_current_context
 from rossmann.serving.prediction.cancellable_work import Cancellation, WorkThreads
 from rossmann.serving.prediction.version_loader import VersionLoader
 from rossmann.serving.runtime.cpu_affinity import unpinned
+from rossmann.serving.runtime.freed_memory import release_freed_memory
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 
@@ -148,7 +149,10 @@ class BatchPredictHandler:
         def record(start: int, rows: StoreDays, forecast: Forecast) -> None:
             self._recorder.record(call.finished(), rows, forecast, positions=start)
 
-        return prepare_job(upload, call.version, self._shared, record)
+        try:
+            return prepare_job(upload, call.version, self._shared, record)
+        finally:
+            release_freed_memory()
 
     def _respond(self, job: BatchJob, slot: AsyncExitStack, stack: AsyncExitStack) -> Response:
         """The response; ``slot`` is free when the job has ended, ``stack`` when it is read."""
@@ -178,6 +182,7 @@ def _write(job: BatchJob, spool: ResultSpool) -> None:
         job.run(spool.send)
     finally:
         spool.end()
+        release_freed_memory()
 
 
 async def _body(spool: ResultSpool, running: "asyncio.Future[None]") -> AsyncIterator[bytes]:

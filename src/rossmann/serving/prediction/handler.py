@@ -39,6 +39,7 @@ from rossmann.serving.prediction.version_loader import VersionLoader
 from rossmann.serving.request_parsing.body import BodyBudget, read_body, reject_query
 from rossmann.serving.request_parsing.predict_inputs import PredictInputs, parse_inputs
 from rossmann.serving.runtime.cpu_affinity import unpinned
+from rossmann.serving.runtime.freed_memory import MIN_BYTES, release_freed_memory
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 
@@ -144,8 +145,12 @@ class PredictHandler:
         return inputs
 
     def _parse(self, body: bytes, max_rows: int) -> PredictInputs:
-        with span("read"):
-            return parse_inputs(body, self._service.panel, max_rows, self._objective)
+        try:
+            with span("read"):
+                return parse_inputs(body, self._service.panel, max_rows, self._objective)
+        finally:
+            if len(body) >= MIN_BYTES:
+                release_freed_memory()
 
     def _predict(self, call: PredictCall, inputs: PredictInputs) -> Response:
         with span("forecast"):
