@@ -175,15 +175,21 @@ def _parse_date(text: str, date_format: str) -> date | None:
 
 
 class AmbiguousNumbersError(DataValidationError):
-    """Numbers that can be read with either decimal mark."""
+    """Numbers that can be read with either decimal mark, such as ``example``.
 
-    def __init__(self, example: str, reason: str = "") -> None:
-        decimal = float(example.replace(",", "."))
-        whole = int(example.replace(",", "").replace(".", ""))
-        super().__init__(
-            f"numbers such as {example} can be read as {decimal:g} or as {whole}{reason}: say"
-            " which decimal mark the file has, a point or a comma"
-        )
+    ``contradiction``: a number that has a decimal comma for certain, and one with a point.
+    """
+
+    def __init__(self, example: str, contradiction: Sequence[str] = ()) -> None:
+        both = " and ".join(contradiction)
+        if example:
+            decimal = float(example.replace(",", "."))
+            whole = int(example.replace(",", "").replace(".", ""))
+            what = f"numbers such as {example} can be read as {decimal:g} or as {whole}"
+            what += f" (the file has {both})" if both else ""
+        else:
+            what = f"the numbers have different decimal marks ({both})"
+        super().__init__(f"{what}: say which decimal mark the file has, a point or a comma")
 
 
 def detect_decimal_mark(
@@ -207,8 +213,7 @@ def detect_decimal_mark(
         found = marked.filter(marked.str.contains(_AMBIGUOUS))
         ambiguous = ambiguous or (found[0] if len(found) else "")
     if len(evidence) == 2:
-        values = " and ".join(evidence.values())
-        raise AmbiguousNumbersError(ambiguous or evidence[","], f" (the file has {values})")
+        raise AmbiguousNumbersError(ambiguous, [evidence[","], evidence["."]])
     if evidence or not ambiguous:
         return next(iter(evidence), None)
     if any(_is_decimal_comma_column(column) for column in hints):
