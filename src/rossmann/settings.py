@@ -258,6 +258,7 @@ class Settings(AccessSettings, RequestLimits, PathSettings):
     window_days: Annotated[int, Field(ge=1, le=48)] = 48
     later_windows: Annotated[int, Field(ge=0, le=7)] = 2
     gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.001
+    gate_improvement: Annotated[float, Field(ge=0, le=0.5)] = 0.005
     gate_chance: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     gate_days: Annotated[int, Field(ge=1, le=48)] = 7
     gate_coverage: Annotated[float, Field(ge=0, le=1)] = 0.15

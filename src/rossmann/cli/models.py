@@ -103,14 +103,18 @@ def compare(first: VersionArgument, second: VersionArgument) -> None:
     rows = [
         [
             o,
+            f"{t.first_wape:.4f}",
+            f"{t.second_wape:.4f}",
             f"{t.first_rmspe:.4f}",
             f"{t.second_rmspe:.4f}",
+            f"{t.improvement:+.1%} ± {t.standard_error:.1%}",
             f"{t.share_of_stores_better:.0%}",
             f"{t.p_value:.4f}",
         ]
         for o, t in found.windows
     ]
-    show_table(("RMSPE from", *names, "stores better", "by chance"), rows)
+    measures = [f"{measure} {n}" for measure in ("WAPE", "RMSPE") for n in names]
+    show_table(("from", *measures, "improvement", "stores better", "by chance"), rows)
 
 
 def validate(version: VersionArgument) -> None:

@@ -125,7 +125,7 @@ def test_a_better_version_passes_and_a_worse_one_fails() -> None:
 def test_a_gain_in_one_window_does_not_offset_a_loss_in_another() -> None:
     production = predictions_of(window(0.2), window(0.1, first_day=15_000))
     candidate = predictions_of(window(0.1, 2), window(0.11, 2, first_day=15_000))
-    assert passes(compare(candidate, production)) == [True, False, True]
+    assert passes(compare(candidate, production)) == [False, True, False]
 
 
 def test_days_with_corrected_sales_are_excluded() -> None:
@@ -134,7 +134,7 @@ def test_days_with_corrected_sales_are_excluded() -> None:
     sold[:300] *= 1.5  # corrected after Production was trained
     lines = compare(predictions_of(replace(candidate, sold=sold)), predictions_of(production))
     assert all(passes(lines))
-    assert lines[0].value == pytest.approx(0.1, abs=0.01)
+    assert lines[0].value == pytest.approx(0.08, abs=0.005)
 
 
 def test_versions_of_different_chains_are_not_compared() -> None:

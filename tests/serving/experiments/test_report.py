@@ -19,7 +19,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import format_iso_day
 from rossmann.errors import AuthenticationError, ServiceError
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.metrics import permutation_test
+from rossmann.models.evaluation.paired_test import PairedRows, paired_test
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.prediction_log.queries.experiment_rows import DistinctRows, ExperimentLog
 from rossmann.schema import STATE_HOLIDAYS
@@ -204,7 +204,9 @@ def test_shadow_comparison_equals_manual_computation(
     rows = [all_inputs[n] for n in known]
     store = np.array([row["Store"] for row in rows])
     day = np.array([np.datetime64(row["Date"]).astype(int) for row in rows])
-    test = permutation_test(store, day, actual_sales[known], challenger[known], production[known])
+    test = paired_test(
+        PairedRows(0 * day, store, day, actual_sales[known], challenger[known], production[known])
+    )
     assert comparison.known_sales is not None
     assert comparison.known_sales.model_dump() == {
         "paired": True,

@@ -66,7 +66,8 @@ class WindowForecasts:
     """A window and its forecasts: arrays (n,) by the forecaster's name.
 
     ``follow_ups``: later windows that the same fit forecast too, from origins of their own; with
-    the ensemble's forecasts only, and used only to fit the uncertainty of totals.
+    forecasts of the ensemble and of seasonal naive. They are used for the uncertainty of totals and
+    to compare versions.
     """
 
     window: BacktestWindow
@@ -176,7 +177,13 @@ def backtest(
         ensemble = Ensemble(members, {"weights": profile.weights})
         forecasts = forecast_window(panel, window, ensemble, threads)
         follow_ups = tuple(
-            WindowForecasts(later, {"ensemble": ensemble.predict(later.matrix, threads)})
+            WindowForecasts(
+                later,
+                {
+                    "ensemble": ensemble.predict(later.matrix, threads),
+                    "seasonal_naive": baselines(panel, later)["seasonal_naive"],
+                },
+            )
             for later in follow_up_windows(panel, windows, window, plan.follow_ups, history_days)
         )
         outcomes.append(WindowForecasts(window, forecasts, follow_ups))

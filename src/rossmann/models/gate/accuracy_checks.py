@@ -1,8 +1,9 @@
 """Accuracy checks of the gate: against the baseline, against Production, coverage and bias.
 
 Against Production: where both backtests forecast the same days from the same origins, their
-forecasts are paired; neither's members were fitted on those days. On newer data the origins differ;
-then the Production version forecasts the candidate's window on days after its own data.
+forecasts are paired; neither's members were fitted on those days. Windows that a fit forecast weeks
+after its own count as well. On newer data the origins differ; then the Production version forecasts
+the candidate's window on days after its own data.
 
 The limits are made for a large chain. With few stores, the random errors of each move coverage and
 bias, so the limits are wider there, and the check's note says so.
@@ -10,13 +11,14 @@ bias, so the limits are wider there, and the check's note says so.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.models.evaluation.metrics import SMALL_CHAIN_STORES, PermutationTest, permutation_test
+from rossmann.models.evaluation.metrics import SMALL_CHAIN_STORES
+from rossmann.models.evaluation.paired_test import PairedRows, PairedTest, paired_test
 from rossmann.models.gate.backtest_predictions import BacktestPredictions, WindowPredictions
 from rossmann.models.gate.verdict import CheckResult, at_most, not_measured
 from rossmann.schema import FloatArray
@@ -62,31 +64,42 @@ def checks_against_baseline(
     stores = np.unique(np.concatenate([window.store for window in windows]))
     if len(stores) >= SMALL_CHAIN_STORES or not all(len(window.sold) for window in windows):
         return [_better_than_naive(window, settings) for window in windows]
-    rows = [(w.store, w.day, w.sold, w.forecast, w.naive) for w in windows]
-    pooled = permutation_test(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+    pooled = pair_rows([(window, window.naive) for window in windows])
+    # By weeks only: two windows could not tell, and no luck of a window makes up for naive's error.
+    test = paired_test(pooled._replace(window=np.zeros_like(pooled.window)))
     return [
         *(_not_worse_than_naive(window, settings) for window in windows),
-        _significantly_better("all windows: better than seasonal naive", pooled, settings),
+        _significantly_better("all windows: better than seasonal naive", test, settings),
     ]
+
+
+def pair_rows(windows: Sequence[tuple[WindowPredictions, FloatArray]]) -> PairedRows:
+    """The rows of windows, each with another forecast (n,) of them."""
+    columns = [
+        (np.full(len(other), number), w.store, w.day, w.sold, w.forecast, other)
+        for number, (w, other) in enumerate(windows)
+    ]
+    return PairedRows(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
 
 
 def _better_than_naive(window: WindowPredictions, settings: Settings) -> CheckResult:
     check = f"{window.origin}: better than seasonal naive"
     if not len(window.sold):
         return not_measured(check, "no row")
-    test = permutation_test(window.store, window.day, window.sold, window.forecast, window.naive)
+    test = paired_test(pair_rows([(window, window.naive)]))
     return _significantly_better(check, test, settings)
 
 
 def _not_worse_than_naive(window: WindowPredictions, settings: Settings) -> CheckResult:
     """A higher error than seasonal naive's passes where it is not significant."""
     check = f"{window.origin}: not clearly worse than seasonal naive"
-    test = permutation_test(window.store, window.day, window.sold, window.naive, window.forecast)
+    naive = replace(window, forecast=window.naive)
+    test = paired_test(pair_rows([(naive, window.forecast)]))
     if not _is_finite(test):
         return not_measured(check, "a forecast is no number")
-    passed = test.second_rmspe <= test.first_rmspe or test.p_value > settings.gate_chance
+    passed = test.improvement <= 0 or test.p_value > settings.gate_chance
     note = f"{_tested_on(test)}, worse by chance p = {test.p_value:.4f}"
-    return CheckResult(check, test.second_rmspe, test.first_rmspe, passed, note)
+    return CheckResult(check, test.second_wape, test.first_wape, passed, note)
 
 
 def checks_against_production(
@@ -111,9 +124,9 @@ def matched_windows(
     candidate: BacktestPredictions, other: BacktestPredictions | None
 ) -> list[MatchedWindow]:
     """The windows that both have, each with the rows where both have the same sales."""
-    others = {} if other is None else {(w.origin, w.days): w for w in other.windows}
+    others = {} if other is None else {(w.origin, w.days): w for w in other.all_windows}
     pairs = []
-    for window in candidate.windows:
+    for window in candidate.all_windows:
         match = others.get((window.origin, window.days))
         if match is None:
             continue
@@ -131,16 +144,16 @@ def _key(window: WindowPredictions) -> npt.NDArray[np.int64]:
 def _checks_on_shared_windows(
     pairs: list[MatchedWindow], name: str, settings: Settings
 ) -> list[CheckResult]:
-    """No window clearly worse, and all windows pooled significantly better."""
+    """No window clearly worse, and all windows pooled better by more than luck."""
     pairs = [pair for pair in pairs if len(pair[2])]
-    rows = [(w.store, w.day, w.sold, w.forecast, other) for _, w, other in pairs]
     checks = []
-    for (_, window, _), arrays in zip(pairs, rows, strict=True):
-        test = permutation_test(*arrays)
-        limit = test.second_rmspe + settings.gate_tolerance
-        checks.append(at_most(f"{window.origin}: no worse than {name}", test.first_rmspe, limit))
-    pooled = permutation_test(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
-    return [*checks, _significantly_better(f"all windows: better than {name}", pooled, settings)]
+    for _, window, other in pairs:
+        test = paired_test(pair_rows([(window, other)]))
+        limit = test.second_wape + settings.gate_tolerance
+        checks.append(at_most(f"{window.origin}: no worse than {name}", test.first_wape, limit))
+    pooled = paired_test(pair_rows([(window, other) for _, window, other in pairs]))
+    check = f"all windows: better than {name}"
+    return [*checks, _significantly_better(check, pooled, settings, settings.gate_improvement)]
 
 
 def _check_on_newer_days(
@@ -155,40 +168,44 @@ def _check_on_newer_days(
         reason = f"{days} days are newer than its data, {settings.gate_days} are needed"
         return not_measured(check, reason)
     forecast = production.forecast(rows)
-    test = permutation_test(rows.store, rows.day, rows.sold, rows.forecast, forecast)
+    test = paired_test(pair_rows([(rows, forecast)]))
     note = f"{days} days; {_significance(test)}"
-    return at_most(check, test.first_rmspe, test.second_rmspe + settings.gate_tolerance, note)
+    return at_most(check, test.first_wape, test.second_wape + settings.gate_tolerance, note)
 
 
-def _significantly_better(check: str, test: PermutationTest, settings: Settings) -> CheckResult:
-    """A lower error, with a p-value within the limit."""
+def _significantly_better(
+    check: str, test: PairedTest, settings: Settings, least: float = 0.0
+) -> CheckResult:
+    """A WAPE that is lower by the share ``least``, with a p-value within the limit."""
     if not _is_finite(test):
         return not_measured(check, "a forecast is no number")
-    passed = test.first_rmspe < test.second_rmspe and test.p_value <= settings.gate_chance
+    passed = test.improvement > max(least, 0.0) and test.p_value <= settings.gate_chance
     note = _significance(test)
-    if 0.5**test.units > settings.gate_chance:
-        note += ": too few to compare"
-    return CheckResult(check, test.first_rmspe, test.second_rmspe, passed, note)
+    if test.weeks < 2:
+        note += ": too few weeks to compare"
+    return CheckResult(check, test.first_wape, test.second_wape * (1.0 - least), passed, note)
 
 
-def _is_finite(test: PermutationTest) -> bool:
-    return bool(np.isfinite([test.first_rmspe, test.second_rmspe, test.p_value]).all())
+def _is_finite(test: PairedTest) -> bool:
+    return bool(np.isfinite([test.first_wape, test.second_wape, test.p_value]).all())
 
 
-def _significance(test: PermutationTest) -> str:
-    return f"{_tested_on(test)}, by chance p = {test.p_value:.4f}"
+def _significance(test: PairedTest) -> str:
+    error = f" ± {test.standard_error:.1%}" if np.isfinite(test.standard_error) else ""
+    return f"{test.improvement:+.1%}{error} on {_tested_on(test)}, by chance p = {test.p_value:.4f}"
 
 
-def _tested_on(test: PermutationTest) -> str:
-    """What was compared: the stores of a large chain, or the weeks of a small one."""
-    if test.stores >= SMALL_CHAIN_STORES:
-        return f"better in {test.share_of_stores_better:.0%} of {test.stores:,} stores"
-    stores, weeks = _plural(test.stores, "store"), _plural(test.units, "week")
-    return f"tested on {weeks} of {stores}"
+def _tested_on(test: PairedTest) -> str:
+    """What was compared, and in how many of its stores the version is better."""
+    times = _plural(test.weeks, "week")
+    if test.windows > 1:
+        times += f" of {_plural(test.windows, 'window')}"
+    stores = _plural(test.stores, "store")
+    return f"{times}, better in {test.share_of_stores_better:.0%} of {stores}"
 
 
 def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count > 1 else ''}"
+    return f"{count:,} {noun}{'s' if count > 1 else ''}"
 
 
 def coverage_and_bias_checks(

@@ -62,11 +62,18 @@ class WindowPredictions:
 class BacktestPredictions:
     """All windows, oldest first, and by origin the coverage of each reported level.
 
-    A window's coverage is that of intervals calibrated on the other windows.
+    A window's coverage is that of intervals calibrated on the other windows. ``later``: windows
+    that the fits of earlier ones forecast too, from origins of their own; only for comparisons.
     """
 
     windows: tuple[WindowPredictions, ...]
     coverage: dict[str, dict[str, float]]
+    later: tuple[WindowPredictions, ...] = ()
+
+    @property
+    def all_windows(self) -> tuple[WindowPredictions, ...]:
+        """Both kinds of windows, oldest first."""
+        return tuple(sorted((*self.windows, *self.later), key=lambda window: window.origin))
 
 
 class DayForecast(NamedTuple):
@@ -111,19 +118,22 @@ class NewestForecasts:
 
 def from_outcomes(outcomes: "Sequence[WindowForecasts]") -> BacktestPredictions:
     """The predictions to store, from what ``backtest`` returned."""
-    windows = tuple(
-        WindowPredictions(
-            o.window.origin_date.isoformat(),
-            o.window.days,
-            o.window.rows.store,
-            o.window.rows.day,
-            o.window.sold,
-            o.forecasts["ensemble"],
-            o.forecasts[_BASELINE],
-        )
-        for o in outcomes
+    later = tuple(_window_predictions(w) for o in outcomes for w in o.follow_ups)
+    windows = tuple(map(_window_predictions, outcomes))
+    return BacktestPredictions(windows, _coverage(outcomes), later)
+
+
+def _window_predictions(outcome: "WindowForecasts") -> WindowPredictions:
+    window = outcome.window
+    return WindowPredictions(
+        window.origin_date.isoformat(),
+        window.days,
+        window.rows.store,
+        window.rows.day,
+        window.sold,
+        outcome.forecasts["ensemble"],
+        outcome.forecasts[_BASELINE],
     )
-    return BacktestPredictions(windows, _coverage(outcomes))
 
 
 def _coverage(outcomes: "Sequence[WindowForecasts]") -> dict[str, dict[str, float]]:
@@ -146,12 +156,14 @@ def _coverage(outcomes: "Sequence[WindowForecasts]") -> dict[str, dict[str, floa
 
 def write_predictions(folder: Path, predictions: BacktestPredictions) -> None:
     """Write ``evidence.npz`` into ``folder``: about 10 bytes a row."""
+    stored = (*predictions.windows, *predictions.later)
     about = {
-        "windows": [{"origin": w.origin, "days": w.days} for w in predictions.windows],
+        "windows": [{"origin": w.origin, "days": w.days} for w in stored],
+        "later": len(predictions.later),
         "coverage": predictions.coverage,
     }
     arrays: dict[str, npt.NDArray[np.generic]] = {"about": np.array(json.dumps(about))}
-    for i, window in enumerate(predictions.windows):
+    for i, window in enumerate(stored):
         for name in _COLUMNS:
             dtype = np.int32 if name in {"store", "day"} else np.float32
             arrays[f"{i}.{name}"] = getattr(window, name).astype(dtype)
@@ -173,6 +185,8 @@ def read_predictions(path: Path) -> BacktestPredictions:
                 )
                 for i, w in enumerate(about["windows"])
             )
-            return BacktestPredictions(windows, dict(about["coverage"]))
+            first_later = len(windows) - int(about.get("later", 0))  # earlier releases wrote none
+            coverage = dict(about["coverage"])
+            return BacktestPredictions(windows[:first_later], coverage, windows[first_later:])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CorruptModelError(f"{path} cannot be read: {error}") from error

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from rossmann.epoch_days import to_day
 from rossmann.errors import CorruptModelError, DataError, VersionNotFoundError
 from rossmann.models.ensemble.artifact_files import sha256
-from rossmann.models.evaluation.metrics import PermutationTest, permutation_test
+from rossmann.models.evaluation.paired_test import PairedTest, paired_test
 from rossmann.models.gate.accuracy_checks import (
     ProductionVersion,
     checks_against_baseline,
     checks_against_production,
     coverage_and_bias_checks,
     matched_windows,
+    pair_rows,
 )
 from rossmann.models.gate.backtest_predictions import (
     PREDICTIONS_FILE,
@@ -237,11 +238,12 @@ def _open_panel_of(settings: Settings, dataset: str) -> "Panel":
 @dataclass(frozen=True)
 class Comparison:
     """``lineage``: what differs, as (name, first, second). ``windows``: the same days, forecast by
-    both backtests, as (origin, test). ``note`` says why where there are none.
+    both backtests, as (origin, test), and all of them together last. ``note`` says why where there
+    are none.
     """
 
     lineage: list[tuple[str, str, str]]
-    windows: list[tuple[str, PermutationTest]]
+    windows: list[tuple[str, PairedTest]]
     note: str = ""
 
 
@@ -257,11 +259,10 @@ def compare_versions(registry: Registry, first: ModelVersion, second: ModelVersi
         )
     except CorruptModelError as error:
         return Comparison(lineage, [], str(error))
-    windows = [
-        (rows.origin, permutation_test(rows.store, rows.day, rows.sold, rows.forecast, other))
-        for _, rows, other in pairs
-        if len(other)
-    ]
+    found = [(rows, other) for _, rows, other in pairs if len(other)]
+    windows = [(rows.origin, paired_test(pair_rows([(rows, other)]))) for rows, other in found]
+    if len(found) > 1:
+        windows.append(("all windows", paired_test(pair_rows(found))))
     note = "" if windows else "their backtests have no day of the same window in common"
     return Comparison(lineage, windows, note)
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import RossmannError
-from rossmann.models.evaluation.metrics import bias, permutation_test, rmspe
+from rossmann.models.evaluation.metrics import bias, rmspe
+from rossmann.models.evaluation.paired_test import PairedRows, paired_test
 from rossmann.models.inference.row_warnings import TrainingSpan, is_in_training
 from rossmann.schema import FloatArray
 from rossmann.serving.experiments.shadow import RunningExperiment
@@ -283,7 +284,8 @@ def score_same_rows(
     scored, left_out = known & ~learned, int((known & learned).sum())
     actuals, rows = actuals[scored], pairs.take(scored)
     forecasts = rows.sales, rows.production_forecast
-    test = permutation_test(rows.store, rows.day, actuals, *forecasts) if scored.any() else None
+    pairs_known = PairedRows(np.zeros_like(rows.day), rows.store, rows.day, actuals, *forecasts)
+    test = paired_test(pairs_known) if scored.any() else None
     return ActualsComparison(
         paired=True,
         challenger=_score(challenger, rows.store, actuals, forecasts[0], left_out),
