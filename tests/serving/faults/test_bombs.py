@@ -253,7 +253,7 @@ variants = st.one_of(
 
 def test_variants_in_any_order(run_service: Callable[..., RunningService], row: Any) -> None:
     @hypothesis(
-        max_examples=150 if NIGHTLY else 6, derandomize=not NIGHTLY, deadline=None, database=None,
+        max_examples=150 if NIGHTLY else 3, derandomize=not NIGHTLY, deadline=None, database=None,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.lists(variants, min_size=1 if NIGHTLY else 5, max_size=10))

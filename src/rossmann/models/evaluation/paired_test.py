@@ -67,7 +67,9 @@ def paired_test(rows: PairedRows) -> PairedTest:
     first, second = np.abs(rows.first - rows.sold), np.abs(rows.second - rows.sold)
     ratio = first.sum() / second.sum() if second.sum() else np.nan
     store, week, window = _clusters(rows)
-    errors = _standard_errors((ratio * second - first) / second.sum(), store, week, window)
+    with np.errstate(invalid="ignore"):  # forecasts that are no numbers
+        influence = (ratio * second - first) / second.sum()
+    errors = _standard_errors(influence, store, week, window)
     p_values = [_p_value(1.0 - ratio, error, clusters - 1) for error, clusters in errors]
     sales = rows.sold.sum()
     return PairedTest(
