@@ -42,5 +42,4 @@ check "ruff format" "$bin/ruff" format --check .
 check "mypy" "$bin/mypy"
 check "layers" "$bin/lint-imports"
 # Three processes, by whole files: some tests wait for a browser or a server while others compute.
-# In our order (tests/conftest.py): pytest would begin with files of many tests, which are the quick ones.
-exec "$bin/python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
+exec "$bin/python" -m pytest --numprocesses 3 --dist loadfile "$@"

@@ -26,8 +26,9 @@ def test_changed_constant_of_another_module_recompiles_the_kernel(
     shutil.copy(numba_kernel.__file__, package / "numba_kernel.py")
     (package / "__init__.py").write_text("")
     (package / "user.py").write_text(
+        "import numpy as np\n\n"
         "from one.numba_kernel import cached_njit\nfrom one.constant import FACTOR\n\n\n"
-        "@cached_njit\ndef doubled(x):\n    return FACTOR * x\n"
+        "@cached_njit\ndef doubled(x):\n    return FACTOR * int(np.median(np.array([x, x])))\n"
     )
 
     cache = tmp_path / "all caches"

@@ -6,28 +6,31 @@ folder and of ``schema.py``, the only other file that kernels take constants fro
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
-
-from numba import config, njit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cached_njit(function: F) -> F:
     """Compile ``function``, which must not use Python objects; it releases the interpreter lock."""
+    # Features in plain Python would take days; and where numba finds it, it leaves functions plain
+    # that kernels call.
+    os.environ.pop("NUMBA_DISABLE_JIT", None)
+    from numba import config, njit
+
     options = vars(config)
-    configured = {name: options[name] for name in ("CACHE_DIR", "DISABLE_JIT")}
-    # numba reads these while it decorates, and not again
+    configured = options["CACHE_DIR"]
+    # numba reads it while it decorates, and not again
     package = Path(function.__code__.co_filename).parent
-    options["CACHE_DIR"] = str(_folder(package, configured["CACHE_DIR"]))
-    options["DISABLE_JIT"] = 0  # features in plain Python would take days
+    options["CACHE_DIR"] = str(_folder(package, configured))
     try:
         return cast(F, njit(cache=True, nogil=True)(function))
     finally:
-        options.update(configured)
+        options["CACHE_DIR"] = configured
 
 
 @cache

@@ -54,7 +54,7 @@ def test_every_page_has_its_title_and_nothing_is_fetched_from_outside(open_page:
     assert page.evaluate("window.foldsSidebar") is True
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.nightly)])
 def test_theme_follows_the_browser_and_text_has_contrast(open_page: Any, scheme: str) -> None:
     for path in PATHS:
         page = open_page(path, color_scheme=scheme)

@@ -91,7 +91,11 @@ def test_api_answers_below_its_base_path(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("keeps_path", [True, False], ids=["whole path", "path removed"])
+@pytest.mark.parametrize(
+    "keeps_path",
+    [pytest.param(True, marks=pytest.mark.nightly), False],
+    ids=["whole path", "path removed"],
+)
 def test_docs_page_works_below_its_base_path(
     keeps_path: bool, start_site: Any, browser: Any
 ) -> None:

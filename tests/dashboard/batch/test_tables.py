@@ -29,7 +29,7 @@ from rossmann.serving.client.client import Client
 make_forecaster = pytest.fixture(lambda make_trained: make_trained)
 FIELDS = ["Store", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday"]
 PROPERTY = hypothesis(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

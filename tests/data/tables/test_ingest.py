@@ -273,7 +273,7 @@ def test_ingest_needs_raw_tables(tmp_path: Path) -> None:
     assert not (tmp_path / "ingested").exists()
 
 
-@hypothesis(max_examples=15, deadline=None)
+@hypothesis(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), parts=st.integers(1, 5))
 def test_splitting_and_order_of_files_do_not_change_the_data(
     raw: Path, tmp_path_factory: pytest.TempPathFactory, seed: int, parts: int

@@ -80,7 +80,9 @@ def test_production_record_is_written_once_there_is_space(
     assert versions.reason == "" and last_production(small_disk) == 2
 
 
-@pytest.mark.parametrize("name", ["lightgbm.npz", "ensemble.json"])
+@pytest.mark.parametrize(
+    "name", ["ensemble.json", pytest.param("lightgbm.npz", marks=pytest.mark.nightly)]
+)
 def test_damaged_cached_file_is_downloaded_again(
     name: str, run_service: Call, mlflow_proxy: Any, registered_versions: list[int], promote: Call,
     get_health: Call, post_predict: Call, row: Call, model_cache: Path,
