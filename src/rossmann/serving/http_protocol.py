@@ -10,11 +10,10 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from rossmann.serving.batch_prediction.upload_limits import GRACE_SECONDS, MIN_BYTES_PER_SECOND
+
 MAX_HEADER_BYTES: Final = 65_536
 """Length limit of a request's URL and headers."""
-_STALL_SECONDS: Final = 30.0
-"""Seconds that a client may read nothing of a response."""
-_MIN_BYTES_PER_SECOND: Final = 8_192
 _DISCARD_PAUSE: Final = 0.01
 """Seconds between parts (64 KB) of a body that was answered already: fifty clients that sent 60 MB
 each as fast as they could delayed other requests by a second."""
@@ -133,7 +132,7 @@ class BoundedRequestProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Write no more until the client has read most of what it has."""
         left = self.transport.get_write_buffer_size()
-        seconds = _STALL_SECONDS + left / _MIN_BYTES_PER_SECOND
+        seconds = GRACE_SECONDS + left / MIN_BYTES_PER_SECOND
         self._stall = self.loop.call_later(seconds, self.transport.abort)
         super().pause_writing()
 

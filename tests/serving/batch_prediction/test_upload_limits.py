@@ -94,9 +94,9 @@ def test_slow_readers_hold_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Results of a megabyte and more wait on disk; further files are answered at once."""
-    monkeypatch.setattr(upload_limits, "_GRACE_SECONDS", 1.5)
-    monkeypatch.setattr(http_protocol, "_STALL_SECONDS", 1.5)
-    monkeypatch.setattr(http_protocol, "_MIN_BYTES_PER_SECOND", 2**30)
+    monkeypatch.setattr(upload_limits, "GRACE_SECONDS", 1.5)
+    monkeypatch.setattr(http_protocol, "GRACE_SECONDS", 1.5)
+    monkeypatch.setattr(http_protocol, "MIN_BYTES_PER_SECOND", 2**30)
     body = table(panel, 100_000, "csv")
     head = f"POST /predict/file HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     with live(make_app()) as url, ExitStack() as stack:

@@ -101,7 +101,7 @@ class RowLimiter:
 
     The rows are counted in parts: a call counts a thousandth of the limit more than its own rows,
     and the rows of the caller's next calls are taken from that in this process. So a call costs a
-    microsecond, and each worker may count a thousandth too much, never too little.
+    microsecond. Each worker may count a thousandth too much, or count it in a period before.
     """
 
     def __init__(self, settings: Settings) -> None:

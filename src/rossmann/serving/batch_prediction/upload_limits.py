@@ -22,8 +22,9 @@ MAX_RUNNING_JOBS: Final = 3
 _MAX_JOBS_OF_CALLER: Final = 2
 _RETRY_AFTER: Final = 5
 """Seconds after which a client that got a 503 may try again."""
-_GRACE_SECONDS: Final = 30.0
-_MIN_BYTES_PER_SECOND: Final = 8_192
+GRACE_SECONDS: Final = 30.0
+"""That a client may take for a transfer beyond ``MIN_BYTES_PER_SECOND``, in either direction."""
+MIN_BYTES_PER_SECOND: Final = 8_192
 
 
 class FilePlaces:
@@ -85,7 +86,7 @@ class TransferDeadline:
     async def wait(self, step: Awaitable[T]) -> T:
         """The result of a client's step; raises ``TimeoutError`` when the time is over."""
         clock = asyncio.get_running_loop().time
-        allowed = min(self.seconds, _GRACE_SECONDS + self._bytes / _MIN_BYTES_PER_SECOND)
+        allowed = min(self.seconds, GRACE_SECONDS + self._bytes / MIN_BYTES_PER_SECOND)
         start = clock()
         async with asyncio.timeout(allowed - self._spent):
             result = await step
