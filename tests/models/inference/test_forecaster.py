@@ -99,6 +99,22 @@ def test_forecast_of_a_row_is_independent_of_other_rows_and_order(
     assert (np.concatenate(split) == expected).all()
 
 
+def test_parts_of_many_rows_are_the_forecast_of_all(
+    forecaster: Forecaster, panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = random_rows(panel, 500)
+    origins = panel.last_day - np.random.default_rng(2).integers(0, 60, 500)
+    request = ForecastRequest(rows, levels=(0.8, 0.95))
+    expected = forecaster.predict_rows(request, origins)
+    asked: list[int] = []
+    monkeypatch.setattr("rossmann.models.inference.forecaster.CHECKED_ROWS", 64)
+    sales, intervals = forecaster.predict_rows(request, origins, lambda: asked.append(1))
+    assert len(asked) == -(-int(rows.open.sum()) // 64) > 2
+    assert (sales == expected[0]).all() and (sales == 0).any() and (sales > 0).any()
+    for one, other in zip(intervals, expected[1], strict=True):
+        assert (one.lower == other.lower).all() and (one.upper == other.upper).all()
+
+
 def test_model_gets_the_matrix_of_the_panel(panel: Panel) -> None:
     """Bit for bit, and for open rows only."""
     matrices: list[FeatureMatrix] = []

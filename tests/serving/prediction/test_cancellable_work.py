@@ -1,19 +1,26 @@
 """Work in threads that ends when its client goes or the service stops."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from starlette.requests import Request
 from starlette.types import Message
 
 from rossmann.data.panel.panel import Panel
-from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
+from rossmann.models.inference import forecaster
+from rossmann.models.inference.forecaster import CHECKED_ROWS, Forecaster, ForecastRequest
+from rossmann.models.inference.totals import forecast_totals
+from rossmann.schema import StoreDays
 from rossmann.serving.prediction.cancellable_work import (
     Cancellation,
     WorkCancelledError,
@@ -104,18 +111,85 @@ def test_closing_ends_work_that_runs_or_waits() -> None:
     assert run(check) < 2
 
 
-def test_an_explanation_asks_between_rows(
-    panel: Panel, make_trained: Callable[[Path], Forecaster]
-) -> None:
-    cancellation, asked = Cancellation(threading.Event()), []
+def cancelled_at(times: int, asked: list[int]) -> Callable[[], None]:
+    """A check that ends the work when it is called for the ``times``-th time."""
+    cancellation = Cancellation(threading.Event())
 
     def check() -> None:
         asked.append(len(asked))
-        if len(asked) == 5:
+        if len(asked) == times:
             cancellation.cancel()
         cancellation.check()
 
-    rows = panel.schedule(np.resize(panel.store_numbers, 200), np.full(200, panel.last_day + 3))
+    return check
+
+
+def rows_of(panel: Panel, count: int) -> StoreDays:
+    return panel.schedule(np.resize(panel.store_numbers, count), np.full(count, panel.last_day + 3))
+
+
+def test_an_explanation_asks_between_rows(
+    panel: Panel, make_trained: Callable[[Path], Forecaster]
+) -> None:
+    asked: list[int] = []
     with pytest.raises(WorkCancelledError):
-        make_trained(Path()).explain(ForecastRequest(rows), check)
+        make_trained(Path()).explain(ForecastRequest(rows_of(panel, 200)), cancelled_at(5, asked))
     assert len(asked) == 5
+
+
+def test_a_forecast_asks_between_parts_of_its_rows(
+    panel: Panel, make_trained: Callable[[Path], Forecaster]
+) -> None:
+    asked: list[int] = []
+    request = ForecastRequest(rows_of(panel, 4 * CHECKED_ROWS))
+    with pytest.raises(WorkCancelledError):
+        make_trained(Path()).forecast(request, cancelled_at(3, asked))
+    assert len(asked) == 3
+
+
+def test_totals_ask_between_their_levels(
+    panel: Panel, make_trained: Callable[[Path], Forecaster]
+) -> None:
+    asked: list[int] = []
+    request = ForecastRequest(rows_of(panel, len(panel.store_numbers)), levels=(0.8,))
+    by, check = ("store", "chain"), cancelled_at(3, asked)
+    with pytest.raises(WorkCancelledError):
+        forecast_totals(make_trained(Path()), request, panel.last_day, by, check)
+    assert len(asked) == 3
+
+
+def test_a_forecast_ends_when_its_client_goes(
+    make_app: Callable[..., FastAPI],
+    row: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = json.dumps({"inputs": [row()] * 500}).encode()
+    parts, sent, predict = [], [], Forecaster._predict_open_rows
+
+    def slow(*arguments: Any) -> Any:
+        parts.append(1)
+        time.sleep(1)  # the client is noticed meanwhile
+        return predict(*arguments)
+
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        while not parts:
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict"}
+    scope |= {"query_string": b"", "headers": headers, "client": ("127.0.0.1", 1), "state": {}}
+    app = make_app()
+    with TestClient(app):
+        monkeypatch.setattr(Forecaster, "_predict_open_rows", slow)
+        monkeypatch.setattr(forecaster, "CHECKED_ROWS", 100)
+        asyncio.run(app(scope, receive, send))
+    assert 1 <= len(parts) < 5
+    assert all(message.get("status", 400) == 400 for message in sent)

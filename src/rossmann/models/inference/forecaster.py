@@ -34,6 +34,9 @@ PARALLEL_MIN_ROWS: Final = 2_000
 """From this many rows on, more threads are worth their start."""
 PARALLEL_MIN_EXPLAINED: Final = 8
 """The same for attributions, which take some hundred times as long a row."""
+CHECKED_ROWS: Final = 20_000
+"""Rows between two questions whether the forecast is still wanted: less than a tenth of a second
+on two threads."""
 
 Origin = int | npt.NDArray[np.int64]
 """One origin for all rows, or one for each (n,), in epoch days."""
@@ -112,14 +115,17 @@ class Forecaster:
         """The same for callers that bring threads of their own."""
         return Forecaster(self.panel, self.ensemble, 1, self._short_history)
 
-    def forecast(self, request: ForecastRequest) -> Forecast:
+    def forecast(
+        self, request: ForecastRequest, check: Callable[[], None] = lambda: None
+    ) -> Forecast:
         """Forecast each row; the intervals are those of a day's sales, whatever the objective.
 
-        Raises ``RequestError`` for stores and days that cannot be forecast,
-        ``CorruptModelError`` where the model gives something that is not a number.
+        ``check`` is called between parts of the rows, and may raise to end the work. Raises
+        ``RequestError`` for stores and days that cannot be forecast, ``CorruptModelError`` where
+        the model gives something that is not a number.
         """
         origin = self.resolve_origin(request)
-        sales, intervals = self.predict_rows(request, origin)
+        sales, intervals = self.predict_rows(request, origin, check)
         warnings = self.warnings(request.rows, origin)
         return Forecast(sales, origin, intervals, warnings, request.objective)
 
@@ -198,7 +204,7 @@ class Forecaster:
         # Imported here: it takes seconds, and a service that may not start must say so at once.
         from rossmann.models.inference.attributions import TOTALS, attribute
 
-        rows, forecast = request.rows, self.forecast(request)
+        rows, forecast = request.rows, self.forecast(request, check)
         matrix = self.panel.matrix(rows, forecast.as_of)
         components = self.panel.offset_components(rows, forecast.as_of)
         threads = self._threads if len(rows) >= PARALLEL_MIN_EXPLAINED else 1
@@ -215,23 +221,27 @@ class Forecaster:
         return bias_factors(self.ensemble.card[BIAS_CORRECTION_KEY], matrix)
 
     def predict_rows(
-        self, request: ForecastRequest, origin: Origin
+        self, request: ForecastRequest, origin: Origin, check: Callable[[], None] = lambda: None
     ) -> tuple[FloatArray, tuple[Interval, ...]]:
-        """Sales and intervals of a request that ``resolve_origin`` accepts; closed rows are 0."""
+        """Sales and intervals of a request that ``resolve_origin`` accepts; closed rows are 0.
+
+        ``check`` is called between parts of the rows, and may raise to end the work.
+        """
         rows, levels = request.rows, request.levels
         open_rows = rows.open.nonzero()[0]
-        if len(open_rows) == len(rows):
+        if len(open_rows) == len(rows) <= CHECKED_ROWS:
             return self._predict_open_rows(request, origin)
         sales = np.zeros(len(rows))
         intervals = tuple(
             Interval(level, np.zeros(len(rows)), np.zeros(len(rows))) for level in levels
         )
-        if len(open_rows):
-            origin = origin if isinstance(origin, int) else origin[open_rows]
-            open_sales, open_intervals = self._predict_open_rows(request.take(open_rows), origin)
-            sales[open_rows] = open_sales
-            for interval, part in zip(intervals, open_intervals, strict=True):
-                interval.lower[open_rows], interval.upper[open_rows] = part.lower, part.upper
+        for start in range(0, len(open_rows), CHECKED_ROWS):
+            check()
+            part = open_rows[start : start + CHECKED_ROWS]
+            part_origin = origin if isinstance(origin, int) else origin[part]
+            sales[part], part_intervals = self._predict_open_rows(request.take(part), part_origin)
+            for interval, bounds in zip(intervals, part_intervals, strict=True):
+                interval.lower[part], interval.upper[part] = bounds.lower, bounds.upper
         return sales, intervals
 
     def _predict_open_rows(

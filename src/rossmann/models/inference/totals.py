@@ -1,6 +1,6 @@
 """Forecast totals by store, store type and chain, with prediction intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -58,12 +58,17 @@ class Totals:
 
 
 def forecast_totals(
-    forecaster: "Forecaster", request: "ForecastRequest", origin: int, by: Sequence[str]
+    forecaster: "Forecaster",
+    request: "ForecastRequest",
+    origin: int,
+    by: Sequence[str],
+    check: Callable[[], None] = lambda: None,
 ) -> list[Totals]:
     """Totals of the request's rows, each store and day once, as of ``origin``, for each of ``by``.
 
     Closed rows count as exactly zero. With ``objective`` unbiased the totals are of unbiased
-    forecasts, within the same intervals. Raises ``RequestError`` where a store's day comes twice,
+    forecasts, within the same intervals. ``check`` is called between levels, and may raise to end
+    the work. Raises ``RequestError`` where a store's day comes twice,
     ``ValueError`` for a name outside ``TOTAL_LEVELS`` or an interval level outside .5 to .99,
     ``CorruptModelError`` for a version without the tables that this takes.
     """
@@ -77,9 +82,11 @@ def forecast_totals(
     repeated = list(repeated_day_errors(request.rows, "inputs {}".format))
     if repeated:
         raise RequestError([replace(error, loc=("inputs", *error.loc)) for error in repeated])
+    check()
     rows, point_forecasts = _forecast_rows(forecaster, request, origin)
     totals = []
     for name in by:
+        check()
         groups, store, store_type = _groups(name, rows)
         count = len(store)
         _, bounds = totals_intervals(

@@ -183,17 +183,24 @@ class Experiment:
         return TrafficSplit(challenger, np.flatnonzero(~assigned), challenger_rows, origin)
 
     def forecast(
-        self, version: SelectedVersion, split: TrafficSplit, request: ForecastRequest
+        self,
+        version: SelectedVersion,
+        split: TrafficSplit,
+        request: ForecastRequest,
+        check: Callable[[], None] = lambda: None,
     ) -> Forecast | None:
-        """The forecast of both versions in request order; None where the challenger fails."""
+        """The forecast of both versions in request order; None where the challenger fails.
+
+        ``check`` is called between parts, and may raise ``ServiceError`` to end the work.
+        """
         part = request.take(split.challenger_rows, split.origin)
-        predicted = self._try(split, Forecaster.predict_rows, part, split.origin)
+        predicted = self._try(split, Forecaster.predict_rows, part, split.origin, check)
         if predicted is None:
             return None
         challenger_sales, challenger_intervals = predicted
         production = version.served.forecaster
         sales, intervals = production.predict_rows(
-            request.take(split.production_rows, split.origin), split.origin
+            request.take(split.production_rows, split.origin), split.origin, check
         )
         merged = tuple(
             Interval(
@@ -218,11 +225,8 @@ class Experiment:
         request: ForecastRequest,
         check: Callable[[], None] = lambda: None,
     ) -> tuple[Forecast, list[dict[str, Any]]] | None:
-        """The same with each row's explanation by the version that answers it.
-
-        ``check`` is called between rows, and may raise ``ServiceError`` to end the work.
-        """
-        forecast = self.forecast(version, split, request)
+        """The same with each row's explanation by the version that answers it."""
+        forecast = self.forecast(version, split, request, check)
         if forecast is None:
             return None
         part = request.take(split.challenger_rows, split.origin)

@@ -61,6 +61,10 @@ class _Prediction:
     split: TrafficSplit | None = None
 
 
+def _never_cancelled() -> None:
+    """The check of work on the event loop, which takes less than a millisecond."""
+
+
 class PredictHandler:
     """Answers request bodies; ``close`` ends its threads."""
 
@@ -86,6 +90,7 @@ class PredictHandler:
         threads = max(2, settings.thread_count)
         self._predict_pool = ThreadPoolExecutor(threads, "predict", initializer=unpinned())
         self._explain_pool = ThreadPoolExecutor(2, "explain", initializer=unpinned())
+        self._predict_threads = WorkThreads(self._predict_pool)
         self._explain_threads = WorkThreads(self._explain_pool)
         self._loader = VersionLoader(service.versions)
         self._batcher = MicroBatcher(lambda: metrics.in_flight)
@@ -101,7 +106,8 @@ class PredictHandler:
         version = await self._loader.get(inputs.model_stage)
         call = PredictCall("predict", record, version, started)
         if inputs.totals or len(inputs.request.rows) > INLINE_ROWS:
-            return await _run(self._predict_pool, self._predict, call, inputs)
+            predict = partial(self._predict, call, inputs)
+            return await self._predict_threads.run(request, predict) or Response(status_code=400)
         if self._is_split(inputs):
             return self._predict(call, inputs)
         with span("forecast"):
@@ -152,14 +158,18 @@ class PredictHandler:
             if len(body) >= MIN_BYTES:
                 release_freed_memory()
 
-    def _predict(self, call: PredictCall, inputs: PredictInputs) -> Response:
+    def _predict(
+        self, call: PredictCall, inputs: PredictInputs, cancellation: Cancellation | None = None
+    ) -> Response:
+        check = _never_cancelled if cancellation is None else cancellation.check
         with span("forecast"):
             split, forecast = self._split(call, inputs), None
             if split is not None and self._experiment is not None:
-                forecast = self._experiment.forecast(call.version, split, inputs.request)
+                forecast = self._experiment.forecast(call.version, split, inputs.request, check)
             if forecast is None:
-                split, forecast = None, call.version.served.forecaster.forecast(inputs.request)
-        return self._respond(_Prediction(call, inputs, forecast, split))
+                forecaster = call.version.served.forecaster
+                split, forecast = None, forecaster.forecast(inputs.request, check)
+        return self._respond(_Prediction(call, inputs, forecast, split), check)
 
     def _explain(
         self, call: PredictCall, inputs: PredictInputs, cancellation: Cancellation
@@ -175,7 +185,8 @@ class PredictHandler:
                 explanation = forecaster.explain(inputs.request, cancellation.check)
                 split, explained = None, (explanation.forecast, explanation_records(explanation))
         forecast, records = explained
-        return self._respond(_Prediction(call, inputs, forecast, split), explanations=records)
+        prediction = _Prediction(call, inputs, forecast, split)
+        return self._respond(prediction, cancellation.check, explanations=records)
 
     def _split(self, call: PredictCall, inputs: PredictInputs) -> TrafficSplit | None:
         if self._experiment is None or inputs.totals or not self._is_split(inputs):
@@ -189,12 +200,19 @@ class PredictHandler:
             experiment is not None and experiment.mode == "ab" and is_eligible(inputs.model_stage)
         )
 
-    def _respond(self, prediction: _Prediction, **more_fields: object) -> Response:
+    def _respond(
+        self,
+        prediction: _Prediction,
+        check: Callable[[], None] = _never_cancelled,
+        **more_fields: object,
+    ) -> Response:
         """The response; it is counted and logged after it is sent."""
         call, inputs, split = prediction.call, prediction.inputs, prediction.split
         challenger = None if split is None else split.to_response()
         more_warnings = self._experiment_warnings(inputs)
-        content = predict_response(call, inputs, prediction.forecast, challenger, more_warnings)
+        content = predict_response(
+            call, inputs, prediction.forecast, challenger, more_warnings, check
+        )
         with span("write"):
             body = to_json({**content, **more_fields})
         call.record.rows = len(inputs.request.rows)
@@ -243,9 +261,9 @@ class PredictHandler:
                 self._metrics.experiment_rows(role, len(index))
 
     def close(self) -> None:
-        """End the threads: forecasts to their end, explanations at the next row."""
+        """End the threads; what still runs when the service stops ends at its next part."""
         self._explain_threads.close()
-        self._predict_pool.shutdown(cancel_futures=True)
+        self._predict_threads.close()
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:

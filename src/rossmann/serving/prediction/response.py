@@ -1,6 +1,6 @@
 """The response body of ``POST /predict`` and ``POST /explain``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rossmann.epoch_days import format_iso_day
@@ -20,10 +20,12 @@ def predict_response(
     forecast: Forecast,
     challenger: dict[str, Any] | None,
     more_warnings: Sequence[RowWarning] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The fields of ``schemas.forecasts.PredictResponse``.
 
     A plain dictionary: to build and dump the pydantic model takes longer than a row's features.
+    ``check`` is called between parts of the work, and may raise to end it.
     """
     warnings = [*inputs.warnings, *forecast.warnings, *more_warnings]
     served = call.version.served
@@ -39,14 +41,14 @@ def predict_response(
             {"level": i.level, "lower": i.lower.tolist(), "upper": i.upper.tolist()}
             for i in forecast.intervals
         ],
-        "totals": _totals(served.forecaster, inputs, forecast) if inputs.totals else [],
+        "totals": _totals(served.forecaster, inputs, forecast, check) if inputs.totals else [],
         "warnings": [warning.as_dict() for warning in warnings],
         "request_id": call.record.request_id,
     }
 
 
 def _totals(
-    forecaster: Forecaster, inputs: PredictInputs, forecast: Forecast
+    forecaster: Forecaster, inputs: PredictInputs, forecast: Forecast, check: Callable[[], None]
 ) -> list[dict[str, Any]]:
     """Totals of the forecast rows with intervals of the forecast's levels.
 
@@ -57,7 +59,7 @@ def _totals(
         raise RequestError([ErrorDetail(("totals",), msg, "no_totals")])
     levels = tuple(interval.level for interval in forecast.intervals)
     request = ForecastRequest(inputs.request.rows, forecast.as_of, levels, forecast.objective)
-    totals = forecast_totals(forecaster, request, forecast.as_of, inputs.totals)
+    totals = forecast_totals(forecaster, request, forecast.as_of, inputs.totals, check)
     return [_totals_record(one, levels) for one in totals]
 
 
