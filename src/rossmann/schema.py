@@ -204,6 +204,8 @@ NO_SCHEDULE: Final = 8
 """Days without a schedule."""
 IN_TRAINING: Final = 16
 """Open days that the version learned from."""
+RARE_SEASON: Final = 32
+"""Open days of a season that the version's backtest saw in one year at most."""
 
 
 ProgressReporter = Callable[[str], None]

@@ -256,7 +256,8 @@ class Settings(AccessSettings, RequestLimits, PathSettings):
     history_days: Annotated[int, Field(ge=1)] = 31
     windows: tuple[Annotated[int, Field(ge=1)], ...] = (48, 365)
     window_days: Annotated[int, Field(ge=1, le=48)] = 48
-    later_windows: Annotated[int, Field(ge=0, le=7)] = 2
+    later_windows: Annotated[int, Field(ge=0, le=12)] = 7
+    chain_floor: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.001
     gate_improvement: Annotated[float, Field(ge=0, le=0.5)] = 0.005
     gate_chance: Annotated[float, Field(gt=0, le=0.5)] = 0.05

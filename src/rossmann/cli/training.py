@@ -117,7 +117,8 @@ def _run_backtest(
 
     rows = sample_training_rows(panel, settings.history_days, settings.seed)
     forecasts = run_backtest(settings, panel, rows, settings.profile(profile), progress, plan)
-    report = build_report_data(panel, forecasts, data_summary(profile, panel))
+    about = data_summary(profile, panel)
+    report = build_report_data(panel, forecasts, about, settings.chain_floor)
     write_html_report(folder, report)
     _show_windows([score_window(one) for one in forecasts])
     _show_bias(report["totals_bias"])
@@ -202,17 +203,17 @@ def _show_bias(bias: dict[str, Any]) -> None:
 
 
 def _show_coverage(coverage: dict[str, Any] | None) -> None:
-    from rossmann.models.calibration.interval_coverage import coverage_rows
+    from rossmann.models.calibration.interval_coverage import coverage_rows, event_rows
 
     if coverage is None:
         echo("coverage: one window alone has no other to be calibrated on")
         return
-    header, *rows = coverage_rows(coverage)
-    show_table(header, rows)
+    for table in (coverage_rows(coverage), event_rows(coverage)):
+        show_table(table[0], table[1:])
 
 
 def _show_totals(totals: dict[str, Any]) -> None:
-    from rossmann.models.calibration.interval_coverage import totals_rows
+    from rossmann.models.calibration.interval_coverage import past_rows, totals_rows
 
-    header, *rows = totals_rows(totals)
-    show_table(header, rows)
+    for table in (totals_rows(totals), past_rows(totals["past"])):
+        show_table(table[0], table[1:])

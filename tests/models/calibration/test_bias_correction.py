@@ -58,18 +58,29 @@ def test_correction_makes_totals_unbiased(count: int) -> None:
     assert table["windows"] == count
 
 
-def test_chain_shocks_are_averaged_with_theory_as_one_window() -> None:
-    outcomes = [outcome(0.1, shock, seed=i) for i, shock in enumerate((0.06, -0.02, 0.0))]
-    factors = fit_bias_correction(outcomes)["factors"]
-    expected = 4 / sum(np.exp(-0.02 - shock) for shock in (0.06, -0.02, 0.0, 0.0))
-    assert factors == pytest.approx([expected] * 2, abs=0.004)
+def test_the_larger_the_standard_error_the_more_theory_counts() -> None:
+    """Nothing of a measure that says nothing, nearly all of one that is certain."""
+    for shocks, share in (((0.16, -0.12, 0.02), 0.0), ((0.03, 0.03, 0.03), 1.0)):
+        table = fit_bias_correction([outcome(0.1, x, seed=i) for i, x in enumerate(shocks)])
+        assert table["theoretical"] == pytest.approx([-0.02] * 2, abs=0.002)
+        mean = -0.02 - sum(shocks) / 3
+        assert table["measured"] == pytest.approx([mean] * 2, abs=0.004)
+        assert table["weight"] == pytest.approx([share] * 2, abs=0.12)
+        expected = np.exp(-(share * mean + (1 - share) * -0.02))
+        assert table["factors"] == pytest.approx([expected] * 2, abs=0.005)
+
+
+def test_the_standard_error_is_that_of_the_windows_mean() -> None:
+    shocks = (0.06, -0.02, 0.0, 0.03)
+    table = fit_bias_correction([outcome(0.02, x, seed=i) for i, x in enumerate(shocks)])
+    expected = float(np.std(shocks, ddof=1)) / 2
+    assert table["standard_error"] == pytest.approx([expected] * 2, rel=0.05)
 
 
 def test_a_chain_shock_does_not_change_the_theoretical_ratio() -> None:
-    """A chain that sells 20 % more has no larger residual variance."""
+    """A chain that sells 20 % more has no larger residual variance; one window is no measure."""
     calm, shocked = (fit_bias_correction([outcome(0.05, shock)]) for shock in (0.0, 0.2))
-    expected = 2 / (np.exp(-0.005 - 0.2) + np.exp(-0.005))
-    assert shocked["factors"] == pytest.approx([expected] * 2, abs=0.003)
+    assert shocked["factors"] == pytest.approx([np.exp(0.005)] * 2, abs=0.003)
     assert calm["factors"] == pytest.approx([np.exp(0.005)] * 2, abs=0.003)
 
 
@@ -80,8 +91,8 @@ def test_promotion_days_have_their_own_factor() -> None:
         original.window, {"ensemble": original.forecasts["ensemble"] * np.where(promo, 1.1, 0.9)}
     )
     without, with_promo = fit_bias_correction([biased] * 4)["factors"]
-    assert without == pytest.approx(5 / (4 * 0.9 + 1), abs=0.01)
-    assert with_promo == pytest.approx(5 / (4 * 1.1 + 1), abs=0.01)
+    assert without == pytest.approx(np.exp(0.005) / 0.9, abs=0.01)
+    assert with_promo == pytest.approx(np.exp(0.005) / 1.1, abs=0.01)
     matrix = original.window.matrix
     factor = bias_factors({"factors": [without, with_promo]}, matrix)
     assert (factor == np.where(promo, with_promo, without)).all()
@@ -97,7 +108,7 @@ def test_each_window_is_corrected_by_the_others() -> None:
     shocks = (0.04, -0.03, 0.02, -0.01, 0.03, 0.0)
     outcomes = [outcome(0.1, shock, seed=i) for i, shock in enumerate(shocks)]
     measured = measure_bias(outcomes)
-    assert abs(measured["mean"]["unbiased"]) < 0.005 < abs(measured["mean"]["accuracy"])
+    assert abs(measured["mean"]["unbiased"]) < 0.012 < abs(measured["mean"]["accuracy"])
     first, rest = outcomes[0], outcomes[1:]
     factor = bias_factors(fit_bias_correction(rest), first.window.matrix)
     expected = bias(first.window.sold, first.forecasts["ensemble"] * factor)
@@ -117,8 +128,9 @@ def test_training_stores_factors_and_bias(trained: TrainedModel) -> None:
     table = trained.card["unbiased"]
     assert len(table["factors"]) == len(table["groups"]) == 2
     assert all(0.8 < factor < 1.25 for factor in table["factors"])
-    assert table["windows"] == len(trained.windows)
     measured = trained.card["metrics"]["totals_bias"]
-    for window, stored in zip(trained.windows, measured["windows"], strict=True):
-        assert stored["origin"] == window.origin.isoformat()
-        assert stored["accuracy"] == pytest.approx(window.ensemble["bias"], rel=1e-9)
+    by_origin = {window["origin"]: window["accuracy"] for window in measured["windows"]}
+    assert table["windows"] == len(by_origin) >= len(trained.windows)
+    for window in trained.windows:
+        stored = by_origin[window.origin.isoformat()]
+        assert stored == pytest.approx(window.ensemble["bias"], rel=1e-9)

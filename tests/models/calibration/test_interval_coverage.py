@@ -57,9 +57,9 @@ def test_a_window_is_calibrated_on_the_others_only() -> None:
     intervals = cross_validated_intervals([calm, noisy], (0.8,))
     assert intervals is not None
     table = calibrate_windows([calm])
-    ((low, high),) = interval_bounds(table, noisy.window.matrix, noisy.forecasts["ensemble"], [0.8])
-    assert (intervals[0.8][0][4000:] == low).all()
-    assert (intervals[0.8][1][4000:] == high).all()
+    ((low, high),) = interval_bounds(table, noisy.interval_inputs, [0.8])
+    assert (intervals[1][0.8][0] == low).all()
+    assert (intervals[1][0.8][1] == high).all()
 
 
 def test_a_single_window_has_no_coverage() -> None:

@@ -23,12 +23,8 @@ from rossmann.models.calibration.totals_fit import (
     student_t_quantile,
     total_groups,
 )
-from rossmann.models.ensemble.prediction_intervals import (
-    LEVELS,
-    calibrate,
-    interval_bounds,
-    residual_scale,
-)
+from rossmann.models.ensemble.prediction_intervals import LEVELS, calibrate, interval_bounds
+from rossmann.models.ensemble.residual_scale import IntervalInputs, residual_scale
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 STORES, DAYS, ORIGIN = 120, 42, 16_000
@@ -40,6 +36,9 @@ def matrix_of(count: int, seed: int = 0) -> FeatureMatrix:
     matrix = np.zeros((count, len(FEATURES)), np.float32)
     matrix[:, FEATURES.index("open_days_365")] = 300
     matrix[:, FEATURES.index("days_since_long_closure")] = 200
+    matrix[:, FEATURES.index("days_to_holiday")] = 30
+    matrix[:, FEATURES.index("days_from_easter")] = 90
+    matrix[:, FEATURES.index("kfb")] = 8.5
     sd = np.random.default_rng(seed).uniform(0.1, 0.2, STORES)
     matrix[:, FEATURES.index("sd_same_364")] = np.repeat(sd, count // STORES)
     return matrix
@@ -66,11 +65,12 @@ def fit_tables(
     seeds: range, chain: float = 0.04, store: float = 0.03
 ) -> tuple[Tables, list[WindowActuals]]:
     generated = [window(seed, chain, store) for seed in seeds]
-    intervals = calibrate(
+    rows = IntervalInputs(
         np.concatenate([m for _, m in generated]),
-        np.concatenate([p.sold for p, _ in generated]),
+        np.concatenate([p.rows.day for p, _ in generated]),
         np.concatenate([p.rows.sales for p, _ in generated]),
     )
+    intervals = calibrate(rows, np.concatenate([p.sold for p, _ in generated]))
     windows = [scaled(actuals, matrix, intervals) for actuals, matrix in generated]
     return (intervals, fit_totals(windows)), windows
 
@@ -78,7 +78,8 @@ def fit_tables(
 def scaled(
     actuals: WindowActuals, matrix: FeatureMatrix, intervals: dict[str, Any]
 ) -> WindowActuals:
-    rows = replace(actuals.rows, scale=residual_scale(intervals, matrix))
+    inputs = IntervalInputs(matrix, actuals.rows.day, actuals.rows.sales)
+    rows = replace(actuals.rows, scale=residual_scale(intervals, inputs))
     return WindowActuals(rows, actuals.sold, actuals.origin)
 
 
@@ -147,7 +148,9 @@ def test_total_of_one_row_has_the_interval_of_the_row(tables: Tables) -> None:
     actuals = scaled(actuals, matrix, tables[0])
     index = np.arange(0, len(actuals.sold), 97)
     rows = actuals.rows.take(index)
-    of_rows = interval_bounds(tables[0], matrix[index], rows.sales, [0.8, 0.95])
+    of_rows = interval_bounds(
+        tables[0], IntervalInputs(matrix[index], rows.day, rows.sales), [0.8, 0.95]
+    )
     total, of_totals = totals_intervals(*tables, rows, np.arange(len(index)), [0.8, 0.95])
     assert total == pytest.approx(rows.sales)
     for row, values in zip(of_rows, of_totals, strict=True):
@@ -227,7 +230,8 @@ def test_a_level_out_of_range_raises_an_error(
 def test_fit_to_one_window_of_one_store() -> None:
     actuals, matrix = window(9)
     selected = np.arange(DAYS)
-    intervals = calibrate(matrix, actuals.sold, actuals.rows.sales)
+    inputs = IntervalInputs(matrix, actuals.rows.day, actuals.rows.sales)
+    intervals = calibrate(inputs, actuals.sold)
     window_actuals = scaled(actuals, matrix, intervals)
     table = fit_totals(
         [WindowActuals(window_actuals.rows.take(selected), window_actuals.sold[selected], ORIGIN)]

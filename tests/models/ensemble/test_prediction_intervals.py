@@ -1,18 +1,27 @@
 """Conformal prediction intervals: coverage on other rows, nesting, scale, invalid tables."""
 
+from datetime import date
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rossmann.epoch_days import to_day
 from rossmann.errors import CorruptModelError
 from rossmann.models.ensemble.prediction_intervals import (
     LEVELS,
     calibrate,
     conformal_quantile,
     interval_bounds,
-    residual_scale,
     validate_table,
+)
+from rossmann.models.ensemble.residual_scale import (
+    EVENT_SEASONS,
+    IntervalInputs,
+    count_seasons,
+    event_season,
+    residual_scale,
 )
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
@@ -27,12 +36,28 @@ def simulate(seed: int, n: int = 6000) -> tuple[FeatureMatrix, FloatArray, Float
     return matrix, forecast * np.exp(rng.normal(0, spread)), forecast
 
 
+ORDINARY_DAY = to_day(date(2014, 2, 12))
+
+
+def inputs(matrix: FeatureMatrix, forecast: FloatArray, day: int = ORDINARY_DAY) -> IntervalInputs:
+    """Rows whose members left the filter's forecast as it is."""
+    matrix = matrix.copy()
+    matrix[:, FEATURES.index("kfb")] = np.log(forecast)
+    matrix[:, FEATURES.index("days_to_holiday")] = 30
+    matrix[:, FEATURES.index("days_from_easter")] = -60
+    return IntervalInputs(matrix, np.full(len(matrix), day), forecast)
+
+
+def table_of(matrix: FeatureMatrix, sold: FloatArray, forecast: FloatArray) -> dict[str, Any]:
+    return calibrate(inputs(matrix, forecast), sold)
+
+
 def test_coverage_on_other_rows() -> None:
     matrix, sold, forecast = simulate(1)
-    table = calibrate(matrix, sold, forecast)
+    table = table_of(matrix, sold, forecast)
     matrix, sold, forecast = simulate(2)
     for level in (0.5, 0.8, 0.95):
-        ((low, high),) = interval_bounds(table, matrix, forecast, [level])
+        ((low, high),) = interval_bounds(table, inputs(matrix, forecast), [level])
         inside = (low <= sold) & (sold <= high)
         assert inside.mean() == pytest.approx(level, abs=0.02)
         spread = matrix[:, FEATURES.index("sd_same_364")]
@@ -42,8 +67,8 @@ def test_coverage_on_other_rows() -> None:
 
 def test_bounds_are_nested_and_contain_the_forecast() -> None:
     matrix, sold, forecast = simulate(3)
-    table = calibrate(matrix, sold, forecast)
-    bounds = interval_bounds(table, matrix, forecast, LEVELS)
+    table = table_of(matrix, sold, forecast)
+    bounds = interval_bounds(table, inputs(matrix, forecast), LEVELS)
     for (low, high), (lower, higher) in pairwise(bounds):
         assert (lower <= low).all()
         assert (high <= higher).all()
@@ -53,9 +78,9 @@ def test_bounds_are_nested_and_contain_the_forecast() -> None:
 
 def test_store_without_history_counts_as_volatile() -> None:
     matrix, sold, forecast = simulate(4)
-    table = calibrate(matrix, sold, forecast)
+    table = table_of(matrix, sold, forecast)
     matrix[:2, FEATURES.index("sd_same_364")] = (np.nan, 0.05)
-    ((low, high),) = interval_bounds(table, matrix[:2], np.array([1000.0, 1000.0]), [0.8])
+    ((low, high),) = interval_bounds(table, inputs(matrix[:2], np.full(2, 1000.0)), [0.8])
     assert high[0] - low[0] > high[1] - low[1]
 
 
@@ -63,7 +88,7 @@ def test_store_without_history_counts_as_volatile() -> None:
 def test_level_out_of_range_raises(level: float) -> None:
     matrix, sold, forecast = simulate(5, 500)
     with pytest.raises(ValueError, match=r"between \.5 and \.99"):
-        interval_bounds(calibrate(matrix, sold, forecast), matrix, forecast, [level])
+        interval_bounds(table_of(matrix, sold, forecast), inputs(matrix, forecast), [level])
 
 
 def test_coverage_on_sundays_and_of_reopened_stores() -> None:
@@ -76,9 +101,9 @@ def test_coverage_on_sundays_and_of_reopened_stores() -> None:
         spread = matrix[:, FEATURES.index("sd_same_364")] * np.where(group < 2, 1.6, 1.0)
         return matrix, forecast * np.exp(rng.normal(0, spread)), forecast
 
-    table = calibrate(*simulate_groups(6))
+    table = table_of(*simulate_groups(6))
     matrix, sold, forecast = simulate_groups(7)
-    ((low, high),) = interval_bounds(table, matrix, forecast, [0.8])
+    ((low, high),) = interval_bounds(table, inputs(matrix, forecast), [0.8])
     inside = (low <= sold) & (sold <= high)
     sunday = matrix[:, FEATURES.index("day_of_week")] == 7
     reopened = matrix[:, FEATURES.index("days_since_long_closure")] == 5
@@ -90,25 +115,26 @@ def test_rows_without_a_schedule_have_wider_intervals() -> None:
     matrix, sold, forecast = simulate(8)
     matrix[:, FEATURES.index("days_since_promo")] = 3
     informed = forecast * np.exp(np.log(sold / forecast) * 0.4)  # residuals shrink to 0.6
-    table = calibrate(matrix, sold, informed, unplanned=forecast)
+    table = calibrate(inputs(matrix, informed), sold, unplanned=forecast)
     assert table["unplanned"] == pytest.approx(1 / 0.6, rel=1e-6)
     unscheduled = matrix.copy()
     unscheduled[:, FEATURES.index("days_since_promo")] = np.nan
-    assert residual_scale(table, unscheduled) == pytest.approx(residual_scale(table, matrix) / 0.6)
-    ((low, high),) = interval_bounds(table, unscheduled, forecast, [0.8])
+    scale = residual_scale(table, inputs(unscheduled, forecast))
+    assert scale == pytest.approx(residual_scale(table, inputs(matrix, forecast)) / 0.6)
+    ((low, high),) = interval_bounds(table, inputs(unscheduled, forecast), [0.8])
     assert ((low <= sold) & (sold <= high)).mean() == pytest.approx(0.8, abs=0.01)
     # A schedule that does not help narrows no interval.
-    assert calibrate(matrix, sold, forecast, unplanned=informed)["unplanned"] == 1.0
+    assert calibrate(inputs(matrix, forecast), sold, unplanned=informed)["unplanned"] == 1.0
 
 
 def test_intervals_narrow_with_days_of_sales() -> None:
     matrix, sold, forecast = simulate(9)
     days = FEATURES.index("open_days_365")
     matrix[:, days] = 300
-    table = calibrate(matrix, sold, forecast)
+    table = table_of(matrix, sold, forecast)
     rows = np.repeat(matrix[:1], 5, axis=0)
     rows[:, days] = (np.nan, 0, 7, 60, 300)
-    scale = residual_scale(table, rows)
+    scale = residual_scale(table, inputs(rows, np.full(5, 5000.0)))
     assert scale[0] == scale[1]
     assert (np.diff(scale[1:]) < 0).all()
     assert scale[1] > 3 * scale[4]
@@ -116,20 +142,21 @@ def test_intervals_narrow_with_days_of_sales() -> None:
 
 def test_interval_is_independent_of_other_rows() -> None:
     matrix, sold, forecast = simulate(10)
-    table = calibrate(matrix, sold, forecast)
-    ((low, high),) = interval_bounds(table, matrix, forecast, [0.9])
+    table = table_of(matrix, sold, forecast)
+    ((low, high),) = interval_bounds(table, inputs(matrix, forecast), [0.9])
     index = np.array([17, 3, 999])
-    ((lower, upper),) = interval_bounds(table, matrix[index], forecast[index], [0.9])
+    part = inputs(matrix[index], forecast[index])
+    ((lower, upper),) = interval_bounds(table, part, [0.9])
     assert lower == pytest.approx(low[index], rel=1e-12)
     assert upper == pytest.approx(high[index], rel=1e-12)
-    assert calibrate(matrix, sold, forecast) == table
+    assert table_of(matrix, sold, forecast) == table
 
 
 def test_scaled_residuals_have_unit_root_mean_square() -> None:
     """Totals add variances up."""
     matrix, sold, forecast = simulate(11)
-    table = calibrate(matrix, sold, forecast)
-    scaled = np.log(sold / forecast) / residual_scale(table, matrix)
+    table = table_of(matrix, sold, forecast)
+    scaled = np.log(sold / forecast) / residual_scale(table, inputs(matrix, forecast))
     assert np.sqrt(np.mean(scaled**2)) == pytest.approx(1.0, abs=0.02)
     assert conformal_quantile(table, 0.8) == pytest.approx(1.28, abs=0.05)
 
@@ -138,8 +165,106 @@ def test_table_of_another_release_raises() -> None:
     matrix, sold, forecast = simulate(12, 500)
     old = {"levels": list(LEVELS), "cuts": [0.1, 0.2], "widths": [[0.1] * 50] * 3}
     with pytest.raises(CorruptModelError, match="rossmann train"):
-        interval_bounds(old, matrix, forecast, [0.8])
-    table = calibrate(matrix, sold, forecast)
+        interval_bounds(old, inputs(matrix, forecast), [0.8])
+    table = table_of(matrix, sold, forecast)
     validate_table(table)
     with pytest.raises(CorruptModelError, match="damaged"):
         validate_table({**table, "quantiles": table["quantiles"][1:]})
+
+
+def event_rows(seed: int, factor: float) -> tuple[IntervalInputs, FloatArray]:
+    """Rows of a year, forecast ``factor`` times worse in December and early January."""
+    matrix, _, forecast = simulate(seed)
+    rng = np.random.default_rng(seed + 50)
+    rows = inputs(matrix, forecast)
+    day = to_day(date(2014, 2, 1)) + rng.integers(0, 364, len(matrix))
+    winter = event_season(day, rows.matrix[:, FEATURES.index("days_from_easter")]) == 0
+    spread = matrix[:, FEATURES.index("sd_same_364")] * np.where(winter, factor, 1.0)
+    rows = IntervalInputs(rows.matrix, day, forecast)
+    return rows, forecast * np.exp(rng.normal(0, spread))
+
+
+def test_coverage_on_days_of_an_event() -> None:
+    table = calibrate(*event_rows(20, 2.0))
+    rows, sold = event_rows(21, 2.0)
+    ((low, high),) = interval_bounds(table, rows, [0.8])
+    season = event_season(rows.day, rows.matrix[:, FEATURES.index("days_from_easter")])
+    for part in (season == 0, season < 0):
+        assert ((low <= sold) & (sold <= high))[part].mean() == pytest.approx(0.8, abs=0.05)
+
+
+def test_what_is_learned_at_christmas_holds_at_easter_and_before_holidays() -> None:
+    """Each comes too rarely to have a term of its own."""
+    table = calibrate(*event_rows(22, 2.0))
+    matrix, _, forecast = simulate(23, 3)
+    rows = inputs(matrix[[0, 0, 0]], forecast[[0, 0, 0]])
+    rows.matrix[1, FEATURES.index("days_from_easter")] = -2
+    rows.matrix[2, FEATURES.index("days_to_holiday")] = 1
+    ordinary, easter, before_holiday = residual_scale(table, rows)
+    assert easter == before_holiday > 1.5 * ordinary
+
+
+def test_intervals_widen_with_the_correction_of_the_members() -> None:
+    matrix, _, forecast = simulate(24)
+    rng = np.random.default_rng(24)
+    moved = rng.uniform(0, 0.3, len(matrix))
+    sold = forecast * np.exp(rng.normal(0, 0.05 + 0.5 * moved))
+    rows = inputs(matrix, forecast)
+    rows.matrix[:, FEATURES.index("kfb")] += moved
+    table = calibrate(rows, sold)
+    ((low, high),) = interval_bounds(table, rows, [0.8])
+    inside = (low <= sold) & (sold <= high)
+    for part in np.array_split(np.argsort(moved), 3):
+        assert inside[part].mean() == pytest.approx(0.8, abs=0.07)
+
+
+def test_intervals_widen_beyond_the_horizon() -> None:
+    table = table_of(*simulate(25))
+    matrix, _, forecast = simulate(26, 5)
+    rows = inputs(np.repeat(matrix[:1], 5, axis=0), np.repeat(forecast[:1], 5))
+    rows.matrix[:, FEATURES.index("horizon")] = (1, 48, 128, 208, 300)
+    scale = residual_scale(table, rows) / residual_scale(table, rows)[0]
+    assert scale == pytest.approx([1.0, 1.0, 1.06, 1.12, 1.12])
+
+
+@pytest.mark.parametrize(
+    ("day", "from_easter", "season"),
+    [
+        (date(2014, 11, 30), -60, -1), (date(2014, 12, 1), -60, 0), (date(2015, 1, 5), -60, 0),
+        (date(2015, 1, 6), -60, -1), (date(2015, 3, 29), -7, -1), (date(2015, 3, 30), -6, 1),
+        (date(2015, 4, 6), 1, 1), (date(2015, 4, 7), 2, -1),
+    ],
+)  # fmt: skip
+def test_days_of_the_event_seasons(day: date, from_easter: int, season: int) -> None:
+    assert event_season(np.array([to_day(day)]), np.array([from_easter])) == season
+
+
+def test_seasons_are_counted_where_half_of_their_days_were_seen() -> None:
+    matrix, _, forecast = simulate(27, 36)
+    christmas = inputs(matrix, forecast)
+    for days, count in ((17, 0), (18, 1), (36, 1)):
+        day = to_day(date(2014, 12, 1)) + np.minimum(np.arange(36), days - 1)
+        rows = IntervalInputs(christmas.matrix, day, forecast)
+        assert count_seasons(rows) == dict.fromkeys(EVENT_SEASONS, 0) | {"Christmas": count}
+    two = np.concatenate([day, day + 365])
+    rows = IntervalInputs(np.tile(christmas.matrix, (2, 1)), two, np.tile(forecast, 2))
+    assert count_seasons(rows)["Christmas"] == 2
+
+
+def test_tables_of_earlier_releases_keep_their_scale() -> None:
+    """They have five terms, and intervals that do not widen beyond the horizon."""
+    table = table_of(*simulate(28))
+    matrix, _, forecast = simulate(29, 50)
+    old = {**table, "terms": table["terms"][:5], "coefficients": table["coefficients"][:5]}
+    del old["long_horizon"]
+    validate_table(old)
+    rows = inputs(matrix, forecast)
+    rows.matrix[:, FEATURES.index("horizon")] = 200
+    assert (residual_scale(old, rows) < residual_scale(table, rows)).all()
+    spread = np.clip(matrix[:, FEATURES.index("sd_same_364")].astype(float), 0.06, 0.5)
+    slopes = np.log(spread / 0.14), np.maximum(np.log(spread / 0.14), 0)
+    expected = np.exp(old["coefficients"][0] + slopes[0] * old["coefficients"][1]
+                      + slopes[1] * old["coefficients"][2]
+                      + old["coefficients"][4])  # fmt: skip
+    new_store = np.sqrt(17.0)
+    assert residual_scale(old, rows) == pytest.approx(expected * new_store, rel=1e-6)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import CorruptModelError, RequestError
+from rossmann.models.ensemble.residual_scale import IntervalInputs
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.schema import FeatureMatrix, FloatArray, StoreDays
 
@@ -28,9 +29,9 @@ class Constant:
         return np.full(len(matrix), self._sales)
 
     def bounds(
-        self, matrix: FeatureMatrix, sales: FloatArray, levels: Sequence[float]
+        self, rows: IntervalInputs, levels: Sequence[float]
     ) -> list[tuple[FloatArray, FloatArray]]:
-        return [(sales - 10, sales + 10) for _ in levels]
+        return [(rows.forecast - 10, rows.forecast + 10) for _ in levels]
 
 
 def random_rows(panel: Panel, count: int, seed: int = 1, **fixed: int) -> StoreDays:

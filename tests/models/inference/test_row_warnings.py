@@ -1,13 +1,14 @@
-"""The warning ``in_training``: which rows it concerns, for versions older than their panel too."""
+"""The warnings ``in_training`` and ``rare_season``: which rows they concern."""
 
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rossmann.data.panel.panel import Panel
-from rossmann.epoch_days import format_iso_day
+from rossmann.epoch_days import format_iso_day, to_day
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.inference.row_warnings import NO_TRAINING, RowWarning, training_span
@@ -72,6 +73,29 @@ def test_a_version_of_another_chain_learned_from_no_day_of_this_one(panel: Panel
     forecaster = plain_forecaster(panel, panel.first_day, panel.last_day, "rossmann")
     assert forecaster.training_span == NO_TRAINING
     assert in_training(forecaster, rows_of(panel, [panel.last_day])) is None
+
+
+def rare_season(panel: Panel, seasons: dict[str, int] | None, rows: StoreDays) -> tuple[int, ...]:
+    """The rows that have the warning, by a version whose backtest saw ``seasons``."""
+    model = PlainModel(1, panel)
+    if seasons is not None:
+        model.card["intervals"] = {**model.card["intervals"], "seasons": seasons}
+    forecaster = Forecaster(panel, model)  # type: ignore[arg-type]  # has what a forecast needs
+    warnings = forecaster.forecast(ForecastRequest(rows, int(rows.day.min()) - 1)).warnings
+    return next((w.rows for w in warnings if w.type == "rare_season"), ())
+
+
+def test_days_of_a_season_that_was_seen_once_are_warned_of(panel: Panel) -> None:
+    days = [to_day(date(2014, 12, d)) for d in (1, 24, 31)] + [to_day(date(2015, 1, 6))]
+    days += [to_day(date(2015, 4, d)) for d in (4, 7)]  # Easter is on 5 April
+    rows = rows_of(panel, days)
+    assert rare_season(panel, {"Christmas": 1, "Easter": 1}, rows) == (0, 1, 2, 4)
+    assert rare_season(panel, {"Christmas": 2, "Easter": 1}, rows) == (4,)
+    assert rare_season(panel, {"Christmas": 0, "Easter": 3}, rows) == (0, 1, 2)
+    assert rare_season(panel, {"Christmas": 2, "Easter": 2}, rows) == ()
+    assert rare_season(panel, None, rows) == ()  # a version of an earlier release
+    closed = replace(rows, open=np.array([1, 0, 0, 1, 1, 1], np.uint8))
+    assert rare_season(panel, {"Christmas": 1, "Easter": 2}, closed) == (0,)
 
 
 @pytest.mark.parametrize("card", [{}, {"data": {"dataset": "demo", "last_day": "soon"}}])

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import RequestError
 from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.ensemble.residual_scale import IntervalInputs
 from rossmann.models.evaluation.metrics import rmspe
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.inference.totals import TOTAL_LEVELS, forecast_totals
@@ -110,7 +111,8 @@ def test_served_intervals_equal_offline(client: Client, panel: Panel, ensemble: 
     rows = rows.take(slice(0, 200))
     origin = panel.last_day - WINDOW
     matrix = panel.matrix(rows, origin)
-    offline = ensemble.bounds(matrix, ensemble.predict(matrix), [0.8, 0.95])
+    inputs = IntervalInputs(matrix, rows.day, ensemble.predict(matrix))
+    offline = ensemble.bounds(inputs, [0.8, 0.95])
     as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
     result = client.predict(to_json_rows(rows), as_of=as_of, intervals=[0.8, 0.95])
     for interval, (lower, upper) in zip(result.intervals, offline, strict=True):

@@ -6,10 +6,10 @@ where s is the standard deviation of a day's log residual (for a lognormal day t
 smallest error is exp(m - 1.5 s^2), the mean exp(m + .5 s^2)). Summed over six weeks of a chain,
 that is a stock too small by one or two per cent.
 
-There is one factor for days with a promotion and one for days without: the inverse of the mean
-ratio of forecast to sales over the backtest windows, where the theoretical ratio counts as one
-window more. The chain as a whole is off by a few per cent in any one window, up or down, so the
-theory shrinks a correction that was fitted on one or two windows.
+There is one factor for days with a promotion and one for days without. The mean log ratio of
+forecast to sales over the backtest windows has a standard error of one per cent, as the chain as a
+whole is off by a few per cent in any one window: as much as the correction itself. So it is shrunk
+to the theoretical ratio, by a normal prior around it: the larger its standard error, the more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,8 @@ BIAS_CORRECTION_KEY: Final = "unbiased"
 """The card's key of the correction table."""
 GROUPS: Final = ("without promotion", "with promotion")
 _PROMO: Final = FEATURES.index("promo")
+_THEORY_SD: Final = 0.005
+"""Standard deviation of the true log ratio around the theoretical one, a priori."""
 _MAX_RESIDUAL: Final = 0.35
 """Log residuals are clipped to this: larger ones come from exceptional days."""
 
@@ -39,10 +41,30 @@ def bias_factors(table: Mapping[str, Any], matrix: FeatureMatrix) -> FloatArray:
 
 
 def fit_bias_correction(outcomes: "Sequence[WindowForecasts]") -> dict[str, Any]:
-    """The correction table, as JSON, from windows that the members were not fitted on."""
-    ratios = [_theoretical_ratios(outcomes), *(_window_ratios(outcome) for outcome in outcomes)]
-    factors = 1.0 / np.nanmean(ratios, axis=0)
-    return {"groups": list(GROUPS), "factors": factors.tolist(), "windows": len(outcomes)}
+    """The correction table, as JSON, from windows that the members were not fitted on.
+
+    By group: ``factors``, and the log ratios of forecast to sales that they come from:
+    ``theoretical``, ``measured`` with its ``standard_error`` (0 for one window) and ``weight``.
+    """
+    theoretical = np.log(_theoretical_ratios(outcomes))
+    ratios = np.log([_window_ratios(outcome) for outcome in outcomes])
+    known = np.isfinite(ratios).sum(axis=0)
+    measured = np.nansum(ratios, axis=0) / np.maximum(known, 1)
+    squared = np.nansum((ratios - measured) ** 2, axis=0)
+    variance = squared / np.maximum(known - 1, 1) / np.maximum(known, 1)
+    weight = np.where(known > 1, _THEORY_SD**2 / (_THEORY_SD**2 + variance), 0.0)
+    log_ratio = weight * measured + (1.0 - weight) * theoretical
+    return {
+        "groups": list(GROUPS),
+        "factors": np.exp(-log_ratio).tolist(),
+        "windows": len(outcomes),
+        "theoretical": theoretical.tolist(),
+        "measured": measured.tolist(),
+        "standard_error": [
+            float(np.sqrt(v)) if k > 1 else None for v, k in zip(variance, known, strict=True)
+        ],
+        "weight": weight.tolist(),
+    }
 
 
 def measure_bias(outcomes: "Sequence[WindowForecasts]") -> dict[str, Any]:
@@ -86,7 +108,9 @@ def _window_ratios(outcome: "WindowForecasts") -> FloatArray:
     group, size = _promo_group(outcome.window.matrix), len(GROUPS)
     sold = np.bincount(group, outcome.window.sold, size)
     forecast = np.bincount(group, outcome.forecasts["ensemble"], size)
-    return np.asarray(np.where(sold > 0, forecast / np.where(sold > 0, sold, 1.0), np.nan))
+    ratios = np.full(size, np.nan)
+    np.divide(forecast, sold, out=ratios, where=sold > 0)
+    return ratios
 
 
 def _theoretical_ratios(outcomes: "Sequence[WindowForecasts]") -> FloatArray:

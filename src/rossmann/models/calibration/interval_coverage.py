@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from rossmann.models.ensemble.prediction_intervals import (
     calibrate,
@@ -15,13 +16,22 @@ from rossmann.models.ensemble.prediction_intervals import (
     terciles,
     volatility_cuts,
 )
+from rossmann.models.ensemble.residual_scale import IntervalInputs, event_season
 from rossmann.models.evaluation.backtest import WindowForecasts
 from rossmann.models.evaluation.metrics import format_percent
-from rossmann.schema import FloatArray
+from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 ALL_LEVELS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Levels whose coverage is measured."""
 REPORTED_LEVELS: Final = (0.8, 0.95)
+EVENT_GROUPS: Final = ("Christmas", "Easter", "next to a holiday", "first week after closure")
+"""Days on which errors of the whole chain fall: 1 December to 5 January; Easter week; the day
+before, of or after a holiday that shuts the store; the week after a closure of 6 days or more."""
+_EASTER: Final = FEATURES.index("days_from_easter")
+_SINCE_HOLIDAY: Final = FEATURES.index("days_since_holiday")
+_TO_HOLIDAY: Final = FEATURES.index("days_to_holiday")
+_REOPENED: Final = FEATURES.index("days_since_long_closure")
+_WEEK: Final = 7
 NO_SCHEDULE_FORECAST: Final = "without_schedule"
 """The forecaster whose errors give the wider intervals of days without a schedule."""
 TERCILES: Final = ("steady", "medium", "volatile")
@@ -53,35 +63,33 @@ def calibrate_windows(outcomes: Sequence[WindowForecasts]) -> dict[str, Any]:
     without_schedule = [
         o.forecasts[NO_SCHEDULE_FORECAST] for o in outcomes if NO_SCHEDULE_FORECAST in o.forecasts
     ]
-    return calibrate(
+    rows = IntervalInputs(
         np.concatenate([o.window.matrix for o in outcomes]),
-        np.concatenate([o.window.sold for o in outcomes]),
+        np.concatenate([o.window.rows.day for o in outcomes]),
         np.concatenate([o.forecasts["ensemble"] for o in outcomes]),
+    )
+    return calibrate(
+        rows,
+        np.concatenate([o.window.sold for o in outcomes]),
         np.concatenate(without_schedule) if len(without_schedule) == len(outcomes) else None,
     )
 
 
 def cross_validated_intervals(
     outcomes: Sequence[WindowForecasts], levels: Sequence[float] = ALL_LEVELS
-) -> dict[float, Interval] | None:
-    """Bounds by level for the concatenated rows of all windows, (n,) each.
+) -> list[dict[float, Interval]] | None:
+    """Bounds by level for the rows of each window, calibrated on the other windows.
 
-    A window's intervals are calibrated on the other windows; None where there is only one.
+    None where there is only one.
     """
     if len(outcomes) < 2:
         return None
     by_window = []
-    for i, outcome in enumerate(outcomes):
-        table = calibrate_windows([o for j, o in enumerate(outcomes) if j != i])
-        forecast = outcome.forecasts["ensemble"]
-        by_window.append(interval_bounds(table, outcome.window.matrix, forecast, levels))
-    return {
-        level: (
-            np.concatenate([bounds[i][0] for bounds in by_window]),
-            np.concatenate([bounds[i][1] for bounds in by_window]),
-        )
-        for i, level in enumerate(levels)
-    }
+    for outcome in outcomes:
+        table = calibrate_windows([o for o in outcomes if o is not outcome])
+        bounds = interval_bounds(table, outcome.interval_inputs, levels)
+        by_window.append(dict(zip(levels, bounds, strict=True)))
+    return by_window
 
 
 def covers(sold: FloatArray, interval: Interval) -> FloatArray:
@@ -93,31 +101,73 @@ def covers(sold: FloatArray, interval: Interval) -> FloatArray:
 def measure_coverage(outcomes: Sequence[WindowForecasts]) -> dict[str, Any] | None:
     """Coverage and mean width (as a share of the forecast) of each level, as JSON.
 
-    By level: ``coverage`` and ``width`` over all rows, ``windows`` (coverage by origin) and
-    ``volatility`` (coverage by tercile). None for a single window.
+    By level: ``coverage`` and ``width`` over all rows, ``windows`` (coverage by origin),
+    ``volatility`` (coverage by tercile; None without rows) and ``events`` (coverage on the days of
+    those ``EVENT_GROUPS`` that have any). None for a single window.
     """
     intervals = cross_validated_intervals(outcomes)
     if intervals is None:
         return None
     matrix = np.concatenate([o.window.matrix for o in outcomes])
-    sold = np.concatenate([o.window.sold for o in outcomes])
-    forecast = np.concatenate([o.forecasts["ensemble"] for o in outcomes])
+    sold = [o.window.sold for o in outcomes]
     tercile = terciles(matrix, volatility_cuts(matrix))
-    edges = np.cumsum([len(o.window.sold) for o in outcomes])[:-1]
+    events = event_groups(np.concatenate([o.window.rows.day for o in outcomes]), matrix)
+    forecast = np.concatenate([o.forecasts["ensemble"] for o in outcomes])
     levels = {}
-    for level, interval in intervals.items():
-        covered = covers(sold, interval)
-        by_window = zip(outcomes, np.split(covered, edges), strict=True)
+    for level in ALL_LEVELS:
+        by_window = [covers(s, i[level]) for s, i in zip(sold, intervals, strict=True)]
+        covered = np.concatenate(by_window)
+        width = np.concatenate([i[level][1] - i[level][0] for i in intervals])
+        origins = [o.window.origin_date.isoformat() for o in outcomes]
         levels[level_key(level)] = {
             "coverage": float(covered.mean()),
-            "width": float(np.mean((interval[1] - interval[0]) / forecast)),
-            "windows": {o.window.origin_date.isoformat(): float(x.mean()) for o, x in by_window},
+            "width": float(np.mean(width / forecast)),
+            "windows": {
+                origin: float(x.mean()) for origin, x in zip(origins, by_window, strict=True)
+            },
             "volatility": {
                 name: float(covered[tercile == t].mean()) if (tercile == t).any() else None
                 for t, name in enumerate(TERCILES)
             },
+            "events": {
+                name: float(covered[rows].mean()) for name, rows in events.items() if rows.any()
+            },
         }
     return {"method": "each window by a table of the others", "levels": levels}
+
+
+def event_groups(
+    day: npt.NDArray[np.integer], matrix: FeatureMatrix
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """By name of ``EVENT_GROUPS``, which rows (n,) are of such days; a row may be in several."""
+    season = event_season(day, matrix[:, _EASTER])
+    near = np.minimum(matrix[:, _SINCE_HOLIDAY], matrix[:, _TO_HOLIDAY]) <= 1
+    groups = (season == 0, season == 1, near, matrix[:, _REOPENED] <= _WEEK)
+    return dict(zip(EVENT_GROUPS, groups, strict=True))
+
+
+def event_rows(measured: dict[str, Any]) -> list[list[str]]:
+    """Coverage on days of ``EVENT_GROUPS`` as a text table: a header, then each level."""
+    rows = [["band covers on days", *EVENT_GROUPS]]
+    for level in REPORTED_LEVELS:
+        events = measured["levels"][level_key(level)]["events"]
+        rows.append([f"{level:.0%}", *(format_percent(events.get(name)) for name in EVENT_GROUPS)])
+    return rows
+
+
+def past_rows(past: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The chain's totals of past windows as a text table: the error beside the half-widths."""
+    keys = [level_key(level) for level in REPORTED_LEVELS]
+    widths = [f"{level:.0%} band" for level in REPORTED_LEVELS]
+    rows = [["chain total from", "age of the fit", "sold over forecast", *widths]]
+    for window in past:
+        miss = np.expm1(window["miss"])
+        half = [f"± {format_percent(float(np.expm1(window['half_width'][key])))}" for key in keys]
+        outside = ["" if abs(window["miss"]) <= window["half_width"][key] else " *" for key in keys]
+        bands = [width + mark for width, mark in zip(half, outside, strict=True)]
+        age = f"{window['age_days']} days"
+        rows.append([window["origin"], age, format_percent(float(miss), "+.1f"), *bands])
+    return rows
 
 
 def coverage_rows(measured: dict[str, Any]) -> list[list[str]]:

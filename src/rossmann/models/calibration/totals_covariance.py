@@ -87,7 +87,8 @@ def totals_intervals(
     """
     validate_table(interval_table)
     variance = totals_variance(totals_table, rows, groups)
-    shift = (1.0 - variance.one_store) * totals_table["shift"]
+    # versions of earlier releases moved the interval by the mean of the windows' residuals
+    shift = (1.0 - variance.one_store) * totals_table.get("shift", 0.0)
     bounds = []
     for level in levels:
         row = conformal_quantile(interval_table, level)

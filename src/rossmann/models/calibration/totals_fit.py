@@ -30,19 +30,14 @@ from rossmann.models.calibration.totals_covariance import (
     totals_intervals,
     totals_variance,
 )
-from rossmann.models.ensemble.prediction_intervals import (
-    LEVELS,
-    conformal_quantiles,
-    residual_scale,
-)
+from rossmann.models.ensemble.prediction_intervals import LEVELS, conformal_quantiles
+from rossmann.models.ensemble.residual_scale import residual_scale
 from rossmann.models.evaluation.backtest import WindowForecasts
 from rossmann.schema import FloatArray
 
 TOTAL_KINDS: Final = tuple(TOTAL_LABELS)
 _MAX_SCALED_RESIDUAL: Final = 4.0
 """Scaled residuals are clipped to this: a store that closed at noon says nothing of the others."""
-_PRIOR_WINDOWS: Final = 3.0
-"""Windows without a shift that the mean shift of the windows is averaged with."""
 _SWEEPS: Final = 1_000
 _WEEK: Final = 7
 
@@ -60,35 +55,64 @@ class WindowActuals:
 
 
 def calibrate_totals(
-    panel: Panel, outcomes: Sequence[WindowForecasts], interval_table: dict[str, Any]
+    panel: Panel,
+    outcomes: Sequence[WindowForecasts],
+    interval_table: dict[str, Any],
+    chain_floor: float = 0.0,
 ) -> dict[str, Any]:
-    """The totals table from all windows and their follow-ups."""
-    windows = with_follow_ups(outcomes)
-    return fit_totals([_window_actuals(panel, w, interval_table) for w in windows])
+    """The totals table from all windows, with what it would have said of each (``past``)."""
+    actuals = [_window_actuals(panel, w, interval_table) for w in outcomes]
+    table = fit_totals(actuals, chain_floor)
+    return table | {"past": _past_misses(outcomes, actuals, interval_table, table)}
 
 
 def cross_validated_totals(
-    panel: Panel, outcomes: Sequence[WindowForecasts]
+    panel: Panel, outcomes: Sequence[WindowForecasts], chain_floor: float = 0.0
 ) -> dict[str, Any] | None:
     """Coverage of intervals of totals in each window by tables of the others, as JSON.
 
-    None for a single window.
+    ``past``: the chain's log residual in each window, and the half-widths by the others. None for
+    a single window.
     """
     if len(outcomes) < 2:
         return None
-    actuals, tables = [], []
-    windows = with_follow_ups(outcomes)
-    for window in windows:
-        interval_table = calibrate_windows([o for o in outcomes if o is not window])
-        others = [_window_actuals(panel, w, interval_table) for w in windows if w is not window]
+    actuals, tables, past = [], [], []
+    for window in outcomes:
+        rest = [w for w in outcomes if w is not window]
+        interval_table = calibrate_windows(rest)
+        others = [_window_actuals(panel, w, interval_table) for w in rest]
         actuals.append(_window_actuals(panel, window, interval_table))
-        tables.append((interval_table, fit_totals(others)))
-    return measure_totals(actuals, tables, REPORTED_LEVELS)
+        tables.append((interval_table, fit_totals(others, chain_floor)))
+        past += _past_misses([window], actuals[-1:], *tables[-1])
+    return {**measure_totals(actuals, tables, REPORTED_LEVELS), "past": past}
 
 
-def with_follow_ups(outcomes: Sequence[WindowForecasts]) -> list[WindowForecasts]:
-    """All windows, each followed by the later ones that its fit forecast too."""
-    return [window for outcome in outcomes for window in (outcome, *outcome.follow_ups)]
+def _past_misses(
+    outcomes: Sequence[WindowForecasts],
+    actuals: Sequence[WindowActuals],
+    interval_table: dict[str, Any],
+    totals_table: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """For each window the log of the chain's sales over its forecast, and the half-widths."""
+    misses = []
+    for outcome, window in zip(outcomes, actuals, strict=True):
+        groups = np.zeros(len(window.sold), np.int64)
+        total, bounds = totals_intervals(
+            interval_table, totals_table, window.rows, groups, REPORTED_LEVELS
+        )
+        widths = {
+            level_key(level): float(np.log(high[0] / low[0]) / 2)
+            for level, (low, high) in zip(REPORTED_LEVELS, bounds, strict=True)
+        }
+        misses.append(
+            {
+                "origin": outcome.window.origin_date.isoformat(),
+                "age_days": outcome.age_days,
+                "miss": float(np.log(window.sold.sum() / total[0])),
+                "half_width": widths,
+            }
+        )
+    return misses
 
 
 def store_types(panel: Panel) -> npt.NDArray[np.int64]:
@@ -102,9 +126,9 @@ def _window_actuals(
 ) -> WindowActuals:
     window = outcome.window
     store_type = store_types(panel)[panel.store_indices(window.rows.store)]
-    scale = residual_scale(interval_table, window.matrix)
-    forecast = outcome.forecasts["ensemble"]
-    rows = ForecastRows(window.rows.store, window.rows.day, store_type, forecast, scale)
+    inputs = outcome.interval_inputs
+    scale = residual_scale(interval_table, inputs)
+    rows = ForecastRows(window.rows.store, window.rows.day, store_type, inputs.forecast, scale)
     return WindowActuals(rows, window.sold, window.origin)
 
 
@@ -170,26 +194,26 @@ def _measure_window(
     }
 
 
-def fit_totals(windows: Sequence[WindowActuals]) -> dict[str, Any]:
+def fit_totals(windows: Sequence[WindowActuals], chain_floor: float = 0.0) -> dict[str, Any]:
     """The totals table that ``totals_intervals`` takes, as JSON.
 
-    Raises ``ValueError`` without windows.
+    ``chain_floor``: least standard deviation of what all stores share for a whole window, as a
+    log: few windows may have had little of it by luck. Raises ``ValueError`` without windows.
     """
     if not windows:
         raise ValueError("totals are learned from one window at least")
     lags = max(int((w.rows.day - w.origin).max()) for w in windows)
     tiers = _tier_products(windows, lags)
+    chain = _fit_kernel(*tiers["chain"])
     table: dict[str, Any] = {
         "levels": list(LEVELS),
         "windows": len(windows),
-        "chain": _fit_kernel(*tiers["chain"]),
+        "chain": chain | {"lasting": max(chain["lasting"], chain_floor**2)},
         "type": _fit_kernel(*tiers["type"]),
     }
     # a lag of 0 within a store is the row itself: the store's kernel is fitted from lag 1 on
     products, pairs = tiers["within_store"]
     table["within_store"] = _fit_kernel(products[1:], pairs[1:], first=1)
-    shift = float(np.mean([_log_ratios(w, np.zeros(len(w.sold), np.int64))[0] for w in windows]))
-    table["shift"] = shift * len(windows) / (len(windows) + _PRIOR_WINDOWS)
     scores = [_z_scores(table, w, kind) for w in windows for kind in ("store_week", "store")]
     table["store"] = conformal_quantiles(np.abs(np.concatenate(scores)), LEVELS).tolist()
     table["many"] = _many_store_quantiles(table, windows)
@@ -289,21 +313,19 @@ def _z_scores(table: dict[str, Any], window: WindowActuals, kind: str) -> FloatA
     """Log residuals of a kind's totals in standard deviations, (g,)."""
     groups = total_groups(kind, window.rows, window.origin)
     variance = totals_variance(table, window.rows, groups)
-    shift = (1.0 - variance.one_store) * table["shift"]
-    return np.asarray((_log_ratios(window, groups) - shift) / variance.deviation, np.float64)
+    return np.asarray(_log_ratios(window, groups) / variance.deviation, np.float64)
 
 
 def _many_store_quantiles(table: dict[str, Any], windows: Sequence[WindowActuals]) -> list[float]:
     """Half-width in standard deviations of each level for totals of many stores, (levels,).
 
-    There are few windows, so the deviation itself is uncertain: Student's t with two degrees for
-    each window, wider where past totals were further off than the covariance says.
+    There are few windows, so the deviation itself is uncertain: Student's t with a degree for each
+    window, wider where past totals were further off than the covariance says.
     """
     kinds = ("type_week", "type", "chain_week", "chain")
     squared = [np.mean(_z_scores(table, w, kind) ** 2) for w in windows for kind in kinds]
     factor = max(float(np.sqrt(np.mean(squared))), 1.0)
-    degrees = 2 * len(windows)
-    return [factor * student_t_quantile(0.5 + level / 2, degrees) for level in LEVELS]
+    return [factor * student_t_quantile(0.5 + level / 2, len(windows)) for level in LEVELS]
 
 
 def student_t_quantile(share: float, degrees: float) -> float:

@@ -14,6 +14,7 @@ from rossmann.errors import CorruptModelError
 from rossmann.installation import shell_command
 from rossmann.models.ensemble.artifact_files import read_card, verify_digests, write_card
 from rossmann.models.ensemble.prediction_intervals import interval_bounds, validate_table
+from rossmann.models.ensemble.residual_scale import IntervalInputs
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.base import BaseLearner
 from rossmann.models.members.library_compatibility import check_compatibility, installed_libraries
@@ -116,10 +117,10 @@ class Ensemble:
         return total * learner_trust(matrix)[:, None]
 
     def bounds(
-        self, matrix: FeatureMatrix, sales: FloatArray, levels: Sequence[float]
+        self, rows: IntervalInputs, levels: Sequence[float]
     ) -> list[tuple[FloatArray, FloatArray]]:
         """Lower and upper bound (n,) of each level, from the version's own table."""
-        return interval_bounds(self.card["intervals"], matrix, sales, levels)
+        return interval_bounds(self.card["intervals"], rows, levels)
 
     def save(self, folder: Path) -> None:
         """Write the members in their own formats, and the card with a digest of each file."""

@@ -14,7 +14,8 @@ from rossmann.errors import DataError
 from rossmann.features.schedule_counts import PROMO
 from rossmann.installation import shell_command
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
+from rossmann.models.ensemble.residual_scale import IntervalInputs
+from rossmann.models.evaluation.metrics import bias, capped_rmspe, mae, mape, rmspe, wape
 from rossmann.models.members.fit import TrainingRows, fit_members
 from rossmann.schema import (
     FEATURES,
@@ -65,14 +66,27 @@ class WindowScore:
 class WindowForecasts:
     """A window and its forecasts: arrays (n,) by the forecaster's name.
 
-    ``follow_ups``: later windows that the same fit forecast too, from origins of their own; with
-    forecasts of the ensemble and of seasonal naive. They are used for the uncertainty of totals and
-    to compare versions.
+    ``age_days``: from the last day that the members learned from to the window's origin.
+    ``follow_ups``: later windows that the same fit forecast too, from origins of their own; they
+    are used for calibration and to compare versions. ``next_fit``: the window of the next newer
+    fit, forecast by this one: it shows what age costs.
     """
 
     window: BacktestWindow
     forecasts: dict[str, FloatArray]
+    age_days: int = 0
     follow_ups: tuple["WindowForecasts", ...] = ()
+    next_fit: "WindowForecasts | None" = None
+
+    @property
+    def interval_inputs(self) -> IntervalInputs:
+        """What the scale of the ensemble's prediction intervals depends on."""
+        return IntervalInputs(self.window.matrix, self.window.rows.day, self.forecasts["ensemble"])
+
+
+def with_follow_ups(outcomes: Sequence[WindowForecasts]) -> list[WindowForecasts]:
+    """All windows, each followed by the later ones that its fit forecast too."""
+    return [window for outcome in outcomes for window in (outcome, *outcome.follow_ups)]
 
 
 def rolling_offsets(count: int, days: int) -> tuple[int, ...]:
@@ -126,12 +140,17 @@ def follow_up_windows(
     count: int,
     history_days: int,
 ) -> list[BacktestWindow]:
-    """Up to ``count`` windows right after ``window`` that end before the next newer window."""
+    """Up to ``count`` windows between ``window`` and the next newer one, which has its own fit.
+
+    Their origins are evenly spaced, by a window's length as nearly as the gap allows: they overlap
+    by some days at most. After the newest window they go on to the last day of history.
+    """
     newer = [w.origin for w in windows if w.origin > window.origin]
-    end = min([panel.last_day, *newer])
-    origins = [window.origin + window.days * (i + 1) for i in range(count)]
-    offsets = [panel.last_day - o for o in origins if o + window.days <= end]
-    return build_windows(panel, offsets, window.days, history_days)
+    gap = min(newer, default=panel.last_day - window.days) - window.origin
+    steps = round(gap / window.days) if 3 * gap >= 2 * window.days else 0
+    last = steps if newer else steps + 1
+    origins = [window.origin + round(gap * i / steps) for i in range(1, last)][:count]
+    return build_windows(panel, [panel.last_day - o for o in origins], window.days, history_days)
 
 
 _MEDIAN = FEATURES.index("median_same_364")
@@ -176,18 +195,23 @@ def backtest(
         members = fit_members(known, profile, settings.seed, threads, report)
         ensemble = Ensemble(members, {"weights": profile.weights})
         forecasts = forecast_window(panel, window, ensemble, threads)
-        follow_ups = tuple(
-            WindowForecasts(
-                later,
-                {
-                    "ensemble": ensemble.predict(later.matrix, threads),
-                    "seasonal_naive": baselines(panel, later)["seasonal_naive"],
-                },
-            )
-            for later in follow_up_windows(panel, windows, window, plan.follow_ups, history_days)
-        )
-        outcomes.append(WindowForecasts(window, forecasts, follow_ups))
         report(f"  RMSPE {rmspe(window.sold, forecasts['ensemble']):.4f}")
+        later = follow_up_windows(panel, windows, window, plan.follow_ups, history_days)
+        newer = [w for w in windows if w.origin > window.origin][:1] if plan.follow_ups else []
+        aged = [
+            WindowForecasts(
+                w, forecast_window(panel, w, ensemble, threads), w.origin - window.origin
+            )
+            for w in (*later, *newer)
+        ]
+        outcomes.append(
+            WindowForecasts(
+                window,
+                forecasts,
+                follow_ups=tuple(aged[: len(later)]),
+                next_fit=aged[-1] if newer else None,
+            )
+        )
     return outcomes
 
 
@@ -218,11 +242,29 @@ def score_window(outcome: WindowForecasts, main: str = "ensemble") -> WindowScor
         rows=len(sold),
         rmspe={name: rmspe(sold, other) for name, other in outcome.forecasts.items()},
         ensemble={
+            "wape": wape(sold, forecast),
+            "capped_rmspe": capped_rmspe(sold, forecast),
             "mape": mape(sold, forecast),
             "mae": mae(sold, forecast),
             "bias": bias(sold, forecast),
         },
     )
+
+
+def measure_age(outcome: WindowForecasts) -> dict[str, Any]:
+    """The window of the next fit, forecast by this older one, as JSON: what age costs.
+
+    Raises ``ValueError`` where no newer fit exists.
+    """
+    if outcome.next_fit is None:
+        raise ValueError("there is no newer fit")
+    window, forecast = outcome.next_fit.window, outcome.next_fit.forecasts["ensemble"]
+    return {
+        "origin": window.origin_date.isoformat(),
+        "age_days": outcome.next_fit.age_days,
+        "wape": wape(window.sold, forecast),
+        "bias": bias(window.sold, forecast),
+    }
 
 
 # Baselines: forecasts that the ensemble must beat.

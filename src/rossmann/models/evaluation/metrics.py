@@ -6,6 +6,8 @@ import numpy as np
 
 from rossmann.schema import FloatArray
 
+_MAX_ERROR: Final = 0.5
+
 
 def rmspe(sold: FloatArray, forecast: FloatArray) -> float:
     """Root mean square percentage error, as a share; over days with sales, shapes (n,).
@@ -29,6 +31,21 @@ def mape(sold: FloatArray, forecast: FloatArray) -> float:
 def mae(sold: FloatArray, forecast: FloatArray) -> float:
     """Mean absolute error, in the sales' currency; NaN without rows."""
     return float(np.mean(np.abs(forecast - sold))) if len(sold) else float("nan")
+
+
+def wape(sold: FloatArray, forecast: FloatArray) -> float:
+    """Weighted absolute percentage error: absolute errors over sales, as a share; NaN without."""
+    total = float(sold.sum())
+    return float(np.abs(forecast - sold).sum()) / total if total else float("nan")
+
+
+def capped_rmspe(sold: FloatArray, forecast: FloatArray) -> float:
+    """RMSPE with each day's percentage error limited to 50 %: one strange day does not decide."""
+    positive = sold > 0
+    if not positive.any():
+        return float("nan")
+    error = np.clip(forecast[positive] / sold[positive] - 1.0, -_MAX_ERROR, _MAX_ERROR)
+    return float(np.sqrt(np.mean(error**2)))
 
 
 def bias(sold: FloatArray, forecast: FloatArray) -> float:

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -116,11 +116,13 @@ class NewestForecasts:
         }
 
 
-def from_outcomes(outcomes: "Sequence[WindowForecasts]") -> BacktestPredictions:
-    """The predictions to store, from what ``backtest`` returned."""
+def from_outcomes(
+    outcomes: "Sequence[WindowForecasts]", coverage: dict[str, Any] | None
+) -> BacktestPredictions:
+    """The predictions to store, from what ``backtest`` and ``measure_coverage`` returned."""
     later = tuple(_window_predictions(w) for o in outcomes for w in o.follow_ups)
     windows = tuple(map(_window_predictions, outcomes))
-    return BacktestPredictions(windows, _coverage(outcomes), later)
+    return BacktestPredictions(windows, _coverage(coverage), later)
 
 
 def _window_predictions(outcome: "WindowForecasts") -> WindowPredictions:
@@ -136,21 +138,17 @@ def _window_predictions(outcome: "WindowForecasts") -> WindowPredictions:
     )
 
 
-def _coverage(outcomes: "Sequence[WindowForecasts]") -> dict[str, dict[str, float]]:
-    from rossmann.models.calibration.interval_coverage import (
-        REPORTED_LEVELS,
-        level_key,
-        measure_coverage,
-    )
+def _coverage(measured: dict[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Coverage by origin and level."""
+    from rossmann.models.calibration.interval_coverage import REPORTED_LEVELS, level_key
 
-    measured = measure_coverage(outcomes)
     if measured is None:
         return {}
-    origins = [o.window.origin_date.isoformat() for o in outcomes]
     levels = {
         level_key(level): measured["levels"][level_key(level)]["windows"]
         for level in REPORTED_LEVELS
     }
+    origins = next(iter(levels.values()))
     return {origin: {level: levels[level][origin] for level in levels} for origin in origins}
 
 

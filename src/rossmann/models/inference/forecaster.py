@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rossmann.errors import CorruptModelError, ErrorDetail, RequestError
 from rossmann.installation import shell_command
 from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, bias_factors
+from rossmann.models.ensemble.residual_scale import IntervalInputs
 from rossmann.models.inference.row_checks import check_as_of, check_rows, last_forecast_day
 from rossmann.models.inference.row_warnings import (
     RowWarning,
@@ -21,6 +22,7 @@ from rossmann.models.inference.row_warnings import (
     WarningMasks,
     find_warnings,
     is_in_training,
+    rare_season_days,
     row_warning,
     training_span,
 )
@@ -104,6 +106,7 @@ class Forecaster:
         self.panel = panel
         self.ensemble = ensemble
         self.training_span = training_span(ensemble.card, panel.info.dataset)
+        self._rare_season = rare_season_days(ensemble.card, panel)
         self._threads = threads
         self._short_history = short_history
 
@@ -174,6 +177,7 @@ class Forecaster:
     def warning_flags(self, rows: StoreDays, origin: Origin) -> WarningFlags:
         """The warnings of each row (n,) as bits of ``schema``."""
         flags = self.panel.warning_flags(rows, origin, self._short_history)
+        flags |= self._rare_season[rows.day - self.panel.first_day] * (rows.open > 0)
         earliest = origin if isinstance(origin, int) else origin.min()
         # Rows lie after their origin: most requests need this comparison only.
         if earliest < self.training_span.last:
@@ -259,7 +263,8 @@ class Forecaster:
         sales = predicted * self._bias_factors(matrix) if unbiased else predicted
         if not levels:
             return sales, ()
-        bounds = self.ensemble.bounds(matrix, predicted, levels)
+        inputs = IntervalInputs(matrix, rows.day, predicted)
+        bounds = self.ensemble.bounds(inputs, levels)
         return sales, tuple(
             Interval(level, np.maximum(lower, 0.0), upper)
             for level, (lower, upper) in zip(levels, bounds, strict=True)

@@ -8,11 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.epoch_days import format_iso_day, parse_iso_day
+from rossmann.features.calendars import EASTER
+from rossmann.models.ensemble.residual_scale import EVENT_SEASONS, event_season
 from rossmann.schema import (
     BEYOND_HORIZON,
     IN_TRAINING,
     MAX_HORIZON,
     NO_SCHEDULE,
+    RARE_SEASON,
     RECENTLY_IDLE,
     SHORT_HISTORY,
     StoreDays,
@@ -46,6 +49,12 @@ _IN_TRAINING_TEXT: Final = (
     "the model version that answers learned from these days, so its forecasts of them are no"
     " evidence of accuracy: the backtest measures it"
 )
+_RARE_SEASON_TEXT: Final = (
+    "the backtest of the model version that answers saw this season (1 December to 5 January, or"
+    " Easter week) in one year at most: take forecasts and intervals of these days as rough"
+)
+_MIN_SEASONS: Final = 2
+"""Years in which a season must have been seen, so that its errors are more than one case."""
 
 
 class TrainingSpan(NamedTuple):
@@ -66,6 +75,20 @@ def training_span(card: Mapping[str, Any], dataset: str) -> TrainingSpan:
     if first is None or last is None or data.get("dataset") != dataset:
         return NO_TRAINING
     return TrainingSpan(first, last)
+
+
+def rare_season_days(card: Mapping[str, Any], panel: "Panel") -> WarningFlags:
+    """``RARE_SEASON`` on such days, else 0: by day from the panel's first, (days,).
+
+    No day has it where the card, of an earlier release, does not count seasons.
+    """
+    counts = card.get("intervals", {}).get("seasons", {})
+    years = [counts.get(name, _MIN_SEASONS) for name in EVENT_SEASONS]
+    rare = [index for index, count in enumerate(years) if count < _MIN_SEASONS]
+    table = panel.arrays.table
+    day = panel.first_day + np.arange(len(table))
+    is_rare = np.isin(event_season(day, table[:, EASTER]), rare)
+    return np.where(is_rare, RARE_SEASON, 0).astype(np.uint8)
 
 
 def is_in_training(
@@ -155,4 +178,6 @@ def find_warnings(
         warnings.append(("no_schedule", msg, flags & NO_SCHEDULE > 0))
     if present & IN_TRAINING:
         warnings.append(("in_training", _IN_TRAINING_TEXT, flags & IN_TRAINING > 0))
+    if present & RARE_SEASON:
+        warnings.append(("rare_season", _RARE_SEASON_TEXT, flags & RARE_SEASON > 0))
     return warnings

@@ -18,7 +18,7 @@ from rossmann.models.calibration.totals_covariance import (
     totals_intervals,
 )
 from rossmann.models.calibration.totals_fit import store_types
-from rossmann.models.ensemble.prediction_intervals import residual_scale
+from rossmann.models.ensemble.residual_scale import IntervalInputs, residual_scale
 from rossmann.schema import FloatArray
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def forecast_totals(
 
     Closed rows count as exactly zero. With ``objective`` unbiased the totals are of unbiased
     forecasts, within the same intervals. ``check`` is called between levels, and may raise to end
-    the work. Raises ``RequestError`` where a store's day comes twice,
-    ``ValueError`` for a name outside ``TOTAL_LEVELS`` or an interval level outside .5 to .99,
-    ``CorruptModelError`` for a version without the tables that this takes.
+    the work. Raises ``RequestError`` where a store's day comes twice, ``ValueError`` for a name
+    outside ``TOTAL_LEVELS`` or an interval level outside .5 to .99, ``CorruptModelError`` for a
+    version without the tables that this takes.
     """
     unknown = [name for name in by if name not in TOTAL_LEVELS]
     if unknown:
@@ -89,9 +89,8 @@ def forecast_totals(
         check()
         groups, store, store_type = _groups(name, rows)
         count = len(store)
-        _, bounds = totals_intervals(
-            card["intervals"], card[TOTALS_KEY], rows, groups, request.levels
-        )
+        tables = card["intervals"], card[TOTALS_KEY]
+        _, bounds = totals_intervals(*tables, rows, groups, request.levels)
         sales = sum_by_group(groups, point_forecasts, count)
         totals.append(
             Totals(
@@ -117,7 +116,8 @@ def _forecast_rows(
     matrix = panel.matrix(rows.take(open_rows), origin)
     sales, scale, factor = (np.zeros(len(rows)) for _ in range(3))
     sales[open_rows] = ensemble.predict(matrix)
-    scale[open_rows] = residual_scale(ensemble.card["intervals"], matrix)
+    inputs = IntervalInputs(matrix, rows.day[open_rows], sales[open_rows])
+    scale[open_rows] = residual_scale(ensemble.card["intervals"], inputs)
     factor[open_rows] = 1.0
     if request.objective == "unbiased":
         factor[open_rows] = bias_factors(ensemble.card[BIAS_CORRECTION_KEY], matrix)

@@ -22,7 +22,14 @@ LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
 _ENVIRONMENT: Final = (*LIBRARIES, "polars", "pandas", "scipy", "mlflow", "holidays")
 _GIT_TIMEOUT: Final = 5.0
 _SOURCE_SUFFIXES: Final = {".py", ".j2"}
-_TRAINING_SETTINGS: Final = {"seed", "history_days", "windows", "window_days", "later_windows"}
+_TRAINING_SETTINGS: Final = {
+    "seed",
+    "history_days",
+    "windows",
+    "window_days",
+    "later_windows",
+    "chain_floor",
+}
 """Settings other than the profile that decide the result of training."""
 FINGERPRINT_TAG: Final = "recipe"
 _HIDDEN_TAGS: Final = ("gate.table", "promotion", "windows")

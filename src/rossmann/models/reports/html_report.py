@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rossmann.models.calibration.bias_correction import bias_rows
-from rossmann.models.calibration.interval_coverage import coverage_rows, totals_rows
+from rossmann.models.calibration.interval_coverage import (
+    coverage_rows,
+    event_rows,
+    past_rows,
+    totals_rows,
+)
 from rossmann.models.evaluation.metrics import SMALL_CHAIN_STORES, format_percent
 from rossmann.models.reports.figures import (
     COMPARED_FORECASTERS,
@@ -70,8 +75,10 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Table]:
     }
     if report["coverage"]:
         tables["coverage"] = coverage_rows(report["coverage"])
+        tables["events"] = event_rows(report["coverage"])
     if report["totals"]:
         tables["totals"] = totals_rows(report["totals"])
+        tables["past"] = past_rows(report["totals"]["past"])
     return tables
 
 

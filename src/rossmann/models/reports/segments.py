@@ -26,7 +26,7 @@ from rossmann.models.calibration.interval_coverage import (
 )
 from rossmann.models.calibration.totals_fit import cross_validated_totals, store_types
 from rossmann.models.ensemble.prediction_intervals import terciles, volatility_cuts
-from rossmann.models.evaluation.backtest import WindowForecasts, score_window
+from rossmann.models.evaluation.backtest import WindowForecasts, score_window, with_follow_ups
 from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
 from rossmann.schema import STORE_TYPES, DayArray, FloatArray
 
@@ -53,12 +53,19 @@ class PooledRows:
 
 
 def build_report_data(
-    panel: Panel, outcomes: Sequence[WindowForecasts], about: Mapping[str, Any]
+    panel: Panel,
+    outcomes: Sequence[WindowForecasts],
+    about: Mapping[str, Any],
+    chain_floor: float = 0.0,
 ) -> dict[str, Any]:
     """The content of a report as JSON; ``about`` (profile, data, ...) is copied into it.
 
+    ``chain_floor``: of ``fit_totals``. Calibration is judged on the windows and their follow-ups,
+    all else on the windows themselves.
+
     Shares are fractions (0.1 is 10 %); a measure without rows is None.
     """
+    windows = with_follow_ups(outcomes)
     rows = _pool_rows(outcomes)
     segments = {
         name: _segment(rows, groups, labels)
@@ -72,9 +79,9 @@ def build_report_data(
         "forecasters": {
             name: _measures(rows.sold, forecast) for name, forecast in rows.forecasts.items()
         },
-        "coverage": measure_coverage(outcomes),
-        "totals": cross_validated_totals(panel, outcomes),
-        "totals_bias": measure_bias(outcomes),
+        "coverage": measure_coverage(windows),
+        "totals": cross_validated_totals(panel, windows, chain_floor),
+        "totals_bias": measure_bias(windows),
         "slices": segments,
         "days": days,
         "worst_days": sorted(days, key=lambda day: -float(day["share"]))[:N_WORST],
@@ -96,6 +103,9 @@ def nan_to_none(value: Any) -> Any:
 
 
 def _pool_rows(outcomes: Sequence[WindowForecasts]) -> PooledRows:
+    every = with_follow_ups(outcomes)
+    intervals = cross_validated_intervals(every, REPORTED_LEVELS) or []
+    own = [i for one, i in zip(every, intervals, strict=False) if any(one is o for o in outcomes)]
     windows = [outcome.window for outcome in outcomes]
     matrix = np.concatenate([window.matrix for window in windows])
     return PooledRows(
@@ -109,8 +119,20 @@ def _pool_rows(outcomes: Sequence[WindowForecasts]) -> PooledRows:
             name: np.concatenate([o.forecasts[name] for o in outcomes])
             for name in outcomes[0].forecasts
         },
-        intervals=cross_validated_intervals(outcomes, REPORTED_LEVELS) or {},
+        intervals=_join_intervals(own),
     )
+
+
+def _join_intervals(windows: Sequence[Mapping[float, Interval]]) -> dict[float, Interval]:
+    """By level the bounds of all windows' rows, (n,) each; empty where they are not measured."""
+    levels = windows[0] if windows else ()
+    return {
+        level: (
+            np.concatenate([bounds[level][0] for bounds in windows]),
+            np.concatenate([bounds[level][1] for bounds in windows]),
+        )
+        for level in levels
+    }
 
 
 def _segmentations(panel: Panel, rows: PooledRows) -> dict[str, tuple[GroupIndices, Sequence[str]]]:

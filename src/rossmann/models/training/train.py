@@ -17,7 +17,9 @@ from rossmann.models.evaluation.backtest import (
     BacktestPlan,
     WindowForecasts,
     backtest,
+    measure_age,
     score_window,
+    with_follow_ups,
 )
 from rossmann.models.gate.backtest_predictions import from_outcomes, write_predictions
 from rossmann.models.members.fit import fit_members, sample_training_rows
@@ -52,18 +54,20 @@ def train(
     plan = BacktestPlan(follow_ups=settings.later_windows)
     outcomes = backtest(settings, panel, examples, params, report, plan)
     scores = [score_window(outcome) for outcome in outcomes]
-    intervals = calibrate_windows(outcomes)
+    windows = with_follow_ups(outcomes)
+    intervals = calibrate_windows(windows)
     report("final fit on all of history")
     members = fit_members(examples, params, settings.seed, settings.thread_count, report)
     card = make_card(settings, profile, panel, len(examples.sold), outcomes, intervals)
-    card["totals"] = calibrate_totals(panel, outcomes, intervals)
+    card["totals"] = calibrate_totals(panel, windows, intervals, settings.chain_floor)
     ensemble = Ensemble(members, card)
     with publish_folder(trained_dir(settings)) as pending:
         ensemble.save(pending.draft)
-        write_predictions(pending.draft, from_outcomes(outcomes))
+        write_predictions(pending.draft, from_outcomes(outcomes, card["metrics"]["coverage"]))
         write_windows(pending.draft, scores)
         write_summary(pending.draft, card, scores)
-        report_data = build_report_data(panel, outcomes, data_summary(profile, panel))
+        about = data_summary(profile, panel)
+        report_data = build_report_data(panel, outcomes, about, settings.chain_floor)
         write_html_report(pending.draft, report_data)
     return TrainedModel(pending.folder, ensemble.card, scores)
 
@@ -94,7 +98,7 @@ def make_card(
     intervals: dict[str, Any],
 ) -> dict[str, Any]:
     """The card of a model, as JSON: contents, lineage, calibration and measures."""
-    params = settings.profile(profile)
+    params, windows = settings.profile(profile), with_follow_ups(outcomes)
     return {
         "model": "rossmann-ensemble",
         **lineage_fields(settings, profile, panel.info.version),
@@ -106,11 +110,12 @@ def make_card(
         "fingerprint": feature_fingerprint(),
         **data_summary(profile, panel),
         "intervals": intervals,
-        BIAS_CORRECTION_KEY: fit_bias_correction(outcomes),
+        BIAS_CORRECTION_KEY: fit_bias_correction(windows),
         "metrics": {
             "windows": [score_window(outcome).as_dict() for outcome in outcomes],
-            "coverage": measure_coverage(outcomes),
-            "totals_bias": measure_bias(outcomes),
+            "coverage": measure_coverage(windows),
+            "totals_bias": measure_bias(windows),
+            "age": [measure_age(one) for one in outcomes if one.next_fit is not None],
         },
         "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip

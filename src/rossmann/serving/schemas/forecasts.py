@@ -73,14 +73,14 @@ class WarningMessage(BaseModel):
     """A warning: what it is about, how many rows it touches, and the first of them.
 
     ``in_training``: open days that the version which answers learned from. Their forecasts are no
-    evidence of accuracy.
+    evidence of accuracy. ``rare_season``: days of a season that its backtest saw once at most.
     """
 
     type: Annotated[
         str,
         Field(
-            description="horizon, no_schedule, short_history, reopened, in_training, day_of_week,"
-            " open_unsaid or experiment; there may be more"
+            description="horizon, no_schedule, short_history, reopened, in_training, rare_season,"
+            " day_of_week, open_unsaid or experiment; there may be more"
         ),
     ]
     msg: str
