@@ -10,6 +10,11 @@ dates that follow each other (autocorrelation .8), or of each window. seeds: the
 two seeds. better: the errors of the first are smaller by 3 per cent, with shocks of dates in both.
 Columns: how often p <= .05, and how often p <= .05 at an improvement of at least .5 per cent, which
 is what the gate asks for.
+
+--looks: instead, the sequential test of experiments. Two windows that follow each other (96 days)
+are shown day by day; somebody looks every day from day 14 to day 90. Columns: how often p <= .05
+of the paired test on at least one day, in either direction, and how often the verdict was "better",
+or "worse", on at least one day.
 """
 
 import argparse
@@ -21,12 +26,15 @@ from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import open_panel
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import build_windows, rolling_offsets
+from rossmann.models.evaluation.clustered_errors import Estimate
 from rossmann.models.evaluation.paired_test import PairedRows, paired_test
+from rossmann.models.evaluation.sequential_test import MAX_P_VALUE, sequential_test
 from rossmann.models.members.fit import fit_members, sample_training_rows
 from rossmann.schema import FloatArray
 from rossmann.settings import Settings, load_settings
 
 WINDOWS_OF_A_DRAW = 4
+FIRST_LOOK, LAST_LOOK, LOOKED_AT_STORES = 14, 90, 150
 SHOCKS = (0.002, 0.005, 0.01)
 
 Window = tuple[FloatArray, FloatArray, FloatArray, list[FloatArray]]
@@ -63,6 +71,17 @@ def draw(rng: np.random.Generator, windows: list[Window], seeds: tuple[int, int]
         for number, (store, day, sold, found) in enumerate(windows[i] for i in chosen)
     ]
     return PairedRows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def draw_span(
+    rng: np.random.Generator, windows: list[Window], seeds: tuple[int, int]
+) -> PairedRows:
+    """Two windows that follow each other as one span, of some stores."""
+    start = int(rng.integers(0, len(windows) - 1))
+    rows = draw(rng, windows[start : start + 2], seeds)
+    keep = np.isin(rows.store, rng.choice(np.unique(rows.store), LOOKED_AT_STORES, replace=False))
+    rows = PairedRows(*(column[keep] for column in rows))
+    return rows._replace(window=np.zeros_like(rows.window))
 
 
 def shocks(rng: np.random.Generator, rows: PairedRows, kind: str, sd: float) -> FloatArray:
@@ -108,16 +127,49 @@ def cases(seeds: int) -> Iterator[tuple[str, Pair, bool]]:
         yield f"better by 3 %, shocks of date, {sd:.1%}", better(sd), False
 
 
+def look_daily(rows: PairedRows) -> tuple[bool, bool, bool]:
+    """Whether on some day the paired test is significant, and the verdict better, or worse."""
+    is_significant, verdicts = False, set()
+    start = rows.day.min()
+    for days in range(FIRST_LOOK, LAST_LOOK + 1):
+        known = rows.day < start + days
+        part = PairedRows(*(column[known] for column in rows))
+        test = paired_test(part)
+        reverse = paired_test(part._replace(first=part.second, second=part.first))
+        is_significant |= min(test.p_value, reverse.p_value) <= MAX_P_VALUE
+        estimate = Estimate(test.improvement, test.standard_error)
+        verdicts.add(sequential_test(estimate, test.weeks).verdict)
+    return is_significant, "better" in verdicts, "worse" in verdicts
+
+
+def run_looks(rng: np.random.Generator, windows: list[Window], seeds: int, draws: int) -> None:
+    """Print the table of the sequential test."""
+    print(f"{'':42} paired test   better   worse")
+    for name, pair, two_seeds in cases(seeds):
+        if "window" in name:
+            continue  # a shock of all days that are shown is a difference
+        found = []
+        for _ in range(draws):
+            first, second = rng.permutation(seeds)[:2] if two_seeds else (0, 0)
+            found.append(look_daily(pair(rng, draw_span(rng, windows, (first, second)))))
+        shares = np.mean(found, axis=0)
+        print(f"{name:42} {shares[0]:11.3f} {shares[1]:8.3f} {shares[2]:7.3f}", flush=True)
+
+
 def main() -> None:
     """Fit, draw, print the table."""
     parser = argparse.ArgumentParser(description="Errors of the paired test of two forecasts.")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--looks", action="store_true")
     options = parser.parse_args()
     settings = load_settings()
     windows = make_windows(settings, options.windows, options.seeds)
     rng = np.random.default_rng(settings.seed)
+    if options.looks:
+        run_looks(rng, windows, options.seeds, options.draws)
+        return
     print(f"{'':42} p <= .05   and .5 % better")
     for name, pair, two_seeds in cases(options.seeds):
         tests = []

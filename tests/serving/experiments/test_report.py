@@ -19,7 +19,16 @@ from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import format_iso_day
 from rossmann.errors import AuthenticationError, ServiceError
 from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.evaluation.clustered_errors import (
+    Clusters,
+    Estimate,
+    bias_estimate,
+    find_clusters,
+    rmspe_estimate,
+    wape_estimate,
+)
 from rossmann.models.evaluation.paired_test import PairedRows, paired_test
+from rossmann.models.evaluation.sequential_test import improvement_of_separate, sequential_test
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.prediction_log.queries.experiment_rows import DistinctRows, ExperimentLog
 from rossmann.schema import STATE_HOLIDAYS
@@ -141,15 +150,25 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def score(
     version: int, rows: list[dict[str, Any]], actual: np.ndarray, sales: Any
 ) -> dict[str, Any]:
-    error = np.asarray(sales) / actual - 1
+    sales = np.asarray(sales)
+    clusters = clusters_of(rows)
     return {
         "model_version": version,
         "rows": len(rows),
         "stores": len({row["Store"] for row in rows}),
-        "rmspe": pytest.approx(np.sqrt(np.mean(error**2))),
+        "wape": pytest.approx(np.abs(sales - actual).sum() / actual.sum()),
+        "wape_error": pytest.approx(wape_estimate(actual, sales, clusters).error),
+        "rmspe": pytest.approx(np.sqrt(np.mean((sales / actual - 1) ** 2))),
+        "rmspe_error": pytest.approx(rmspe_estimate(actual, sales, clusters).error),
         "bias": pytest.approx(np.sum(sales) / np.sum(actual) - 1),
+        "bias_error": pytest.approx(bias_estimate(actual, sales, clusters).error),
         "in_training": 0,
     }
+
+
+def clusters_of(rows: list[dict[str, Any]]) -> Clusters:
+    store = np.array([row["Store"] for row in rows])
+    return find_clusters(store, np.array([np.datetime64(row["Date"]).astype(int) for row in rows]))
 
 
 def test_shadow_comparison_equals_manual_computation(
@@ -212,7 +231,13 @@ def test_shadow_comparison_equals_manual_computation(
         "paired": True,
         "challenger": score(2, rows, actual_sales[known], challenger[known]),
         "production": score(1, rows, actual_sales[known], production[known]),
-        "chance": pytest.approx(test.p_value, abs=0.02),
+        "verdict": "undecided",  # the days are less than four weeks
+        "weeks": test.weeks,
+        "improvement": pytest.approx(test.improvement),
+        "improvement_error": pytest.approx(test.standard_error),
+        "chance": pytest.approx(
+            sequential_test(Estimate(test.improvement, test.standard_error), test.weeks).p_value
+        ),
         "better_stores": pytest.approx(test.share_of_stores_better),
     }
 
@@ -253,16 +278,24 @@ def test_ab_comparison_equals_manual_computation(
         ("answer", (~is_challenger).sum() + 30),
         ("challenger", is_challenger.sum()),
     ]
-    scores = []
+    scores, wapes, weeks = [], [], []
     for version, is_assigned in ((2, is_challenger), (1, ~is_challenger)):
         known = np.flatnonzero(is_assigned & (actual > 0))
-        scores.append(score(version, [past_rows[n] for n in known], actual[known], sales[known]))
+        rows = [past_rows[n] for n in known]
+        scores.append(score(version, rows, actual[known], sales[known]))
+        wapes.append(wape_estimate(actual[known], sales[known], clusters_of(rows)))
+        weeks.append(clusters_of(rows).weeks)
+    test = sequential_test(improvement_of_separate(*wapes), min(weeks))
     assert comparison.known_sales is not None
     assert comparison.known_sales.model_dump() == {
         "paired": False,
         "challenger": scores[0],
         "production": scores[1],
-        "chance": None,
+        "verdict": "undecided",
+        "weeks": test.weeks,
+        "improvement": pytest.approx(test.improvement),
+        "improvement_error": pytest.approx(test.standard_error),
+        "chance": pytest.approx(test.p_value),
         "better_stores": None,
     }
 
@@ -300,7 +333,9 @@ def test_rows_in_training_are_counted_and_not_scored(
     none_scored = not (scores[1].rows or scores[2].rows)
     assert (scores[1].rmspe is None) == none_scored == (unseen_days == {1: 0, 2: 0})
     assert ("learned from" in comparison.reason) == none_scored
-    assert (comparison.known_sales.chance is None) == (mode == "ab" or none_scored)
+    both_scored = scores[1].rows > 0 and scores[2].rows > 0
+    assert (comparison.known_sales.chance is None) == (not both_scored)
+    assert comparison.known_sales.verdict == "undecided"
 
 
 def test_without_known_sales_only_agreement_is_reported(experiment: Run, row: MakeRow) -> None:

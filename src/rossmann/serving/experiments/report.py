@@ -11,8 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.errors import RossmannError
-from rossmann.models.evaluation.metrics import bias, rmspe
+from rossmann.models.evaluation.clustered_errors import (
+    Estimate,
+    bias_estimate,
+    find_clusters,
+    rmspe_estimate,
+    wape_estimate,
+)
 from rossmann.models.evaluation.paired_test import PairedRows, paired_test
+from rossmann.models.evaluation.sequential_test import (
+    SequentialTest,
+    improvement_of_separate,
+    sequential_test,
+)
 from rossmann.models.inference.row_warnings import TrainingSpan, is_in_training
 from rossmann.schema import FloatArray
 from rossmann.serving.experiments.shadow import RunningExperiment
@@ -47,6 +58,8 @@ LARGE_DIFFERENCE: Final = 0.1
 """Relative difference of two forecasts that counts as large."""
 _OFF: Final = "no experiment runs: ROSSMANN_EXPERIMENT is off"
 _NO_LOG: Final = "nothing is logged: ROSSMANN_PREDICTION_LOG is off"
+_ESTIMATES: Final = (wape_estimate, rmspe_estimate, bias_estimate)
+_FIGURES: Final = ("wape", "wape_error", "rmspe", "rmspe_error", "bias", "bias_error")
 _ALL_IN_TRAINING: Final = (
     "all days with known sales are days that the versions learned from: no evidence of accuracy"
 )
@@ -272,7 +285,7 @@ def _store_sales(panel: "Panel", store: int, rows: "DistinctRows") -> FloatArray
 def score_same_rows(
     panel: "Panel", pairs: "DistinctRows", challenger: ComparedVersion, production: ComparedVersion
 ) -> ActualsComparison | None:
-    """Both versions on the same rows, with a test; None where no sales are known.
+    """Both versions on the same rows, with a verdict; None where no sales are known.
 
     Rows in training of either are left out.
     """
@@ -284,15 +297,19 @@ def score_same_rows(
     scored, left_out = known & ~learned, int((known & learned).sum())
     actuals, rows = actuals[scored], pairs.take(scored)
     forecasts = rows.sales, rows.production_forecast
-    pairs_known = PairedRows(np.zeros_like(rows.day), rows.store, rows.day, actuals, *forecasts)
-    test = paired_test(pairs_known) if scored.any() else None
-    return ActualsComparison(
-        paired=True,
-        challenger=_score(challenger, rows.store, actuals, forecasts[0], left_out),
-        production=_score(production, rows.store, actuals, forecasts[1], left_out),
-        chance=None if test is None else test.p_value,
-        better_stores=None if test is None else test.share_of_stores_better,
+    test = None
+    if scored.any():
+        no_window = np.zeros_like(rows.day)
+        test = paired_test(PairedRows(no_window, rows.store, rows.day, actuals, *forecasts))
+    scores = (
+        _score(challenger, rows, actuals, forecasts[0], left_out),
+        _score(production, rows, actuals, forecasts[1], left_out),
     )
+    if test is None:
+        return _comparison(scores, None)
+    improvement = Estimate(test.improvement, test.standard_error)
+    verdict = sequential_test(improvement, test.weeks)
+    return _comparison(scores, verdict, test.share_of_stores_better)
 
 
 def score_separate_stores(
@@ -304,33 +321,68 @@ def score_separate_stores(
 
     A version's rows in training are left out.
     """
-    scores = []
+    scores, weeks = [], []
     for version, rows in (challenger, production):
         actuals = actual_sales(panel, rows)
         known, learned = np.isfinite(actuals), version.is_in_training(rows)
         kept = known & ~learned
         scored, left_out = rows.take(kept), int((known & learned).sum())
-        scores.append(_score(version, scored.store, actuals[kept], scored.sales, left_out))
+        scores.append(_score(version, scored, actuals[kept], scored.sales, left_out))
+        weeks.append(find_clusters(scored.store, scored.day).weeks)
     if not any(score.rows or score.in_training for score in scores):
         return None
+    first, second = (_wape_of(score) for score in scores)
+    if first is None or second is None:
+        return _comparison((scores[0], scores[1]), None, paired=False)
+    test = sequential_test(improvement_of_separate(first, second), min(weeks))
+    return _comparison((scores[0], scores[1]), test, paired=False)
+
+
+def _wape_of(score: VersionScore) -> Estimate | None:
+    if score.wape is None or score.wape_error is None:
+        return None
+    return Estimate(score.wape, score.wape_error)
+
+
+def _comparison(
+    scores: tuple[VersionScore, VersionScore],
+    test: SequentialTest | None,
+    better_stores: float | None = None,
+    paired: bool = True,
+) -> ActualsComparison:
+    """The response's fields; the scores are the challenger's and Production's."""
     return ActualsComparison(
-        paired=False, challenger=scores[0], production=scores[1], chance=None, better_stores=None
+        paired=paired,
+        challenger=scores[0],
+        production=scores[1],
+        verdict="undecided" if test is None else test.verdict,
+        weeks=0 if test is None else test.weeks,
+        improvement=None if test is None else test.improvement,
+        improvement_error=None if test is None else test.standard_error,
+        chance=None if test is None else test.p_value,
+        better_stores=better_stores,
     )
 
 
 def _score(
     version: ComparedVersion,
-    store: npt.NDArray[np.int32],
+    rows: "DistinctRows",
     actuals: FloatArray,
     sales: FloatArray,
     left_out: int,
 ) -> VersionScore:
-    has_rows = len(actuals) > 0
+    stores = len(np.unique(rows.store))
+    figures: dict[str, float | None] = dict.fromkeys(_FIGURES)
+    if len(actuals):
+        clusters = find_clusters(rows.store, rows.day)
+        estimates = (
+            f(actuals, sales, clusters) for f in (wape_estimate, rmspe_estimate, bias_estimate)
+        )
+        figures = dict(zip(_FIGURES, (x for one in estimates for x in one), strict=True))
     return VersionScore(
         model_version=version.number,
         rows=len(actuals),
-        stores=len(np.unique(store)),
-        rmspe=rmspe(actuals, sales) if has_rows else None,
-        bias=bias(actuals, sales) if has_rows else None,
+        stores=stores,
         in_training=left_out,
+        **figures,
     )

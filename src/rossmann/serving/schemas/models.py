@@ -121,8 +121,9 @@ class Agreement(BaseModel):
 
 
 class VersionScore(BaseModel):
-    """A version on ``rows`` whose sales are known: error, and total over sold total less 1.
+    """A version on ``rows`` whose sales are known: errors, and total over sold total less 1.
 
+    Each figure has its standard error, by stores and weeks (``wape_error`` and so on).
     ``in_training``: further rows whose sales are known, which are left out because their day is one
     that a scored version learned from.
     """
@@ -130,22 +131,32 @@ class VersionScore(BaseModel):
     model_version: int
     rows: int
     stores: int
+    wape: float | None
+    wape_error: float | None
     rmspe: float | None
+    rmspe_error: float | None
     bias: float | None
+    bias_error: float | None
     in_training: int = 0
 
 
 class ActualsComparison(BaseModel):
     """Both versions against what was sold.
 
-    ``paired``: on the same rows. Then ``chance`` is the p-value of the challenger's better error,
-    and ``better_stores`` the share of stores where it errs less; both are null without a row. Not
-    paired: each on stores of its own, so a difference may be the stores'.
+    ``paired``: on the same rows; else each on stores of its own. ``verdict``: whether the
+    challenger is better, worse or undecided, which it is before ``weeks`` are four.
+    ``improvement``: share by which the challenger's WAPE is lower, with its standard error;
+    ``chance``: the p-value of no difference, valid however often one looks. ``better_stores``: the
+    share of stores where the challenger errs less, if paired. Null without a row.
     """
 
     paired: bool
     challenger: VersionScore
     production: VersionScore
+    verdict: Literal["better", "worse", "undecided"]
+    weeks: int
+    improvement: float | None
+    improvement_error: float | None
     chance: float | None
     better_stores: float | None
 
