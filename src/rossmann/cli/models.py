@@ -107,13 +107,15 @@ def compare(first: VersionArgument, second: VersionArgument) -> None:
             f"{t.second_wape:.4f}",
             f"{t.first_rmspe:.4f}",
             f"{t.second_rmspe:.4f}",
+            f"{t.first_capped_rmspe:.4f}",
+            f"{t.second_capped_rmspe:.4f}",
             f"{t.improvement:+.1%} ± {t.standard_error:.1%}",
             f"{t.share_of_stores_better:.0%}",
             f"{t.p_value:.4f}",
         ]
         for o, t in found.windows
     ]
-    measures = [f"{measure} {n}" for measure in ("WAPE", "RMSPE") for n in names]
+    measures = [f"{measure} {n}" for measure in ("WAPE", "RMSPE", "capped RMSPE") for n in names]
     show_table(("from", *measures, "improvement", "stores better", "by chance"), rows)
 
 

@@ -2,6 +2,7 @@
 
 import getpass
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,7 +121,7 @@ def _run_backtest(
     about = data_summary(profile, panel)
     report = build_report_data(panel, forecasts, about, settings.chain_floor)
     write_html_report(folder, report)
-    _show_windows([score_window(one) for one in forecasts])
+    _show_windows([score_window(one) for one in forecasts], report["dominant_rows"])
     _show_bias(report["totals_bias"])
     _show_coverage(report["coverage"])
     if report["totals"]:
@@ -188,11 +189,17 @@ def prepare_dataset(settings: "Settings") -> "DatasetInfo":
     return info
 
 
-def _show_windows(scores: "list[WindowScore]") -> None:
-    from rossmann.models.reports.figures import table_rows
+def _show_windows(
+    scores: "list[WindowScore]", dominant_rows: Sequence[dict[str, Any]] = ()
+) -> None:
+    from rossmann.models.reports.figures import measure_rows, table_rows
+    from rossmann.models.reports.html_report import dominant_rows_table
 
-    header, *rows = table_rows(scores)
-    show_table(header, rows)
+    tables = [table_rows(scores), measure_rows(scores)]
+    if dominant_rows:
+        tables.append(dominant_rows_table(dominant_rows))
+    for header, *rows in tables:
+        show_table(header, rows)
 
 
 def _show_bias(bias: dict[str, Any]) -> None:

@@ -51,8 +51,8 @@ def tune(
 ) -> None:
     """Look for better parameters, and write what is better into the parameters file.
 
-    Judged by the mean RMSPE of the backtest windows. A killed search goes on where it was. The
-    change is shown as a diff; nothing is written unless it is better by more than noise.
+    Judged by the mean capped RMSPE of the backtest windows. A killed search goes on where it was.
+    The change is shown as a diff; nothing is written unless it is better by more than noise.
 
     Example: rossmann tune --member lightgbm --trials 30 --origins 2014-06-13,2015-04-26
     """
@@ -94,7 +94,9 @@ def _tune_member(
         echo(f"{search.member}: no trial was better than the present parameters")
         return
     _show_checks(result)
-    text = f"{search.member}: gain {result.gain:.4f} RMSPE on {len(result.checks)} fresh seeds"
+    text = (
+        f"{search.member}: gain {result.gain:.4f} capped RMSPE on {len(result.checks)} fresh seeds"
+    )
     _apply_change(("profiles", search.profile, "members", search.member), result, text, dry_run)
 
 
@@ -108,7 +110,7 @@ def _tune_weights(
     if result.best == result.current:
         echo("weights: no mix was better than the present one")
         return
-    text = f"weights: gain {result.gain:.4f} RMSPE on windows that did not choose them"
+    text = f"weights: gain {result.gain:.4f} capped RMSPE on windows that did not choose them"
     _apply_change(("profiles", profile, "weights"), result, text, dry_run)
 
 
@@ -155,7 +157,7 @@ def _changes(
 def _show_trials(result: "TuningResult") -> None:
     names = list(result.current)
     dates = sorted({day for trial in result.trials for day in trial.windows})
-    header = ("trial", "RMSPE", *map(str, dates), "seconds", *names)
+    header = ("trial", "capped RMSPE", *map(str, dates), "seconds", *names)
     show_table(header, [_trial_row(trial, dates, names) for trial in result.trials])
 
 
@@ -189,4 +191,4 @@ def _show_weights(result: "WeightsResult") -> None:
         ]
         for window in result.windows
     ]
-    show_table(("RMSPE from", "present", "chosen by the others", "best of all"), rows)
+    show_table(("capped RMSPE from", "present", "chosen by the others", "best of all"), rows)

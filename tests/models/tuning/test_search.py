@@ -17,7 +17,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.errors import ModelError, SettingsError
 from rossmann.installation import project_root
 from rossmann.models.evaluation.backtest import backtest
-from rossmann.models.evaluation.metrics import rmspe
+from rossmann.models.evaluation.metrics import capped_rmspe
 from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.tuning.params_file import replace_numbers
 from rossmann.models.tuning.search import MIN_GAIN, SearchConfig, TrialResult, TuningResult, tune
@@ -92,7 +92,7 @@ def test_first_trial_has_the_current_parameters_and_the_backtest_error(
     examples = sample_training_rows(panel, settings.history_days, settings.seed)
     outcomes = backtest(settings, panel, examples, alone, lambda line: None)
     assert first.windows == {
-        o.window.origin_date: rmspe(o.window.sold, o.forecasts["ensemble"]) for o in outcomes
+        o.window.origin_date: capped_rmspe(o.window.sold, o.forecasts["ensemble"]) for o in outcomes
     }
     assert first.error == sum(first.windows.values()) / 2
     assert min(line.error for line in result.trials if line.error is not None) <= first.error

@@ -7,6 +7,7 @@ import numpy as np
 from rossmann.schema import FloatArray
 
 _MAX_ERROR: Final = 0.5
+_DOMINANT_SHARE: Final = 0.05
 
 
 def rmspe(sold: FloatArray, forecast: FloatArray) -> float:
@@ -46,6 +47,18 @@ def capped_rmspe(sold: FloatArray, forecast: FloatArray) -> float:
         return float("nan")
     error = np.clip(forecast[positive] / sold[positive] - 1.0, -_MAX_ERROR, _MAX_ERROR)
     return float(np.sqrt(np.mean(error**2)))
+
+
+def dominant_rows(sold: FloatArray, forecast: FloatArray) -> list[tuple[int, float]]:
+    """Rows that alone make more than 5 % of the squared percentage error, largest first.
+
+    Each with its share. They decide a comparison by RMSPE.
+    """
+    squared = np.where(sold > 0, (forecast / np.where(sold > 0, sold, 1.0) - 1.0) ** 2, 0.0)
+    total = float(squared.sum())
+    found = np.flatnonzero(squared > _DOMINANT_SHARE * total)
+    order = found[np.argsort(-squared[found], kind="stable")]
+    return [(int(row), float(squared[row]) / total) for row in order]
 
 
 def bias(sold: FloatArray, forecast: FloatArray) -> float:

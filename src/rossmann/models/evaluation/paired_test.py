@@ -21,7 +21,7 @@ from rossmann.models.evaluation.clustered_errors import (
     error_by_windows,
     find_clusters,
 )
-from rossmann.models.evaluation.metrics import rmspe
+from rossmann.models.evaluation.metrics import capped_rmspe, rmspe
 from rossmann.schema import FloatArray
 
 
@@ -53,6 +53,8 @@ class PairedTest:
     second_wape: float
     first_rmspe: float
     second_rmspe: float
+    first_capped_rmspe: float
+    second_capped_rmspe: float
     improvement: float
     standard_error: float
     p_value: float
@@ -82,6 +84,8 @@ def paired_test(rows: PairedRows) -> PairedTest:
         second_wape=float(second.sum() / sales),
         first_rmspe=rmspe(rows.sold, rows.first),
         second_rmspe=rmspe(rows.sold, rows.second),
+        first_capped_rmspe=capped_rmspe(rows.sold, rows.first),
+        second_capped_rmspe=capped_rmspe(rows.sold, rows.second),
         improvement=float(1.0 - ratio),
         standard_error=max(error for error, _ in errors),
         p_value=max(p_values) if np.isfinite(ratio) else float("nan"),

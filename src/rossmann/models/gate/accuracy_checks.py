@@ -192,7 +192,9 @@ def _is_finite(test: PairedTest) -> bool:
 
 def _significance(test: PairedTest) -> str:
     error = f" ± {test.standard_error:.1%}" if np.isfinite(test.standard_error) else ""
-    return f"{test.improvement:+.1%}{error} on {_tested_on(test)}, by chance p = {test.p_value:.4f}"
+    capped = f"capped RMSPE {test.first_capped_rmspe:.4f} for {test.second_capped_rmspe:.4f}"
+    found = f"{test.improvement:+.1%}{error} on {_tested_on(test)}"
+    return f"{found}, by chance p = {test.p_value:.4f}; {capped}"
 
 
 def _tested_on(test: PairedTest) -> str:

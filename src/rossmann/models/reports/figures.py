@@ -40,6 +40,14 @@ _ENSEMBLE_COLOUR: Final = FORECASTER_COLOURS["ensemble"]
 _SALES_COLOUR: Final = "#333333"
 
 
+_MEASURES: Final = (
+    ("wape", "WAPE", ".4f"),
+    ("bias", "bias", "+.2%"),
+    ("capped_rmspe", "capped RMSPE", ".4f"),
+)
+"""Metrics that no single row decides: key, label and format."""
+
+
 def table_rows(scores: list[WindowScore]) -> list[list[str]]:
     """A header, then a row for each forecaster: RMSPE by window, and its mean."""
     header = ["RMSPE", *(f"from {s.origin}" for s in scores), "mean"]
@@ -49,6 +57,16 @@ def table_rows(scores: list[WindowScore]) -> list[list[str]]:
         if len(values) == len(scores):
             cells = [f"{value:.4f}" for value in values]
             rows.append([label, *cells, f"{sum(values) / len(values):.4f}"])
+    return rows
+
+
+def measure_rows(scores: list[WindowScore]) -> list[list[str]]:
+    """A header, then a row for each further metric of the ensemble, by window, and its mean."""
+    rows = [["Ensemble", *(f"from {s.origin}" for s in scores), "mean"]]
+    for name, label, spec in _MEASURES:
+        values = [s.ensemble[name] for s in scores if name in s.ensemble]
+        if len(values) == len(scores):  # earlier releases measured less
+            rows.append([label, *(format(x, spec) for x in (*values, sum(values) / len(values)))])
     return rows
 
 
@@ -78,6 +96,8 @@ def write_summary(folder: Path, card: dict[str, Any], scores: list[WindowScore])
         f"{format_store_count(data)}, {data['first_day']} to {data['last_day']}.\n\n"
         "Every window is forecast from its origin, by members that saw no day after it.\n\n"
         + markdown_table(table_rows(scores))
+        + "\n"
+        + markdown_table(measure_rows(scores))
     )
     (folder / "report.md").write_text(text, "utf-8")
 

@@ -69,6 +69,7 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Table]:
     tables = {
         "overview": _overview_table(report),
         "bias": bias_rows(report["totals_bias"]),
+        "dominant_rows": dominant_rows_table(report["dominant_rows"]),
         "worst_days": _worst_days_table(report["worst_days"]),
         "worst_stores": _worst_stores_table(report["worst_stores"]),
         **{name: _segment_table(groups) for name, groups in report["slices"].items()},
@@ -85,7 +86,7 @@ def _tables(report: Mapping[str, Any]) -> dict[str, Table]:
 def _overview_table(report: Mapping[str, Any]) -> Table:
     windows = report["windows"]
     by_window = (f"RMSPE from {window['origin']}" for window in windows)
-    rows = [["Forecaster", *by_window, "RMSPE, all", "MAPE", "MAE", "Bias"]]
+    rows = [["Forecaster", *by_window, "RMSPE, all", "Capped RMSPE", "WAPE", "MAPE", "MAE", "Bias"]]
     for name, label in FORECASTER_LABELS.items():
         if name in report["forecasters"]:
             rmspe = (_format_number(window["rmspe"].get(name)) for window in windows)
@@ -97,7 +98,7 @@ def _segment_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     levels = list(groups[0]["coverage"])
     compared = [name for name in COMPARED_FORECASTERS[1:] if name in groups[0]["forecasters"]]
     header = [
-        *("", "Rows", "RMSPE", "MAPE", "MAE", "Bias"),
+        *("", "Rows", "RMSPE", "Capped RMSPE", "WAPE", "MAPE", "MAE", "Bias"),
         *(f"In {100 * float(level):.0f} % band" for level in levels),
         *(f"RMSPE: {FORECASTER_LABELS[name]}" for name in compared),
     ]
@@ -112,6 +113,16 @@ def _segment_table(groups: Sequence[Mapping[str, Any]]) -> Table:
         for group in groups
     ]
     return [header, *rows]
+
+
+def dominant_rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows that alone make more than 5 % of a window's squared error; a header only for none."""
+    cells = [
+        [row["origin"], row["date"], str(row["store"]), f"{row['sold']:,.0f}",
+         f"{row['forecast']:,.0f}", format_percent(row["share"])]
+        for row in rows
+    ]  # fmt: skip
+    return [["Origin", "Date", "Store", "Sold", "Forecast", "Share of squared error"], *cells]
 
 
 def _worst_days_table(days: Sequence[Mapping[str, Any]]) -> Table:
@@ -148,6 +159,8 @@ def _worst_stores_table(stores: Sequence[Mapping[str, Any]]) -> Table:
 def _format_measures(measures: Mapping[str, Any]) -> list[str]:
     return [
         _format_number(measures["rmspe"]),
+        _format_number(measures["capped_rmspe"]),
+        format_percent(measures["wape"]),
         format_percent(measures["mape"]),
         "-" if measures["mae"] is None else f"{measures['mae']:,.0f}",
         format_percent(measures["bias"]),

@@ -11,8 +11,14 @@ from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
+from rossmann.models.calibration.interval_coverage import past_rows
 from rossmann.models.evaluation.backtest import WindowScore
-from rossmann.models.reports.figures import FORECASTER_LABELS, markdown_table, table_rows
+from rossmann.models.reports.figures import (
+    FORECASTER_LABELS,
+    markdown_table,
+    measure_rows,
+    table_rows,
+)
 from rossmann.models.reports.html_report import REPORT_PAGE_FILE, render_template
 from rossmann.schema import Dataset
 
@@ -30,6 +36,7 @@ def render_markdown(card: Mapping[str, Any], scores: list[WindowScore], name: st
     """The Markdown of ``card`` (the content of ``ensemble.json``), registered under ``name``."""
     data, weights = card.get("data", {}), card.get("weights", {})
     files = list(data.get("files", {}).items())
+    past = card.get("totals", {}).get("past", [])
     parameters = {
         key: f"({_join_pairs(value)})" if isinstance(value, Mapping) else value
         for key, value in card.get("params", {}).items()
@@ -43,7 +50,11 @@ def render_markdown(card: Mapping[str, Any], scores: list[WindowScore], name: st
         chain=_CHAINS.get(str(data.get("dataset")), "unknown tables"),
         rows=_format_count(data.get("rows")),
         stores=_format_count(data.get("stores")),
-        backtest=markdown_table(table_rows(scores)) if scores else "No window was evaluated.",
+        backtest=_backtest_tables(scores),
+        past=markdown_table(past_rows(past))
+        if (past := card.get("totals", {}).get("past"))
+        else "",
+        calibration=_calibration_lines(card),
         blend=", ".join(
             f"{FORECASTER_LABELS.get(k, k)} {100 * float(w):.0f} %" for k, w in weights.items()
         ),
@@ -52,6 +63,37 @@ def render_markdown(card: Mapping[str, Any], scores: list[WindowScore], name: st
         join_pairs=_join_pairs,
         parameters=parameters,
     )
+
+
+def _backtest_tables(scores: list[WindowScore]) -> str:
+    if not scores:
+        return "No window was evaluated."
+    return "\n".join(markdown_table(rows) for rows in (table_rows(scores), measure_rows(scores)))
+
+
+def _calibration_lines(card: Mapping[str, Any]) -> list[str]:
+    """What the calibration rests on, in words."""
+    lines = []
+    seasons = card.get("intervals", {}).get("seasons", {})
+    rare = [f"{name} (in {count} of its years)" for name, count in seasons.items() if count < 2]
+    if rare:
+        lines.append(
+            f"Days of {' and '.join(rare)} are not verified: a second season was not seen yet."
+        )
+    table = card.get("unbiased", {})
+    if "standard_error" in table:
+        parts = zip(table["groups"], table["factors"], table["standard_error"], strict=True)
+        factors = ", ".join(f"{name} {factor:.4f} (± {error:.4f})" for name, factor, error in parts)
+        lines.append(
+            f"Factors of unbiased totals, with the standard error of what {table['windows']}"
+            f" windows showed: {factors}; shrunk to theory, the more the larger the error."
+        )
+    lines += [
+        f"A fit {age['age_days']} days older forecast the window from {age['origin']} with WAPE"
+        f" {age['wape']:.4f} and bias {age['bias']:+.1%}."
+        for age in card.get("metrics", {}).get("age", [])
+    ]
+    return lines
 
 
 def _format_count(number: object) -> str:

@@ -27,7 +27,15 @@ from rossmann.models.calibration.interval_coverage import (
 from rossmann.models.calibration.totals_fit import cross_validated_totals, store_types
 from rossmann.models.ensemble.prediction_intervals import terciles, volatility_cuts
 from rossmann.models.evaluation.backtest import WindowForecasts, score_window, with_follow_ups
-from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
+from rossmann.models.evaluation.metrics import (
+    bias,
+    capped_rmspe,
+    dominant_rows,
+    mae,
+    mape,
+    rmspe,
+    wape,
+)
 from rossmann.schema import STORE_TYPES, DayArray, FloatArray
 
 WEEKDAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -84,6 +92,7 @@ def build_report_data(
         "totals_bias": measure_bias(windows),
         "slices": segments,
         "days": days,
+        "dominant_rows": _dominant_rows(rows),
         "worst_days": sorted(days, key=lambda day: -float(day["share"]))[:N_WORST],
         "worst_stores": _worst_stores(panel, rows),
     }
@@ -154,6 +163,8 @@ def _segmentations(panel: Panel, rows: PooledRows) -> dict[str, tuple[GroupIndic
 def _measures(sold: FloatArray, forecast: FloatArray) -> dict[str, float]:
     return {
         "rmspe": rmspe(sold, forecast),
+        "capped_rmspe": capped_rmspe(sold, forecast),
+        "wape": wape(sold, forecast),
         "mape": mape(sold, forecast),
         "mae": mae(sold, forecast),
         "bias": bias(sold, forecast),
@@ -180,6 +191,26 @@ def _segment(rows: PooledRows, groups: GroupIndices, labels: Sequence[str]) -> l
                 }
             )
     return measured
+
+
+def _dominant_rows(rows: PooledRows) -> list[dict[str, Any]]:
+    """By window the rows that alone make more than 5 % of its squared error."""
+    forecast, found = rows.forecasts["ensemble"], []
+    for origin in np.unique(rows.origin):
+        inside = np.flatnonzero(rows.origin == origin)
+        for number, share in dominant_rows(rows.sold[inside], forecast[inside]):
+            row = inside[number]
+            found.append(
+                {
+                    "origin": to_date(int(origin)).isoformat(),
+                    "date": to_date(int(rows.day[row])).isoformat(),
+                    "store": int(rows.store[row]),
+                    "sold": float(rows.sold[row]),
+                    "forecast": float(forecast[row]),
+                    "share": share,
+                }
+            )
+    return found
 
 
 def _days(rows: PooledRows) -> list[dict[str, Any]]:

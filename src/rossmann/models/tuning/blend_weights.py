@@ -15,7 +15,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import BacktestPlan, WindowForecasts, backtest
-from rossmann.models.evaluation.metrics import rmspe
+from rossmann.models.evaluation.metrics import capped_rmspe
 from rossmann.models.members.base import BaseLearner
 from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.tuning.search import MIN_GAIN
@@ -29,8 +29,8 @@ GRID_STEPS: Final = 20
 
 @dataclass(frozen=True)
 class WindowResult:
-    """One window's RMSPE with the current weights, with those that the other windows would choose
-    (``cross_validated``), and with the best on all windows."""
+    """One window's capped RMSPE with the current weights, with those that the other windows would
+    choose (``cross_validated``), and with the best on all windows."""
 
     origin: date
     current: float
@@ -48,7 +48,7 @@ class WeightsResult:
 
     @property
     def gain(self) -> float:
-        """Cross-validated gain in RMSPE, the mean of the windows."""
+        """Cross-validated gain in capped RMSPE, the mean of the windows."""
         gains = (window.current - window.cross_validated for window in self.windows)
         return sum(gains) / len(self.windows)
 
@@ -118,12 +118,12 @@ def _argmin(errors: FloatArray, current: int) -> int:
 
 
 def _error(outcome: WindowForecasts, weights: Weights) -> float:
-    """RMSPE of a mix, blended as the ensemble does it."""
+    """Capped RMSPE of a mix, blended as the ensemble does it."""
     matrix = outcome.window.matrix
     offset = matrix[:, OFFSET_COLUMN].astype(np.float64)
     factors = {name: np.log(outcome.forecasts[name]) - offset for name in weights}
     # the ensemble only blends known factors and never calls its members
     members: dict[str, BaseLearner] = dict.fromkeys(weights, cast("BaseLearner", None))
-    return rmspe(
+    return capped_rmspe(
         outcome.window.sold, Ensemble(members, {"weights": weights}).blend(factors, matrix)
     )

@@ -1,9 +1,9 @@
 """Hyper-parameter search of one member, by the error that ``backtest`` measures.
 
 A trial fits the member as of each window's origin, oldest window first, and forecasts the window
-as in serving; its error is the mean RMSPE over windows. Trial 0 has the current parameters, so the
-best is never worse. The best of many trials is selected for its random errors too, so best and
-current are compared again with seeds that the search did not use.
+as in serving; its error is the mean capped RMSPE over windows. Trial 0 has the current parameters,
+so the best is never worse. The best of many trials is selected for its random errors too, so best
+and current are compared again with seeds that the search did not use.
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import to_date
 from rossmann.errors import SettingsError
 from rossmann.models.evaluation.backtest import BacktestPlan, backtest
-from rossmann.models.evaluation.metrics import rmspe
+from rossmann.models.evaluation.metrics import capped_rmspe
 from rossmann.models.members.fit import TrainingRows, sample_training_rows
 from rossmann.models.tuning.study import (
     IS_CURRENT,
@@ -42,7 +42,7 @@ from rossmann.schema import ProgressReporter, feature_fingerprint
 from rossmann.settings import Profile, Settings
 
 MIN_GAIN: Final = 0.0003
-"""RMSPE, mean of windows and fresh seeds, that a change of parameters must gain to be written."""
+"""Gain in capped RMSPE, mean of windows and fresh seeds, from which on parameters are written."""
 SEED_STRIDE: Final = 1000
 """Distance of fresh seeds: each member uses the next few seeds too."""
 _LIBRARY: Final = {"lightgbm": "lightgbm", "xgboost": "xgboost-cpu", "catboost": "catboost"}
@@ -90,7 +90,7 @@ class TuningResult:
 
     @property
     def gain(self) -> float:
-        """RMSPE that the best gains on the current parameters, mean of the fresh seeds.
+        """Capped RMSPE that the best gains on the current parameters, mean of the fresh seeds.
 
         Without a check, what the search itself measured.
         """
@@ -118,17 +118,17 @@ class TrialEvaluator:
         return to_date(self._panel.last_day - offset)
 
     def error(self, params: Mapping[str, Number], offset: int, seed: int) -> float:
-        """RMSPE of the window whose origin lies ``offset`` days before the end of history."""
+        """Capped RMSPE of the window whose origin lies ``offset`` days before the last one."""
         profile = Profile(
             rows=self._rows, members={self._member: dict(params)}, weights={self._member: 1.0}
         )
         settings = self._settings.model_copy(update={"seed": seed})
         examples, plan = self._examples(seed), BacktestPlan((offset,))
         (outcome,) = backtest(settings, self._panel, examples, profile, lambda line: None, plan)
-        return rmspe(outcome.window.sold, outcome.forecasts["ensemble"])
+        return capped_rmspe(outcome.window.sold, outcome.forecasts["ensemble"])
 
     def mean_error(self, params: Mapping[str, Number], seed: int) -> float:
-        """Mean RMSPE over the windows."""
+        """Mean capped RMSPE over the windows."""
         errors = [self.error(params, offset, seed) for offset in self.offsets]
         return sum(errors) / len(errors)
 
@@ -297,6 +297,7 @@ def _study_inputs(
     """All that a trial's error depends on, so that only equal conditions share a study."""
     profile = settings.profile(config.profile)
     return {
+        "metric": "capped RMSPE",
         "data": panel.info.version,
         "features": feature_fingerprint(),
         "history_days": settings.history_days,

@@ -31,7 +31,7 @@ SIGNIFICANT_DIGITS: Final = 3
 N_STARTUP_TRIALS: Final = 6
 """Trials that are drawn at random before the sampler uses earlier trials."""
 PRUNE_MARGIN: Final = 0.002
-"""RMSPE by which a trial may be worse than the best one after the same windows before it is
+"""Capped RMSPE by which a trial may be worse than the best one after the same windows before it is
 stopped: well beyond what another seed changes on one window."""
 IS_CURRENT: Final = "present"
 """Attribute of the trial that has the current parameters."""
