@@ -15,6 +15,9 @@ is what the gate asks for.
 are shown day by day; somebody looks every day from day 14 to day 90. Columns: how often p <= .05
 of the paired test on at least one day, in either direction, and how often the verdict was "better",
 or "worse", on at least one day.
+
+--newer: instead, the equivalence test of days that are newer than Production's data: how often the
+same recipe with another seed passes, and how often a forecast that is worse by the margin.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from rossmann.data.panel.panel import open_panel
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import build_windows, rolling_offsets
 from rossmann.models.evaluation.clustered_errors import Estimate
-from rossmann.models.evaluation.paired_test import PairedRows, paired_test
+from rossmann.models.evaluation.paired_test import PairedRows, no_worse_p_value, paired_test
 from rossmann.models.evaluation.sequential_test import MAX_P_VALUE, sequential_test
 from rossmann.models.members.fit import fit_members, sample_training_rows
 from rossmann.schema import FloatArray
@@ -127,6 +130,24 @@ def cases(seeds: int) -> Iterator[tuple[str, Pair, bool]]:
         yield f"better by 3 %, shocks of date, {sd:.1%}", better(sd), False
 
 
+def run_newer_days(windows: list[Window], seeds: int, margin: float) -> None:
+    """Print how often the equivalence test passes, for days that are newer than Production's."""
+    print(f"{'':12} same quality   worse by {margin:.0%}")
+    for days in (7, 14, 28, 48):
+        passed, wrong = [], []
+        for store, day, sold, found in windows:
+            for one in range(seeds):
+                known = day < day.min() + days
+                first, second = found[one][known], found[(one + 1) % seeds][known]
+                worse = sold[known] + (1.0 + margin) * (second - sold[known])
+                zero = np.zeros(int(known.sum()))
+                rows = PairedRows(zero, store[known], day[known], sold[known], first, second)
+                passed.append(no_worse_p_value(rows, margin) <= MAX_P_VALUE)
+                wrong.append(no_worse_p_value(rows._replace(first=worse, second=first), margin))
+        shares = np.mean(passed), np.mean(np.array(wrong) <= MAX_P_VALUE)
+        print(f"{days:4} days    {shares[0]:12.3f} {shares[1]:14.3f}", flush=True)
+
+
 def look_daily(rows: PairedRows) -> tuple[bool, bool, bool]:
     """Whether on some day the paired test is significant, and the verdict better, or worse."""
     is_significant, verdicts = False, set()
@@ -163,10 +184,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--looks", action="store_true")
+    parser.add_argument("--newer", action="store_true")
     options = parser.parse_args()
     settings = load_settings()
     windows = make_windows(settings, options.windows, options.seeds)
     rng = np.random.default_rng(settings.seed)
+    if options.newer:
+        run_newer_days(windows, options.seeds, settings.gate_margin)
+        return
     if options.looks:
         run_looks(rng, windows, options.seeds, options.draws)
         return

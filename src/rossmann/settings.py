@@ -261,7 +261,8 @@ class Settings(AccessSettings, RequestLimits, PathSettings):
     gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.001
     gate_improvement: Annotated[float, Field(ge=0, le=0.5)] = 0.005
     gate_chance: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    gate_days: Annotated[int, Field(ge=1, le=48)] = 7
+    gate_margin: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    gate_days: Annotated[int, Field(ge=2, le=48)] = 14
     gate_coverage: Annotated[float, Field(ge=0, le=1)] = 0.15
     gate_bias: Annotated[float, Field(ge=0, le=1)] = 0.08
     gate_promotion: Annotated[float, Field(ge=0)] = 0.01

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossmann.models.evaluation.paired_test import PairedRows, PairedTest, paired_test
+from rossmann.models.evaluation.paired_test import (
+    PairedRows,
+    PairedTest,
+    no_worse_p_value,
+    paired_test,
+)
 from rossmann.schema import FloatArray
 
 STORES, DAYS, WINDOWS = 60, 48, 4
@@ -126,3 +131,33 @@ def test_no_rows_raise_an_error() -> None:
     none = np.empty(0)
     with pytest.raises(ValueError, match="no row"):
         paired_test(PairedRows(none, none, none, none, none, none))
+
+
+def first_days(all_rows: PairedRows, days: int) -> PairedRows:
+    """The first days of the first window."""
+    keep = all_rows.day < all_rows.day.min() + days
+    return PairedRows(*(column[keep] for column in all_rows))
+
+
+@pytest.mark.parametrize("days", [14, 48])
+def test_equal_quality_is_no_worse_and_worse_by_the_margin_is_not(days: int) -> None:
+    rng = np.random.default_rng(days)
+    passed, wrong = 0, 0
+    for _ in range(60):
+        errors = factors(rng, 0.005, "date", 0.08)
+        first, second = (errors * np.exp(rng.normal(0, 0.01, len(errors))) for _ in range(2))
+        passed += no_worse_p_value(first_days(rows(first, second), days), 0.05) <= 0.05
+        worse = 1.0 + 1.05 * (second - 1.0)
+        noise = np.exp(rng.normal(0, 0.003, (WINDOWS, 1, DAYS)) + np.zeros((1, STORES, 1)))
+        limit = rows(worse * noise.ravel(), second)
+        wrong += no_worse_p_value(first_days(limit, days), 0.05) <= 0.05
+    assert passed >= 42
+    assert wrong <= 9  # 3 expected
+
+
+def test_a_much_worse_forecast_is_not_called_no_worse() -> None:
+    rng = np.random.default_rng(3)
+    good, bad = (np.exp(rng.normal(0, sd, WINDOWS * STORES * DAYS)) for sd in (0.05, 0.07))
+    assert no_worse_p_value(rows(bad, good), 0.05) > 0.5
+    assert no_worse_p_value(rows(good, bad), 0.05) < 0.01
+    assert np.isnan(no_worse_p_value(rows(np.full_like(good, np.nan), good), 0.05))

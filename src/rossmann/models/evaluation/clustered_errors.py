@@ -5,14 +5,14 @@ sum is that of its sums by week plus that by store, less that of their pairs (Ca
 Miller, *Robust Inference with Multiway Clustering*, 2011), and never less than either.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rossmann.schema import FloatArray
 
-_WEEK = 7
+DAYS_OF_A_WEEK: Final = 7
 
 
 class Clusters(NamedTuple):
@@ -42,7 +42,11 @@ def find_clusters(
 ) -> Clusters:
     """The clusters of rows (n,); weeks of different windows are different ones."""
     window = np.zeros(len(store), np.int64) if window is None else window
-    keys = (store, window.astype(np.int64) * 100_000 + day // _WEEK, window)
+    keys = (
+        store,
+        window.astype(np.int64) * 100_000 + day.astype(np.int64) // DAYS_OF_A_WEEK,
+        window,
+    )
     return Clusters(
         *(np.unique(key.astype(np.int64), return_inverse=True)[1].reshape(-1) for key in keys)
     )

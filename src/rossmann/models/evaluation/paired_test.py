@@ -11,18 +11,21 @@ counts. Each is of Student's t, with one degree of freedom less than there are w
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rossmann.models.evaluation.clustered_errors import (
+    DAYS_OF_A_WEEK,
     error_by_stores_and_weeks,
     error_by_windows,
     find_clusters,
 )
 from rossmann.models.evaluation.metrics import capped_rmspe, rmspe
 from rossmann.schema import FloatArray
+
+_FEW_WEEKS: Final = 4
 
 
 class PairedRows(NamedTuple):
@@ -94,6 +97,25 @@ def paired_test(rows: PairedRows) -> PairedTest:
         weeks=clusters.weeks,
         windows=windows,
     )
+
+
+def no_worse_p_value(rows: PairedRows, margin: float) -> float:
+    """One-sided p-value of the first WAPE being higher than the second by ``margin`` or more.
+
+    An equivalence test in one direction (non-inferiority): a small value says that the first is no
+    worse, up to the margin, a share of the second's WAPE. Clusters in time are weeks, or dates
+    where there are fewer than ``_FEW_WEEKS`` weeks. Raises ``ValueError`` without rows.
+    """
+    test = paired_test(rows)
+    if not np.isfinite(test.improvement):
+        return float("nan")
+    if test.weeks >= _FEW_WEEKS:
+        return _p_value(test.improvement + margin, test.standard_error, test.weeks - 1)
+    first, second = np.abs(rows.first - rows.sold), np.abs(rows.second - rows.sold)
+    influence = ((1.0 - test.improvement) * second - first) / second.sum()
+    by_date = find_clusters(rows.store, rows.day * DAYS_OF_A_WEEK)  # each date as a week
+    error = error_by_stores_and_weeks(influence, by_date)
+    return _p_value(test.improvement + margin, error, by_date.weeks - 1)
 
 
 def _p_value(improvement: float, standard_error: float, freedom: int) -> float:

@@ -18,7 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.models.evaluation.metrics import SMALL_CHAIN_STORES
-from rossmann.models.evaluation.paired_test import PairedRows, PairedTest, paired_test
+from rossmann.models.evaluation.paired_test import (
+    PairedRows,
+    PairedTest,
+    no_worse_p_value,
+    paired_test,
+)
 from rossmann.models.gate.backtest_predictions import BacktestPredictions, WindowPredictions
 from rossmann.models.gate.verdict import CheckResult, at_most, not_measured
 from rossmann.schema import FloatArray
@@ -159,8 +164,11 @@ def _checks_on_shared_windows(
 def _check_on_newer_days(
     candidate: BacktestPredictions, production: ProductionVersion, last_day: int, settings: Settings
 ) -> CheckResult:
-    """On newer data no worse is enough: knowing the latest days is an advantage in itself."""
-    check = f"days that {production.name} did not see: no worse"
+    """On newer data no worse is enough: knowing the latest days is an advantage in itself.
+
+    An equivalence test: a version that is worse by the margin passes seldom, however few the days.
+    """
+    check = f"days that {production.name} did not see: no worse (equivalence test)"
     newest = candidate.windows[-1]
     rows = newest.take(np.nonzero(newest.day > last_day)[0])
     days = len(np.unique(rows.day))
@@ -168,9 +176,14 @@ def _check_on_newer_days(
         reason = f"{days} days are newer than its data, {settings.gate_days} are needed"
         return not_measured(check, reason)
     forecast = production.forecast(rows)
-    test = paired_test(pair_rows([(rows, forecast)]))
-    note = f"{days} days; {_significance(test)}"
-    return at_most(check, test.first_wape, test.second_wape + settings.gate_tolerance, note)
+    pairs = pair_rows([(rows, forecast)])
+    test, p_value = paired_test(pairs), no_worse_p_value(pairs, settings.gate_margin)
+    if not np.isfinite(p_value):
+        return not_measured(check, "a forecast is no number")
+    worse = f"worse by {settings.gate_margin:.0%} or more: p = {p_value:.4f}"
+    note = f"{days} days; {worse}; {_significance(test)}"
+    limit = test.second_wape * (1.0 + settings.gate_margin)
+    return CheckResult(check, test.first_wape, limit, p_value <= settings.gate_chance, note)
 
 
 def _significantly_better(
