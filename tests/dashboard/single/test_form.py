@@ -171,6 +171,7 @@ def test_drivers_are_requested_for_the_shown_forecast(stub_service: Any) -> None
     assert body["inputs"] == stub_service.predict_bodies[0]["inputs"][:1]
     assert (body["model_stage"], body["as_of"]) == ("Production", "2015-07-31")
     assert any("Plain day x drivers = forecast" in item.value for item in page.caption)
+    assert any("To decide on a promotion" in item.value for item in page.markdown)
 
 
 def test_drivers_of_another_version_are_requested_again(stub_service: Any) -> None:
@@ -178,6 +179,7 @@ def test_drivers_of_another_version_are_requested_again(stub_service: Any) -> No
     page = open_page()
     assert [body["model_stage"] for body in stub_service.explain_bodies] == ["Production", 3]
     assert any("Plain day x drivers = forecast" in item.value for item in page.caption)
+    assert any("To decide on a promotion" in item.value for item in page.markdown)
 
 
 def test_closed_day_has_no_drivers(stub_service: Any) -> None:

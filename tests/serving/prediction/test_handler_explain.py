@@ -52,6 +52,27 @@ def sample_rows(row: MakeRow, panel: Panel) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.parametrize("objective", ["accuracy", "unbiased"])
+def test_other_promo_is_the_forecast_of_the_row_with_its_promotion_switched(
+    api: TestClient, row: MakeRow, panel: Panel, objective: str
+) -> None:
+    rows = sample_rows(row, panel)
+    switched = [one | {"Promo": 1 - one["Promo"]} for one in rows]
+    expected = api.post("/predict", json={"inputs": switched, "objective": objective}).json()
+    result = explain(api, {"inputs": rows, "objective": objective})
+    for one, explanation, forecast in zip(
+        rows, result.explanations, expected["predictions"], strict=True
+    ):
+        other = explanation.other_promo
+        if not one["Open"]:
+            assert other is None
+            continue
+        assert other is not None
+        assert (other.promo, other.forecast) == (1 - one["Promo"], forecast)
+        change = 1 + other.percent / 100
+        assert explanation.forecast * change == pytest.approx(forecast, rel=1e-9)
+
+
 def test_explained_forecast_equals_predict_and_the_product_of_drivers(
     api: TestClient, row: MakeRow, panel: Panel
 ) -> None:

@@ -11,7 +11,13 @@ from rossmann.dashboard.shared.charts import Step
 from rossmann.dashboard.shared.service_state import client
 from rossmann.errors import RossmannError
 from rossmann.logging_config import get_logger
-from rossmann.serving.schemas.forecasts import Driver, ExplainResponse, Explanation, PredictResponse
+from rossmann.serving.schemas.forecasts import (
+    Driver,
+    ExplainResponse,
+    Explanation,
+    OtherPromo,
+    PredictResponse,
+)
 
 MIN_SHOWN_EFFECT: Final = 0.5
 """In per cent of sales; smaller drivers are combined."""
@@ -43,10 +49,23 @@ def show_attributions(
         return
     steps = waterfall_steps(response.explanations[0])
     st.altair_chart(charts.driver_chart(steps), width="stretch")
+    if (other := response.explanations[0].other_promo) is not None:
+        st.markdown(_other_promo_text(other))
     st.caption(
         "Plain day x drivers = forecast. A plain day is the store's mean from Monday to Saturday, "
         "without promotion and holidays. Drivers say what the model made of its inputs, which "
         "need not be what causes sales."
+    )
+
+
+def _other_promo_text(other: OtherPromo) -> str:
+    """The forecast with the promotion switched, and why the driver says another number."""
+    plan = "With a promotion" if other.promo else "Without the promotion"
+    change = f"{abs(other.percent):.1f} % {'more' if other.percent >= 0 else 'less'}"
+    return (
+        f"{plan} on this day the forecast is **{other.forecast:,.0f}**, {change}. The driver says"
+        " another number: it counts from an average day, and holds the promotions of the days"
+        " around, too. To decide on a promotion, take this line."
     )
 
 

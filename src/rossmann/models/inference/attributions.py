@@ -181,6 +181,7 @@ def explanation_records(explanation: Explanation) -> list[dict[str, Any]]:
     factors = {name: column.tolist() for name, column in explanation.factors.items()}
     sales = {name: column.tolist() for name, column in explanation.sales.items()}
     baseline = explanation.baseline.tolist()
+    promo, other = explanation.promo.tolist(), explanation.other_promo.tolist()
     records = []
     for row, forecast in enumerate(explanation.forecast.sales.tolist()):
         closed = factors[CLOSED][row] == 0
@@ -199,12 +200,20 @@ def explanation_records(explanation: Explanation) -> list[dict[str, Any]]:
                     for name, column in factors.items()
                     if (name == CLOSED) == closed
                 ],
+                "other_promo": None
+                if closed
+                else {
+                    "promo": 0 if promo[row] else 1,
+                    "forecast": other[row],
+                    "percent": 100 * (other[row] / forecast - 1) if forecast else 0.0,
+                },
             }
         )
     return records
 
 
 def explanation_columns(explanation: Explanation) -> dict[str, FloatArray]:
-    """The same as columns (n,): the baseline, and each driver in per cent of sales."""
+    """The same as columns (n,): the baseline, each driver in per cent of sales, the other promo."""
     percent = {f"Driver_{name}": 100 * (factor - 1) for name, factor in explanation.factors.items()}
-    return {"Baseline": explanation.baseline, **percent}
+    other = {"Sales_other_promo": explanation.other_promo}
+    return {"Baseline": explanation.baseline, **percent, **other}

@@ -5,7 +5,7 @@ days to zero and finds the warnings.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -40,6 +40,7 @@ CHECKED_ROWS: Final = 20_000
 """Rows between two questions whether the forecast is still wanted: less than a tenth of a second
 on two threads."""
 
+FlagArray = npt.NDArray[np.uint8]
 Origin = int | npt.NDArray[np.int64]
 """One origin for all rows, or one for each (n,), in epoch days."""
 
@@ -86,12 +87,18 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A forecast and the attributions of each row; a closed row has only the driver ``closed``."""
+    """A forecast and the attributions of each row; a closed row has only the driver ``closed``.
+
+    ``other_promo`` (n,): the forecasts of the same rows with the promotion switched, off where it
+    is on and on where it is off.
+    """
 
     forecast: Forecast
     baseline: FloatArray
     factors: dict[str, FloatArray]
     sales: dict[str, FloatArray]
+    promo: FlagArray
+    other_promo: FloatArray
 
 
 class Forecaster:
@@ -217,8 +224,14 @@ class Forecaster:
         if request.objective == "unbiased":
             attribution = attribution.with_factor(TOTALS, self._bias_factors(matrix))
         attribution = attribution.with_closed_days(rows.open == 0)
+        switched = replace(request, rows=replace(rows, promo=(rows.promo == 0).astype(np.uint8)))
         return Explanation(
-            forecast, attribution.baseline, attribution.factors, attribution.sales_amounts()
+            forecast,
+            attribution.baseline,
+            attribution.factors,
+            attribution.sales_amounts(),
+            rows.promo,
+            self.predict_rows(replace(switched, levels=()), forecast.as_of, check)[0],
         )
 
     def _bias_factors(self, matrix: FeatureMatrix) -> FloatArray:

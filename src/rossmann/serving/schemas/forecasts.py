@@ -142,12 +142,28 @@ class Driver(BaseModel):
     sales: float
 
 
+class OtherPromo(BaseModel):
+    """The forecast of the same row with ``Promo`` switched to ``promo``; ``percent``: its change.
+
+    It is the effect of this day's promotion alone. The driver ``promotion`` is larger, as it holds
+    what promotions of the days around do, too, and counts from an average day.
+    """
+
+    promo: Literal[0, 1]
+    forecast: float
+    percent: float
+
+
 class Explanation(BaseModel):
-    """A row's forecast: ``baseline`` times every factor, or ``baseline`` plus every ``sales``."""
+    """A row's forecast: ``baseline`` times every factor, or ``baseline`` plus every ``sales``.
+
+    ``other_promo``: null on a closed day.
+    """
 
     forecast: float
     baseline: float
     drivers: list[Driver]
+    other_promo: OtherPromo | None = None
 
 
 class ExplainResponse(PredictResponse):
