@@ -6,6 +6,7 @@ working directory.
 """
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -256,6 +257,8 @@ class Settings(AccessSettings, RequestLimits, PathSettings):
     history_days: Annotated[int, Field(ge=1)] = 31
     windows: tuple[Annotated[int, Field(ge=1)], ...] = (48, 365)
     window_days: Annotated[int, Field(ge=1, le=48)] = 48
+    reserved_origins: tuple[date, ...] = (date(2015, 6, 13),)
+    """Origins whose windows tuning leaves out, so that they can judge what was chosen."""
     later_windows: Annotated[int, Field(ge=0, le=12)] = 7
     chain_floor: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.001

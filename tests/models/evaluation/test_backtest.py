@@ -1,11 +1,15 @@
 """Backtest windows, baselines, metrics, and parity of backtest and served forecasts."""
 
+from dataclasses import replace
 from datetime import date
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from rossmann.data.panel.panel import Panel
+from rossmann.epoch_days import to_date
 from rossmann.errors import DataError
 from rossmann.features.schedule_counts import PROMO
 from rossmann.models.ensemble.ensemble import Ensemble
@@ -15,6 +19,7 @@ from rossmann.models.evaluation.backtest import (
     baselines,
     build_windows,
     forecast_window,
+    offsets_to_choose_by,
     origins_to_offsets,
     rolling_offsets,
     score_window,
@@ -22,6 +27,8 @@ from rossmann.models.evaluation.backtest import (
 from rossmann.models.evaluation.metrics import bias, mae, mape, rmspe
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.publishing.trained_model import TrainedModel
+from rossmann.schema import Dataset
+from rossmann.settings import Settings
 
 
 def test_windows_follow_their_origins(panel: Panel) -> None:
@@ -118,3 +125,21 @@ def test_origins_must_be_dates_of_history(panel: Panel) -> None:
     for outside in (last, date(2000, 1, 1)):
         with pytest.raises(DataError, match="an origin must be from"):
             origins_to_offsets(panel, [outside])
+
+
+def test_choices_look_at_no_window_that_overlaps_a_reserved_one(
+    panel: Panel, chain_settings: Settings
+) -> None:
+    """One window of the real tables stays unseen; of the demo chain nothing is learned."""
+    reserved = to_date(panel.last_day - 100)
+    settings = chain_settings.model_copy(
+        update={"reserved_origins": (reserved,), "windows": (48, 365), "window_days": 30}
+    )
+    offsets = (200, 131, 130, 129, 100, 71, 70, 48)
+    assert offsets_to_choose_by(settings, panel, offsets) == offsets
+    info = replace(panel.info, dataset=Dataset.REAL)
+    real = cast("Panel", SimpleNamespace(info=info, last_day=panel.last_day))
+    assert offsets_to_choose_by(settings, real, offsets) == (200, 131, 130, 70, 48)
+    assert offsets_to_choose_by(settings, real, ()) == (365, 48)
+    with pytest.raises(DataError, match="reserved_origins"):
+        offsets_to_choose_by(settings, real, (100, 90))

@@ -280,10 +280,10 @@ def _level(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
 def _daily(rng: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     """Independent daily noise: heavy tails, wider in some stores, and rare outliers."""
     stores, _ = shape
-    spread = 0.048 * np.exp(rng.normal(0, 0.3, (stores, 1)))
+    spread = 0.044 * np.exp(rng.normal(0, 0.3, (stores, 1)))
     noise = spread * rng.standard_t(5, shape)
-    outlier = rng.random(shape) < 0.001
-    return np.asarray(noise.clip(-0.9, 0.9) + outlier * rng.laplace(-0.05, 0.3, shape))
+    outlier = rng.random(shape) < 0.0014
+    return np.asarray(noise.clip(-0.9, 0.9) + outlier * rng.laplace(0.12, 0.5, shape))
 
 
 def _autoregressive(

@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.data.panel.panel import Panel
-from rossmann.epoch_days import to_date
+from rossmann.epoch_days import to_date, to_day
 from rossmann.errors import DataError
 from rossmann.features.schedule_counts import PROMO
 from rossmann.installation import shell_command
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.ensemble.residual_scale import IntervalInputs
+from rossmann.models.evaluation.clustered_errors import find_clusters, rmspe_estimate, wape_estimate
 from rossmann.models.evaluation.metrics import bias, capped_rmspe, mae, mape, rmspe, wape
 from rossmann.models.members.fit import TrainingRows, fit_members
 from rossmann.schema import (
     FEATURES,
     OFFSET_COLUMN,
+    Dataset,
     FeatureMatrix,
     FloatArray,
     ProgressReporter,
@@ -104,6 +106,30 @@ def origins_to_offsets(panel: Panel, origins: Sequence[date]) -> tuple[int, ...]
         if not first <= origin < last:
             raise DataError(f"an origin must be from {first} to the day before {last}: {origin}")
     return tuple((last - origin).days for origin in dict.fromkeys(origins))
+
+
+def offsets_to_choose_by(
+    settings: Settings, panel: Panel, offsets: Sequence[int]
+) -> tuple[int, ...]:
+    """Offsets of windows that a choice may be made by, oldest first; empty takes the settings'.
+
+    Windows that overlap one of ``reserved_origins`` are left out: they stay unseen, so that they
+    can judge what was chosen. Raises ``DataError`` where none is left.
+    """
+    is_real = panel.info.dataset is Dataset.REAL  # of the demo chain nothing is learned
+    reserved = [to_day(origin) for origin in settings.reserved_origins] if is_real else []
+    days = settings.window_days
+    kept = [
+        offset
+        for offset in sorted(set(offsets or settings.windows), reverse=True)
+        if all(abs(panel.last_day - offset - origin) >= days for origin in reserved)
+    ]
+    if not kept:
+        raise DataError(
+            "all windows are reserved (`reserved_origins` in the parameters file): no choice may"
+            " look at them. Name others with --origins"
+        )
+    return tuple(kept)
 
 
 def build_windows(
@@ -236,6 +262,8 @@ def forecast_window(
 def score_window(outcome: WindowForecasts, main: str = "ensemble") -> WindowScore:
     """RMSPE of every forecaster, and the other metrics of the ``main`` one."""
     sold, forecast = outcome.window.sold, outcome.forecasts[main]
+    clusters = find_clusters(outcome.window.rows.store, outcome.window.rows.day)
+    errors = [f(sold, forecast, clusters).error for f in (wape_estimate, rmspe_estimate)]
     return WindowScore(
         origin=outcome.window.origin_date,
         days=outcome.window.days,
@@ -243,6 +271,8 @@ def score_window(outcome: WindowForecasts, main: str = "ensemble") -> WindowScor
         rmspe={name: rmspe(sold, other) for name, other in outcome.forecasts.items()},
         ensemble={
             "wape": wape(sold, forecast),
+            "wape_error": errors[0],
+            "rmspe_error": errors[1],
             "capped_rmspe": capped_rmspe(sold, forecast),
             "mape": mape(sold, forecast),
             "mae": mae(sold, forecast),

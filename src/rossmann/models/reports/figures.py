@@ -44,6 +44,8 @@ _MEASURES: Final = (
     ("wape", "WAPE", ".4f"),
     ("bias", "bias", "+.2%"),
     ("capped_rmspe", "capped RMSPE", ".4f"),
+    ("wape_error", "standard error of WAPE, by stores and weeks", ".4f"),
+    ("rmspe_error", "standard error of RMSPE, by stores and weeks", ".4f"),
 )
 """Metrics that no single row decides: key, label and format."""
 

@@ -14,7 +14,12 @@ import numpy as np
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError
 from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.evaluation.backtest import BacktestPlan, WindowForecasts, backtest
+from rossmann.models.evaluation.backtest import (
+    BacktestPlan,
+    WindowForecasts,
+    backtest,
+    offsets_to_choose_by,
+)
 from rossmann.models.evaluation.metrics import capped_rmspe
 from rossmann.models.members.base import BaseLearner
 from rossmann.models.members.fit import sample_training_rows
@@ -67,7 +72,7 @@ def tune_weights(
     ``SettingsError`` for an unknown profile, ``DataError`` for fewer than two windows.
     """
     chosen = settings.profile(profile)
-    distinct = sorted(set(offsets or settings.windows), reverse=True)
+    distinct = offsets_to_choose_by(settings, panel, offsets)
     if len(distinct) < 2:
         raise DataError("weights need two windows or more: one to choose by, one to judge on")
     examples = sample_training_rows(panel, settings.history_days, settings.seed)

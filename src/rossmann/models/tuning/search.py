@@ -19,7 +19,7 @@ from optuna.trial import Trial, TrialState
 from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import to_date
 from rossmann.errors import SettingsError
-from rossmann.models.evaluation.backtest import BacktestPlan, backtest
+from rossmann.models.evaluation.backtest import BacktestPlan, backtest, offsets_to_choose_by
 from rossmann.models.evaluation.metrics import capped_rmspe
 from rossmann.models.members.fit import TrainingRows, sample_training_rows
 from rossmann.models.tuning.study import (
@@ -110,7 +110,7 @@ class TrialEvaluator:
     def __init__(self, settings: Settings, panel: Panel, config: SearchConfig) -> None:
         self._settings, self._panel, self._member = settings, panel, config.member
         self._rows = settings.profile(config.profile).rows
-        self.offsets = tuple(sorted(set(config.offsets or settings.windows), reverse=True))
+        self.offsets = offsets_to_choose_by(settings, panel, config.offsets)
         self._sampled: tuple[int, TrainingRows] | None = None
 
     def origin(self, offset: int) -> date:
