@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.fixtures.models",
     "tests.fixtures.prediction_log",
     "tests.fixtures.serving",
+    "tests.fixtures.experiments",
     "tests.fixtures.faults",
     "tests.fixtures.dashboard",
     "tests.fixtures.browser",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rossmann.data.make_dataset import make_dataset
 from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import to_date
-from rossmann.schema import FEATURE_CATALOGUE, FEATURES, StoreDays
+from rossmann.schema import FEATURES, StoreDays
 from rossmann.settings import Settings
 from tests.fixtures.panels import in_memory_panel
 
@@ -93,17 +93,44 @@ def test_planned_to_origin_equals_no_schedule(tables: Tables, panel: Panel) -> N
     bare = in_memory_panel(info, past)
     rows = rows_after(whole, origin, 48)
     cut, none = whole.matrix(rows, origin, planned_to=origin), bare.matrix(rows, origin)
-    # excluded: planned closures, and regions, which are inferred from all known holidays
-    opening = [
-        i for i, f in enumerate(FEATURE_CATALOGUE) if f.group == "opening" or f.name == "region"
-    ]
-    assert np.array_equal(
-        np.delete(cut, opening, axis=1), np.delete(none, opening, axis=1), equal_nan=True
-    )
+    region = FEATURES.index("region")  # inferred from all known holidays
+    for column, name in enumerate(FEATURES):
+        if column != region:
+            assert np.array_equal(cut[:, column], none[:, column], equal_nan=True), name
     planned = whole.matrix(rows, origin)
     at = FEATURES.index("days_to_promo")
     assert np.isnan(none[:, at]).all()
     assert not np.isnan(planned[:, at]).any()
+
+
+def closed_later(tables: Tables, stores: list[int], first: int, last: int) -> Tables:
+    """The stores closed from ``first`` to ``last``."""
+    days = pl.col("Date").is_between(to_date(first), to_date(last))
+    closed = days & pl.col("Store").is_in(stores)
+    changed = tables["history"].with_columns(
+        [pl.when(closed).then(0).otherwise(n).cast(tables["history"][n].dtype).alias(n)
+         for n in ("Open", "Sales", "Customers")]
+    )  # fmt: skip
+    return {**tables, "history": changed}
+
+
+@pytest.mark.parametrize("days", [3, 20])
+@pytest.mark.parametrize("planned_days", [0, 9])
+def test_closures_that_were_not_planned_stay_unknown(
+    tables: Tables, panel: Panel, days: int, planned_days: int
+) -> None:
+    origin, stores = panel.last_day - 80, panel.store_numbers[:12].tolist()
+    first = origin + planned_days + 1
+    original = in_memory_panel(panel.info, tables)
+    closed = in_memory_panel(panel.info, closed_later(tables, stores, first, first + days - 1))
+    rows = rows_after(original, origin, 48)
+    limit = origin + planned_days
+    hidden, known = (closed.matrix(rows, origin, planned_to=p) for p in (limit, None))
+    expected = original.matrix(rows, origin, planned_to=limit)
+    for column, name in enumerate(FEATURES):
+        assert np.array_equal(hidden[:, column], expected[:, column], equal_nan=True), name
+    at = [FEATURES.index(name) for name in ("closed_days_after", "open_days_before")]
+    assert (known[:, at] != original.matrix(rows, origin)[:, at]).any(axis=0).all()
 
 
 def test_rows_with_different_origins_equal_rows_built_singly(tables: Tables, panel: Panel) -> None:

@@ -4,9 +4,10 @@ Training gives every row its own origin, serving one for all rows: both call
 ``build_matrix_for_rows``. A row's own flags (promotion, holidays) override the schedule; the days
 around it come from the schedule. No row depends on another.
 
-Opening hours and public holidays of days without a schedule are nearly certain. Promotions and
-school holidays are not: features that depend on them are NaN there. Members learn this from
-training rows whose schedule is taken to end early (``planned_to``).
+Public holidays of days without a schedule are nearly certain, and stores are taken to open as
+usual there: a closure that is not planned stays unknown. Promotions and school holidays are not
+certain: features that depend on them are NaN there. Members learn both from training rows whose
+schedule is taken to end early (``planned_to``).
 """
 
 from typing import Final, NamedTuple
@@ -75,7 +76,9 @@ _LAST_YEAR: Final = state_space.LAST_YEAR
 
 
 @cached_njit
-def _calendar_features(a: FeatureArrays, row: Row, out: npt.NDArray[np.float32]) -> None:
+def _calendar_features(
+    a: FeatureArrays, row: Row, opening: schedule_counts.OpeningCounts, out: npt.NDArray[np.float32]
+) -> None:
     """Columns up to the store group that are known for any day: all but ``_schedule_features``."""
     s, d = row.store, row.day
     table, before, today, after = a.table[d], a.cube[d - 1, s], a.cube[d, s], a.cube[d + 1, s]
@@ -92,15 +95,27 @@ def _calendar_features(a: FeatureArrays, row: Row, out: npt.NDArray[np.float32])
     out[12] = min(before[schedule_counts.HOLIDAY_SINCE] + 1, schedule_counts.HOLIDAY_CAP)
     out[13] = min(after[schedule_counts.HOLIDAY_UNTIL] + 1, schedule_counts.HOLIDAY_CAP)
     out[14] = today[schedule_counts.HOLIDAY_NEXT_7]
-    out[18] = before[schedule_counts.CLOSED_BACK]
-    out[19] = after[schedule_counts.CLOSED_AHEAD]
-    out[20] = min(before[schedule_counts.SINCE_LONG_CLOSURE] + 1, schedule_counts.LONG_CLOSURE_CAP)
-    out[21] = before[schedule_counts.OPEN_14]
+    out[18] = opening.closed_back
+    out[19] = opening.closed_ahead
+    out[20] = min(opening.since_long_closure + 1, schedule_counts.LONG_CLOSURE_CAP)
+    out[21] = opening.open_14
     out[22] = a.stores[s, LOG_DISTANCE]
     out[23] = months_since(table[calendars.MONTH_INDEX], a.stores[s, COMPETITION_MONTH])
     out[24] = a.stores[s, ASSORTMENT]
     out[25] = a.stores[s, REGION]
     out[26] = d - row.origin
+
+
+@cached_njit
+def _opening(a: FeatureArrays, row: Row) -> schedule_counts.OpeningCounts:
+    """Closed and open days around the row, as far as its schedule says them."""
+    if row.planned_to >= min(row.day + schedule_counts.CLOSED_CAP, len(a.cube) - 1):
+        return schedule_counts.planned_opening(a.cube, row.store, row.day)
+    first_weekday = int(a.table[0, calendars.WEEKDAY]) - 1
+    place = (row.store, row.day)
+    return schedule_counts.unplanned_opening(
+        a.cube, first_weekday, place, row.origin, row.planned_to
+    )
 
 
 @cached_njit
@@ -235,10 +250,11 @@ def build_matrix_for_rows(
     base, season = state_space.N_BASE, state_space.N_BASE + state_space.N_HARMONICS
     for i in range(len(out)):
         row, features = get_row(index, flags, i), out[i]
-        complete = is_schedule_complete(a, row)
-        _calendar_features(a, row, features)
+        complete, opening = is_schedule_complete(a, row), _opening(a, row)
+        _calendar_features(a, row, opening, features)
         _schedule_features(a, row, complete, features)
         mask = state_space.design_mask(a.table, a.cube, row.day, row.store, row.flags, complete)
+        mask = state_space.set_reopened(mask, opening.closed_back)
         state, terms = a.states[row.origin, row.store], a.terms[row.day]
         kfb = np.float32(state_space.predict_state(state, state_space.KFB, base, mask, terms))
         kfa = state_space.predict_state(state, state_space.KFA, base, mask, terms)

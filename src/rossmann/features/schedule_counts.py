@@ -35,6 +35,10 @@ SPECIFIED_CAP: Final = 255
 LONG_CLOSURE: Final = 6
 LONG_CLOSURE_CAP: Final = 200
 OPEN_WINDOW: Final = 14
+USUAL_DAYS: Final = 8
+USUAL_WEEKS: Final = 26
+"""Days of a weekday that its usual opening is told from, and how far back they are looked for."""
+_SUNDAY: Final = 6
 _PAST, _FUTURE = 1, -1
 """Direction of a count: over the days up to a day, or over those from it on."""
 
@@ -101,9 +105,94 @@ def _closures(closed: FlagArray, since_long: FlagArray, open_days: FlagArray) ->
 
 
 @cached_njit
+def usual_opening(cube: FlagArray, first_weekday: int, s: int, last: int) -> int:
+    """The weekdays on which store ``s`` usually opens, as bits from Monday (1) on.
+
+    By the latest known days up to ``last`` with the weekday, holidays aside: at most
+    ``USUAL_DAYS`` of ``USUAL_WEEKS`` weeks. Without any: all but Sunday.
+    """
+    mask = 0
+    for weekday in range(7):
+        t = last - (first_weekday + last - weekday) % 7
+        opened, total = 0, 0
+        for _ in range(USUAL_WEEKS):
+            if t < 0 or total == USUAL_DAYS:
+                break
+            if cube[t, s, KNOWN] and not cube[t, s, HOLIDAY]:
+                total += 1
+                opened += int(cube[t, s, OPEN])
+            t -= 7
+        if 2 * opened > total or (total == 0 and weekday != _SUNDAY):
+            mask |= 1 << weekday
+    return mask
+
+
+@cached_njit
+def is_usually_open(cube: FlagArray, usual: int, first_weekday: int, t: int, s: int) -> bool:
+    """Whether store ``s`` opens on day ``t`` by its ``usual_opening``; holidays are as planned."""
+    if cube[t, s, HOLIDAY]:
+        return bool(cube[t, s, OPEN])
+    return bool((usual >> ((first_weekday + t) % 7)) & 1)
+
+
+@cached_njit
 def is_closed_for_holiday(cube: FlagArray, t: int, s: int) -> bool:
     """Whether a state holiday closes store ``s`` on day ``t``."""
     return bool(cube[t, s, HOLIDAY] > 0 and cube[t, s, OPEN] == 0)
+
+
+class OpeningCounts(NamedTuple):
+    """What the cube holds of the day before in ``CLOSED_BACK``, ``SINCE_LONG_CLOSURE`` and
+    ``OPEN_14``, and of the day after in ``CLOSED_AHEAD``.
+    """
+
+    closed_back: int
+    since_long_closure: int
+    open_14: int
+    closed_ahead: int
+
+
+@cached_njit
+def planned_opening(cube: FlagArray, s: int, d: int) -> OpeningCounts:
+    """The counts around day ``d`` of store ``s`` with all that the tables hold."""
+    before = cube[d - 1, s]
+    # 0 + makes compiled integers of bytes
+    return OpeningCounts(
+        0 + before[CLOSED_BACK],
+        0 + before[SINCE_LONG_CLOSURE],
+        0 + before[OPEN_14],
+        0 + cube[d + 1, s, CLOSED_AHEAD],
+    )
+
+
+@cached_njit
+def unplanned_opening(
+    cube: FlagArray, first_weekday: int, place: tuple[int, int], origin: int, planned_to: int
+) -> OpeningCounts:
+    """The same where opening after day ``planned_to`` is not known, and taken as usual.
+
+    ``place``: store and day. So a closure that was not planned at the origin stays hidden.
+    """
+    s, d = place
+    usual = usual_opening(cube, first_weekday, s, origin)
+    since = 0 + cube[min(planned_to, d - 1), s, SINCE_LONG_CLOSURE]
+    run = 0 + cube[min(planned_to, d - 1), s, CLOSED_BACK]
+    for t in range(planned_to + 1, d):
+        run = 0 if is_usually_open(cube, usual, first_weekday, t, s) else run + 1
+        since = 0 if run >= LONG_CLOSURE else min(since + 1, LONG_CLOSURE_CAP)
+    open_days = 0
+    for t in range(max(d - OPEN_WINDOW, 0), d):
+        if t <= planned_to:
+            open_days += cube[t, s, OPEN]
+        elif is_usually_open(cube, usual, first_weekday, t, s):
+            open_days += 1
+    ahead = 0
+    for t in range(d + 1, min(d + 1 + CLOSED_CAP, len(cube))):
+        known = t <= planned_to
+        if cube[t, s, OPEN] if known else is_usually_open(cube, usual, first_weekday, t, s):
+            break
+        ahead += 1
+    return OpeningCounts(min(run, CLOSED_CAP), since, open_days, ahead)
 
 
 @cached_njit

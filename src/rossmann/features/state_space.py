@@ -154,6 +154,10 @@ def _year_end_mask(table: npt.NDArray[np.int16], t: int) -> int:
     return mask
 
 
+_CLOSED_DAYS: Final = 4
+"""Closed days in a row after which the first open day sells more."""
+
+
 @cached_njit
 def design_mask(
     table: npt.NDArray[np.int16],
@@ -191,9 +195,14 @@ def design_mask(
         mask |= 1 << OPEN_HOLIDAY
     if cube[t, s, HOLIDAY_WEEK] - is_closed_for_holiday(cube, t, s):
         mask |= 1 << HOLIDAY_IN_WEEK
-    if cube[t - 1, s, CLOSED_BACK] >= 4:
-        mask |= 1 << REOPENED
-    return mask
+    return set_reopened(mask, cube[t - 1, s, CLOSED_BACK])
+
+
+@cached_njit
+def set_reopened(mask: int, closed_days_before: int) -> int:
+    """The mask with the component of the first day after a closure as ``closed_days_before``."""
+    cleared = mask & ~(1 << REOPENED)
+    return cleared | (1 << REOPENED) if closed_days_before >= _CLOSED_DAYS else cleared
 
 
 @cached_njit

@@ -2,8 +2,6 @@
 
 import json
 import re
-import threading
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
@@ -17,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
 from rossmann.epoch_days import format_iso_day
-from rossmann.errors import AuthenticationError, ServiceError
+from rossmann.errors import AuthenticationError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.clustered_errors import (
     Clusters,
@@ -30,12 +28,13 @@ from rossmann.models.evaluation.clustered_errors import (
 from rossmann.models.evaluation.paired_test import PairedRows, paired_test
 from rossmann.models.evaluation.sequential_test import improvement_of_separate, sequential_test
 from rossmann.models.inference.forecaster import Forecaster
-from rossmann.prediction_log.queries.experiment_rows import DistinctRows, ExperimentLog
+from rossmann.prediction_log.queries.experiment_rows import DistinctRows
 from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.client.client import Client
 from rossmann.serving.experiments import report
 from rossmann.serving.experiments.experiment import hash_fraction
 from rossmann.serving.schemas.models import ExperimentState
+from tests.fixtures.experiments import current, predict, wait_for_rows
 from tests.paths import ROOT
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -100,51 +99,10 @@ def actual(panel: Panel, past_rows: list[dict[str, Any]]) -> np.ndarray:
     return np.array([known.get((row["Store"], row["Date"]), 0.0) for row in past_rows])
 
 
-def predict(client: TestClient, rows: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    response = client.post("/predict", json={"inputs": rows, **options})
-    assert response.status_code == 200, response.text
-    result: dict[str, Any] = response.json()
-    return result
-
-
-def current(client: TestClient) -> ExperimentState:
-    response = client.get("/experiments/current")
-    assert response.status_code == 200, response.text
-    return ExperimentState.model_validate_json(response.content)
-
-
-def wait_for_rows(client: TestClient, rows: int) -> ExperimentState:
-    """Poll the state until ``rows`` rows are in the database."""
-    deadline = time.monotonic() + 60
-    while True:
-        state = current(client)
-        assert state.comparison is not None
-        if sum(role_count.rows for role_count in state.comparison.rows) >= rows:
-            return state
-        assert time.monotonic() < deadline, state
-        time.sleep(0.02)
-
-
 @pytest.fixture(autouse=True)
 def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disables the cache of comparisons."""
     monkeypatch.setattr(report, "COMPARISON_TTL", 0.0)
-
-
-@pytest.fixture(params=["sqlite", "pg"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of an empty database: SQLite (the default, as an empty text), then PostgreSQL."""
-    if request.param == "sqlite":
-        return ""
-    import sqlalchemy as sa
-
-    server = str(request.getfixturevalue("database"))
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    name = f"experiment_{time.time_ns()}"
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return server.rpartition("/")[0] + f"/{name}"
 
 
 def score(
@@ -389,65 +347,6 @@ def test_unavailable_log_omits_only_the_comparison(experiment: Run) -> None:
         assert (state.mode, state.challenger_version, state.reason) == ("ab", 2, "")
         assert state.comparison is not None and reason in state.comparison.reason
         assert state.comparison.rows == []
-
-
-def test_log_query_has_a_timeout(
-    database_url: str, tmp_path: Path, experiment: Run, row: MakeRow
-) -> None:
-    with experiment(database_url=database_url, log_flush_seconds=0.05) as client:
-        predict(client, [row()])
-        wait_for_rows(client, 1)
-    log_url = database_url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
-    log = ExperimentLog(log_url, seconds=0.3)
-    with (
-        pytest.raises(ServiceError, match=r"took longer than 0\.3 s"),
-        log._connect() as connection,
-    ):
-        connection.exec_driver_sql(ENDLESS)
-    # The next query works, and is not affected by the previous timeout.
-    _, counts = log.counts(YESTERDAY)
-    assert sum(role_count.rows for role_count in counts) == 1
-    log.close()
-
-
-def test_log_query_is_cancelled_when_the_service_ends(
-    database_url: str, tmp_path: Path, experiment: Run, row: MakeRow
-) -> None:
-    with experiment(database_url=database_url, log_flush_seconds=0.05) as client:
-        predict(client, [row()])
-        wait_for_rows(client, 1)
-    log_url = database_url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
-    log = ExperimentLog(log_url, seconds=600)
-    failures: list[ServiceError] = []
-
-    def run_query() -> None:
-        with pytest.raises(ServiceError) as caught, log._connect() as connection:
-            connection.exec_driver_sql(ENDLESS)
-        failures.append(caught.value)
-
-    thread = threading.Thread(target=run_query, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while thread.is_alive():
-        assert time.monotonic() < deadline
-        log.cancel()
-        thread.join(0.05)
-    assert len(failures) == 1
-    with pytest.raises(ServiceError, match="the service ends"):
-        log.counts(YESTERDAY)
-    log.close()
-
-
-def test_rows_before_the_start_time_are_not_counted(
-    experiment: Run, row: MakeRow, tmp_path: Path
-) -> None:
-    with experiment(log_flush_seconds=0.05) as client:
-        predict(client, [row()])
-        wait_for_rows(client, 1)
-    log = ExperimentLog(f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}")
-    assert log.counts(YESTERDAY)[1]
-    assert log.counts(datetime.now(UTC) + timedelta(hours=1))[1] == []
-    log.close()
 
 
 def test_requests_share_a_cached_comparison(

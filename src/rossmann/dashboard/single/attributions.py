@@ -50,7 +50,7 @@ def show_attributions(
     steps = waterfall_steps(response.explanations[0])
     st.altair_chart(charts.driver_chart(steps), width="stretch")
     if (other := response.explanations[0].other_promo) is not None:
-        st.markdown(_other_promo_text(other))
+        _show_other_promo(other)
     st.caption(
         "Plain day x drivers = forecast. A plain day is the store's mean from Monday to Saturday, "
         "without promotion and holidays. Drivers say what the model made of its inputs, which "
@@ -58,14 +58,14 @@ def show_attributions(
     )
 
 
-def _other_promo_text(other: OtherPromo) -> str:
+def _show_other_promo(other: OtherPromo) -> None:
     """The forecast with the promotion switched, and why the driver says another number."""
     plan = "With a promotion" if other.promo else "Without the promotion"
-    change = f"{abs(other.percent):.1f} % {'more' if other.percent >= 0 else 'less'}"
-    return (
-        f"{plan} on this day the forecast is **{other.forecast:,.0f}**, {change}. The driver says"
-        " another number: it counts from an average day, and holds the promotions of the days"
-        " around, too. To decide on a promotion, take this line."
+    change = "more" if other.percent >= 0 else "less"
+    st.markdown(
+        f"{plan} on this day the forecast is **{other.forecast:,.0f}**, {abs(other.percent):.1f} %"
+        f" {change}. The driver says another number: it counts from an average day, and holds the"
+        " promotions of the days around, too. To decide on a promotion, take this line."
     )
 
 

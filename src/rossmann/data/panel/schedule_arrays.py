@@ -16,7 +16,15 @@ from rossmann.features.build_features import (
     log_distance,
 )
 from rossmann.features.calendars import infer_regions, public_holidays
-from rossmann.features.schedule_counts import HOLIDAY, KNOWN, OPEN, PROMO, SCHOOL, SPECIFIED
+from rossmann.features.schedule_counts import (
+    HOLIDAY,
+    KNOWN,
+    OPEN,
+    PROMO,
+    SCHOOL,
+    SPECIFIED,
+    usual_opening,
+)
 from rossmann.schema import ASSORTMENTS, DayArray
 
 
@@ -85,7 +93,11 @@ def _usual_opening(
     days: int,
     holiday: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.uint8]:
-    """1 where the store mostly opens on that weekday (or on holidays); a new store: the chain."""
+    """1 where the store usually opens on that weekday, or on holidays, (schedule days, stores).
+
+    After history by its latest days (``schedule_counts.usual_opening``); in gaps of history by all
+    of it, and on holidays by all holidays of history. A new store: as the chain, or but for Sunday.
+    """
     weekday = weekday_of(axis)
     is_open = cube[:days, :, OPEN] > 0
     past_holiday = cube[:days, :, HOLIDAY] > 0
@@ -101,6 +113,13 @@ def _usual_opening(
         chain = 2 * opened.sum() > total.sum()
         usual = np.where(total > 0, 2 * opened > total, chain)
         out[future & usual[None, :]] = 1
+    first_weekday = int(weekday[0])
+    for store in np.flatnonzero(known[:days].any(axis=0)):
+        mask = usual_opening(cube, first_weekday, int(store), days - 1)
+        by_weekday = np.array([(mask >> day) & 1 for day in range(7)], np.uint8)
+        coming = slice(days, None)
+        ordinary = by_weekday[weekday[coming]]
+        out[coming, store] = np.where(holiday[coming, store], out[coming, store], ordinary)
     return out
 
 
