@@ -20,6 +20,7 @@ import numpy.typing as npt
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, open_panel
 from rossmann.models.calibration import interval_coverage, totals_fit
+from rossmann.models.calibration.bias_correction import bias_rows, measure_bias
 from rossmann.models.calibration.interval_coverage import (
     EVENT_GROUPS,
     calibrate_windows,
@@ -234,6 +235,7 @@ def main() -> None:
         print(f"\n{level:.0%} interval, each window by the others")
         for table in compare(outcomes, level):
             print(f"\n{markdown_table(table)}")
+    print(f"\nBias of totals\n\n{markdown_table(bias_rows(measure_bias(outcomes)))}")
     print("\nTotals, each window by the others")
     for table in totals_tables(panel, outcomes, settings.chain_floor):
         print(f"\n{markdown_table(table)}")
