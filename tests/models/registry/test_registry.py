@@ -296,7 +296,9 @@ def kill_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MlflowRest, "call", call)
 
 
-@pytest.mark.parametrize("calls", range(9))
+@pytest.mark.parametrize(
+    "calls", [pytest.param(n, marks=[pytest.mark.nightly] if n % 2 else []) for n in range(9)]
+)
 @pytest.mark.parametrize("action", ["promote", "rollback"])
 def test_kill_at_any_write_leaves_one_production_version(
     client: RestClient, registry: Registry, action: str, calls: int
