@@ -26,6 +26,9 @@ _VOLATILITIES: Final = (0.06, 0.14, 0.5)
 """Lowest, middle and highest volatility: others are clipped to these."""
 _REOPENED_DAYS: Final = 30
 _JUST_REOPENED_DAYS: Final = 7
+_REOPENING: Final = 1.3
+"""How much wider intervals of the first week are before their term is fitted: windows have some
+hundred such rows, and differ."""
 _CHRISTMAS_EXTRA: Final = 0.25
 """Added to the event term from 1 December to 5 January, and again from 20 December on."""
 _MAX_CORRECTION: Final = 0.5
@@ -75,6 +78,8 @@ def residual_scale(table: dict[str, Any], rows: IntervalInputs) -> FloatArray:
     new_store = np.sqrt(1.0 + _NEW_STORE / (1.0 + _LEARNED_PER_DAY * known))
     widened = np.where(np.isnan(rows.matrix[:, _SCHEDULED]), table["unplanned"], 1.0)
     scale = scale * new_store * widened
+    if "just_reopened" in table["terms"]:
+        scale = scale * np.where(rows.matrix[:, _REOPENED] <= _JUST_REOPENED_DAYS, _REOPENING, 1.0)
     if "long_horizon" in table:  # tables of earlier releases have none
         beyond = np.clip((rows.feature(_HORIZON) - MAX_HORIZON) / _LONG_HORIZON_DAYS, 0.0, 1.0)
         scale = scale * (1.0 + table["long_horizon"] * beyond)
