@@ -1,4 +1,4 @@
-"""Where files of a version may come from: MLflow's server, and the stores that settings allow."""
+"""Where a version's files may come from, and the record of the last Production version."""
 
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from rossmann.models.registry.model_cache import (
     ARTIFACT_FOLDER,
     download_run_file,
     download_version,
+    last_production,
+    save_last_production,
 )
 from rossmann.models.registry.registry import Registry
 from rossmann.settings import load_settings
@@ -111,3 +113,11 @@ def test_setting_that_names_no_store_is_rejected(value: str) -> None:
         load_settings(artifact_stores=value)
     with Registry.from_settings(load_settings(artifact_stores="s3://a/b, file:///srv")) as registry:
         assert registry._stores == ("s3://a/b", "file:///srv")
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"version": null}', "[1]"])
+def test_corrupt_record_of_production_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "production.json").write_text(text)
+    assert last_production(tmp_path) is None
+    save_last_production(tmp_path, 4)
+    assert last_production(tmp_path) == 4

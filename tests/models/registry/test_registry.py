@@ -318,7 +318,8 @@ def test_kill_at_any_write_leaves_one_production_version(
         kill_after(calls, monkeypatch)
         with suppress(Killed):
             change_production(target)
-    assert (production := registry.find("Production").version) in {2, target}
+    production = registry.find("Production").version
+    assert production in {2, target}
     assert list(stages(registry).values()).count("Production") == 1
     # After any kill, the next change starts from a consistent registry and history is complete.
     if production == 2:
@@ -390,14 +391,6 @@ def test_cached_version_needs_no_registry(
     assert last_production(tmp_path) == 1
     assert cached_version(tmp_path, 1) == folder
     assert cached_version(tmp_path, 2) is None
-
-
-@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"version": null}', "[1]"])
-def test_corrupt_record_of_production_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "production.json").write_text(text)
-    assert last_production(tmp_path) is None
-    save_last_production(tmp_path, 4)
-    assert last_production(tmp_path) == 4
 
 
 CALLS: list[Callable[[Registry, Path], object]] = [
