@@ -155,7 +155,7 @@ FEATURE_CATALOGUE: Final[tuple[Feature, ...]] = (
         ("log_competition_distance", "log of metres to the nearest competitor"),
         ("months_since_competition", "months since it opened, -24 to 120"),
         ("assortment", "0 basic, 1 extra, 2 extended"),
-        ("region", "German state whose public holidays the store keeps, as a number"),
+        ("region", "state whose public holidays it keeps, as a number; below 0 where several fit"),
     ),
     *_group("horizon", ("horizon", "D less O in days")),
     *_group(
@@ -193,6 +193,11 @@ def feature_fingerprint() -> str:
     text = "\n".join(f"{f.name}: {f.note}" for f in FEATURE_CATALOGUE)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+
+DEFAULT_COUNTRY: Final = "DE"
+"""Country whose holidays and working days hold, unless the settings name another (ISO 3166)."""
+REGION_COLUMN: Final = "State"
+"""Column of the store table with a store's region, which may be left out."""
 
 BEYOND_HORIZON: Final = 1
 """Days beyond the longest horizon that members learned."""

@@ -40,7 +40,7 @@ from rossmann.addresses import (
 from rossmann.errors import SettingsError, settings_error_message
 from rossmann.installation import absolute_path, params_file
 from rossmann.request_settings import AccessSettings, RequestLimits
-from rossmann.schema import Objective, Stage
+from rossmann.schema import DEFAULT_COUNTRY, Objective, Stage
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -257,6 +257,8 @@ class Settings(AccessSettings, RequestLimits, PathSettings):
     history_days: Annotated[int, Field(ge=1)] = 31
     windows: tuple[Annotated[int, Field(ge=1)], ...] = (48, 365)
     window_days: Annotated[int, Field(ge=1, le=48)] = 48
+    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] = DEFAULT_COUNTRY
+    """Country (ISO 3166) whose public holidays and working days hold."""
     reserved_origins: tuple[date, ...] = (date(2015, 6, 13),)
     """Origins whose windows tuning leaves out, so that they can judge what was chosen."""
     later_windows: Annotated[int, Field(ge=0, le=12)] = 7

@@ -93,10 +93,8 @@ def test_planned_to_origin_equals_no_schedule(tables: Tables, panel: Panel) -> N
     bare = in_memory_panel(info, past)
     rows = rows_after(whole, origin, 48)
     cut, none = whole.matrix(rows, origin, planned_to=origin), bare.matrix(rows, origin)
-    region = FEATURES.index("region")  # inferred from all known holidays
     for column, name in enumerate(FEATURES):
-        if column != region:
-            assert np.array_equal(cut[:, column], none[:, column], equal_nan=True), name
+        assert np.array_equal(cut[:, column], none[:, column], equal_nan=True), name
     planned = whole.matrix(rows, origin)
     at = FEATURES.index("days_to_promo")
     assert np.isnan(none[:, at]).all()

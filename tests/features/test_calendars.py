@@ -2,14 +2,17 @@
 
 import calendar
 from datetime import date, timedelta
+from typing import Any
 
 import holidays
 import numpy as np
+import pytest
 from dateutil.easter import easter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.epoch_days import to_date, to_day
+from rossmann.errors import SettingsError
 from rossmann.features import calendars
 
 
@@ -39,7 +42,7 @@ def test_public_holidays_differ_by_state() -> None:
     codes = calendars.public_holidays(days)
 
     def code(state: str, when: date) -> int:
-        return int(codes[calendars.GERMAN_STATES.index(state), (when - first).days])
+        return int(codes[calendars.country_regions("DE").index(state), (when - first).days])
 
     assert code("BY", date(2014, 8, 15)) == 1  # Assumption, in catholic towns
     assert code("SN", date(2014, 6, 19)) == 1  # Corpus Christi, in catholic towns
@@ -50,16 +53,92 @@ def test_public_holidays_differ_by_state() -> None:
     assert code("HH", date(2014, 12, 24)) == 0
 
 
+GERMAN = calendars.country_regions("DE")
+
+
+def keep(country: str, states: tuple[str, ...], first: date, days: int) -> Any:
+    """Holidays that a store of each state keeps, (days, stores), and the table of all."""
+    axis = np.arange(days, dtype=np.int32) + to_day(first)
+    table = calendars.public_holidays(axis, country)
+    regions = calendars.country_regions(country)
+    return table[[regions.index(state) for state in states]].T > 0, table
+
+
 def test_infer_regions_from_kept_holidays() -> None:
-    days = np.arange(900, dtype=np.int32) + to_day(date(2013, 1, 1))
-    table = calendars.public_holidays(days)
-    states = [calendars.GERMAN_STATES.index(s) for s in ("BY", "SN", "BE", "NW")]
-    kept = table[states].T > 0
+    """With a gap in one store; states that no holiday tells apart stay unknown."""
+    kept, table = keep("DE", ("BY", "SN", "BE", "NW"), date(2013, 1, 1), 900)
     known = np.ones_like(kept)
-    known[100:300, 1] = False  # a store with a gap
-    regions = calendars.infer_regions(kept & known, known, table)
-    for region, state in zip(regions, states, strict=True):
-        assert (table[region] > 0).tolist() == (table[state] > 0).tolist()
+    known[100:300, 1] = False
+    regions, candidates = calendars.infer_regions(kept & known, known, table)
+    names = [[GERMAN[i] for i in np.flatnonzero(c)] for c in candidates.T]
+    assert names == [["BY"], ["SN"], ["BE", "HB", "HH", "NI", "SH"], ["NW", "RP"]]
+    expected = [GERMAN.index("BY"), GERMAN.index("SN"), -1 - GERMAN.index("BE")]
+    assert regions[-1].tolist() == [*expected, -1 - GERMAN.index("NW")]
+    assert set(regions[0]) == {-1}  # nothing told them apart yet
+
+
+def test_regions_depend_on_no_holiday_after_the_day() -> None:
+    kept, table = keep("DE", ("BY", "SN", "TH"), date(2013, 1, 1), 900)
+    known, changed = np.ones_like(kept), kept.copy()
+    changed[400:] ^= np.random.default_rng(1).random(changed[400:].shape) < 0.3
+    regions, other = (calendars.infer_regions(k, known, table)[0] for k in (kept, changed))
+    assert (regions[:400] == other[:400]).all()
+    assert (regions[400:] != other[400:]).any()
+
+
+def test_later_holidays_tell_states_apart_that_were_the_same() -> None:
+    """31 October in Lower Saxony and 8 March in Berlin are holidays since 2018 and 2019."""
+    kept, table = keep("DE", ("BE", "NI"), date(2013, 1, 1), 2_600)
+    regions, _ = calendars.infer_regions(kept, np.ones_like(kept), table)
+    at_2016 = regions[(date(2016, 1, 1) - date(2013, 1, 1)).days]
+    assert (at_2016 == -1 - GERMAN.index("BE")).all()
+    assert regions[-1].tolist() == [GERMAN.index("BE"), -1 - GERMAN.index("HB")]
+
+
+@pytest.mark.parametrize("year", range(2018, 2031))
+def test_holidays_of_an_unknown_state_are_those_that_all_candidates_have(year: int) -> None:
+    kept, _ = keep("DE", ("BE", "NW"), date(2013, 1, 1), 900)
+    _, past = keep("DE", ("BE",), date(2013, 1, 1), 900)
+    _, candidates = calendars.infer_regions(kept, np.ones_like(kept), past)
+    first = date(year, 1, 1)
+    axis = np.arange(365, dtype=np.int32) + to_day(first)
+    table = calendars.public_holidays(axis)
+    unknown, known = calendars.shared_holidays(table, candidates).T
+    assert (known == table[GERMAN.index("NW")]).all()  # as in Rhineland-Palatinate, always
+
+    def code(month: int, day: int) -> int:
+        return int(unknown[(date(year, month, day) - first).days])
+
+    assert code(3, 8) == code(10, 31) == 0  # only some of the five have them
+    assert code(1, 1) == code(5, 1) == code(10, 3) == 1
+    assert code(12, 25) == 3
+
+
+@pytest.mark.parametrize(
+    ("country", "holiday"), [("DE", (10, 3)), ("FR", (7, 14)), ("AT", (10, 26))]
+)
+@pytest.mark.parametrize("year", [2018, 2022, 2030])
+def test_calendar_of_a_country(country: str, holiday: tuple[int, int], year: int) -> None:
+    first = date(year, 1, 1)
+    axis = np.arange(365, dtype=np.int32) + to_day(first)
+    table = calendars.public_holidays(axis, country)
+    at = (date(year, *holiday) - first).days
+    others = {"DE", "FR", "AT"} - {country}
+    assert (table[:, at] == 1).all()
+    for other in others:
+        assert not (calendars.public_holidays(axis, other)[:, at] > 0).all()
+    left = calendars.date_table(axis, country)[:, calendars.WORKING_DAYS_LEFT]
+    public = holidays.country_holidays(country, years=year)
+    for month in range(1, 13):
+        start = date(year, month, 1)
+        rest = [start + timedelta(days=i) for i in range(1, 31)]
+        expected = sum(d.month == month and d.weekday() < 5 and d not in public for d in rest)
+        assert left[(start - first).days] == expected
+
+
+def test_an_unknown_country_is_named() -> None:
+    with pytest.raises(SettingsError, match="'XX' is not known"):
+        calendars.country_regions("XX")
 
 
 def test_date_regressors_follow_the_year() -> None:

@@ -15,7 +15,7 @@ from rossmann.data.tables.raw_tables import RawTables, find_raw_tables, table_di
 from rossmann.errors import DataNotFoundError
 from rossmann.filesystem.atomic_write import staging_folder
 from rossmann.installation import shell_command
-from rossmann.schema import Dataset, ProgressReporter
+from rossmann.schema import DEFAULT_COUNTRY, Dataset, ProgressReporter
 from rossmann.settings import Settings
 
 DATASET_FORMAT: Final = 1
@@ -33,6 +33,7 @@ class DatasetInfo:
     ``version``: 12 hex digits, from the content of raw tables and increments. ``rows``: of the
     history. ``stores``: in the store table. ``schedule_end``: last scheduled day, None without a
     schedule after the history's last day. ``files``: digest of each raw table and increment.
+    ``country``: whose holidays and working days hold.
     """
 
     dataset: Dataset
@@ -44,6 +45,7 @@ class DatasetInfo:
     last_day: date
     schedule_end: date | None
     files: dict[str, str]
+    country: str = DEFAULT_COUNTRY
 
 
 def make_dataset(settings: Settings, report: ProgressReporter = lambda line: None) -> DatasetInfo:
@@ -54,7 +56,7 @@ def make_dataset(settings: Settings, report: ProgressReporter = lambda line: Non
     """
     raw = find_raw_tables(settings)
     digests = table_digests(raw, settings.processed_dir / _DIGEST_CACHE)
-    folder = settings.processed_dir / _version(digests)
+    folder = settings.processed_dir / _version(digests, settings.country)
     info = read_info(folder)
     if info:
         report(f"data version {info.version} ({info.dataset}) is there already")
@@ -82,7 +84,7 @@ def current_dataset(settings: Settings) -> DatasetInfo:
             raise
         return newest
     digests = table_digests(raw, settings.processed_dir / _DIGEST_CACHE)
-    info = read_info(settings.processed_dir / _version(digests))
+    info = read_info(settings.processed_dir / _version(digests, settings.country))
     if info is None:
         raise DataNotFoundError(
             f"the {raw.dataset} tables in {raw.train.parent} are not prepared: "
@@ -108,13 +110,17 @@ def read_info(folder: Path) -> DatasetInfo | None:
             last_day=date.fromisoformat(stored["last_day"]),
             schedule_end=date.fromisoformat(end) if end else None,
             files=stored["files"],
+            country=stored.get("country", DEFAULT_COUNTRY),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _version(digests: dict[str, str]) -> str:
-    text = json.dumps({"format": DATASET_FORMAT, **digests}, sort_keys=True)
+def _version(digests: dict[str, str], country: str) -> str:
+    content: dict[str, object] = {"format": DATASET_FORMAT, **digests}
+    if country != DEFAULT_COUNTRY:  # versions of earlier releases keep their name
+        content["country"] = country
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -138,6 +144,7 @@ def _write(
         last_day=last,
         schedule_end=tables.schedule.filter(pl.col("Date") > last).select(pl.max("Date")).item(),
         files=digests,
+        country=raw.country,
     )
     with staging_folder(folder.parent) as draft:
         frames = (tables.history, tables.schedule, tables.stores)

@@ -21,8 +21,8 @@ from rossmann.numba_kernel import cached_njit
 from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray
 
 # Columns of the store table (stores, N_STORE), float64.
-LOG_DISTANCE, COMPETITION_MONTH, ASSORTMENT, REGION, PROMO2_SINCE, PROMO2_MONTHS = range(6)
-N_STORE: Final = 6
+LOG_DISTANCE, COMPETITION_MONTH, ASSORTMENT, PROMO2_SINCE, PROMO2_MONTHS = range(5)
+N_STORE: Final = 5
 
 NO_COMPETITOR_M: Final = 200_000.0
 """Metres assumed where no competitor is known: over twice the largest distance in the table."""
@@ -61,6 +61,7 @@ class FeatureArrays(NamedTuple):
     cube: npt.NDArray[np.uint8]  # (plan days, stores, N_PLAN)
     masks: npt.NDArray[np.uint32]  # (stores, plan days)
     stores: npt.NDArray[np.float64]  # (stores, N_STORE)
+    regions: npt.NDArray[np.int16]  # (days, stores) as of the end of each day
     log_sales: npt.NDArray[np.float32]  # (stores, days)
     weekly: npt.NDArray[np.float32]  # (days, stores, N_WEEKLY)
     trailing: npt.NDArray[np.float32]  # (days, stores, N_TRAILING)
@@ -102,7 +103,7 @@ def _calendar_features(
     out[22] = a.stores[s, LOG_DISTANCE]
     out[23] = months_since(table[calendars.MONTH_INDEX], a.stores[s, COMPETITION_MONTH])
     out[24] = a.stores[s, ASSORTMENT]
-    out[25] = a.stores[s, REGION]
+    out[25] = a.regions[row.origin, s]
     out[26] = d - row.origin
 
 

@@ -62,10 +62,11 @@ def build_arrays(
     axis = _day_axis(info, tables["schedule"])
     days = to_day(info.last_day) - int(axis[0]) + 1
     numbers = tables["stores"]["Store"].to_numpy()
-    table, terms = date_table(axis), date_regressors(axis, int(axis[0]))
+    table, terms = date_table(axis, info.country), date_regressors(axis, int(axis[0]))
     cube = storage.array("cube", (len(axis), len(numbers), N_PLAN), np.uint8)
-    regions = fill_schedule(tables, axis, days, numbers, cube)
-    stores = store_traits(tables["stores"], regions, int(axis[0]))
+    regions = storage.array("regions", (days, len(numbers)), np.int16)
+    regions[:] = fill_schedule(tables, axis, days, numbers, cube, info.country)
+    stores = store_traits(tables["stores"], int(axis[0]))
     sales = storage.array("sales", (len(numbers), days), np.int32)
     _fill_matrix(tables["history"], "Sales", axis, numbers, sales)
     log_sales = _positive_log(sales, storage.array("log_sales", sales.shape, np.float32))
@@ -88,7 +89,7 @@ def build_arrays(
         states = compute_filter_states(past)
         report("measuring what the filters got wrong a year ago")
         chain = _chain_errors(past, states)
-    schedule = (table, terms, cube, masks, stores)
+    schedule = (table, terms, cube, masks, stores, regions)
     arrays = FeatureArrays(*schedule, log_sales, *statistics, states, chain)
     return BuiltArrays(arrays, sales, sales_days)
 

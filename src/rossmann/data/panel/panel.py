@@ -31,7 +31,7 @@ from rossmann.schema import (
     StoreDays,
 )
 
-_FORMAT: Final = "panel-5"
+_FORMAT: Final = "panel-6"
 """Increase it when an array's meaning changes: older folders are then not used."""
 _OUT_OF_RANGE: Final = "rows hold a store, a day or an origin that the panel does not have"
 

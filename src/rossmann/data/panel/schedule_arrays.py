@@ -12,10 +12,14 @@ from rossmann.features.build_features import (
     N_STORE,
     PROMO2_MONTHS,
     PROMO2_SINCE,
-    REGION,
     log_distance,
 )
-from rossmann.features.calendars import infer_regions, public_holidays
+from rossmann.features.calendars import (
+    country_regions,
+    infer_regions,
+    public_holidays,
+    shared_holidays,
+)
 from rossmann.features.schedule_counts import (
     HOLIDAY,
     KNOWN,
@@ -25,7 +29,7 @@ from rossmann.features.schedule_counts import (
     SPECIFIED,
     usual_opening,
 )
-from rossmann.schema import ASSORTMENTS, DayArray
+from rossmann.schema import ASSORTMENTS, DEFAULT_COUNTRY, REGION_COLUMN, DayArray
 
 
 def row_positions(
@@ -42,12 +46,14 @@ def fill_schedule(
     days: int,
     numbers: npt.NDArray[np.int32],
     cube: npt.NDArray[np.uint8],
-) -> npt.NDArray[np.int64]:
+    country: str = DEFAULT_COUNTRY,
+) -> npt.NDArray[np.int16]:
     """Set the flags in a cube (schedule days, stores, N_PLAN) of zeros; returns the regions.
 
-    ``days``: of history. Days without a row are filled by rule: the majority of the chain
-    (promotions) or of the region (school holidays) on that day, public holidays by calendar, and
-    the store's usual opening by weekday.
+    The region of each store as of the end of each day of history, (days, stores): that of the
+    store table, else the one that its holidays so far tell. ``days``: of history. Days without a
+    row are filled by rule: the majority of the chain (promotions) or of the region (school
+    holidays) on that day, public holidays by calendar, and the store's usual opening by weekday.
     """
     for name in ("history", "schedule"):
         frame = tables[name]
@@ -59,12 +65,15 @@ def fill_schedule(
             cube[(*position, SCHOOL)] = frame["SchoolHoliday"].to_numpy()
             cube[(*position, KNOWN)] = 1
     known = cube[:, :, KNOWN] > 0
-    calendar = public_holidays(axis)
-    regions = infer_regions(cube[:, :, HOLIDAY] > 0, known, calendar)
-    holiday = calendar[regions].T
+    calendar = public_holidays(axis, country)
+    kept = cube[:days, :, HOLIDAY] > 0
+    regions, candidates = infer_regions(kept, known[:days], calendar[:, :days])
+    _set_given_regions(tables["stores"], country, regions, candidates)
+    holiday = shared_holidays(calendar, candidates)
     whole_chain = np.zeros(len(numbers), np.int64)
     promo, promo_known = _majority(cube[:, :, PROMO], known, whole_chain)
-    school, school_known = _majority(cube[:, :, SCHOOL], known, regions)
+    of_region = np.unique(regions[-1], return_inverse=True)[1].reshape(-1)
+    school, school_known = _majority(cube[:, :, SCHOOL], known, of_region)
     cube[:, :, SPECIFIED] = known | (promo_known & school_known)
     for column, default in (
         (HOLIDAY, holiday),
@@ -74,6 +83,22 @@ def fill_schedule(
     ):
         cube[:, :, column] = np.where(known, cube[:, :, column], default)
     return regions
+
+
+def _set_given_regions(
+    stores: pl.DataFrame,
+    country: str,
+    regions: npt.NDArray[np.int16],
+    candidates: npt.NDArray[np.bool_],
+) -> None:
+    """Put the regions of the store table in place of those that holidays tell."""
+    if REGION_COLUMN not in stores.columns:
+        return
+    codes = {code: index for index, code in enumerate(country_regions(country))}
+    for store, code in enumerate(stores[REGION_COLUMN].to_list()):
+        if code is not None:
+            regions[:, store] = codes[code]
+            candidates[:, store] = np.arange(len(candidates)) == codes[code]
 
 
 def _majority(
@@ -129,9 +154,7 @@ def store_kind_codes(frame: pl.DataFrame) -> npt.NDArray[np.int64]:
     return np.asarray(codes + frame["Assortment"].to_numpy())
 
 
-def store_traits(
-    frame: pl.DataFrame, regions: npt.NDArray[np.int64], first_day: int
-) -> npt.NDArray[np.float64]:
+def store_traits(frame: pl.DataFrame, first_day: int) -> npt.NDArray[np.float64]:
     """The fixed traits of stores, (stores, N_STORE)."""
     out = np.empty((frame.height, N_STORE))
     metres = frame["CompetitionDistance"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
@@ -140,7 +163,6 @@ def store_traits(
     months = (opened.dt.year() - 1970) * 12 + opened.dt.month() - 1
     out[:, COMPETITION_MONTH] = months.cast(pl.Float64).fill_null(float("nan"))
     out[:, ASSORTMENT] = frame["Assortment"].to_numpy()
-    out[:, REGION] = regions
     since = frame["Promo2Since"].cast(pl.Int32).cast(pl.Float64) - first_day
     out[:, PROMO2_SINCE] = since.fill_null(float("nan")).to_numpy()
     out[:, PROMO2_MONTHS] = frame["Promo2"].to_numpy() * frame["PromoMonths"].to_numpy()

@@ -20,10 +20,18 @@ from rossmann.data.tables.validation_rules import (
     history_rules,
     parse_columns,
     raise_violations,
+    region_rule,
     schedule_rules,
     store_rules,
 )
-from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES, ProgressReporter
+from rossmann.features.calendars import country_regions
+from rossmann.schema import (
+    ASSORTMENTS,
+    REGION_COLUMN,
+    STATE_HOLIDAYS,
+    STORE_TYPES,
+    ProgressReporter,
+)
 
 SALES_COLUMNS: Final = ("Sales", "Customers")
 """Columns of the history that a schedule lacks."""
@@ -58,7 +66,7 @@ def read_clean_tables(raw: RawTables, report: ProgressReporter = lambda line: No
 
 def read_as_given(raw: RawTables) -> CleanTables:
     """The same, but scheduled days may have sales already and may leave Open empty."""
-    stores, violations = _checked(raw.store, STORE_COLUMNS, store_rules())
+    stores, violations = _checked_stores(raw)
     numbers = stores["Store"].drop_nulls().unique().to_list()
     train, broken = _checked(raw.train, HISTORY_COLUMNS, history_rules(numbers))
     violations += broken
@@ -76,6 +84,17 @@ def read_as_given(raw: RawTables) -> CleanTables:
         else:
             schedule = upsert(schedule, days)
     return CleanTables(history, schedule, _clean_stores(stores))
+
+
+def _checked_stores(raw: RawTables) -> tuple[pl.DataFrame, list[RuleViolation]]:
+    """The store table's typed columns, with that of regions where it has one."""
+    text, table = read_text(raw.store)
+    columns, rules = [*STORE_COLUMNS], [*store_rules()]
+    if REGION_COLUMN in text.columns:
+        columns.append(REGION_COLUMN)
+        rules.append(region_rule(country_regions(raw.country)))
+    frame = parse_columns(raw.store.name, text, columns)
+    return frame, find_violations(raw.store.name, frame, rules, table.position)
 
 
 def _checked(
@@ -155,6 +174,7 @@ def _clean_stores(frame: pl.DataFrame) -> pl.DataFrame:
         first_week - pl.duration(days=first_week.dt.weekday() - 1) + pl.duration(weeks=week - 1)
     )
     in_promo2 = pl.col("Promo2") == 1
+    region = [pl.col(REGION_COLUMN)] if REGION_COLUMN in frame.columns else []
     return frame.select(
         pl.col("Store").cast(pl.Int32),
         _code("StoreType", STORE_TYPES),
@@ -166,6 +186,7 @@ def _clean_stores(frame: pl.DataFrame) -> pl.DataFrame:
         pl.col("Promo2").cast(pl.UInt8),
         pl.when(in_promo2).then(monday).alias("Promo2Since"),
         pl.when(in_promo2).then(_month_mask()).otherwise(0).cast(pl.UInt16).alias("PromoMonths"),
+        *region,
     ).sort("Store")
 
 

@@ -22,7 +22,7 @@ from rossmann.data.uploads.table_reader import WholeTable, read_fields
 from rossmann.errors import DataNotFoundError, first_line
 from rossmann.filesystem.atomic_write import atomic_path, write_json_atomic
 from rossmann.installation import install_command, shell_command
-from rossmann.schema import Dataset
+from rossmann.schema import DEFAULT_COUNTRY, Dataset
 from rossmann.settings import Settings
 
 _TABLE_NAMES: Final = ("train", "store", "test")
@@ -38,7 +38,7 @@ class IncompleteTablesError(DataNotFoundError):
 class RawTables:
     """Paths of one chain's raw tables, each a file of one table.
 
-    ``increments``: ingested days that amend the tables, in their order.
+    ``increments``: ingested days that amend the tables, in their order. ``country``: of the chain.
     """
 
     dataset: Dataset
@@ -46,6 +46,7 @@ class RawTables:
     store: Path
     test: Path | None
     increments: tuple[Increment, ...] = ()
+    country: str = DEFAULT_COUNTRY
 
     def by_name(self) -> dict[str, Path]:
         """The existing tables by their plain name (``train.csv``), in a fixed order."""
@@ -62,7 +63,8 @@ def find_raw_tables(settings: Settings) -> RawTables:
     real = None if settings.demo else _raw_tables_in(settings.raw_dir, Dataset.REAL)
     tables = real or _raw_tables_in(settings.demo_raw_dir, Dataset.DEMO)
     if tables:
-        return replace(tables, increments=list_increments(settings.ingested_dir / tables.dataset))
+        increments = list_increments(settings.ingested_dir / tables.dataset)
+        return replace(tables, increments=increments, country=settings.country)
     advice = "" if settings.demo else f"put train.csv and store.csv into {settings.raw_dir}, or "
     demo = shell_command("data demo")
     raise DataNotFoundError(f"there are no sales tables yet: {advice}run: {demo}")

@@ -12,7 +12,7 @@ from typing import Final
 import polars as pl
 
 from rossmann.errors import DataValidationError
-from rossmann.schema import ASSORTMENTS, MONTH_NAMES, STATE_HOLIDAYS, STORE_TYPES
+from rossmann.schema import ASSORTMENTS, MONTH_NAMES, REGION_COLUMN, STATE_HOLIDAYS, STORE_TYPES
 
 SCHEDULE_COLUMNS: Final = (
     "Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday",
@@ -25,7 +25,7 @@ STORE_COLUMNS: Final = (
 MONTH_INDEX: Final = {**{name: i for i, name in enumerate(MONTH_NAMES)}, "Sep": 8}
 """0 for January to 11, by name as the tables spell it (Sept), and by the common ``Sep``."""
 
-_TEXT_COLUMNS: Final = ("StateHoliday", "StoreType", "Assortment", "PromoInterval")
+_TEXT_COLUMNS: Final = ("StateHoliday", "StoreType", "Assortment", "PromoInterval", REGION_COLUMN)
 _EXAMPLE_ROWS: Final = 3
 _MAX_INT32: Final = 2**31 - 1
 
@@ -136,6 +136,14 @@ def store_rules() -> tuple[Rule, ...]:
         *_competition_rules(),
         *_promo2_rules(),
     )
+
+
+def region_rule(regions: Sequence[str]) -> Rule:
+    """Rule for the column of regions, which ``store.csv`` may have; ``regions``: the codes."""
+    text = pl.col(REGION_COLUMN)
+    description = f"{REGION_COLUMN} is empty or one of {', '.join(regions)}"
+    unknown = text.is_not_null() & ~text.is_in(list(regions))
+    return Rule(f"{REGION_COLUMN}_known", description, unknown, (REGION_COLUMN,))
 
 
 def _competition_rules() -> tuple[Rule, ...]:
