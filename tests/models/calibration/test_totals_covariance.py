@@ -172,6 +172,24 @@ def test_intervals_are_nested_and_contain_the_total(
             assert (lower >= 0).all()
 
 
+def test_a_stores_window_and_its_weeks_are_coherent(
+    tables: Tables, others: list[WindowActuals]
+) -> None:
+    """The sum of the weeks is the window, which is less uncertain than all weeks added up."""
+    rows = others[0].rows
+    groups = {kind: total_groups(kind, rows, ORIGIN) for kind in ("store", "store_week")}
+    weeks, ((low, high),) = totals_intervals(*tables, rows, groups["store_week"], [0.8])
+    window, ((low_all, high_all),) = totals_intervals(*tables, rows, groups["store"], [0.8])
+    store_of_week = np.zeros(len(weeks), np.int64)
+    store_of_week[groups["store_week"]] = groups["store"]
+    assert np.bincount(store_of_week, weeks) == pytest.approx(window)
+    added = np.bincount(store_of_week, high - low)
+    assert (high_all - low_all < added * 1.01).all()
+    widest = np.zeros(len(window))
+    np.maximum.at(widest, store_of_week, (high - low) / weeks)
+    assert ((high_all - low_all) / window < widest).all()
+
+
 def test_intervals_do_not_depend_on_other_groups_or_row_order(
     tables: Tables, others: list[WindowActuals]
 ) -> None:
