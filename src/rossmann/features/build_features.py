@@ -73,6 +73,7 @@ class FeatureArrays(NamedTuple):
 _FIRST_HISTORY: Final = FEATURES.index("mean_weekday_91")
 _FIRST_STATE: Final = FEATURES.index("kfa")
 _PROMO_LIFT: Final = FEATURES.index("promo_lift")
+_REGION: Final = FEATURES.index("region")
 _LAST_YEAR: Final = state_space.LAST_YEAR
 
 
@@ -103,7 +104,6 @@ def _calendar_features(
     out[22] = a.stores[s, LOG_DISTANCE]
     out[23] = months_since(table[calendars.MONTH_INDEX], a.stores[s, COMPETITION_MONTH])
     out[24] = a.stores[s, ASSORTMENT]
-    out[25] = a.regions[row.origin, s]
     out[26] = d - row.origin
 
 
@@ -248,11 +248,13 @@ def build_matrix_for_rows(
     index = np.empty((4, len(out)), np.int64)
     if not locate_rows(query, index):
         return False
+    region_day = query[5][3]
     base, season = state_space.N_BASE, state_space.N_BASE + state_space.N_HARMONICS
     for i in range(len(out)):
         row, features = get_row(index, flags, i), out[i]
         complete, opening = is_schedule_complete(a, row), _opening(a, row)
         _calendar_features(a, row, opening, features)
+        features[_REGION] = a.regions[row.origin if region_day < 0 else region_day, row.store]
         _schedule_features(a, row, complete, features)
         mask = state_space.design_mask(a.table, a.cube, row.day, row.store, row.flags, complete)
         mask = state_space.set_reopened(mask, opening.closed_back)

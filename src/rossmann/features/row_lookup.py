@@ -27,10 +27,11 @@ RECENT_DAYS: Final = 90
 """Days that show whether a store has been trading."""
 
 IndexArray = npt.NDArray[np.int64]
-RowQuery = tuple[DayArray, DayArray, DayArray, IndexArray, IndexArray, tuple[int, int, int]]
+RowQuery = tuple[DayArray, DayArray, DayArray, IndexArray, IndexArray, tuple[int, int, int, int]]
 """The panel's sorted store numbers; store number and day (n,) of each row; ``origin`` and
-``planned_to``, one for all rows or one for each; the first and last day of history, and the last
-day that can be forecast. Days since 1970-01-01."""
+``planned_to``, one for all rows or one for each; the first and last day of history, the last day
+that can be forecast, and the day whose knowledge of regions holds (-1: each row's origin). Days
+since 1970-01-01."""
 RowFlags = tuple[FlagArray, FlagArray, FlagArray]
 """Promotion, state holiday and school holiday of each row: (n,) each."""
 
@@ -99,7 +100,7 @@ def locate_rows(query: RowQuery, out: IndexArray) -> bool:
 
     It can where its store is known and first <= origin < day <= furthest, origin <= last.
     """
-    numbers, store, day, origin, planned_to, (first, last, furthest) = query
+    numbers, store, day, origin, planned_to, (first, last, furthest, _) = query
     for i in range(len(store)):
         index = _store_index(numbers, store[i])
         since = origin[i if len(origin) > 1 else 0]

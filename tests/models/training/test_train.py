@@ -42,6 +42,7 @@ def test_training_rows_equal_the_rows_that_serving_builds(panel: Panel) -> None:
                 panel.store_schedule(int(rows.store[j]), examples.day[i : i + 1]),
                 int(origins[i]),
                 planned_to=int(plan_ends[i]),
+                region_day=panel.last_day,
             )[0].tobytes()
             for j in same
         }
@@ -71,6 +72,17 @@ def test_sampled_rows_do_not_depend_on_materializing_all(panel: Panel) -> None:
         assert sampled.matrix.tobytes() == sliced.matrix.tobytes()
         assert (sampled.sold == sliced.sold).all()
         assert (sampled.day == sliced.day).all()
+
+
+def test_training_rows_have_the_regions_that_are_known_at_their_end(panel: Panel) -> None:
+    """Not those of each row's origin: an unknown region would tell members the year."""
+    examples, column = sample_training_rows(panel, 31, seed=1), FEATURES.index("region")
+    early = panel.first_day + 60
+    for rows, day in ((examples, panel.last_day), (examples.known_at(early), early)):
+        expected = panel.regions(rows.rows, day)
+        assert (rows.matrix[:, column] == expected).all()
+    unknown = [(r.matrix[:, column] < 0).mean() for r in (examples.known_at(early), examples)]
+    assert unknown[0] > unknown[1]
 
 
 def test_same_seed_gives_the_same_model(

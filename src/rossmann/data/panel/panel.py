@@ -77,16 +77,22 @@ class Panel:
         return row_lookup.row_extent(self.store_numbers, rows.store, rows.day)
 
     def matrix(
-        self, rows: StoreDays, origin: Days, planned_to: Days | None = None
+        self,
+        rows: StoreDays,
+        origin: Days,
+        planned_to: Days | None = None,
+        region_day: int | None = None,
     ) -> FeatureMatrix:
         """The features of ``rows`` (n,) as of ``origin``: (n, 46) float32.
 
-        ``planned_to``: as if the schedule ended on that day. Raises ``ValueError`` where a store
-        is unknown or a day is out of range (first day <= origin < day <= ``furthest_day``, origin
-        in history): callers check rows first and report each.
+        ``planned_to``: as if the schedule ended on that day. ``region_day``: the regions of stores
+        as holidays up to that day tell them, the origin without; training rows take the last day
+        that the fit knows, else what is not yet known would tell members the time. Raises
+        ``ValueError`` where a store is unknown or a day is out of range (first day <= origin < day
+        <= ``furthest_day``, origin in history): callers check rows first and report each.
         """
         out = np.empty((len(rows), len(FEATURES)), np.float32)
-        query = self._query(rows, origin, planned_to)
+        query = self._query(rows, origin, planned_to, region_day)
         flags = (rows.promo, rows.state_holiday, rows.school_holiday)
         if not build_matrix_for_rows(self.arrays, query, flags, out):
             raise ValueError(_OUT_OF_RANGE)
@@ -103,10 +109,18 @@ class Panel:
             raise ValueError(_OUT_OF_RANGE)
         return out
 
-    def _query(self, rows: StoreDays, origin: Days, planned_to: Days | None) -> RowQuery:
+    def regions(self, rows: StoreDays, day: int) -> npt.NDArray[np.int16]:
+        """The region of each row's store (n,) as holidays up to ``day`` tell it."""
+        regions = self.arrays.regions[day - self.first_day]
+        return np.asarray(regions[self.store_indices(rows.store)], np.int16)
+
+    def _query(
+        self, rows: StoreDays, origin: Days, planned_to: Days | None, region_day: int | None = None
+    ) -> RowQuery:
         """Rows as the kernels take them."""
         limit = self.first_day + len(self.arrays.table) if planned_to is None else planned_to
-        bounds = (self.first_day, self.last_day, self.furthest_day)
+        regions_of = -1 if region_day is None else region_day - self.first_day
+        bounds = (self.first_day, self.last_day, self.furthest_day, regions_of)
         return (
             self.store_numbers,
             rows.store,

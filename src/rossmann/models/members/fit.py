@@ -1,7 +1,7 @@
 """Training rows, each as of its own forecast origin, and the fit of the ensemble's members."""
 
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +10,38 @@ from rossmann.data.panel.panel import Panel
 from rossmann.features.schedule_counts import SCHOOL_CAP
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.base import BaseLearner
-from rossmann.schema import MAX_HORIZON, FeatureMatrix, FloatArray, ProgressReporter, StoreDays
+from rossmann.schema import (
+    FEATURES,
+    MAX_HORIZON,
+    FeatureMatrix,
+    FloatArray,
+    ProgressReporter,
+    StoreDays,
+)
 from rossmann.settings import Profile
 
 Days = npt.NDArray[np.integer]
 SCHEDULE_ENDS_AT_ORIGIN: Final = 0.2
 SCHEDULE_ENDS_SOON: Final = 0.2
 """Shares of training rows whose schedule ends early."""
+_REGION: Final = FEATURES.index("region")
 _MAX_SAMPLES_IN_MATRIX: Final = 4
 """With more rows than in this many samples, only the samples' matrices are built."""
+
+
+class RowEnds(NamedTuple):
+    """Up to where each row's knowledge goes, in epoch days: arrays (n,), and one day for all.
+
+    ``origin``: sales; ``planned_to``: the schedule; ``region_day``: the stores' regions.
+    """
+
+    origin: Days
+    planned_to: Days
+    region_day: int
+
+    def take(self, index: npt.NDArray[np.integer]) -> "RowEnds":
+        """Those of the rows at ``index``."""
+        return RowEnds(self.origin[index], self.planned_to[index], self.region_day)
 
 
 class TrainingRows:
@@ -29,10 +52,10 @@ class TrainingRows:
     """
 
     def __init__(
-        self, panel: Panel, rows: StoreDays, origin: Days, planned_to: Days, sold: FloatArray,
+        self, panel: Panel, rows: StoreDays, ends: RowEnds, sold: FloatArray,
         matrix: FeatureMatrix | None = None,
     ) -> None:  # fmt: skip
-        self._panel, self._rows, self._origin, self._planned_to = panel, rows, origin, planned_to
+        self._panel, self._rows, self._ends = panel, rows, ends
         self.sold = sold
         self._matrix = matrix
 
@@ -50,20 +73,24 @@ class TrainingRows:
     def matrix(self) -> FeatureMatrix:
         """The features (n, 46)."""
         if self._matrix is None:
-            self._matrix = self._panel.matrix(self._rows, self._origin, self._planned_to)
+            self._matrix = self._panel.matrix(self._rows, *self._ends)
         return self._matrix
 
     def known_at(self, origin: int) -> "TrainingRows":
-        """Those whose sales were known at ``origin``."""
-        return self.take(np.nonzero(self.day <= origin)[0])
+        """Those whose sales were known at ``origin``, with the regions that were."""
+        known = self.take(np.nonzero(self.day <= origin)[0])
+        ends = known._ends._replace(region_day=origin)
+        matrix = known._matrix
+        if matrix is not None:
+            matrix[:, _REGION] = self._panel.regions(known.rows, origin)
+        return TrainingRows(self._panel, known.rows, ends, known.sold, matrix)
 
     def take(self, index: npt.NDArray[np.integer]) -> "TrainingRows":
         """The rows at ``index``."""
         return TrainingRows(
             self._panel,
             self._rows.take(index),
-            self._origin[index],
-            self._planned_to[index],
+            self._ends.take(index),
             self.sold[index],
             None if self._matrix is None else self._matrix[index],
         )
@@ -84,7 +111,8 @@ def sample_training_rows(panel: Panel, history_days: int, seed: int) -> Training
     origin = rows.day - horizon
     kept = np.nonzero(origin - panel.first_day + 1 >= history_days)[0]
     part, since = rows.take(kept), origin[kept]
-    return TrainingRows(panel, part, since, sample_schedule_ends(part.day, since, seed), sold[kept])
+    ends = RowEnds(since, sample_schedule_ends(part.day, since, seed), panel.last_day)
+    return TrainingRows(panel, part, ends, sold[kept])
 
 
 def sample_schedule_ends(
