@@ -92,8 +92,14 @@ def test_simultaneous_connections_are_shared_between_workers(run_service: Any) -
     workers, port = workers_of(service.process), int(service.url.rpartition(":")[2])
     wait_until(lambda: min_connections_per_worker(workers, port) > 0)  # both workers accept
     rounds = 10
-    # one greedy worker would leave the other about 4 of 32; half of them is the aim
-    assert sum(min_connections_per_worker(workers, port) for _ in range(rounds)) > rounds * 32 / 6
+
+    def are_shared() -> bool:
+        fewest = sum(min_connections_per_worker(workers, port) for _ in range(rounds))
+        return fewest > rounds * 32 / 5
+
+    # One greedy worker would leave the other about 4 of 32, always. Where other tests take the
+    # cores, the worker that runs accepts what comes meanwhile: so several attempts.
+    assert any(are_shared() for _ in range(10))
 
 
 def test_bind_to_the_port_of_running_workers_fails(run_service: Any) -> None:
