@@ -25,6 +25,7 @@ from rossmann.models.calibration.interval_coverage import (
     EVENT_GROUPS,
     calibrate_windows,
     event_groups,
+    joined_inputs,
 )
 from rossmann.models.ensemble.prediction_intervals import (
     calibrate,
@@ -33,7 +34,7 @@ from rossmann.models.ensemble.prediction_intervals import (
     terciles,
     volatility_cuts,
 )
-from rossmann.models.ensemble.residual_scale import IntervalInputs, fit_scale, residual_scale
+from rossmann.models.ensemble.residual_scale import fit_scale, residual_scale
 from rossmann.models.evaluation.backtest import (
     BacktestPlan,
     WindowForecasts,
@@ -58,16 +59,6 @@ def residuals(outcomes: Sequence[WindowForecasts]) -> FloatArray:
     return np.concatenate([np.log(o.window.sold / o.forecasts["ensemble"]) for o in outcomes])
 
 
-def inputs(outcomes: Sequence[WindowForecasts]) -> IntervalInputs:
-    """What the scale depends on, all windows concatenated."""
-    parts = [o.interval_inputs for o in outcomes]
-    return IntervalInputs(
-        np.concatenate([part.matrix for part in parts]),
-        np.concatenate([part.day for part in parts]),
-        np.concatenate([part.forecast for part in parts]),
-    )
-
-
 def one_for_all(
     calibration: Sequence[WindowForecasts], tested: WindowForecasts, level: float
 ) -> Bounds:
@@ -81,7 +72,7 @@ def by_tercile(
     calibration: Sequence[WindowForecasts], tested: WindowForecasts, level: float
 ) -> Bounds:
     """A width for each third of volatility."""
-    matrix, errors = inputs(calibration).matrix, np.abs(residuals(calibration))
+    matrix, errors = joined_inputs(calibration).matrix, np.abs(residuals(calibration))
     cuts = volatility_cuts(matrix)
     group = terciles(matrix, cuts)
     widths = np.array([conformal_quantiles(errors[group == g], [level])[0] for g in range(3)])
@@ -93,7 +84,7 @@ def five_terms(
     calibration: Sequence[WindowForecasts], tested: WindowForecasts, level: float
 ) -> Bounds:
     """The scale of the release before."""
-    rows, errors = inputs(calibration), np.abs(residuals(calibration))
+    rows, errors = joined_inputs(calibration), np.abs(residuals(calibration))
     table: dict[str, Any] = calibrate(rows, np.exp(errors) * rows.forecast)
     table["terms"] = table["terms"][:5]
     table["coefficients"] = fit_scale(table, rows, errors).tolist()
@@ -114,7 +105,7 @@ def two_sided(
 ) -> Bounds:
     """The same scale, with separate lower and upper quantiles."""
     table = calibrate_windows(calibration)
-    errors = residuals(calibration) / residual_scale(table, inputs(calibration))
+    errors = residuals(calibration) / residual_scale(table, joined_inputs(calibration))
     low, high = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
     scale = residual_scale(table, tested.interval_inputs)
     return low * scale, high * scale
@@ -152,7 +143,7 @@ def compare(outcomes: Sequence[WindowForecasts], level: float) -> list[list[list
              f"{_percent(min(parts[1]))}, {_percent(max(parts[1]))}", f"{np.mean(widths):.4f}",
              f"{np.mean(scores):.4f}"]
         )  # fmt: skip
-        rows, covered = inputs(outcomes), np.concatenate(inside)
+        rows, covered = joined_inputs(outcomes), np.concatenate(inside)
         events = event_groups(rows.day, rows.matrix).values()
         by_event.append([name, *(_percent(covered[e].mean()) if e.any() else "-" for e in events)])
     return [by_window, by_event]

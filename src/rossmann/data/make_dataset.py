@@ -56,7 +56,7 @@ def make_dataset(settings: Settings, report: ProgressReporter = lambda line: Non
     """
     raw = find_raw_tables(settings)
     digests = table_digests(raw, settings.processed_dir / _DIGEST_CACHE)
-    folder = settings.processed_dir / _version(digests, settings.country)
+    folder = settings.processed_dir / _version(digests, raw.country)
     info = read_info(folder)
     if info:
         report(f"data version {info.version} ({info.dataset}) is there already")
@@ -84,7 +84,7 @@ def current_dataset(settings: Settings) -> DatasetInfo:
             raise
         return newest
     digests = table_digests(raw, settings.processed_dir / _DIGEST_CACHE)
-    info = read_info(settings.processed_dir / _version(digests, settings.country))
+    info = read_info(settings.processed_dir / _version(digests, raw.country))
     if info is None:
         raise DataNotFoundError(
             f"the {raw.dataset} tables in {raw.train.parent} are not prepared: "

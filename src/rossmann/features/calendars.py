@@ -32,26 +32,23 @@ def country_regions(country: str) -> tuple[str, ...]:
     A region is an index into them; one without a code stands for a country without any. Raises
     ``SettingsError`` for a country that the ``holidays`` package does not know.
     """
-    import holidays
-
-    _check_country(country)
-    codes = holidays.country_holidays(country).subdivisions
+    codes = _holidays(country).subdivisions
     return tuple(sorted(code for code in codes if _CODE.fullmatch(code))) or ("",)
 
 
-def _check_country(country: str) -> None:
+def _holidays(
+    country: str,
+    years: range = range(0),
+    region: str = "",
+    categories: tuple[str, ...] = ("public",),
+) -> "HolidayBase":
+    """The country's holidays, or a region's; raises ``SettingsError`` for an unknown country."""
     import holidays
 
     if country not in holidays.list_supported_countries(include_aliases=False):
         raise SettingsError(
             f"country {country!r} is not known: give its code of two letters (ISO 3166), as DE"
         )
-
-
-def _holidays(country: str, region: str, years: range) -> "HolidayBase":
-    import holidays
-
-    categories = _GERMAN_CATEGORIES if country == "DE" else ("public",)
     return holidays.country_holidays(
         country, subdiv=region or None, years=years, categories=categories
     )
@@ -82,14 +79,11 @@ def _working_days_left(stamps: npt.NDArray[np.datetime64], country: str) -> npt.
 
     Wages are paid on the last of them: where a month ends on a weekend, people shop on that day.
     """
-    import holidays
-
     months = stamps.astype("datetime64[M]")
     first = months.min().astype("datetime64[D]")
     axis = np.arange(first, (months.max() + 1).astype("datetime64[D]"))
     years = range(int(axis[0].astype(object).year), int(axis[-1].astype(object).year) + 1)
-    _check_country(country)
-    public = np.array(sorted(holidays.country_holidays(country, years=years)), "datetime64[D]")
+    public = np.array(sorted(_holidays(country, years)), "datetime64[D]")
     worked = np.concatenate([[0], np.cumsum(np.is_busday(axis, holidays=public))])
     ends = ((months + 1).astype("datetime64[D]") - first).astype(np.int64)
     return np.asarray(worked[ends] - worked[(stamps - first).astype(np.int64) + 1], np.int64)
@@ -132,9 +126,10 @@ def public_holidays(days: DayArray, country: str = DEFAULT_COUNTRY) -> npt.NDArr
     years = range(dates[0].year, dates[-1].year + 1)
     regions = country_regions(country)
     out = np.zeros((len(regions), len(days)), np.uint8)
+    categories = _GERMAN_CATEGORIES if country == "DE" else ("public",)
     near_easter = np.isin(_days_from_easter(days, np.array([d.year for d in dates])), (-2, 0, 1))
     for i, region in enumerate(regions):
-        kept = _holidays(country, region, years)
+        kept = _holidays(country, years, region, categories)
         for j, when in enumerate(dates):
             if when in kept:
                 christmas = when.month == 12 and when.day in (25, 26)

@@ -77,7 +77,7 @@ def test_past_windows_stand_beside_the_bands_that_are_served(
     table = calibrate_totals(panel, windows, trained.card["intervals"], chain_floor=0.03)
     for past, window in zip(table["past"], windows, strict=True):
         sold, forecast = window.window.sold.sum(), window.forecasts["ensemble"].sum()
-        assert past["miss"] == pytest.approx(float(np.log(sold / forecast)))
+        assert past["log_error"] == pytest.approx(float(np.log(sold / forecast)))
         assert past["origin"] == window.window.origin_date.isoformat()
         assert 0 < past["half_width"]["0.80"] < past["half_width"]["0.95"]
 

@@ -21,7 +21,6 @@ import pytest
 
 import rossmann
 from rossmann.cli import main
-from rossmann.errors import CorruptModelError, ServiceError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import WindowScore
 from rossmann.models.members import LEARNERS
@@ -398,49 +397,3 @@ def test_mlflow_shows_the_card_page(
     assert frame.locator("img").count() == 1
     assert frame.get_by_role("heading", name="Comes from").is_visible()
     page.close()
-
-
-def test_card_without_windows_renders(trained: TrainedModel) -> None:
-    assert "No window" in render_markdown(trained.card, [], NAME)
-
-
-def test_registering_twice_makes_two_versions(
-    trained: TrainedModel, packaging_settings: Settings
-) -> None:
-    name = f"{NAME}-twice"
-    lines: list[str] = []
-    numbers = [register(trained, packaging_settings, name, lines.append).version for _ in range(2)]
-    assert numbers == [1, 2]
-    assert f"registered {name} version 2" in lines
-
-
-def test_registering_restores_uri_and_environment(
-    trained: TrainedModel, packaging_settings: Settings
-) -> None:
-    import mlflow
-
-    uri, environment = mlflow.get_tracking_uri(), dict(os.environ)
-    register(trained, packaging_settings, f"{NAME}-clean")
-    assert mlflow.get_tracking_uri() == uri
-    assert {k: v for k, v in os.environ.items() if "MLFLOW_RUN" not in k} == environment
-    assert mlflow.active_run() is None
-
-
-def test_corrupt_folder_is_not_registered(
-    trained: TrainedModel, packaging_settings: Settings, tmp_path: Path
-) -> None:
-    for file in trained.folder.iterdir():
-        if file.is_file():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "xgboost.ubj").write_bytes(b"rot")
-    corrupt = TrainedModel(tmp_path, trained.card, trained.windows)
-    with pytest.raises(CorruptModelError, match=r"xgboost\.ubj"):
-        register(corrupt, packaging_settings, f"{NAME}-damaged")
-
-
-def test_registering_without_a_server_raises_service_error(trained: TrainedModel) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        settings = load_settings(mlflow_tracking_uri=f"http://127.0.0.1:{unused.getsockname()[1]}")
-        with pytest.raises(ServiceError, match="rossmann mlflow"):
-            register(trained, settings, NAME)

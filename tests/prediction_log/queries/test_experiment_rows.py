@@ -21,13 +21,16 @@ YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
 
-def test_log_query_has_a_timeout(
-    database_url: str, tmp_path: Path, experiment: Run, row: MakeRow
-) -> None:
+@pytest.fixture
+def log_url(database_url: str, tmp_path: Path, experiment: Run, row: MakeRow) -> str:
+    """URL of a log with one row."""
     with experiment(database_url=database_url, log_flush_seconds=0.05) as client:
         predict(client, [row()])
         wait_for_rows(client, 1)
-    log_url = database_url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
+    return database_url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
+
+
+def test_log_query_has_a_timeout(log_url: str) -> None:
     log = ExperimentLog(log_url, seconds=0.3)
     with (
         pytest.raises(ServiceError, match=r"took longer than 0\.3 s"),
@@ -40,13 +43,7 @@ def test_log_query_has_a_timeout(
     log.close()
 
 
-def test_log_query_is_cancelled_when_the_service_ends(
-    database_url: str, tmp_path: Path, experiment: Run, row: MakeRow
-) -> None:
-    with experiment(database_url=database_url, log_flush_seconds=0.05) as client:
-        predict(client, [row()])
-        wait_for_rows(client, 1)
-    log_url = database_url or f"sqlite:///{tmp_path / 'prediction_log' / 'log.db'}"
+def test_log_query_is_cancelled_when_the_service_ends(log_url: str) -> None:
     log = ExperimentLog(log_url, seconds=600)
     failures: list[ServiceError] = []
 

@@ -44,7 +44,7 @@ def fit_bias_correction(outcomes: "Sequence[WindowForecasts]") -> dict[str, Any]
     """The correction table, as JSON, from windows that the members were not fitted on.
 
     By group: ``factors``, and the log ratios of forecast to sales that they come from:
-    ``theoretical``, ``measured`` with its ``standard_error`` (0 for one window) and ``weight``.
+    ``theoretical``, ``measured`` with its ``standard_error`` (None for one window) and ``weight``.
     """
     theoretical = np.log(_theoretical_ratios(outcomes))
     ratios = np.log([_window_ratios(outcome) for outcome in outcomes])

@@ -63,15 +63,19 @@ def calibrate_windows(outcomes: Sequence[WindowForecasts]) -> dict[str, Any]:
     without_schedule = [
         o.forecasts[NO_SCHEDULE_FORECAST] for o in outcomes if NO_SCHEDULE_FORECAST in o.forecasts
     ]
-    rows = IntervalInputs(
+    return calibrate(
+        joined_inputs(outcomes),
+        np.concatenate([o.window.sold for o in outcomes]),
+        np.concatenate(without_schedule) if len(without_schedule) == len(outcomes) else None,
+    )
+
+
+def joined_inputs(outcomes: Sequence[WindowForecasts]) -> IntervalInputs:
+    """What the scale of the ensemble's intervals depends on, for the rows of all ``outcomes``."""
+    return IntervalInputs(
         np.concatenate([o.window.matrix for o in outcomes]),
         np.concatenate([o.window.rows.day for o in outcomes]),
         np.concatenate([o.forecasts["ensemble"] for o in outcomes]),
-    )
-    return calibrate(
-        rows,
-        np.concatenate([o.window.sold for o in outcomes]),
-        np.concatenate(without_schedule) if len(without_schedule) == len(outcomes) else None,
     )
 
 
@@ -98,30 +102,32 @@ def covers(sold: FloatArray, interval: Interval) -> FloatArray:
     return ((lower <= sold) & (sold <= upper)).astype(np.float64)
 
 
-def measure_coverage(outcomes: Sequence[WindowForecasts]) -> dict[str, Any] | None:
+def measure_coverage(
+    outcomes: Sequence[WindowForecasts], intervals: Sequence[dict[float, Interval]] | None = None
+) -> dict[str, Any] | None:
     """Coverage and mean width (as a share of the forecast) of each level, as JSON.
 
     By level: ``coverage`` and ``width`` over all rows, ``windows`` (coverage by origin),
     ``volatility`` (coverage by tercile; None without rows) and ``events`` (coverage on the days of
-    those ``EVENT_GROUPS`` that have any). None for a single window.
+    those ``EVENT_GROUPS`` that have any). None for a single window. ``intervals``: of
+    ``cross_validated_intervals``, where they are computed already.
     """
-    intervals = cross_validated_intervals(outcomes)
+    intervals = cross_validated_intervals(outcomes) if intervals is None else intervals
     if intervals is None:
         return None
-    matrix = np.concatenate([o.window.matrix for o in outcomes])
+    rows = joined_inputs(outcomes)
     sold = [o.window.sold for o in outcomes]
-    tercile = terciles(matrix, volatility_cuts(matrix))
-    events = event_groups(np.concatenate([o.window.rows.day for o in outcomes]), matrix)
-    forecast = np.concatenate([o.forecasts["ensemble"] for o in outcomes])
+    origins = [o.window.origin_date.isoformat() for o in outcomes]
+    tercile = terciles(rows.matrix, volatility_cuts(rows.matrix))
+    events = event_groups(rows.day, rows.matrix)
     levels = {}
     for level in ALL_LEVELS:
         by_window = [covers(s, i[level]) for s, i in zip(sold, intervals, strict=True)]
         covered = np.concatenate(by_window)
         width = np.concatenate([i[level][1] - i[level][0] for i in intervals])
-        origins = [o.window.origin_date.isoformat() for o in outcomes]
         levels[level_key(level)] = {
             "coverage": float(covered.mean()),
-            "width": float(np.mean(width / forecast)),
+            "width": float(np.mean(width / rows.forecast)),
             "windows": {
                 origin: float(x.mean()) for origin, x in zip(origins, by_window, strict=True)
             },
@@ -130,7 +136,7 @@ def measure_coverage(outcomes: Sequence[WindowForecasts]) -> dict[str, Any] | No
                 for t, name in enumerate(TERCILES)
             },
             "events": {
-                name: float(covered[rows].mean()) for name, rows in events.items() if rows.any()
+                name: float(covered[days].mean()) for name, days in events.items() if days.any()
             },
         }
     return {"method": "each window by a table of the others", "levels": levels}
@@ -161,12 +167,14 @@ def past_rows(past: Sequence[dict[str, Any]]) -> list[list[str]]:
     widths = [f"{level:.0%} band" for level in REPORTED_LEVELS]
     rows = [["chain total from", "age of the fit", "sold over forecast", *widths]]
     for window in past:
-        miss = np.expm1(window["miss"])
+        error = np.expm1(window["log_error"])
         half = [f"± {format_percent(float(np.expm1(window['half_width'][key])))}" for key in keys]
-        outside = ["" if abs(window["miss"]) <= window["half_width"][key] else " *" for key in keys]
+        outside = [
+            "" if abs(window["log_error"]) <= window["half_width"][key] else " *" for key in keys
+        ]
         bands = [width + mark for width, mark in zip(half, outside, strict=True)]
         age = f"{window['age_days']} days"
-        rows.append([window["origin"], age, format_percent(float(miss), "+.1f"), *bands])
+        rows.append([window["origin"], age, format_percent(float(error), "+.1f"), *bands])
     return rows
 
 

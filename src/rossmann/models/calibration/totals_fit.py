@@ -63,7 +63,7 @@ def calibrate_totals(
     """The totals table from all windows, with what it would have said of each (``past``)."""
     actuals = [_window_actuals(panel, w, interval_table) for w in outcomes]
     table = fit_totals(actuals, chain_floor)
-    return table | {"past": _past_misses(outcomes, actuals, interval_table, table)}
+    return table | {"past": _past_errors(outcomes, actuals, interval_table, table)}
 
 
 def cross_validated_totals(
@@ -83,18 +83,18 @@ def cross_validated_totals(
         others = [_window_actuals(panel, w, interval_table) for w in rest]
         actuals.append(_window_actuals(panel, window, interval_table))
         tables.append((interval_table, fit_totals(others, chain_floor)))
-        past += _past_misses([window], actuals[-1:], *tables[-1])
+        past += _past_errors([window], actuals[-1:], *tables[-1])
     return {**measure_totals(actuals, tables, REPORTED_LEVELS), "past": past}
 
 
-def _past_misses(
+def _past_errors(
     outcomes: Sequence[WindowForecasts],
     actuals: Sequence[WindowActuals],
     interval_table: dict[str, Any],
     totals_table: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """For each window the log of the chain's sales over its forecast, and the half-widths."""
-    misses = []
+    errors = []
     for outcome, window in zip(outcomes, actuals, strict=True):
         groups = np.zeros(len(window.sold), np.int64)
         total, bounds = totals_intervals(
@@ -104,15 +104,15 @@ def _past_misses(
             level_key(level): float(np.log(high[0] / low[0]) / 2)
             for level, (low, high) in zip(REPORTED_LEVELS, bounds, strict=True)
         }
-        misses.append(
+        errors.append(
             {
                 "origin": outcome.window.origin_date.isoformat(),
                 "age_days": outcome.age_days,
-                "miss": float(np.log(window.sold.sum() / total[0])),
+                "log_error": float(np.log(window.sold.sum() / total[0])),
                 "half_width": widths,
             }
         )
-    return misses
+    return errors
 
 
 def store_types(panel: Panel) -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rossmann.schema import FloatArray
 
-DAYS_OF_A_WEEK: Final = 7
+_WEEK: Final = 7
 
 
 class Clusters(NamedTuple):
@@ -39,14 +39,14 @@ def find_clusters(
     store: npt.NDArray[np.integer],
     day: npt.NDArray[np.integer],
     window: npt.NDArray[np.integer] | None = None,
+    days: int = _WEEK,
 ) -> Clusters:
-    """The clusters of rows (n,); weeks of different windows are different ones."""
+    """The clusters of rows (n,); weeks of different windows are different ones.
+
+    ``days``: of a cluster in time, where it is not a week.
+    """
     window = np.zeros(len(store), np.int64) if window is None else window
-    keys = (
-        store,
-        window.astype(np.int64) * 100_000 + day.astype(np.int64) // DAYS_OF_A_WEEK,
-        window,
-    )
+    keys = (store, window.astype(np.int64) * 100_000 + day.astype(np.int64) // days, window)
     return Clusters(
         *(np.unique(key.astype(np.int64), return_inverse=True)[1].reshape(-1) for key in keys)
     )

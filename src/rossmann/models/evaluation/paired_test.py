@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rossmann.models.evaluation.clustered_errors import (
-    DAYS_OF_A_WEEK,
     error_by_stores_and_weeks,
     error_by_windows,
     find_clusters,
@@ -71,11 +70,10 @@ def paired_test(rows: PairedRows) -> PairedTest:
     """Test whether the first forecast is better; raises ``ValueError`` where there is no row."""
     if not len(rows.sold):
         raise ValueError("there is no row to compare on")
-    first, second = np.abs(rows.first - rows.sold), np.abs(rows.second - rows.sold)
+    first, second = _absolute_errors(rows)
     ratio = first.sum() / second.sum() if second.sum() else np.nan
     clusters = find_clusters(rows.store, rows.day, rows.window)
-    with np.errstate(invalid="ignore"):  # forecasts that are no numbers
-        influence = (ratio * second - first) / second.sum()
+    influence = _influence(first, second)
     windows = int(clusters.window.max()) + 1
     errors = [(error_by_stores_and_weeks(influence, clusters), clusters.weeks)]
     if windows > 1:
@@ -111,11 +109,20 @@ def no_worse_p_value(rows: PairedRows, margin: float) -> float:
         return float("nan")
     if test.weeks >= _FEW_WEEKS:
         return _p_value(test.improvement + margin, test.standard_error, test.weeks - 1)
-    first, second = np.abs(rows.first - rows.sold), np.abs(rows.second - rows.sold)
-    influence = ((1.0 - test.improvement) * second - first) / second.sum()
-    by_date = find_clusters(rows.store, rows.day * DAYS_OF_A_WEEK)  # each date as a week
-    error = error_by_stores_and_weeks(influence, by_date)
-    return _p_value(test.improvement + margin, error, by_date.weeks - 1)
+    dates = find_clusters(rows.store, rows.day, days=1)
+    error = error_by_stores_and_weeks(_influence(*_absolute_errors(rows)), dates)
+    return _p_value(test.improvement + margin, error, dates.weeks - 1)
+
+
+def _absolute_errors(rows: PairedRows) -> tuple[FloatArray, FloatArray]:
+    """Of the first and of the second forecast, (n,) each."""
+    return np.abs(rows.first - rows.sold), np.abs(rows.second - rows.sold)
+
+
+def _influence(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Each row's part of the improvement (n,), which sums to 0; from absolute errors."""
+    with np.errstate(invalid="ignore"):  # forecasts that are no numbers
+        return np.asarray((first.sum() / second.sum() * second - first) / second.sum())
 
 
 def _p_value(improvement: float, standard_error: float, freedom: int) -> float:

@@ -84,12 +84,11 @@ def forecast_totals(
         raise RequestError([replace(error, loc=("inputs", *error.loc)) for error in repeated])
     check()
     rows, point_forecasts = _forecast_rows(forecaster, request, origin)
-    totals = []
+    totals, tables = [], (card["intervals"], card[TOTALS_KEY])
     for name in by:
         check()
         groups, store, store_type = _groups(name, rows)
         count = len(store)
-        tables = card["intervals"], card[TOTALS_KEY]
         _, bounds = totals_intervals(*tables, rows, groups, request.levels)
         sales = sum_by_group(groups, point_forecasts, count)
         totals.append(

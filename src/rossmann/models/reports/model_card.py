@@ -11,6 +11,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
+from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY
 from rossmann.models.calibration.interval_coverage import past_rows
 from rossmann.models.evaluation.backtest import WindowScore
 from rossmann.models.reports.figures import (
@@ -51,9 +52,7 @@ def render_markdown(card: Mapping[str, Any], scores: list[WindowScore], name: st
         rows=_format_count(data.get("rows")),
         stores=_format_count(data.get("stores")),
         backtest=_backtest_tables(scores),
-        past=markdown_table(past_rows(past))
-        if (past := card.get("totals", {}).get("past"))
-        else "",
+        past=markdown_table(past_rows(past)) if past else "",
         calibration=_calibration_lines(card),
         blend=", ".join(
             f"{FORECASTER_LABELS.get(k, k)} {100 * float(w):.0f} %" for k, w in weights.items()
@@ -75,13 +74,13 @@ def _calibration_lines(card: Mapping[str, Any]) -> list[str]:
     """What the calibration rests on, in words."""
     lines = []
     seasons = card.get("intervals", {}).get("seasons", {})
-    rare = [f"{name} (in {count} of its years)" for name, count in seasons.items() if count < 2]
+    rare = [name for name, years in seasons.items() if years < 2]
     if rare:
         lines.append(
-            f"Days of {' and '.join(rare)} are not verified: a second season was not seen yet."
+            f"Not verified: days of {' and '.join(rare)}. Windows hold them in one year at most."
         )
-    table = card.get("unbiased", {})
-    if "standard_error" in table:
+    table = card.get(BIAS_CORRECTION_KEY, {})
+    if None not in table.get("standard_error", [None]):  # one window says nothing of its error
         parts = zip(table["groups"], table["factors"], table["standard_error"], strict=True)
         factors = ", ".join(f"{name} {factor:.4f} (± {error:.4f})" for name, factor, error in parts)
         lines.append(

@@ -74,7 +74,8 @@ def build_report_data(
     Shares are fractions (0.1 is 10 %); a measure without rows is None.
     """
     windows = with_follow_ups(outcomes)
-    rows = _pool_rows(outcomes)
+    intervals = cross_validated_intervals(windows)
+    rows = _pool_rows(outcomes, _own_intervals(outcomes, windows, intervals))
     segments = {
         name: _segment(rows, groups, labels)
         for name, (groups, labels) in _segmentations(panel, rows).items()
@@ -87,7 +88,7 @@ def build_report_data(
         "forecasters": {
             name: _measures(rows.sold, forecast) for name, forecast in rows.forecasts.items()
         },
-        "coverage": measure_coverage(windows),
+        "coverage": measure_coverage(windows, intervals),
         "totals": cross_validated_totals(panel, windows, chain_floor),
         "totals_bias": measure_bias(windows),
         "slices": segments,
@@ -111,10 +112,7 @@ def nan_to_none(value: Any) -> Any:
     return value
 
 
-def _pool_rows(outcomes: Sequence[WindowForecasts]) -> PooledRows:
-    every = with_follow_ups(outcomes)
-    intervals = cross_validated_intervals(every, REPORTED_LEVELS) or []
-    own = [i for one, i in zip(every, intervals, strict=False) if any(one is o for o in outcomes)]
+def _pool_rows(outcomes: Sequence[WindowForecasts], intervals: dict[float, Interval]) -> PooledRows:
     windows = [outcome.window for outcome in outcomes]
     matrix = np.concatenate([window.matrix for window in windows])
     return PooledRows(
@@ -128,19 +126,28 @@ def _pool_rows(outcomes: Sequence[WindowForecasts]) -> PooledRows:
             name: np.concatenate([o.forecasts[name] for o in outcomes])
             for name in outcomes[0].forecasts
         },
-        intervals=_join_intervals(own),
+        intervals=intervals,
     )
 
 
-def _join_intervals(windows: Sequence[Mapping[float, Interval]]) -> dict[float, Interval]:
-    """By level the bounds of all windows' rows, (n,) each; empty where they are not measured."""
-    levels = windows[0] if windows else ()
+def _own_intervals(
+    outcomes: Sequence[WindowForecasts],
+    windows: Sequence[WindowForecasts],
+    intervals: Sequence[Mapping[float, Interval]] | None,
+) -> dict[float, Interval]:
+    """By reported level the bounds of the rows of ``outcomes``, (n,); empty if not measured.
+
+    ``windows``: those and their follow-ups, whose ``intervals`` are given.
+    """
+    if intervals is None:
+        return {}
+    own = [i for one, i in zip(windows, intervals, strict=True) if any(one is o for o in outcomes)]
     return {
         level: (
-            np.concatenate([bounds[level][0] for bounds in windows]),
-            np.concatenate([bounds[level][1] for bounds in windows]),
+            np.concatenate([bounds[level][0] for bounds in own]),
+            np.concatenate([bounds[level][1] for bounds in own]),
         )
-        for level in levels
+        for level in REPORTED_LEVELS
     }
 
 

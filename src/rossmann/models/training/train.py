@@ -1,16 +1,13 @@
 """Training: backtest, calibration on its windows, final fit of the members, saving with report."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, build_panel, open_panel
-from rossmann.models.calibration.bias_correction import (
-    BIAS_CORRECTION_KEY,
-    fit_bias_correction,
-    measure_bias,
-)
-from rossmann.models.calibration.interval_coverage import calibrate_windows, measure_coverage
+from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, fit_bias_correction
+from rossmann.models.calibration.interval_coverage import calibrate_windows
 from rossmann.models.calibration.totals_fit import calibrate_totals
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import (
@@ -54,21 +51,18 @@ def train(
     plan = BacktestPlan(follow_ups=settings.later_windows)
     outcomes = backtest(settings, panel, examples, params, report, plan)
     scores = [score_window(outcome) for outcome in outcomes]
-    windows = with_follow_ups(outcomes)
-    intervals = calibrate_windows(windows)
+    summary = data_summary(profile, panel)
+    evaluation = build_report_data(panel, outcomes, summary, settings.chain_floor)
     report("final fit on all of history")
     members = fit_members(examples, params, settings.seed, settings.thread_count, report)
-    card = make_card(settings, profile, panel, len(examples.sold), outcomes, intervals)
-    card["totals"] = calibrate_totals(panel, windows, intervals, settings.chain_floor)
+    card = make_card(settings, profile, panel, len(examples.sold), outcomes, evaluation)
     ensemble = Ensemble(members, card)
     with publish_folder(trained_dir(settings)) as pending:
         ensemble.save(pending.draft)
-        write_predictions(pending.draft, from_outcomes(outcomes, card["metrics"]["coverage"]))
+        write_predictions(pending.draft, from_outcomes(outcomes, evaluation["coverage"]))
         write_windows(pending.draft, scores)
         write_summary(pending.draft, card, scores)
-        about = data_summary(profile, panel)
-        report_data = build_report_data(panel, outcomes, about, settings.chain_floor)
-        write_html_report(pending.draft, report_data)
+        write_html_report(pending.draft, evaluation)
     return TrainedModel(pending.folder, ensemble.card, scores)
 
 
@@ -95,10 +89,14 @@ def make_card(
     panel: Panel,
     rows: int,
     outcomes: list[WindowForecasts],
-    intervals: dict[str, Any],
+    evaluation: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The card of a model, as JSON: contents, lineage, calibration and measures."""
+    """The card of a model, as JSON: contents, lineage, calibration and measures.
+
+    ``evaluation``: the content of the backtest's report, of ``build_report_data``.
+    """
     params, windows = settings.profile(profile), with_follow_ups(outcomes)
+    intervals = calibrate_windows(windows)
     return {
         "model": "rossmann-ensemble",
         **lineage_fields(settings, profile, panel.info.version),
@@ -110,11 +108,10 @@ def make_card(
         "fingerprint": feature_fingerprint(),
         **data_summary(profile, panel),
         "intervals": intervals,
+        "totals": calibrate_totals(panel, windows, intervals, settings.chain_floor),
         BIAS_CORRECTION_KEY: fit_bias_correction(windows),
         "metrics": {
-            "windows": [score_window(outcome).as_dict() for outcome in outcomes],
-            "coverage": measure_coverage(windows),
-            "totals_bias": measure_bias(windows),
+            **{name: evaluation[name] for name in ("windows", "coverage", "totals_bias")},
             "age": [measure_age(one) for one in outcomes if one.next_fit is not None],
         },
         "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
