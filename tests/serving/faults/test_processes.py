@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -139,12 +138,7 @@ def test_more_idle_connections_than_the_usual_limit_of_files(
     run_service: Call, get_health: Call
 ) -> None:
     """The service raises the limit that it inherits, and still accepts."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
-    try:
-        service = run_service()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    service = run_service(open_files=128)
     address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
     with ExitStack() as idle:
         for _ in range(200):
