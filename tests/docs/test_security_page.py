@@ -7,7 +7,7 @@ import pytest
 from rossmann.request_settings import RequestLimits
 from tests.paths import ROOT
 
-PAGE = (ROOT / "docs" / "serving" / "security.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "deployment" / "security.md").read_text("utf-8")
 
 
 def budget_rows() -> list[list[str]]:

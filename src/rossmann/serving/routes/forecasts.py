@@ -62,7 +62,7 @@ def add_file_route(app: FastAPI, handler: BatchPredictHandler) -> None:
         description="The body is the file, or a form with it. Any number of rows: they come back in"
         " their order with forecast, bounds, model_version, as_of and warnings, while the last are"
         " still being forecast. One bad row refuses the file, with the faults of its rows, before"
-        " the answer begins. docs/serving/files.md has more.",
+        " the answer begins. docs/deployment/files.md has more.",
         operation_id="predict_file",
         tags=["forecast"],
         openapi_extra={"parameters": _file_parameters(), "requestBody": _file_body()},
