@@ -1,4 +1,4 @@
-"""The two paths of docs/explanations/architecture.md: the modules that a request and a training row pass.
+"""The two paths of docs/explanations/request-path.md: modules of a request and of a training row.
 
 Both are traced on a small chain and compared with the lists in the document: the order in which
 modules are first entered, and which of them a request enters more than once.
@@ -92,7 +92,7 @@ def _module_of(frame: FrameType) -> str | None:
 
 def documented(heading: str) -> tuple[list[str], set[str]]:
     """The numbered modules under a heading, and those of them that are marked as entered again."""
-    text = (ROOT / "docs/explanations/architecture.md").read_text("utf-8")
+    text = (ROOT / "docs/explanations/request-path.md").read_text("utf-8")
     section = text.split(f"## {heading}\n")[1].split("\n## ")[0]
     lines = re.findall(r"^\d+\. (.*)$", section, re.MULTILINE)
     modules = [re.match(r"`([^`]+)`", line) for line in lines]

@@ -160,7 +160,9 @@ def test_drivers_are_drawn(page: Any, settings: Settings) -> None:
     chart.wait_for(state="detached")
 
 
-@pytest.mark.parametrize("width", [1280, 1024, 800, 400])
+@pytest.mark.parametrize(
+    "width", [*(pytest.param(width, marks=pytest.mark.nightly) for width in (1280, 1024, 800)), 400]
+)
 def test_metrics_are_not_truncated_on_a_narrow_page(
     page: Any, settings: Settings, width: int
 ) -> None:

@@ -74,7 +74,11 @@ def start_site(
     return run
 
 
-@pytest.mark.parametrize("keeps_path", [True, False], ids=["whole path", "path removed"])
+@pytest.mark.parametrize(
+    "keeps_path",
+    [True, pytest.param(False, marks=pytest.mark.nightly)],
+    ids=["whole path", "path removed"],
+)
 def test_api_answers_below_its_base_path(
     keeps_path: bool, start_site: Any, row: Callable[..., dict[str, Any]]
 ) -> None:

@@ -25,8 +25,7 @@ from tests.fixtures.networks import free_port
 from tests.paths import ROOT
 
 FOLDER = ROOT / "deployment" / "systemd"
-PAGE = (ROOT / "docs" / "serving" / "deployment.md").read_text("utf-8")
-SECTION = PAGE.partition("\n## systemd\n")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs" / "deployment" / "systemd.md").read_text("utf-8")
 PROGRAM = "/opt/rossmann/.venv/bin/rossmann"
 SERVICES = ("mlflow", "api", "dashboard")
 COMMON = "# From here on the three units are the same.\n"
@@ -108,12 +107,12 @@ def test_a_stop_waits_longer_than_the_service_for_its_requests() -> None:
 
 
 def test_files_and_verbs_of_the_page_exist() -> None:
-    verbs = set(re.findall(r"/bin/rossmann (data [a-z]+|[a-z]+)", SECTION))
+    verbs = set(re.findall(r"/bin/rossmann (data [a-z]+|[a-z]+)", PAGE))
     started = {values(unit(service), "ExecStart")[0].split()[1] for service in SERVICES}
     assert {"data demo", "features", "train", "validate", "promote"} <= verbs
     for verb in verbs | started:
         assert main([*verb.split(), "--help"]) == 0
-    for name in re.findall(r"deployment/systemd/([\w.*-]+)", SECTION):
+    for name in re.findall(r"deployment/systemd/([\w.*-]+)", PAGE):
         assert list(FOLDER.glob(name)), name
 
 

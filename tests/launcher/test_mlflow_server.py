@@ -119,6 +119,7 @@ def test_database_of_another_mlflow_is_named_as_newer_or_older(
     assert "Traceback" not in error
 
 
+@pytest.mark.nightly
 def test_data_folder_of_any_name_holds_database_and_artifacts(
     running_mlflow: Callable[[Path, dict[str, str]], AbstractContextManager[str]],
     trained: TrainedModel,

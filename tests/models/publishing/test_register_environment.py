@@ -83,11 +83,17 @@ def test_registration_elsewhere_goes_by_the_proxy(
     "variables",
     [
         {"MLFLOW_RUN_ID": "0123456789abcdef0123456789abcdef"},
-        {"MLFLOW_EXPERIMENT_ID": "987654321"},
-        {"MLFLOW_EXPERIMENT_NAME": "of-another-program"},
-        {"MLFLOW_EXPERIMENT_ID": "1", "MLFLOW_EXPERIMENT_NAME": "both"},
+        pytest.param({"MLFLOW_EXPERIMENT_ID": "987654321"}, marks=pytest.mark.nightly),
+        pytest.param({"MLFLOW_EXPERIMENT_NAME": "of-another-program"}, marks=pytest.mark.nightly),
+        pytest.param(
+            {"MLFLOW_EXPERIMENT_ID": "1", "MLFLOW_EXPERIMENT_NAME": "both"},
+            marks=pytest.mark.nightly,
+        ),
         {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_REGISTRY_URI": "http://127.0.0.1:9"},
-        {"MLFLOW_WORKSPACE": "of-another-team", "MLFLOW_ACTIVE_MODEL_ID": "m-1"},
+        pytest.param(
+            {"MLFLOW_WORKSPACE": "of-another-team", "MLFLOW_ACTIVE_MODEL_ID": "m-1"},
+            marks=pytest.mark.nightly,
+        ),
         {"MLFLOW_ENABLE_ASYNC_LOGGING": "true", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true"},
         mlflow_variables(),
     ],
@@ -149,13 +155,19 @@ USER = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "pass word
     ("check", "variables"),
     [
         (BASIC, {**AUTHORITY, **USER}),
-        (BASIC, {**AUTHORITY, **USER, "MLFLOW_TRACKING_TOKEN": "unused"}),
-        (BASIC, {"MLFLOW_TRACKING_INSECURE_TLS": "true", **USER}),
+        pytest.param(
+            BASIC,
+            {**AUTHORITY, **USER, "MLFLOW_TRACKING_TOKEN": "unused"},
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            BASIC, {"MLFLOW_TRACKING_INSECURE_TLS": "true", **USER}, marks=pytest.mark.nightly
+        ),
         (BEARER, {**AUTHORITY, "MLFLOW_TRACKING_TOKEN": TOKEN}),
         (CERTIFICATE, {**AUTHORITY, "MLFLOW_TRACKING_CLIENT_CERT_PATH": "CLIENT"}),
         ("", {"REQUESTS_CA_BUNDLE": "AUTHORITY"}),
-        ("", {"CURL_CA_BUNDLE": "AUTHORITY"}),
-        ("", {"SSL_CERT_FILE": "AUTHORITY"}),
+        pytest.param("", {"CURL_CA_BUNDLE": "AUTHORITY"}, marks=pytest.mark.nightly),
+        pytest.param("", {"SSL_CERT_FILE": "AUTHORITY"}, marks=pytest.mark.nightly),
         ("", {**AUTHORITY, "SSL_CERT_FILE": "CLIENT", "REQUESTS_CA_BUNDLE": "CLIENT"}),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else value[:10].strip(),

@@ -256,6 +256,7 @@ variants = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_variants_in_any_order(run_service: Callable[..., RunningService], row: Any) -> None:
     @hypothesis(
         max_examples=150 if NIGHTLY else 3, derandomize=not NIGHTLY, deadline=None, database=None,

@@ -18,7 +18,7 @@ from tests.paths import ROOT
 
 FOLDER = ROOT / "deployment" / "prometheus"
 GRAFANA = ROOT / "deployment" / "grafana"
-PAGE = ROOT / "docs" / "serving" / "observability.md"
+PAGE = ROOT / "docs" / "operations" / "runbook.md"
 SELECTOR = re.compile(r"\b(?:rossmann_\w+|up)\b(?:\{[^}]*\})?")
 needs_prometheus = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
