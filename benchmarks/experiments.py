@@ -2,7 +2,7 @@
 
     ROSSMANN_DATA_DIR=... python benchmarks/experiments.py [--origins DAYS] [NAME ...]
 
-Prints the tables of docs/modelops/experiments.md: RMSPE, or --metric WAPE or capped. Takes a fit
+Prints tables of docs/modelops/experiment-results.md: RMSPE, or --metric WAPE or capped. Takes a fit
 for each window and variant (20 to 40 s each with the real tables on two cores); names select
 variants, without names all run.
 """

@@ -2,6 +2,6 @@
 
 from streamlit.starlette import App
 
-from rossmann.dashboard.web_app import MIDDLEWARE, SCRIPT
+from rossmann.dashboard.web_app import MIDDLEWARE, SCRIPT, routes
 
-app = App(SCRIPT, middleware=MIDDLEWARE)
+app = App(SCRIPT, middleware=MIDDLEWARE, routes=routes())

@@ -161,10 +161,26 @@ class PortInUseError(ServiceError):
     """A port is held by another process."""
 
 
+class DocumentationError(RossmannError):
+    """The documentation site cannot be built."""
+
+
 class AlreadyRunningError(RossmannError):
     """Another process does this work now; nothing was changed."""
 
     exit_code = 12
+
+
+EXIT_CODES: Final[dict[str, str]] = {
+    "0": "Success; for `retrain`: a new version is in Staging, or with `--promote` in Production",
+    "1": "An error, which the last line on stderr explains",
+    "2": "The command line makes no sense: an unknown verb or option, or a bad value",
+    "10": "`retrain`: nothing is new, so nothing was trained",
+    "11": "`retrain`: the new version did not pass the gate and stays without a stage",
+    "12": "Another process does this work now; nothing was changed",
+    "128 + N": "Signal N ended the command: 130 after Ctrl-C, 143 after SIGTERM",
+}
+"""Exit codes of the command line."""
 
 
 def first_line(error: BaseException) -> str:

@@ -47,6 +47,12 @@ def params_file() -> Path:
     return checkout if checkout.is_file() else Path(__file__).parent / "params.yaml"
 
 
+def documentation_source() -> Path:
+    """The folder that holds ``docs/`` and ``zensical.toml``: the checkout, or this package."""
+    checkout = project_root()
+    return checkout if (checkout / "zensical.toml").is_file() else Path(__file__).parent
+
+
 def shell_command(verb: str) -> str:
     """``rossmann VERB`` as a user's shell can run it now, from any folder.
 

@@ -22,15 +22,15 @@ class AccessSettings(BaseSettings):
     oidc_audience: str = ""
     """The audience that a token must name."""
     oidc_rights_claim: str = "scope"
-    """Where a token says ``predict`` or ``operate``; dots lead into objects."""
+    """Claim of a token that holds ``predict`` or ``operate``; dots lead into objects."""
     stores_for_anyone: bool = True
     """Whether ``GET /stores...``, which shows sales, needs no key."""
     rate_limit: str = ""
     """Calls of one key, or of one address without a key, such as ``20/second, 600/minute``."""
     rate_limit_rows: str = "20000000/hour"
-    """The same for forecast rows: when they are used up, the next call gets a 429; ``none``: no."""
+    """The same for forecast rows: once they are used up, calls get a 429; ``none``: no limit."""
     rate_limit_store: str = ""
-    """Redis by URL, where several machines share the count; empty: workers of this one do."""
+    """URL of a Redis that counts for several machines; empty: each machine counts its own."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Sites whose pages may call, as ``https://host`` with commas between; empty: none."""
     allowed_hosts: Annotated[HostNames, NoDecode] = ()
@@ -72,17 +72,22 @@ class RequestLimits(BaseSettings):
     """The budget of a request: its rows, bytes, seconds and memory."""
 
     max_rows: Annotated[int, Field(ge=1)] = 100_000
+    """Maximum rows of ``POST /predict``."""
     explain_max_rows: Annotated[int, Field(ge=1)] = 500
+    """Maximum rows of ``POST /explain``, which takes some 25 ms a row."""
     max_body_mb: Annotated[int, Field(ge=1)] = 64
+    """Maximum size of a request body, in megabytes."""
     max_bodies_mb: Annotated[int, Field(ge=1)] = 256
-    """Bodies that a worker has in hand together; one of ``max_body_mb`` always has room alone."""
+    """Megabytes of all bodies that a worker holds; one of ``max_body_mb`` always has room alone."""
     max_body_seconds: Annotated[float, Field(gt=0)] = 120.0
-    """In which a request must have come, head and body; files have ``max_transfer_seconds``."""
+    """Seconds in which a request must have come; files have ``max_transfer_seconds``."""
     max_file_mb: Annotated[int, Field(ge=1)] = 512
+    """Maximum size of a file for ``POST /predict/file``, in megabytes."""
     max_file_rows: Annotated[int, Field(ge=1)] = 10_000_000
+    """Maximum rows of a file."""
     max_file_memory_mb: Annotated[int, Field(ge=768)] = 1_024
-    """Address space of the process that reads a workbook or a Parquet file."""
+    """Address space of the process that reads a workbook or a Parquet file, in megabytes."""
     max_file_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """In which such a file must be read."""
+    """Seconds in which such a file must be read."""
     max_transfer_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """That a client may take to send a file, and as many to read the result."""
+    """Seconds that a client may take to send a file, and as many to read the result."""

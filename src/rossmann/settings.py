@@ -6,19 +6,10 @@ working directory.
 """
 
 import os
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -40,7 +31,8 @@ from rossmann.addresses import (
 from rossmann.errors import SettingsError, settings_error_message
 from rossmann.installation import absolute_path, params_file
 from rossmann.request_settings import AccessSettings, RequestLimits
-from rossmann.schema import DEFAULT_COUNTRY, Objective, Stage
+from rossmann.schema import Objective, Stage
+from rossmann.training_settings import GateSettings, Profile, TrainingSettings
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -49,15 +41,16 @@ class PathSettings(BaseSettings):
     """Folders, ports and addresses of the services."""
 
     data_dir: Path = Path("data")
-    """Holds ``raw/`` (the real tables), and all that the product makes: see the properties."""
+    """Folder with ``raw/`` (the real tables) and all that the product makes: see the properties."""
     api_keys_file: Path | None = None
-    """More of them, one a line, read again when it changes; else ``keys.txt`` in the data folder.
+    """File of keys, one a line, read again when it changes; else ``keys.txt`` in the data folder.
 
     Without a key in either, and without a provider of tokens, the service is open to all.
     """
     mlflow_tracking_uri: str = ""
-    """Empty: the server on ``host`` and ``mlflow_port``."""
+    """Address of the MLflow server; empty: the one on ``host`` and ``mlflow_port``."""
     artifact_stores: StoreUrls = ""
+    """Addresses of stores outside of the registry that may hold a version's files, with commas."""
     api_url: HttpUrl = ""
     """Where the dashboard finds the API; empty: ``host`` and ``api_port``."""
     api_public_url: HttpUrl = ""
@@ -65,15 +58,20 @@ class PathSettings(BaseSettings):
     host: Host = "127.0.0.1"
     """Address that the services listen on; IPv6 too: ``::1``, or ``::`` for every address."""
     api_port: Port = 8000
+    """Port of the API."""
     mlflow_port: Port = 5000
+    """Port of the MLflow server."""
     dashboard_port: Port = 8501
+    """Port of the dashboard."""
+    docs_port: Port = 8002
+    """Where ``rossmann docs`` serves the documentation; the dashboard has it too."""
     api_base_path: BasePath = ""
     """Path below which a proxy offers the API, such as ``/forecasts``; empty: the root."""
     dashboard_base_path: BasePath = Field(
         default_factory=lambda: os.environ.get("STREAMLIT_SERVER_BASE_URL_PATH", ""),
         validate_default=True,
     )
-    """The same for the dashboard; empty: Streamlit's own variable, else the root."""
+    """The same for the dashboard; empty: ``STREAMLIT_SERVER_BASE_URL_PATH``, else the root."""
     database_url: str = ""
     """Where answered rows are kept: ``sqlite:///`` or ``postgresql://``; empty: in ``data_dir``."""
 
@@ -151,6 +149,11 @@ class PathSettings(BaseSettings):
         return self.data_dir / "run"
 
     @property
+    def documentation_dir(self) -> Path:
+        """The built documentation site."""
+        return self.data_dir / "documentation"
+
+    @property
     def log_dir(self) -> Path:
         """The prediction log: its database, unless another is named, and its spool."""
         return self.data_dir / "prediction_log"
@@ -187,7 +190,6 @@ class PathSettings(BaseSettings):
         return f"http://{url_host(self.host)}:{self.dashboard_port}{self.dashboard_base_path}"
 
 
-ProfileName = Literal["full", "quick"]
 # YAML reads a bare off as false.
 ExperimentMode = Annotated[
     Literal["off", "ab", "shadow"], BeforeValidator(lambda word: "off" if word is False else word)
@@ -197,84 +199,68 @@ VersionName = Annotated[
 ]
 
 
-class Profile(BaseModel):
-    """How much a training run learns from, with which members, blended how."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rows: Annotated[int, Field(ge=0)] = 0
-    members: dict[str, dict[str, float | int]]
-    weights: dict[str, float]
-
-    @model_validator(mode="after")
-    def _weights_fit_members(self) -> "Profile":
-        if set(self.weights) != set(self.members):
-            raise ValueError(f"weights name {sorted(self.weights)}, members {sorted(self.members)}")
-        if min(self.weights.values()) < 0 or abs(sum(self.weights.values()) - 1) > 1e-6:
-            raise ValueError("weights must be zero or more and sum to 1")
-        return self
-
-
-class Settings(AccessSettings, RequestLimits, PathSettings):
-    """All settings. Build it with ``load_settings``, which words the errors for people."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="ROSSMANN_", extra="forbid", frozen=True, env_ignore_empty=True
-    )
+class ServiceSettings(BaseSettings):
+    """Service, dashboard and logs."""
 
     demo: bool = False
     """Take the demo chain even where real tables are present."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that answer; where there are as many cores, each keeps to its own."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads for training and forecasts; 0 uses every core."""
     reload_seconds: Annotated[float, Field(gt=0)] = 5
+    """Interval in seconds at which the API asks the registry for a new Production version."""
     objective: Objective = "accuracy"
+    """Objective of a request that names none: smallest error of each day, or unbiased totals."""
     locale: Annotated[str, Field(pattern=r"^[a-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,2}$")] = "en"
-    """How the dashboard writes numbers: a language, with a country where it matters (de, de_CH)."""
+    """How the dashboard writes numbers: a language, with a country where it matters (``de_CH``)."""
     currency: Annotated[str, Field(pattern=r"^([A-Z]{3})?$")] = ""
     """ISO code of the currency of sales; empty: the dashboard shows numbers without one."""
     prediction_log: bool = True
     """Keep every answered row."""
     log_flush_seconds: Annotated[float, Field(gt=0, le=60)] = 1
+    """Interval in seconds at which answered rows are written to disk; a kill loses at most this."""
     log_keep_days: Annotated[int, Field(ge=0)] = 400
+    """Days after which logged rows are deleted; 0 keeps all."""
     data_keep_versions: Annotated[int, Field(ge=1)] = 3
     """Data versions whose arrays stay, besides those of Production and Staging versions."""
     log_spool_mb: Annotated[int, Field(ge=1)] = 512
+    """Maximum size on disk of rows that wait for the database, in megabytes."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of the lines on stderr; the access log has level ``info``."""
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """Form of these lines; ``auto``: plain on a terminal, else JSON."""
+
+
+class ExperimentSettings(BaseSettings):
+    """Online experiment with a challenger version."""
+
     experiment: ExperimentMode = "off"
-    """ab: a challenger answers a share of the stores; shadow: it is only logged."""
+    """``ab``: a challenger answers a share of the stores; ``shadow``: it is only logged."""
     experiment_challenger: VersionName = Stage.STAGING
-    """Staging, or a version's number."""
+    """``Staging``, or a version's number."""
     experiment_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the stores that ``ab`` has answered by the challenger."""
     experiment_salt: Annotated[str, Field(max_length=100, coerce_numbers_to_str=True)] = "1"
     """Deals the stores; another text deals them anew."""
     experiment_days: Annotated[int, Field(ge=1)] = 28
     """Days of answers that the two are compared on."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["auto", "console", "json"] = "auto"
 
-    seed: int = 20150801
-    history_days: Annotated[int, Field(ge=1)] = 31
-    windows: tuple[Annotated[int, Field(ge=1)], ...] = (48, 365)
-    window_days: Annotated[int, Field(ge=1, le=48)] = 48
-    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] = DEFAULT_COUNTRY
-    """Country (ISO 3166) whose public holidays and working days hold."""
-    reserved_origins: tuple[date, ...] = (date(2015, 6, 13),)
-    """Origins whose windows tuning leaves out, so that they can judge what was chosen."""
-    later_windows: Annotated[int, Field(ge=0, le=12)] = 7
-    chain_floor: Annotated[float, Field(ge=0, le=0.2)] = 0.03
-    gate_tolerance: Annotated[float, Field(ge=0, le=0.01)] = 0.001
-    gate_improvement: Annotated[float, Field(ge=0, le=0.5)] = 0.005
-    gate_chance: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    gate_margin: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    gate_days: Annotated[int, Field(ge=2, le=48)] = 14
-    gate_coverage: Annotated[float, Field(ge=0, le=1)] = 0.15
-    gate_bias: Annotated[float, Field(ge=0, le=1)] = 0.08
-    gate_promotion: Annotated[float, Field(ge=0)] = 0.01
-    gate_record: Annotated[float, Field(gt=0)] = 3
-    gate_rows_per_second: Annotated[float, Field(gt=0)] = 2_000
-    gate_size_mb: Annotated[float, Field(gt=0)] = 200
-    profiles: dict[ProfileName, Profile] = Field(default_factory=dict)
+
+class Settings(
+    GateSettings,
+    TrainingSettings,
+    ExperimentSettings,
+    ServiceSettings,
+    AccessSettings,
+    RequestLimits,
+    PathSettings,
+):
+    """All settings. Build it with ``load_settings``, which words the errors for people."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ROSSMANN_", extra="forbid", frozen=True, env_ignore_empty=True
+    )
 
     @classmethod
     def settings_customise_sources(

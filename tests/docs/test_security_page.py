@@ -1,4 +1,4 @@
-"""The page on security: its table of budgets holds every limit of a request, with its default."""
+"""The page on limits: its table of budgets holds every limit of a request, with its default."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from rossmann.request_settings import RequestLimits
 from tests.paths import ROOT
 
-PAGE = (ROOT / "docs" / "deployment" / "security.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "deployment" / "limits.md").read_text("utf-8")
 
 
 def budget_rows() -> list[list[str]]:

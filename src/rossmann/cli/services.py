@@ -92,12 +92,21 @@ def status() -> None:
 
 
 def prepare() -> None:
-    """What ``up`` does before the API starts: data, and a first model."""
+    """What ``up`` does before the API starts: the documentation, data, and a first model."""
+    from rossmann.documentation.build import build_site
+    from rossmann.errors import DocumentationError
     from rossmann.launcher.console import LaunchConsole
     from rossmann.launcher.first_run import prepare as make
     from rossmann.settings import load_settings
 
-    make(load_settings(), LaunchConsole())
+    chosen, console = load_settings(), LaunchConsole()
+    try:
+        # MLflow starts meanwhile.
+        with console.step("documentation up to date"):
+            build_site(chosen.documentation_dir)
+    except (DocumentationError, OSError) as error:  # forecasts do not need it
+        console.print(f"There is no documentation in the dashboard: {error}")
+    make(chosen, console)
 
 
 def guard() -> None:

@@ -21,6 +21,8 @@ from rossmann.dashboard.shared.service_state import (
 from rossmann.dashboard.single.form import show_single
 from rossmann.logging_config import configure_logging
 from rossmann.schema import Dataset
+from rossmann.settings import load_settings
+from rossmann.web.documentation_site import PATH as DOCUMENTATION
 
 TITLE: Final = "Rossmann Forecasting"
 FAVICON: Final = Path(__file__).with_name("favicon.svg")
@@ -46,8 +48,14 @@ def run() -> None:
     # Before the page: a slow service must not delay the warning of demo data.
     with st.sidebar:
         status_sidebar()
+        st.caption(f"[:material/menu_book: Documentation]({escape_markdown(documentation_link())})")
     with error_boundary():
         page.run()
+
+
+def documentation_link() -> str:
+    """Path of the documentation, which this server has too."""
+    return f"{load_settings().dashboard_base_path}{DOCUMENTATION}/"
 
 
 @st.fragment(run_every=REFRESH_SECONDS)

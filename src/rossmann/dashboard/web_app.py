@@ -4,19 +4,20 @@
 defence: a browser fetches from, and sends to, the dashboard's own address only.
 """
 
-import base64
-import hashlib
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.starlette import App
 
 from rossmann.dashboard.shared.page_style import PAGE_SCRIPT
+from rossmann.settings import load_settings
+from rossmann.web.content_policy import content_policy
+from rossmann.web.documentation_site import PATH, DocumentationSite
 
 SCRIPT: Final = Path(__file__).with_name("app.py")
 
@@ -24,27 +25,15 @@ SCRIPT: Final = Path(__file__).with_name("app.py")
 def content_security_policy() -> str:
     """Only own files; of inline scripts only ours and that of Streamlit's page, by digest."""
     page = files("streamlit").joinpath("static", "index.html").read_text("utf-8")
-    scripts = re.findall(r"<script>(.*?)</script>", page + PAGE_SCRIPT, re.DOTALL)
-    digests = [
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-        for script in scripts
-    ]
-    return "; ".join(
-        (
-            "default-src 'none'",
-            " ".join(("script-src 'self'", *digests)),
-            "style-src 'self' 'unsafe-inline'",  # Streamlit makes its style sheets in the page
-            "font-src 'self' data:",
-            "img-src 'self' data: blob:",
-            "media-src 'self' blob:",
-            "connect-src 'self'",
-            "worker-src 'self' blob:",
-            "manifest-src 'self'",
-            "base-uri 'self'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    )
+    changes = {
+        "font-src": "'self' data:",
+        "img-src": "'self' data: blob:",
+        "media-src": "'self' blob:",
+        "worker-src": "'self' blob:",
+        "manifest-src": "'self'",
+        "base-uri": "'self'",
+    }
+    return content_policy((page + PAGE_SCRIPT).encode(), changes)
 
 
 class SecurityHeadersMiddleware:
@@ -61,13 +50,28 @@ class SecurityHeadersMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and add the headers to its response."""
 
+        documentation = f"{PATH}/" in scope.get("path", "")
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self._headers)
+                headers = MutableHeaders(scope=message)
+                # A page of the documentation has scripts of its own, and a policy that names them.
+                policy = headers.get("content-security-policy")
+                headers.update(self._headers)
+                if policy is not None and documentation:
+                    headers["content-security-policy"] = policy
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
+def routes() -> list[Mount]:
+    """The documentation, below ``/documentation/`` of the dashboard."""
+    settings = load_settings()
+    site = DocumentationSite(settings.documentation_dir)
+    return [Mount(f"{settings.dashboard_base_path}{PATH}", site)]
+
+
 MIDDLEWARE: Final = (Middleware(SecurityHeadersMiddleware),)
-app = App(SCRIPT, middleware=MIDDLEWARE)
+# Streamlit looks for this call in the script's text.
+app = App(SCRIPT, middleware=MIDDLEWARE, routes=routes())

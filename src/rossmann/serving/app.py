@@ -43,6 +43,8 @@ from rossmann.serving.runtime.cpu_affinity import pinned_core
 from rossmann.serving.runtime.service import Service
 from rossmann.serving.runtime.store_catalog import StoreCatalogCache
 from rossmann.settings import Settings
+from rossmann.web.documentation_site import PATH as DOCUMENTATION_PATH
+from rossmann.web.documentation_site import DocumentationSite
 
 _GC_THRESHOLD: Final = 25_000
 """New objects (some 3 MB) after which Python searches the youngest generation for cycles."""
@@ -120,12 +122,14 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         ),
         telemetry=tracing.telemetry_config(tracing_on),
     )
-    _add_routes(app, components)
+    add_routes(app, components)
+    install_openapi(app, service.panel)
     app.add_exception_handler(RossmannError, handle_product_error)
     app.add_exception_handler(RequestValidationError, handle_validation_error)
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(Exception, handle_unexpected_error)
     restrict_static_mounts(app)
+    app.mount(DOCUMENTATION_PATH, DocumentationSite(settings.documentation_dir))
     add_security_headers(app, settings, components.access_control, handle_product_error)
     # It is around all others, so it also counts and logs what they refuse.
     write = None if access_log is None else access_log.write
@@ -134,7 +138,8 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     return app
 
 
-def _add_routes(app: FastAPI, components: AppComponents) -> None:
+def add_routes(app: FastAPI, components: AppComponents) -> None:
+    """Add every route of the OpenAPI document."""
     service, access_control = components.service, components.access_control
     add_row_routes(app, components.predict_handler)
     app.include_router(health_router(app.version, service, components.collector))
@@ -144,7 +149,6 @@ def _add_routes(app: FastAPI, components: AppComponents) -> None:
     app.include_router(experiment_router(components.report, access_control))
     add_file_route(app, components.batch_handler)
     prioritize_direct_routes(app)
-    install_openapi(app, service.panel)
 
 
 def _build_components(

@@ -306,7 +306,7 @@ def test_without_known_sales_only_agreement_is_reported(experiment: Run, row: Ma
 
 
 def test_documented_example_matches_the_schema() -> None:
-    page = ROOT / "docs" / "serving" / "experiments.md"
+    page = ROOT / "docs" / "modelops" / "online-experiments.md"
     *_, example = re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
     state = ExperimentState.model_validate_json(example, strict=True)
     assert state.model_dump(exclude_unset=True) == state.model_dump()

@@ -154,7 +154,7 @@ def _volatility(table: dict[str, Any], rows: IntervalInputs) -> FloatArray:
 def _event(table: dict[str, Any], rows: IntervalInputs) -> FloatArray:
     """1 in seasons and on the day before a holiday, more at Christmas and most around New Year.
 
-    The days were chosen after all windows were seen (docs/modelops/intervals.md).
+    The days were chosen after all windows were seen (docs/explanations/intervals.md).
     """
     season = event_season(rows.day, rows.matrix[:, _EASTER])
     is_event = (season >= 0) | (rows.matrix[:, _TO_HOLIDAY] <= 1)

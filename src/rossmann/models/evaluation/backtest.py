@@ -27,7 +27,8 @@ from rossmann.schema import (
     ProgressReporter,
     StoreDays,
 )
-from rossmann.settings import Profile, Settings
+from rossmann.settings import Settings
+from rossmann.training_settings import Profile
 
 
 @dataclass(frozen=True)

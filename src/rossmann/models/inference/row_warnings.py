@@ -34,6 +34,55 @@ IntegerArray = npt.NDArray[np.integer[Any]]
 MAX_EXAMPLE_ROWS: Final = 10
 """Rows that a warning names; its count says how many there are."""
 
+
+class WarningType(NamedTuple):
+    """What a warning of one type means, and what the reader of the forecast can do."""
+
+    meaning: str
+    action: str
+
+
+WARNING_TYPES: Final[dict[str, WarningType]] = {
+    "horizon": WarningType(
+        f"The day is more than {MAX_HORIZON} days after the origin, beyond what the model is"
+        " trained for",
+        "Take the forecast as rough; ingest newer sales days",
+    ),
+    "short_history": WarningType(
+        "The store has few days of sales, so it is forecast from what stores have in common",
+        "Expect a larger error until the store has more history",
+    ),
+    "reopened": WarningType(
+        "The store had no sales of late, so it is forecast from what it sold before",
+        "Check whether the store sells as it did before",
+    ),
+    "no_schedule": WarningType(
+        "No schedule covers the day: promotions and school holidays around it count as unknown",
+        "Ingest a schedule of these days",
+    ),
+    "in_training": WarningType(
+        "The version that answers learned from this open day",
+        "Do not use the forecast as evidence of accuracy; the backtest measures it",
+    ),
+    "rare_season": WarningType(
+        "The version's backtest saw this season (1 December to 5 January, or Easter week) in one"
+        " year at most",
+        "Take forecast and interval as rough",
+    ),
+    "day_of_week": WarningType(
+        "DayOfWeek contradicts Date: the Date decides", "Correct the row's DayOfWeek"
+    ),
+    "open_unsaid": WarningType(
+        "Open is empty in a file's row: it counts as 1, but as 0 on Sundays and state holidays",
+        "Fill in Open",
+    ),
+    "experiment": WarningType(
+        "Totals are of one version: Production also answered stores of the challenger",
+        "Ask without totals to get the challenger's rows",
+    ),
+}
+"""By type, as ``warnings[].type`` of a response has it."""
+
 _WEEKDAY_MISMATCH: Final = ("day_of_week", "DayOfWeek contradicts Date: the Date decides")
 _OPEN_MISSING: Final = (
     "open_unsaid",

@@ -31,7 +31,7 @@ MIN_RATIO: Final = 0.2
 """Floor of the target: below it lie a few days on which a store closed early."""
 MIN_LOG_RATIO: Final = float(np.log(0.5))
 """The same for members that learn the log. Without it, 927 of 793,258 rows of the real tables hold
-a quarter of the first gradient; chosen over six windows and three seeds (experiments.md)."""
+a quarter of the first gradient; chosen over six windows and three seeds (experiment-results.md)."""
 MIN_HESSIAN: Final = 0.3
 MIN_FACTOR: Final = 0.02
 FEATURE_NAMES: Final = list(FEATURES)

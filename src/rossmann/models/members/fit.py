@@ -18,7 +18,7 @@ from rossmann.schema import (
     ProgressReporter,
     StoreDays,
 )
-from rossmann.settings import Profile
+from rossmann.training_settings import Profile
 
 Days = npt.NDArray[np.integer]
 SCHEDULE_ENDS_AT_ORIGIN: Final = 0.2

@@ -41,10 +41,11 @@ EXPLAIN_TIMEOUT: Final = 120.0
 class Client:
     """Client of one service; safe to share between threads.
 
-    Every call raises ``ServiceError`` where the service is away or fails, ``RequestError`` (with
-    ``errors``) for invalid input, ``AuthenticationError`` or ``PermissionDeniedError`` where the
-    caller may not, ``RateLimitError`` (with ``seconds`` to wait) for too many calls,
-    ``VersionNotFoundError`` for an unknown version, and ``ModelUnavailableError`` without a model.
+    Every call raises ``ServiceError`` where the service is away or fails, and ``RequestError``
+    (with ``errors``) for invalid input. Where the caller may not, it raises
+    ``AuthenticationError`` or ``PermissionDeniedError``; for too many calls ``RateLimitError``
+    (with ``seconds`` to wait). For an unknown version it raises ``VersionNotFoundError``, and
+    without a model ``ModelUnavailableError``.
     """
 
     def __init__(
@@ -70,15 +71,24 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections.
+
+        Example: ``client.close()``
+        """
         self._http.close()
 
     def health(self) -> Health:
-        """State of the service."""
+        """State of the service.
+
+        Example: ``print(client.health().status)``
+        """
         return self._get("/health", Health)
 
     def model_info(self) -> ModelInfo:
-        """Versions in use, and the data of the model and of the panel."""
+        """Versions in use, and the data of the model and of the panel.
+
+        Example: ``print(client.model_info().production_version)``
+        """
         return self._get("/model/info", ModelInfo)
 
     def predict(
@@ -90,7 +100,10 @@ class Client:
         objective: Objective | None = None,
         totals: Sequence[str] = (),
     ) -> PredictResponse:
-        """Forecast each of ``rows`` (the seven fields), in their order, and totals of them."""
+        """Forecast each of ``rows`` (the seven fields), in their order, and totals of them.
+
+        Example: ``print(client.predict(rows, intervals=[0.8]).predictions)``
+        """
         body = _body(rows, stage, as_of, intervals, objective)
         if totals:
             body["totals"] = list(totals)
@@ -111,6 +124,8 @@ class Client:
         The suffix of ``target`` (.csv, .parquet, .xlsx) is the format of the response; with
         another one it is the format of ``source``. Neither file is held in memory as a whole.
         Raises ``OSError`` too.
+
+        Example: ``print(client.predict_file(Path("data/demo/raw/test.csv"), Path("out.csv")).count)``
         """
         options = file_options(target, stage, as_of, intervals, objective, date_format)
         with self._translate_errors():
@@ -132,44 +147,66 @@ class Client:
         """Forecast each of ``rows``, with its feature attributions; takes some 25 ms a row.
 
         The timeout is the client's, but at least ``EXPLAIN_TIMEOUT`` seconds.
+
+        Example: ``print(client.explain(rows).explanations[0].drivers[0].label)``
         """
         body = _body(rows, stage, as_of, intervals, objective)
         response = self._send("POST", "/explain", json=body, timeout=self._long_timeout)
         return parse_response(response, ExplainResponse)
 
     def stores(self) -> list[StoreSummary]:
-        """Every store, by number."""
+        """Every store, by number.
+
+        Example: ``print(len(client.stores()))``
+        """
         return parse_list(_STORES, self._send("GET", "/stores"))
 
     def store(self, number: int) -> StoreSummary:
-        """One store."""
+        """One store.
+
+        Example: ``print(client.store(1).store_type)``
+        """
         return self._get(f"/stores/{number:d}", StoreSummary)
 
     def history(self, number: int, days: int = 90, until: str | None = None) -> StoreHistory:
         """The last ``days`` days of a store, up to ``until`` (YYYY-MM-DD) or the end of history.
 
         To compare sales with a forecast, use the days' ``backtest``.
+
+        Example: ``print(client.history(1, days=7).days[0].Sales)``
         """
         params = {"days": days} | ({"until": until} if until else {})
         return self._get(f"/stores/{number:d}/history", StoreHistory, params)
 
     def plan(self, number: int, start: str | None = None, days: int = 48) -> StorePlan:
-        """A store's plan for ``days`` days from ``start`` or from the day after history."""
+        """A store's plan for ``days`` days from ``start`` or from the day after history.
+
+        Example: ``print(client.plan(1, days=7).rows[0].Promo)``
+        """
         params = {"days": days} | ({"start": start} if start else {})
         return self._get(f"/stores/{number:d}/plan", StorePlan, params)
 
     def experiments_current(self) -> ExperimentState:
-        """The running experiment and its comparison so far; may take some seconds."""
+        """The running experiment and its comparison so far; may take some seconds.
+
+        Example: ``print(client.experiments_current().mode)``
+        """
         return parse_response(
             self._send("GET", "/experiments/current", timeout=self._long_timeout), ExperimentState
         )
 
     def models(self) -> list[ModelVersionInfo]:
-        """Every version in the registry, newest first; needs a key with the right to operate."""
+        """Every version in the registry, newest first; needs a key with the right to operate.
+
+        Example: ``print(client.models()[0].stage)``
+        """
         return parse_list(_VERSIONS, self._send("GET", "/models"))
 
     def load(self, stage: str | int = "Production") -> LoadResponse:
-        """Load a stage or version; needs an API key with the right to operate."""
+        """Load a stage or version; needs an API key with the right to operate.
+
+        Example: ``print(client.load("Production").model_version)``
+        """
         return parse_response(
             self._send("POST", "/model/load", json={"model_stage": stage}), LoadResponse
         )
@@ -178,13 +215,18 @@ class Client:
         """Make ``version`` the Production version; needs an API key with the right to operate.
 
         Raises ``GateRejectedError`` where the gate rejects it and ``force`` is not set.
+
+        Example: ``print(client.promote(2, reason="better in the last six weeks").stage)``
         """
         body = {"reason": reason, "force": force}
         response = self._send("POST", f"/models/{version:d}/promote", json=body)
         return parse_response(response, ModelVersionInfo)
 
     def rollback(self, reason: str = "") -> ModelVersionInfo:
-        """Go back to the version before; needs an API key with the right to operate."""
+        """Go back to the version before; needs an API key with the right to operate.
+
+        Example: ``print(client.rollback(reason="its Sundays were too high").version)``
+        """
         response = self._send("POST", "/models/rollback", json={"reason": reason})
         return parse_response(response, ModelVersionInfo)
 

@@ -3,8 +3,6 @@
 Plain ASGI with headers that are built once: it costs a microsecond or two.
 """
 
-import base64
-import hashlib
 import re
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -18,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rossmann.errors import PermissionDeniedError
 from rossmann.serving.access.access_control import RATE_STATE_KEY, AccessControl
 from rossmann.settings import Settings
+from rossmann.web.content_policy import content_policy
+from rossmann.web.documentation_site import PATH as DOCUMENTATION
 
 HeaderPair = tuple[bytes, bytes]
 ErrorHandler = Callable[[Request, Exception], Response]
@@ -38,7 +38,6 @@ DEFAULT_HEADERS: Final = {
 }
 """For a response that is made outside of the middleware."""
 _DOCS: Final = "/docs"
-_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SITE: Final = re.compile(rb"https?://[^/]*/*")
 _EXPOSED: Final = (
@@ -69,6 +68,7 @@ class SecurityHeadersMiddleware:
         self._default = (*common, _NO_CONTENT_POLICY, _NO_STORE)
         self._assets = (*common, _NO_CONTENT_POLICY)
         self._pages = (*common, _NO_STORE)
+        self._documentation = common  # its pages have policies of their own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and add headers to its response."""
@@ -85,6 +85,8 @@ class SecurityHeadersMiddleware:
             await app(scope, receive, _DocsPage(send, self._pages).send)
             return
         headers = self._assets if path.startswith(_DOCS) else self._default
+        if path.startswith(f"{DOCUMENTATION}/"):
+            headers = self._documentation
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -120,7 +122,7 @@ class _DocsPage:
         self._body += message.get("body", b"")
         if message.get("more_body"):
             return
-        policy = (b"content-security-policy", _docs_policy(self._body))
+        policy = (b"content-security-policy", content_policy(self._body).encode())
         headers = [*_on_this_site(self._start.get("headers", ())), *self._headers, policy]
         await self._send({**self._start, "headers": headers})
         await self._send({"type": "http.response.body", "body": self._body})
@@ -132,27 +134,6 @@ def _on_this_site(headers: Iterable[HeaderPair]) -> list[HeaderPair]:
         (name, _SITE.sub(b"/", value, count=1) if name == b"location" else value)
         for name, value in headers
     ]
-
-
-def _docs_policy(page: bytes) -> bytes:
-    """CSP that allows the page's own inline scripts and same-origin resources only."""
-    digests = [
-        f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
-        for script in _SCRIPT.findall(page)
-    ]
-    return "; ".join(
-        (
-            "default-src 'none'",
-            " ".join(("script-src 'self'", *digests)),
-            # Swagger UI adds styles and data: images.
-            "style-src 'self' 'unsafe-inline'",
-            "img-src 'self' data:",
-            "connect-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    ).encode()
 
 
 def add_security_headers(

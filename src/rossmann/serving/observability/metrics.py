@@ -99,6 +99,19 @@ _BUCKETS: Final = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
 """Seconds: from less than a one-row response to the longest batch."""
+LABELS: Final = {
+    "route": "pattern of the path, such as `/stores/{store}`; `unknown` for a path without route",
+    "method": "HTTP method; `any` for a path that no route has, `other` for an unusual one",
+    "code": "HTTP status code",
+    "door": "endpoint: `predict`, `explain` or `file`",
+    "type": "type of the warning, as in the response",
+    "role": "`answer`, `challenger` or `shadow`; `dropped` or `failed` rows of the shadow",
+    "stage": "`Production` or `Staging`; the value is 0 where no version is in it",
+    "outcome": "`taken_over` or `refused`",
+    "version": "release of the service",
+    "python": "version of Python",
+}
+"""Meaning of each label."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 MultiprocessMode = Literal["livesum", "livemax", "livemin"]
 """How a gauge's values of several workers are combined."""

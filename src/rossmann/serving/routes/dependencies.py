@@ -1,10 +1,10 @@
 """FastAPI dependencies and parameter types of the routes, and a route class without overhead."""
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
@@ -26,9 +26,12 @@ def _require_digits(value: object) -> object:
 
 StrictInteger: Final = BeforeValidator(_require_digits)
 """Integers as JSON writes them, for the ``Annotated`` type of a path or query parameter."""
-StoreNumber = Annotated[int, StrictInteger]
+StoreNumber = Annotated[int, StrictInteger, Path(description="number of the store")]
 DayCount = Annotated[int, StrictInteger, Query(ge=1, le=1100, description="how many days")]
-IsoDay = Annotated[str | None, Query(description="YYYY-MM-DD")]
+UntilDay = Annotated[
+    str | None, Query(description="YYYY-MM-DD; without it, the last day of history")
+]
+FromDay = Annotated[str | None, Query(description="YYYY-MM-DD; without it, the day after history")]
 
 
 async def reject_unknown_query_params(request: Request) -> None:
@@ -52,15 +55,16 @@ async def reject_unknown_query_params(request: Request) -> None:
         raise RequestError(errors)
 
 
-def require_permission(
-    access_control: AccessControl, permission: Permission
-) -> Callable[[Request], Awaitable[str]]:
+class RequiredPermission:
     """A dependency: the caller's name; raises where they lack the permission."""
 
-    async def check(request: Request) -> str:
-        return (await access_control.authorize(request, permission)).name
+    def __init__(self, access_control: AccessControl, permission: Permission) -> None:
+        self._access_control = access_control
+        self.permission = permission
 
-    return check
+    async def __call__(self, request: Request) -> str:
+        """Authorize the call."""
+        return (await self._access_control.authorize(request, self.permission)).name
 
 
 DirectEndpoint = Callable[[Request], Coroutine[Any, Any, Response]]

@@ -14,6 +14,7 @@ from rossmann.schema import Stage
 from rossmann.serving.observability.gauges import StateCollector
 from rossmann.serving.runtime.service import Service, panel_data
 from rossmann.serving.schemas.models import Health
+from rossmann.web.documentation_site import PATH
 
 
 def health_router(version: str, service: Service, collector: StateCollector) -> APIRouter:
@@ -53,6 +54,7 @@ def health_router(version: str, service: Service, collector: StateCollector) -> 
 def _root(version: str, base_path: str) -> dict[str, object]:
     paths = {
         "docs": "/docs",
+        "documentation": f"{PATH}/",
         "openapi": "/openapi.json",
         "health": "/health",
         "predict": "/predict",

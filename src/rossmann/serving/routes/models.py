@@ -11,9 +11,9 @@ from rossmann.serving.access.api_keys import Permission
 from rossmann.serving.experiments.report import ExperimentReport
 from rossmann.serving.request_parsing.body import json_body
 from rossmann.serving.routes.dependencies import (
+    RequiredPermission,
     StrictInteger,
     reject_unknown_query_params,
-    require_permission,
 )
 from rossmann.serving.runtime.service import Service, model_data, panel_data
 from rossmann.serving.schemas.models import (
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def model_router(service: Service, access_control: AccessControl) -> APIRouter:
     """``/model/info``, ``/model/load``, ``/models`` and the moves of Production."""
     router = APIRouter(tags=["models"], dependencies=[Depends(reject_unknown_query_params)])
-    viewer = Depends(require_permission(access_control, Permission.PREDICT))
-    operator = Depends(require_permission(access_control, Permission.OPERATE))
+    viewer = Depends(RequiredPermission(access_control, Permission.PREDICT))
+    operator = Depends(RequiredPermission(access_control, Permission.OPERATE))
     versions = service.versions
 
     @router.get(
@@ -67,7 +67,7 @@ def _add_promotion_routes(router: APIRouter, service: Service, operator: Any) ->
 
     @router.post("/models/{version}/promote", summary="Make a version Production (operators)")
     def promote(
-        version: Annotated[int, StrictInteger, Path(ge=1, lt=2**31)],
+        version: Annotated[int, StrictInteger, Path(ge=1, lt=2**31, description="version number")],
         caller: Operator,
         body: Annotated[PromoteRequest, Depends(json_body(PromoteRequest))],
     ) -> ModelVersionInfo:
@@ -92,7 +92,7 @@ def experiment_router(report: ExperimentReport, access_control: AccessControl) -
         "/experiments/current",
         report.current_state,
         methods=["GET"],
-        dependencies=[Depends(require_permission(access_control, Permission.PREDICT))],
+        dependencies=[Depends(RequiredPermission(access_control, Permission.PREDICT))],
         summary="The challenger of Production, and its accuracy",
         operation_id="experiments_current",
     )

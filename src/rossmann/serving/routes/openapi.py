@@ -1,22 +1,26 @@
 """The OpenAPI document with the bodies that handlers read themselves; static files of /docs."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 from starlette.types import Receive, Scope, Send
 
 from rossmann.epoch_days import format_iso_day, weekday_of
 from rossmann.schema import STATE_HOLIDAYS
+from rossmann.serving.access.api_keys import Permission
+from rossmann.serving.routes.dependencies import RequiredPermission
 from rossmann.serving.schemas.errors import STATUS_DESCRIPTIONS, ErrorResponse
 from rossmann.serving.schemas.forecasts import PredictRequest
 from rossmann.serving.schemas.models import LoadRequest, PromoteRequest, ReasonRequest
@@ -43,7 +47,7 @@ _ERROR_CONTENT: Final = {
 }
 
 
-_PUBLISHED_NAMES: Final = {
+PUBLISHED_NAMES: Final = {
     "RoleRowCount": "RoleRows",
     "Comparison": "Compared",
     "VersionScore": "SideScore",
@@ -84,13 +88,14 @@ def install_openapi(app: FastAPI, panel: "Panel") -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, panel)
+            app.openapi_schema = openapi_document(app, example_request(panel))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI, panel: "Panel") -> dict[str, Any]:
+def openapi_document(app: FastAPI, example: dict[str, Any]) -> dict[str, Any]:
+    """The document of the routes of ``app``, with ``example`` as the body of a forecast request."""
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
@@ -107,7 +112,6 @@ def _document(app: FastAPI, panel: "Panel") -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     document["components"]["securitySchemes"] = _SECURITY_SCHEMES
-    example = example_request(panel)
     for path in ("/predict", "/explain"):
         document["paths"][path]["post"]["requestBody"] = _request_body(
             PredictRequest, example, required=True
@@ -129,7 +133,7 @@ def _document(app: FastAPI, panel: "Panel") -> dict[str, Any]:
 
 def _with_published_names(document: dict[str, Any]) -> dict[str, Any]:
     content = json.dumps(document)
-    for name, published in _PUBLISHED_NAMES.items():
+    for name, published in PUBLISHED_NAMES.items():
         content = content.replace(f'"{name}"', f'"{published}"')
         content = content.replace(f'schemas/{name}"', f'schemas/{published}"')
     published_document: dict[str, Any] = json.loads(content)
@@ -158,6 +162,31 @@ def _error_codes(path: str, method: str, has_input: bool) -> set[int]:
     if method == "post" and path != _FILE_PATH:
         codes.add(415)
     return codes | ({404, 422} if has_input else set())
+
+
+def required_rights(app: FastAPI) -> dict[str, str]:
+    """The right that each path of the document needs, by path: anyone, predict or operate."""
+    rights = {}
+    for route in _api_routes(app.routes):
+        needed = [
+            dependency.call.permission
+            for dependency in route.dependant.dependencies
+            if isinstance(dependency.call, RequiredPermission)
+        ]
+        # Handlers of forecasts authorize by themselves.
+        of_handler = Permission.PREDICT if route.path in _FORECASTS else Permission.ANYONE
+        rights[route.path] = max([*needed, of_handler]).label
+    return rights
+
+
+def _api_routes(routes: Iterable[BaseRoute]) -> Iterator[APIRoute]:
+    """Routes with a place in the document, also those of routers that FastAPI keeps apart."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        if isinstance(router, APIRouter):
+            yield from _api_routes(router.routes)
+        elif isinstance(route, APIRoute) and route.include_in_schema:
+            yield route
 
 
 class StaticFileMap:

@@ -3,9 +3,9 @@
 The table is used by the exception handlers, the OpenAPI document and the HTTP client.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from rossmann import errors
 from rossmann.errors import RossmannError
@@ -14,16 +14,18 @@ from rossmann.errors import RossmannError
 class ErrorDetailMessage(BaseModel):
     """One fault: where, what, and its kind."""
 
-    loc: list[str | int]
-    msg: str
-    type: str
+    loc: Annotated[
+        list[str | int], Field(description="place: field, row number, header or parameter")
+    ]
+    msg: Annotated[str, Field(description="text for people")]
+    type: Annotated[str, Field(description="a stable word")]
 
 
 class ErrorResponse(BaseModel):
     """The one shape of every error."""
 
-    detail: list[ErrorDetailMessage]
-    request_id: str
+    detail: Annotated[list[ErrorDetailMessage], Field(description="every error")]
+    request_id: Annotated[str, Field(description="id of the request")]
 
 
 STATUS_BY_ERROR: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (

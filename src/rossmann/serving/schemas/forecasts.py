@@ -19,13 +19,16 @@ class Row(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
-    Store: int
+    Store: Annotated[int, Field(description="number of the store")]
     DayOfWeek: Annotated[int, Field(ge=1, le=7, description="1 (Monday) to 7; the Date decides")]
     Date: Annotated[str, Field(description="YYYY-MM-DD", json_schema_extra={"format": "date"})]
-    Open: Flag
-    Promo: Flag
-    StateHoliday: Literal["0", "a", "b", "c"]
-    SchoolHoliday: Flag
+    Open: Annotated[Flag, Field(description="1 where the store opens, else 0")]
+    Promo: Annotated[Flag, Field(description="1 on a day of promotion, else 0")]
+    StateHoliday: Annotated[
+        Literal["0", "a", "b", "c"],
+        Field(description="`0` none, `a` public holiday, `b` Easter, `c` Christmas"),
+    ]
+    SchoolHoliday: Annotated[Flag, Field(description="1 on a school holiday, else 0")]
 
 
 TotalsBy = Literal["store_week", "store", "store_type_week", "store_type", "chain_week", "chain"]
@@ -58,15 +61,15 @@ class PredictOptions(BaseModel):
 class PredictRequest(PredictOptions):
     """A forecast for each of ``inputs``, answered in their order."""
 
-    inputs: Annotated[list[Row], Field(min_length=1), FailFast()]
+    inputs: Annotated[list[Row], Field(min_length=1, description="the rows"), FailFast()]
 
 
 class Interval(BaseModel):
     """Bounds that hold the sales of a day with probability ``level``; one of each per row."""
 
-    level: float
-    lower: list[float]
-    upper: list[float]
+    level: Annotated[float, Field(description="level of the interval")]
+    lower: Annotated[list[float], Field(description="lower bound of each row")]
+    upper: Annotated[list[float], Field(description="upper bound of each row")]
 
 
 class WarningMessage(BaseModel):
@@ -83,9 +86,9 @@ class WarningMessage(BaseModel):
             " day_of_week, open_unsaid or experiment; there may be more"
         ),
     ]
-    msg: str
-    count: int
-    rows: list[int]
+    msg: Annotated[str, Field(description="text for people")]
+    count: Annotated[int, Field(description="how many rows it concerns")]
+    rows: Annotated[list[int], Field(description="the first ten of them, from 0")]
 
 
 class TotalsResponse(BaseModel):
@@ -95,21 +98,21 @@ class TotalsResponse(BaseModel):
     days that it spans. Bounds hold the sum itself: they are no sums of the rows' bounds.
     """
 
-    by: TotalsBy
-    store: list[int | None]
-    store_type: list[str | None]
-    first: list[str]
-    last: list[str]
-    rows: list[int]
-    sales: list[float]
-    intervals: list[Interval]
+    by: Annotated[TotalsBy, Field(description="what the sums are by")]
+    store: Annotated[list[int | None], Field(description="store of each sum")]
+    store_type: Annotated[list[str | None], Field(description="store type of each sum")]
+    first: Annotated[list[str], Field(description="first day of each sum")]
+    last: Annotated[list[str], Field(description="last day of each sum")]
+    rows: Annotated[list[int], Field(description="how many rows each sum has")]
+    sales: Annotated[list[float], Field(description="each sum")]
+    intervals: Annotated[list[Interval], Field(description="bounds of each sum")]
 
 
 class ChallengerRows(BaseModel):
     """Rows that the challenger of an experiment answered, by their places from 0."""
 
-    model_version: int
-    rows: list[int]
+    model_version: Annotated[int, Field(description="number of the challenger")]
+    rows: Annotated[list[int], Field(description="rows that it answered, from 0")]
 
 
 class PredictResponse(BaseModel):
@@ -119,27 +122,35 @@ class PredictResponse(BaseModel):
     experiment gave it some.
     """
 
-    predictions: list[float]
-    model_version: int
-    model_stage: str
-    challenger: ChallengerRows | None = None
-    count: int
-    as_of: str
-    objective: Objective = "accuracy"
-    intervals: list[Interval]
-    totals: list[TotalsResponse] = []
-    warnings: list[WarningMessage]
-    request_id: str
+    predictions: Annotated[list[float], Field(description="sales forecast of each row")]
+    model_version: Annotated[int, Field(description="version that answered")]
+    model_stage: Annotated[str, Field(description="its stage")]
+    challenger: Annotated[
+        ChallengerRows | None, Field(description="rows that a challenger answered")
+    ] = None
+    count: Annotated[int, Field(description="number of rows")]
+    as_of: Annotated[str, Field(description="origin: last day whose sales were used")]
+    objective: Annotated[Objective, Field(description="objective of the forecasts")] = "accuracy"
+    intervals: Annotated[list[Interval], Field(description="bounds by level")]
+    totals: Annotated[
+        list[TotalsResponse], Field(description="sums by what the request names")
+    ] = []
+    warnings: Annotated[
+        list[WarningMessage], Field(description="reasons to use a forecast with care")
+    ]
+    request_id: Annotated[
+        str, Field(description="id of the request, as in header `X-Request-ID` and the logs")
+    ]
 
 
 class Driver(BaseModel):
     """One thing that drove a forecast: a factor, the same in per cent, and what it adds."""
 
-    name: str
-    label: str
-    factor: float
-    percent: float
-    sales: float
+    name: Annotated[str, Field(description="a stable word")]
+    label: Annotated[str, Field(description="the same for people")]
+    factor: Annotated[float, Field(description="factor of the forecast")]
+    percent: Annotated[float, Field(description="the factor as a change in per cent")]
+    sales: Annotated[float, Field(description="what it adds in sales")]
 
 
 class OtherPromo(BaseModel):
@@ -149,9 +160,9 @@ class OtherPromo(BaseModel):
     what promotions of the days around do, too, and counts from an average day.
     """
 
-    promo: Literal[0, 1]
-    forecast: float
-    percent: float
+    promo: Annotated[Literal[0, 1], Field(description="the other value of Promo")]
+    forecast: Annotated[float, Field(description="forecast with it")]
+    percent: Annotated[float, Field(description="change from the row's own forecast, in per cent")]
 
 
 class Explanation(BaseModel):
@@ -160,13 +171,15 @@ class Explanation(BaseModel):
     ``other_promo``: null on a closed day.
     """
 
-    forecast: float
-    baseline: float
-    drivers: list[Driver]
-    other_promo: OtherPromo | None = None
+    forecast: Annotated[float, Field(description="sales forecast")]
+    baseline: Annotated[float, Field(description="sales of an average day of the store")]
+    drivers: Annotated[list[Driver], Field(description="what drove the forecast")]
+    other_promo: Annotated[
+        OtherPromo | None, Field(description="the same row with the other Promo")
+    ] = None
 
 
 class ExplainResponse(PredictResponse):
     """``explanations[i]``: the drivers of ``predictions[i]``."""
 
-    explanations: list[Explanation]
+    explanations: Annotated[list[Explanation], Field(description="drivers of each row")]

@@ -11,61 +11,72 @@ from rossmann.serving.schemas.forecasts import STRICT
 class DataInfo(BaseModel):
     """Tables that something was made from."""
 
-    dataset: str
-    version: str
-    label: str
-    rows: int | None = None
-    stores: int | None = None
-    first_day: date | None = None
-    last_day: date | None = None
-    schedule_end: date | None = None
+    dataset: Annotated[str, Field(description="`rossmann` (the real tables) or `demo`")]
+    version: Annotated[
+        str, Field(description="data version: digest of the tables and of all increments")
+    ]
+    label: Annotated[str, Field(description="the same for people")]
+    rows: Annotated[int | None, Field(description="days of sales")] = None
+    stores: Annotated[int | None, Field(description="number of stores")] = None
+    first_day: Annotated[date | None, Field(description="first day of history")] = None
+    last_day: Annotated[date | None, Field(description="last day of history")] = None
+    schedule_end: Annotated[
+        date | None, Field(description="last planned day; null without a schedule")
+    ] = None
 
 
 class Health(BaseModel):
     """State of the service; ``reason``: why it is degraded, else empty."""
 
-    status: Literal["healthy", "degraded"]
-    reason: str
-    registry: Literal["reachable", "away"] = "reachable"
-    model_loaded: bool
-    model_version: int | None
-    model_stage: str | None
-    data: DataInfo | None
-    version: str
-    uptime_seconds: float
+    status: Annotated[
+        Literal["healthy", "degraded"],
+        Field(description="degraded while something is amiss; it answers all the same"),
+    ]
+    reason: Annotated[str, Field(description="why it is degraded, else empty")]
+    registry: Annotated[
+        Literal["reachable", "away"], Field(description="whether the model registry answers")
+    ] = "reachable"
+    model_loaded: Annotated[bool, Field(description="whether a Production version is in memory")]
+    model_version: Annotated[int | None, Field(description="number of that version")]
+    model_stage: Annotated[str | None, Field(description="`Production`, or null without a version")]
+    data: Annotated[DataInfo | None, Field(description="the data that forecasts are made from")]
+    version: Annotated[str, Field(description="release of the service")]
+    uptime_seconds: Annotated[float, Field(description="seconds since the start of this process")]
 
 
 class InfoData(BaseModel):
     """What the model learned from, and what the service forecasts from."""
 
-    model: DataInfo
-    panel: DataInfo
+    model: Annotated[DataInfo, Field(description="what the Production version learned from")]
+    panel: Annotated[DataInfo, Field(description="what the service forecasts from")]
 
 
 class ModelInfo(BaseModel):
     """The versions in use and the one that answers."""
 
-    production_version: int | None
-    staging_version: int | None
-    registered_models: list[str]
-    loaded_versions: list[int]
-    profile: str
-    features: int
-    members: list[str]
-    weights: dict[str, float]
-    levels: list[float]
-    metrics: dict[str, Any]
-    data: InfoData
+    production_version: Annotated[int | None, Field(description="version in Production")]
+    staging_version: Annotated[int | None, Field(description="version in Staging")]
+    registered_models: Annotated[list[str], Field(description="name of the model in the registry")]
+    loaded_versions: Annotated[list[int], Field(description="versions in memory")]
+    profile: Annotated[str, Field(description="training profile of the Production version")]
+    features: Annotated[int, Field(description="number of features")]
+    members: Annotated[list[str], Field(description="members of the ensemble")]
+    weights: Annotated[dict[str, float], Field(description="weight of each member")]
+    levels: Annotated[list[float], Field(description="interval levels that it is calibrated for")]
+    metrics: Annotated[dict[str, Any], Field(description="figures of its backtest")]
+    data: Annotated[InfoData, Field(description="data of the model and of the panel")]
 
 
 class ModelVersionInfo(BaseModel):
     """One version in the registry."""
 
-    version: int
-    stage: str
-    run_id: str
-    created: datetime
-    tags: dict[str, str]
+    version: Annotated[int, Field(description="version number")]
+    stage: Annotated[str, Field(description="`None`, `Staging`, `Production` or `Archived`")]
+    run_id: Annotated[str, Field(description="its run in MLflow")]
+    created: Annotated[datetime, Field(description="when it was registered (UTC)")]
+    tags: Annotated[
+        dict[str, str], Field(description="lineage, verdict of the gate and promotions")
+    ]
 
 
 class LoadRequest(BaseModel):
@@ -81,9 +92,9 @@ class LoadRequest(BaseModel):
 class LoadResponse(BaseModel):
     """A version that is in memory."""
 
-    model_version: int
-    model_stage: str
-    model_loaded: bool
+    model_version: Annotated[int, Field(description="number of the version")]
+    model_stage: Annotated[str, Field(description="its stage")]
+    model_loaded: Annotated[bool, Field(description="always true")]
 
 
 class ReasonRequest(BaseModel):
@@ -91,21 +102,23 @@ class ReasonRequest(BaseModel):
 
     model_config = STRICT
 
-    reason: Annotated[str, Field(max_length=500)] = ""
+    reason: Annotated[
+        str, Field(max_length=500, description="kept with the version, at most 500 characters")
+    ] = ""
 
 
 class PromoteRequest(ReasonRequest):
     """``force`` promotes a version that the gate refuses."""
 
-    force: bool = False
+    force: Annotated[bool, Field(description="promote it even if the gate rejects it")] = False
 
 
 class RoleRowCount(BaseModel):
     """Logged rows of a version by role: answered by it, or only forecast for comparison."""
 
-    role: str
-    model_version: int
-    rows: int
+    role: Annotated[str, Field(description="`answer`, `challenger` or `shadow`")]
+    model_version: Annotated[int, Field(description="version that forecast them")]
+    rows: Annotated[int, Field(description="logged rows")]
 
 
 class Agreement(BaseModel):
@@ -114,10 +127,16 @@ class Agreement(BaseModel):
     ``beyond_10_percent``: share of rows where they are further apart than that.
     """
 
-    rows: int
-    mean_ratio: float
-    mean_absolute_log_difference: float
-    beyond_10_percent: float
+    rows: Annotated[int, Field(description="rows that both forecast as of the same origin")]
+    mean_ratio: Annotated[
+        float, Field(description="mean of the challenger's forecast over Production's")
+    ]
+    mean_absolute_log_difference: Annotated[
+        float, Field(description="mean distance of the two on the log scale")
+    ]
+    beyond_10_percent: Annotated[
+        float, Field(description="share of rows that differ by more than 10 %")
+    ]
 
 
 class VersionScore(BaseModel):
@@ -128,16 +147,18 @@ class VersionScore(BaseModel):
     that a scored version learned from.
     """
 
-    model_version: int
-    rows: int
-    stores: int
-    wape: float | None
-    wape_error: float | None
-    rmspe: float | None
-    rmspe_error: float | None
-    bias: float | None
-    bias_error: float | None
-    in_training: int = 0
+    model_version: Annotated[int, Field(description="version that is scored")]
+    rows: Annotated[int, Field(description="rows whose sales are known")]
+    stores: Annotated[int, Field(description="stores of these rows")]
+    wape: Annotated[float | None, Field(description="weighted absolute percentage error")]
+    wape_error: Annotated[float | None, Field(description="its standard error")]
+    rmspe: Annotated[float | None, Field(description="root mean squared percentage error")]
+    rmspe_error: Annotated[float | None, Field(description="its standard error")]
+    bias: Annotated[float | None, Field(description="total forecast over total sold, less 1")]
+    bias_error: Annotated[float | None, Field(description="its standard error")]
+    in_training: Annotated[
+        int, Field(description="rows left out because a scored version learned from their day")
+    ] = 0
 
 
 class ActualsComparison(BaseModel):
@@ -150,15 +171,22 @@ class ActualsComparison(BaseModel):
     share of stores where the challenger errs less, if paired. Null without a row.
     """
 
-    paired: bool
-    challenger: VersionScore
-    production: VersionScore
-    verdict: Literal["better", "worse", "undecided"]
-    weeks: int
-    improvement: float | None
-    improvement_error: float | None
-    chance: float | None
-    better_stores: float | None
+    paired: Annotated[bool, Field(description="whether both are scored on the same rows")]
+    challenger: Annotated[VersionScore, Field(description="the challenger's score")]
+    production: Annotated[VersionScore, Field(description="Production's score")]
+    verdict: Annotated[
+        Literal["better", "worse", "undecided"],
+        Field(description="whether the challenger is better"),
+    ]
+    weeks: Annotated[int, Field(description="weeks with known sales")]
+    improvement: Annotated[
+        float | None, Field(description="share by which the challenger's WAPE is lower")
+    ]
+    improvement_error: Annotated[float | None, Field(description="its standard error")]
+    chance: Annotated[float | None, Field(description="p-value of no difference")]
+    better_stores: Annotated[
+        float | None, Field(description="share of stores where the challenger errs less")
+    ]
 
 
 class Comparison(BaseModel):
@@ -168,22 +196,24 @@ class Comparison(BaseModel):
     when on both are logged, within the rows that were read.
     """
 
-    reason: str = ""
-    looked_from: datetime | None = None
-    since: datetime | None = None
-    rows: list[RoleRowCount] = []
-    agreement: Agreement | None = None
-    known_sales: ActualsComparison | None = None
+    reason: Annotated[str, Field(description="why something is missing, else empty")] = ""
+    looked_from: Annotated[datetime | None, Field(description="older rows are not read")] = None
+    since: Annotated[datetime | None, Field(description="when both are logged from")] = None
+    rows: Annotated[list[RoleRowCount], Field(description="logged rows by role and version")] = []
+    agreement: Annotated[
+        Agreement | None, Field(description="how far the two forecasts are apart")
+    ] = None
+    known_sales: Annotated[ActualsComparison | None, Field(description="both against sales")] = None
 
 
 class ShadowQueue(BaseModel):
     """Rows of the challenger in the process that answers this request, since its start."""
 
-    waiting: int
-    done: int
-    dropped: int
-    failed: int
-    last_error: str
+    waiting: Annotated[int, Field(description="rows that wait for the challenger")]
+    done: Annotated[int, Field(description="rows that it has forecast")]
+    dropped: Annotated[int, Field(description="rows that were left out because too many waited")]
+    failed: Annotated[int, Field(description="rows whose forecast failed")]
+    last_error: Annotated[str, Field(description="the last error, else empty")]
 
 
 class ExperimentState(BaseModel):
@@ -192,13 +222,17 @@ class ExperimentState(BaseModel):
     ``stores``: how many the challenger answers. ``challenger``: as the settings name it.
     """
 
-    mode: Literal["off", "ab", "shadow"]
-    reason: str
-    production_version: int | None
-    challenger: str | None = None
-    challenger_version: int | None = None
-    share: float | None = None
-    salt: str | None = None
-    stores: int | None = None
-    queue: ShadowQueue | None = None
-    comparison: Comparison | None = None
+    mode: Annotated[Literal["off", "ab", "shadow"], Field(description="kind of the experiment")]
+    reason: Annotated[str, Field(description="why no challenger answers, else empty")]
+    production_version: Annotated[int | None, Field(description="version in Production")]
+    challenger: Annotated[
+        str | None, Field(description="`Staging` or a number, as the settings name it")
+    ] = None
+    challenger_version: Annotated[int | None, Field(description="number of the challenger")] = None
+    share: Annotated[float | None, Field(description="share of the stores that it answers")] = None
+    salt: Annotated[str | None, Field(description="text that the stores are assigned by")] = None
+    stores: Annotated[int | None, Field(description="number of stores that it answers")] = None
+    queue: Annotated[ShadowQueue | None, Field(description="the shadow's rows")] = None
+    comparison: Annotated[
+        Comparison | None, Field(description="comparison by the prediction log")
+    ] = None

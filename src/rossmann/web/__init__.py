@@ -1,0 +1,1 @@
+"""What web applications of this product share: content security policies, the documentation."""

@@ -1,0 +1,104 @@
+"""The built documentation as an ASGI application, for the API, the dashboard, or on its own."""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import urljoin
+
+from starlette._utils import get_route_path
+from starlette.datastructures import URL, Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from rossmann.web.content_policy import content_policy
+
+PATH: Final = "/documentation"
+"""Where the API and the dashboard mount it."""
+_NOT_BUILT: Final = "The documentation is not built yet. Build it with: rossmann docs --build\n"
+_POLICY: Final = {"font-src": "'self' data:", "worker-src": "'self' blob:"}
+_MARKDOWN: Final = "text/markdown"
+_TEXT_HEADERS: Final = {"cache-control": "no-cache", "vary": "Accept, Host"}
+_LINK: Final = re.compile(r"(?<=\]\()[^)\s#][^)\s]*")
+_FENCE: Final = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)
+
+
+class DocumentationSite(StaticFiles):
+    """Files of a folder that ``rossmann docs --build`` makes; the folder may come later.
+
+    A page ``a/b/`` is also ``a/b.md``; a caller that prefers Markdown gets it at both addresses.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(directory=folder, html=True, check_dir=False)
+        self._folder = folder
+        self.config_checked = True  # the folder's existence is asked for each time
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file's response; a page that is not there is 404, with the site's own page."""
+        if not (self._folder / "index.html").is_file():
+            return PlainTextResponse(_NOT_BUILT, 404)
+        if scope["method"] not in {"GET", "HEAD"}:
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+        if (self._folder / path).is_dir() and not scope["path"].endswith("/"):
+            # A path only: an address would be made of the caller's Host.
+            return RedirectResponse(f"{scope['path'].rpartition('/')[2]}/", 308)
+        markdown = self._markdown_path(path)
+        if markdown and _prefers_markdown(Headers(scope=scope).get("accept", "")):
+            path = markdown
+        if path.endswith((".md", "llms.txt")) and (self._folder / path).is_file():
+            return self._text(path, scope)
+        response = await super().get_response(path, scope)
+        self._add_headers(response, markdown)
+        return response
+
+    def _text(self, path: str, scope: Scope) -> Response:
+        """A Markdown file with absolute links: a reader of the text alone has no address."""
+        text = (self._folder / path).read_text("utf-8")
+        address = URL(scope=scope)
+        site = address.path.removesuffix(get_route_path(scope).removeprefix("/"))
+        content = absolute_links(text, str(address.replace(path=f"{site}{path}", query="")))
+        media_type = _MARKDOWN if path.endswith(".md") else "text/plain"
+        return Response(content, media_type=media_type, headers=_TEXT_HEADERS)
+
+    def _markdown_path(self, path: str) -> str:
+        """The Markdown file of a page's path; "" where the path is no page."""
+        name = "index.md" if path in {".", "index.html"} else f"{path.rstrip('/')}.md"
+        return name if (self._folder / name).is_file() else ""
+
+    def _add_headers(self, response: Response, markdown: str) -> None:
+        file = Path(getattr(response, "path", ""))
+        page = file.suffix == ".html"
+        response.headers["cache-control"] = "no-cache" if page else "max-age=3600"
+        if page:
+            response.headers["content-security-policy"] = _page_policy(file, file.stat().st_mtime)
+        if markdown:
+            response.headers["vary"] = "Accept"
+
+
+@lru_cache(maxsize=256)
+def _page_policy(file: Path, modified: float) -> str:
+    return content_policy(file.read_bytes(), _POLICY)
+
+
+def absolute_links(text: str, address: str) -> str:
+    """Markdown whose links begin at the text's own address; code blocks stay as they are."""
+    parts = _FENCE.split(text)
+    parts[::2] = [_LINK.sub(lambda link: urljoin(address, link[0]), part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _prefers_markdown(accept: str) -> bool:
+    """Whether an ``Accept`` header names Markdown, with at least the weight of HTML."""
+    weights = {"text/html": 0.0, _MARKDOWN: 0.0}
+    for part in accept.split(","):
+        name, _, parameters = part.strip().partition(";")
+        if name.strip() in weights:
+            _, _, weight = parameters.partition("q=")
+            try:
+                weights[name.strip()] = float(weight) if weight else 1.0
+            except ValueError:
+                weights[name.strip()] = 0.0
+    return 0 < weights[_MARKDOWN] >= weights["text/html"]
