@@ -141,6 +141,8 @@ def run_pages(plan: dict[str, Any]) -> None:
                 record = {"page": page, "line": block.line, "wrong": wrong}
                 results.write(json.dumps(record | {"seconds": time.monotonic() - began}) + "\n")
                 results.flush()
+                if wrong:
+                    break  # what follows depends on it
 
 
 def main() -> None:
@@ -151,8 +153,8 @@ def main() -> None:
     state = home.parent / "state.sh"
     plan["state"] = f"cd {home}\n"
     os.environ["PATH"] = f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
+    make_home(root, home)
     if plan["launch"]:
-        make_home(root, home)
         state.write_text(plan["state"])
         start_services(root, state)
     try:
