@@ -23,7 +23,7 @@ from rossmann.data.demo.write_tables import write_demo
 from tests.docs.code_blocks import Block, code_blocks, parsed, shape_differences
 
 SECONDS = 240
-STORES = 150
+STORES = 120
 API = "http://127.0.0.1:8000"
 _LOOPBACK, _IFF_UP, _GET_FLAGS, _SET_FLAGS = b"lo", 1, 0x8913, 0x8914
 

@@ -27,11 +27,11 @@ NETWORK = ("unshare", "--net", "--map-root-user")
 """Begins a command in a network namespace of its own, also for users who are not root."""
 PORTS = (5000, 8000, 8501)
 SMALL_PROFILE = {
-    "rows": 60_000,
+    "rows": 30_000,
     "members": {
-        "lightgbm": {"rounds": 60, "learning_rate": 0.1, "num_leaves": 31},
-        "xgboost": {"rounds": 60, "max_depth": 6, "eta": 0.1},
-        "catboost": {"rounds": 60, "depth": 6, "learning_rate": 0.2},
+        "lightgbm": {"rounds": 40, "learning_rate": 0.1, "num_leaves": 31},
+        "xgboost": {"rounds": 40, "max_depth": 6, "eta": 0.1},
+        "catboost": {"rounds": 40, "depth": 6, "learning_rate": 0.2},
     },
     "weights": {"lightgbm": 0.3, "xgboost": 0.3, "catboost": 0.4},
 }

@@ -70,7 +70,10 @@ def test_every_route_but_the_public_ones_needs_a_key(
     # Undocumented routes are limited to the known pages.
     documented = {path for _, path in operations}
     registered = {re.sub(r"{\w+}", "1", path) for path in route_paths(app.routes)}
-    assert documented < registered and registered - documented <= PAGES | {"/docs/assets", "/documentation"}
+    assert documented < registered and registered - documented <= PAGES | {
+        "/docs/assets",
+        "/documentation",
+    }
 
 
 def test_permissions_of_each_key(protected_api: TestClient, row: Any) -> None:

@@ -207,7 +207,9 @@ def _curl(path: str, method: str, operation: Document) -> str:
     quoted = f"'{url}'" if query else url
     content = operation.get("requestBody", {}).get("content", {})
     if "text/csv" in content:
-        options = "-H 'Content-Type: text/csv' --data-binary @data/demo/raw/test.csv -o forecast.csv"
+        options = (
+            "-H 'Content-Type: text/csv' --data-binary @data/demo/raw/test.csv -o forecast.csv"
+        )
         return f"curl -sf {quoted} {options}"
     if "application/json" in content:
         example = json.dumps(content["application/json"]["example"])
