@@ -23,7 +23,8 @@ VERBS = (
     "data get", "data demo", "data check", "data ingest", "data status", "features", "train",
     "backtest", "retrain", "models list", "models show", "models compare", "validate", "promote",
     "rollback", "tune", "predict", "serve", "mlflow", "dashboard", "up", "down", "status",
-    "settings", "docs", "keys new", "keys list", "keys revoke", "log status", "log export", "log prune",
+    "settings", "docs", "keys new", "keys list", "keys revoke", "log status", "log export",
+    "log prune",
 )  # fmt: skip
 HEAVY_MODULES = (
     "mlflow",

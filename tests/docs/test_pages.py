@@ -14,11 +14,7 @@ MAX_SENTENCE = 40
 FENCE = re.compile(r"^( *)```.*?^\1```[ \t]*$", re.DOTALL | re.MULTILINE)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 LINK = re.compile(r"!?\[((?:[^\]\\]|\\.)*)\]\(([^)\s]+)\)")
-BANNED = re.compile(
-    r"\b(pypi\.org|files\.pythonhosted|npmjs\.com|/home/|/root/|/work/|/tmp/\w|TODO|FIXME|"
-    r"game.changer|seamless|cutting.edge|blazing)",
-    re.IGNORECASE,
-)
+UNFINISHED = re.compile(r"\b(TODO|FIXME|TBD|[A-Z]+_JSON|lorem ipsum)\b")
 FIGURE = re.compile(r"`[^`]*`")
 
 
@@ -70,8 +66,8 @@ def test_headings_are_unique(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, "README.md"])
-def test_page_names_no_other_machine_and_is_finished(page: str) -> None:
-    assert BANNED.findall((ROOT / page).read_text("utf-8")) == []
+def test_page_is_finished(page: str) -> None:
+    assert UNFINISHED.findall((ROOT / page).read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, "README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -125,7 +125,7 @@ class Client:
         another one it is the format of ``source``. Neither file is held in memory as a whole.
         Raises ``OSError`` too.
 
-        Example: ``print(client.predict_file(Path("data/demo/raw/test.csv"), Path("out.csv")).count)``
+        Example: ``client.predict_file(Path("data/demo/raw/test.csv"), Path("out.csv"))``
         """
         options = file_options(target, stage, as_of, intervals, objective, date_format)
         with self._translate_errors():
