@@ -94,7 +94,9 @@ def _script(example: str) -> str:
     lines = ["from pathlib import Path\n"] if "Path(" in example else []
     lines.append("from rossmann.serving.client import Client\n")
     if "rows" in example.split("client.", 1)[1].split(")", maxsplit=1)[0]:
-        lines.append(f"rows = [{json.dumps(EXAMPLE_ROW)}]")
+        items = EXAMPLE_ROW.items()
+        row = [f"        {json.dumps(name)}: {json.dumps(value)}," for name, value in items]
+        lines += ["rows = [", "    {", *row, "    }", "]"]
     if example == "client.close()":
         return "\n".join([*lines, f'client = Client("{_URL}")', example])
     return "\n".join([*lines, f'with Client("{_URL}") as client:', f"    {example}"])
