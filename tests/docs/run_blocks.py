@@ -2,8 +2,9 @@
 
 ``python run_blocks.py PLAN``: a JSON file with ``root`` (the checkout), ``home`` (an empty folder
 that becomes like a fresh clone), ``pages``, ``launch`` (whether the services are started first),
-``night`` (whether blocks marked nightly run), ``results`` (file: a JSON line for each block).
-Started by ``test_code_blocks.py`` below ``unshare``, so that the usual ports are free.
+``clone`` (whether the home is a real clone, without the packages), ``night`` (whether blocks
+marked nightly run), ``results`` (file: a JSON line for each block). Started by
+``test_code_blocks.py`` below ``unshare``, so that the usual ports are free.
 """
 
 import fcntl
@@ -22,7 +23,7 @@ from typing import Any
 from rossmann.data.demo.write_tables import write_demo
 from tests.docs.code_blocks import Block, code_blocks, parsed, shape_differences
 
-SECONDS = 240
+SECONDS = 900
 STORES = 120
 API = "http://127.0.0.1:8000"
 _LOOPBACK, _IFF_UP, _GET_FLAGS, _SET_FLAGS = b"lo", 1, 0x8913, 0x8914
@@ -152,8 +153,12 @@ def main() -> None:
     root, home = Path(plan["root"]), Path(plan["home"])
     state = home.parent / "state.sh"
     plan["state"] = f"cd {home}\n"
-    os.environ["PATH"] = f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
-    make_home(root, home)
+    os.environ.pop("PYTHONPATH")
+    if plan["clone"]:
+        subprocess.run(["git", "clone", "--quiet", root, home], check=True)
+    else:
+        os.environ["PATH"] = f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
+        make_home(root, home)
     if plan["launch"]:
         state.write_text(plan["state"])
         start_services(root, state)
@@ -161,7 +166,7 @@ def main() -> None:
         run_pages(plan)
     finally:
         state.write_text(plan["state"])
-        run_text("rossmann down", state, "bash")
+        run_text(".venv/bin/rossmann down", state, "bash")
 
 
 if __name__ == "__main__":

@@ -52,25 +52,32 @@ def network_command() -> tuple[str, ...]:
     return ()
 
 
+def small_parameters(folder: Path) -> Path:
+    parameters = yaml.safe_load((ROOT / "config" / "params.yaml").read_text("utf-8"))
+    parameters["profiles"] = dict.fromkeys(parameters["profiles"], SMALL_PROFILE)
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump(parameters))
+    return file
+
+
 def run_pages(folder: Path, pages: list[str], **plan: Any) -> Results:
     """Run the blocks of pages; returns a record for each block, by page."""
     home = folder / "rossmann"
     home.mkdir()
-    network = network_command()
+    network = () if plan.get("clone") else network_command()
     results = folder / "results.jsonl"
     plan = {"root": str(ROOT), "home": str(home), "pages": pages, "launch": True} | plan
-    plan |= {"results": str(results), "own_network": bool(network)}
+    plan = {"clone": False, "results": str(results), "own_network": bool(network)} | plan
     (folder / "plan.json").write_text(json.dumps(plan))
-    parameters = yaml.safe_load((ROOT / "config" / "params.yaml").read_text("utf-8"))
-    parameters["profiles"] = dict.fromkeys(parameters["profiles"], SMALL_PROFILE)
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ROSSMANN_")}
-    environment |= {"ROSSMANN_PARAMS": str(folder / "params.yaml")}
-    environment |= {"ROSSMANN_DATA_DIR": str(home / "data"), "PYTHONPATH": str(ROOT)}
+    environment["PYTHONPATH"] = str(ROOT)
+    if not plan["clone"]:
+        environment |= {"ROSSMANN_PARAMS": str(small_parameters(folder))}
+        environment |= {"ROSSMANN_DATA_DIR": str(home / "data")}
     command = [*network, sys.executable, str(ROOT / "tests" / "docs" / "run_blocks.py")]
     done = subprocess.run(
         [*command, str(folder / "plan.json")],
-        env=environment | plan.get("environment", {}),
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -116,6 +123,16 @@ def test_long_blocks_of_a_page_run_as_written(page: str, results: Any) -> None:
 def test_the_newcomers_hour(tmp_path: Path) -> None:
     """From the launch to the rollback, on a small chain with small versions."""
     assert not failures(run_pages(tmp_path, [HOUR], launch=False, night=False)[HOUR])
+
+
+@pytest.mark.nightly
+def test_the_newcomers_hour_in_a_fresh_clone(tmp_path: Path) -> None:
+    """With the installation, the whole demo chain and the standard versions; on the usual ports."""
+    for port in PORTS:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                pytest.skip(f"port {port} is taken")
+    assert not failures(run_pages(tmp_path, [HOUR], launch=False, night=True, clone=True)[HOUR])
 
 
 @pytest.mark.parametrize("page", PAGES)
