@@ -59,8 +59,22 @@ def shell_command(verb: str) -> str:
     With the program's whole path where the shell would not find it, and with the environment
     variables that choose the data and the services of this process.
     """
+    return f"{_program_with_variables()} {verb}"
+
+
+def without_local_details(text: str) -> str:
+    """A message for callers of the service: without addresses, paths and settings of this machine.
+
+    Commands keep their verbs, so that an operator who reads the message knows what to run.
+    """
+    from rossmann.addresses import without_addresses
+
+    return without_addresses(text.replace(_program_with_variables(), "rossmann"))
+
+
+def _program_with_variables() -> str:
     variables = [f"{name}={shlex.quote(value)}" for name, value in _chosen_variables().items()]
-    return " ".join([*variables, program(), verb])
+    return " ".join([*variables, program()])
 
 
 def _chosen_variables() -> dict[str, str]:

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rossmann import errors
-from rossmann.addresses import without_addresses
 from rossmann.errors import ErrorDetail, RequestError, RossmannError
+from rossmann.installation import without_local_details
 from rossmann.logging_config import get_logger
 from rossmann.serving.middleware.security_headers import DEFAULT_HEADERS
 from rossmann.serving.schemas.errors import status_of
@@ -37,7 +37,7 @@ def handle_product_error(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestError):
         details = error.errors
     else:
-        msg = without_addresses(str(error)) if status >= 500 else str(error)
+        msg = without_local_details(str(error)) if status >= 500 else str(error)
         details = [ErrorDetail(_LOCATIONS.get(error_type, ()), msg, error_type)]
     if status >= 500:
         get_logger("api").warning(

@@ -1,6 +1,7 @@
 """All routes but the forecasts: bodies, status codes and effects."""
 
 import re
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,6 +11,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.data.panel.panel import Panel
+from rossmann.errors import ServiceError
+from rossmann.installation import shell_command
 from rossmann.models.registry.mlflow_rest import MlflowRest
 from rossmann.serving.access.api_keys import Permission, generate_key
 from rossmann.serving.schemas.errors import STATUS_BY_ERROR, ErrorResponse
@@ -63,6 +66,23 @@ def test_responses_name_no_address_of_mlflow(
     for text in (reason, forecast.text, listed.text):
         assert "its address" in text
         assert not re.search(r"://|127\.0|:9\b|secret", text), text
+
+
+def test_responses_name_no_folder_of_the_machine(
+    api: TestClient, registry: Any, service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that mends it stays, without the program's path and this machine's settings."""
+    monkeypatch.setenv("ROSSMANN_DATA_DIR", "/secret/folder")
+
+    def fail() -> None:
+        raise ServiceError(f"MLflow does not answer; start it with: {shell_command('mlflow')}")
+
+    monkeypatch.setattr(registry, "versions", fail)
+    service.versions.poll()
+    assert "/secret/folder" in service.degraded_reason
+    for text in (api.get("/health").json()["reason"], api.get("/models").text):
+        assert "start it with: rossmann mlflow" in text
+        assert "secret" not in text and sys.prefix not in text
 
 
 @pytest.mark.parametrize("path", ["/health/", "/docs/", "/stores/"])

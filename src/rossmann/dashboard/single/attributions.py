@@ -8,6 +8,8 @@ import streamlit as st
 
 from rossmann.dashboard.shared import charts
 from rossmann.dashboard.shared.charts import Step
+from rossmann.dashboard.shared.markdown import escape_markdown
+from rossmann.dashboard.shared.number_format import number_format
 from rossmann.dashboard.shared.service_state import client
 from rossmann.errors import RossmannError
 from rossmann.logging_config import get_logger
@@ -62,8 +64,11 @@ def _show_other_promo(other: OtherPromo) -> None:
     """The forecast with the promotion switched, and why the driver says another number."""
     plan = "With a promotion" if other.promo else "Without the promotion"
     change = "more" if other.percent >= 0 else "less"
+    formats = number_format()
+    sales = escape_markdown(formats.money(other.forecast))
+    percent = escape_markdown(formats.percent(abs(other.percent) / 100, 1))
     st.markdown(
-        f"{plan} on this day the forecast is **{other.forecast:,.0f}**, {abs(other.percent):.1f} %"
+        f"{plan} on this day the forecast is **{sales}**, {percent}"
         f" {change}. The driver says another number: it counts from an average day, and holds the"
         " promotions of the days around, too. To decide on a promotion, take this line."
     )

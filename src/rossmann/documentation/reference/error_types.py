@@ -14,9 +14,9 @@ from rossmann.models.inference.row_warnings import WARNING_TYPES
 from rossmann.serving.schemas.error_types import ERROR_TYPES
 from rossmann.serving.schemas.errors import STATUS_DESCRIPTIONS, client_error
 
-_CALL = """curl -s http://127.0.0.1:8000/predict -H 'Content-Type: application/json' -d '{"inputs": [
-  {"Store": 5000, "DayOfWeek": 6, "Date": "2015-08-01", "Open": 1, "Promo": 0,
-   "StateHoliday": "0", "SchoolHoliday": 0}]}'"""
+_CALL = """curl -s http://127.0.0.1:8000/predict -H 'Content-Type: application/json' -d '{
+  "inputs": [{"Store": 5000, "DayOfWeek": 6, "Date": "2015-08-01", "Open": 1, "Promo": 0,
+    "StateHoliday": "0", "SchoolHoliday": 0}]}'"""
 _SHAPE = """{"detail": [{"loc": ["inputs", 0, "Store"], "msg": "Store must be between 1 and 1115 (got 5000)", "type": "unknown_store"}],
  "request_id": "c53889d7190e45f4ec9496bbe05b77a0"}"""  # noqa: E501
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
-from rossmann.addresses import without_addresses
+from rossmann.installation import without_local_details
 from rossmann.schema import Stage
 from rossmann.serving.observability.gauges import StateCollector
 from rossmann.serving.runtime.service import Service, panel_data
@@ -32,7 +32,7 @@ def health_router(version: str, service: Service, collector: StateCollector) -> 
         production, reason = service.versions.production, service.degraded_reason
         return Health(
             status="degraded" if reason else "healthy",
-            reason=without_addresses(reason),
+            reason=without_local_details(reason),
             registry="away" if service.versions.registry_unreachable else "reachable",
             model_loaded=production is not None,
             model_version=None if production is None else production.version,
