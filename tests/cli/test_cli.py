@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -247,8 +248,10 @@ def test_ingest_reports_changes_and_builds_the_arrays(
     assert "2015-07-31" not in output
     assert "2015-08-02 to 2015-08-05: all stores" in output
     assert "2015-08-06 to 2015-09-18: none" in output
+    shutil.rmtree(empty_data_dir / "processed")  # as after a kill between increment and arrays
     assert main(["data", "ingest", str(new)]) == 0
     assert "nothing is new" in capsys.readouterr().out
+    assert list((empty_data_dir / "processed").glob("*/panel*"))
     new.write_text(f"{names}\n{row}\n9{row[1:]}\n")
     assert main(["data", "ingest", str(new)]) == 1
     error = capsys.readouterr().err

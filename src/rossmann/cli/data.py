@@ -104,6 +104,7 @@ def ingest(
     _show_counts(file, done)
     if done.increment is None:
         echo("nothing is new: the data version stays as it is")
+        prepare_dataset(settings)  # an earlier ingest may have been killed before it made them
         return
     echo(f"kept in {done.increment.path}")
     info = prepare_dataset(settings)
