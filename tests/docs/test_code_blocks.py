@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.docs.code_blocks import MARKERS, code_blocks, shape_differences
+from tests.e2e.installation import small_parameters
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.timeout(3_600)
@@ -26,17 +26,6 @@ LANGUAGES = {"bash", "json", "python", "text", "yaml", "sql", "mermaid", "ini", 
 NETWORK = ("unshare", "--net", "--map-root-user")
 """Begins a command in a network namespace of its own, also for users who are not root."""
 PORTS = (5000, 8000, 8501)
-SMALL_PROFILE = {
-    "rows": 30_000,
-    "members": {
-        "lightgbm": {"rounds": 40, "learning_rate": 0.1, "num_leaves": 31},
-        "xgboost": {"rounds": 40, "max_depth": 6, "eta": 0.1},
-        "catboost": {"rounds": 40, "depth": 6, "learning_rate": 0.2},
-    },
-    "weights": {"lightgbm": 0.3, "xgboost": 0.3, "catboost": 0.4},
-}
-"""By day the versions are small; the commands are the same."""
-
 Results = dict[str, list[dict[str, Any]]]
 
 
@@ -50,14 +39,6 @@ def network_command() -> tuple[str, ...]:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 pytest.skip(f"no network namespace can be made here, and port {port} is taken")
     return ()
-
-
-def small_parameters(folder: Path) -> Path:
-    parameters = yaml.safe_load((ROOT / "config" / "params.yaml").read_text("utf-8"))
-    parameters["profiles"] = dict.fromkeys(parameters["profiles"], SMALL_PROFILE)
-    file = folder / "params.yaml"
-    file.write_text(yaml.safe_dump(parameters))
-    return file
 
 
 def run_pages(folder: Path, pages: list[str], **plan: Any) -> Results:

@@ -49,6 +49,7 @@ def test_each_page_is_there_as_html_and_as_markdown_and_in_the_index(site: Path)
     for page in pages:
         html = (site / page.html).read_text("utf-8")
         assert "llms.txt</a>" in html
+        assert "&para;" not in html
         assert re.search(rf'rel="alternate" type="text/markdown" href="[./]*{page.path}"', html)
         copy = (site / page.path).read_text("utf-8")
         assert f"\n# {page.title}\n" in copy
@@ -59,6 +60,12 @@ def test_each_page_is_there_as_html_and_as_markdown_and_in_the_index(site: Path)
 def test_all_pages_are_in_the_navigation() -> None:
     files = {str(file.relative_to(ROOT / "docs")) for file in (ROOT / "docs").rglob("*.md")}
     assert files == {page.path for page in read_pages(ROOT)}
+
+
+def test_content_stands_before_the_navigation_of_the_page(site: Path) -> None:
+    for page in read_pages(ROOT):
+        html = (site / page.html).read_text("utf-8")
+        assert html.index("<h1") < html.index("md-sidebar--primary") < html.index("</main>")
 
 
 def test_pages_load_nothing_from_other_addresses(site: Path) -> None:

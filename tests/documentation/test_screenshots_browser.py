@@ -21,6 +21,7 @@ pytestmark = [
 BACKGROUNDS = {"light": (255, 255, 255), "dark": (15, 23, 42)}
 
 
+@pytest.mark.nightly
 def test_every_picture_shows_a_finished_page(
     stub: StubService, stub_dashboard: tuple[StubService, str], tmp_path: Path
 ) -> None:

@@ -8,6 +8,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+import yaml
+
+from tests.paths import ROOT
+
+SMALL_PROFILE = {
+    "rows": 30_000,
+    "members": {
+        "lightgbm": {"rounds": 40, "learning_rate": 0.1, "num_leaves": 31},
+        "xgboost": {"rounds": 40, "max_depth": 6, "eta": 0.1},
+        "catboost": {"rounds": 40, "depth": 6, "learning_rate": 0.2},
+    },
+    "weights": {"lightgbm": 0.3, "xgboost": 0.3, "catboost": 0.4},
+}
+
+
+def small_parameters(folder: Path) -> Path:
+    """A parameters file whose profiles train small versions; all else is the checkout's."""
+    parameters = yaml.safe_load((ROOT / "config" / "params.yaml").read_text("utf-8"))
+    parameters["profiles"] = dict.fromkeys(parameters["profiles"], SMALL_PROFILE)
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump(parameters))
+    return file
 
 
 class Installation:

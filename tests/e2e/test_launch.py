@@ -11,7 +11,7 @@ import pytest
 from rossmann.data.demo.write_tables import write_demo
 from rossmann.serving.client.client import Client
 from rossmann.settings import load_settings
-from tests.e2e.installation import Installation
+from tests.e2e.installation import Installation, small_parameters
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -19,7 +19,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A launch on a small chain, left running; ended after the module's tests."""
-    installation = Installation(tmp_path_factory.mktemp("home"))
+    parameters = small_parameters(tmp_path_factory.mktemp("parameters"))
+    installation = Installation(
+        tmp_path_factory.mktemp("home"), {"ROSSMANN_PARAMS": str(parameters)}
+    )
     write_demo(
         load_settings(data_dir=installation.folder).demo_raw_dir, seed=7, stores=40, days=620
     )

@@ -43,6 +43,7 @@ def installation(tmp_path: Path, forward_proxy: Any, ipv6: None) -> Iterator[Ins
         installation.run("down")
 
 
+@pytest.mark.nightly
 def test_launch_in_an_unusual_environment_and_the_printed_command_that_ends_it(
     installation: Installation, forward_proxy: Any, tmp_path: Path
 ) -> None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from rossmann.web.content_policy import OWN_FILES_ONLY, content_policy
 
-scripts = st.lists(st.text(st.characters(exclude_characters="<>"), max_size=30), max_size=3)
+scripts = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="<>"), max_size=30), max_size=3
+)
 
 
 def directives(policy: str) -> dict[str, str]:

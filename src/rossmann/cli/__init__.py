@@ -44,8 +44,8 @@ docs.add_verbs(app)
 _SPIN_COUNT = "20000"
 _SIGNAL_EXIT = 128
 _CTRL_C_EXIT = 130
-_RESULT_VERBS = {"predict", "backtest", "log"}
-"""Verbs with ``-o``."""
+_RESULT_VERBS = {"predict", "backtest", "log", "docs"}
+"""Verbs that write files for others to read."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

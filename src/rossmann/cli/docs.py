@@ -80,4 +80,5 @@ def _serve(settings: "Settings") -> None:
         raise PortInUseError(f"port {port} is taken; choose another: ROSSMANN_DOCS_PORT=8003")
     echo(f"http://{url_host(host)}:{port}/  (Ctrl-C ends it)")
     site = Starlette(routes=[Mount("/", DocumentationSite(settings.documentation_dir))])
-    uvicorn.run(site, host=host, port=port, log_level="warning")
+    # Readers that pause between pages keep their connection.
+    uvicorn.run(site, host=host, port=port, log_level="warning", timeout_keep_alive=75)

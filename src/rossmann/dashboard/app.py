@@ -48,7 +48,9 @@ def run() -> None:
     # Before the page: a slow service must not delay the warning of demo data.
     with st.sidebar:
         status_sidebar()
-        st.caption(f"[:material/menu_book: Documentation]({escape_markdown(documentation_link())})")
+        st.markdown(
+            f"[:material/menu_book: Documentation]({escape_markdown(documentation_link())})"
+        )
     with error_boundary():
         page.run()
 

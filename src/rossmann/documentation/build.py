@@ -149,8 +149,25 @@ def _add_markdown(site: Path, pages: list[Page]) -> None:
         note = f"> For the index of all pages see [llms.txt]({up}llms.txt).\n\n"
         copy.write_text(note + _COMMENT.sub("", page.text), "utf-8")
         html = site / page.html
-        html.write_text(_with_links(html.read_text("utf-8"), page), "utf-8")
+        html.write_text(_with_links(_content_first(html.read_text("utf-8")), page), "utf-8")
     (site / "llms.txt").write_text(_index(site, pages), "utf-8")
+    (site / "sitemap.xml").unlink()  # empty: the site does not know its address
+
+
+def _content_first(html: str) -> str:
+    """The page with its side bars behind its content, for readers of the HTML from the top.
+
+    A style sheet of ours (``docs/stylesheets``) keeps them at their places on the screen.
+    """
+    found = re.search(
+        r'(<div class="md-sidebar md-sidebar--primary".*?)(<div class="md-content".*?</article>\s*'
+        r"</div>)",
+        html,
+        re.DOTALL,
+    )
+    if found is None:
+        return html
+    return html[: found.start()] + found[2] + found[1] + html[found.end() :]
 
 
 def _with_links(html: str, page: Page) -> str:
@@ -161,11 +178,12 @@ def _with_links(html: str, page: Page) -> str:
     if 'class="mermaid"' in html:
         head += f'<script src="{up}{_MERMAID}"></script>'
     start = (
-        f'<div class="sr-only" style="{_HIDDEN}">For the index of all pages see <a tabindex="-1" '
-        f'href="{up}llms.txt">llms.txt</a>; this page as Markdown: '
-        f'<a tabindex="-1" href="{markdown}">{page.path}</a>.</div>'
+        f'<div class="sr-only" style="{_HIDDEN}">All pages: <a tabindex="-1" '
+        f'href="{up}llms.txt">llms.txt</a></div>'
     )
     end = f'<footer><p><small><a href="{markdown}">This page as Markdown</a></small></p></footer>'
+    # Headings have the same text as in Markdown; the style sheet draws the mark.
+    html = html.replace(">&para;</a>", "></a>")
     html = html.replace("</head>", f"{head}</head>", 1)
     html = re.sub(r"(<body[^>]*>)", lambda body: body[1] + start, html, count=1)
     return re.sub(r"</article>", lambda _: f"{end}</article>", html, count=1)

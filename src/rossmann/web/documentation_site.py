@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 from urllib.parse import urljoin
 
@@ -17,10 +18,13 @@ from rossmann.web.content_policy import content_policy
 
 PATH: Final = "/documentation"
 """Where the API and the dashboard mount it."""
+_ROUTE: Final = SimpleNamespace(path=PATH)
 _NOT_BUILT: Final = "The documentation is not built yet. Build it with: rossmann docs --build\n"
+_NO_CONTENT: Final = {"content-security-policy": "default-src 'none'; frame-ancestors 'none'"}
 _POLICY: Final = {"font-src": "'self' data:", "worker-src": "'self' blob:"}
 _MARKDOWN: Final = "text/markdown"
 _TEXT_HEADERS: Final = {"cache-control": "no-cache", "vary": "Accept, Host"}
+_TEXT_TYPES: Final = {".md": _MARKDOWN, ".txt": "text/plain"}
 _LINK: Final = re.compile(r"(?<=\]\()[^)\s#][^)\s]*")
 _FENCE: Final = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)
 
@@ -38,8 +42,9 @@ class DocumentationSite(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """The file's response; a page that is not there is 404, with the site's own page."""
+        scope["route"] = _ROUTE  # its name in metrics and the access log
         if not (self._folder / "index.html").is_file():
-            return PlainTextResponse(_NOT_BUILT, 404)
+            return PlainTextResponse(_NOT_BUILT, 404, _NO_CONTENT)
         if scope["method"] not in {"GET", "HEAD"}:
             raise HTTPException(405, headers={"Allow": "GET, HEAD"})
         if (self._folder / path).is_dir() and not scope["path"].endswith("/"):
@@ -48,19 +53,19 @@ class DocumentationSite(StaticFiles):
         markdown = self._markdown_path(path)
         if markdown and _prefers_markdown(Headers(scope=scope).get("accept", "")):
             path = markdown
-        if path.endswith((".md", "llms.txt")) and (self._folder / path).is_file():
+        if Path(path).suffix in _TEXT_TYPES and (self._folder / path).is_file():
             return self._text(path, scope)
         response = await super().get_response(path, scope)
         self._add_headers(response, markdown)
         return response
 
     def _text(self, path: str, scope: Scope) -> Response:
-        """A Markdown file with absolute links: a reader of the text alone has no address."""
+        """A text with absolute links: a reader of the text alone has no address."""
         text = (self._folder / path).read_text("utf-8")
         address = URL(scope=scope)
         site = address.path.removesuffix(get_route_path(scope).removeprefix("/"))
         content = absolute_links(text, str(address.replace(path=f"{site}{path}", query="")))
-        media_type = _MARKDOWN if path.endswith(".md") else "text/plain"
+        media_type = _TEXT_TYPES[Path(path).suffix]
         return Response(content, media_type=media_type, headers=_TEXT_HEADERS)
 
     def _markdown_path(self, path: str) -> str:
@@ -84,7 +89,7 @@ def _page_policy(file: Path, modified: float) -> str:
 
 
 def absolute_links(text: str, address: str) -> str:
-    """Markdown whose links begin at the text's own address; code blocks stay as they are."""
+    """Markdown with whole links, from its own address; code blocks stay as they are."""
     parts = _FENCE.split(text)
     parts[::2] = [_LINK.sub(lambda link: urljoin(address, link[0]), part) for part in parts[::2]]
     return "".join(parts)

@@ -85,6 +85,15 @@ def test_responses_name_no_folder_of_the_machine(
         assert "secret" not in text and sys.prefix not in text
 
 
+def test_documentation_is_named_by_the_root_and_counted_by_its_name(api: TestClient) -> None:
+    path = api.get("/").json()["documentation"]
+    response = api.get(f"{path}deployment/overview/")
+    assert response.status_code == 404
+    assert "rossmann docs --build" in response.text  # it is not built in the tests' data folder
+    assert response.headers["content-security-policy"]
+    assert 'code="404",method="any",route="/documentation"' in api.get("/metrics").text
+
+
 @pytest.mark.parametrize("path", ["/health/", "/docs/", "/stores/"])
 def test_redirects_do_not_repeat_the_host(api: TestClient, make_app: Any, path: str) -> None:
     _, record = generate_key(Permission.PREDICT, "shop")
