@@ -91,7 +91,7 @@ def test_documentation_is_named_by_the_root_and_counted_by_its_name(api: TestCli
     assert response.status_code == 404
     assert "rossmann docs --build" in response.text  # it is not built in the tests' data folder
     assert response.headers["content-security-policy"]
-    assert 'code="404",method="any",route="/documentation"' in api.get("/metrics").text
+    assert 'code="404",method="GET",route="/documentation"' in api.get("/metrics").text
 
 
 @pytest.mark.parametrize("path", ["/health/", "/docs/", "/stores/"])
