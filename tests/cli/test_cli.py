@@ -226,6 +226,18 @@ def test_demo_chain_has_the_requested_size(
     assert main(["data", "demo", "--stores", "0"]) == 2
 
 
+@pytest.mark.parametrize("words", [[], ["data"], ["keys"]])
+def test_no_verb_prints_the_help_and_no_error(words: list[str], capsys: Capture) -> None:
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert output.out.startswith("Usage:") and output.err == ""
+
+
+def test_version_is_that_of_the_package(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
 def test_ingest_reports_changes_and_builds_the_arrays(
     empty_data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -10,11 +10,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from rossmann.cli import data, docs, keys, log, models, predict, services, training, tune
+from rossmann.cli.terminal import echo
 from rossmann.errors import RossmannError, SettingsError
 from rossmann.filesystem.atomic_write import private_files
 from rossmann.installation import program
@@ -22,7 +23,6 @@ from rossmann.launcher.stop_signals import Interrupted
 
 app = typer.Typer(
     name="rossmann",
-    help="Daily sales forecasts for a retail chain. Begin with: rossmann up",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -40,6 +40,25 @@ models.add_verbs(app)
 predict.add_verbs(app)
 services.add_verbs(app)
 docs.add_verbs(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        echo(version("rossmann"))
+        raise typer.Exit
+
+
+@app.callback(help="Daily sales forecasts for a retail chain. Begin with: rossmann up")
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
 
 _SPIN_COUNT = "20000"
 _SIGNAL_EXIT = 128
@@ -68,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with nullcontext() if _writes_results(words) else private_files():
             code = command.main(args=words, prog_name=program(), standalone_mode=False)
     except typer.TyperException as error:
-        return _print_error(_usage(error), 2)
+        return _print_usage(error)
     except Interrupted as error:
         return _print_error("stopped", error.exit_code)
     except BrokenPipeError:
@@ -114,11 +133,14 @@ def _name_program(command: Any, name: str) -> None:
         _name_program(verb, name)
 
 
-def _usage(error: typer.TyperException) -> str:
+def _print_usage(error: typer.TyperException) -> int:
     text = error.format_message() if hasattr(error, "format_message") else str(error)
+    if text.startswith("Usage:"):  # no verb was given: the help, which is no error message
+        echo(text)
+        return 2
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else program()
-    return f"{text.strip().rstrip('.')}. See: {path} --help"
+    return _print_error(f"{text.strip().rstrip('.')}. See: {path} --help", 2)
 
 
 def _print_error(text: str, code: int) -> int:

@@ -8,12 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from pathlib import Path
+from typing import Final
 
 import httpx
 import psutil
 
 from rossmann.addresses import url_host
+from rossmann.installation import absolute_path
 from rossmann.settings import Settings
+
+_DATA_DIR: Final = "ROSSMANN_DATA_DIR"
 
 
 class State(Enum):
@@ -27,15 +32,20 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PortOwner:
-    """The process that listens on a port: its command line and its working folder."""
+    """The process that listens on a port: its command line and its working folder.
+
+    ``data_dir``: the data folder that its environment names; "" where it names none.
+    """
 
     pid: int
     command: str
     folder: str
+    data_dir: str = ""
 
     def __str__(self) -> str:
         shown = self.command if len(self.command) <= 80 else self.command[:77] + "..."
-        return f"{shown} (pid {self.pid})"
+        data = f", data folder {self.data_dir}" if self.data_dir else ""
+        return f"{shown} (pid {self.pid}{data})"
 
 
 def bind_error(host: str, port: int) -> OSError | None:
@@ -66,13 +76,20 @@ def find_port_owner(port: int) -> PortOwner | None:
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
             if listens and connection.pid is not None:
                 process = psutil.Process(connection.pid)
-                return PortOwner(process.pid, " ".join(process.cmdline()).strip(), _folder(process))
+                command = " ".join(process.cmdline()).strip()
+                return PortOwner(process.pid, command, _folder(process), _data_dir(process))
     return None
 
 
 def _folder(process: psutil.Process) -> str:
     with suppress(psutil.Error):
         return str(process.cwd())
+    return ""
+
+
+def _data_dir(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return str(process.environ().get(_DATA_DIR, ""))
     return ""
 
 
@@ -113,8 +130,15 @@ class Service:
         return self.accepts(response)
 
     def owns(self, owner: PortOwner | None) -> bool:
-        """Whether the port's process is this service's; one that cannot be read (None) may be."""
-        if owner is None or not self.command_markers:
+        """Whether the port's process is this service's; one that cannot be read (None) may be.
+
+        One of another data folder is not: its forecasts are of other sales.
+        """
+        if owner is None:
+            return True
+        if owner.data_dir and not _same_folder(owner.data_dir, self.environment.get(_DATA_DIR)):
+            return False
+        if not self.command_markers:
             return True
         return any(mark in f"{owner.command}\n{owner.folder}" for mark in self.command_markers)
 
@@ -125,6 +149,13 @@ class Service:
         if not self.healthy():
             return State.UNHEALTHY
         return State.HEALTHY if self.owns(find_port_owner(self.port)) else State.OTHER_PROCESS
+
+
+def _same_folder(one: str, other: str | None) -> bool:
+    """Whether two settings name one folder; a service that names none is of any."""
+    if not other:
+        return True
+    return absolute_path(Path(one)).resolve() == absolute_path(Path(other)).resolve()
 
 
 def is_mlflow(response: httpx.Response) -> bool:
@@ -149,10 +180,7 @@ def default_services(settings: Settings) -> list[Service]:
     from rossmann.dashboard import server
     from rossmann.launcher import mlflow_server
 
-    common = {
-        "ROSSMANN_DATA_DIR": str(settings.data_dir),
-        "ROSSMANN_DEMO": "1" if settings.demo else "0",
-    }
+    common = {_DATA_DIR: str(settings.data_dir), "ROSSMANN_DEMO": "1" if settings.demo else "0"}
     mlflow = _service("MLflow", settings, settings.mlflow_port)(
         command=mlflow_server.server_command(settings),
         environment=mlflow_server.server_environment(settings),
