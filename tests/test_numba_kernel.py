@@ -15,7 +15,11 @@ SCRIPT = "from one.user import doubled; print(doubled(1))"
 
 @pytest.mark.parametrize(
     "variables",
-    [{}, {"NUMBA_CACHE_DIR": "CACHE"}, {"NUMBA_DISABLE_JIT": "1"}],
+    [
+        {},
+        pytest.param({"NUMBA_CACHE_DIR": "CACHE"}, marks=pytest.mark.nightly),
+        pytest.param({"NUMBA_DISABLE_JIT": "1"}, marks=pytest.mark.nightly),
+    ],
     ids=["plain", "a folder for all caches", "compiler switched off"],
 )
 def test_changed_constant_of_another_module_recompiles_the_kernel(

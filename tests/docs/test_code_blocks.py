@@ -101,6 +101,7 @@ def test_long_blocks_of_a_page_run_as_written(page: str, results: Any) -> None:
     assert not failures(results(True)[page])
 
 
+@pytest.mark.nightly
 def test_the_newcomers_hour(tmp_path: Path) -> None:
     """From the launch to the rollback, on a small chain with small versions."""
     assert not failures(run_pages(tmp_path, [HOUR], launch=False, night=False)[HOUR])

@@ -81,6 +81,7 @@ def test_opened_sunday_is_not_called_planned(open_page: Any) -> None:
     page.get_by_text("Filled in from the store's schedule.").wait_for()
 
 
+@pytest.mark.nightly
 def test_page_recovers_from_one_failed_forecast(open_page: Any, stub: StubService) -> None:
     stub.predict_status = 500
     page = open_page(FIRST_DAY)

@@ -253,7 +253,12 @@ def test_variable_that_would_end_a_registration_is_refused_before_the_work(
     [
         (BASIC, AUTHORITY, ["401", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"]),
         (BASIC, {**AUTHORITY, **USER, "MLFLOW_TRACKING_PASSWORD": "no"}, ["401", "PASSWORD"]),
-        (BASIC, USER, ["certificate", "MLFLOW_TRACKING_SERVER_CERT_PATH"]),
+        pytest.param(
+            BASIC,
+            USER,
+            ["certificate", "MLFLOW_TRACKING_SERVER_CERT_PATH"],
+            marks=pytest.mark.nightly,
+        ),
         (
             "",
             {"MLFLOW_TRACKING_SERVER_CERT_PATH": "/nowhere/x.pem"},

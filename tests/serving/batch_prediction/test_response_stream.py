@@ -188,7 +188,7 @@ def test_staging_files_of_killed_processes_are_removed_at_start(
     assert staging_files(serving_settings) == [active]
 
 
-@pytest.mark.parametrize("file_format", ["csv", "parquet"])
+@pytest.mark.parametrize("file_format", [pytest.param("csv", marks=pytest.mark.nightly), "parquet"])
 def test_memory_does_not_grow_with_the_file(
     make_app: MakeApp, panel: Panel, model: BlockingModel, file_format: str
 ) -> None:

@@ -58,7 +58,7 @@ def test_killed_worker_is_restarted(
     assert service.process.returncode in STOPPED_BY_SIGTERM
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_sigterm_finishes_requests_in_flight(
     workers: int, run_service: Call, row: Call, wait_until: Call, under_load: Call
 ) -> None:

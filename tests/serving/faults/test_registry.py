@@ -18,7 +18,7 @@ def rows(row: Call) -> list[dict[str, Any]]:
     return [row(ahead) for ahead in range(1, 41)]
 
 
-@pytest.mark.parametrize("mode", ["hang", "error"])
+@pytest.mark.parametrize("mode", ["hang", pytest.param("error", marks=pytest.mark.nightly)])
 def test_starts_while_mlflow_fails_and_recovers(
     mode: str, mlflow_proxy: Any, run_service: Call, registered_versions: list[int], promote: Call,
     post_predict: Call, get_health: Call, wait_until: Call, rows: list[dict[str, Any]],
