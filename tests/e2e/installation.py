@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,8 @@ SMALL_PROFILE = {
 def small_parameters(folder: Path) -> Path:
     """A parameters file whose profiles train small versions; all else is the checkout's."""
     parameters = yaml.safe_load((ROOT / "config" / "params.yaml").read_text("utf-8"))
-    parameters["profiles"] = dict.fromkeys(parameters["profiles"], SMALL_PROFILE)
+    # Copies: YAML would write one profile as an alias of the other, which no tuning can change.
+    parameters["profiles"] = {name: deepcopy(SMALL_PROFILE) for name in parameters["profiles"]}
     file = folder / "params.yaml"
     file.write_text(yaml.safe_dump(parameters))
     return file
