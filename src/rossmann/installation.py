@@ -67,6 +67,8 @@ def without_local_details(text: str) -> str:
 
     Commands keep their verbs, so that an operator who reads the message knows what to run.
     """
+    if not text:
+        return text
     from rossmann.addresses import without_addresses
 
     return without_addresses(text.replace(_program_with_variables(), "rossmann"))

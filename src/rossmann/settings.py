@@ -41,7 +41,7 @@ class PathSettings(BaseSettings):
     """Folders, ports and addresses of the services."""
 
     data_dir: Path = Path("data")
-    """Folder with ``raw/`` (the real tables) and all that the product makes: see the properties."""
+    """Folder with ``raw/`` (the real tables) and all that the product makes."""
     api_keys_file: Path | None = None
     """File of keys, one a line, read again when it changes; else ``keys.txt`` in the data folder.
 

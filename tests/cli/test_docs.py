@@ -37,15 +37,16 @@ def test_site_is_served_until_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rossmann.cli", "docs"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
+        served = False
+        while not served and time.monotonic() < deadline and process.poll() is None:
             try:
                 with urlopen(f"http://127.0.0.1:{port}/deployment/overview/", timeout=5) as page:
-                    assert b"<h1" in page.read()
-                break
+                    served = b"<h1" in page.read()
             except OSError:
                 time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=30)[0]
+    assert served
     assert f":{port}/" in output
     assert process.returncode in {0, 130}
 

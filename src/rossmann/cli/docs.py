@@ -71,14 +71,13 @@ def _serve(settings: "Settings") -> None:
     from starlette.routing import Mount
 
     from rossmann.addresses import url_host
-    from rossmann.errors import PortInUseError
-    from rossmann.launcher.services import is_port_taken
+    from rossmann.serving.server import bind
     from rossmann.web.documentation_site import DocumentationSite
 
     host, port = settings.host, settings.docs_port
-    if is_port_taken(host, port):
-        raise PortInUseError(f"port {port} is taken; choose another: ROSSMANN_DOCS_PORT=8003")
-    echo(f"http://{url_host(host)}:{port}/  (Ctrl-C ends it)")
     site = Starlette(routes=[Mount("/", DocumentationSite(settings.documentation_dir))])
     # Readers that pause between pages keep their connection.
-    uvicorn.run(site, host=host, port=port, log_level="warning", timeout_keep_alive=75)
+    config = uvicorn.Config(site, log_level="warning", timeout_keep_alive=75)
+    with bind(host, port, "ROSSMANN_DOCS_PORT") as listener:
+        echo(f"http://{url_host(host)}:{port}/  (Ctrl-C ends it)")
+        uvicorn.Server(config).run(sockets=[listener])

@@ -41,25 +41,18 @@ class SecurityHeadersMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._headers = {
-            "Content-Security-Policy": content_security_policy(),
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-        }
+        self._policy = content_security_policy()
+        self._headers = {"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and add the headers to its response."""
 
-        documentation = f"{PATH}/" in scope.get("path", "")
-
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                # A page of the documentation has scripts of its own, and a policy that names them.
-                policy = headers.get("content-security-policy")
                 headers.update(self._headers)
-                if policy is not None and documentation:
-                    headers["content-security-policy"] = policy
+                # A page of the documentation has scripts of its own, and a policy that names them.
+                headers.setdefault("Content-Security-Policy", self._policy)
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)

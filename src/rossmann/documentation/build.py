@@ -19,12 +19,12 @@ from typing import Any, Final
 from rossmann.errors import DocumentationError
 from rossmann.filesystem.atomic_write import staging_folder
 from rossmann.installation import documentation_source
+from rossmann.web.documentation_site import CODE_BLOCK
 
 CONFIG: Final = "zensical.toml"
 _STAMP: Final = ".built-from"
 _MERMAID: Final = "javascripts/mermaid.min.js"
 _COMMENT: Final = re.compile(r"^<!--.*?-->\n", re.DOTALL | re.MULTILINE)
-_FENCE: Final = re.compile(r"^```.*?^```[ \t]*$", re.DOTALL | re.MULTILINE)
 _LINK: Final = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _HIDDEN: Final = (
@@ -57,14 +57,18 @@ class Page:
 
 def read_pages(source: Path) -> list[Page]:
     """The pages of the navigation in its order; raises ``DocumentationError`` for one missing."""
-    config = tomllib.loads((source / CONFIG).read_text("utf-8"))
     pages = []
-    for section, path in _entries(config["project"]["nav"]):
+    for section, path in _entries(_config(source)["nav"]):
         file = source / "docs" / path
         if not file.is_file():
             raise DocumentationError(f"{CONFIG} names docs/{path}, which is not there")
         pages.append(_read_page(path, section, file.read_text("utf-8")))
     return pages
+
+
+def _config(source: Path) -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((source / CONFIG).read_text("utf-8"))["project"]
+    return project
 
 
 def _entries(nav: list[Any], section: str = "") -> Iterator[tuple[str, str]]:
@@ -77,7 +81,7 @@ def _entries(nav: list[Any], section: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _read_page(path: str, section: str, text: str) -> Page:
-    plain = _FENCE.sub("", _COMMENT.sub("", text))
+    plain = CODE_BLOCK.sub("", _COMMENT.sub("", text))
     heading, _, rest = plain.partition("\n")
     first = rest.strip().partition("\n\n")[0]
     summary = " ".join(_LINK.sub(r"\1", first).split())
@@ -105,7 +109,7 @@ def build_site(site: Path, source: Path | None = None, *, strict: bool = False) 
     with staging_folder(site.parent) as folder:
         # Resolved: below a symbolic link the generator finds no pages.
         made = _generate(source, folder.resolve(), strict)
-        _add_markdown(made, read_pages(source))
+        _add_markdown(made, read_pages(source), _config(source))
         (made / _STAMP).write_text(_source_digest(source), "utf-8")
         old = folder / "old"
         if site.is_dir():
@@ -141,7 +145,7 @@ def _generate(source: Path, folder: Path, strict: bool) -> Path:
     return site
 
 
-def _add_markdown(site: Path, pages: list[Page]) -> None:
+def _add_markdown(site: Path, pages: list[Page], config: dict[str, Any]) -> None:
     for page in pages:
         up = "../" * page.path.count("/") or "./"
         copy = site / page.path
@@ -150,7 +154,7 @@ def _add_markdown(site: Path, pages: list[Page]) -> None:
         copy.write_text(note + _COMMENT.sub("", page.text), "utf-8")
         html = site / page.html
         html.write_text(_with_links(_content_first(html.read_text("utf-8")), page), "utf-8")
-    (site / "llms.txt").write_text(_index(site, pages), "utf-8")
+    (site / "llms.txt").write_text(_index(pages, config), "utf-8")
     (site / "sitemap.xml").unlink()  # empty: the site does not know its address
 
 
@@ -189,9 +193,8 @@ def _with_links(html: str, page: Page) -> str:
     return re.sub(r"</article>", lambda _: f"{end}</article>", html, count=1)
 
 
-def _index(site: Path, pages: list[Page]) -> str:
+def _index(pages: list[Page], config: dict[str, Any]) -> str:
     """``llms.txt``: all pages with their summaries, by sections."""
-    config = tomllib.loads((site.parent / CONFIG).read_text("utf-8"))["project"]
     lines = [f"# {config['site_name']}", "", f"> {config['site_description']}"]
     section = None
     for page in pages:

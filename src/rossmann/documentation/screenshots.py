@@ -8,11 +8,11 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from rossmann.errors import ServiceError, SettingsError
+from rossmann.errors import ServiceError, SettingsError, first_line
 from rossmann.filesystem.atomic_write import write_bytes_atomic
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Error, Page
+    from playwright.sync_api import Browser, Page
 
 WIDTH: Final = 1280
 MAX_BYTES: Final = 300_000
@@ -92,7 +92,7 @@ def _open_browser() -> Iterator["Browser"]:
         try:
             browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         except Error as error:
-            raise ServiceError(f"{chromium} does not start: {_first_line(error)}") from error
+            raise ServiceError(f"{chromium} does not start: {first_line(error)}") from error
         try:
             yield browser
         finally:
@@ -116,7 +116,7 @@ def _take_picture(browser: "Browser", url: str, folder: Path, picture: Picture) 
         content = _picture_when_still(page, picture)
     except PlaywrightError as error:
         raise ServiceError(
-            f"no picture {picture.name} of the dashboard at {url}: {_first_line(error)}"
+            f"no picture {picture.name} of the dashboard at {url}: {first_line(error)}"
         ) from error
     finally:
         page.close()
@@ -127,11 +127,6 @@ def _take_picture(browser: "Browser", url: str, folder: Path, picture: Picture) 
     path = folder / f"{picture.name}.png"
     write_bytes_atomic(path, content)
     return path
-
-
-def _first_line(error: "Error") -> str:
-    """What went wrong, without the log of the calls that follows it."""
-    return error.message.partition("\n")[0]
 
 
 def _picture_when_still(page: "Page", picture: Picture) -> bytes:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Final
 from urllib.parse import urljoin
 
-from starlette._utils import get_route_path
 from starlette.datastructures import URL, Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -26,7 +25,8 @@ _MARKDOWN: Final = "text/markdown"
 _TEXT_HEADERS: Final = {"cache-control": "no-cache", "vary": "Accept, Host"}
 _TEXT_TYPES: Final = {".md": _MARKDOWN, ".txt": "text/plain"}
 _LINK: Final = re.compile(r"(?<=\]\()[^)\s#][^)\s]*")
-_FENCE: Final = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)
+CODE_BLOCK: Final = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)
+"""A fenced block of Markdown."""
 
 
 class DocumentationSite(StaticFiles):
@@ -62,9 +62,10 @@ class DocumentationSite(StaticFiles):
     def _text(self, path: str, scope: Scope) -> Response:
         """A text with absolute links: a reader of the text alone has no address."""
         text = (self._folder / path).read_text("utf-8")
-        address = URL(scope=scope)
-        site = address.path.removesuffix(get_route_path(scope).removeprefix("/"))
-        content = absolute_links(text, str(address.replace(path=f"{site}{path}", query="")))
+        # The text's own address, also where a page's address was asked for.
+        path_of_text = f"{scope.get('root_path', '')}/{path}"
+        address = URL(scope=scope).replace(path=path_of_text, query="")
+        content = absolute_links(text, str(address))
         media_type = _TEXT_TYPES[Path(path).suffix]
         return Response(content, media_type=media_type, headers=_TEXT_HEADERS)
 
@@ -90,7 +91,7 @@ def _page_policy(file: Path, modified: float) -> str:
 
 def absolute_links(text: str, address: str) -> str:
     """Markdown with whole links, from its own address; code blocks stay as they are."""
-    parts = _FENCE.split(text)
+    parts = CODE_BLOCK.split(text)
     parts[::2] = [_LINK.sub(lambda link: urljoin(address, link[0]), part) for part in parts[::2]]
     return "".join(parts)
 

@@ -33,6 +33,7 @@ from rossmann.schema import STATE_HOLIDAYS
 from rossmann.serving.client.client import Client
 from rossmann.serving.experiments import report
 from rossmann.serving.experiments.experiment import hash_fraction
+from rossmann.serving.schemas.forecasts import PredictResponse
 from rossmann.serving.schemas.models import ExperimentState
 from tests.fixtures.experiments import current, predict, wait_for_rows
 from tests.paths import ROOT
@@ -307,7 +308,9 @@ def test_without_known_sales_only_agreement_is_reported(experiment: Run, row: Ma
 
 def test_documented_example_matches_the_schema() -> None:
     page = ROOT / "docs" / "modelops" / "online-experiments.md"
-    *_, example = re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    answer, example = re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    assert json.loads(answer).keys() == PredictResponse.model_fields.keys()
+    PredictResponse.model_validate_json(answer)
     state = ExperimentState.model_validate_json(example, strict=True)
     assert state.model_dump(exclude_unset=True) == state.model_dump()
     assert json.loads(example).keys() == ExperimentState.model_fields.keys()

@@ -78,7 +78,7 @@ def _group_table(group: type[BaseSettings]) -> str:
         value = defaults.get(name, schema.get("default"))
         shown = "see below" if isinstance(value, Mapping) else _value(value)
         setting = f"{code(name)} {code(f'ROSSMANN_{name.upper()}')}"
-        meaning = sentence(texts[name].replace(": see the properties", ""))
+        meaning = sentence(texts[name])
         rows.append((setting, type_name(schema).removesuffix(" or null"), shown, meaning))
     return table(_HEADER, rows)
 
