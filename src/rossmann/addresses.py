@@ -213,6 +213,36 @@ def redact_password(url: str) -> str:
     return f"{scheme}{colon}***@{tail}" if at else url
 
 
+def with_driver(url: str) -> str:
+    """A PostgreSQL URL with the driver that is installed, where it names none."""
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url)
+
+
+def with_password(url: str, password: str) -> str:
+    """A database's URL with ``password``, unless it holds one or none is given.
+
+    Raises ``SettingsError`` where ``url`` is none; the message does not repeat it.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not password:
+        return url
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(
+            "a database's address must be such as postgresql://user@host/name"
+        ) from error
+    if parsed.password or "password" in parsed.query:
+        return url
+    if parsed.username:
+        parsed = parsed.set(password=password)
+    else:  # SQLAlchemy writes no password without a user
+        parsed = parsed.update_query_dict({"password": password})
+    return parsed.render_as_string(hide_password=False)
+
+
 def without_credentials(url: str) -> str:
     """A URL without the user and the password in it."""
     return redact_password(url).replace("***@", "")

@@ -1,18 +1,20 @@
 """Typed, validated settings: paths, ports, thresholds and training profiles.
 
-A value comes from the environment (``ROSSMANN_<NAME>``), else from ``config/params.yaml``, else
-from the default below. Paths may be relative: to the project's root in a checkout, else to the
-working directory.
+A value comes from the environment (``ROSSMANN_<NAME>``), else from a file ``rossmann_<name>`` in
+the folder that ``ROSSMANN_SECRETS_DIR`` names, else from ``config/params.yaml``, else from the
+default below. Paths may be relative: to the project's root in a checkout, else to the working
+directory.
 """
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
+    SecretsSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
 )
@@ -26,6 +28,8 @@ from rossmann.addresses import (
     redact_password,
     sqlite_url,
     url_host,
+    with_driver,
+    with_password,
     without_credentials,
 )
 from rossmann.errors import SettingsError, settings_error_message
@@ -33,6 +37,8 @@ from rossmann.installation import absolute_path, params_file
 from rossmann.request_settings import AccessSettings, RequestLimits
 from rossmann.schema import Objective, Stage
 from rossmann.training_settings import GateSettings, Profile, TrainingSettings
+
+_SECRETS_DIR: Final = "ROSSMANN_SECRETS_DIR"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -74,6 +80,10 @@ class PathSettings(BaseSettings):
     """The same for the dashboard; empty: ``STREAMLIT_SERVER_BASE_URL_PATH``, else the root."""
     database_url: str = ""
     """Where answered rows are kept: ``sqlite:///`` or ``postgresql://``; empty: in ``data_dir``."""
+    mlflow_database_url: str = ""
+    """Tables of the embedded MLflow server: ``postgresql://``; empty: SQLite in ``data_dir``."""
+    database_password: str = ""
+    """Password for the two databases where their addresses hold none; a secret."""
 
     @field_validator("data_dir", "api_keys_file")
     @classmethod
@@ -86,6 +96,13 @@ class PathSettings(BaseSettings):
         # The message does not repeat the value: there may be a password in it.
         if value and not value.startswith(("sqlite:///", "postgres://", "postgresql")):
             raise ValueError("must begin with sqlite:/// or postgresql://")
+        return value
+
+    @field_validator("mlflow_database_url")
+    @classmethod
+    def _is_postgresql(cls, value: str) -> str:
+        if value and not value.startswith(("postgres://", "postgresql")):
+            raise ValueError("must begin with postgresql://")
         return value
 
     @field_validator("dashboard_base_path")
@@ -166,7 +183,17 @@ class PathSettings(BaseSettings):
     @property
     def log_url(self) -> str:
         """The prediction log's database."""
-        return self.database_url or sqlite_url(self.log_dir / "log.db")
+        if self.database_url:
+            return with_password(self.database_url, self.database_password)
+        return sqlite_url(self.log_dir / "log.db")
+
+    @property
+    def mlflow_store(self) -> str:
+        """The database of the embedded MLflow server."""
+        if self.mlflow_database_url:
+            return with_password(with_driver(self.mlflow_database_url), self.database_password)
+        # Where a URL begins with sqlite:///, MLflow makes a folder of the escaped name.
+        return sqlite_url(self.mlflow_dir / "mlflow.db", "sqlite+pysqlite")
 
     @property
     def tracking_uri(self) -> str:
@@ -273,7 +300,7 @@ class Settings(
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments go before the environment, the environment before the file."""
         yaml = YamlConfigSettingsSource(settings_cls, yaml_file=params_file())
-        return init_settings, env_settings, yaml
+        return init_settings, env_settings, *_secret_files(settings_cls), yaml
 
     @property
     def known_hosts(self) -> frozenset[str]:
@@ -298,12 +325,22 @@ class Settings(
         shown = self.model_dump(mode="json")
         if self.api_keys:
             shown["api_keys"] = f"{len(self.api_keys.split(','))} keys (hidden)"
-        if self.api_key:
-            shown["api_key"] = "(hidden)"
+        for name in ("api_key", "database_password"):
+            if shown[name]:
+                shown[name] = "(hidden)"
         urls = ("mlflow_tracking_uri", "api_url", "api_public_url", "rate_limit_store")
-        for name in (*urls, "database_url"):
+        for name in (*urls, "database_url", "mlflow_database_url"):
             shown[name] = redact_password(shown[name])
         return shown
+
+
+def _secret_files(settings_cls: type[BaseSettings]) -> list[SecretsSettingsSource]:
+    folder = os.environ.get(_SECRETS_DIR, "")
+    if not folder:
+        return []
+    if not Path(folder).is_dir():
+        raise SettingsError(f"{_SECRETS_DIR} must name a folder, got {folder[:200]}")
+    return [SecretsSettingsSource(settings_cls, folder)]
 
 
 def load_settings(**overrides: Any) -> Settings:

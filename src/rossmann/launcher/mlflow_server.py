@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from rossmann.addresses import host_and_port, reachable_hosts, redact_password, sqlite_url
+from rossmann.addresses import host_and_port, reachable_hosts, redact_password
 from rossmann.errors import RossmannError, ServiceError, SettingsError, first_line
 from rossmann.filesystem.atomic_write import make_private_folder, private_files
 from rossmann.serving.server import bind
@@ -66,8 +66,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
     """Variables that the server needs in addition to the present environment."""
     folder = settings.mlflow_dir
     return {
-        # Where a URL begins with sqlite:///, MLflow makes a folder of the escaped name.
-        _BACKEND: sqlite_url(folder / "mlflow.db", "sqlite+pysqlite"),
+        _BACKEND: settings.mlflow_store,
         _ARTIFACT_ROOT: _PROXY_ROOT,
         _ARTIFACT_FOLDER: (folder / "artifacts").as_uri(),
         _SERVE_ARTIFACTS: "true",
@@ -218,7 +217,7 @@ def run(host: str, port: int, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m rossmann.launcher.mlflow_server``; returns the exit code."""
-    parser = argparse.ArgumentParser(description="MLflow server on SQLite, in one process.")
+    parser = argparse.ArgumentParser(description="MLflow server in one process.")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", required=True, type=int)
     parser.add_argument("--folder", required=True, type=Path)

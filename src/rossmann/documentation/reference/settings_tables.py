@@ -50,7 +50,10 @@ def _settings_page() -> str:
         "Use this page to look up a setting of the services. Set it by the environment variable"
         " below its name, or by its name in `config/params.yaml`; the variable wins. Relative"
         " paths begin at the project's folder. `rossmann settings` prints the values in use,"
-        " without secrets. Settings of training and gate are [parameters](parameters.md)."
+        " without secrets. Settings of training and gate are [parameters](parameters.md).\n\n"
+        "A value may also be in a file: `ROSSMANN_SECRETS_DIR` names a folder, such as"
+        " `/run/secrets`, and its file `rossmann_api_key` holds `api_key`. Use it for secrets."
+        " The environment goes before such a file, and the file before the parameters."
     )
     groups = [section(title, _group_table(group)) for title, group in SERVICE_GROUPS]
     rows = [(code(name), sentence(text)) for name, text in OTHER_VARIABLES.items()]

@@ -6,7 +6,6 @@ is stored once, and queries read one flat table. ``log_writers`` holds the last 
 process that logged: with it each row arrives exactly once. ``log_meta`` holds the schema version.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from rossmann.addresses import with_driver
 from rossmann.errors import DataError, ServiceError, SettingsError, first_line
 
 SCHEMA_VERSION: Final = 2
@@ -250,7 +250,7 @@ def schema_version(connection: sa.Connection) -> int | None:
 def open_engine(url: str, busy_seconds: float = BUSY_SECONDS) -> sa.Engine:
     """An engine for that URL, not connected yet; raises ``SettingsError`` for a bad URL."""
     try:
-        parsed = sa.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url))
+        parsed = sa.make_url(with_driver(url))
         backend = parsed.get_backend_name()
         if backend == "sqlite" and parsed.database:
             return _open_sqlite(parsed, busy_seconds)
