@@ -101,12 +101,13 @@ def prepare() -> None:
     from rossmann.settings import load_settings
 
     chosen, console = load_settings(), LaunchConsole()
-    try:
-        # MLflow starts meanwhile.
-        with console.step("documentation up to date"):
-            build_site(chosen.documentation_dir)
-    except (DocumentationError, OSError) as error:  # forecasts do not need it
-        console.print(f"There is no documentation in the dashboard: {error}")
+    if chosen.documentation_dir is None:
+        try:
+            # MLflow starts meanwhile.
+            with console.step("documentation up to date"):
+                build_site(chosen.site_dir)
+        except (DocumentationError, OSError) as error:  # forecasts do not need it
+            console.print(f"There is no documentation in the dashboard: {error}")
     make(chosen, console)
 
 
