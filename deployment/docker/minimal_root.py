@@ -22,6 +22,7 @@ DATA = Path("var/lib/rossmann")
 SYSTEM_FILES = (
     "/etc/os-release", "/usr/lib/os-release", "/etc/debian_version", "/etc/nsswitch.conf",
     "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/openssl.cnf", "/usr/lib/ssl",
+    "/etc/ld.so.conf", "/etc/ld.so.conf.d",
 )  # fmt: skip
 UNUSED_LIBRARY = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data",
@@ -139,6 +140,8 @@ def main(target: Path, environment: Path) -> int:
             copier.copy(path)
     for name in SYSTEM_FILES:
         copier.copy(Path(name))
+    # The loader finds libraries outside of its own folders, such as /usr/local/lib, by this cache.
+    subprocess.run(["ldconfig", "-r", target], check=True)
     keep_package_records(copier)
     (target / "etc/passwd").write_text(PASSWD)
     (target / "etc/group").write_text(GROUP)
