@@ -25,6 +25,7 @@ _PAGES: Final = 2048
 _BUSY_SECONDS: Final = 30.0
 _ATTEMPTS: Final = 3
 _HEADER: Final = b"SQLite format 3\0"
+_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -91,42 +92,62 @@ def hash_file(path: Path, progress: CopyProgress) -> FileRecord:
 def copy_database(source: Path, target: Path, progress: CopyProgress) -> FileRecord:
     """A consistent copy of a SQLite database that other processes read and write, checked.
 
-    Raises ``BackupError`` where the integrity check finds a fault, ``sqlite3.Error`` where the
-    database cannot be read, ``OSError``.
+    Raises ``BackupError`` where the database is damaged or cannot be read, ``OSError``, and
+    ``sqlite3.Error`` where the disk of ``target`` is full.
     """
-    address = f"{source.resolve().as_uri()}?mode=rw"  # not rwc, which would create a lost file
-    with (
-        closing(sqlite3.connect(address, timeout=_BUSY_SECONDS, uri=True)) as original,
-        closing(sqlite3.connect(target)) as copy,
-    ):
-        original.isolation_level = None
-        page = int(original.execute("PRAGMA page_size").fetchone()[0])
-        left = -1
-
-        def count(_: int, remaining: int, total: int) -> None:
-            nonlocal left
-            progress.add(((total if left < 0 else left) - remaining) * page)
-            left = remaining
-
-        # With a transaction of its own the copy does not begin anew after each change by others.
-        original.execute("BEGIN")
-        original.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        original.backup(copy, pages=_PAGES, progress=count)
-        original.execute("COMMIT")
-        found = [str(row[0]) for row in copy.execute("PRAGMA integrity_check(5)")]
-    if found != ["ok"]:
+    try:
+        with (
+            # rw, not rwc, which would create a database that is gone.
+            closing(_connect(f"{source.resolve().as_uri()}?mode=rw")) as original,
+            closing(_connect(target.resolve().as_uri())) as copy,
+        ):
+            _copy_snapshot(original, copy, progress)
+            faults = [str(row[0]) for row in copy.execute("PRAGMA integrity_check(5)")]
+    except sqlite3.Error as error:
+        code = error.sqlite_errorcode & 0xFF  # the higher bits are details
+        if code == sqlite3.SQLITE_FULL:
+            raise
+        if code not in _DAMAGED:
+            raise BackupError(f"{source} was not copied: {error}") from error
+        faults = [str(error)]
+    if faults != ["ok"]:
         raise BackupError(
-            f"{source}: SQLite's integrity check found a fault ({'; '.join(found)[:300]}). Keep the"
-            " last good backup, and restore this database from it"
+            f"{source}: SQLite's integrity check found a fault ({'; '.join(faults)[:300]}). Keep"
+            " the last good backup, and restore this database from it"
         )
     with target.open("rb") as file:
         os.fsync(file.fileno())
         return _hash(file, CopyProgress(0, lambda _: None))
 
 
+def _connect(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(address, timeout=_BUSY_SECONDS, uri=True, isolation_level=None)
+
+
+def _copy_snapshot(
+    original: sqlite3.Connection, copy: sqlite3.Connection, progress: CopyProgress
+) -> None:
+    """Copy page by page within one read transaction.
+
+    Without a transaction of its own the copy would begin anew after each change by others.
+    """
+    page_size = int(original.execute("PRAGMA page_size").fetchone()[0])
+    left = -1
+
+    def count(_: int, remaining: int, total: int) -> None:
+        nonlocal left
+        progress.add(((total if left < 0 else left) - remaining) * page_size)
+        left = remaining
+
+    original.execute("BEGIN")
+    original.execute("SELECT count(*) FROM sqlite_master").fetchone()  # now it reads one state
+    original.backup(copy, pages=_PAGES, progress=count)
+    original.execute("COMMIT")
+
+
 @contextmanager
 def explained_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of the disk, of permissions and of SQLite into ``BackupError``.
+    """Turn errors of the disk and of permissions into ``BackupError``.
 
     ``folder``: that is written.
     """
@@ -142,10 +163,8 @@ def explained_errors(folder: Path) -> Iterator[None]:
         if error.errno in _DISK_FULL:
             raise _disk_full(folder, str(error)) from error
         raise BackupError(f"{folder} was not written: {error}") from error
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
-            raise _disk_full(folder, str(error)) from error
-        raise BackupError(f"{folder} was not written: a database: {error}") from error
+    except sqlite3.Error as error:  # see ``copy_database``
+        raise _disk_full(folder, str(error)) from error
 
 
 def _hash(file: BinaryIO, progress: CopyProgress, copy: BinaryIO | None = None) -> FileRecord:

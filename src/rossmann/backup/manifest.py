@@ -68,17 +68,22 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a backup; raises ``BackupError`` where the folder is none, or a newer one."""
+    """The manifest of a backup.
+
+    Raises ``BackupError`` where the folder is none or a newer release made it, and ``OSError``.
+    """
     path = folder / MANIFEST
     if folder.name.startswith(PREFIX):
         raise BackupError(f"{folder} is what a backup that was cut short has left: it is not whole")
-    if not path.is_file():
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BackupError(
             f"{folder} is not a backup: it has no {MANIFEST}. Name the folder that"
             " `rossmann backup` wrote, with all that is in it"
-        )
+        ) from error
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        content: dict[str, Any] = json.loads(text)
         known = content.pop("format")
         if known == FORMAT:
             files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
