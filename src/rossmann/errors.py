@@ -169,6 +169,10 @@ class DocumentationError(RossmannError):
     """The documentation site cannot be built."""
 
 
+class BackupError(RossmannError):
+    """A backup cannot be made, or cannot be restored; nothing was kept of the attempt."""
+
+
 class AlreadyRunningError(RossmannError):
     """Another process does this work now; nothing was changed."""
 
