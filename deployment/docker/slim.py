@@ -25,7 +25,6 @@ from pathlib import Path
 TEST_FOLDERS = {"tests", "test"}
 SOURCES = {".pyx", ".pxi", ".pxd", ".pyi", ".a", ".h", ".hpp", ".c", ".cc", ".cpp", ".map"}
 UNUSED = (
-    "numpy/f2py",
     "pyarrow/include",
     *(f"pyarrow/{name}*" for name in ("libarrow_flight", "_flight", "_s3fs", "_gcsfs", "_azurefs")),
     *(f"pyarrow/{name}*" for name in ("_hdfs", "_orc", "_substrait", "_dataset", "_feather")),
