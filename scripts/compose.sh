@@ -107,12 +107,14 @@ up() {
   echo "Grafana:   $address/grafana/  (user admin, password in deployment/secrets/grafana_password)"
 }
 
-# packed SERVICE FOLDER...: a tar archive of what a running service sees. Exit code 1 of tar is a
+# pack SERVICE FILE WHAT...: a tar archive of what a running service sees. Exit code 1 of tar is a
 # file that changed or went meanwhile: a row of the log that is in the database by then.
-packed() {
-  local service="$1"
-  shift
-  compose exec -T "$service" tar --directory=/var/lib/rossmann --create --gzip "$@" || [ $? -eq 1 ]
+pack() {
+  local service="$1" file="$2"
+  shift 2
+  compose exec -T "$service" tar --directory=/var/lib/rossmann --create --gzip "$@" >"$file" ||
+    [ $? -eq 1 ] || fail "the data of $service could not be copied"
+  gzip --test "$file" || fail "the data of $service could not be copied: does it run?"
 }
 
 # The order matters: the spool before the log's database, so that a row that is in both is written
@@ -122,13 +124,13 @@ backup() {
   mkdir -p "$(dirname "$1")"
   mkdir "$1" || fail "the folder of a backup must be a new one"
   local name
-  packed api prediction_log >"$1/spool.tar.gz"
+  pack api "$1/spool.tar.gz" prediction_log
   for name in rossmann mlflow; do
     compose exec -T database pg_dump --username=postgres --format=custom "$name" >"$1/$name.dump"
   done
-  packed mlflow mlflow >"$1/registry.tar.gz"
-  packed api --exclude=./{raw,processed,models,kernels,documentation,logs,run,prediction_log} \
-    . >"$1/data.tar.gz"
+  pack mlflow "$1/registry.tar.gz" mlflow
+  pack api "$1/data.tar.gz" \
+    --exclude=./{raw,processed,models,kernels,documentation,logs,run,prediction_log} .
   cp -R .env secrets "$1/"
   echo "Backup: $1 (it holds secrets and sales: keep it where only you can read it)"
 }

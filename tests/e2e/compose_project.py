@@ -220,17 +220,18 @@ class Project:
         assert kind == "CMD"
         return self.run_inside(name, *words).returncode == 0
 
-    def run_inside(self, name: str, *words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    def run_inside(self, name: str, *words: str) -> subprocess.CompletedProcess[bytes]:
         """A command in a running service, as its user (``docker compose exec``)."""
+        environment = self._plan(name)["environment"]
+        command = [*self.inside(name), *words]
+        return subprocess.run(command, env=environment, check=False, capture_output=True)
+
+    def inside(self, name: str) -> list[str]:
+        """Begins a command in a running service, as its user."""
         plan = self._plan(name)
-        rights = ["setpriv", f"--reuid={plan['user']}", f"--regid={plan['group']}", "--clear-groups"]
-        inside = ["nsenter", f"--target={self.main_process(name)}", "--mount", "--pid", "--root"]
-        return subprocess.run(
-            [*inside, "--wd", *rights, *words],
-            env=plan["environment"],
-            check=False,
-            **({"capture_output": True} | options),
-        )
+        user = [f"--reuid={plan['user']}", f"--regid={plan['group']}", "--clear-groups"]
+        target = f"--target={self.main_process(name)}"
+        return [*("nsenter", target, "--mount", "--pid", "--root", "--wd"), "setpriv", *user]
 
     def main_process(self, name: str) -> int:
         """The number of the service's first process; 0 before it runs."""
@@ -256,7 +257,8 @@ class Project:
         user, group = _numbers(service["user"])
         root = self.folder / "roots" / name
         root.mkdir(parents=True, exist_ok=True)
-        binds = [(str(self.folder / file), f"/etc/{file}", True) for file in ("resolv.conf", "hosts")]
+        own = {file: str(self.folder / file) for file in ("resolv.conf", "hosts")}
+        binds = [(path, f"/etc/{file}", True) for file, path in own.items()]
         for source, target, read_only in mounts(service):
             place = self._deployment / source if source[0] in "./" else self.volume(source, user)
             binds.append((str(place), target, read_only))
@@ -274,7 +276,7 @@ class Project:
             "read_only": service["read_only"],
             "user": user,
             "group": group,
-            "environment": {"PATH": path, "LANG": "C.UTF-8", **environment} | {"ROSSMANN_PARAMS": _PARAMETERS},
+            "environment": {"PATH": path, "ROSSMANN_PARAMS": _PARAMETERS, **environment},
         }
 
     def volume(self, name: str, user: int) -> Path:

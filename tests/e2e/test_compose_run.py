@@ -212,7 +212,9 @@ def test_the_api_counts_callers_by_their_own_addresses(
         transport = httpx.HTTPTransport(verify=context, local_address=address)
         with httpx.Client(base_url=SITE, transport=transport, timeout=30) as caller:
             forged = {"X-Forwarded-For": "203.0.113.7"}
-            left.append(int(caller.get("/api/stores", headers=forged).headers["RateLimit-Remaining"]))
+            left.append(
+                int(caller.get("/api/stores", headers=forged).headers["RateLimit-Remaining"])
+            )
     assert left == [999, 998, 999]
 
 
