@@ -142,7 +142,7 @@ class Project:
         self.content = compose_file(variables)
         self.services: dict[str, Any] = self.content["services"]
         self.seconds: dict[str, float] = {}
-        self._parameters = parameters
+        self.parameters = parameters
         self._deployment = deployment
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         prefix = self.content["networks"]["edge"]["ipam"]["config"][0]["subnet"].rpartition(".")[0]
@@ -180,20 +180,21 @@ class Project:
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         """Run a service, with another command if one is given."""
         service = self.services[name]
-        plan = self._plan(name)
-        file = self.folder / f"{name}.json"
-        file.write_text(json.dumps(plan))
         image = service["image"].partition(":")[0].rpartition("/")[2]
         words = [*ENTRY_POINTS[image], *(command or service.get("command", ()))]
-        isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*isolated, sys.executable, str(CONTAINER), str(file), *words],
-                stdout=log,
-                stderr=log,
+                [*self.isolated(name), *words], stdout=log, stderr=log
             )
         self.seconds[name] = -time.monotonic()
         return self._processes[name]
+
+    def isolated(self, name: str) -> list[str]:
+        """Begins a command in a new container of a service (``docker compose run``)."""
+        file = self.folder / f"{name}.json"
+        file.write_text(json.dumps(self._plan(name)))
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        return [*namespaces, sys.executable, str(CONTAINER), str(file)]
 
     def log(self, name: str) -> Path:
         """What a service has printed."""
@@ -233,9 +234,23 @@ class Project:
         target = f"--target={self.main_process(name)}"
         return [*("nsenter", target, "--mount", "--pid", "--root", "--wd"), "setpriv", *user]
 
+    def places(self) -> dict[str, Any]:
+        """How a command gets into each service that runs, and into a new container of each."""
+        return {
+            name: {
+                "inside": self.inside(name) if self.main_process(name) else [],
+                "isolated": self.isolated(name),
+                "environment": self._plan(name)["environment"],
+            }
+            for name in self.services
+        }
+
     def main_process(self, name: str) -> int:
         """The number of the service's first process; 0 before it runs."""
-        parent = self._processes[name].pid
+        process = self._processes.get(name)
+        if process is None or process.poll() is not None:
+            return 0
+        parent = process.pid
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return int(children[0]) if children else 0
 
@@ -262,7 +277,7 @@ class Project:
         for source, target, read_only in mounts(service):
             place = self._deployment / source if source[0] in "./" else self.volume(source, user)
             binds.append((str(place), target, read_only))
-        binds.append((str(self._parameters), _PARAMETERS, True))
+        binds.append((str(self.parameters), _PARAMETERS, True))
         for secret in service.get("secrets", []):
             file = self._deployment / self.content["secrets"][secret]["file"]
             binds.append((str(file), f"/run/secrets/{secret}", True))

@@ -71,9 +71,9 @@ def as_user(plan: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     plan = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    os.umask(0o022)
     os.chroot(build_root(plan))
     os.chdir("/")
-    os.umask(0o022)
     command = [*as_user(plan), *sys.argv[2:]]
     os.execvpe(command[0], command, plan["environment"])
 

@@ -169,9 +169,8 @@ def test_the_page_has_all_services_and_their_limits() -> None:
     for name, service in SERVICES.items():
         memory = int(service["mem_limit"][:-1]) * BYTES[service["mem_limit"][-1]]
         shown = f"{memory >> 30} GB" if memory >= 2**30 else f"{memory >> 20} MB"
-        assert re.search(
-            rf"^\| `{name}` \|.*\| {shown} \| {service['pids_limit']} \|$", PAGE, re.MULTILINE
-        )
+        line = rf"^\| `{name}` \|.*\| {shown} \| {service['pids_limit']} \|$"
+        assert re.search(line, PAGE, re.MULTILINE), name
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
@@ -179,6 +178,9 @@ def test_prometheus_accepts_its_configuration() -> None:
     folder = FOLDER / "prometheus"
     done = subprocess.run(
         ["promtool", "check", "config", "prometheus_compose.yml"],
-        **{"cwd": folder, "capture_output": True, "text": True, "check": False},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0 and "rules found" in done.stdout, done.stdout + done.stderr

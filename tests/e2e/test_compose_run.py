@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -212,9 +213,8 @@ def test_the_api_counts_callers_by_their_own_addresses(
         transport = httpx.HTTPTransport(verify=context, local_address=address)
         with httpx.Client(base_url=SITE, transport=transport, timeout=30) as caller:
             forged = {"X-Forwarded-For": "203.0.113.7"}
-            left.append(
-                int(caller.get("/api/stores", headers=forged).headers["RateLimit-Remaining"])
-            )
+            answer = caller.get("/api/stores", headers=forged)
+            left.append(int(answer.headers["RateLimit-Remaining"]))
     assert left == [999, 998, 999]
 
 
@@ -250,6 +250,12 @@ def test_a_second_prepare_does_nothing(
     assert client.get("/api/model/info", headers=key).json() == before
     assert project.log("prepare").read_text().count("promoted to Production") == 2  # begun, done
     assert project.seconds["prepare"] < SECOND_PREPARE
+
+
+def test_a_retraining_without_news_makes_nothing(project: Project) -> None:
+    process = project.start("retrain", "retrain", "--profile", "quick")
+    assert process.wait(120) == 10, project.log("retrain").read_text()
+    assert "nothing new: version 1" in project.log("retrain").read_text()
 
 
 def test_a_killed_api_comes_back_with_registry_and_log(
@@ -289,3 +295,66 @@ def test_prometheus_scrapes_the_api_and_knows_the_alerts(project: Project) -> No
             rules = prometheus.get("/api/v1/rules").json()["data"]["groups"]
         time.sleep(0.2)
     assert found and len(rules[0]["rules"]) > 8
+
+
+def test_a_backup_is_restored_into_empty_volumes(
+    project: Project,
+    deployment: Path,
+    client: httpx.Client,
+    key: dict[str, str],
+    row: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    before = forecast(client, row(), key).json()
+    rows = logged_rows(project)
+    run_script(project, deployment, tmp_path, "backup", str(tmp_path / "kept"))
+    with own_network():
+        folder = tmp_path / "restored"
+        folder.mkdir()
+        other = Project(folder, deployment, VARIABLES, project.parameters)
+        try:
+            other.up(left_out=[name for name in other.services if name != "database"])
+            run_script(other, deployment, tmp_path, "restore", str(tmp_path / "kept"))
+            keep_kernels(other)
+            other.up(left_out=["database", "grafana", "prometheus"])
+            assert "Production, made from" in other.log("prepare").read_text()
+            assert "trained" not in other.log("prepare").read_text()
+            with httpx.Client(base_url=SITE, verify=False, trust_env=False, timeout=30) as again:
+                after = forecast(again, row(), key).json()
+            assert after["predictions"] == before["predictions"]
+            assert logged_rows(other) >= rows
+        finally:
+            other.down()
+
+
+DOCKER = """#!{python}
+import json, os, sys
+words = sys.argv[2:]
+places = json.load(open({places!r}))
+if words[0] == "exec":
+    place = places[words[2]]
+    os.execvpe("nsenter", place["inside"] + words[3:], place["environment"])
+if words[0] == "run":
+    service, rest = words[6], words[7:]
+    os.execvp("unshare", places[service]["isolated"] + [words[5]] + rest)
+"""
+
+
+def run_script(project: Project, deployment: Path, folder: Path, *arguments: str) -> None:
+    """``scripts/compose.sh`` with a ``docker`` that knows the project's processes."""
+    places = folder / "places.json"
+    places.write_text(json.dumps(project.places()))
+    docker = folder / "bin" / "docker"
+    docker.parent.mkdir(exist_ok=True)
+    docker.write_text(DOCKER.format(python=sys.executable, places=str(places)))
+    docker.chmod(0o755)
+    script = deployment.parent / "scripts" / "compose.sh"
+    environment = {**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", str(script), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -129,10 +129,8 @@ def test_users_get_new_passwords_in_place(checkout: Path, script: Script) -> Non
     hashed = subprocess.check_output(["openssl", "passwd", "-apr1", "-salt", salt, password])
     assert other == f"night.shift:{hashed.decode().strip()}"
     script("user", "planner")
-    assert [line.split(":")[0] for line in file.read_text().splitlines()] == [
-        "night.shift",
-        "planner",
-    ]
+    names = [line.split(":")[0] for line in file.read_text().splitlines()]
+    assert names == ["night.shift", "planner"]
     assert "a name has letters" in script("user", "a:b", code=1).stderr
 
 
@@ -142,18 +140,9 @@ def test_the_certificate_is_for_the_site(site: str, checkout: Path, script: Scri
     folder = checkout / "deployment" / "secrets"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "tls_certificate.pem", folder / "tls_key.pem")
-    shown = subprocess.check_output(
-        [
-            "openssl",
-            "x509",
-            "-noout",
-            "-ext",
-            "subjectAltName",
-            "-in",
-            folder / "tls_certificate.pem",
-        ],
-        text=True,
-    )
+    asked = ["openssl", "x509", "-noout", "-ext", "subjectAltName"]
+    file = folder / "tls_certificate.pem"
+    shown = subprocess.check_output([*asked, "-in", file], text=True)
     assert site in shown and ("IP Address" in shown) == (site == "192.0.2.7")
 
 
