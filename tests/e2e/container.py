@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib64")
+_TMPFS = "mode=1777,noexec,nosuid,nodev"  # as Docker mounts it
 
 
 def mount(*arguments: str) -> None:
@@ -53,7 +54,7 @@ def build_root(plan: dict[str, Any]) -> Path:
     (root / "var" / "run").symlink_to("/run")
     for place in plan["tmpfs"]:
         (root / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
-        mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", f"{root}{place}")
+        mount("-t", "tmpfs", "-o", _TMPFS, "tmpfs", f"{root}{place}")
     for folder in plan["kept"]:
         bind(Path(folder), root / folder.lstrip("/"), read_only=True)
     for source, target, read_only in plan["binds"]:

@@ -173,6 +173,21 @@ def test_the_page_has_all_services_and_their_limits() -> None:
         assert re.search(line, PAGE, re.MULTILINE), name
 
 
+def test_grafana_finds_its_source_and_its_dashboards() -> None:
+    service = SERVICES["grafana"]
+    environment = service["environment"]
+    [(source, target, _)] = [one for one in mounts(service) if one[0].startswith("./")]
+    folder = FOLDER / source
+    for name in ("GF_PATHS_PROVISIONING", "ROSSMANN_DASHBOARDS"):
+        assert (folder / Path(environment[name]).relative_to(target)).is_dir(), name
+    used = "".join(path.read_text("utf-8") for path in folder.glob("provisioning/*/*.yml"))
+    assert set(re.findall(r"\$\{(\w+)\}", used)) <= set(environment)
+    assert environment["PROMETHEUS_URL"].split("/")[2].partition(":")[0] in SERVICES
+    assert set(service["networks"]) & set(SERVICES["prometheus"]["networks"])
+    root = environment["GF_SERVER_ROOT_URL"].split("/", 3)[3]
+    assert service["healthcheck"]["test"][-1].split("/", 3)[3].startswith(root)
+
+
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 def test_prometheus_accepts_its_configuration() -> None:
     folder = FOLDER / "prometheus"
