@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -193,7 +194,7 @@ class Project:
         """Begins a command in a new container of a service (``docker compose run``)."""
         file = self.folder / f"{name}.json"
         file.write_text(json.dumps(self._plan(name)))
-        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        namespaces = ["unshare", "--mount", "--pid", "--fork"]
         return [*namespaces, sys.executable, str(CONTAINER), str(file)]
 
     def log(self, name: str) -> Path:
@@ -203,7 +204,7 @@ class Project:
         path.chmod(0o666)
         return path
 
-    def wait(self, name: str, seconds: float = 180) -> None:
+    def wait(self, name: str, seconds: float = 300) -> None:
         """Until the service is healthy, or has ended well where the file says that it ends."""
         process, deadline = self._processes[name], time.monotonic() + seconds
         ends = self.services[name].get("healthcheck", {}).get("disable", False)
@@ -254,16 +255,17 @@ class Project:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return int(children[0]) if children else 0
 
-    def end(self, name: str, signal: int) -> int:
+    def end(self, name: str, how: int) -> int:
         """Send a signal to the service's first process; returns the exit code."""
-        os.kill(self.main_process(name), signal)
+        os.kill(self.main_process(name), how)
         return self._processes[name].wait(60)
 
     def down(self) -> None:
         """End all services, the last one first."""
-        for process in reversed(self._processes.values()):
+        for name, process in reversed(self._processes.items()):
             if process.poll() is None:
-                process.kill()  # and with it all that it started
+                # The first of its process namespace: the kernel ends all others with it.
+                os.kill(self.main_process(name) or process.pid, signal.SIGKILL)
                 process.wait(30)
         self.names.close()
 

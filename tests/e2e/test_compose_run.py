@@ -70,7 +70,6 @@ def project(deployment: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         keep_kernels(project)
         try:
             project.up(left_out=["grafana"])
-            print(project.seconds)
             yield project
         finally:
             project.down()
@@ -258,6 +257,18 @@ def test_a_retraining_without_news_makes_nothing(project: Project) -> None:
     assert "nothing new: version 1" in project.log("retrain").read_text()
 
 
+def test_prometheus_scrapes_the_api_and_knows_the_alerts(project: Project) -> None:
+    deadline = time.monotonic() + 60
+    found: list[Any] = []
+    while not found and time.monotonic() < deadline:
+        with httpx.Client(base_url="http://127.0.0.1:9090", trust_env=False) as prometheus:
+            query = {"query": 'up{job="rossmann",instance="api:8000"} == 1'}
+            found = prometheus.get("/api/v1/query", params=query).json()["data"]["result"]
+            rules = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+        time.sleep(0.2)
+    assert found and len(rules[0]["rules"]) > 8
+
+
 def test_a_killed_api_comes_back_with_registry_and_log(
     project: Project,
     client: httpx.Client,
@@ -285,18 +296,7 @@ def test_a_killed_api_comes_back_with_registry_and_log(
     assert logged_rows(project) == rows + 2
 
 
-def test_prometheus_scrapes_the_api_and_knows_the_alerts(project: Project) -> None:
-    deadline = time.monotonic() + 60
-    found: list[Any] = []
-    while not found and time.monotonic() < deadline:
-        with httpx.Client(base_url="http://127.0.0.1:9090", trust_env=False) as prometheus:
-            query = {"query": 'up{job="rossmann",instance="api:8000"} == 1'}
-            found = prometheus.get("/api/v1/query", params=query).json()["data"]["result"]
-            rules = prometheus.get("/api/v1/rules").json()["data"]["groups"]
-        time.sleep(0.2)
-    assert found and len(rules[0]["rules"]) > 8
-
-
+@pytest.mark.nightly
 def test_a_backup_is_restored_into_empty_volumes(
     project: Project,
     deployment: Path,
