@@ -107,13 +107,12 @@ up() {
   echo "Grafana:   $address/grafana/  (user admin, password in deployment/secrets/grafana_password)"
 }
 
-# pack SERVICE FILE WHAT...: a tar archive of what a running service sees. Exit code 1 of tar is a
-# file that changed or went meanwhile: a row of the log that is in the database by then.
+# pack SERVICE FILE WHAT...: an archive of what a running service sees.
 pack() {
   local service="$1" file="$2"
   shift 2
-  compose exec -T "$service" tar --directory=/var/lib/rossmann --create --gzip "$@" >"$file" ||
-    [ $? -eq 1 ] || fail "the data of $service could not be copied"
+  compose exec -T "$service" python /opt/rossmann/archive.py create /var/lib/rossmann "$@" >"$file" ||
+    fail "the data of $service could not be copied"
   gzip --test "$file" || fail "the data of $service could not be copied: does it run?"
 }
 
@@ -129,15 +128,14 @@ backup() {
     compose exec -T database pg_dump --username=postgres --format=custom "$name" >"$1/$name.dump"
   done
   pack mlflow "$1/registry.tar.gz" mlflow
-  pack api "$1/data.tar.gz" \
-    --exclude=./{raw,processed,models,kernels,documentation,logs,run,prediction_log} .
+  pack api "$1/data.tar.gz" --exclude={raw,processed,models,logs,run,prediction_log}
   cp -R .env secrets "$1/"
   echo "Backup: $1 (it holds secrets and sales: keep it where only you can read it)"
 }
 
 unpack() {
-  compose run --rm -T --no-deps --entrypoint tar "$1" \
-    --directory=/var/lib/rossmann --extract --gzip <"$2"
+  compose run --rm -T --no-deps --entrypoint python "$1" \
+    /opt/rossmann/archive.py extract /var/lib/rossmann <"$2"
 }
 
 restore() {

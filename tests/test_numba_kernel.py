@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,57 @@ def test_changed_constant_of_another_module_recompiles_the_kernel(
     assert len(list(folder.rglob("*.nbc"))) == 2
     assert run_script(30) == "30"
     assert len(list(folder.rglob("*.nbc"))) == 2
+
+
+def make_package(folder: Path) -> Path:
+    """A package with a kernel whose cache is in it, compiled."""
+    package = folder / "one"
+    package.mkdir()
+    shutil.copy(numba_kernel.__file__, package / "numba_kernel.py")
+    (package / "__init__.py").write_text("")
+    (package / "constant.py").write_text("FACTOR = 3\n")
+    (package / "user.py").write_text(
+        "from one.numba_kernel import cached_njit\nfrom one.constant import FACTOR\n\n\n"
+        "@cached_njit\ndef doubled(x):\n    return FACTOR * x\n"
+    )
+    assert run(folder, {}) == "3"
+    return package
+
+
+def run(folder: Path, environment: dict[str, str], before: Sequence[str] = ()) -> str:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
+    process = subprocess.run(
+        [*before, sys.executable, "-c", SCRIPT],
+        env={**inherited, **environment, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+def test_kernels_beside_the_package_are_taken_over_and_not_compiled_again(tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    (shipped,) = package.rglob("*.nbc")
+    cache = tmp_path / "cache"
+    assert run(tmp_path, {"NUMBA_CACHE_DIR": str(cache)}) == "3"
+    (taken,) = cache.rglob("*.nbc")
+    assert taken.stat().st_mtime_ns == shipped.stat().st_mtime_ns  # a copy
+    assert not [path for path in cache.iterdir() if not path.name.startswith("kernels-")]
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("setpriv"),
+    reason="only root can give up its right to read",
+)
+def test_kernels_that_may_not_be_read_are_compiled(tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    (package / "__pycache__").chmod(0)
+    cache = tmp_path / "cache"
+    without_rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    try:
+        assert run(tmp_path, {"NUMBA_CACHE_DIR": str(cache)}, without_rights) == "3"
+    finally:
+        (package / "__pycache__").chmod(0o700)
+    assert list(cache.rglob("*.nbc"))

@@ -48,14 +48,18 @@ def _folder(package: Path, configured: str) -> Path:
     if not configured:
         return own
     folder = Path(configured) / own.name
-    if own.is_dir() and not folder.exists():
-        _copy_whole(own, folder)
+    _copy_whole(own, folder)
     return folder
 
 
 def _copy_whole(source: Path, target: Path) -> None:
-    """Copy a folder, whole or not at all; another process may do the same at this moment."""
+    """Copy a folder, whole or not at all, unless it is there; another process may do the same now.
+
+    A folder that is not there or that may not be read is left out: numba compiles then.
+    """
     with suppress(OSError):
+        if target.exists() or not source.is_dir():
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent) as folder:
             copied = shutil.copytree(source, Path(folder) / target.name)

@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -27,11 +28,16 @@ from tests.paths import ROOT
 
 CONTAINER: Final = Path(__file__).with_name("container.py")
 PROGRAMS: Final = ("unshare", "nsenter", "setpriv", "ip", "nginx", "envsubst", "prometheus", "wget")
+_IMAGE_FOLDER: Final = "/opt/rossmann"
+_NOT_HERE: Final = {"PATH", "PYTHONDONTWRITEBYTECODE", "NUMBA_CPU_NAME"}
+_KERNELS: Final = {"NUMBA_CACHE_DIR": "/var/lib/rossmann/kernels"}
+"""Kernels are of this checkout, compiled for this processor, and stay."""
 _NEW_NETWORK: Final = 0x40000000
 _NAME_SERVER: Final = "127.0.0.11"
 _PARAMETERS: Final = "/etc/parameters.yaml"
 _PYTHON: Final = Path(sys.executable).parent
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OWN_IMAGE: Final = "rossmann-forecasting"
 _POSTGRES: Final = r"""
 set -e
 data=/var/lib/postgresql/data
@@ -57,12 +63,22 @@ done
 exec "$@"
 """
 ENTRY_POINTS: Final[Mapping[str, Sequence[str]]] = {
-    "rossmann-forecasting": (str(_PYTHON / "rossmann"),),
+    _OWN_IMAGE: (str(_PYTHON / "rossmann"),),
     "postgres": ("sh", "-c", _POSTGRES, "postgres"),
     "nginx-unprivileged": ("sh", "-c", _NGINX, "nginx"),
     "prometheus": ("prometheus",),
 }
 """What each image does with a command: for PostgreSQL and nginx, what their scripts do."""
+
+
+def image_environment() -> dict[str, str]:
+    """What the image of our own services sets."""
+    dockerfile = (ROOT / "deployment" / "docker" / "Dockerfile").read_text("utf-8")
+    stage = dockerfile.partition("FROM scratch AS all\n")[2]
+    lines = re.search(r"^ENV ((?:.*\\\n)*.*)$", stage, re.MULTILINE)
+    assert lines is not None
+    pairs = dict(pair.split("=", 1) for pair in lines[1].replace("\\\n", " ").split())
+    return {name: value for name, value in pairs.items() if name not in _NOT_HERE} | _KERNELS
 
 
 def missing() -> str:
@@ -280,10 +296,19 @@ class Project:
             place = self._deployment / source if source[0] in "./" else self.volume(source, user)
             binds.append((str(place), target, read_only))
         binds.append((str(self.parameters), _PARAMETERS, True))
+        own_image = service["image"].startswith(_OWN_IMAGE)
+        if own_image:
+            binds += [
+                (str(ROOT / "deployment" / "docker" / name), f"{_IMAGE_FOLDER}/{name}", True)
+                for name in ("healthcheck.py", "archive.py")
+            ]
+            site = str(self._deployment / "documentation")
+            binds.append((site, f"{_IMAGE_FOLDER}/documentation", True))
         for secret in service.get("secrets", []):
             file = self._deployment / self.content["secrets"][secret]["file"]
             binds.append((str(file), f"/run/secrets/{secret}", True))
-        environment = {key: str(value) for key, value in service.get("environment", {}).items()}
+        environment = image_environment() if own_image else {}
+        environment |= {key: str(value) for key, value in service.get("environment", {}).items()}
         path = f"{_PYTHON}:{POSTGRES_BIN}:{_PATH}"
         return {
             "root": str(root),
@@ -293,7 +318,7 @@ class Project:
             "read_only": service["read_only"],
             "user": user,
             "group": group,
-            "environment": {"PATH": path, "ROSSMANN_PARAMS": _PARAMETERS, **environment},
+            "environment": {**environment, "PATH": path, "ROSSMANN_PARAMS": _PARAMETERS},
         }
 
     def volume(self, name: str, user: int) -> Path:

@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from rossmann.data.demo.write_tables import write_demo
+from rossmann.documentation.build import build_site
 from tests.e2e.compose_project import Project, missing, own_network
 from tests.e2e.installation import small_parameters
 from tests.paths import ROOT
@@ -53,7 +54,9 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "password").write_text(told.splitlines()[0].rpartition(": ")[2])
     tables = folder / "deployment" / "tables"
     write_demo(tables, seed=7, stores=60, days=620)
-    subprocess.run(["chmod", "-R", "a+rX", str(tables)], check=True)
+    build_site(folder / "deployment" / "documentation")  # in the image's folder
+    subprocess.run(["chmod", "-R", "a+rX", str(folder / "deployment")], check=True)
+    (folder / "deployment" / "secrets").chmod(0o700)
     return folder / "deployment"
 
 
@@ -227,7 +230,7 @@ def test_services_see_their_own_secrets_only_and_change_nothing_else(project: Pr
         assert seen == secrets.split(), name
         assert project.run_inside(name, "id", "-u").stdout == b"1000\n"
         assert project.run_inside(name, "touch", "/var/new").returncode, name
-    assert project.run_inside("dashboard", "touch", "/var/lib/rossmann/new").returncode
+    assert project.run_inside("dashboard", "ls", "/var/lib/rossmann").stdout == b""  # no sales
     assert project.run_inside("api", "touch", "/var/lib/rossmann/raw/new").returncode
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from rossmann.data.demo.write_tables import write_demo
 from rossmann.settings import load_settings
-from tests.e2e.containers import (
+from tests.e2e.images import (
     EPOCH,
     REVISION,
     Container,
