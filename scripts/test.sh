@@ -41,5 +41,6 @@ check "ruff" "$bin/ruff" check .
 check "ruff format" "$bin/ruff" format --check .
 check "mypy" "$bin/mypy"
 check "layers" "$bin/lint-imports"
+check "hadolint" "$bin/hadolint" deployment/docker/Dockerfile
 # Three processes, by whole files: some tests wait for a browser or a server while others compute.
 exec "$bin/python" -m pytest --numprocesses 3 --dist loadfile "$@"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-_SECRET: Final = re.compile(r"API_KEYS?$|_UR[IL]$|_STORE$")
+_SECRET: Final = re.compile(r"API_KEYS?$|_UR[IL]$|_STORE$|_PASSWORD$")
 """Variables whose value may hold a key or a password."""
 _KUBERNETES_PORT: Final = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 _SHOWN: Final = 60
@@ -161,8 +161,16 @@ class PortInUseError(ServiceError):
     """A port is held by another process."""
 
 
+class NotInstalledError(RossmannError):
+    """A package that this needs is in no part of the installation."""
+
+
 class DocumentationError(RossmannError):
     """The documentation site cannot be built."""
+
+
+class BackupError(RossmannError):
+    """A backup cannot be made, or cannot be restored; nothing was kept of the attempt."""
 
 
 class AlreadyRunningError(RossmannError):
@@ -186,6 +194,15 @@ EXIT_CODES: Final[dict[str, str]] = {
 def first_line(error: BaseException) -> str:
     """The first line of an error's text; the name of its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def missing_package_message(error: ModuleNotFoundError) -> str:
+    """What to do about a package that this installation was made without."""
+    return (
+        f"{error.name} is not installed here. An installation for the prediction service alone has"
+        " no packages for training, the registry and the dashboard: install rossmann[all], with"
+        " requirements.lock, or use the image `all`"
+    )
 
 
 def settings_error_message(error: "ValidationError") -> str:

@@ -3,13 +3,20 @@
 Numba renews a cached function when its own file changes, but not when a constant or a kernel of
 another file does. So the cache lies in a folder named by a digest of all files of the kernel's
 folder and of ``schema.py``, the only other file that kernels take constants from.
+
+Numba needs a cache that it can write to. Where the package is read-only, as in a container, the
+variable ``NUMBA_CACHE_DIR`` names a folder, and kernels that lie beside the package are copied to
+it.
 """
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,8 +44,22 @@ def cached_njit(function: F) -> F:
 def _folder(package: Path, configured: str) -> Path:
     """``configured``: the user's folder for all caches of numba, or ""."""
     files = [*Path(__file__).parent.glob("schema.py"), *sorted(package.glob("*.py"))]
-    parent = Path(configured) if configured else package / "__pycache__"
-    return parent / f"kernels-{source_digest(files)}"
+    own = package / "__pycache__" / f"kernels-{source_digest(files)}"
+    if not configured:
+        return own
+    folder = Path(configured) / own.name
+    if own.is_dir() and not folder.exists():
+        _copy_whole(own, folder)
+    return folder
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder, whole or not at all; another process may do the same at this moment."""
+    with suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent) as folder:
+            copied = shutil.copytree(source, Path(folder) / target.name)
+            copied.rename(target)
 
 
 def source_digest(files: Iterable[Path]) -> str:

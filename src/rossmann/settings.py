@@ -53,6 +53,8 @@ class PathSettings(BaseSettings):
 
     Without a key in either, and without a provider of tokens, the service is open to all.
     """
+    documentation_dir: Path | None = None
+    """Folder of a documentation site that is built already; else one in ``data_dir`` is built."""
     mlflow_tracking_uri: str = ""
     """Address of the MLflow server; empty: the one on ``host`` and ``mlflow_port``."""
     artifact_stores: StoreUrls = ""
@@ -85,7 +87,7 @@ class PathSettings(BaseSettings):
     database_password: str = ""
     """Password for the two databases where their addresses hold none; a secret."""
 
-    @field_validator("data_dir", "api_keys_file")
+    @field_validator("data_dir", "api_keys_file", "documentation_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else absolute_path(value)
@@ -166,9 +168,9 @@ class PathSettings(BaseSettings):
         return self.data_dir / "run"
 
     @property
-    def documentation_dir(self) -> Path:
+    def site_dir(self) -> Path:
         """The built documentation site."""
-        return self.data_dir / "documentation"
+        return self.documentation_dir or self.data_dir / "documentation"
 
     @property
     def log_dir(self) -> Path:

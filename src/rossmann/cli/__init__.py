@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rossmann.cli import data, docs, keys, log, models, predict, services, training, tune
+from rossmann.cli import backup, data, docs, keys, log, models, predict, services, training, tune
 from rossmann.cli.terminal import echo
-from rossmann.errors import RossmannError, SettingsError
+from rossmann.errors import RossmannError, SettingsError, missing_package_message
 from rossmann.filesystem.atomic_write import private_files
 from rossmann.installation import program
 from rossmann.launcher.stop_signals import Interrupted
@@ -39,6 +39,7 @@ app.command()(training.retrain)
 models.add_verbs(app)
 predict.add_verbs(app)
 services.add_verbs(app)
+backup.add_verbs(app)
 docs.add_verbs(app)
 
 
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_error(str(error), error.exit_code)
     except OSError as error:
         return _print_error(str(error), 1)
+    except ModuleNotFoundError as error:
+        return _print_error(missing_package_message(error), 1)
     except Exception as error:  # noqa: BLE001 - entry point: no stack trace
         if os.environ.get("ROSSMANN_TRACE") == "1":
             traceback.print_exc()

@@ -49,7 +49,7 @@ def docs(
             echo(f"  {file.name}")
     if (write_reference or screenshots) and not (build or output):
         return
-    site = output or chosen.documentation_dir
+    site = output or chosen.site_dir
     built = build_site(site.resolve())
     echo(f"Documentation {'built' if built else 'is up to date'}: {site}")
     if not (build or output):
@@ -75,7 +75,7 @@ def _serve(settings: "Settings") -> None:
     from rossmann.web.documentation_site import DocumentationSite
 
     host, port = settings.host, settings.docs_port
-    site = Starlette(routes=[Mount("/", DocumentationSite(settings.documentation_dir))])
+    site = Starlette(routes=[Mount("/", DocumentationSite(settings.site_dir))])
     # Readers that pause between pages keep their connection.
     config = uvicorn.Config(site, log_level="warning", timeout_keep_alive=75)
     with bind(host, port, "ROSSMANN_DOCS_PORT") as listener:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -100,12 +101,13 @@ def prepare() -> None:
     from rossmann.settings import load_settings
 
     chosen, console = load_settings(), LaunchConsole()
-    try:
-        # MLflow starts meanwhile.
-        with console.step("documentation up to date"):
-            build_site(chosen.documentation_dir)
-    except (DocumentationError, OSError) as error:  # forecasts do not need it
-        console.print(f"There is no documentation in the dashboard: {error}")
+    if chosen.documentation_dir is None:
+        try:
+            # MLflow starts meanwhile.
+            with console.step("documentation up to date"):
+                build_site(chosen.site_dir)
+        except (DocumentationError, OSError) as error:  # forecasts do not need it
+            console.print(f"There is no documentation in the dashboard: {error}")
     make(chosen, console)
 
 
@@ -143,6 +145,7 @@ def mlflow() -> None:
     from rossmann.launcher.mlflow_server import server_command, server_environment
     from rossmann.settings import load_settings
 
+    _check_installed("mlflow")
     chosen = load_settings()
     _become(server_command(chosen), server_environment(chosen))
 
@@ -155,6 +158,7 @@ def dashboard() -> None:
     from rossmann.dashboard.server import server_command, server_environment
     from rossmann.settings import load_settings
 
+    _check_installed("streamlit")
     chosen = load_settings()
     _become(server_command(chosen), server_environment(chosen))
 
@@ -170,6 +174,12 @@ def settings() -> None:
     chosen = load_settings()
     sys.stderr.write(f"  from the environment (ROSSMANN_*) and {params_file()}\n")
     echo(json.dumps(chosen.redacted(), indent=2))
+
+
+def _check_installed(package: str) -> None:
+    """Raise what an import of ``package`` would, which the other program would print as a trace."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(name=package)
 
 
 def _become(command: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -61,7 +61,7 @@ class SecurityHeadersMiddleware:
 def routes() -> list[Mount]:
     """The documentation, below ``/documentation/`` of the dashboard."""
     settings = load_settings()
-    site = DocumentationSite(settings.documentation_dir)
+    site = DocumentationSite(settings.site_dir)
     return [Mount(f"{settings.dashboard_base_path}{PATH}", site)]
 
 

@@ -85,6 +85,11 @@ def _holder(path: Path, activity: str) -> str:
     return f"{name} {activity} since {since}; this one changed nothing: wait until it is done"
 
 
+def lock_file(folder: Path) -> Path:
+    """The lock file of an ``OwnedFolder``, which lies next to it."""
+    return folder.with_suffix(_SUFFIX)
+
+
 class OwnedFolder:
     """A folder of one process, with its lock file, held until ``close`` or the process's end.
 
@@ -109,7 +114,7 @@ class OwnedFolder:
             pass
         except OSError:
             return False
-        self.path.with_suffix(_SUFFIX).unlink(missing_ok=True)
+        lock_file(self.path).unlink(missing_ok=True)
         self.close()
         return True
 
@@ -141,7 +146,7 @@ def lock_orphans(parent: Path) -> Iterator[OwnedFolder]:
 
 def try_lock_folder(path: Path) -> OwnedFolder | None:
     """Take that folder, whether it exists or not; None where another process has it."""
-    lock = path.with_suffix(_SUFFIX)
+    lock = lock_file(path)
     descriptor = try_lock(lock)
     if descriptor is None:
         return None

@@ -1,9 +1,14 @@
-"""Process identity: host, pid and start time, because the system gives a pid away again."""
+"""Process identity: host, pid and start time, because the system gives a pid away again.
+
+And what else the system knows of processes: whether one exists, which files it has open, its user.
+"""
 
 import json
 import os
+import pwd
 import socket
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,6 +80,33 @@ def pid_exists(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def find_open_files(folder: Path) -> dict[int, str]:
+    """Other processes that have files below ``folder`` open, deleted ones too: pid and one path.
+
+    Only those that this user may look at, and only where there is ``/proc``.
+    """
+    below, found = f"{folder.resolve()}/", {}
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == os.getpid():
+            continue
+        with suppress(OSError):  # another user's, or gone meanwhile
+            for link in (process / "fd").iterdir():
+                with suppress(OSError):
+                    path = os.readlink(link)  # noqa: PTH115 - a Path would need another call
+                    if path.startswith(below):
+                        found[int(process.name)] = path
+                        break
+    return found
+
+
+def owner_name(user: int) -> str:
+    """The name of a user id; the number where it has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def _host() -> str:

@@ -129,7 +129,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, handle_http_error)
     app.add_exception_handler(Exception, handle_unexpected_error)
     restrict_static_mounts(app)
-    app.mount(DOCUMENTATION_PATH, DocumentationSite(settings.documentation_dir))
+    app.mount(DOCUMENTATION_PATH, DocumentationSite(settings.site_dir))
     add_security_headers(app, settings, components.access_control, handle_product_error)
     # It is around all others, so it also counts and logs what they refuse.
     write = None if access_log is None else access_log.write

@@ -1,14 +1,16 @@
 """Compatibility of saved members with the installed library releases."""
 
+import importlib.metadata
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rossmann.errors import CorruptModelError
+from rossmann.errors import CorruptModelError, NotInstalledError
 from rossmann.models.ensemble.artifact_files import read_card, sha256
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.members.library_compatibility import (
@@ -94,6 +96,23 @@ def test_either_xgboost_distribution_counts() -> None:
     (release,) = installed_libraries(["xgboost"]).values()
     card = {"weights": {"xgboost": 1.0}, "libraries": {"xgboost": release}}
     check_compatibility(card, Path("there"))
+
+
+def test_forecasts_need_no_library_and_drivers_name_the_missing_one(
+    trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    row = np.zeros((1, len(FEATURES)), np.float32)
+    expected = Ensemble.load(trained.folder).predict(row)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    for package in ("catboost", "lightgbm", "xgboost"):
+        monkeypatch.setitem(sys.modules, package, None)
+    ensemble = Ensemble.load(trained.folder)
+    assert np.array_equal(ensemble.predict(row), expected)
+    with pytest.raises(NotInstalledError, match="catboost is not installed"):
+        ensemble.contributions(row)
 
 
 def corrupt(path: Path, content: bytes | None) -> None:

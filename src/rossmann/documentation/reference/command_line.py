@@ -16,7 +16,10 @@ from rossmann.documentation.reference.markdown import (
 )
 from rossmann.installation import program
 
-_SERVICES: Final = ("up", "down", "status", "serve", "mlflow", "dashboard", "docs", "settings")
+_SERVICES: Final = (
+    *("up", "down", "status", "serve", "mlflow", "dashboard", "docs", "settings"),
+    *("backup", "restore"),
+)
 _HEADER: Final = ("argument or option", "default and limits", "meaning")
 
 
@@ -27,9 +30,9 @@ def command_line_pages(command: Any) -> dict[str, str]:
     single = [name for name in others if " " not in name]
     groups = [name for name, verb in command.commands.items() if hasattr(verb, "commands")]
     introduction = (
-        "Use this page to look up a verb that starts services, or works on tables, keys or the"
-        " prediction log. Verbs that forecast, train and promote are on the page [Models on the"
-        " command line](command-line-models.md). Settings come from the"
+        "Use this page to look up a verb that starts services, makes or restores a backup, or works"
+        " on tables, keys or the prediction log. Verbs that forecast, train and promote are on the"
+        " page [Models on the command line](command-line-models.md). Settings come from the"
         " [environment and the parameters file](settings.md). `rossmann VERB --help` prints the"
         " same texts. [Exit codes](errors.md#exit-codes) tell scripts how a command ended."
     )

@@ -27,6 +27,7 @@ PARAMETER_GROUPS: Final[tuple[tuple[str, type[BaseSettings]], ...]] = (
 )
 OTHER_VARIABLES: Final = {
     "ROSSMANN_PARAMS": "another parameters file than `config/params.yaml`",
+    "ROSSMANN_SECRETS_DIR": "folder of files that hold settings, such as `/run/secrets`",
     "ROSSMANN_TRACE": "1: the command line shows where a fault of the program arose",
 }
 """Variables that are no settings."""

@@ -5,6 +5,7 @@ sum is that of its sums by week plus that by store, less that of their pairs (Ca
 Miller, *Robust Inference with Multiway Clustering*, 2011), and never less than either.
 """
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -50,6 +51,26 @@ def find_clusters(
     return Clusters(
         *(np.unique(key.astype(np.int64), return_inverse=True)[1].reshape(-1) for key in keys)
     )
+
+
+def student_t_cdf(value: float, degrees: int) -> float:
+    """Student's t distribution function, exact in the tails too.
+
+    By way of the regularized incomplete beta function of the smaller of its two arguments, as the
+    other is rounded to 1. Not SciPy's: a service without the training libraries does not hold it.
+    """
+    import mpmath
+
+    if math.isnan(value):
+        return value
+    squared = value * value
+    if squared > degrees:
+        share = degrees / (degrees + squared)
+        tail = mpmath.betainc(degrees / 2, 0.5, 0, share, regularized=True) / 2
+    else:
+        share = squared / (degrees + squared)
+        tail = (1 - mpmath.betainc(0.5, degrees / 2, 0, share, regularized=True)) / 2
+    return float(tail if value <= 0 else 1 - tail)
 
 
 def error_by_stores_and_weeks(influence: FloatArray, clusters: Clusters) -> float:

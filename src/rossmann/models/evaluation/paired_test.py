@@ -20,6 +20,7 @@ from rossmann.models.evaluation.clustered_errors import (
     error_by_stores_and_weeks,
     error_by_windows,
     find_clusters,
+    student_t_cdf,
 )
 from rossmann.models.evaluation.metrics import capped_rmspe, rmspe
 from rossmann.schema import FloatArray
@@ -126,10 +127,8 @@ def _influence(first: FloatArray, second: FloatArray) -> FloatArray:
 
 
 def _p_value(improvement: float, standard_error: float, freedom: int) -> float:
-    from scipy.special import stdtr
-
     if freedom < 1:
         return 1.0
     if standard_error <= 0:
         return 0.0 if improvement > 0 else 1.0
-    return float(stdtr(freedom, -improvement / standard_error))
+    return student_t_cdf(-improvement / standard_error, freedom)

@@ -11,11 +11,12 @@ for less than the minimum improvement, there is no verdict.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final, Literal
 
 import numpy as np
 
-from rossmann.models.evaluation.clustered_errors import Estimate
+from rossmann.models.evaluation.clustered_errors import Estimate, student_t_cdf
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -65,11 +66,9 @@ def improvement_of_separate(first: Estimate, second: Estimate) -> Estimate:
 
 
 def _p_value(improvement: Estimate, weeks: int) -> float:
-    from scipy.special import ndtri, stdtr
-
     if weeks < 2 or not np.isfinite(improvement).all() or improvement.error <= 0:
         return 1.0
-    tail = stdtr(weeks - 1, -abs(improvement.value) / improvement.error)
-    z = float(ndtri(max(tail, _SMALLEST)))
+    tail = student_t_cdf(-abs(improvement.value) / improvement.error, weeks - 1)
+    z = NormalDist().inv_cdf(max(tail, _SMALLEST))
     spread = weeks * _MIXTURE_VARIANCE
     return min(1.0, math.sqrt(spread + 1.0) * math.exp(-z * z * spread / (2.0 * (spread + 1.0))))

@@ -150,9 +150,10 @@ class BaseLearner(ABC):
 
     @classmethod
     def _read_booster(cls, path: Path) -> Any:
+        unreadable = load_errors()
         try:
             return cls.read(path)
-        except load_errors() as error:
+        except unreadable as error:
             raise CorruptModelError(f"{path} does not load: {error}") from error
 
 

@@ -95,10 +95,11 @@ class CatBoost(BaseLearner):
 
     def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """See ``BaseLearner``."""
+        booster = self.booster
         import catboost
 
         pool = catboost.Pool(matrix, feature_names=FEATURE_NAMES, thread_count=threads)
-        parts = self.booster.get_feature_importance(pool, type="ShapValues", thread_count=threads)
+        parts = booster.get_feature_importance(pool, type="ShapValues", thread_count=threads)
         return to_log_contributions(np.asarray(parts, np.float64), MIN_FACTOR)
 
     @staticmethod

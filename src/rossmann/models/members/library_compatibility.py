@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rossmann.errors import CorruptModelError
+from rossmann.errors import CorruptModelError, NotInstalledError, missing_package_message
 from rossmann.installation import shell_command
 
 Release = tuple[int, int]
@@ -57,11 +57,16 @@ def installed_libraries(members: Iterable[str]) -> dict[str, str]:
 
 
 def check_compatibility(card: Mapping[str, Any], folder: Path) -> None:
-    """Raises ``CorruptModelError``, with what to do, for a version with an unreadable member."""
+    """Raises ``CorruptModelError``, with what to do, for a version with an unreadable member.
+
+    A library that is not installed reads nothing: forecasts do not need it, and drivers say so.
+    """
     libraries = card.get("libraries")
     for member in card["weights"]:
         rule = COMPATIBILITY[member]
         name, installed = _installed(rule)
+        if not installed:
+            continue
         written = _written(libraries, rule)
         release = _parse(written)
         if release is None:
@@ -79,23 +84,28 @@ def check_compatibility(card: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_errors() -> tuple[type[Exception], ...]:
-    """What the libraries raise for a file that they cannot read."""
-    from catboost import CatBoostError
-    from lightgbm.basic import LightGBMError
-    from xgboost.core import XGBoostError
+    """What the libraries raise for a file that they cannot read.
+
+    Raises ``NotInstalledError`` where one of them is not installed.
+    """
+    try:
+        from catboost import CatBoostError
+        from lightgbm.basic import LightGBMError
+        from xgboost.core import XGBoostError
+    except ModuleNotFoundError as error:
+        raise NotInstalledError(f"no drivers: {missing_package_message(error)}") from error
 
     return (CatBoostError, LightGBMError, XGBoostError, OSError, ValueError, KeyError, RuntimeError)
 
 
 def _installed(rule: CompatibilityRule) -> tuple[str, str]:
+    """The library's name and release; the release is "" where it is not installed."""
     for name in rule.distributions:
         try:
             return name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    raise CorruptModelError(
-        f"{rule.distributions[0]} is not installed: install it to load this version"
-    )
+    return rule.distributions[0], ""
 
 
 def _written(libraries: object, rule: CompatibilityRule) -> str:

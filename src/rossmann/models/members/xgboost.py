@@ -62,10 +62,11 @@ class XGBoost(BaseLearner):
 
     def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """See ``BaseLearner``."""
+        own = self.booster
         import xgboost
 
         data = xgboost.DMatrix(matrix, feature_names=FEATURE_NAMES, nthread=threads)
-        booster = self.booster.copy()  # setting threads on a shared booster is not thread-safe
+        booster = own.copy()  # setting threads on a shared booster is not thread-safe
         booster.set_param({"nthread": threads})
         return np.asarray(booster.predict(data, pred_contribs=True), np.float64)
 

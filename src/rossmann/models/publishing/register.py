@@ -36,7 +36,7 @@ from rossmann.models.reports.model_card import CARD_PAGE_FILE, render_html, rend
 from rossmann.schema import MODEL_NAME, ProgressReporter, Stage
 from rossmann.settings import Settings
 
-_EXCLUDED_LAYERS: Final = ("prediction_log", "serving", "dashboard", "launcher", "cli")
+_EXCLUDED_LAYERS: Final = ("prediction_log", "backup", "serving", "dashboard", "launcher", "cli")
 """Packages that models never import, left out of a version's copy of the code."""
 _MAX_DESCRIPTION: Final = 5000
 

@@ -16,6 +16,9 @@ class ErrorType(NamedTuple):
 
 ERROR_TYPES: Final[dict[str, ErrorType]] = {
     # the call
+    "not_installed": ErrorType(
+        501, "The service has no libraries for this", "Ask one with all packages"
+    ),
     "not_utf8": ErrorType(400, "The body is not text in UTF-8, or broke off", "Send UTF-8"),
     "no_key": ErrorType(401, "No key or token, or an unknown one", "Send a valid `X-API-Key`"),
     "no_right": ErrorType(403, "The key lacks the right", "Use a key with the right to operate"),

@@ -44,6 +44,7 @@ STATUS_BY_ERROR: Final[tuple[tuple[type[RossmannError], int, str], ...]] = (
     (errors.ModelError, 409, "model_refused"),
     (errors.RateLimitError, 429, "over_rate"),
     (errors.ServiceBusyError, 503, "busy"),
+    (errors.NotInstalledError, 501, "not_installed"),
     (errors.ServiceError, 503, "away"),
     (errors.DataError, 503, "no_data"),
 )
@@ -70,6 +71,7 @@ STATUS_DESCRIPTIONS: Final = {
     415: "The body is sent as something else than JSON",
     422: "Refused, with every fault and its place",
     429: "Over the rate; Retry-After says when to come again",
+    501: "This installation has no libraries for it",
     503: "What it takes is away for now: a model, the registry, or who knows the keys",
 }
 """Descriptions of error responses in the OpenAPI document."""

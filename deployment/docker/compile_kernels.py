@@ -1,0 +1,73 @@
+"""Compile all kernels: train a small version on a small demo chain, and forecast with it.
+
+Usage: ``python compile_kernels.py TARGET``. Copies the compiled kernels of the installed package to
+``TARGET``, at their places below the package.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import rossmann
+from rossmann.data.demo.write_tables import write_demo
+from rossmann.data.make_dataset import make_dataset
+from rossmann.data.panel.panel import build_panel, open_panel
+from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
+from rossmann.models.training.train import train
+from rossmann.serving.runtime.service import supported_levels, warm_up
+from rossmann.settings import Settings, load_settings
+
+MEMBERS = {
+    "lightgbm": {"rounds": 5, "learning_rate": 0.1, "num_leaves": 7},
+    "xgboost": {"rounds": 5, "max_depth": 3, "eta": 0.1},
+    "catboost": {"rounds": 5, "depth": 3, "learning_rate": 0.1},
+}
+WEIGHTS = {"lightgbm": 0.3, "xgboost": 0.3, "catboost": 0.4}
+
+
+def small_chain(folder: Path) -> Settings:
+    """Settings of a demo chain of few stores, whose profiles train small versions."""
+    profile = {"rows": 20_000, "members": MEMBERS, "weights": WEIGHTS}
+    names = load_settings().profiles
+    settings = load_settings(data_dir=folder, demo=True, profiles=dict.fromkeys(names, profile))
+    write_demo(settings.demo_raw_dir, seed=1, stores=20, days=800)
+    return settings
+
+
+def forecast_all_ways(settings: Settings) -> None:
+    """One row, some rows, many rows in threads; intervals, totals, warnings and drivers."""
+    info = make_dataset(settings)
+    build_panel(info, settings.thread_count)
+    panel = open_panel(info)
+    ensemble = Ensemble.load(train(settings, "quick").folder)
+    for threads in (1, 2):
+        forecaster = Forecaster(panel, ensemble, threads, settings.history_days)
+        warm_up(forecaster, panel)
+        days = np.arange(panel.last_day + 1, panel.last_day + 43, dtype=np.int32)
+        for store in panel.store_numbers[:2]:
+            rows = panel.store_schedule(int(store), days)
+            forecaster.explain(ForecastRequest(rows, levels=supported_levels(ensemble.card)))
+
+
+def copy_kernels(target: Path) -> int:
+    """Copy the package's compiled kernels; returns how many there are."""
+    package = Path(rossmann.__file__).parent
+    for folder in package.rglob("__pycache__/kernels-*"):
+        shutil.copytree(folder, target / folder.relative_to(package))
+    return sum(1 for _ in target.rglob("*.nbc"))
+
+
+def main(target: Path) -> int:
+    """Compile into the package's folder, then copy."""
+    with tempfile.TemporaryDirectory() as folder:
+        forecast_all_ways(small_chain(Path(folder)))
+    sys.stdout.write(f"{copy_kernels(target)} kernels compiled\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))

@@ -1,0 +1,143 @@
+"""Make an installed environment small and ready to start, for a container image.
+
+Usage: ``python slim.py ENVIRONMENT --kernels FOLDER [--without-documentation]``. It
+
+- removes from the packages what no program reads: their tests, headers, sources of compiled
+  modules, and parts of pyarrow for services that are not used;
+- strips symbols from compiled modules. Not those in ``*.libs``: they were patched when the
+  wheel was made, and strip breaks them;
+- adds the compiled kernels;
+- compiles the modules that the services import, by the content of their sources, so that the
+  result is the same at each build and starts fast on a read-only root;
+- sets all times to ``SOURCE_DATE_EPOCH``, where that is set.
+"""
+
+import argparse
+import json
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+TEST_FOLDERS = {"tests", "test"}
+SOURCES = {".pyx", ".pxi", ".pxd", ".pyi", ".a", ".h", ".hpp", ".c", ".cc", ".cpp", ".map"}
+UNUSED = (
+    "pyarrow/include",
+    *(f"pyarrow/{name}*" for name in ("libarrow_flight", "_flight", "_s3fs", "_gcsfs", "_azurefs")),
+    *(f"pyarrow/{name}*" for name in ("_hdfs", "_orc", "_substrait", "_dataset", "_feather")),
+)
+KEEP_TESTS_OF = {"sklearn", "optuna", "jinja2", "mlflow", "streamlit"}
+"""Packages that import modules of that name themselves."""
+LIST_IMPORTS = """
+import importlib, json, pkgutil, sys
+import rossmann
+names = [one.name for one in pkgutil.walk_packages(rossmann.__path__, "rossmann.", lambda _: None)]
+also = ("uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.on", "uvicorn.loops.uvloop",
+        "psycopg2", "mpmath", "fastexcel", "xlsxwriter", "encodings.idna", "rich.traceback",
+        "mlflow.server.fastapi_app", "streamlit.web.cli", "streamlit.starlette", "pandas",
+        "lightgbm", "xgboost", "catboost", "matplotlib.figure", "sqlalchemy.dialects.postgresql")
+for name in [*names, *also]:
+    try:
+        importlib.import_module(name)
+    except Exception:
+        pass  # a package that this environment does not have
+files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+print(json.dumps(sorted(file for file in files if file.endswith(".py"))))
+"""
+
+
+def site_packages(environment: Path) -> Path:
+    """The folder of the environment's packages."""
+    (folder,) = environment.glob("lib/python3*/site-packages")
+    return folder
+
+
+def remove_unread(packages: Path) -> None:
+    """Remove tests, sources of compiled modules, and unused parts."""
+    for pattern in UNUSED:
+        for path in packages.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    link_copies(packages / "pyarrow")
+    for folder, names, files in os.walk(packages):
+        package = Path(folder).relative_to(packages).parts[:1]
+        for name in [one for one in names if one in TEST_FOLDERS and package]:
+            if package[0] not in KEEP_TESTS_OF:
+                shutil.rmtree(Path(folder) / name)
+                names.remove(name)
+        for name in files:
+            if Path(name).suffix in SOURCES:
+                (Path(folder) / name).unlink()
+
+
+def link_copies(folder: Path) -> None:
+    """Replace equal libraries under several names by links: a wheel holds no links."""
+    kept: dict[bytes, Path] = {}
+    for path in sorted(folder.glob("*.so*"), key=lambda one: len(one.name), reverse=True):
+        first = kept.setdefault(path.read_bytes(), path)
+        if first != path:
+            path.unlink()
+            path.symlink_to(first.name)
+
+
+def compiled_modules(packages: Path) -> Iterator[Path]:
+    """Shared objects that strip may change."""
+    for path in sorted(packages.rglob("*.so*")):
+        patched = any(part.endswith(".libs") for part in path.parts)
+        if path.is_file() and not path.is_symlink() and not patched:
+            with path.open("rb") as file:
+                if file.read(4) == b"\x7fELF":
+                    yield path
+
+
+def compile_imported(environment: Path) -> int:
+    """Compile the modules that are imported; returns how many."""
+    variables = {**os.environ, "NUMBA_CACHE_DIR": "", "MPLBACKEND": "agg"}
+    listed = subprocess.run(
+        [environment / "bin" / "python", "-c", LIST_IMPORTS],
+        env=variables, stdout=subprocess.PIPE, check=True, text=True, cwd="/",
+    )  # fmt: skip
+    files = json.loads(listed.stdout.splitlines()[-1])
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    for file in files:
+        py_compile.compile(file, doraise=True, invalidation_mode=mode)
+    return len(files)
+
+
+def set_times(folder: Path, epoch: int) -> None:
+    """Give every file and folder the same time."""
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
+
+
+def main() -> int:
+    """Do all of it, and print the size before and after."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("environment", type=Path)
+    parser.add_argument("--kernels", type=Path, required=True)
+    parser.add_argument("--without-documentation", action="store_true")
+    options = parser.parse_args()
+    packages = site_packages(options.environment)
+    before = size_mb(packages)
+    remove_unread(packages)
+    if options.without_documentation:
+        shutil.rmtree(packages / "rossmann" / "docs")
+        (packages / "rossmann" / "zensical.toml").unlink()
+    subprocess.run(["strip", "--strip-unneeded", *compiled_modules(packages)], check=True)
+    shutil.copytree(options.kernels, packages / "rossmann", dirs_exist_ok=True)
+    compiled = compile_imported(options.environment)
+    if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
+        set_times(options.environment, int(epoch))
+    sys.stdout.write(f"{before} MB, now {size_mb(packages)} MB; {compiled} modules compiled\n")
+    return 0
+
+
+def size_mb(folder: Path) -> int:
+    """Size of all files in megabytes."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) // 10**6
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Backup of an installation's data while its services run, and restore of it."""
