@@ -1,8 +1,8 @@
 """Services of ``deployment/compose.yaml`` as plain processes: no engine and no image is needed.
 
-Each runs its own command and environment as its user, in a root of its own (``isolated_process.py``). All
-share a network namespace, in which the services' names lead to addresses of the loopback interface
-by a name server, as in a network of containers.
+Each runs its own command and environment as its user, in a root of its own
+(``isolated_process.py``). All share a network namespace, in which the services' names lead to
+addresses of the loopback interface by a name server, as in a network of containers.
 """
 
 import ctypes
