@@ -107,13 +107,12 @@ up() {
   echo "Grafana:   $address/grafana/  (user admin, password in deployment/secrets/grafana_password)"
 }
 
-# pack SERVICE FILE WHAT...: an archive of what a running service sees.
+# pack SERVICE FILE NAME...: an archive of parts of a running service's data folder.
 pack() {
   local service="$1" file="$2"
   shift 2
-  compose exec -T "$service" python /opt/rossmann/archive.py create /var/lib/rossmann "$@" >"$file" ||
-    fail "the data of $service could not be copied"
-  gzip --test "$file" || fail "the data of $service could not be copied: does it run?"
+  compose exec -T "$service" python -c "$(cat archive.py)" pack "$@" >"$file" ||
+    fail "the data of $service could not be copied: does it run?"
 }
 
 # The order matters: the spool before the log's database, so that a row that is in both is written
@@ -123,19 +122,18 @@ backup() {
   mkdir -p "$(dirname "$1")"
   mkdir "$1" || fail "the folder of a backup must be a new one"
   local name
-  pack api "$1/spool.tar.gz" prediction_log
+  pack api "$1/spool.tar.gz" prediction_log/spool
   for name in rossmann mlflow; do
     compose exec -T database pg_dump --username=postgres --format=custom "$name" >"$1/$name.dump"
   done
   pack mlflow "$1/registry.tar.gz" mlflow
-  pack api "$1/data.tar.gz" --exclude={raw,processed,models,logs,run,prediction_log}
+  pack api "$1/data.tar.gz" demo ingested tuning retrain backtests keys.txt
   cp -R .env secrets "$1/"
   echo "Backup: $1 (it holds secrets and sales: keep it where only you can read it)"
 }
 
 unpack() {
-  compose run --rm -T --no-deps --entrypoint python "$1" \
-    /opt/rossmann/archive.py extract /var/lib/rossmann <"$2"
+  compose run --rm -T --no-deps --entrypoint python "$1" -c "$(cat archive.py)" unpack <"$2"
 }
 
 restore() {

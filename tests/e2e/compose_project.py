@@ -1,8 +1,8 @@
 """Services of ``deployment/compose.yaml`` as plain processes: no engine and no image is needed.
 
-Each runs its own command and environment as its user, in a root of its own (``container.py``). All
-share a network namespace, in which the services' names lead to addresses of the loopback interface
-by a name server, as in a network of containers.
+Each runs its own command and environment as its user, in a root of its own
+(``isolated_process.py``). All share a network namespace, in which the services' names lead to
+addresses of the loopback interface by a name server, as in a network of containers.
 """
 
 import ctypes
@@ -26,18 +26,14 @@ from tests.e2e.compose_file import compose_file, mounts, start_order
 from tests.fixtures.shared import POSTGRES_BIN
 from tests.paths import ROOT
 
-CONTAINER: Final = Path(__file__).with_name("container.py")
+CONTAINER: Final = Path(__file__).with_name("isolated_process.py")
 PROGRAMS: Final = ("unshare", "nsenter", "setpriv", "ip", "nginx", "envsubst", "prometheus", "wget")
-_IMAGE_FOLDER: Final = "/opt/rossmann"
-_NOT_HERE: Final = {"PATH", "PYTHONDONTWRITEBYTECODE", "NUMBA_CPU_NAME"}
-_KERNELS: Final = {"NUMBA_CACHE_DIR": "/var/lib/rossmann/kernels"}
-"""Kernels are of this checkout, compiled for this processor, and stay."""
 _NEW_NETWORK: Final = 0x40000000
 _NAME_SERVER: Final = "127.0.0.11"
 _PARAMETERS: Final = "/etc/parameters.yaml"
+_DOCKERFILE: Final = ROOT / "deployment" / "docker" / "Dockerfile"
 _PYTHON: Final = Path(sys.executable).parent
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_OWN_IMAGE: Final = "rossmann-forecasting"
 _POSTGRES: Final = r"""
 set -e
 data=/var/lib/postgresql/data
@@ -63,7 +59,7 @@ done
 exec "$@"
 """
 ENTRY_POINTS: Final[Mapping[str, Sequence[str]]] = {
-    _OWN_IMAGE: (str(_PYTHON / "rossmann"),),
+    "rossmann-forecasting": (str(_PYTHON / "rossmann"),),
     "postgres": ("sh", "-c", _POSTGRES, "postgres"),
     "nginx-unprivileged": ("sh", "-c", _NGINX, "nginx"),
     "prometheus": ("prometheus",),
@@ -72,13 +68,13 @@ ENTRY_POINTS: Final[Mapping[str, Sequence[str]]] = {
 
 
 def image_environment() -> dict[str, str]:
-    """What the image of our own services sets."""
-    dockerfile = (ROOT / "deployment" / "docker" / "Dockerfile").read_text("utf-8")
-    stage = dockerfile.partition("FROM scratch AS all\n")[2]
-    lines = re.search(r"^ENV ((?:.*\\\n)*.*)$", stage, re.MULTILINE)
-    assert lines is not None
-    pairs = dict(pair.split("=", 1) for pair in lines[1].replace("\\\n", " ").split())
-    return {name: value for name, value in pairs.items() if name not in _NOT_HERE} | _KERNELS
+    """Variables of the product's image, but those of its own files and of its processor."""
+    target = _DOCKERFILE.read_text("utf-8").partition("FROM scratch AS all\n")[2]
+    block = re.search(r"^ENV (.*?[^\\])$", target, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    pairs = (pair.split("=", 1) for pair in block[1].replace("\\\n", " ").split())
+    # Kernels of this checkout are for this machine's processor.
+    return {name: value for name, value in pairs if name not in {"PATH", "NUMBA_CPU_NAME"}}
 
 
 def missing() -> str:
@@ -150,16 +146,23 @@ class NameServer:
 
 
 class Project:
-    """The file's services, in a folder with their volumes; run it inside ``own_network``."""
+    """The file's services, in a folder with their volumes; run it inside ``own_network``.
+
+    ``image``: files and folders of the product's image by their places in it.
+    """
 
     def __init__(
-        self, folder: Path, deployment: Path, variables: Mapping[str, str], parameters: Path
+        self,
+        folder: Path,
+        deployment: Path,
+        variables: Mapping[str, str],
+        image: Mapping[str, Path],
     ) -> None:
         self.folder = folder
         self.content = compose_file(variables)
         self.services: dict[str, Any] = self.content["services"]
         self.seconds: dict[str, float] = {}
-        self.parameters = parameters
+        self.image = image
         self._deployment = deployment
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         prefix = self.content["networks"]["edge"]["ipam"]["config"][0]["subnet"].rpartition(".")[0]
@@ -295,20 +298,14 @@ class Project:
         for source, target, read_only in mounts(service):
             place = self._deployment / source if source[0] in "./" else self.volume(source, user)
             binds.append((str(place), target, read_only))
-        binds.append((str(self.parameters), _PARAMETERS, True))
-        own_image = service["image"].startswith(_OWN_IMAGE)
-        if own_image:
-            binds += [
-                (str(ROOT / "deployment" / "docker" / name), f"{_IMAGE_FOLDER}/{name}", True)
-                for name in ("healthcheck.py", "archive.py")
-            ]
-            site = str(self._deployment / "documentation")
-            binds.append((site, f"{_IMAGE_FOLDER}/documentation", True))
         for secret in service.get("secrets", []):
             file = self._deployment / self.content["secrets"][secret]["file"]
             binds.append((str(file), f"/run/secrets/{secret}", True))
-        environment = image_environment() if own_image else {}
-        environment |= {key: str(value) for key, value in service.get("environment", {}).items()}
+        own_variables = {}
+        if "build" in service:
+            own_variables = {**image_environment(), "ROSSMANN_PARAMS": _PARAMETERS}
+            binds += [(str(place), target, True) for target, place in self.image.items()]
+        environment = {key: str(value) for key, value in service.get("environment", {}).items()}
         path = f"{_PYTHON}:{POSTGRES_BIN}:{_PATH}"
         return {
             "root": str(root),
@@ -318,7 +315,7 @@ class Project:
             "read_only": service["read_only"],
             "user": user,
             "group": group,
-            "environment": {**environment, "PATH": path, "ROSSMANN_PARAMS": _PARAMETERS},
+            "environment": {"PATH": path, **own_variables, **environment},
         }
 
     def volume(self, name: str, user: int) -> Path:

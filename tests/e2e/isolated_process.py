@@ -1,7 +1,7 @@
 """Stands in for a container: a root of its own, a user without rights, then the command.
 
-``unshare --mount --pid --fork python container.py PLAN COMMAND...``, as root. PLAN is a JSON file:
-``root`` (an empty folder), ``kept`` (folders of this machine that stay readable), ``binds``
+``unshare --mount --pid --fork python isolated_process.py PLAN COMMAND...``, as root. PLAN is a JSON
+file: ``root`` (an empty folder), ``kept`` (folders of this machine that stay readable), ``binds``
 (source, target, whether it is read-only), ``tmpfs``, ``read_only``, ``user`` and ``group``
 (numbers), ``environment``. No image is needed: the system's folders are those of this machine.
 """
