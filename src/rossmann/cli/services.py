@@ -23,7 +23,7 @@ def add_verbs(app: typer.Typer) -> None:
     app.command()(mlflow)
     app.command()(dashboard)
     app.command()(settings)
-    app.command(hidden=True)(prepare)
+    app.command()(prepare)
     app.command(hidden=True)(guard)
 
 
@@ -93,7 +93,10 @@ def status() -> None:
 
 
 def prepare() -> None:
-    """What ``up`` does before the API starts: the documentation, data, and a first model."""
+    """Make data, features and a first Production version where they are missing.
+
+    It needs MLflow. ``up`` does this before the API starts. Example: rossmann prepare
+    """
     from rossmann.documentation.build import build_site
     from rossmann.errors import DocumentationError
     from rossmann.launcher.console import LaunchConsole
