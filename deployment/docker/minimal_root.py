@@ -138,6 +138,9 @@ def main(target: Path, environment: Path) -> int:
     for path in shared_libraries(elf_files(target)):
         if target not in path.parents:  # else it is one of the wheels', beside what loads it
             copier.copy(path)
+    own = target / environment.relative_to(ROOT)
+    system = [path for path in elf_files(target) if own not in path.parents]
+    subprocess.run(["strip", "--strip-unneeded", *system], check=True)
     for name in SYSTEM_FILES:
         copier.copy(Path(name))
     # The loader finds libraries outside of its own folders, such as /usr/local/lib, by this cache.

@@ -28,6 +28,8 @@ UNUSED = (
     "pyarrow/include",
     *(f"pyarrow/{name}*" for name in ("libarrow_flight", "_flight", "_s3fs", "_gcsfs", "_azurefs")),
     *(f"pyarrow/{name}*" for name in ("_hdfs", "_orc", "_substrait", "_dataset", "_feather")),
+    "pygments/lexers/[a-oq-z]*",  # rich colours Python only
+    "fastapi_offline/static/redoc*",
 )
 KEEP_TESTS_OF = {"sklearn", "optuna", "jinja2", "mlflow", "streamlit"}
 """Packages that import modules of that name themselves."""
@@ -35,6 +37,7 @@ LIST_IMPORTS = """
 import importlib, json, pkgutil, sys
 import rossmann
 names = [one.name for one in pkgutil.walk_packages(rossmann.__path__, "rossmann.", lambda _: None)]
+names = [name for name in names if not name.startswith("rossmann.documentation")]
 also = ("uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.on", "uvicorn.loops.uvloop",
         "psycopg2", "mpmath", "fastexcel", "xlsxwriter", "encodings.idna", "rich.traceback",
         "mlflow.server.fastapi_app", "streamlit.web.cli", "streamlit.starlette", "pandas",
