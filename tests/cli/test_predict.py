@@ -211,3 +211,48 @@ def test_interrupted_write_leaves_no_file(table: Path, monkeypatch: pytest.Monke
     output = table.with_name("out.csv")
     assert main(["predict", str(table), "-o", str(output)]) == 128 + signal.SIGTERM
     assert {path for path in table.parent.iterdir() if "out.csv" in path.name} == set()
+
+
+def with_ids(table: Path, ids: list[object], name: str = "Id") -> Path:
+    frame = pl.read_csv(table, infer_schema=False)
+    path = table.with_name("with ids.csv")
+    frame.insert_column(0, pl.Series(name, [str(one) for one in ids])).write_csv(path)
+    return path
+
+
+def test_submission_has_id_and_sales_of_every_row(table: Path) -> None:
+    ids = list(range(100, 124))[::-1]
+    expected = run(table)["forecast"]
+    out = run(with_ids(table, ids), "--kaggle")
+    assert out.columns == ["Id", "Sales"]
+    assert out["Id"].to_list() == ids
+    assert out["Sales"].equals(expected.alias("Sales"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "name", "message"),
+    [
+        ([*range(23), 5], "Id", "there twice"),
+        ([*range(23), "x7"], "Id", "no whole number"),
+        ([*range(24)], "number", "must have one column Id"),
+    ],
+)
+def test_submission_without_whole_ids_is_refused(
+    table: Path, capsys: pytest.CaptureFixture[str], ids: list[object], name: str, message: str
+) -> None:
+    file = with_ids(table, ids, name)
+    output = table.with_name("submission.csv")
+    assert main(["predict", str(file), "-o", str(output), "--kaggle"]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--explain"], ["--interval", "0.8"], ["--skip-faulty"], ["-o", "x.xlsx"]]
+)
+def test_submission_excludes_what_it_has_no_place_for(
+    table: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = [] if "-o" in options else ["-o", str(table.with_name("submission.csv"))]
+    assert main(["predict", str(table), *output, "--kaggle", *options]) == 2
+    assert "--kaggle" in capsys.readouterr().err

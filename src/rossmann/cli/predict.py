@@ -44,6 +44,9 @@ IntervalOption = Annotated[list[float] | None, typer.Option(help="a level such a
 ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy or unbiased; else the setting")]
 ExplainOption = Annotated[bool, typer.Option("--explain", help="add drivers, in per cent of sales")]
 TotalsOption = Annotated[Path | None, typer.Option(help="file for totals by store, type and chain")]
+KaggleOption = Annotated[
+    bool, typer.Option("--kaggle", help="write the competition's submission: Id and Sales")
+]
 SkipFaultyOption = Annotated[bool, typer.Option("--skip-faulty", help="forecast valid rows only")]
 
 
@@ -65,45 +68,65 @@ def predict(
     skip_faulty: SkipFaultyOption = False,
     decimal: DecimalOption = None,
     sheet: SheetOption = None,
+    kaggle: KaggleOption = False,
 ) -> None:
     """Forecast every row of a file; the rows come back in their order with their forecast.
 
     With --explain, Baseline times every (1 + Driver_... / 100) is the forecast; it takes some
-    25 ms a row. Intervals of totals are not sums of the rows' intervals.
+    25 ms a row. Intervals of totals are not sums of the rows' intervals. With --kaggle, the output
+    has the columns Id and Sales only, as the competition "Rossmann Store Sales" takes them.
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8
     """
     from rossmann.models.inference.forecaster import ForecastRequest
     from rossmann.settings import load_settings
 
-    _check_suffixes(output, totals)
+    _check_outputs(output, totals, kaggle, bool(explain or interval or skip_faulty))
     settings = load_settings()
     upload = _read_rows(file, date_format, decimal, sheet)
     version = _load_version(settings, model, upload)
-    served, levels, origin = version.served, tuple(interval or ()), _parse_as_of(as_of)
-    forecaster = served.forecaster
+    levels, origin = tuple(interval or ()), _parse_as_of(as_of)
+    forecaster = version.served.forecaster
     upload = _add_panel_errors(upload, forecaster, origin)
     _check_errors(upload, file, skip_faulty, adds_up=totals is not None)
-    chosen = _parse_objective(objective, settings)
-    request = ForecastRequest(upload.rows, origin, levels, chosen)
+    request = ForecastRequest(upload.rows, origin, levels, _parse_objective(objective, settings))
     forecast = forecaster.forecast(request)
-    for warning in forecast.warnings:
-        progress(f"{warning.msg} ({warning.count} rows)")
-    columns = _result_columns(served, upload, request, forecast)
-    if explain:
-        columns |= _explanation_columns(forecaster, request, forecast.as_of)
+    _show_warnings(forecast)
     about = _about(version, forecast)
-    _write_result(upload, columns, output, about)
+    if kaggle:
+        _write_submission(upload, forecast.sales, output)
+    else:
+        added = _result_columns(version.served, upload, request, forecast, explain)
+        _write_result(upload, added, output, about)
     if totals is not None:
         _write_totals(totals_table(forecaster, request, forecast.as_of), totals, about)
     purpose = "unbiased totals" if forecast.objective == "unbiased" else "accuracy of each day"
     echo(f"{len(forecast.sales):,} forecasts ({purpose}) written to {output}")
 
 
-def _check_suffixes(*paths: Path | None) -> None:
-    for path in paths:
+def _check_outputs(output: Path, totals: Path | None, kaggle: bool, more_asked: bool) -> None:
+    """Raise ``BadParameter`` for files that cannot be written as asked.
+
+    ``more_asked``: for columns or rows that a submission (``kaggle``) has no place for.
+    """
+    for path in (output, totals):
         if path is not None and path.suffix.lower() not in FORMATS:
             raise typer.BadParameter(f"{path} must end in one of {', '.join(FORMATS)}")
+    if kaggle and output.suffix.lower() != ".csv":
+        raise typer.BadParameter(f"--kaggle writes CSV: {output} must end in .csv")
+    if kaggle and more_asked:
+        raise typer.BadParameter(
+            "--kaggle writes Id and Sales of every row: leave out --explain, --interval and"
+            " --skip-faulty"
+        )
+
+
+def _write_submission(upload: "Upload", sales: "FloatArray", output: Path) -> None:
+    from rossmann.data.prepare_predictions import submission_table
+    from rossmann.data.uploads.result_files import ResultFormat
+
+    table = submission_table(upload, sales)
+    _write(table, table.columns, ResultFormat("csv"), output)
 
 
 def _read_rows(
@@ -156,6 +179,11 @@ def _check_errors(upload: "Upload", file: Path, skip_faulty: bool, adds_up: bool
 def _show_errors(upload: "Upload", errors: "Sequence[ErrorDetail]") -> None:
     for error in errors:
         progress(f"{upload.source.table.position(int(error.loc[0]) - 1)}: {error.msg}")
+
+
+def _show_warnings(forecast: "Forecast") -> None:
+    for warning in forecast.warnings:
+        progress(f"{warning.msg} ({warning.count} rows)")
 
 
 def _load_version(settings: "Settings", model: str, upload: "Upload") -> "SelectedVersion":
@@ -215,9 +243,13 @@ def _about(version: "SelectedVersion", forecast: "Forecast") -> tuple[tuple[str,
 
 
 def _result_columns(
-    served: "LoadedVersion", upload: "Upload", request: "ForecastRequest", forecast: "Forecast"
+    served: "LoadedVersion",
+    upload: "Upload",
+    request: "ForecastRequest",
+    forecast: "Forecast",
+    explain: bool,
 ) -> "dict[str, pl.Series]":
-    """The columns of ``POST /predict/file``, by name."""
+    """The columns of ``POST /predict/file``, by name; ``explain`` adds baseline and drivers."""
     import numpy as np
     import polars as pl
 
@@ -240,7 +272,10 @@ def _result_columns(
         pl.repeat(forecast.as_of, count, dtype=pl.Int32, eager=True).cast(pl.Date),
         pl.Series(texts, dtype=pl.String).gather(index),
     ]
-    return dict(zip(result_columns(request.levels), values, strict=True))
+    columns = dict(zip(result_columns(request.levels), values, strict=True))
+    if explain:
+        columns |= _explanation_columns(served.forecaster, request, forecast.as_of)
+    return columns
 
 
 def _explanation_columns(

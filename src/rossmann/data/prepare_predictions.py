@@ -35,7 +35,7 @@ from rossmann.data.uploads.table_reader import WholeTable, read_table, unique_na
 from rossmann.data.uploads.value_formats import DecimalMark, detect_date_format, parse_dates
 from rossmann.epoch_days import weekday_of
 from rossmann.errors import DataValidationError, ErrorDetail
-from rossmann.schema import STATE_HOLIDAYS, StoreDays
+from rossmann.schema import STATE_HOLIDAYS, FloatArray, StoreDays
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,30 @@ def _typed_fields(source: UploadSource) -> Iterator[pl.Series]:
         elif values.dtype == pl.UInt8:
             values = values.cast(pl.Int8)
         yield values.alias(f"c{index}")
+
+
+def submission_table(upload: Upload, sales: FloatArray) -> pl.DataFrame:
+    """What the Kaggle competition takes: a row ``Id``, ``Sales`` for every row of the upload.
+
+    ``sales`` (n,): of its valid rows, which must be all. Raises ``DataValidationError`` for a table
+    without a column of ids, and for an id that is missing, no whole number, or there twice.
+    """
+    table = upload.source.table
+    named = [at for at, name in enumerate(table.columns) if name.strip().lower() == "id"]
+    if len(named) != 1:
+        raise DataValidationError(
+            f"{table.name} must have one column Id for a submission, as Kaggle's test.csv has;"
+            f" it has {len(named)}"
+        )
+    text = normalize_text(table.frame[:, named[0]].cast(pl.String))
+    ids = text.cast(pl.Int64, strict=False)
+    wrong = (ids.is_null() | ids.is_duplicated()).arg_true()
+    if len(wrong):
+        raise DataValidationError(
+            f"{table.name} has {len(wrong):,} rows whose Id is missing, no whole number or there"
+            f" twice, the first in {table.position(int(wrong[0]))}: {text[int(wrong[0])]}"
+        )
+    return pl.DataFrame({"Id": ids.gather(upload.index), "Sales": sales})
 
 
 def template_csv() -> str:
