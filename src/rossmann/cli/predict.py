@@ -104,17 +104,17 @@ def predict(
     echo(f"{len(forecast.sales):,} forecasts ({purpose}) written to {output}")
 
 
-def _check_outputs(output: Path, totals: Path | None, kaggle: bool, more_asked: bool) -> None:
+def _check_outputs(output: Path, totals: Path | None, kaggle: bool, adds_columns: bool) -> None:
     """Raise ``BadParameter`` for files that cannot be written as asked.
 
-    ``more_asked``: for columns or rows that a submission (``kaggle``) has no place for.
+    ``adds_columns``: for columns or rows that a submission (``kaggle``) has no place for.
     """
     for path in (output, totals):
         if path is not None and path.suffix.lower() not in FORMATS:
             raise typer.BadParameter(f"{path} must end in one of {', '.join(FORMATS)}")
     if kaggle and output.suffix.lower() != ".csv":
         raise typer.BadParameter(f"--kaggle writes CSV: {output} must end in .csv")
-    if kaggle and more_asked:
+    if kaggle and adds_columns:
         raise typer.BadParameter(
             "--kaggle writes Id and Sales of every row: leave out --explain, --interval and"
             " --skip-faulty"
