@@ -1,14 +1,17 @@
 """Where settings come from: the environment, files of secrets, the parameters file."""
 
+import re
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from rossmann.addresses import with_password
+from rossmann.documentation.reference.settings_tables import OTHER_VARIABLES
 from rossmann.errors import SettingsError
 from rossmann.launcher.mlflow_server import server_environment
-from rossmann.settings import load_settings
+from rossmann.settings import Settings, load_settings
+from tests.paths import ROOT
 
 PASSWORD = "p@ss w/%:?#"
 
@@ -94,3 +97,30 @@ def test_no_address_is_refused_without_repeating_it() -> None:
 def test_mlflow_takes_postgresql_only() -> None:
     with pytest.raises(SettingsError, match="MLFLOW_DATABASE_URL: must begin with postgresql"):
         load_settings(mlflow_database_url="sqlite:///x")
+
+
+@pytest.mark.parametrize(
+    ("misspelled", "right"),
+    [
+        ("ROSSMANN_WORKER", "ROSSMANN_WORKERS"),
+        ("ROSSMANN_DATADIR", "ROSSMANN_DATA_DIR"),
+        ("ROSSMANN_RATE_LIMITS", "ROSSMANN_RATE_LIMIT"),
+        ("ROSSMANN_TRUSTED_PROXY", "ROSSMANN_TRUSTED_PROXIES"),
+    ],
+)
+def test_a_misspelled_variable_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, misspelled: str, right: str
+) -> None:
+    monkeypatch.setenv(misspelled, "2")
+    with pytest.raises(SettingsError, match=f"{misspelled} is no setting, {right} is one"):
+        load_settings()
+
+
+def test_no_setting_is_taken_for_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {f"ROSSMANN_{name.upper()}": "" for name in Settings.model_fields}
+    compose = (ROOT / "deployment" / ".env.example").read_text("utf-8")
+    variables |= dict.fromkeys(re.findall(r"^#? ?(ROSSMANN_[A-Z_]+)=", compose, re.MULTILINE), "")
+    variables |= dict.fromkeys(OTHER_VARIABLES, "")
+    for name in variables:
+        monkeypatch.setenv(name, "")
+    load_settings()

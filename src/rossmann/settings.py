@@ -7,6 +7,7 @@ directory.
 """
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -38,7 +39,10 @@ from rossmann.request_settings import AccessSettings, RequestLimits
 from rossmann.schema import Objective, Stage
 from rossmann.training_settings import GateSettings, Profile, TrainingSettings
 
+_PREFIX: Final = "ROSSMANN_"
 _SECRETS_DIR: Final = "ROSSMANN_SECRETS_DIR"
+_SIMILAR: Final = 0.85
+"""Share of equal characters of two names from which one is taken for a misspelled other."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -288,7 +292,7 @@ class Settings(
     """All settings. Build it with ``load_settings``, which words the errors for people."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ROSSMANN_", extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix=_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True
     )
 
     @classmethod
@@ -345,8 +349,25 @@ def _secret_files(settings_cls: type[BaseSettings]) -> list[SecretsSettingsSourc
     return [SecretsSettingsSource(settings_cls, folder)]
 
 
+def _check_variable_names() -> None:
+    """Raise ``SettingsError`` for a variable that is nearly the name of a setting.
+
+    A misspelled one would be ignored, and the default would hold without a word. Other names may
+    be of other programs.
+    """
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(_PREFIX).lower()
+        if variable.startswith(_PREFIX) and name not in Settings.model_fields:
+            for near in get_close_matches(name, Settings.model_fields, 1, _SIMILAR):
+                raise SettingsError(
+                    f"{variable} is no setting, {_PREFIX}{near.upper()} is one: correct the name,"
+                    f" or unset it"
+                )
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; raises ``SettingsError`` naming each bad value and how it is spelled."""
+    _check_variable_names()
     try:
         return Settings(**overrides)
     except ValidationError as error:

@@ -24,8 +24,8 @@ from rossmann.launcher.processes import (
 from rossmann.launcher.services import Service, State, find_port_owner
 from rossmann.launcher.stop_signals import Interrupts
 
-GRACE_SECONDS = 10.0
-"""Between SIGTERM and SIGKILL."""
+GRACE_SECONDS = 30.0
+"""Between SIGTERM and SIGKILL: the API takes up to 20 for requests in flight, then its log."""
 _POLL_SECONDS = 0.2
 _SLOW_SECONDS = 15.0
 """A service of an earlier launch may be busy, or starting still."""

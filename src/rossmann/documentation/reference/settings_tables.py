@@ -55,6 +55,7 @@ def _settings_page() -> str:
         "A value may also be in a file: `ROSSMANN_SECRETS_DIR` names a folder, such as"
         " `/run/secrets`, and its file `rossmann_api_key` holds `api_key`. Use it for secrets."
         " The environment goes before such a file, and the file before the parameters."
+        " A variable whose name is nearly that of a setting is an error."
     )
     groups = [section(title, _group_table(group)) for title, group in SERVICE_GROUPS]
     rows = [(code(name), sentence(text)) for name, text in OTHER_VARIABLES.items()]
