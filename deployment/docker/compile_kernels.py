@@ -1,10 +1,13 @@
 """Compile all kernels: train a small version on a small demo chain, and forecast with it.
 
 Usage: ``python compile_kernels.py TARGET``. Copies the compiled kernels of the installed package to
-``TARGET``, at their places below the package.
+``TARGET``, at their places below the package, and writes the names of all modules that a service
+imports to ``TARGET.modules``: numba imports many when it loads a kernel.
 """
 
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -38,12 +41,29 @@ def small_chain(folder: Path) -> Settings:
     return settings
 
 
-def forecast_all_ways(settings: Settings) -> None:
-    """One row, some rows, many rows in threads; intervals, totals, warnings and drivers."""
+SERVE = """
+import sys
+from pathlib import Path
+import rossmann.serving.app, rossmann.serving.server, rossmann.cli.services
+from rossmann.serving.runtime.service import _load, _open_panel
+from rossmann.settings import load_settings
+settings = load_settings(demo=True)
+_load(settings, Path(sys.argv[1]), _open_panel(settings))
+Path(sys.argv[2]).write_text("\\n".join(sorted(sys.modules)))
+"""
+"""What a service does at its start."""
+
+
+def forecast_all_ways(settings: Settings) -> Path:
+    """One row, some rows, many rows in threads; intervals, totals, warnings and drivers.
+
+    Returns the folder of the version.
+    """
     info = make_dataset(settings)
     build_panel(info, settings.thread_count)
     panel = open_panel(info)
-    ensemble = Ensemble.load(train(settings, "quick").folder)
+    version = train(settings, "quick").folder
+    ensemble = Ensemble.load(version)
     for threads in (1, 2):
         forecaster = Forecaster(panel, ensemble, threads, settings.history_days)
         warm_up(forecaster, panel)
@@ -51,6 +71,7 @@ def forecast_all_ways(settings: Settings) -> None:
         for store in panel.store_numbers[:2]:
             rows = panel.store_schedule(int(store), days)
             forecaster.explain(ForecastRequest(rows, levels=supported_levels(ensemble.card)))
+    return version
 
 
 def copy_kernels(target: Path) -> int:
@@ -64,7 +85,12 @@ def copy_kernels(target: Path) -> int:
 def main(target: Path) -> int:
     """Compile into the package's folder, then copy."""
     with tempfile.TemporaryDirectory() as folder:
-        forecast_all_ways(small_chain(Path(folder)))
+        version = forecast_all_ways(small_chain(Path(folder)))
+        subprocess.run(
+            [sys.executable, "-c", SERVE, version, target.with_suffix(".modules")],
+            env={**os.environ, "ROSSMANN_DATA_DIR": folder},
+            check=True,
+        )
     sys.stdout.write(f"{copy_kernels(target)} kernels compiled\n")
     return 0
 

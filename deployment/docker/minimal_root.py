@@ -26,7 +26,7 @@ SYSTEM_FILES = (
 )  # fmt: skip
 UNUSED_LIBRARY = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data",
-    "site-packages", "dist-packages", "__pycache__",
+    "site-packages", "dist-packages", "distutils", "turtle.py",
 }  # fmt: skip
 UNUSED_MODULES = {
     "nis", "_dbm", "_gdbm", "readline", "_curses", "_curses_panel", "ossaudiodev", "_tkinter",

@@ -1,6 +1,6 @@
 """Make an installed environment small and ready to start, for a container image.
 
-Usage: ``python slim.py ENVIRONMENT --kernels FOLDER [--without-documentation]``. It
+Usage: ``python slim.py ENVIRONMENT --kernels FOLDER [--service]``. It
 
 - removes from the packages what no program reads: their tests, headers, sources of compiled
   modules, and parts of pyarrow for services that are not used;
@@ -19,6 +19,7 @@ import py_compile
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,26 +31,33 @@ UNUSED = (
     *(f"pyarrow/{name}*" for name in ("_hdfs", "_orc", "_substrait", "_dataset", "_feather")),
     "pygments/lexers/[a-oq-z]*",  # rich colours Python only
     "fastapi_offline/static/redoc*",
+    "holidays/locale",  # names of holidays in other languages: only their dates are used
+    "numpy/distutils",
+    *(f"sqlalchemy/dialects/{name}" for name in ("mssql", "mysql", "oracle")),
 )
 KEEP_TESTS_OF = {"sklearn", "optuna", "jinja2", "mlflow", "streamlit"}
 """Packages that import modules of that name themselves."""
 LIST_IMPORTS = """
-import importlib, json, pkgutil, sys
-import rossmann
-names = [one.name for one in pkgutil.walk_packages(rossmann.__path__, "rossmann.", lambda _: None)]
-names = [name for name in names if not name.startswith("rossmann.documentation")]
-also = ("uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.on", "uvicorn.loops.uvloop",
-        "psycopg2", "mpmath", "fastexcel", "xlsxwriter", "encodings.idna", "rich.traceback",
-        "mlflow.server.fastapi_app", "streamlit.web.cli", "streamlit.starlette", "pandas",
-        "lightgbm", "xgboost", "catboost", "matplotlib.figure", "sqlalchemy.dialects.postgresql")
-for name in [*names, *also]:
+import importlib, json, sys
+for name in sys.argv[1:]:
     try:
         importlib.import_module(name)
     except Exception:
-        pass  # a package that this environment does not have
+        pass  # a package that this environment does not have, or no module to import
 files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
 print(json.dumps(sorted(file for file in files if file.endswith(".py"))))
 """
+LATER = (
+    *("uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
+    *("httpcore._async.connection_pool", "httpcore._sync.connection_pool", "httpcore._models"),
+    *("h11", "psycopg2", "sqlalchemy.dialects.postgresql", "mpmath", "fastexcel", "xlsxwriter"),
+)
+"""Imported by a service after its start."""
+OTHERS = (
+    *("mlflow.server.fastapi_app", "streamlit.web.cli", "streamlit.starlette", "pandas"),
+    *("lightgbm", "xgboost", "catboost", "matplotlib.figure", "optuna"),
+)
+"""Imported by other services and verbs."""
 
 
 def site_packages(environment: Path) -> Path:
@@ -95,11 +103,22 @@ def compiled_modules(packages: Path) -> Iterator[Path]:
                     yield path
 
 
-def compile_imported(environment: Path) -> int:
-    """Compile the modules that are imported; returns how many."""
+def own_modules(packages: Path) -> list[str]:
+    """All modules of the product."""
+    files = [path.relative_to(packages) for path in (packages / "rossmann").rglob("*.py")]
+    return [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
+
+
+def compile_imported(environment: Path, modules: list[str]) -> int:
+    """Compile the modules that are imported, ``modules`` among them; returns how many.
+
+    Those of the standard library too, and no others of it.
+    """
+    for folder in Path(sysconfig.get_path("stdlib")).rglob("__pycache__"):
+        shutil.rmtree(folder)
     variables = {**os.environ, "NUMBA_CACHE_DIR": "", "MPLBACKEND": "agg"}
     listed = subprocess.run(
-        [environment / "bin" / "python", "-c", LIST_IMPORTS],
+        [environment / "bin" / "python", "-c", LIST_IMPORTS, *modules],
         env=variables, stdout=subprocess.PIPE, check=True, text=True, cwd="/",
     )  # fmt: skip
     files = json.loads(listed.stdout.splitlines()[-1])
@@ -120,17 +139,20 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("environment", type=Path)
     parser.add_argument("--kernels", type=Path, required=True)
-    parser.add_argument("--without-documentation", action="store_true")
+    parser.add_argument("--service", action="store_true", help="the prediction service alone")
     options = parser.parse_args()
     packages = site_packages(options.environment)
     before = size_mb(packages)
     remove_unread(packages)
-    if options.without_documentation:
+    if options.service:
         shutil.rmtree(packages / "rossmann" / "docs")
         (packages / "rossmann" / "zensical.toml").unlink()
     subprocess.run(["strip", "--strip-unneeded", *compiled_modules(packages)], check=True)
     shutil.copytree(options.kernels, packages / "rossmann", dirs_exist_ok=True)
-    compiled = compile_imported(options.environment)
+    modules = [*options.kernels.with_suffix(".modules").read_text().split(), *LATER]
+    if not options.service:
+        modules += [*OTHERS, *own_modules(packages)]
+    compiled = compile_imported(options.environment, modules)
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
         set_times(options.environment, int(epoch))
     sys.stdout.write(f"{before} MB, now {size_mb(packages)} MB; {compiled} modules compiled\n")
