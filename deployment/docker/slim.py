@@ -60,6 +60,10 @@ OTHERS = (
 """Imported by other services and verbs."""
 
 
+LARGEST = 24
+"""Packages whose sizes are printed."""
+
+
 def site_packages(environment: Path) -> Path:
     """The folder of the environment's packages."""
     (folder,) = environment.glob("lib/python3*/site-packages")
@@ -156,12 +160,15 @@ def main() -> int:
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
         set_times(options.environment, int(epoch))
     sys.stdout.write(f"{before} MB, now {size_mb(packages)} MB; {compiled} modules compiled\n")
+    largest = sorted(((size_mb(path), path.name) for path in packages.iterdir()), reverse=True)
+    sys.stdout.write(", ".join(f"{name} {size}" for size, name in largest[:LARGEST]) + "\n")
     return 0
 
 
 def size_mb(folder: Path) -> int:
-    """Size of all files in megabytes."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) // 10**6
+    """Size of a file, or of all files in a folder, in megabytes."""
+    files = [folder, *folder.rglob("*")]
+    return sum(path.lstat().st_size for path in files if path.is_file()) // 10**6
 
 
 if __name__ == "__main__":
