@@ -10,7 +10,7 @@ from rossmann.dashboard.batch.page import show_batch
 from rossmann.dashboard.home import show_home
 from rossmann.dashboard.shared.error_boundary import error_boundary, retry_is_due
 from rossmann.dashboard.shared.markdown import escape_markdown
-from rossmann.dashboard.shared.page_style import DEMO_NOTE_KEY, PAGE_SCRIPT, PAGE_STYLE
+from rossmann.dashboard.shared.page_elements import DEMO_NOTE_KEY, PAGE_SCRIPT, PAGE_STYLE
 from rossmann.dashboard.shared.service_state import (
     REFRESH_SECONDS,
     ServiceStatus,

@@ -3,7 +3,7 @@
 import pytest
 
 from rossmann.dashboard.shared import charts
-from rossmann.dashboard.single.attributions import waterfall_steps
+from rossmann.dashboard.single.result import waterfall_steps
 from rossmann.serving.schemas.forecasts import Driver, Explanation
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossmann.dashboard.shared.dates import (
+from rossmann.dashboard.shared.formats import (
     contradicted_date,
     long_date,
     parse_date_candidates,

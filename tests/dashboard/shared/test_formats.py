@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from rossmann.dashboard.shared.number_format import number_format, round_sales
+from rossmann.dashboard.shared.formats import number_format, round_sales
 from rossmann.errors import SettingsError
 
 
@@ -58,7 +58,7 @@ def test_unknown_setting_is_named(
 
 TABLE_PAGE = """
 import polars as pl
-from rossmann.dashboard.shared.number_format import show_table
+from rossmann.dashboard.shared.formats import show_table
 table = pl.DataFrame({"Store": [1, 2, 3], "Total": [12210, 980, None]})
 show_table(table, ("Total",))
 """

@@ -1,4 +1,4 @@
-"""Style sheet and script of all pages, and their live region for screen readers."""
+"""Elements of all pages: style sheet, script, live region, and the choice of an objective."""
 
 from html import escape
 from typing import Final
@@ -7,6 +7,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from rossmann.dashboard.shared.markdown import visible_line
+from rossmann.schema import OBJECTIVES, Objective
+from rossmann.settings import load_settings
 
 ANNOUNCEMENT_KEY: Final = "announcement"
 LIVE_KEY: Final = "live-"
@@ -60,6 +62,10 @@ if (!window.foldsSidebar) {
   });
 }
 </script>"""
+OBJECTIVE_LABELS: Final[dict[Objective, str]] = {
+    "accuracy": "Smallest error of each day",
+    "unbiased": "Totals without bias",
+}
 
 
 def announcement_region() -> DeltaGenerator:
@@ -79,3 +85,23 @@ def announce(region: DeltaGenerator, text: str) -> None:
         f'<div role="status" aria-live="polite" aria-atomic="true">{line}</div>',
         unsafe_allow_html=True,
     )
+
+
+def selected_objective(key: str) -> Objective:
+    """The choice at ``key`` in this session; before a choice, the objective of the settings."""
+    selected: Objective = st.session_state.get(key, load_settings().objective)
+    return selected
+
+
+def objective_select(key: str) -> Objective:
+    """Draw the select box; each page keeps its choice at a key of its own."""
+    st.session_state.setdefault(key, load_settings().objective)
+    selected: Objective = st.selectbox(
+        "Made for",
+        OBJECTIVES,
+        format_func=OBJECTIVE_LABELS.__getitem__,
+        key=key,
+        persist_state="session",
+        help="Totals without bias: for orders and money of many days, which small errors undercut.",
+    )
+    return selected
