@@ -72,7 +72,7 @@ def _serve(settings: "Settings") -> None:
 
     from rossmann.addresses import url_host
     from rossmann.serving.server import bind
-    from rossmann.web.documentation_site import DocumentationSite
+    from rossmann.web import DocumentationSite
 
     host, port = settings.host, settings.docs_port
     site = Starlette(routes=[Mount("/", DocumentationSite(settings.site_dir))])

@@ -22,7 +22,7 @@ from rossmann.dashboard.single.form import show_single
 from rossmann.logging_config import configure_logging
 from rossmann.schema import Dataset
 from rossmann.settings import load_settings
-from rossmann.web.documentation_site import PATH as DOCUMENTATION
+from rossmann.web import PATH as DOCUMENTATION
 
 TITLE: Final = "Rossmann Forecasting"
 FAVICON: Final = Path(__file__).with_name("favicon.svg")

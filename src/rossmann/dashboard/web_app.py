@@ -16,8 +16,7 @@ from streamlit.starlette import App
 
 from rossmann.dashboard.shared.page_elements import PAGE_SCRIPT
 from rossmann.settings import load_settings
-from rossmann.web.content_policy import content_policy
-from rossmann.web.documentation_site import PATH, DocumentationSite
+from rossmann.web import PATH, DocumentationSite, content_policy
 
 SCRIPT: Final = Path(__file__).with_name("app.py")
 

@@ -43,8 +43,8 @@ from rossmann.serving.runtime.cpu_affinity import pinned_core
 from rossmann.serving.runtime.service import Service
 from rossmann.serving.runtime.store_catalog import StoreCatalogCache
 from rossmann.settings import Settings
-from rossmann.web.documentation_site import PATH as DOCUMENTATION_PATH
-from rossmann.web.documentation_site import DocumentationSite
+from rossmann.web import PATH as DOCUMENTATION_PATH
+from rossmann.web import DocumentationSite
 
 _GC_THRESHOLD: Final = 25_000
 """New objects (some 3 MB) after which Python searches the youngest generation for cycles."""

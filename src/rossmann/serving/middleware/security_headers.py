@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rossmann.errors import PermissionDeniedError
 from rossmann.serving.access.access_control import RATE_STATE_KEY, AccessControl
 from rossmann.settings import Settings
-from rossmann.web.content_policy import content_policy
-from rossmann.web.documentation_site import PATH as DOCUMENTATION
+from rossmann.web import PATH as DOCUMENTATION
+from rossmann.web import content_policy
 
 HeaderPair = tuple[bytes, bytes]
 ErrorHandler = Callable[[Request, Exception], Response]

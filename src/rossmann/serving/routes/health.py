@@ -14,7 +14,7 @@ from rossmann.schema import Stage
 from rossmann.serving.observability.gauges import StateCollector
 from rossmann.serving.runtime.service import Service, panel_data
 from rossmann.serving.schemas.models import Health
-from rossmann.web.documentation_site import PATH
+from rossmann.web import PATH
 
 
 def health_router(version: str, service: Service, collector: StateCollector) -> APIRouter:

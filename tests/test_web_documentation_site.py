@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from rossmann.web.documentation_site import DocumentationSite
+from rossmann.web import DocumentationSite
 
 PAGE = "<html><head><script>one()</script></head><body>Page</body></html>"
 

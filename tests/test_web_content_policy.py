@@ -6,7 +6,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rossmann.web.content_policy import OWN_FILES_ONLY, content_policy
+from rossmann.web import OWN_FILES_ONLY, content_policy
 
 scripts = st.lists(
     st.text(st.characters(codec="utf-8", exclude_characters="<>"), max_size=30), max_size=3

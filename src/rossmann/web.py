@@ -1,5 +1,11 @@
-"""The built documentation as an ASGI application, for the API, the dashboard, or on its own."""
+"""What web applications of this product share: content security policies, and the documentation.
 
+A policy allows inline scripts of a page by digest. The built documentation is an ASGI application,
+for the API, for the dashboard, or on its own.
+"""
+
+import base64
+import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +19,18 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from rossmann.web.content_policy import content_policy
-
+_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+OWN_FILES_ONLY: Final = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self' 'unsafe-inline'",  # style sheets that scripts make in the page
+    "img-src": "'self' data:",
+    "connect-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
+"""Directives of a page that loads from its own address only, and that no other page shows."""
 PATH: Final = "/documentation"
 """Where the API and the dashboard mount it."""
 _ROUTE: Final = SimpleNamespace(path=PATH)
@@ -27,6 +43,17 @@ _TEXT_TYPES: Final = {".md": _MARKDOWN, ".txt": "text/plain"}
 _LINK: Final = re.compile(r"(?<=\]\()[^)\s#][^)\s]*")
 CODE_BLOCK: Final = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)
 """A fenced block of Markdown."""
+
+
+def content_policy(page: bytes, changes: dict[str, str] | None = None) -> str:
+    """The policy of an HTML page: ``OWN_FILES_ONLY`` with ``changes``, and its inline scripts."""
+    directives = OWN_FILES_ONLY | (changes or {})
+    digests = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
+        for script in _SCRIPT.findall(page)
+    ]
+    directives["script-src"] = " ".join((directives["script-src"], *digests))
+    return "; ".join(f"{name} {value}" for name, value in directives.items())
 
 
 class DocumentationSite(StaticFiles):
