@@ -1,4 +1,4 @@
-"""What the embedded MLflow server refuses: changes of registered files, and routes that run programs.
+"""What the embedded MLflow server refuses: changes of registered files, routes that run programs.
 
 Files: every route of MLflow that writes or deletes artifacts (the artifact proxy, uploads of its
 pages, traces) ends in its repository for local files, after it has decoded the path. So the rule is
