@@ -28,13 +28,12 @@ from rossmann.features.feature_details import FEATURE_DETAILS
 from rossmann.installation import project_root
 from rossmann.models.inference.row_warnings import WARNING_TYPES
 from rossmann.prediction_log.database import tables
-from rossmann.request_settings import AccessSettings, RequestLimits
 from rossmann.schema import FEATURE_CATALOGUE, Feature
 from rossmann.serving.observability.metrics import LABELS, Metrics
 from rossmann.serving.schemas.error_types import ERROR_TYPES
 from rossmann.serving.schemas.errors import STATUS_DESCRIPTIONS, client_error
+from rossmann.setting_groups import AccessSettings, GateSettings, RequestLimits, TrainingSettings
 from rossmann.settings import ExperimentSettings, PathSettings, ServiceSettings, Settings
-from rossmann.training_settings import GateSettings, TrainingSettings
 
 SERVICE_GROUPS: Final[tuple[tuple[str, type[BaseSettings]], ...]] = (
     ("Folders and addresses", PathSettings),
