@@ -25,8 +25,11 @@ from rossmann.serving.error_handlers import (
 )
 from rossmann.serving.experiments.report import ExperimentReport
 from rossmann.serving.experiments.shadow import RunningExperiment, build_experiment
-from rossmann.serving.middleware.request_context import RequestContextMiddleware, add_base_path
-from rossmann.serving.middleware.security_headers import add_security_headers
+from rossmann.serving.middleware import (
+    RequestContextMiddleware,
+    add_base_path,
+    add_security_headers,
+)
 from rossmann.serving.observability import tracing
 from rossmann.serving.observability.access_log import AccessLog, open_access_log
 from rossmann.serving.observability.gauges import StateCollector

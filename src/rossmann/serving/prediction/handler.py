@@ -27,7 +27,7 @@ from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission
 from rossmann.serving.experiments.experiment import TrafficSplit, is_eligible, take_rows
 from rossmann.serving.experiments.shadow import RunningExperiment, ShadowJob
-from rossmann.serving.middleware.request_context import NextTickTask
+from rossmann.serving.middleware import NextTickTask
 from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from rossmann.serving.middleware.request_context import NextTickTask
+from rossmann.serving.middleware import NextTickTask
 
 
 def test_responses_of_one_loop_turn_are_sent_before_their_tasks_run() -> None:

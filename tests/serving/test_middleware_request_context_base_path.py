@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rossmann.errors import SettingsError
-from rossmann.serving.middleware.security_headers import DEFAULT_HEADERS
+from rossmann.serving.middleware import DEFAULT_HEADERS
 
 BASE = "/shop/forecasts"
 PATHS = [
