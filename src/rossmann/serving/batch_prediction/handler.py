@@ -30,13 +30,14 @@ from rossmann.serving.batch_prediction.job import (
     BatchJob,
     BatchResources,
     BatchUpload,
+    ClientGoneError,
+    ResultSpool,
     UploadLimits,
     create_workspace,
     prepare_job,
     remove_stale_workspaces,
     workspace_root,
 )
-from rossmann.serving.batch_prediction.response_stream import ClientGoneError, ResultSpool
 from rossmann.serving.batch_prediction.upload import (
     BatchOptions,
     read_options,

@@ -26,7 +26,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.schema import FeatureMatrix, FloatArray
-from rossmann.serving.batch_prediction.response_stream import ClientGoneError, ResultSpool
+from rossmann.serving.batch_prediction.job import ClientGoneError, ResultSpool
 from rossmann.settings import Settings
 from tests.fixtures.bombs import sheet
 
