@@ -53,8 +53,7 @@ from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.observability.tracing import with_current_context
-from rossmann.serving.prediction.cancellable_work import Cancellation, WorkThreads
-from rossmann.serving.prediction.version_loader import VersionLoader
+from rossmann.serving.prediction.threads import Cancellation, VersionLoader, WorkThreads
 from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.freed_memory import release_freed_memory
 from rossmann.serving.runtime.service import Service

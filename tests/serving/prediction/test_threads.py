@@ -21,11 +21,7 @@ from rossmann.models.inference import forecaster
 from rossmann.models.inference.forecaster import CHECKED_ROWS, Forecaster, ForecastRequest
 from rossmann.models.inference.totals import forecast_totals
 from rossmann.schema import StoreDays
-from rossmann.serving.prediction.cancellable_work import (
-    Cancellation,
-    WorkCancelledError,
-    WorkThreads,
-)
+from rossmann.serving.prediction.threads import Cancellation, WorkCancelledError, WorkThreads
 
 ended = "ended"
 

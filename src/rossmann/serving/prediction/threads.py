@@ -1,17 +1,22 @@
-"""Work in threads that ends early when its client goes away or the service stops."""
+"""Threads of requests: work that ends early when its client goes away, and loads of versions.
+
+Versions are loaded in daemon threads, so that a slow registry blocks no other request.
+"""
 
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from typing import Final, TypeVar
 
 from starlette.requests import Request
 
 from rossmann.errors import ServiceError
 from rossmann.serving.observability.tracing import with_current_context
+from rossmann.serving.runtime.version_manager import SelectedVersion, VersionManager
 
 T = TypeVar("T")
+_MAX_LOADS: Final = 4
 
 
 class WorkCancelledError(ServiceError):
@@ -80,3 +85,39 @@ class WorkThreads:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+class VersionLoader:
+    """Returns loaded versions at once, and loads others in a thread.
+
+    No pool: its threads would be joined when the process ends, and a download may take a minute.
+    """
+
+    def __init__(self, versions: VersionManager) -> None:
+        self._versions = versions
+        self._slots = asyncio.Semaphore(_MAX_LOADS)
+
+    async def get(self, stage: str | int) -> SelectedVersion:
+        """The version in ``stage`` or of that number; raises like ``VersionManager.load``."""
+        loaded = self._versions.get_loaded(stage)
+        if loaded is not None:
+            return loaded
+        async with self._slots:
+            return await _run_in_daemon_thread(
+                with_current_context(lambda: self._versions.load(stage))
+            )
+
+
+async def _run_in_daemon_thread(work: Callable[[], SelectedVersion]) -> SelectedVersion:
+    """What ``work`` returns or raises."""
+    future: Future[SelectedVersion] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001 -- raised in the request that waits for it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await asyncio.wrap_future(future)
