@@ -39,7 +39,7 @@ from rossmann.serving.observability.tracing import span, with_current_context
 from rossmann.serving.prediction.micro_batching import MicroBatcher
 from rossmann.serving.prediction.threads import Cancellation, VersionLoader, WorkThreads
 from rossmann.serving.request_parsing.body import BodyBudget, read_body, reject_query
-from rossmann.serving.request_parsing.predict_inputs import PredictInputs, parse_inputs
+from rossmann.serving.request_parsing.predict_parser import PredictInputs, parse_inputs
 from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.freed_memory import MIN_BYTES, release_freed_memory
 from rossmann.serving.runtime.service import Service
