@@ -38,9 +38,8 @@ from rossmann.serving.observability.prediction_recorder import PredictionRecorde
 from rossmann.serving.prediction.handler import PredictHandler
 from rossmann.serving.routes.dependencies import prioritize_direct_routes
 from rossmann.serving.routes.forecasts import add_file_route, add_row_routes
-from rossmann.serving.routes.health import health_router
-from rossmann.serving.routes.models import experiment_router, model_router
 from rossmann.serving.routes.openapi import install_openapi, restrict_static_mounts
+from rossmann.serving.routes.operations import experiment_router, health_router, model_router
 from rossmann.serving.routes.stores import store_router
 from rossmann.serving.runtime.cpu_affinity import pinned_core
 from rossmann.serving.runtime.service import Service
