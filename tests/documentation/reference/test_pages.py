@@ -34,8 +34,7 @@ from rossmann.schema import FEATURES, ROW_FIELDS
 from rossmann.serving.observability.metrics import LABELS
 from rossmann.serving.request_parsing import predict_parser
 from rossmann.serving.request_parsing.predict_parser import to_error_details
-from rossmann.serving.schemas.error_types import ERROR_TYPES
-from rossmann.serving.schemas.errors import STATUS_BY_ERROR, STATUS_DESCRIPTIONS
+from rossmann.serving.schemas.errors import ERROR_TYPES, STATUS_BY_ERROR, STATUS_DESCRIPTIONS
 from rossmann.serving.schemas.models import LoadRequest, PromoteRequest
 from rossmann.settings import Settings
 from tests.paths import ROOT, SOURCE

@@ -30,8 +30,7 @@ from rossmann.models.inference.row_warnings import WARNING_TYPES
 from rossmann.prediction_log.database import tables
 from rossmann.schema import FEATURE_CATALOGUE, Feature
 from rossmann.serving.observability.metrics import LABELS, Metrics
-from rossmann.serving.schemas.error_types import ERROR_TYPES
-from rossmann.serving.schemas.errors import STATUS_DESCRIPTIONS, client_error
+from rossmann.serving.schemas.errors import ERROR_TYPES, STATUS_DESCRIPTIONS, client_error
 from rossmann.setting_groups import AccessSettings, GateSettings, RequestLimits, TrainingSettings
 from rossmann.settings import ExperimentSettings, PathSettings, ServiceSettings, Settings
 
