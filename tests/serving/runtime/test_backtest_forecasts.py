@@ -29,8 +29,8 @@ from rossmann.serving.app import create_app
 from rossmann.serving.client.client import Client
 from rossmann.serving.runtime import backtest_forecasts
 from rossmann.serving.runtime.backtest_forecasts import BacktestForecasts
+from rossmann.serving.runtime.registry_view import LoadedVersion
 from rossmann.serving.runtime.service import Service, build_service
-from rossmann.serving.runtime.version_cache import LoadedVersion
 from rossmann.settings import Settings
 
 Live = Callable[[FastAPI], AbstractContextManager[str]]

@@ -54,8 +54,7 @@ from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.observability.tracing import with_current_context
 from rossmann.serving.prediction.threads import Cancellation, VersionLoader, WorkThreads
-from rossmann.serving.runtime.cpu_affinity import unpinned
-from rossmann.serving.runtime.freed_memory import release_freed_memory
+from rossmann.serving.runtime.process_resources import release_freed_memory, unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 

@@ -40,8 +40,7 @@ from rossmann.serving.prediction.micro_batching import MicroBatcher
 from rossmann.serving.prediction.threads import Cancellation, VersionLoader, WorkThreads
 from rossmann.serving.request_parsing.body import BodyBudget, read_body, reject_query
 from rossmann.serving.request_parsing.predict_parser import PredictInputs, parse_inputs
-from rossmann.serving.runtime.cpu_affinity import unpinned
-from rossmann.serving.runtime.freed_memory import MIN_BYTES, release_freed_memory
+from rossmann.serving.runtime.process_resources import MIN_BYTES, release_freed_memory, unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 

@@ -13,7 +13,7 @@ from rossmann.errors import ModelError, ServiceError
 from rossmann.logging_config import get_logger
 from rossmann.models.gate.backtest_predictions import BacktestPredictions, NewestForecasts
 from rossmann.models.inference.row_warnings import NO_TRAINING
-from rossmann.serving.runtime.version_cache import LoadedVersion, VersionKey
+from rossmann.serving.runtime.registry_view import LoadedVersion, VersionKey
 from rossmann.serving.runtime.version_manager import VersionManager
 
 _RETRY_SECONDS: Final = 60.0
