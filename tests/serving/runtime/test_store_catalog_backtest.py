@@ -27,10 +27,10 @@ from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.registry import Registry
 from rossmann.serving.app import create_app
 from rossmann.serving.client.client import Client
-from rossmann.serving.runtime import backtest_forecasts
-from rossmann.serving.runtime.backtest_forecasts import BacktestForecasts
+from rossmann.serving.runtime import store_catalog
 from rossmann.serving.runtime.registry_view import LoadedVersion
 from rossmann.serving.runtime.service import Service, build_service
+from rossmann.serving.runtime.store_catalog import BacktestForecasts
 from rossmann.settings import Settings
 
 Live = Callable[[FastAPI], AbstractContextManager[str]]
@@ -99,7 +99,7 @@ def test_without_an_answer_of_the_registry_it_is_tried_again_later(
     for _ in range(3):
         backtests.refresh()
     assert loader.versions == [1] and current_version(backtests) is None
-    monkeypatch.setattr(backtest_forecasts, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(store_catalog, "_RETRY_SECONDS", 0.0)
     backtests._retry_at = 0.0
     loader.error = OSError("the disk is full")
     backtests.refresh()
