@@ -1,21 +1,33 @@
-"""Forecast routes: ``POST /predict``, ``/explain`` and ``/predict/file``.
+"""Routes to plan with: ``POST /predict``, ``/explain``, ``/predict/file``, and those about stores.
 
-Their handlers read the request themselves; what the OpenAPI document says of files is written here.
+The forecast handlers read the request themselves; what the OpenAPI document says of files is
+written here.
 """
 
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from rossmann.data.prepare_predictions import template_csv
 from rossmann.data.uploads.result_files import MEDIA_TYPES
 from rossmann.data.uploads.value_formats import DATE_FORMATS, DECIMAL_MARKS
 from rossmann.schema import OBJECTIVES
+from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.batch_prediction.handler import BatchPredictHandler
 from rossmann.serving.batch_prediction.upload import FILE_FORMATS
 from rossmann.serving.prediction.handler import PredictHandler
-from rossmann.serving.routes.dependencies import DirectRoute
+from rossmann.serving.routes.dependencies import (
+    DayCount,
+    DirectRoute,
+    FromDay,
+    RequiredPermission,
+    StoreNumber,
+    UntilDay,
+    reject_unknown_query_params,
+)
+from rossmann.serving.runtime.store_catalog import StoreCatalogCache
 from rossmann.serving.schemas.forecasts import ExplainResponse, PredictResponse
+from rossmann.serving.schemas.stores import StoreHistory, StorePlan, StoreSummary
 
 _STRING: Final = {"type": "string"}
 _BINARY: Final = {"type": "string", "format": "binary"}
@@ -118,3 +130,30 @@ def _file_parameters() -> list[dict[str, Any]]:
         }
         for name, schema, text in parameters
     ]
+
+
+def store_router(catalogs: StoreCatalogCache, access_control: AccessControl) -> APIRouter:
+    """``/stores`` and what is below it."""
+    dependencies = [
+        Depends(RequiredPermission(access_control, access_control.stores_permission)),
+        Depends(reject_unknown_query_params),
+    ]
+    router = APIRouter(prefix="/stores", tags=["stores"], dependencies=dependencies)
+
+    @router.get("", summary="Every store, with what it sold lately")
+    def stores() -> list[StoreSummary]:
+        return catalogs.get().list()
+
+    @router.get("/{store}", summary="One store")
+    def store(store: StoreNumber) -> StoreSummary:
+        return catalogs.get().get(store)
+
+    @router.get("/{store}/history", summary="A store's past days")
+    def history(store: StoreNumber, days: DayCount = 90, until: UntilDay = None) -> StoreHistory:
+        return catalogs.get().history(store, days, until)
+
+    @router.get("/{store}/plan", summary="A store's plan: openings, promotions, holidays")
+    def plan(store: StoreNumber, days: DayCount = 48, start: FromDay = None) -> StorePlan:
+        return catalogs.get().plan(store, start, days)
+
+    return router
