@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 import httpx
 import pytest
 from fastapi import FastAPI
-from tests.serving.batch_prediction.test_response_stream import staging_files, table, wait_until
 
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import ServiceBusyError
@@ -22,6 +21,7 @@ from rossmann.serving.batch_prediction.upload_limits import (
     FilePlaces,
 )
 from rossmann.settings import Settings
+from tests.serving.batch_prediction.test_job_response_stream import staging_files, table, wait_until
 
 App = Callable[..., FastAPI]
 Live = Callable[[FastAPI], AbstractContextManager[str]]
