@@ -22,7 +22,7 @@ from rossmann.serving.access import oidc_tokens
 from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission, generate_key
 from rossmann.serving.error_handlers import handle_product_error
-from rossmann.serving.middleware.security_headers import SecurityHeadersMiddleware
+from rossmann.serving.middleware import SecurityHeadersMiddleware
 from rossmann.serving.observability.access_log import REQUEST_RECORD_KEY, RequestRecord
 from rossmann.settings import load_settings
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rossmann.serving.middleware.request_context import RequestContextMiddleware
+from rossmann.serving.middleware import RequestContextMiddleware
 from rossmann.serving.observability.access_log import RequestRecord, open_access_log
 from rossmann.serving.observability.metrics import Metrics
 

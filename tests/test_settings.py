@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from rossmann.addresses import with_password
-from rossmann.documentation.reference.settings_tables import OTHER_VARIABLES
+from rossmann.documentation.reference.lists import OTHER_VARIABLES
 from rossmann.errors import SettingsError
 from rossmann.launcher.mlflow_server import server_environment
 from rossmann.settings import Settings, load_settings

@@ -35,9 +35,14 @@ from rossmann.addresses import (
 )
 from rossmann.errors import SettingsError, settings_error_message
 from rossmann.installation import absolute_path, params_file
-from rossmann.request_settings import AccessSettings, RequestLimits
 from rossmann.schema import Objective, Stage
-from rossmann.training_settings import GateSettings, Profile, TrainingSettings
+from rossmann.setting_groups import (
+    AccessSettings,
+    GateSettings,
+    Profile,
+    RequestLimits,
+    TrainingSettings,
+)
 
 _PREFIX: Final = "ROSSMANN_"
 _SECRETS_DIR: Final = "ROSSMANN_SECRETS_DIR"

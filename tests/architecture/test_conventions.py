@@ -28,7 +28,7 @@ LAST_RESORTS = {
     "prediction_log/writing/spool_writer.py": 1,  # an invalid entry affects no other
     "serving/experiments/experiment.py": 1,  # a failing challenger fails no request
     "serving/experiments/shadow.py": 1,  # the shadow thread keeps running
-    "serving/prediction/version_loader.py": 1,  # the waiting request gets the error
+    "serving/prediction/threads.py": 1,  # the waiting request gets the error
     "serving/runtime/version_manager.py": 1,  # the polling thread keeps running
 }
 """Modules that may catch any exception, and how often."""

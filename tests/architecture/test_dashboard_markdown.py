@@ -10,7 +10,7 @@ import pytest
 from tests.paths import SOURCE
 
 FOLDER = SOURCE / "dashboard"
-HTML_MODULE = FOLDER / "shared" / "page_style.py"
+HTML_MODULE = FOLDER / "shared" / "page_elements.py"
 MODULES = sorted(
     path
     for path in FOLDER.rglob("*.py")

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from rossmann.dashboard.server import health_url, server_command, server_environment
-from rossmann.dashboard.single.attributions import waterfall_steps
+from rossmann.dashboard.single.result import waterfall_steps
 from rossmann.data.make_dataset import make_dataset
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.registry.model_cache import save_last_production, write_version

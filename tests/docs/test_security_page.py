@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rossmann.request_settings import RequestLimits
+from rossmann.setting_groups import RequestLimits
 from tests.paths import ROOT
 
 PAGE = (ROOT / "docs" / "deployment" / "limits.md").read_text("utf-8")

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from rossmann.documentation.build import build_site, read_pages
-from rossmann.web.documentation_site import DocumentationSite
+from rossmann.web import DocumentationSite
 from tests.fixtures.serving import run_live
 from tests.paths import ROOT
 

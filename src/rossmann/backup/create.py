@@ -30,8 +30,14 @@ from rossmann.backup.file_copy import (
     is_database,
     megabytes,
 )
-from rossmann.backup.manifest import SETTINGS, Manifest, write_manifest
-from rossmann.backup.saved_state import data_version, logged_rows, registered_versions
+from rossmann.backup.manifest import (
+    SETTINGS,
+    Manifest,
+    data_version,
+    logged_rows,
+    registered_versions,
+    write_manifest,
+)
 from rossmann.errors import BackupError
 from rossmann.filesystem.atomic_write import (
     private_files,

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rossmann.cli import backup, data, docs, keys, log, models, predict, services, training, tune
+from rossmann.cli import data, keys, log, models, predict, services, training, tune
 from rossmann.cli.terminal import echo
 from rossmann.errors import RossmannError, SettingsError, missing_package_message
 from rossmann.filesystem.atomic_write import private_files
@@ -39,8 +39,6 @@ app.command()(training.retrain)
 models.add_verbs(app)
 predict.add_verbs(app)
 services.add_verbs(app)
-backup.add_verbs(app)
-docs.add_verbs(app)
 
 
 def _print_version(wanted: bool) -> None:

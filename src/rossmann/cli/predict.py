@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
     from rossmann.models.inference.totals import Totals
     from rossmann.schema import FloatArray, Objective
-    from rossmann.serving.runtime.version_cache import LoadedVersion
+    from rossmann.serving.runtime.registry_view import LoadedVersion
     from rossmann.serving.runtime.version_manager import SelectedVersion
     from rossmann.settings import Settings
 

@@ -1,15 +1,20 @@
-"""Verbs that run services: up, down, status, serve, mlflow, dashboard; and settings."""
+"""Verbs of an installation: services, their settings, backup and restore, and the documentation."""
 
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rossmann.cli.terminal import echo
+from rossmann.cli.terminal import echo, progress
+from rossmann.installation import shell_command
+
+if TYPE_CHECKING:
+    from rossmann.settings import Settings
 
 DemoOption = Annotated[bool, typer.Option("--demo", help="demo data even where real tables are")]
 
@@ -25,6 +30,9 @@ def add_verbs(app: typer.Typer) -> None:
     app.command()(settings)
     app.command()(prepare)
     app.command(hidden=True)(guard)
+    app.command()(backup)
+    app.command()(restore)
+    app.command()(docs)
 
 
 def up(
@@ -189,3 +197,133 @@ def _become(command: Sequence[str], environment: Mapping[str, str]) -> None:
     """Turn this process into the server, so that signals reach it and nothing stands between."""
     sys.stdout.flush()
     os.execve(command[0], list(command), {**os.environ, **environment})
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="a new folder, better on another disk")],
+) -> None:
+    """Copy tables, registry, prediction log and digests of keys, while the services run.
+
+    Run it as the user of the services, with their environment. Databases are copied as of one
+    moment, and checked. The folder is there when it is complete, never before. What lies in other
+    places, such as a log in PostgreSQL, is named and not copied.
+
+    Example: rossmann backup /backup/rossmann/monday
+    """
+    from rossmann.backup.create import back_up
+    from rossmann.backup.file_copy import megabytes
+    from rossmann.launcher.stop_signals import Interrupts
+    from rossmann.settings import load_settings
+
+    with Interrupts():  # so that SIGTERM, too, leaves no draft
+        done = back_up(load_settings(), folder, progress)
+    for name in done.databases:
+        echo(f"{name:<24}  integrity check ok, {megabytes(done.manifest.files[name].size)}")
+    _show(done.manifest.summary())
+    for text in done.manifest.not_included:
+        echo(f"NOT in the backup: {text}")
+    echo(f"saved in {done.folder}")
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(help="the folder of a backup")],
+    check: Annotated[
+        bool, typer.Option("--check", help="check the backup's files, restore nothing")
+    ] = False,
+) -> None:
+    """Copy a backup into the empty data folder that ROSSMANN_DATA_DIR names.
+
+    Stop the services first. Every file is compared with its digest before anything is written. A
+    data folder with any content is refused.
+
+    Example: ROSSMANN_DATA_DIR=/srv/restored rossmann restore /backup/rossmann/monday
+    """
+    from rossmann.backup.restore import check_backup
+    from rossmann.backup.restore import restore as restore_backup
+    from rossmann.launcher.stop_signals import Interrupts
+    from rossmann.settings import load_settings
+
+    if check:
+        _show(check_backup(folder, progress).summary())
+        echo(f"{folder} is whole: every file is as it was saved")
+        return
+    settings = load_settings()
+    with Interrupts():
+        done = restore_backup(settings, folder, progress)
+    _show(done.manifest.summary())
+    for text in done.notes:
+        echo(f"note: {text}")
+    echo(f"restored to {settings.data_dir}; next: {shell_command('features')}")
+    echo("then start the services (rossmann up, or systemctl start rossmann.target)")
+
+
+def _show(lines: list[tuple[str, str]]) -> None:
+    for name, text in lines:
+        echo(f"{name:<10}  {text}")
+
+
+def docs(
+    context: typer.Context,
+    build: Annotated[bool, typer.Option("--build", help="build it, and serve nothing")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="build it into this folder instead")
+    ] = None,
+    write_reference: Annotated[
+        bool, typer.Option("--write-reference", help="write the pages below docs/reference/ anew")
+    ] = False,
+    screenshots: Annotated[
+        bool, typer.Option("--screenshots", help="take docs/images/ anew from the dashboard")
+    ] = False,
+) -> None:
+    """Build the documentation and serve it until Ctrl-C.
+
+    The API and the dashboard have it too, below /documentation/, once it is built.
+    Example: rossmann docs
+    """
+    from rossmann.documentation.build import build_site
+    from rossmann.installation import documentation_source
+    from rossmann.settings import load_settings
+
+    chosen = load_settings()
+    pages = documentation_source() / "docs"
+    if write_reference:
+        _write_reference(context, pages)
+    if screenshots:
+        from rossmann.documentation.screenshots import take_screenshots
+
+        for file in take_screenshots(chosen.dashboard_url, pages / "images"):
+            echo(f"  {file.name}")
+    if (write_reference or screenshots) and not (build or output):
+        return
+    site = output or chosen.site_dir
+    built = build_site(site.resolve())
+    echo(f"Documentation {'built' if built else 'is up to date'}: {site}")
+    if not (build or output):
+        _serve_documentation(chosen)
+
+
+def _write_reference(context: typer.Context, pages: Path) -> None:
+    from rossmann.documentation.reference import reference_pages
+    from rossmann.filesystem.atomic_write import write_text_atomic
+
+    for name, text in reference_pages(context.find_root().command).items():
+        write_text_atomic(pages / name, text, 0o644)
+        echo(f"  {name}")
+
+
+def _serve_documentation(settings: "Settings") -> None:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    from rossmann.addresses import url_host
+    from rossmann.serving.server import bind
+    from rossmann.web import DocumentationSite
+
+    host, port = settings.host, settings.docs_port
+    site = Starlette(routes=[Mount("/", DocumentationSite(settings.site_dir))])
+    # Readers that pause between pages keep their connection.
+    config = uvicorn.Config(site, log_level="warning", timeout_keep_alive=75)
+    with bind(host, port, "ROSSMANN_DOCS_PORT") as listener:
+        echo(f"http://{url_host(host)}:{port}/  (Ctrl-C ends it)")
+        uvicorn.Server(config).run(sockets=[listener])

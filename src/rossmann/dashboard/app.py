@@ -10,7 +10,7 @@ from rossmann.dashboard.batch.page import show_batch
 from rossmann.dashboard.home import show_home
 from rossmann.dashboard.shared.error_boundary import error_boundary, retry_is_due
 from rossmann.dashboard.shared.markdown import escape_markdown
-from rossmann.dashboard.shared.page_style import DEMO_NOTE_KEY, PAGE_SCRIPT, PAGE_STYLE
+from rossmann.dashboard.shared.page_elements import DEMO_NOTE_KEY, PAGE_SCRIPT, PAGE_STYLE
 from rossmann.dashboard.shared.service_state import (
     REFRESH_SECONDS,
     ServiceStatus,
@@ -22,7 +22,7 @@ from rossmann.dashboard.single.form import show_single
 from rossmann.logging_config import configure_logging
 from rossmann.schema import Dataset
 from rossmann.settings import load_settings
-from rossmann.web.documentation_site import PATH as DOCUMENTATION
+from rossmann.web import PATH as DOCUMENTATION
 
 TITLE: Final = "Rossmann Forecasting"
 FAVICON: Final = Path(__file__).with_name("favicon.svg")

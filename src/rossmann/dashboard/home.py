@@ -7,11 +7,10 @@ from streamlit.navigation.page import Page
 import rossmann
 from rossmann.addresses import without_credentials
 from rossmann.dashboard.shared.charts import accuracy_chart
-from rossmann.dashboard.shared.dates import short_date
 from rossmann.dashboard.shared.error_boundary import error_boundary
+from rossmann.dashboard.shared.formats import number_format, short_date
 from rossmann.dashboard.shared.markdown import Markdown, code_span, escape_markdown
-from rossmann.dashboard.shared.number_format import number_format
-from rossmann.dashboard.shared.page_style import LIVE_KEY
+from rossmann.dashboard.shared.page_elements import LIVE_KEY
 from rossmann.dashboard.shared.service_state import (
     REFRESH_SECONDS,
     Colour,

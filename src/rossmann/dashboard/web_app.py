@@ -14,10 +14,9 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.starlette import App
 
-from rossmann.dashboard.shared.page_style import PAGE_SCRIPT
+from rossmann.dashboard.shared.page_elements import PAGE_SCRIPT
 from rossmann.settings import load_settings
-from rossmann.web.content_policy import content_policy
-from rossmann.web.documentation_site import PATH, DocumentationSite
+from rossmann.web import PATH, DocumentationSite, content_policy
 
 SCRIPT: Final = Path(__file__).with_name("app.py")
 

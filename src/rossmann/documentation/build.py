@@ -19,7 +19,7 @@ from typing import Any, Final
 from rossmann.errors import DocumentationError
 from rossmann.filesystem.atomic_write import staging_folder
 from rossmann.installation import documentation_source
-from rossmann.web.documentation_site import CODE_BLOCK
+from rossmann.web import CODE_BLOCK
 
 CONFIG: Final = "zensical.toml"
 _STAMP: Final = ".built-from"

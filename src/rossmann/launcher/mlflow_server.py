@@ -200,8 +200,7 @@ def run(host: str, port: int, folder: Path) -> None:
         from mlflow.server import app as pages
         from mlflow.server.fastapi_app import app
 
-        from rossmann.launcher.artifact_protection import protect_registered_files
-        from rossmann.launcher.unused_routes import refuse_unused_routes
+        from rossmann.launcher.mlflow_guard import protect_registered_files, refuse_unused_routes
 
         protect_registered_files(os.environ[_BACKEND], folder / "artifacts")
         refuse_unused_routes(app, pages)

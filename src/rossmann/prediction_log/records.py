@@ -3,6 +3,9 @@
 A batch is two frames: one row for each request, one for each of its forecast rows. They are joined
 by ``entry``, the number of the request within its process, from 1 on. A spool file holds both
 frames as compressed Arrow IPC, with a checksum.
+
+Also the protocol of the database that stores them; tests implement it with stores that fail. It
+stands apart from ``sql_store``, whose import of SQLAlchemy takes a quarter of a second.
 """
 
 import io
@@ -10,14 +13,14 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, Literal
+from datetime import date, datetime
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from rossmann.errors import DataError
+from rossmann.errors import DataError, ServiceError
 from rossmann.models.inference.row_warnings import NO_TRAINING, TrainingSpan, is_in_training
 from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
 
@@ -301,3 +304,29 @@ def _to_ipc(frame: pl.DataFrame) -> bytes:
     file = io.BytesIO()
     frame.write_ipc(file, compression="zstd")
     return file.getvalue()
+
+
+class RejectedRowsError(ServiceError):
+    """The database works, but rejects these rows."""
+
+
+class LogStore(Protocol):
+    """Stores batches permanently."""
+
+    def write(self, writer: str, batches: Sequence[tuple[int, Batch]]) -> None:
+        """Write the (number, batch) pairs that are not stored yet, all or none; numbers rise.
+
+        Raises ``ServiceError``, or ``RejectedRowsError`` where the rows themselves are invalid.
+        """
+
+    def claim_pruning(self, today: date) -> bool:
+        """True for one caller a day: it is the one that prunes."""
+
+    def prune(self, before: datetime, max_rows: int) -> int:
+        """Delete some rows answered before then; returns how many, 0 where none is left."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+StoreFactory = Callable[[str], LogStore]

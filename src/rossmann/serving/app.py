@@ -25,8 +25,11 @@ from rossmann.serving.error_handlers import (
 )
 from rossmann.serving.experiments.report import ExperimentReport
 from rossmann.serving.experiments.shadow import RunningExperiment, build_experiment
-from rossmann.serving.middleware.request_context import RequestContextMiddleware, add_base_path
-from rossmann.serving.middleware.security_headers import add_security_headers
+from rossmann.serving.middleware import (
+    RequestContextMiddleware,
+    add_base_path,
+    add_security_headers,
+)
 from rossmann.serving.observability import tracing
 from rossmann.serving.observability.access_log import AccessLog, open_access_log
 from rossmann.serving.observability.gauges import StateCollector
@@ -34,17 +37,15 @@ from rossmann.serving.observability.metrics import Metrics, current_multiprocess
 from rossmann.serving.observability.prediction_recorder import PredictionRecorder
 from rossmann.serving.prediction.handler import PredictHandler
 from rossmann.serving.routes.dependencies import prioritize_direct_routes
-from rossmann.serving.routes.forecasts import add_file_route, add_row_routes
-from rossmann.serving.routes.health import health_router
-from rossmann.serving.routes.models import experiment_router, model_router
 from rossmann.serving.routes.openapi import install_openapi, restrict_static_mounts
-from rossmann.serving.routes.stores import store_router
-from rossmann.serving.runtime.cpu_affinity import pinned_core
+from rossmann.serving.routes.operations import experiment_router, health_router, model_router
+from rossmann.serving.routes.planning import add_file_route, add_row_routes, store_router
+from rossmann.serving.runtime.process_resources import pinned_core
 from rossmann.serving.runtime.service import Service
 from rossmann.serving.runtime.store_catalog import StoreCatalogCache
 from rossmann.settings import Settings
-from rossmann.web.documentation_site import PATH as DOCUMENTATION_PATH
-from rossmann.web.documentation_site import DocumentationSite
+from rossmann.web import PATH as DOCUMENTATION_PATH
+from rossmann.web import DocumentationSite
 
 _GC_THRESHOLD: Final = 25_000
 """New objects (some 3 MB) after which Python searches the youngest generation for cycles."""

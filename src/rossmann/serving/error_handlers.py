@@ -13,7 +13,7 @@ from rossmann import errors
 from rossmann.errors import ErrorDetail, RequestError, RossmannError
 from rossmann.installation import without_local_details
 from rossmann.logging_config import get_logger
-from rossmann.serving.middleware.security_headers import DEFAULT_HEADERS
+from rossmann.serving.middleware import DEFAULT_HEADERS
 from rossmann.serving.schemas.errors import status_of
 
 _HEADERS: Final = {

@@ -125,7 +125,7 @@ def check_tracing() -> None:
 
 def require_servable_model(settings: Settings) -> None:
     """Raise ``ModelUnavailableError`` where no worker could start; loads nothing."""
-    from rossmann.serving.runtime.registry_snapshot import require_startable
+    from rossmann.serving.runtime.registry_view import require_startable
     from rossmann.serving.runtime.service import open_registry, startup_timeout
 
     registry = open_registry(settings)

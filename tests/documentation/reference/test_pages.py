@@ -15,16 +15,15 @@ from pydantic import ValidationError
 from rossmann.cli import app
 from rossmann.data.uploads import fields
 from rossmann.documentation.reference import reference_pages
-from rossmann.documentation.reference.docstrings import attribute_texts, split_example
-from rossmann.documentation.reference.http_api import TAGS, api_document, operations
-from rossmann.documentation.reference.metrics import all_metrics
-from rossmann.documentation.reference.pages import REWRITE_COMMAND
-from rossmann.documentation.reference.python_client import public_methods
-from rossmann.documentation.reference.settings_tables import (
+from rossmann.documentation.reference.http_api import TAGS, api_document, operations, public_methods
+from rossmann.documentation.reference.lists import (
     OTHER_VARIABLES,
     PARAMETER_GROUPS,
     SERVICE_GROUPS,
+    all_metrics,
 )
+from rossmann.documentation.reference.page_parts import attribute_texts, split_example
+from rossmann.documentation.reference.pages import REWRITE_COMMAND
 from rossmann.errors import EXIT_CODES, AlreadyRunningError
 from rossmann.features.feature_details import FEATURE_DETAILS
 from rossmann.launcher.stop_signals import Interrupted
@@ -35,8 +34,7 @@ from rossmann.schema import FEATURES, ROW_FIELDS
 from rossmann.serving.observability.metrics import LABELS
 from rossmann.serving.request_parsing import predict_parser
 from rossmann.serving.request_parsing.predict_parser import to_error_details
-from rossmann.serving.schemas.error_types import ERROR_TYPES
-from rossmann.serving.schemas.errors import STATUS_BY_ERROR, STATUS_DESCRIPTIONS
+from rossmann.serving.schemas.errors import ERROR_TYPES, STATUS_BY_ERROR, STATUS_DESCRIPTIONS
 from rossmann.serving.schemas.models import LoadRequest, PromoteRequest
 from rossmann.settings import Settings
 from tests.paths import ROOT, SOURCE

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from rossmann.errors import ServiceError, SettingsError
 from rossmann.models.inference.row_warnings import TrainingSpan
 from rossmann.prediction_log.database.sql_store import SqlLogStore
-from rossmann.prediction_log.database.store_protocol import RejectedRowsError
 from rossmann.prediction_log.database.tables import NewerSchemaError, open_engine, predictions_query
 from rossmann.prediction_log.queries.export import ExportFilter, LogReader
-from rossmann.prediction_log.records import Batch
+from rossmann.prediction_log.records import Batch, RejectedRowsError
 from tests.fixtures.prediction_log import MakeEntry, ReadRowKeys, make_batch, row_keys
 
 

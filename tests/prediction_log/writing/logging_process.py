@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rossmann.prediction_log.database.store_protocol import LogStore
-from rossmann.prediction_log.records import Batch, LoggedPrediction
+from rossmann.prediction_log.records import Batch, LoggedPrediction, LogStore
 from rossmann.prediction_log.writing.log import LogOptions, PredictionLog, open_store
 from rossmann.schema import StoreDays
 

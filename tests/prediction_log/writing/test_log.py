@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.errors import ServiceError
-from rossmann.prediction_log.database.store_protocol import RejectedRowsError, StoreFactory
-from rossmann.prediction_log.records import Batch
+from rossmann.prediction_log.records import Batch, RejectedRowsError, StoreFactory
 from rossmann.prediction_log.writing.log import LogOptions, PredictionLog, open_log, open_store
 from rossmann.settings import load_settings
 from tests.fixtures.prediction_log import MakeEntry, ReadRowKeys, row_keys, wait_until_written

@@ -21,7 +21,7 @@ from rossmann.serving.batch_prediction.upload_limits import (
     FilePlaces,
 )
 from rossmann.settings import Settings
-from tests.serving.batch_prediction.test_response_stream import staging_files, table, wait_until
+from tests.serving.batch_prediction.test_job_response_stream import staging_files, table, wait_until
 
 App = Callable[..., FastAPI]
 Live = Callable[[FastAPI], AbstractContextManager[str]]

@@ -30,7 +30,7 @@ from rossmann.serving.access.api_keys import Permission, generate_key
 from tests.fixtures import bombs
 from tests.fixtures.serving import RunningService
 from tests.fixtures.watch import ServiceWatch, Target, memory_mb
-from tests.serving.batch_prediction.test_response_stream import table
+from tests.serving.batch_prediction.test_job_response_stream import table
 from tests.serving.batch_prediction.test_upload_limits import clients
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"

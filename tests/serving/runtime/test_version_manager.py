@@ -9,7 +9,7 @@ import pytest
 
 from rossmann.errors import ModelUnavailableError, ServiceError, VersionNotFoundError
 from rossmann.schema import Stage
-from rossmann.serving.runtime.registry_snapshot import require_startable
+from rossmann.serving.runtime.registry_view import require_startable
 from rossmann.serving.runtime.version_manager import VersionManager
 
 Open = Callable[..., VersionManager]

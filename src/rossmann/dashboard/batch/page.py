@@ -14,10 +14,16 @@ from rossmann.dashboard.batch.job import BatchRun
 from rossmann.dashboard.batch.result import BatchResult, show_result
 from rossmann.dashboard.batch.tables import errors_table
 from rossmann.dashboard.shared.error_boundary import error_boundary
-from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS, objective_select, selected_objective
+from rossmann.dashboard.shared.formats import number_format
 from rossmann.dashboard.shared.markdown import escape_markdown, markdown_list
-from rossmann.dashboard.shared.number_format import number_format
-from rossmann.dashboard.shared.page_style import REJECTED_FILE_KEY, announce, announcement_region
+from rossmann.dashboard.shared.page_elements import (
+    OBJECTIVE_LABELS,
+    REJECTED_FILE_KEY,
+    announce,
+    announcement_region,
+    objective_select,
+    selected_objective,
+)
 from rossmann.dashboard.shared.service_state import client, info
 from rossmann.data.prepare_predictions import Upload, read_upload, sort_by_row, template_csv
 from rossmann.data.uploads.sandboxed_reader import ReadLimits, SandboxedReader

@@ -14,11 +14,9 @@ from streamlit.delta_generator import DeltaGenerator
 from rossmann.dashboard.batch.job import FORECAST, HIGH, LOW, WARNINGS, BatchRun
 from rossmann.dashboard.batch.tables import FAULT, TOTAL, by_day, by_store, result_file, shown_table
 from rossmann.dashboard.shared.charts import totals_chart
-from rossmann.dashboard.shared.dates import short_date
-from rossmann.dashboard.shared.inputs import OBJECTIVE_LABELS
+from rossmann.dashboard.shared.formats import number_format, short_date, show_table
 from rossmann.dashboard.shared.markdown import escape_markdown
-from rossmann.dashboard.shared.number_format import number_format, show_table
-from rossmann.dashboard.shared.page_style import LIVE_KEY, announce
+from rossmann.dashboard.shared.page_elements import LIVE_KEY, OBJECTIVE_LABELS, announce
 from rossmann.dashboard.shared.service_state import in_background
 from rossmann.data.uploads.result_files import MEDIA_TYPES, ResultFormat, about_forecasts
 from rossmann.schema import Objective, Stage

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from rossmann.dashboard.batch.job import AS_OF, FORECAST, HIGH, LOW, VERSION, WARNINGS, BatchRun
-from rossmann.dashboard.shared.number_format import round_sales
+from rossmann.dashboard.shared.formats import round_sales
 from rossmann.data.prepare_predictions import result_table, sort_by_row
 from rossmann.data.uploads.file_formats import FileFormat
 from rossmann.data.uploads.result_files import ResultFormat, kept_columns

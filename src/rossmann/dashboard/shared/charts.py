@@ -14,7 +14,7 @@ import pandas  # noqa: F401 -- whole before any chart: Altair takes one that a t
 import polars as pl
 import streamlit as st
 
-from rossmann.dashboard.shared.number_format import number_format
+from rossmann.dashboard.shared.formats import number_format
 
 SOLD: Final = "Sold"
 FORECAST: Final = "Forecast"

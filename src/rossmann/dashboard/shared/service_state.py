@@ -9,7 +9,7 @@ from typing import Final, Literal, ParamSpec, TypeVar
 
 import streamlit as st
 
-from rossmann.dashboard.shared.dates import short_date
+from rossmann.dashboard.shared.formats import short_date
 from rossmann.errors import RossmannError, ServiceError
 from rossmann.schema import Dataset
 from rossmann.serving.client.client import Client

@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from rossmann.documentation.reference.docstrings import split_example
-from rossmann.documentation.reference.markdown import (
+from rossmann.documentation.reference.page_parts import (
     block,
     code,
     page,
     paragraphs,
     prose,
     section,
+    split_example,
     table,
 )
 from rossmann.installation import program

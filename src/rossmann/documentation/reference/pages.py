@@ -3,13 +3,14 @@
 from typing import Any
 
 from rossmann.documentation.reference.command_line import command_line_pages
-from rossmann.documentation.reference.error_types import error_pages
-from rossmann.documentation.reference.feature_table import feature_pages
-from rossmann.documentation.reference.http_api import http_pages
-from rossmann.documentation.reference.log_tables import log_table_pages
-from rossmann.documentation.reference.metrics import metric_pages
-from rossmann.documentation.reference.python_client import client_pages
-from rossmann.documentation.reference.settings_tables import settings_pages
+from rossmann.documentation.reference.http_api import client_pages, http_pages
+from rossmann.documentation.reference.lists import (
+    error_pages,
+    feature_pages,
+    log_table_pages,
+    metric_pages,
+    settings_pages,
+)
 
 REWRITE_COMMAND = "rossmann docs --write-reference"
 """The command that writes the pages anew."""

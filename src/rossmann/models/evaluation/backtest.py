@@ -27,8 +27,8 @@ from rossmann.schema import (
     ProgressReporter,
     StoreDays,
 )
+from rossmann.setting_groups import Profile
 from rossmann.settings import Settings
-from rossmann.training_settings import Profile
 
 
 @dataclass(frozen=True)

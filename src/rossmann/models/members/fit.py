@@ -18,7 +18,7 @@ from rossmann.schema import (
     ProgressReporter,
     StoreDays,
 )
-from rossmann.training_settings import Profile
+from rossmann.setting_groups import Profile
 
 Days = npt.NDArray[np.integer]
 SCHEDULE_ENDS_AT_ORIGIN: Final = 0.2

@@ -39,8 +39,8 @@ from rossmann.models.tuning.study import (
     study_name,
 )
 from rossmann.schema import ProgressReporter, feature_fingerprint
+from rossmann.setting_groups import Profile
 from rossmann.settings import Settings
-from rossmann.training_settings import Profile
 
 MIN_GAIN: Final = 0.0003
 """Gain in capped RMSPE, mean of windows and fresh seeds, from which on parameters are written."""

@@ -17,7 +17,6 @@ import polars as pl
 import sqlalchemy as sa
 
 from rossmann.errors import ServiceError
-from rossmann.prediction_log.database.store_protocol import RejectedRowsError
 from rossmann.prediction_log.database.tables import (
     ENTRY_BITS,
     create_tables,
@@ -28,7 +27,7 @@ from rossmann.prediction_log.database.tables import (
     translate_errors,
     writers,
 )
-from rossmann.prediction_log.records import Batch, concat
+from rossmann.prediction_log.records import Batch, RejectedRowsError, concat
 
 _INSERT_ROWS: Final = 256
 """Rows in one INSERT of SQLite, a power of two: other threads wait while they become Python

@@ -10,12 +10,14 @@ from typing import Final
 
 from rossmann.errors import RossmannError
 from rossmann.logging_config import get_logger
-from rossmann.prediction_log.database.store_protocol import (
+from rossmann.prediction_log.records import (
+    Batch,
+    CorruptBatchError,
     LogStore,
     RejectedRowsError,
     StoreFactory,
+    decode,
 )
-from rossmann.prediction_log.records import Batch, CorruptBatchError, decode
 from rossmann.prediction_log.writing.disk_spool import DiskSpool, SpooledFile
 
 MAX_ROWS: Final = 20_000

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from rossmann.logging_config import get_logger
-from rossmann.prediction_log.database.store_protocol import LogStore, StoreFactory
-from rossmann.prediction_log.records import LoggedPrediction
+from rossmann.prediction_log.records import LoggedPrediction, LogStore, StoreFactory
 from rossmann.prediction_log.writing.database_shipper import MAX_ROWS, DatabaseShipper
 from rossmann.prediction_log.writing.disk_spool import DiskSpool
 from rossmann.prediction_log.writing.spool_writer import MAX_FILE_ROWS, MemoryQueue, SpoolWriter

@@ -30,13 +30,14 @@ from rossmann.serving.batch_prediction.job import (
     BatchJob,
     BatchResources,
     BatchUpload,
+    ClientGoneError,
+    ResultSpool,
     UploadLimits,
     create_workspace,
     prepare_job,
     remove_stale_workspaces,
     workspace_root,
 )
-from rossmann.serving.batch_prediction.response_stream import ClientGoneError, ResultSpool
 from rossmann.serving.batch_prediction.upload import (
     BatchOptions,
     read_options,
@@ -52,10 +53,8 @@ from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.observability.tracing import with_current_context
-from rossmann.serving.prediction.cancellable_work import Cancellation, WorkThreads
-from rossmann.serving.prediction.version_loader import VersionLoader
-from rossmann.serving.runtime.cpu_affinity import unpinned
-from rossmann.serving.runtime.freed_memory import release_freed_memory
+from rossmann.serving.prediction.threads import Cancellation, VersionLoader, WorkThreads
+from rossmann.serving.runtime.process_resources import release_freed_memory, unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 

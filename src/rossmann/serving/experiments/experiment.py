@@ -21,7 +21,7 @@ from rossmann.models.inference.row_warnings import RowWarning, WarningFlags, sin
 from rossmann.prediction_log.records import LoggedRole
 from rossmann.schema import FloatArray, Stage, StoreDays
 from rossmann.serving.observability.prediction_recorder import RowIndex
-from rossmann.serving.runtime.version_cache import LoadedVersion
+from rossmann.serving.runtime.registry_view import LoadedVersion
 from rossmann.serving.runtime.version_manager import SelectedVersion, VersionManager
 from rossmann.settings import Settings
 

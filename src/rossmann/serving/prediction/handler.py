@@ -7,7 +7,7 @@ of their own, so that forecasts do not wait for them.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,27 +19,28 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from rossmann.epoch_days import format_iso_day
+from rossmann.errors import ErrorDetail, RequestError
+from rossmann.installation import shell_command
 from rossmann.models.inference.attributions import explanation_records
-from rossmann.models.inference.forecaster import Forecast
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
 from rossmann.models.inference.row_warnings import RowWarning
-from rossmann.schema import Objective, StoreDays
+from rossmann.models.inference.totals import TOTALS_KEY, Totals, forecast_totals
+from rossmann.schema import STORE_TYPES, Objective, StoreDays
 from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission
 from rossmann.serving.experiments.experiment import TrafficSplit, is_eligible, take_rows
 from rossmann.serving.experiments.shadow import RunningExperiment, ShadowJob
-from rossmann.serving.middleware.request_context import NextTickTask
+from rossmann.serving.middleware import NextTickTask
 from rossmann.serving.observability.access_log import request_record
 from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.observability.tracing import span, with_current_context
-from rossmann.serving.prediction.cancellable_work import Cancellation, WorkThreads
 from rossmann.serving.prediction.micro_batching import MicroBatcher
-from rossmann.serving.prediction.response import predict_response
-from rossmann.serving.prediction.version_loader import VersionLoader
+from rossmann.serving.prediction.threads import Cancellation, VersionLoader, WorkThreads
 from rossmann.serving.request_parsing.body import BodyBudget, read_body, reject_query
-from rossmann.serving.request_parsing.predict_inputs import PredictInputs, parse_inputs
-from rossmann.serving.runtime.cpu_affinity import unpinned
-from rossmann.serving.runtime.freed_memory import MIN_BYTES, release_freed_memory
+from rossmann.serving.request_parsing.predict_parser import PredictInputs, parse_inputs
+from rossmann.serving.runtime.process_resources import MIN_BYTES, release_freed_memory, unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 
@@ -271,3 +272,68 @@ async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: obj
     return await asyncio.get_running_loop().run_in_executor(
         pool, with_current_context(work), *arguments
     )
+
+
+def predict_response(
+    call: PredictCall,
+    inputs: PredictInputs,
+    forecast: Forecast,
+    challenger: dict[str, Any] | None,
+    more_warnings: Sequence[RowWarning] = (),
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The fields of ``schemas.forecasts.PredictResponse``.
+
+    A plain dictionary: to build and dump the pydantic model takes longer than a row's features.
+    ``check`` is called between parts of the work, and may raise to end it.
+    """
+    warnings = [*inputs.warnings, *forecast.warnings, *more_warnings]
+    served = call.version.served
+    return {
+        "predictions": forecast.sales.tolist(),
+        "model_version": served.version,
+        "model_stage": call.version.stage,
+        "challenger": challenger,
+        "count": len(inputs.request.rows),
+        "as_of": format_iso_day(forecast.as_of),
+        "objective": forecast.objective,
+        "intervals": [
+            {"level": i.level, "lower": i.lower.tolist(), "upper": i.upper.tolist()}
+            for i in forecast.intervals
+        ],
+        "totals": _totals(served.forecaster, inputs, forecast, check) if inputs.totals else [],
+        "warnings": [warning.as_dict() for warning in warnings],
+        "request_id": call.record.request_id,
+    }
+
+
+def _totals(
+    forecaster: Forecaster, inputs: PredictInputs, forecast: Forecast, check: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Totals of the forecast rows with intervals of the forecast's levels.
+
+    Raises ``RequestError`` where the version has no tables for totals, and for duplicate rows.
+    """
+    if TOTALS_KEY not in forecaster.ensemble.card:
+        msg = f"this version has no bands of totals: train a new one with: {shell_command('train')}"
+        raise RequestError([ErrorDetail(("totals",), msg, "no_totals")])
+    levels = tuple(interval.level for interval in forecast.intervals)
+    request = ForecastRequest(inputs.request.rows, forecast.as_of, levels, forecast.objective)
+    totals = forecast_totals(forecaster, request, forecast.as_of, inputs.totals, check)
+    return [_totals_record(one, levels) for one in totals]
+
+
+def _totals_record(totals: Totals, levels: Sequence[float]) -> dict[str, Any]:
+    return {
+        "by": totals.by,
+        "store": [None if store < 0 else store for store in totals.store.tolist()],
+        "store_type": [None if code < 0 else STORE_TYPES[code] for code in totals.store_type],
+        "first": [format_iso_day(day) for day in totals.first],
+        "last": [format_iso_day(day) for day in totals.last],
+        "rows": totals.rows.tolist(),
+        "sales": totals.sales.tolist(),
+        "intervals": [
+            {"level": level, "lower": lower.tolist(), "upper": upper.tolist()}
+            for level, (lower, upper) in zip(levels, totals.intervals, strict=True)
+        ],
+    }

@@ -16,14 +16,14 @@ from rossmann.models.gate.gate import load_predictions, validate
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import Dataset
-from rossmann.serving.runtime.backtest_forecasts import BacktestForecasts, VersionBacktest
-from rossmann.serving.runtime.cpu_affinity import run_unpinned
-from rossmann.serving.runtime.registry_snapshot import (
+from rossmann.serving.runtime.process_resources import run_unpinned
+from rossmann.serving.runtime.registry_view import (
     STARTUP_TIMEOUT,
+    LoadedVersion,
     ModelRegistry,
     has_cached_production,
 )
-from rossmann.serving.runtime.version_cache import LoadedVersion
+from rossmann.serving.runtime.store_catalog import BacktestForecasts, VersionBacktest
 from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.serving.schemas.models import DataInfo
 from rossmann.settings import Settings

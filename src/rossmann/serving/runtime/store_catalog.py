@@ -1,5 +1,11 @@
-"""Stores of the panel for the API: attributes, history and schedule."""
+"""Stores of the panel for the API: attributes, schedule, and history with its backtest forecasts.
 
+The backtest forecasts of past days are those of the Production version, which forecast them unseen.
+They are stored with the version in the registry. The thread that polls the registry loads them, so
+that no request waits for it.
+"""
+
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +16,18 @@ import numpy as np
 import polars as pl
 
 from rossmann.epoch_days import format_iso_day, parse_iso_day, weekday_of
-from rossmann.errors import ErrorDetail, RequestError
-from rossmann.models.gate.backtest_predictions import DayForecast
+from rossmann.errors import ErrorDetail, ModelError, RequestError, ServiceError
+from rossmann.logging_config import get_logger
+from rossmann.models.gate.backtest_predictions import (
+    BacktestPredictions,
+    DayForecast,
+    NewestForecasts,
+)
 from rossmann.models.inference.row_checks import check_stores, format_value, last_forecast_day
+from rossmann.models.inference.row_warnings import NO_TRAINING
 from rossmann.schema import ASSORTMENTS, STATE_HOLIDAYS, STORE_TYPES
-from rossmann.serving.runtime.backtest_forecasts import VersionBacktest
+from rossmann.serving.runtime.registry_view import LoadedVersion, VersionKey
+from rossmann.serving.runtime.version_manager import VersionManager
 from rossmann.serving.schemas.stores import (
     BacktestForecast,
     PastDay,
@@ -27,12 +40,74 @@ from rossmann.serving.schemas.stores import (
 if TYPE_CHECKING:
     from rossmann.data.panel.panel import Panel
 
+_RETRY_SECONDS: Final = 60.0
+"""Seconds until the registry is asked again after it failed to answer."""
+
+_YEAR: Final = 364
+"""Days of a summary's mean sales: whole weeks."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionBacktest:
+    """A version's number and its backtest forecasts."""
+
+    version: int
+    forecasts: NewestForecasts
+
 
 FindBacktest = Callable[[], VersionBacktest | None]
 """Returns the backtest of the Production version; None while it has none."""
 
-_YEAR: Final = 364
-"""Days of a summary's mean sales: whole weeks."""
+
+class BacktestForecasts:
+    """Holds the backtest of the Production version; ``load`` reads that of a version.
+
+    ``load`` may raise ``ModelError`` where there is none that can be used, ``ServiceError`` where
+    the registry does not answer, and ``OSError``.
+    """
+
+    def __init__(
+        self, versions: VersionManager, load: Callable[[LoadedVersion], BacktestPredictions]
+    ) -> None:
+        self._versions = versions
+        self._load = load
+        self._loaded: tuple[VersionKey, VersionBacktest | None] | None = None
+        self._retry_at = 0.0
+        self._logger = get_logger("backtest")
+
+    def current(self) -> VersionBacktest | None:
+        """The backtest of the version that answers as Production, if it is loaded; never blocks."""
+        production, loaded = self._versions.production, self._loaded
+        if production is None or loaded is None or loaded[0] != production.key:
+            return None
+        return loaded[1]
+
+    def refresh(self) -> None:
+        """Load the backtest of a new Production version; for one thread."""
+        production = self._versions.production
+        if production is None or (self._loaded is not None and self._loaded[0] == production.key):
+            return
+        if self._versions.registry_unreachable or time.monotonic() < self._retry_at:
+            return
+        try:
+            backtest = self._read(production)
+        except ModelError as error:
+            self._logger.info(
+                "no backtest forecasts", version=production.version, reason=str(error)
+            )
+            backtest = None
+        except (ServiceError, OSError) as error:
+            self._logger.info(
+                "no backtest forecasts", version=production.version, reason=str(error)
+            )
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            return
+        self._loaded = production.key, backtest
+
+    def _read(self, version: LoadedVersion) -> VersionBacktest | None:
+        if version.forecaster.training_span == NO_TRAINING:
+            return None  # its backtest is of another chain
+        return VersionBacktest(version.version, NewestForecasts(self._load(version)))
 
 
 @dataclass(frozen=True, slots=True)

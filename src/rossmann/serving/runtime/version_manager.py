@@ -16,13 +16,15 @@ from rossmann.logging_config import get_logger
 from rossmann.models.inference.forecaster import Forecaster
 from rossmann.models.registry.model_cache import save_last_production
 from rossmann.schema import Stage
-from rossmann.serving.runtime.registry_snapshot import (
+from rossmann.serving.runtime.registry_view import (
+    LoadedVersion,
     ModelRegistry,
     RegistrySnapshot,
+    VersionCache,
+    VersionKey,
     cached_production,
     no_production_message,
 )
-from rossmann.serving.runtime.version_cache import LoadedVersion, VersionCache, VersionKey
 
 _MIN_POLL_SECONDS: Final = 1.0
 """Seconds for which an unknown version is not looked up again in the registry."""

@@ -1,1 +1,0 @@
-"""What web applications of this product share: content security policies, the documentation."""
