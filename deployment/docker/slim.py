@@ -33,8 +33,12 @@ UNUSED = (
     "fastapi_offline/static/redoc*",
     "holidays/locale",  # names of holidays in other languages: only their dates are used
     "numpy/distutils",
+)
+UNUSED_BY_SERVICE = (
+    *("rossmann/docs", "rossmann/zensical.toml"),
     *(f"sqlalchemy/dialects/{name}" for name in ("mssql", "mysql", "oracle")),
 )
+"""What the prediction service alone does not read besides."""
 KEEP_TESTS_OF = {"sklearn", "optuna", "jinja2", "mlflow", "streamlit"}
 """Packages that import modules of that name themselves."""
 LIST_IMPORTS = """
@@ -70,9 +74,9 @@ def site_packages(environment: Path) -> Path:
     return folder
 
 
-def remove_unread(packages: Path) -> None:
-    """Remove tests, sources of compiled modules, and unused parts."""
-    for pattern in UNUSED:
+def remove_unread(packages: Path, unused: tuple[str, ...]) -> None:
+    """Remove tests, sources of compiled modules, and what ``unused`` names by patterns."""
+    for pattern in unused:
         for path in packages.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     link_copies(packages / "pyarrow")
@@ -147,10 +151,7 @@ def main() -> int:
     options = parser.parse_args()
     packages = site_packages(options.environment)
     before = size_mb(packages)
-    remove_unread(packages)
-    if options.service:
-        shutil.rmtree(packages / "rossmann" / "docs")
-        (packages / "rossmann" / "zensical.toml").unlink()
+    remove_unread(packages, (*UNUSED, *(UNUSED_BY_SERVICE if options.service else ())))
     subprocess.run(["strip", "--strip-unneeded", *compiled_modules(packages)], check=True)
     shutil.copytree(options.kernels, packages / "rossmann", dirs_exist_ok=True)
     modules = [*options.kernels.with_suffix(".modules").read_text().split(), *LATER]
