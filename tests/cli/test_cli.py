@@ -25,7 +25,7 @@ VERBS = (
     "backtest", "retrain", "models list", "models show", "models compare", "validate", "promote",
     "rollback", "tune", "predict", "serve", "mlflow", "dashboard", "up", "down", "status",
     "settings", "docs", "keys new", "keys list", "keys revoke", "log status", "log export",
-    "log prune", "backup", "restore",
+    "log prune", "backup", "restore", "prepare",
 )  # fmt: skip
 HEAVY_MODULES = (
     "mlflow",
