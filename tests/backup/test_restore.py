@@ -263,6 +263,7 @@ def versions(uri: str) -> dict[int, Stage]:
         return {version.version: version.stage for version in registry.versions()}
 
 
+@pytest.mark.nightly
 def test_rehearsal_of_an_installation(
     chain_settings: Settings, trained: TrainedModel, running_mlflow: RunningMlflow,
     make_entry: MakeEntry, target: Path, tmp_path: Path, capsys: Capture,

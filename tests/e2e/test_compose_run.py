@@ -28,6 +28,7 @@ from tests.e2e.installation import small_parameters
 from tests.paths import ROOT
 
 pytestmark = [
+    pytest.mark.nightly,
     pytest.mark.skipif(bool(missing()), reason=missing() or "everything is there"),
     pytest.mark.timeout(600),
 ]
@@ -293,7 +294,6 @@ def test_a_killed_api_comes_back_with_registry_and_log(
     assert logged_rows(project) == rows + 2
 
 
-@pytest.mark.nightly
 def test_a_backup_is_restored_into_empty_volumes(
     project: Project,
     deployment: Path,

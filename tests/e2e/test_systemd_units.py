@@ -188,6 +188,7 @@ def test_files_and_verbs_of_the_page_exist() -> None:
         assert list(FOLDER.glob(name)), name
 
 
+@pytest.mark.nightly
 def test_the_second_run_of_the_retraining_finds_nothing_new(
     tmp_path: Path, running_mlflow: Callable[[Path, dict[str, str]], AbstractContextManager[str]]
 ) -> None:
