@@ -13,7 +13,10 @@ DATA = Path("/var/lib/rossmann")
 
 
 def pack(names: list[str]) -> None:
-    """What is gone meanwhile is left out: a row of the log that is in the database by then."""
+    """Write the parts ``names``; a file that is gone meanwhile is left out.
+
+    It was a row of the prediction log that has reached the database since.
+    """
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|gz") as archive:
         for name in names:
             for path in [DATA / name, *sorted((DATA / name).rglob("*"))]:
@@ -22,12 +25,13 @@ def pack(names: list[str]) -> None:
 
 
 def unpack() -> None:
-    """Over what is there."""
+    """Write the archive's files into the data folder, in place of those of the same names."""
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|gz") as archive:
         archive.extractall(DATA, filter="tar")
 
 
-if sys.argv[1] == "pack":
-    pack(sys.argv[2:])
-else:
-    unpack()
+if __name__ == "__main__":  # also where the text is passed by -c
+    if sys.argv[1] == "pack":
+        pack(sys.argv[2:])
+    else:
+        unpack()

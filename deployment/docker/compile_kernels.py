@@ -17,11 +17,10 @@ import numpy as np
 import rossmann
 from rossmann.data.demo.write_tables import write_demo
 from rossmann.data.make_dataset import make_dataset
-from rossmann.data.panel.panel import build_panel, open_panel
-from rossmann.models.ensemble.ensemble import Ensemble
-from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
+from rossmann.data.panel.panel import build_panel
+from rossmann.models.inference.forecaster import ForecastRequest
 from rossmann.models.training.train import train
-from rossmann.serving.runtime.service import supported_levels, warm_up
+from rossmann.serving.runtime.service import load_forecaster, open_current_panel, supported_levels
 from rossmann.settings import Settings, load_settings
 
 MEMBERS = {
@@ -30,6 +29,17 @@ MEMBERS = {
     "catboost": {"rounds": 5, "depth": 3, "learning_rate": 0.1},
 }
 WEIGHTS = {"lightgbm": 0.3, "xgboost": 0.3, "catboost": 0.4}
+SERVE = """
+import sys
+from pathlib import Path
+import rossmann.serving.app, rossmann.serving.server, rossmann.cli.services
+from rossmann.serving.runtime.service import load_forecaster, open_current_panel
+from rossmann.settings import load_settings
+settings = load_settings(demo=True)
+load_forecaster(settings, Path(sys.argv[1]), open_current_panel(settings))
+Path(sys.argv[2]).write_text("\\n".join(sorted(sys.modules)))
+"""
+"""What a service does at its start."""
 
 
 def small_chain(folder: Path) -> Settings:
@@ -41,36 +51,16 @@ def small_chain(folder: Path) -> Settings:
     return settings
 
 
-SERVE = """
-import sys
-from pathlib import Path
-import rossmann.serving.app, rossmann.serving.server, rossmann.cli.services
-from rossmann.serving.runtime.service import _load, _open_panel
-from rossmann.settings import load_settings
-settings = load_settings(demo=True)
-_load(settings, Path(sys.argv[1]), _open_panel(settings))
-Path(sys.argv[2]).write_text("\\n".join(sorted(sys.modules)))
-"""
-"""What a service does at its start."""
-
-
-def forecast_all_ways(settings: Settings) -> Path:
-    """One row, some rows, many rows in threads; intervals, totals, warnings and drivers.
-
-    Returns the folder of the version.
-    """
-    info = make_dataset(settings)
-    build_panel(info, settings.thread_count)
-    panel = open_panel(info)
+def train_and_forecast(settings: Settings) -> Path:
+    """Forecast one row and many, with intervals, warnings and drivers; returns the version."""
+    build_panel(make_dataset(settings), settings.thread_count)
+    panel = open_current_panel(settings)
     version = train(settings, "quick").folder
-    ensemble = Ensemble.load(version)
-    for threads in (1, 2):
-        forecaster = Forecaster(panel, ensemble, threads, settings.history_days)
-        warm_up(forecaster, panel)
-        days = np.arange(panel.last_day + 1, panel.last_day + 43, dtype=np.int32)
-        for store in panel.store_numbers[:2]:
-            rows = panel.store_schedule(int(store), days)
-            forecaster.explain(ForecastRequest(rows, levels=supported_levels(ensemble.card)))
+    forecaster = load_forecaster(settings, version, panel)
+    days = np.arange(panel.last_day + 1, panel.last_day + 43, dtype=np.int32)
+    rows = panel.store_schedule(int(panel.store_numbers[0]), days)
+    levels = supported_levels(forecaster.ensemble.card)
+    forecaster.explain(ForecastRequest(rows, levels=levels))
     return version
 
 
@@ -85,7 +75,7 @@ def copy_kernels(target: Path) -> int:
 def main(target: Path) -> int:
     """Compile into the package's folder, then copy."""
     with tempfile.TemporaryDirectory() as folder:
-        version = forecast_all_ways(small_chain(Path(folder)))
+        version = train_and_forecast(small_chain(Path(folder)))
         subprocess.run(
             [sys.executable, "-c", SERVE, version, target.with_suffix(".modules")],
             env={**os.environ, "ROSSMANN_DATA_DIR": folder},

@@ -101,6 +101,11 @@ def elf_files(folder: Path) -> list[Path]:
     return found
 
 
+def strip(files: Iterable[Path]) -> None:
+    """Remove symbols that nothing reads."""
+    subprocess.run(["strip", "--strip-unneeded", *files], check=True)
+
+
 def keep_package_records(copier: Copier) -> None:
     """Write the control records of the Debian packages that the copied files are of."""
     names: set[str] = set()
@@ -139,8 +144,7 @@ def main(target: Path, environment: Path) -> int:
         if target not in path.parents:  # else it is one of the wheels', beside what loads it
             copier.copy(path)
     own = target / environment.relative_to(ROOT)
-    system = [path for path in elf_files(target) if own not in path.parents]
-    subprocess.run(["strip", "--strip-unneeded", *system], check=True)
+    strip(path for path in elf_files(target) if own not in path.parents)
     for name in SYSTEM_FILES:
         copier.copy(Path(name))
     # The loader finds libraries outside of its own folders, such as /usr/local/lib, by this cache.

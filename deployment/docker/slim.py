@@ -20,8 +20,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
+
+from minimal_root import elf_files, strip
 
 TEST_FOLDERS = {"tests", "test"}
 SOURCES = {".pyx", ".pxi", ".pxd", ".pyi", ".a", ".h", ".hpp", ".c", ".cc", ".cpp", ".map"}
@@ -62,8 +63,6 @@ OTHERS = (
     *("lightgbm", "xgboost", "catboost", "matplotlib.figure", "optuna"),
 )
 """Imported by other services and verbs."""
-
-
 LARGEST = 24
 """Packages whose sizes are printed."""
 
@@ -101,14 +100,9 @@ def link_copies(folder: Path) -> None:
             path.symlink_to(first.name)
 
 
-def compiled_modules(packages: Path) -> Iterator[Path]:
-    """Shared objects that strip may change."""
-    for path in sorted(packages.rglob("*.so*")):
-        patched = any(part.endswith(".libs") for part in path.parts)
-        if path.is_file() and not path.is_symlink() and not patched:
-            with path.open("rb") as file:
-                if file.read(4) == b"\x7fELF":
-                    yield path
+def in_patched_libraries(path: Path) -> bool:
+    """Whether a library was patched when its wheel was made: strip breaks such."""
+    return any(part.endswith(".libs") for part in path.parts)
 
 
 def own_modules(packages: Path) -> list[str]:
@@ -152,7 +146,7 @@ def main() -> int:
     packages = site_packages(options.environment)
     before = size_mb(packages)
     remove_unread(packages, (*UNUSED, *(UNUSED_BY_SERVICE if options.service else ())))
-    subprocess.run(["strip", "--strip-unneeded", *compiled_modules(packages)], check=True)
+    strip(path for path in elf_files(packages) if not in_patched_libraries(path))
     shutil.copytree(options.kernels, packages / "rossmann", dirs_exist_ok=True)
     modules = [*options.kernels.with_suffix(".modules").read_text().split(), *LATER]
     if not options.service:

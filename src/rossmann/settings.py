@@ -366,7 +366,7 @@ def _check_variable_names() -> None:
             for near in get_close_matches(name, Settings.model_fields, 1, _SIMILAR):
                 raise SettingsError(
                     f"{variable} is no setting, {_PREFIX}{near.upper()} is one: correct the name,"
-                    f" or unset it"
+                    " or unset it"
                 )
 
 

@@ -9,7 +9,6 @@ import ctypes
 import json
 import os
 import pwd
-import re
 import shutil
 import signal
 import socket
@@ -69,10 +68,14 @@ ENTRY_POINTS: Final[Mapping[str, Sequence[str]]] = {
 
 def image_environment() -> dict[str, str]:
     """Variables of the product's image, but those of its own files and of its processor."""
-    target = _DOCKERFILE.read_text("utf-8").partition("FROM scratch AS all\n")[2]
-    block = re.search(r"^ENV (.*?[^\\])$", target, re.DOTALL | re.MULTILINE)
-    assert block is not None
-    pairs = (pair.split("=", 1) for pair in block[1].replace("\\\n", " ").split())
+    text = _DOCKERFILE.read_text("utf-8").replace("\\\n", " ")
+    stages = [
+        text.partition(f"FROM {name}\n")[2] for name in ("scratch AS runtime", "runtime AS all")
+    ]
+    lines = [line for stage in stages for line in stage.partition("\nFROM ")[0].splitlines()]
+    words = [word for line in lines if line.startswith("ENV ") for word in line.split()[1:]]
+    assert len(words) > 5
+    pairs = (word.split("=", 1) for word in words)
     # Kernels of this checkout are for this machine's processor.
     return {name: value for name, value in pairs if name not in {"PATH", "NUMBA_CPU_NAME"}}
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sqlite3
+import stat
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -162,6 +163,19 @@ def test_images_hold_no_compiler_no_data_and_no_secret(images: dict[str, str]) -
         packages = next((root / "opt/rossmann/lib").glob("python3*")) / "site-packages"
         for name in ("mlflow", "streamlit", "catboost", "lightgbm", "xgboost"):
             assert not (packages / name).exists()
+
+
+@pytest.mark.parametrize("target", ["api", "all"])
+def test_only_the_volume_and_tmp_belong_to_the_images_user(
+    images: dict[str, str], target: str
+) -> None:
+    """An empty volume gets the owner of the folder in the image."""
+    with image_files(images[target]) as root:
+        data = (root / "var/lib/rossmann").stat()
+        assert (data.st_uid, data.st_gid, stat.S_IMODE(data.st_mode)) == (1000, 1000, 0o700)
+        assert stat.S_IMODE((root / "tmp").stat().st_mode) == 0o1777
+        owned = {path for path in root.rglob("*") if path.lstat().st_uid}
+        assert owned == {root / "var/lib/rossmann"}
 
 
 @pytest.mark.parametrize("target", ["api", "all"])

@@ -52,7 +52,7 @@ def list_parts(settings: Settings) -> list[Part]:
     return [
         Part(SPOOL, settings.log_spool_dir),
         *([] if log is None else [Part(LOG_DATABASE, log)]),
-        Part(REGISTRY_DATABASE, settings.mlflow_dir / "mlflow.db"),
+        *_registry_database(settings),
         Part("mlflow/artifacts", settings.mlflow_dir / "artifacts"),
         *(Part(name, data / name) for name in _FOLDERS),
         Part(KEYS, settings.keys_file),
@@ -84,6 +84,11 @@ def exclusions(settings: Settings) -> list[str]:
             f"the prediction log in {redact_password(settings.database_url)}: save it with pg_dump,"
             " after this command"
         )
+    if settings.mlflow_database_url:
+        found.append(
+            f"the registry's tables in {redact_password(settings.mlflow_database_url)}: save them"
+            " with pg_dump, before this command"
+        )
     if not uses_embedded_registry(settings):
         found.append(
             f"the registry at {redact_password(settings.mlflow_tracking_uri)}: save its database"
@@ -103,6 +108,13 @@ def uses_embedded_registry(settings: Settings) -> bool:
         return True
     address = urlsplit(settings.mlflow_tracking_uri)
     return is_this_machine(address.hostname or "") and address.port == settings.mlflow_port
+
+
+def _registry_database(settings: Settings) -> list[Part]:
+    """The registry's SQLite file; empty where its tables are in PostgreSQL."""
+    if settings.mlflow_database_url:
+        return []
+    return [Part(REGISTRY_DATABASE, settings.mlflow_dir / "mlflow.db")]
 
 
 def _log_file(settings: Settings) -> Path | None:

@@ -5,7 +5,7 @@ import io
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
@@ -64,7 +64,7 @@ def test_every_format_and_encoding_reads_the_same(variant: str) -> None:
 cells = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Z"]), max_size=8)
 
 
-@settings(deadline=None)
+@hypothesis(deadline=None)
 @given(st.lists(st.tuples(cells, cells, st.just("x")), min_size=1, max_size=20))
 def test_texts_and_their_order_are_preserved_by_each_format(
     rows: list[tuple[str, str, str]],

@@ -155,6 +155,8 @@ def _error_codes(path: str, method: str, has_input: bool) -> set[int]:
     codes = {401, 403, 429, 503}
     if path in _FORECASTS:
         codes.add(404)
+    if path == "/explain":
+        codes.add(501)
     if path.startswith(("/model/load", "/models/")):
         codes |= {404, 409}
     if method == "post":

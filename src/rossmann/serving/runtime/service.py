@@ -144,8 +144,8 @@ def build_service(settings: Settings) -> Service:
     at once.
     """
     registry = open_registry(settings)
-    panel = cache(lambda: _open_panel(settings))
-    load = run_unpinned(partial(_load, settings))
+    panel = cache(lambda: open_current_panel(settings))
+    load = run_unpinned(partial(load_forecaster, settings))
     versions = VersionManager(
         registry, settings.model_cache_dir, lambda folder: load(folder, panel())
     )
@@ -196,14 +196,16 @@ def startup_timeout(registry: Registry, settings: Settings) -> AbstractContextMa
     )
 
 
-def _open_panel(settings: Settings) -> "Panel":
+def open_current_panel(settings: Settings) -> "Panel":
+    """The panel of the current tables; raises ``DataNotFoundError`` before they are prepared."""
     from rossmann.data.make_dataset import current_dataset
     from rossmann.data.panel.panel import open_panel
 
     return open_panel(current_dataset(settings))
 
 
-def _load(settings: Settings, folder: Path, panel: "Panel") -> Forecaster:
+def load_forecaster(settings: Settings, folder: Path, panel: "Panel") -> Forecaster:
+    """The version in ``folder`` over ``panel``, warmed up; raises ``CorruptModelError``."""
     from rossmann.models.ensemble.ensemble import Ensemble
 
     ensemble = Ensemble.load(folder)
