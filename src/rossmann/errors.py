@@ -162,7 +162,7 @@ class PortInUseError(ServiceError):
 
 
 class NotInstalledError(RossmannError):
-    """A package that this needs is in no part of the installation."""
+    """A package is needed that is not installed."""
 
 
 class DocumentationError(RossmannError):

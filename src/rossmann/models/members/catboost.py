@@ -95,7 +95,7 @@ class CatBoost(BaseLearner):
 
     def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """See ``BaseLearner``."""
-        booster = self.booster
+        booster = self.booster  # first: it says which package is missing
         import catboost
 
         pool = catboost.Pool(matrix, feature_names=FEATURE_NAMES, thread_count=threads)

@@ -62,11 +62,11 @@ class XGBoost(BaseLearner):
 
     def contributions(self, matrix: FeatureMatrix, threads: int) -> FloatArray:
         """See ``BaseLearner``."""
-        own = self.booster
+        shared = self.booster  # first: it says which package is missing
         import xgboost
 
         data = xgboost.DMatrix(matrix, feature_names=FEATURE_NAMES, nthread=threads)
-        booster = own.copy()  # setting threads on a shared booster is not thread-safe
+        booster = shared.copy()  # setting threads on a shared booster is not thread-safe
         booster.set_param({"nthread": threads})
         return np.asarray(booster.predict(data, pred_contribs=True), np.float64)
 
