@@ -108,16 +108,22 @@ def _run_backtest(
 ) -> None:
     """Run the backtest, write its report into ``folder``, print it and log it to MLflow."""
     from rossmann.errors import ServiceError
+    from rossmann.models.calibration.filter_weights import cross_validate_filter_weights
     from rossmann.models.evaluation.backtest import backtest as run_backtest
     from rossmann.models.evaluation.backtest import score_window
-    from rossmann.models.members.fit import sample_training_rows
+    from rossmann.models.members.fit import first_training_day, sample_training_rows
     from rossmann.models.publishing.mlflow_client import log_backtest_run
     from rossmann.models.reports.html_report import write_html_report
     from rossmann.models.reports.segments import build_report_data
     from rossmann.models.training.train import data_summary
 
     rows = sample_training_rows(panel, settings.history_days, settings.seed)
-    forecasts = run_backtest(settings, panel, rows, settings.profile(profile), progress, plan)
+    params = settings.profile(profile)
+    forecasts = cross_validate_filter_weights(
+        run_backtest(settings, panel, rows, params, progress, plan),
+        first_training_day(panel, settings.history_days),
+        params.weights,
+    )
     about = data_summary(profile, panel)
     report = build_report_data(panel, forecasts, about, settings.chain_floor)
     write_html_report(folder, report)

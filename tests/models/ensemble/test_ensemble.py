@@ -12,8 +12,8 @@ from rossmann.errors import CorruptModelError
 from rossmann.models.ensemble.ensemble import (
     FULL_TRUST_DAYS,
     TRUST_FROM_DAYS,
+    BlendWeights,
     Ensemble,
-    learner_trust,
 )
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix
@@ -61,23 +61,25 @@ def test_blend_is_the_weighted_geometric_mean(ensemble: Ensemble, matrix: Featur
     factors = ensemble.log_factors(matrix)
     weights = ensemble.card["weights"]
     logs = sum(weights[name] * factor for name, factor in factors.items())
+    shares = BlendWeights(ensemble.card, ensemble.members).member_shares(matrix)
     assert ensemble.predict(matrix) == pytest.approx(
-        np.exp(matrix[:, OFFSET_COLUMN] + logs), rel=1e-6
+        np.exp(matrix[:, OFFSET_COLUMN] + shares * logs), rel=1e-6
     )
 
 
 def test_learner_trust_grows_with_days_of_sales(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
     """The forecast moves from the filter to the members as days of sales increase."""
-    assert (learner_trust(matrix) == 1.0).all()
+    plain = BlendWeights({"weights": ensemble.card["weights"]}, ensemble.members)
+    assert (plain.member_shares(matrix) == 1.0).all()
     days = FEATURES.index("open_days_365")
     new_store = np.repeat(matrix[:1], 4, axis=0)
     new_store[:, days] = (np.nan, 0, TRUST_FROM_DAYS, (TRUST_FROM_DAYS + FULL_TRUST_DAYS) / 2)
-    assert learner_trust(new_store).tolist() == [0.0, 0.0, 0.0, 0.5]
+    assert plain.member_shares(new_store).tolist() == [0.0, 0.0, 0.0, 0.5]
     offset = np.exp(new_store[:, OFFSET_COLUMN].astype(np.float64))
     sales = ensemble.predict(new_store)
     assert sales[:3] == pytest.approx(offset[:3], rel=1e-12)
-    (logs,) = np.log(ensemble.predict(new_store[3:]) / offset[3:])
     factors = ensemble.log_factors(new_store[3:])
+    (logs,) = np.log(plain.blend(factors, new_store[3:]) / offset[3:])
     weights = ensemble.card["weights"]
     assert logs == pytest.approx(0.5 * sum(weights[n] * f[0] for n, f in factors.items()))
 

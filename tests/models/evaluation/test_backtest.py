@@ -94,7 +94,7 @@ def test_backtest_forecasts_equal_served_forecasts(
 ) -> None:
     """Bit for bit, in any order of the rows."""
     (window,) = build_windows(panel, (offset,), days, 31)
-    forecast = forecast_window(panel, window, ensemble, 1)["ensemble"]
+    forecast = forecast_window(panel, window, ensemble, 1).forecasts["ensemble"]
     order = np.random.default_rng(offset).permutation(len(window.rows))
     served = Forecaster(panel, ensemble).forecast(
         ForecastRequest(window.rows.take(order), as_of=window.origin)
@@ -106,7 +106,7 @@ def test_without_schedule_forecast_uses_no_schedule_after_the_origin(
     panel: Panel, ensemble: Ensemble
 ) -> None:
     (window,) = build_windows(panel, (48,), 48, 31)
-    forecasts = forecast_window(panel, window, ensemble, 1)
+    forecasts = forecast_window(panel, window, ensemble, 1).forecasts
     without_schedule = panel.matrix(window.rows, window.origin, planned_to=window.origin)
     assert (forecasts["without_schedule"] == ensemble.predict(without_schedule)).all()
     assert (forecasts["without_schedule"] != forecasts["ensemble"]).any()

@@ -27,7 +27,7 @@ Report = dict[str, Any]
 def outcomes(panel: Panel, trained: TrainedModel) -> list[WindowForecasts]:
     ensemble = Ensemble.load(trained.folder)
     windows = build_windows(panel, (48, 200), 30, 31)
-    return [WindowForecasts(w, forecast_window(panel, w, ensemble, 1)) for w in windows]
+    return [forecast_window(panel, w, ensemble, 1) for w in windows]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_worst_store_is_ranked_first(panel: Panel, outcomes: list[WindowForecast
     worst = build_report_data(panel, biased, data_summary("quick", panel))["worst_stores"][0]
     assert worst["store"] == store
     assert worst["bias"] > 1.5
-    assert worst["share"] > 0.9
+    assert worst["share"] > 0.8
 
 
 def test_page_is_complete_in_one_file(report: Report, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 """Weighted ensemble of the members, with its prediction intervals: one folder of files.
 
 A forecast is the base filter's, times the members' weighted factor. Stores with few days of sales
-get less of that factor, or none. ``artifact_files`` describes the files.
+get less of that factor, or none, and so do kinds of days on which the filter alone forecast past
+windows better (``calibration.filter_weights`` learns that). ``artifact_files`` describes the files.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from rossmann.errors import CorruptModelError
 from rossmann.installation import shell_command
@@ -30,36 +32,91 @@ def _trust(days: np.float32, low: int, high: int) -> float:
 
 
 @cached_njit
+def _is_event(
+    to_christmas: np.float32, from_easter: np.float32, since: np.float32, until: np.float32
+) -> bool:
+    """Whether a day lies in a season of events, from features; missing ones say no.
+
+    1 to 25 December; Monday before Easter to Easter Monday; a holiday and the days next to it; the
+    days between two holidays that are a week apart or less, as those around New Year are.
+    """
+    near_holiday = min(since, until) <= 1 or since + until <= 7
+    return bool(near_holiday or to_christmas <= 24 or -6 <= from_easter <= 1)
+
+
+@cached_njit
+def _member_share(
+    row: npt.NDArray[np.float32],
+    columns: tuple[int, ...],
+    limits: tuple[int, int],
+    filter_weights: FloatArray,
+) -> float:
+    """The share of the members' log factors in a row's forecast, 0 to 1.
+
+    It is 1 less the filter's weight, times a trust that grows from 0 to 1 between the two
+    ``limits`` of days with sales. ``filter_weights`` (2,): on ordinary days and on event days.
+    """
+    days, to_christmas, from_easter, since, until = columns
+    event = _is_event(row[to_christmas], row[from_easter], row[since], row[until])
+    filter_weight = filter_weights[1] if event else filter_weights[0]
+    return float(_trust(row[days], limits[0], limits[1]) * (1.0 - filter_weight))
+
+
+@cached_njit
 def blend(
     matrix: FeatureMatrix,
-    offset: int,
-    days: int,
+    columns: tuple[int, tuple[int, ...]],
     limits: tuple[int, int],
-    weights: FloatArray,
+    weights: tuple[FloatArray, FloatArray],
     log_factors: tuple[FloatArray, ...],
     out: FloatArray,
 ) -> None:
-    """Fill ``out`` (n,): exp of the offset plus the weighted ``log_factors`` (n,) times trust.
+    """Fill ``out`` (n,): exp of the offset plus the weighted ``log_factors`` (n,) times a share.
 
-    ``offset`` and ``days`` are columns of the matrix; trust grows from 0 to 1 between the two
-    ``limits`` of ``days``.
+    ``columns``: the offset's, and those of ``_member_share``; ``weights``: the members' (k,), and
+    the filter's by kind of day (2,).
     """
     for i in range(len(out)):
         change = 0.0
         for k in range(len(log_factors)):
-            change += weights[k] * log_factors[k][i]
-        trust = _trust(matrix[i, days], limits[0], limits[1])
-        out[i] = np.exp(np.float64(matrix[i, offset]) + trust * change)
+            change += weights[0][k] * log_factors[k][i]
+        share = _member_share(matrix[i], columns[1], limits, weights[1])
+        out[i] = np.exp(np.float64(matrix[i, columns[0]]) + share * change)
 
 
 @cached_njit
-def trust_ramp(matrix: FeatureMatrix, column: int, low: int, high: int, out: FloatArray) -> None:
-    """Fill ``out`` (n,): 0 where the column is at most ``low`` or missing, 1 from ``high`` on."""
+def fill_member_shares(
+    matrix: FeatureMatrix,
+    columns: tuple[int, ...],
+    limits: tuple[int, int],
+    filter_weights: FloatArray,
+    out: FloatArray,
+) -> None:
+    """Fill ``out`` (n,) with ``_member_share`` of each row."""
     for i in range(len(out)):
-        out[i] = _trust(matrix[i, column], low, high)
+        out[i] = _member_share(matrix[i], columns, limits, filter_weights)
 
 
-_OPEN_DAYS: Final = FEATURES.index("open_days_365")
+@cached_njit
+def fill_event_days(
+    matrix: FeatureMatrix, columns: tuple[int, ...], out: npt.NDArray[np.bool_]
+) -> None:
+    """Fill ``out`` (n,): which rows are event days; ``columns`` as for ``_member_share``."""
+    for i in range(len(out)):
+        row = matrix[i]
+        out[i] = _is_event(row[columns[1]], row[columns[2]], row[columns[3]], row[columns[4]])
+
+
+_SHARE_COLUMNS: Final = tuple(
+    FEATURES.index(name)
+    for name in (
+        *("open_days_365", "days_to_christmas", "days_from_easter"),
+        *("days_since_holiday", "days_to_holiday"),
+    )
+)
+FILTER_WEIGHTS_KEY: Final = "filter_weights"
+"""The card's key of how much the filter alone is heard, by kind of day."""
+DAY_KINDS: Final = ("ordinary", "event")
 _CONTRIBUTION_ROWS: Final = 16
 """Rows that a thread attributes between two checks: in less than a second."""
 TRUST_FROM_DAYS: Final = 25
@@ -67,6 +124,40 @@ FULL_TRUST_DAYS: Final = 50
 """Days with sales in a store's last year: up to the first the members have no weight, from the
 second on full weight. They were not trained on stores so new, and extrapolate badly: measured on
 the real tables with 7 days of history, RMSPE .47 against .20 of the filter alone."""
+
+_TRUST_LIMITS: Final = (TRUST_FROM_DAYS, FULL_TRUST_DAYS)
+
+
+class BlendWeights:
+    """A version's weights of the members and of the filter alone, as its card has them.
+
+    ``names``: the members, in the order of their log factors.
+    """
+
+    def __init__(self, card: Mapping[str, Any], names: Iterable[str]) -> None:
+        table = card.get(FILTER_WEIGHTS_KEY, {})  # cards of earlier releases have none
+        self.members = np.array([float(card["weights"][name]) for name in names])
+        self.filter = np.array([float(table.get(kind, 0.0)) for kind in DAY_KINDS])
+
+    def blend(self, log_factors: Mapping[str, FloatArray], matrix: FeatureMatrix) -> FloatArray:
+        """The forecast (n,) from the members' log factors (n,) each."""
+        out = np.empty(len(matrix))
+        columns, weights = (OFFSET_COLUMN, _SHARE_COLUMNS), (self.members, self.filter)
+        blend(matrix, columns, _TRUST_LIMITS, weights, tuple(log_factors.values()), out)
+        return out
+
+    def member_shares(self, matrix: FeatureMatrix) -> FloatArray:
+        """The share of the members' log factors in each row's forecast, (n,), 0 to 1."""
+        out = np.empty(len(matrix))
+        fill_member_shares(matrix, _SHARE_COLUMNS, _TRUST_LIMITS, self.filter, out)
+        return out
+
+
+def is_event_day(matrix: FeatureMatrix) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) are event days, on which the filter has a weight of its own."""
+    out = np.empty(len(matrix), np.bool_)
+    fill_event_days(matrix, _SHARE_COLUMNS, out)
+    return out
 
 
 class Ensemble:
@@ -78,7 +169,7 @@ class Ensemble:
     def __init__(self, members: dict[str, BaseLearner], card: dict[str, Any]) -> None:
         self.members = members
         self.card = card
-        self._weights = {name: float(card["weights"][name]) for name in members}
+        self._weights = BlendWeights(card, members)
 
     def predict(self, matrix: FeatureMatrix, threads: int = 1) -> FloatArray:
         """Sales of open days for (n, 46): (n,), positive and finite."""
@@ -92,12 +183,7 @@ class Ensemble:
 
     def blend(self, log_factors: dict[str, FloatArray], matrix: FeatureMatrix) -> FloatArray:
         """The forecast from the members' factors."""
-        weights = np.array([self._weights[name] for name in log_factors])
-        factors = tuple(log_factors.values())
-        limits = (TRUST_FROM_DAYS, FULL_TRUST_DAYS)
-        out = np.empty(len(matrix))
-        blend(matrix, OFFSET_COLUMN, _OPEN_DAYS, limits, weights, factors, out)
-        return out
+        return self._weights.blend(log_factors, matrix)
 
     def contributions(
         self, matrix: FeatureMatrix, threads: int = 1, check: Callable[[], None] = lambda: None
@@ -108,13 +194,14 @@ class Ensemble:
         take a second, and may raise to end the work.
         """
         total = np.zeros((len(matrix), len(FEATURES) + 1))
+        weights = dict(zip(self.members, self._weights.members, strict=True))
         step = _CONTRIBUTION_ROWS * threads
         for start in range(0, len(matrix), step):
             part = slice(start, start + step)
             for name, member in self.members.items():
                 check()
-                total[part] += self._weights[name] * member.contributions(matrix[part], threads)
-        return total * learner_trust(matrix)[:, None]
+                total[part] += weights[name] * member.contributions(matrix[part], threads)
+        return total * self._weights.member_shares(matrix)[:, None]
 
     def bounds(
         self, rows: IntervalInputs, levels: Sequence[float]
@@ -151,6 +238,8 @@ class Ensemble:
                 f" {shell_command('train')}, or run the release that made it"
             )
         check_compatibility(card, folder)
+        if not all(0 <= weight <= 1 for weight in BlendWeights(card, ()).filter):
+            raise CorruptModelError(f"the card in {folder} has filter weights outside 0 to 1")
         if "intervals" in card:
             validate_table(card["intervals"])
         try:
@@ -160,10 +249,3 @@ class Ensemble:
         except (OSError, ValueError) as error:
             raise CorruptModelError(f"the version in {folder} does not load: {error}") from error
         return cls(members, card)
-
-
-def learner_trust(matrix: FeatureMatrix) -> FloatArray:
-    """Weight of the members in each row (n,), 0 to 1, by the store's days with sales."""
-    out = np.empty(len(matrix))
-    trust_ramp(matrix, _OPEN_DAYS, TRUST_FROM_DAYS, FULL_TRUST_DAYS, out)
-    return out

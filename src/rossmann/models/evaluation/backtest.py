@@ -1,7 +1,7 @@
 """Backtest: fit as of past origins and forecast the windows after them, with baselines."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from rossmann.epoch_days import to_date, to_day
 from rossmann.errors import DataError
 from rossmann.features.schedule_counts import PROMO
 from rossmann.installation import shell_command
-from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.ensemble.ensemble import BlendWeights, Ensemble
 from rossmann.models.ensemble.residual_scale import IntervalInputs
 from rossmann.models.evaluation.clustered_errors import find_clusters, rmspe_estimate, wape_estimate
 from rossmann.models.evaluation.metrics import bias, capped_rmspe, mae, mape, rmspe, wape
@@ -66,9 +66,27 @@ class WindowScore:
 
 
 @dataclass(frozen=True)
+class MemberOutputs:
+    """The members' log factors (n,) each, and the features (n, 46) that they come from."""
+
+    matrix: FeatureMatrix
+    log_factors: dict[str, FloatArray]
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, matrix: FeatureMatrix, threads: int) -> "MemberOutputs":
+        """The outputs of the ensemble's members."""
+        return cls(matrix, ensemble.log_factors(matrix, threads))
+
+    def blend(self, card: Mapping[str, Any]) -> FloatArray:
+        """Their forecasts (n,) by the weights of a version's card."""
+        return BlendWeights(card, self.log_factors).blend(self.log_factors, self.matrix)
+
+
+@dataclass(frozen=True)
 class WindowForecasts:
     """A window and its forecasts: arrays (n,) by the forecaster's name.
 
+    ``members``: what the ensemble's forecasts are blended from, by the forecaster's name.
     ``age_days``: from the last day that the members learned from to the window's origin.
     ``follow_ups``: later windows that the same fit forecast too, from origins of their own; they
     are used for calibration and to compare versions. ``next_fit``: the window of the next newer
@@ -77,6 +95,7 @@ class WindowForecasts:
 
     window: BacktestWindow
     forecasts: dict[str, FloatArray]
+    members: dict[str, MemberOutputs] = field(default_factory=dict)
     age_days: int = 0
     follow_ups: tuple["WindowForecasts", ...] = ()
     next_fit: "WindowForecasts | None" = None
@@ -221,43 +240,39 @@ def backtest(
         known = examples.known_at(window.origin)
         members = fit_members(known, profile, settings.seed, threads, report)
         ensemble = Ensemble(members, {"weights": profile.weights})
-        forecasts = forecast_window(panel, window, ensemble, threads)
-        report(f"  RMSPE {rmspe(window.sold, forecasts['ensemble']):.4f}")
+        outcome = forecast_window(panel, window, ensemble, threads)
+        report(f"  RMSPE {rmspe(window.sold, outcome.forecasts['ensemble']):.4f}")
         later = follow_up_windows(panel, windows, window, plan.follow_ups, history_days)
         newer = [w for w in windows if w.origin > window.origin][:1] if plan.follow_ups else []
         aged = [
-            WindowForecasts(
-                w, forecast_window(panel, w, ensemble, threads), w.origin - window.origin
-            )
+            forecast_window(panel, w, ensemble, threads, w.origin - window.origin)
             for w in (*later, *newer)
         ]
-        outcomes.append(
-            WindowForecasts(
-                window,
-                forecasts,
-                follow_ups=tuple(aged[: len(later)]),
-                next_fit=aged[-1] if newer else None,
-            )
-        )
+        next_fit = aged[-1] if newer else None
+        outcomes.append(replace(outcome, follow_ups=tuple(aged[: len(later)]), next_fit=next_fit))
     return outcomes
 
 
 def forecast_window(
-    panel: Panel, window: BacktestWindow, ensemble: Ensemble, threads: int
-) -> dict[str, FloatArray]:
-    """Forecasts (n,) of the window's rows by the ensemble, its members and the baselines.
+    panel: Panel, window: BacktestWindow, ensemble: Ensemble, threads: int, age_days: int = 0
+) -> WindowForecasts:
+    """Forecasts of the window's rows by the ensemble, its members and the baselines.
 
     Rows become sales as in serving: the panel's matrix as of the origin, then the ensemble.
     """
-    factors = ensemble.log_factors(window.matrix, threads)
-    offset = window.matrix[:, OFFSET_COLUMN].astype(np.float64)
     without_schedule = panel.matrix(window.rows, window.origin, planned_to=window.origin)
-    return {
-        "ensemble": ensemble.blend(factors, window.matrix),
-        "without_schedule": ensemble.predict(without_schedule, threads),
+    members = {
+        "ensemble": MemberOutputs.of(ensemble, window.matrix, threads),
+        "without_schedule": MemberOutputs.of(ensemble, without_schedule, threads),
+    }
+    offset = window.matrix[:, OFFSET_COLUMN].astype(np.float64)
+    factors = members["ensemble"].log_factors
+    forecasts = {
+        **{name: outputs.blend(ensemble.card) for name, outputs in members.items()},
         **{name: np.exp(offset + factor) for name, factor in factors.items()},
         **baselines(panel, window),
     }
+    return WindowForecasts(window, forecasts, members, age_days)
 
 
 def score_window(outcome: WindowForecasts, main: str = "ensemble") -> WindowScore:

@@ -115,6 +115,11 @@ def sample_training_rows(panel: Panel, history_days: int, seed: int) -> Training
     return TrainingRows(panel, part, ends, sold[kept])
 
 
+def first_training_day(panel: Panel, history_days: int) -> int:
+    """The first day of which ``sample_training_rows`` may keep a row."""
+    return panel.first_day + history_days
+
+
 def sample_schedule_ends(
     day: npt.NDArray[np.integer], origin: npt.NDArray[np.integer], seed: int
 ) -> npt.NDArray[np.int64]:

@@ -7,9 +7,15 @@ from typing import Any
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import Panel, build_panel, open_panel
 from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, fit_bias_correction
+from rossmann.models.calibration.filter_weights import (
+    collect_errors,
+    cross_validate_filter_weights,
+    fit_filter_weights,
+    training_years,
+)
 from rossmann.models.calibration.interval_coverage import calibrate_windows
 from rossmann.models.calibration.totals_fit import calibrate_totals
-from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.ensemble.ensemble import FILTER_WEIGHTS_KEY, Ensemble
 from rossmann.models.evaluation.backtest import (
     BacktestPlan,
     WindowForecasts,
@@ -19,7 +25,7 @@ from rossmann.models.evaluation.backtest import (
     with_follow_ups,
 )
 from rossmann.models.gate.backtest_predictions import from_outcomes, write_predictions
-from rossmann.models.members.fit import fit_members, sample_training_rows
+from rossmann.models.members.fit import first_training_day, fit_members, sample_training_rows
 from rossmann.models.publishing.trained_model import (
     TrainedModel,
     publish_folder,
@@ -50,6 +56,8 @@ def train(
     examples = sample_training_rows(panel, settings.history_days, settings.seed)
     plan = BacktestPlan(follow_ups=settings.later_windows)
     outcomes = backtest(settings, panel, examples, params, report, plan)
+    first_day = first_training_day(panel, settings.history_days)
+    outcomes = cross_validate_filter_weights(outcomes, first_day, params.weights)
     scores = [score_window(outcome) for outcome in outcomes]
     summary = data_summary(profile, panel)
     evaluation = build_report_data(panel, outcomes, summary, settings.chain_floor)
@@ -96,6 +104,7 @@ def make_card(
     ``evaluation``: the content of the backtest's report, of ``build_report_data``.
     """
     params, windows = settings.profile(profile), with_follow_ups(outcomes)
+    first_day = first_training_day(panel, settings.history_days)
     intervals = calibrate_windows(windows)
     return {
         "model": "rossmann-ensemble",
@@ -104,6 +113,10 @@ def make_card(
                    "history_days": settings.history_days, "training_rows": rows,
                    "threads": settings.thread_count},
         "weights": params.weights,
+        FILTER_WEIGHTS_KEY: fit_filter_weights(
+            collect_errors(outcomes, first_day, params.weights),
+            training_years(first_day, panel.last_day),
+        ),
         "features": list(FEATURES),
         "fingerprint": feature_fingerprint(),
         **data_summary(profile, panel),

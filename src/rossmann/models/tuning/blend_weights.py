@@ -7,13 +7,12 @@ mix that the other windows would choose.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import DataError
-from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import (
     BacktestPlan,
     WindowForecasts,
@@ -21,10 +20,9 @@ from rossmann.models.evaluation.backtest import (
     offsets_to_choose_by,
 )
 from rossmann.models.evaluation.metrics import capped_rmspe
-from rossmann.models.members.base import BaseLearner
 from rossmann.models.members.fit import sample_training_rows
 from rossmann.models.tuning.search import MIN_GAIN
-from rossmann.schema import OFFSET_COLUMN, FloatArray, ProgressReporter
+from rossmann.schema import FloatArray, ProgressReporter
 from rossmann.settings import Settings
 
 Weights = dict[str, float]
@@ -123,12 +121,6 @@ def _argmin(errors: FloatArray, current: int) -> int:
 
 
 def _error(outcome: WindowForecasts, weights: Weights) -> float:
-    """Capped RMSPE of a mix, blended as the ensemble does it."""
-    matrix = outcome.window.matrix
-    offset = matrix[:, OFFSET_COLUMN].astype(np.float64)
-    factors = {name: np.log(outcome.forecasts[name]) - offset for name in weights}
-    # the ensemble only blends known factors and never calls its members
-    members: dict[str, BaseLearner] = dict.fromkeys(weights, cast("BaseLearner", None))
-    return capped_rmspe(
-        outcome.window.sold, Ensemble(members, {"weights": weights}).blend(factors, matrix)
-    )
+    """Capped RMSPE of a mix, blended as the ensemble does it, without filter weights."""
+    forecast = outcome.members["ensemble"].blend({"weights": weights})
+    return capped_rmspe(outcome.window.sold, forecast)
