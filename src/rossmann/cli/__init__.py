@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rossmann.cli import data, keys, log, models, predict, services, training, tune
+from rossmann.cli import benchmark, data, keys, log, models, predict, services, training, tune
 from rossmann.cli.terminal import echo
 from rossmann.errors import RossmannError, SettingsError, missing_package_message
 from rossmann.filesystem.atomic_write import private_files
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(keys.app, name="keys")
 app.add_typer(log.app, name="log")
 training.add_verbs(app)
@@ -62,7 +63,7 @@ def root(
 _SPIN_COUNT = "20000"
 _SIGNAL_EXIT = 128
 _CTRL_C_EXIT = 130
-_RESULT_VERBS = {"predict", "backtest", "log", "docs"}
+_RESULT_VERBS = {"predict", "backtest", "benchmark", "log", "docs"}
 """Verbs that write files for others to read."""
 
 

@@ -200,6 +200,11 @@ class Panel:
         sales = self._sales[index, day - self.first_day].astype(np.float64)
         return StoreHistory(day, np.where(sales < 0, np.nan, sales), rows.open, rows.promo)
 
+    def sales_between(self, first: int, last: int) -> npt.NDArray[np.float64]:
+        """Sales of every store from ``first`` to ``last``, (stores, days): NaN where not known."""
+        sales = self._sales[:, first - self.first_day : last - self.first_day + 1]
+        return np.where(sales < 0, np.nan, sales.astype(np.float64))
+
     def sales_rows(self) -> tuple[StoreDays, npt.NDArray[np.float64]]:
         """All open days with sales, by date and store, and their sales (n,)."""
         cube = self.arrays.cube

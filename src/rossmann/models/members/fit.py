@@ -1,6 +1,8 @@
 """Training rows, each as of its own forecast origin, and the fit of the ensemble's members."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy.typing as npt
 from rossmann.data.panel.panel import Panel
 from rossmann.features.schedule_counts import SCHOOL_CAP
 from rossmann.models.members import LEARNERS
-from rossmann.models.members.base import BaseLearner
+from rossmann.models.members.base import BaseLearner, Progress
 from rossmann.schema import (
     FEATURES,
     MAX_HORIZON,
@@ -145,21 +147,51 @@ def learner_seeds(seed: int) -> dict[str, int]:
 def fit_members(
     examples: TrainingRows, profile: Profile, seed: int, threads: int, report: ProgressReporter
 ) -> dict[str, BaseLearner]:
-    """Fit each member of the profile, on a sample of its size if it has one."""
+    """Fit each member of the profile, on a sample of its size if it has one.
+
+    Members are fitted side by side, with an equal share of the ``threads`` each: one thread for
+    each of two members takes about half the processor time of two threads for one.
+    """
     if profile.rows and len(examples.sold) > profile.rows:
         sample = np.random.default_rng(seed).choice(len(examples.sold), profile.rows, replace=False)
         examples = examples.take(np.sort(sample))
-    members: dict[str, BaseLearner] = {}
-    for name, params in profile.members.items():
+    matrix, stopped = examples.matrix, threading.Event()
+
+    def fit_one(name: str) -> tuple[BaseLearner, float]:
         started = time.perf_counter()
-        members[name] = LEARNERS[name].fit(
-            examples.matrix,
+        member = LEARNERS[name].fit(
+            matrix,
             examples.sold,
-            params,
+            profile.members[name],
             learner_seeds(seed)[name],
-            threads,
-            lambda share: None,
+            max(threads // len(profile.members), 1),
+            _stopper(stopped),
         )
-        seconds = time.perf_counter() - started
-        report(f"  {name}: {len(examples.sold):,} rows, {seconds:.1f} s")
-    return members
+        return member, time.perf_counter() - started
+
+    fitted: dict[str, BaseLearner] = {}
+    with ThreadPoolExecutor(min(threads, len(profile.members))) as pool:
+        try:
+            # the last learner takes longest: it begins first, the others follow each other
+            futures = {pool.submit(fit_one, name): name for name in reversed(profile.members)}
+            for future in as_completed(futures):
+                name = futures[future]
+                fitted[name], seconds = future.result()
+                report(f"  {name}: {len(examples.sold):,} rows, {seconds:.1f} s")
+        finally:
+            stopped.set()  # after an error or a signal, the other fits end with their next tree
+    return {name: fitted[name] for name in profile.members}
+
+
+class _FitStoppedError(Exception):
+    """A fit that ended early, because another one failed or the process is to end."""
+
+
+def _stopper(stopped: threading.Event) -> Progress:
+    """Called after each tree: raises once the event is set."""
+
+    def check(share: float) -> None:
+        if stopped.is_set():
+            raise _FitStoppedError(f"the fit was stopped after {share:.0%} of its rounds")
+
+    return check

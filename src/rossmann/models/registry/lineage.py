@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ from rossmann.settings import Settings
 LIBRARIES: Final = ("lightgbm", "xgboost-cpu", "catboost", "numpy", "numba")
 """Libraries that compute the forecasts."""
 _ENVIRONMENT: Final = (*LIBRARIES, "polars", "pandas", "scipy", "mlflow", "holidays")
+_FIT_SOURCES: Final = ("data", "features", "models/members", "models/trees", "schema.py")
+"""The source that decides the members' fit."""
 _GIT_TIMEOUT: Final = 5.0
 _SOURCE_SUFFIXES: Final = {".py", ".j2"}
 _TRAINING_SETTINGS: Final = {
@@ -49,12 +51,16 @@ def code_version() -> dict[str, str]:
     return version
 
 
-def code_digest() -> str:
-    """Digest of the package's source, the same for a checkout and an installed wheel."""
+def code_digest(parts: Sequence[str] = (".",)) -> str:
+    """Digest of the package's source, the same for a checkout and an installed wheel.
+
+    ``parts``: the modules and folders of the package that count, as paths.
+    """
     package = Path(rossmann.__file__).parent
     digest = hashlib.sha256()
-    files = (file for file in package.rglob("*") if file.suffix in _SOURCE_SUFFIXES)
-    for file in sorted(files):
+    roots = [package / part for part in parts]
+    paths = (path for root in roots for path in (root, *root.rglob("*")))
+    for file in sorted({path for path in paths if path.suffix in _SOURCE_SUFFIXES}):
         digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -108,6 +114,19 @@ def training_fingerprint(settings: Settings, profile: str, data_version: str) ->
         "name": profile,
         "settings": settings.model_dump(mode="json", include=_TRAINING_SETTINGS),
         "code": code_digest(),
+        "libraries": library_versions(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fit_fingerprint(settings: Settings, profile: str, data_version: str) -> str:
+    """Digest of all that decides the fit of a profile's members, other than its origin."""
+    params = settings.profile(profile)
+    parts = {
+        "data": data_version,
+        "members": params.model_dump(mode="json", exclude={"weights"}),
+        "settings": settings.model_dump(mode="json", include={"seed", "history_days"}),
+        "code": code_digest(_FIT_SOURCES),
         "libraries": library_versions(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

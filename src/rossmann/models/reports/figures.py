@@ -88,7 +88,7 @@ def write_summary(folder: Path, card: dict[str, Any], scores: list[WindowScore])
     """Write ``pictures/windows.png`` and ``report.md`` into a trained model's folder."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    figure = _new_figure(8, 5)
+    figure = new_figure(8, 5)
     plot_windows(figure, [score.as_dict() for score in scores])
     figure.savefig(pictures / "windows.png", dpi=120)
     data = card["data"]
@@ -120,7 +120,7 @@ def plot_windows(figure: "Figure", windows: Sequence[Mapping[str, Any]]) -> None
     )
     axes.invert_yaxis()
     axes.set_xlabel("RMSPE (lower is better)")
-    _remove_frame(axes)
+    remove_frame(axes)
     figure.legend(loc="outside upper right", fontsize=8, ncols=4)
 
 
@@ -138,17 +138,20 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, str]:
     return figures
 
 
-def _new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure of that size in inches, without pyplot."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _remove_frame(axes: "Axes") -> None:
+def remove_frame(axes: "Axes") -> None:
+    """Hide the upper and the right border."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _svg(figure: "Figure") -> str:
+def to_svg(figure: "Figure") -> str:
+    """The figure as SVG text, the same for the same content."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -160,9 +163,9 @@ def _svg(figure: "Figure") -> str:
 
 
 def _windows_figure(windows: Sequence[Mapping[str, Any]]) -> str:
-    figure = _new_figure(9, 1.3 + 0.22 * len(FORECASTER_LABELS) * max(len(windows), 2))
+    figure = new_figure(9, 1.3 + 0.22 * len(FORECASTER_LABELS) * max(len(windows), 2))
     plot_windows(figure, windows)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _chain_figure(days: Sequence[Mapping[str, Any]]) -> str:
@@ -170,7 +173,7 @@ def _chain_figure(days: Sequence[Mapping[str, Any]]) -> str:
     origins = list(dict.fromkeys(day["origin"] for day in days))
     is_large = max(day["sold"] for day in days) >= 1e6
     unit, unit_name = (1e6, "millions") if is_large else (1e3, "thousands")
-    figure = _new_figure(9, 2.4 * len(origins))
+    figure = new_figure(9, 2.4 * len(origins))
     for number, origin in enumerate(origins, 1):
         axes = figure.add_subplot(len(origins), 1, number)
         window = [day for day in days if day["origin"] == origin]
@@ -184,13 +187,13 @@ def _chain_figure(days: Sequence[Mapping[str, Any]]) -> str:
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=8, loc="lower left", ncols=2)
-        _remove_frame(axes)
-    return _svg(figure)
+        remove_frame(axes)
+    return to_svg(figure)
 
 
 def _segment_figure(groups: Sequence[Mapping[str, Any]]) -> str:
     """RMSPE of the forecasters in each group, and the ensemble's bias."""
-    figure = _new_figure(9, 3.2)
+    figure = new_figure(9, 3.2)
     left, right = figure.subplots(1, 2, width_ratios=(3, 1.4))
     names = [
         name
@@ -212,16 +215,16 @@ def _segment_figure(groups: Sequence[Mapping[str, Any]]) -> str:
     is_vertical = sum(len(label) for label in labels) > 40
     for axes in (left, right):
         axes.set_xticks(range(len(groups)), labels, fontsize=8, rotation=90 if is_vertical else 0)
-        _remove_frame(axes)
+        remove_frame(axes)
     if not is_vertical:
         right.tick_params(axis="x", rotation=30)
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", fontsize=8, ncols=5)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _coverage_figure(levels: Mapping[str, Mapping[str, Any]]) -> str:
     """Coverage of the intervals by level, over all rows and by tercile of volatility."""
-    figure = _new_figure(5, 4.2)
+    figure = new_figure(5, 4.2)
     axes = figure.subplots()
     nominal = [100 * float(level) for level in levels]
     axes.plot(nominal, nominal, color="#bbbbbb", lw=1, label="as promised")
@@ -235,13 +238,13 @@ def _coverage_figure(levels: Mapping[str, Mapping[str, Any]]) -> str:
     axes.set_xlabel("level of the band, %")
     axes.set_ylabel("days whose sales lay in it, %")
     axes.legend(fontsize=8)
-    _remove_frame(axes)
-    return _svg(figure)
+    remove_frame(axes)
+    return to_svg(figure)
 
 
 def _totals_figure(kinds: Mapping[str, Mapping[str, Any]]) -> str:
     """Coverage of each kind of total's interval, and its width compared with naive methods."""
-    figure = _new_figure(9, 3.4)
+    figure = new_figure(9, 3.4)
     left, right = figure.subplots(1, 2, sharey=True)
     positions = np.arange(len(kinds))
     levels = list(next(iter(kinds.values()))["levels"])
@@ -268,5 +271,5 @@ def _totals_figure(kinds: Mapping[str, Mapping[str, Any]]) -> str:
     right.set_xlim(left=0)
     for axes in (left, right):
         axes.legend(fontsize=8)
-        _remove_frame(axes)
-    return _svg(figure)
+        remove_frame(axes)
+    return to_svg(figure)

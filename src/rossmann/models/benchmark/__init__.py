@@ -1,0 +1,1 @@
+"""Public benchmarks of others, run by their rules through the path that serves."""
