@@ -176,16 +176,15 @@ def valid_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, dict[str, An
     for count in (1, 2, 8, 23, 24, 25, 400, 5_000):
         yield f"{count} rows", {"inputs": rows.draw(count)}
         yield f"{count} rows, bounds", {"inputs": rows.draw(count), "intervals": [0.5, 0.8, 0.95]}
+        yield f"{count} rows, quantiles", {"inputs": rows.draw(count), "quantiles": [0.1, 0.5, 0.9]}
         yield f"{count} rows, unbiased", {"inputs": rows.draw(count), "objective": "unbiased"}
     for count in (1, 30, 3_000):
         yield f"{count} rows, as_of", {"inputs": rows.draw(count, -59, -12), "as_of": as_of}
         yield f"{count} past rows", {"inputs": rows.draw(count, -59, -12)}
         yield f"{count} rows, far", {"inputs": rows.draw(count, 40, 300), "intervals": [0.8]}
-        totals = ["store", "store_type", "chain"]
-        yield (
-            f"{count} rows, totals",
-            {"inputs": rows.draw(count), "totals": totals, "intervals": [0.8, 0.95]},
-        )
+        totals = {"totals": ["store", "store_type", "chain"], "intervals": [0.8, 0.95]}
+        yield f"{count} rows, totals", {"inputs": (drawn := rows.draw(count)), **totals}
+        yield f"{count} rows, quantiles of totals", {"inputs": drawn, **totals, "quantiles": [0.4]}
     invalid = rows.draw(3)
     invalid[1]["DayOfWeek"] = invalid[1]["DayOfWeek"] % 7 + 1
     yield "weekday contradicts date", {"inputs": invalid}
@@ -218,6 +217,7 @@ def invalid_bodies(rows: Rows, last_day: date) -> Iterator[tuple[str, bytes]]:
     options: dict[str, list[object]] = {
         "as_of": as_of,
         "intervals": [[0.0], [1.0], ["0.8"], 0.8, [0.999], []],
+        "quantiles": [[0.0], [1.0], ["0.5"], 0.5, [0.995], []],
         "objective": ["cost"],
         "totals": [["week"], "chain"],
         "model_stage": ["Archived", "Nowhere", 999, -1, 1.5],
@@ -260,6 +260,7 @@ def files(rows: Rows) -> Iterator[tuple[str, str, bytes, str, dict[str, str]]]:
     content = encode(valid, "csv")
     options: list[dict[str, str]] = [
         {"intervals": "0.5,0.9"},
+        {"quantiles": "0.1,0.975"},
         {"objective": "unbiased"},
         {"as_of": "2015-06-01"},
         {"model_stage": "1"},

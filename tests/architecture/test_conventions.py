@@ -19,8 +19,8 @@ MAX_MODULES = 12
 MAX_DEPTH = 2
 MAX_FUNCTION_LINES = 40
 MAX_PARAMETERS = 6
-PUBLISHED_SIGNATURES = {"predict_file"}
-"""Public functions that were published with more parameters."""
+PUBLISHED_SIGNATURES = {"predict", "predict_file"}
+"""Public functions that were published with all or more of these parameters."""
 LAST_RESORTS = {
     "cli/__init__.py": 1,  # one line on stderr
     "dashboard/shared/error_boundary.py": 1,  # an error box on the page

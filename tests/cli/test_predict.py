@@ -17,7 +17,7 @@ from rossmann.epoch_days import format_iso_day
 from rossmann.logging_config import get_logger
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.inference.attributions import DRIVER_LABELS
-from rossmann.models.inference.forecaster import Forecaster
+from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.inference.totals import TOTAL_LEVELS
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.settings import load_settings
@@ -79,6 +79,29 @@ def test_output_has_the_input_rows_and_the_forecast_columns(table: Path, panel: 
     assert (out["lower_80"] <= out["forecast"]).all() and (out["forecast"] <= out["upper_80"]).all()
     assert set(out["model_version"]) == {1}
     assert set(out["as_of"]) == {format_iso_day(panel.last_day)}
+
+
+def test_quantile_columns_follow_the_intervals_and_equal_the_forecaster(
+    table: Path, panel: Panel, ensemble: Ensemble
+) -> None:
+    options = ("--quantile", "0.9", "--quantile", "0.025", "--quantile", "0.9")
+    out = run(table, "--interval", "0.8", *options)
+    added = ["forecast", "lower_80", "upper_80", "quantile_90", "quantile_2.5"]
+    assert out.columns == [*FIELDS, *added, "model_version", "as_of", "warnings"]
+    assert out["quantile_90"].equals(out["upper_80"].alias("quantile_90"))
+    assert (out.filter(pl.col("Open") == 0).select(added) == 0).to_numpy().all()
+    days = pl.read_csv(table, try_parse_dates=True)["Date"].cast(pl.Int32).to_numpy()
+    rows = panel.schedule(out["Store"].to_numpy().astype(np.int32), days)
+    request = ForecastRequest(rows, panel.last_day, quantiles=(0.9, 0.025))
+    for one in Forecaster(panel, ensemble).forecast(request).quantiles:
+        assert out[f"quantile_{one.quantile * 100:g}"].to_list() == one.sales.tolist()
+
+
+def test_quantile_out_of_range_is_refused(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = table.with_name("out.csv")
+    assert main(["predict", str(table), "-o", str(output), "--quantile", "0.995"]) == 1
+    assert "a quantile must be from 0.01 to 0.99 (got 0.995)" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_stdout_has_the_result_and_no_log_events(
@@ -167,7 +190,8 @@ def test_objective_is_taken_from_the_settings(table: Path, monkeypatch: pytest.M
 
 def test_totals_are_written_to_a_separate_file(table: Path) -> None:
     output = table.with_name("totals.csv")
-    rows = run(table, "--totals", str(output), "--interval", "0.9")
+    quantiles = ("--quantile", "0.05", "--quantile", "0.625")
+    rows = run(table, "--totals", str(output), "--interval", "0.9", *quantiles)
     totals = pl.read_csv(output)
     assert set(totals["Total"]) == set(TOTAL_LEVELS)
     for by in ("store", "store_week", "store_type", "store_type_week", "chain", "chain_week"):
@@ -176,6 +200,8 @@ def test_totals_are_written_to_a_separate_file(table: Path) -> None:
         assert group["Rows"].sum() == len(rows)
         assert (group["Low90"] <= group["Forecast"]).all()
         assert (group["Forecast"] <= group["High90"]).all()
+        assert (group["Quantile5"] - group["Low90"]).abs().max() == 0
+        assert (group["Forecast"] < group["Quantile62.5"]).all()
     chain = totals.filter(pl.col("Total") == "chain").row(0, named=True)
     assert chain["Store"] is None
     assert chain["First"] == rows["Date"].min()
@@ -248,7 +274,14 @@ def test_submission_without_whole_ids_is_refused(
 
 
 @pytest.mark.parametrize(
-    "options", [["--explain"], ["--interval", "0.8"], ["--skip-faulty"], ["-o", "x.xlsx"]]
+    "options",
+    [
+        ["--explain"],
+        ["--interval", "0.8"],
+        ["--quantile", "0.1"],
+        ["--skip-faulty"],
+        ["-o", "x.xlsx"],
+    ],
 )
 def test_submission_excludes_what_it_has_no_place_for(
     table: Path, options: list[str], capsys: pytest.CaptureFixture[str]

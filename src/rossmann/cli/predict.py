@@ -41,6 +41,7 @@ OutputOption = Annotated[Path, typer.Option("-o", "--output", help=f"ends in {',
 ModelOption = Annotated[str, typer.Option(help="Production, Staging or a version")]
 AsOfOption = Annotated[str | None, typer.Option(help="last day of known sales, YYYY-MM-DD")]
 IntervalOption = Annotated[list[float] | None, typer.Option(help="a level such as 0.8; repeatable")]
+QuantileOption = Annotated[list[float] | None, typer.Option(help="such as 0.1; repeatable")]
 ObjectiveOption = Annotated[str | None, typer.Option(help="accuracy or unbiased; else the setting")]
 ExplainOption = Annotated[bool, typer.Option("--explain", help="add drivers, in per cent of sales")]
 TotalsOption = Annotated[Path | None, typer.Option(help="file for totals by store, type and chain")]
@@ -69,27 +70,30 @@ def predict(
     decimal: DecimalOption = None,
     sheet: SheetOption = None,
     kaggle: KaggleOption = False,
+    quantile: QuantileOption = None,
 ) -> None:
     """Forecast every row of a file; the rows come back in their order with their forecast.
 
     With --explain, Baseline times every (1 + Driver_... / 100) is the forecast; it takes some
-    25 ms a row. Intervals of totals are not sums of the rows' intervals. With --kaggle, the output
-    has the columns Id and Sales only, as the competition "Rossmann Store Sales" takes them.
+    25 ms a row. Intervals and quantiles of totals are not sums of the rows'. With --kaggle, the
+    output has the columns Id and Sales only, as the competition "Rossmann Store Sales" takes them.
 
-    Example: rossmann predict test.csv -o forecast.csv --interval 0.8
+    Example: rossmann predict test.csv -o forecast.csv --interval 0.8 --quantile 0.1
     """
     from rossmann.models.inference.forecaster import ForecastRequest
     from rossmann.settings import load_settings
 
-    _check_outputs(output, totals, kaggle, bool(explain or interval or skip_faulty))
+    _check_outputs(output, totals, kaggle, bool(explain or interval or quantile or skip_faulty))
     settings = load_settings()
     upload = _read_rows(file, date_format, decimal, sheet)
     version = _load_version(settings, model, upload)
-    levels, origin = tuple(interval or ()), _parse_as_of(as_of)
+    levels, quantiles = (tuple(dict.fromkeys(numbers or ())) for numbers in (interval, quantile))
+    origin = _parse_as_of(as_of)
     forecaster = version.served.forecaster
     upload = _add_panel_errors(upload, forecaster, origin)
     _check_errors(upload, file, skip_faulty, adds_up=totals is not None)
-    request = ForecastRequest(upload.rows, origin, levels, _parse_objective(objective, settings))
+    chosen = _parse_objective(objective, settings)
+    request = ForecastRequest(upload.rows, origin, levels, chosen, quantiles)
     forecast = forecaster.forecast(request)
     _show_warnings(forecast)
     about = _about(version, forecast)
@@ -116,8 +120,8 @@ def _check_outputs(output: Path, totals: Path | None, kaggle: bool, adds_columns
         raise typer.BadParameter(f"--kaggle writes CSV: {output} must end in .csv")
     if kaggle and adds_columns:
         raise typer.BadParameter(
-            "--kaggle writes Id and Sales of every row: leave out --explain, --interval and"
-            " --skip-faulty"
+            "--kaggle writes Id and Sales of every row: leave out --explain, --interval,"
+            " --quantile and --skip-faulty"
         )
 
 
@@ -268,11 +272,13 @@ def _result_columns(
     values = [
         pl.Series(forecast.sales),
         *(pl.Series(side) for one in forecast.intervals for side in (one.lower, one.upper)),
+        *(pl.Series(one.sales) for one in forecast.quantiles),
         pl.repeat(served.version, count, dtype=pl.Int32, eager=True),
         pl.repeat(forecast.as_of, count, dtype=pl.Int32, eager=True).cast(pl.Date),
         pl.Series(texts, dtype=pl.String).gather(index),
     ]
-    columns = dict(zip(result_columns(request.levels), values, strict=True))
+    names = result_columns(request.levels, request.quantiles)
+    columns = dict(zip(names, values, strict=True))
     if explain:
         columns |= _explanation_columns(served.forecaster, request, forecast.as_of)
     return columns
@@ -287,7 +293,7 @@ def _explanation_columns(
 
     from rossmann.models.inference.attributions import explanation_columns
 
-    count, request = len(request.rows), replace(request, levels=())
+    count, request = len(request.rows), replace(request, levels=(), quantiles=())
     chunks: list[dict[str, FloatArray]] = []
     for start in range(0, count, EXPLAIN_CHUNK_ROWS):
         stop = min(start + EXPLAIN_CHUNK_ROWS, count)
@@ -327,20 +333,24 @@ def _write_totals(table: "pl.DataFrame", output: Path, about: tuple[tuple[str, s
 def totals_table(
     forecaster: "Forecaster", request: "ForecastRequest", origin: int
 ) -> "pl.DataFrame":
-    """By store, store type and chain, by week (Monday to Sunday) and whole, with intervals."""
+    """By store, store type and chain, by week (Monday to Sunday) and whole.
+
+    With intervals, at ``DEFAULT_TOTALS_LEVELS`` unless the request names levels, and quantiles.
+    """
     import polars as pl
 
     from rossmann.models.inference.totals import TOTAL_LEVELS, forecast_totals
 
-    levels = request.levels or DEFAULT_TOTALS_LEVELS
-    totals = forecast_totals(forecaster, replace(request, levels=levels), origin, TOTAL_LEVELS)
-    return pl.concat([_totals_frame(one, levels) for one in totals])
+    request = replace(request, levels=request.levels or DEFAULT_TOTALS_LEVELS)
+    totals = forecast_totals(forecaster, request, origin, TOTAL_LEVELS)
+    return pl.concat([_totals_frame(one, request) for one in totals])
 
 
-def _totals_frame(totals: "Totals", levels: Sequence[float]) -> "pl.DataFrame":
+def _totals_frame(totals: "Totals", request: "ForecastRequest") -> "pl.DataFrame":
     import numpy as np
     import polars as pl
 
+    from rossmann.data.uploads.result_files import percent_names
     from rossmann.schema import STORE_TYPES
 
     store_types = np.array([*STORE_TYPES, ""])
@@ -354,9 +364,10 @@ def _totals_frame(totals: "Totals", levels: Sequence[float]) -> "pl.DataFrame":
         "Rows": pl.Series(totals.rows),
         "Forecast": pl.Series(totals.sales),
     }
-    for level, (low, high) in zip(levels, totals.intervals, strict=True):
-        columns[f"Low{level * 100:g}"] = pl.Series(low)
-        columns[f"High{level * 100:g}"] = pl.Series(high)
+    for name, (low, high) in zip(percent_names(request.levels), totals.intervals, strict=True):
+        columns[f"Low{name}"], columns[f"High{name}"] = pl.Series(low), pl.Series(high)
+    for name, sales in zip(percent_names(request.quantiles), totals.quantiles, strict=True):
+        columns[f"Quantile{name}"] = pl.Series(sales)
     return pl.DataFrame(columns)
 
 

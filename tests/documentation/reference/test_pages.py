@@ -233,6 +233,7 @@ def test_error_types_of_the_code_are_on_the_page() -> None:
         (LoadRequest, {"model_stage": 1.5}),
         (LoadRequest, {"stage": "Production"}),
         (predict_parser.PredictOptions, {"intervals": [0.8] * 11, "totals": "store"}),
+        (predict_parser.PredictOptions, {"quantiles": [0.1] * 21}),
         (predict_parser.PredictOptions, {"intervals": [0, 1, float("nan"), "0.8"], "as_of": 1}),
         (predict_parser.PredictOptions, {"objective": "best", "totals": ["x"]}),
     ],

@@ -1,5 +1,6 @@
-"""Intervals of totals: coverage with correlated errors, and the row's interval for one row."""
+"""Intervals and quantiles of totals: correlated errors, and the row's interval for one row."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 
 from rossmann.models.calibration.totals_covariance import (
     ForecastRows,
+    Group,
     group_by,
     kernel_at,
     kernel_quadratic_form,
+    total_quantile,
     totals_intervals,
     totals_variance,
 )
@@ -23,7 +26,13 @@ from rossmann.models.calibration.totals_fit import (
     student_t_quantile,
     total_groups,
 )
-from rossmann.models.ensemble.prediction_intervals import LEVELS, calibrate, interval_bounds
+from rossmann.models.ensemble.prediction_intervals import (
+    CENTRAL,
+    LEVELS,
+    calibrate,
+    interval_bounds,
+    sales_quantiles,
+)
 from rossmann.models.ensemble.residual_scale import IntervalInputs, residual_scale
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
@@ -288,3 +297,90 @@ def test_student_t_quantile_is_close_to_printed_tables(
     share: float, degrees: float, value: float
 ) -> None:
     assert student_t_quantile(share, degrees) == pytest.approx(value, rel=0.01)
+
+
+QUANTILES = tuple(np.round(np.arange(0.01, 0.995, 0.01), 2).tolist())
+
+
+def quantiles_of(
+    tables: Tables, rows: ForecastRows, groups: Group, quantiles: Sequence[float]
+) -> list[FloatArray]:
+    variance = totals_variance(tables[1], rows, groups)
+    return [total_quantile(tables, variance, quantile) for quantile in quantiles]
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.02, 0.3])
+def test_quantiles_are_the_bounds_of_intervals_and_grow(
+    tables: Tables, others: list[WindowActuals], shift: float
+) -> None:
+    """To the last bit; ``shift``: of tables of earlier releases."""
+    tables = (tables[0], {**tables[1], "shift": shift} if shift else tables[1])
+    rows, levels = others[0].rows, LEVELS[:-1]
+    pairs = [((1 - level) / 2, (1 + level) / 2) for level in levels]
+    for kind in TOTAL_KINDS:
+        groups = total_groups(kind, rows, ORIGIN)
+        total, bounds = totals_intervals(*tables, rows, groups, levels)
+        for pair, interval in zip(pairs, bounds, strict=True):
+            for values, bound in zip(
+                quantiles_of(tables, rows, groups, pair), interval, strict=True
+            ):
+                assert (values == bound).all(), (kind, pair)
+        values = np.array(quantiles_of(tables, rows, groups, QUANTILES))
+        assert (np.diff(values, axis=0) >= 0).all()
+        assert (values > 0).all() and np.isfinite(values).all()
+        assert (values[QUANTILES.index(0.5)] == total).all()
+
+
+def test_share_of_stores_below_each_quantile_of_other_windows(
+    tables: Tables, others: list[WindowActuals]
+) -> None:
+    """The sum of days' medians is a little below the median of their sum."""
+    below = []
+    for actuals in others:
+        groups = total_groups("store", actuals.rows, ORIGIN)
+        sold = np.bincount(groups, actuals.sold)
+        values = quantiles_of(tables, actuals.rows, groups, (0.1, 0.4, 0.6, 0.9))
+        below.append([(sold <= value).mean() for value in values])
+    assert np.mean(below, axis=0) == pytest.approx([0.1, 0.4, 0.6, 0.9], abs=0.06)
+
+
+def test_total_of_one_row_has_the_quantiles_of_the_row(tables: Tables) -> None:
+    actuals, matrix = window(7)
+    actuals = scaled(actuals, matrix, tables[0])
+    index = np.arange(0, len(actuals.sold), 97)
+    rows = actuals.rows.take(index)
+    inputs = IntervalInputs(matrix[index], rows.day, rows.sales)
+    of_rows = sales_quantiles(tables[0], inputs, (0.1, 0.45, 0.9))
+    of_totals = quantiles_of(tables, rows, np.arange(len(index)), (0.1, 0.45, 0.9))
+    for row, values in zip(of_rows, of_totals, strict=True):
+        assert values == pytest.approx(row, rel=0.01)
+
+
+def test_quantiles_of_tables_of_earlier_releases(
+    tables: Tables, others: list[WindowActuals]
+) -> None:
+    """Below level .5 their widths grow evenly from zero."""
+    intervals, totals = ({k: v for k, v in t.items() if k != CENTRAL} for t in tables)
+    rows = others[0].rows
+    groups = total_groups("chain_week", rows, ORIGIN)
+    lower, eighth, middle = quantiles_of((intervals, totals), rows, groups, (0.25, 0.375, 0.5))
+    assert np.log(eighth / middle) == pytest.approx(np.log(lower / middle) / 2)
+    assert (lower == quantiles_of(tables, rows, groups, [0.25])[0]).all()
+
+
+def test_quantiles_of_closed_days_are_zero_and_of_no_rows_none(tables: Tables) -> None:
+    rows = scaled(*window(8), tables[0]).rows.take(np.arange(DAYS))
+    closed = replace(rows, sales=np.zeros(DAYS))
+    groups = np.zeros(DAYS, np.int64)
+    assert all(v.tolist() == [0.0] for v in quantiles_of(tables, closed, groups, QUANTILES))
+    none = closed.take(groups[:0])
+    assert all(len(v) == 0 for v in quantiles_of(tables, none, groups[:0], QUANTILES))
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.009, 0.991, 1.0])
+def test_a_quantile_out_of_range_raises_an_error(
+    tables: Tables, others: list[WindowActuals], quantile: float
+) -> None:
+    rows = others[0].rows
+    with pytest.raises(ValueError, match=r"between \.01 and \.99"):
+        quantiles_of(tables, rows, np.zeros(len(rows.day), np.int64), [quantile])

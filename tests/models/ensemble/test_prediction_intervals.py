@@ -1,4 +1,4 @@
-"""Conformal prediction intervals: coverage on other rows, nesting, scale, invalid tables."""
+"""Conformal intervals and quantiles: coverage on other rows, nesting, scale, invalid tables."""
 
 from datetime import date
 from itertools import pairwise
@@ -6,14 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rossmann.epoch_days import to_day
 from rossmann.errors import CorruptModelError
 from rossmann.models.ensemble.prediction_intervals import (
+    CENTRAL,
+    CENTRAL_LEVELS,
     LEVELS,
     calibrate,
     conformal_quantile,
     interval_bounds,
+    sales_quantiles,
+    scaled_quantile,
     validate_table,
 )
 from rossmann.models.ensemble.residual_scale import (
@@ -268,3 +274,80 @@ def test_tables_of_earlier_releases_keep_their_scale() -> None:
                       + old["coefficients"][4])  # fmt: skip
     new_store = np.sqrt(17.0)
     assert residual_scale(old, rows) == pytest.approx(expected * new_store, rel=1e-6)
+
+
+QUANTILES = tuple(np.round(np.arange(0.01, 0.995, 0.01), 2).tolist())
+
+
+def test_share_of_sales_below_each_quantile_of_other_rows() -> None:
+    table = table_of(*simulate(30))
+    matrix, sold, forecast = simulate(31)
+    values = sales_quantiles(table, inputs(matrix, forecast), QUANTILES)
+    shares = [float((sold <= sales).mean()) for sales in values]
+    assert shares == pytest.approx(QUANTILES, abs=0.03)
+
+
+def test_quantiles_are_the_bounds_of_intervals_and_the_forecast() -> None:
+    """To the last bit: quantile .1 is the lower bound of the 80 % interval, .9 the upper one."""
+    matrix, sold, forecast = simulate(32, 500)
+    table = table_of(matrix, sold, forecast)
+    rows = inputs(matrix, forecast)
+    levels = LEVELS[:-1]  # 99 % would take quantile .005
+    pairs = [((1 - level) / 2, (1 + level) / 2) for level in levels]
+    for pair, bounds in zip(pairs, interval_bounds(table, rows, levels), strict=True):
+        for values, bound in zip(sales_quantiles(table, rows, pair), bounds, strict=True):
+            assert (values == bound).all(), pair
+    (middle,) = sales_quantiles(table, rows, [0.5])
+    assert (middle == forecast).all()
+    assert table["levels"] == list(LEVELS) and table[CENTRAL]["levels"] == list(CENTRAL_LEVELS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    chosen=st.lists(st.floats(0.01, 0.99) | st.sampled_from(QUANTILES), min_size=2, max_size=20),
+    old=st.booleans(),
+)
+def test_quantiles_are_positive_finite_and_growing(chosen: list[float], old: bool) -> None:
+    matrix, sold, forecast = simulate(33, 60)
+    table = table_of(matrix, sold, forecast)
+    if old:
+        del table[CENTRAL]
+    values = np.array(sales_quantiles(table, inputs(matrix, forecast), sorted(chosen)))
+    assert (np.diff(values, axis=0) >= 0).all()
+    assert np.isfinite(values).all() and (values > 0).all()
+
+
+def test_quantiles_of_tables_of_earlier_releases() -> None:
+    """Below level .5 they have nothing: the width grows evenly from zero."""
+    table = table_of(*simulate(34))
+    old = {key: value for key, value in table.items() if key != CENTRAL}
+    validate_table(old)
+    half = conformal_quantile(old, 0.5)
+    for quantile, share in ((0.25, -1.0), (0.375, -0.5), (0.5, 0.0), (0.55, 0.2), (0.75, 1.0)):
+        assert scaled_quantile(old, quantile) == pytest.approx(share * half, rel=1e-9)
+    assert scaled_quantile(old, 0.1) == scaled_quantile(table, 0.1)
+    assert scaled_quantile(table, 0.45) == pytest.approx(-0.126, abs=0.02)  # of the normal
+
+
+def test_quantiles_of_a_row_are_independent_of_other_rows() -> None:
+    matrix, sold, forecast = simulate(35)
+    table = table_of(matrix, sold, forecast)
+    values = sales_quantiles(table, inputs(matrix, forecast), [0.1, 0.45])
+    for index in (17, 3, 5999):
+        part = inputs(matrix[[index]], forecast[[index]])
+        for all_rows, single in zip(values, sales_quantiles(table, part, [0.1, 0.45]), strict=True):
+            assert single[0] == pytest.approx(all_rows[index], rel=1e-12)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.009, 0.991, 1.0, -0.1, float("nan")])
+def test_quantile_out_of_range_raises(quantile: float) -> None:
+    matrix, sold, forecast = simulate(36, 500)
+    with pytest.raises(ValueError, match=r"between \.01 and \.99"):
+        sales_quantiles(table_of(matrix, sold, forecast), inputs(matrix, forecast), [quantile])
+
+
+def test_table_with_damaged_central_widths_raises() -> None:
+    table = table_of(*simulate(37, 500))
+    table[CENTRAL] = {**table[CENTRAL], "quantiles": table[CENTRAL]["quantiles"][1:]}
+    with pytest.raises(CorruptModelError, match="damaged"):
+        validate_table(table)

@@ -33,6 +33,9 @@ class Constant:
     ) -> list[tuple[FloatArray, FloatArray]]:
         return [(rows.forecast - 10, rows.forecast + 10) for _ in levels]
 
+    def quantiles(self, rows: IntervalInputs, quantiles: Sequence[float]) -> list[FloatArray]:
+        return [rows.forecast + 100 * quantile - 50 for quantile in quantiles]
+
 
 def random_rows(panel: Panel, count: int, seed: int = 1, **fixed: int) -> StoreDays:
     """Rows of random stores, days after history and flags."""
@@ -58,12 +61,41 @@ def forecaster(make_forecaster: Any, tmp_path: Path) -> Forecaster:
     return made
 
 
-def test_closed_days_have_zero_forecasts_and_bounds(panel: Panel) -> None:
+def test_closed_days_have_zero_forecasts_bounds_and_quantiles(panel: Panel) -> None:
     rows = random_rows(panel, 300)
-    forecast = Forecaster(panel, Constant(7777.0)).forecast(ForecastRequest(rows, levels=(0.8,)))
+    request = ForecastRequest(rows, levels=(0.8,), quantiles=(0.9, 0.1))
+    forecast = Forecaster(panel, Constant(7777.0)).forecast(request)
     assert (forecast.sales == np.where(rows.open, 7777.0, 0.0)).all()
     assert (forecast.intervals[0].lower == np.where(rows.open, 7767.0, 0.0)).all()
     assert (forecast.intervals[0].upper == np.where(rows.open, 7787.0, 0.0)).all()
+    assert [quantile.quantile for quantile in forecast.quantiles] == [0.9, 0.1]
+    for quantile, expected in zip(forecast.quantiles, (7817.0, 7737.0), strict=True):
+        assert (quantile.sales == np.where(rows.open, expected, 0.0)).all()
+
+
+def test_only_what_is_requested_is_computed(panel: Panel) -> None:
+    class NoBounds(Constant):
+        bounds = quantiles = None  # type: ignore[assignment]
+
+    forecast = Forecaster(panel, NoBounds(1.0)).forecast(ForecastRequest(random_rows(panel, 9)))
+    assert forecast.intervals == forecast.quantiles == ()
+    for options, name in (({"levels": (0.8,)}, "quantiles"), ({"quantiles": (0.1,)}, "bounds")):
+        model = Constant(1.0)
+        setattr(model, name, None)
+        Forecaster(panel, model).forecast(ForecastRequest(random_rows(panel, 9), **options))
+
+
+def test_quantiles_out_of_range_raise_errors_with_their_index(
+    forecaster: Forecaster, panel: Panel
+) -> None:
+    request = ForecastRequest(random_rows(panel, 3), quantiles=(0.01, 0.005, 0.99, 0.995))
+    with pytest.raises(RequestError) as error:
+        forecaster.forecast(request)
+    assert [(f.loc, f.type) for f in error.value.errors] == [
+        (("quantiles", 1), "quantile_range"),
+        (("quantiles", 3), "quantile_range"),
+    ]
+    assert error.value.errors[0].msg == "a quantile must be from 0.01 to 0.99 (got 0.005)"
 
 
 def test_negative_forecasts_become_zero(panel: Panel) -> None:
@@ -105,15 +137,18 @@ def test_parts_of_many_rows_are_the_forecast_of_all(
 ) -> None:
     rows = random_rows(panel, 500)
     origins = panel.last_day - np.random.default_rng(2).integers(0, 60, 500)
-    request = ForecastRequest(rows, levels=(0.8, 0.95))
+    request = ForecastRequest(rows, levels=(0.8, 0.95), quantiles=(0.1, 0.7))
     expected = forecaster.predict_rows(request, origins)
     asked: list[int] = []
     monkeypatch.setattr("rossmann.models.inference.forecaster.CHECKED_ROWS", 64)
-    sales, intervals = forecaster.predict_rows(request, origins, lambda: asked.append(1))
+    sales, intervals, quantiles = forecaster.predict_rows(request, origins, lambda: asked.append(1))
     assert len(asked) == -(-int(rows.open.sum()) // 64) > 2
     assert (sales == expected[0]).all() and (sales == 0).any() and (sales > 0).any()
-    for one, other in zip(intervals, expected[1], strict=True):
+    for one, other in zip(intervals, expected.intervals, strict=True):
         assert (one.lower == other.lower).all() and (one.upper == other.upper).all()
+    assert len(quantiles) == 2
+    for value, same in zip(quantiles, expected.quantiles, strict=True):
+        assert value.quantile == same.quantile and (value.sales == same.sales).all()
 
 
 def test_model_gets_the_matrix_of_the_panel(panel: Panel) -> None:

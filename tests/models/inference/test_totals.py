@@ -9,10 +9,11 @@ import pytest
 from rossmann.data.panel.panel import Panel
 from rossmann.errors import CorruptModelError
 from rossmann.models.ensemble.ensemble import Ensemble
+from rossmann.models.ensemble.prediction_intervals import CENTRAL
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.inference.totals import TOTAL_LEVELS, Totals, forecast_totals
 from rossmann.models.publishing.trained_model import TrainedModel
-from rossmann.schema import STORE_TYPES, Objective, StoreDays
+from rossmann.schema import STORE_TYPES, FloatArray, Objective, StoreDays
 
 
 def _totals(
@@ -22,8 +23,9 @@ def _totals(
     by: Sequence[str],
     levels: tuple[float, ...] = (),
     objective: Objective = "accuracy",
+    quantiles: tuple[float, ...] = (),
 ) -> list[Totals]:
-    request = ForecastRequest(rows, None, levels, objective)
+    request = ForecastRequest(rows, None, levels, objective, quantiles)
     return forecast_totals(Forecaster(panel, ensemble), request, panel.last_day, by)
 
 
@@ -88,12 +90,52 @@ def test_unbiased_totals_lie_in_their_intervals(
     assert unbiased.intervals[0][0] == pytest.approx(plain.intervals[0][0])
 
 
+def test_quantiles_of_totals_are_their_bounds_and_the_same_for_both_objectives(
+    panel: Panel, ensemble: Ensemble, rows: StoreDays
+) -> None:
+    quantiles = (0.1, 0.3, 0.5, 0.6, 0.9)
+    plain, unbiased = (
+        _totals(panel, ensemble, rows, TOTAL_LEVELS, (0.8,), objective, quantiles)
+        for objective in ("accuracy", "unbiased")
+    )
+    for totals, other in zip(plain, unbiased, strict=True):
+        (lower, upper), values = totals.intervals[0], np.array(totals.quantiles)
+        assert (values[0] == lower).all() and (values[-1] == upper).all()
+        assert (values[2] == totals.sales).all()
+        assert (np.diff(values, axis=0) > 0).all()
+        assert (np.array(other.quantiles) == values).all()
+        assert not (other.sales == totals.sales).all()
+
+
+def test_versions_of_earlier_releases_have_quantiles(
+    panel: Panel, ensemble: Ensemble, rows: StoreDays
+) -> None:
+    """Their tables have nothing below level .5."""
+    card = dict(ensemble.card)
+    for name in ("intervals", "totals"):
+        card[name] = {key: value for key, value in card[name].items() if key != CENTRAL}
+    old, quantiles = Ensemble(ensemble.members, card), (0.1, 0.4, 0.5, 0.75)
+
+    def values_of(version: Ensemble) -> list[FloatArray]:
+        request = ForecastRequest(rows, quantiles=quantiles)
+        forecast = Forecaster(panel, version).forecast(request)
+        totals = _totals(panel, version, rows, ["store", "chain"], quantiles=quantiles)
+        return [np.array([q.sales for q in forecast.quantiles])[:, rows.open == 1]] + [
+            np.array(one.quantiles) for one in totals
+        ]
+
+    for new, earlier in zip(values_of(ensemble), values_of(old), strict=True):
+        assert (new[[0, 2, 3]] == earlier[[0, 2, 3]]).all()
+        assert (np.diff(earlier, axis=0) > 0).all()
+
+
 def test_totals_of_closed_days_are_zero_with_certainty(
     panel: Panel, ensemble: Ensemble, rows: StoreDays
 ) -> None:
     closed = replace(rows, open=np.zeros_like(rows.open))
-    for totals in _totals(panel, ensemble, closed, TOTAL_LEVELS, (0.95,)):
+    for totals in _totals(panel, ensemble, closed, TOTAL_LEVELS, (0.95,), quantiles=(0.1, 0.9)):
         assert (totals.sales == 0).all()
+        assert all((sales == 0).all() for sales in totals.quantiles)
         assert all((bound == 0).all() for bound in totals.intervals[0])
 
 

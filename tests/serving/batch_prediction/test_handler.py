@@ -66,9 +66,9 @@ def errors_by_loc(response: Any, code: int = 422) -> dict[tuple[Any, ...], str]:
 def test_every_format_equals_predict_in_row_order(
     api: TestClient, rows: list[dict[str, Any]], file_format: str, output_format: str | None
 ) -> None:
-    body = {"inputs": without_id(rows), "intervals": [0.8, 0.95], "objective": "unbiased"}
-    result = api.post("/predict", json=body).json()
-    query = "?intervals=0.8,0.95&objective=unbiased" + (
+    options = {"intervals": [0.8, 0.95], "quantiles": [0.9, 0.025], "objective": "unbiased"}
+    result = api.post("/predict", json={"inputs": without_id(rows), **options}).json()
+    query = "?intervals=0.8,0.95&quantiles=0.9,0.025,0.9&objective=unbiased" + (
         f"&format={output_format}" if output_format else ""
     )
     response = api.post(f"/predict/file{query}", content=to_file(rows, file_format))
@@ -79,6 +79,10 @@ def test_every_format_equals_predict_in_row_order(
         name = f"{interval['level'] * 100:g}"
         assert table[f"lower_{name}"].cast(pl.Float64).to_list() == interval["lower"]
         assert table[f"upper_{name}"].cast(pl.Float64).to_list() == interval["upper"]
+    for quantile in result["quantiles"]:
+        name = f"quantile_{quantile['quantile'] * 100:g}"
+        assert table[name].cast(pl.Float64).to_list() == quantile["sales"]
+    assert table.columns[-6:-3] == ["upper_95", "quantile_90", "quantile_2.5"]
     assert [int(n) for n in table["Id"]] == [row["Id"] for row in rows]
     assert [str(day)[:10] for day in table["Date"]] == [row["Date"] for row in rows]
     assert set(table["model_version"]) == {1}
@@ -208,11 +212,24 @@ def test_invalid_option_is_rejected_by_name(api: TestClient, rows: list[dict[str
         "as_of=yesterday": "as_of", "intervals=0.8,x": "intervals", "intervals=2": "intervals",
         "objective=best": "objective", "format=pdf": "format", "date_format=YY": "date_format",
         "formats=csv": "formats", "as_of=1999-01-01": "as_of", "intervals=0.01": "intervals",
+        "quantiles=0.1,x": "quantiles", "quantiles=1": "quantiles", "quantiles=0.001": "quantiles",
     }.items():  # fmt: skip
         errors = errors_by_loc(api.post(f"/predict/file?{query}", content=body))
         assert option in {loc[0] for loc in errors}, (query, errors)
     assert api.post("/predict/file?model_stage=77", content=body).status_code == 404
     assert api.post("/predict/file?model_stage=2", content=body).headers["X-Model-Version"] == "2"
+
+
+def test_numbers_that_six_digits_do_not_tell_apart_have_columns_of_their_own(
+    api: TestClient, row: MakeRow
+) -> None:
+    query = "intervals=0.8,0.80000001&quantiles=0.1,0.10000001&format=parquet"
+    response = api.post(f"/predict/file?{query}", content=to_file([row()], "csv"))
+    added = read(response.content, "parquet").columns[-10:-3]
+    assert added == [
+        *("forecast", "lower_80", "upper_80", "lower_80.000001", "upper_80.000001"),
+        *("quantile_10", "quantile_10.000001"),
+    ]
 
 
 def test_as_of_option_and_its_default(api: TestClient, row: MakeRow) -> None:

@@ -41,6 +41,8 @@ def test_every_client_method(
         response = client.predict(rows, stage="Staging", intervals=[0.8])
         assert response.model_version == 2 and len(response.intervals[0].lower) == 3
         assert client.predict(rows, as_of="2015-06-30").as_of == "2015-06-30"
+        response = client.predict(rows, quantiles=[0.1, 0.9])
+        assert [(q.quantile, len(q.sales)) for q in response.quantiles] == [(0.1, 3), (0.9, 3)]
         assert client.load(3).model_version == 3
         assert client.promote(2, "why not").stage == "Production"
         assert client.rollback().version == 1

@@ -79,7 +79,7 @@ def test_documented_error_response(live: Live, make_app: App, plan: Path) -> Non
 
 def test_page_documents_every_option_and_column(panel: Panel) -> None:
     text = PAGE.read_text("utf-8")
-    for name in (*OPTION_NAMES, *result_columns((0.8,))):
+    for name in (*OPTION_NAMES, *result_columns((0.8,), (0.1,))):
         assert f"`{name}`" in text, name
 
 
@@ -88,12 +88,13 @@ def test_client_passes_every_option(live: Live, make_app: App, plan: Path) -> No
     with live(make_app()) as url, Client(url) as client:
         options = {"stage": 2, "as_of": "2014-06-30", "objective": "unbiased"}
         summary = client.predict_file(
-            plan, target, intervals=[0.8], date_format="YYYY-MM-DD", **options
+            plan, target, intervals=[0.8], quantiles=[0.1, 0.9], date_format="YYYY-MM-DD", **options
         )  # type: ignore[arg-type]
         assert (summary.count, summary.model_version, summary.model_stage) == (500, 2, "Staging")
         assert (summary.as_of, summary.objective) == ("2014-06-30", "unbiased")
         assert "horizon" in {warning.type for warning in summary.warnings}
-        assert "lower_80" in pl.read_excel(target).columns
+        columns = set(pl.read_excel(target).columns)
+        assert {"lower_80", "quantile_10", "quantile_90"} <= columns
         with pytest.raises(VersionNotFoundError):
             client.predict_file(plan, target, stage=77)
     with pytest.raises(ServiceError, match="away"):

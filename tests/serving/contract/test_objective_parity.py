@@ -39,9 +39,10 @@ def predict(api: TestClient, row: MakeRow, **options: Any) -> dict[str, Any]:
 def test_unbiased_forecast_is_the_accurate_one_times_the_correction(
     api: TestClient, row: MakeRow, ensemble: Ensemble
 ) -> None:
-    default = predict(api, row, intervals=[0.8])
-    accuracy = predict(api, row, intervals=[0.8], objective="accuracy")
-    unbiased = predict(api, row, intervals=[0.8], objective="unbiased")
+    options = {"intervals": [0.8], "quantiles": [0.1, 0.5]}
+    default = predict(api, row, **options)
+    accuracy = predict(api, row, **options, objective="accuracy")
+    unbiased = predict(api, row, **options, objective="unbiased")
     assert default["objective"] == accuracy["objective"] == "accuracy"
     assert default["predictions"] == accuracy["predictions"]
     assert unbiased["objective"] == "unbiased"
@@ -50,6 +51,8 @@ def test_unbiased_forecast_is_the_accurate_one_times_the_correction(
     assert unbiased["predictions"] == pytest.approx(expected, rel=1e-12)
     assert unbiased["predictions"][2] == 0
     assert unbiased["intervals"] == default["intervals"]
+    assert unbiased["quantiles"] == default["quantiles"]
+    assert default["quantiles"][1]["sales"] == default["predictions"]
 
 
 def test_objective_setting_is_the_default_of_requests(make_app: MakeApp, row: MakeRow) -> None:

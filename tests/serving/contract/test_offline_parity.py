@@ -120,18 +120,45 @@ def test_served_intervals_equal_offline(client: Client, panel: Panel, ensemble: 
         assert np.allclose(interval.upper, upper, rtol=1e-6)
 
 
+def test_served_quantiles_equal_offline_for_any_batching(
+    client: Client, panel: Panel, ensemble: Ensemble
+) -> None:
+    rows, _ = window(panel)
+    rows = rows.take(slice(0, 200))
+    origin = panel.last_day - WINDOW
+    matrix = panel.matrix(rows, origin)
+    inputs = IntervalInputs(matrix, rows.day, ensemble.predict(matrix))
+    quantiles = (0.1, 0.45, 0.9)
+    offline = ensemble.quantiles(inputs, quantiles)
+    as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
+    sent = to_json_rows(rows)
+    result = client.predict(sent, as_of=as_of, intervals=[0.8], quantiles=quantiles)
+    for quantile, expected in zip(result.quantiles, offline, strict=True):
+        assert np.allclose(quantile.sales, expected, rtol=1e-6)
+    (interval,) = result.intervals
+    assert result.quantiles[0].sales == interval.lower
+    assert result.quantiles[2].sales == interval.upper
+    for index in range(0, 200, 20):
+        single = client.predict([sent[index]], as_of=as_of, quantiles=quantiles)
+        assert [q.sales[0] for q in single.quantiles] == [q.sales[index] for q in result.quantiles]
+
+
 def test_served_totals_equal_offline(client: Client, panel: Panel, ensemble: Ensemble) -> None:
     rows, _ = window(panel)
     origin = panel.last_day - WINDOW
     as_of = (panel.info.last_day - timedelta(days=WINDOW)).isoformat()
-    result = client.predict(to_json_rows(rows), as_of=as_of, intervals=[0.8], totals=TOTAL_LEVELS)
-    request = ForecastRequest(rows, origin, (0.8,))
+    options = {"intervals": [0.8], "quantiles": [0.1, 0.6], "totals": TOTAL_LEVELS}
+    result = client.predict(to_json_rows(rows), as_of=as_of, **options)  # type: ignore[arg-type]
+    request = ForecastRequest(rows, origin, (0.8,), quantiles=(0.1, 0.6))
     offline = forecast_totals(Forecaster(panel, ensemble), request, origin, TOTAL_LEVELS)
     assert [total.by for total in result.totals] == list(TOTAL_LEVELS)
     for online, expected in zip(result.totals, offline, strict=True):
         assert np.allclose(online.sales, expected.sales, rtol=1e-6)
         assert np.allclose(online.intervals[0].lower, expected.intervals[0][0], rtol=1e-6)
         assert np.allclose(online.intervals[0].upper, expected.intervals[0][1], rtol=1e-6)
+        assert [q.quantile for q in online.quantiles] == [0.1, 0.6]
+        assert online.quantiles[0].sales == online.intervals[0].lower
+        assert np.allclose(online.quantiles[1].sales, expected.quantiles[1], rtol=1e-6)
         assert sum(online.rows) == len(rows)
         assert online.store == [None if s < 0 else s for s in expected.store]
     chain = result.totals[-1]

@@ -104,8 +104,9 @@ def test_each_row_equals_its_own_version_exactly(
     experiment: Run, rows: list[dict[str, Any]]
 ) -> None:
     with experiment() as client:
-        mixed = predict(client, rows, intervals=[0.8])
-        first, second = (predict(client, rows, model_stage=n, intervals=[0.8]) for n in (3, 2))
+        options = {"intervals": [0.8], "quantiles": [0.3, 0.9]}
+        mixed = predict(client, rows, **options)
+        first, second = (predict(client, rows, model_stage=n, **options) for n in (3, 2))
     challenger_indices = set(challenger_rows(rows))
     assert 0 < len(challenger_indices) < len(rows)
     assert mixed.challenger is not None
@@ -119,6 +120,8 @@ def test_each_row_equals_its_own_version_exactly(
         for side in ("lower", "upper"):
             bound, expected = (getattr(r.intervals[0], side)[n] for r in (mixed, source))
             assert bound == expected
+        for own, other in zip(mixed.quantiles, source.quantiles, strict=True):
+            assert (own.quantile, own.sales[n]) == (other.quantile, other.sales[n])
     assert mixed.warnings == first.warnings
 
 

@@ -75,7 +75,7 @@ def queue_state(client: TestClient) -> dict[str, Any]:
 def test_every_row_is_logged_once_as_answer_and_once_as_shadow(
     experiment: Run, rows: list[dict[str, Any]], serving_settings: Settings
 ) -> None:
-    early = {"as_of": "2015-06-30", "intervals": [0.8]}
+    early = {"as_of": "2015-06-30", "intervals": [0.8], "quantiles": [0.1]}
     with experiment(experiment="shadow") as client:
         first = predict(client, rows[:3])
         batch = predict(client, rows, **early)

@@ -62,7 +62,7 @@ def test_response_fields_and_defaults(api: TestClient, row: MakeRow, panel: Pane
     assert set(response.json()) == set(PredictResponse.model_fields)
     assert (result.model_version, result.model_stage, result.count) == (1, "Production", 1)
     assert result.as_of == panel.info.last_day.isoformat()
-    assert result.intervals == [] and result.warnings == []
+    assert result.intervals == result.quantiles == [] and result.warnings == []
 
 
 def test_interval_contains_the_forecast_and_closed_days_are_zero(
@@ -75,6 +75,22 @@ def test_interval_contains_the_forecast_and_closed_days_are_zero(
     for interval in result["intervals"]:
         assert interval["lower"][1] == interval["upper"][1] == 0
         assert interval["lower"][0] < result["predictions"][0] < interval["upper"][0]
+
+
+def test_quantiles_come_in_the_order_of_the_request_and_closed_days_are_zero(
+    api: TestClient, row: MakeRow
+) -> None:
+    rows = [row(1), row(2, Open=0), row(3)]
+    body = {"inputs": rows, "quantiles": [0.9, 0.1, 0.025, 0.9, 0.5]}
+    result = PredictResponse.model_validate_json(api.post("/predict", json=body).content)
+    assert [one.quantile for one in result.quantiles] == [0.9, 0.1, 0.025, 0.5]
+    assert all(one.sales[1] == 0 for one in result.quantiles)
+    high, low, lowest, middle = (one.sales[0] for one in result.quantiles)
+    assert 0 < lowest < low < middle < high
+    assert result.intervals == []
+    for absent in (None, []):
+        body = {"inputs": rows, "quantiles": absent}
+        assert api.post("/predict", json=body).json()["quantiles"] == []
 
 
 def test_stage_or_number_selects_the_version(api: TestClient, row: MakeRow) -> None:
@@ -238,6 +254,23 @@ def test_malformed_body_is_rejected(
 def test_level_outside_the_calibrated_range_is_rejected(api: TestClient, row: MakeRow) -> None:
     body = {"inputs": [row()], "intervals": [0.8, 0.3]}
     assert "from 0.5 to 0.99" in errors_by_loc(api.post("/predict", json=body))["intervals", 1]
+
+
+def test_invalid_quantiles_are_rejected_by_index(api: TestClient, row: MakeRow) -> None:
+    def errors(quantiles: Any) -> dict[tuple[Any, ...], str]:
+        body = {"inputs": [row()], "quantiles": quantiles}
+        return errors_by_loc(api.post("/predict", json=body))
+
+    assert errors([0.5, 0.005, 0.995]) == {
+        ("quantiles", 1): "a quantile must be from 0.01 to 0.99 (got 0.005)",
+        ("quantiles", 2): "a quantile must be from 0.01 to 0.99 (got 0.995)",
+    }
+    for wrong in (0, 1, -0.1, 10, "0.5", None, True):
+        assert set(errors([0.5, wrong])) == {("quantiles", 1)}
+    for wrong in (0.5, "0.5", {}, [0.5] * 21):
+        assert set(errors(wrong)) == {("quantiles",)}
+    many = [n / 100 for n in range(1, 21)]
+    assert api.post("/predict", json={"inputs": [row()], "quantiles": many}).status_code == 200
 
 
 def test_repeated_json_keys_are_rejected(api: TestClient, row: MakeRow) -> None:

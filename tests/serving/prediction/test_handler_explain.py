@@ -76,11 +76,12 @@ def test_other_promo_is_the_forecast_of_the_row_with_its_promotion_switched(
 def test_explained_forecast_equals_predict_and_the_product_of_drivers(
     api: TestClient, row: MakeRow, panel: Panel
 ) -> None:
-    body = {"inputs": sample_rows(row, panel), "intervals": [0.8]}
+    body = {"inputs": sample_rows(row, panel), "intervals": [0.8], "quantiles": [0.1, 0.9]}
     served = api.post("/predict", json=body).json()
     result = explain(api, body)
     assert result.predictions == served["predictions"]
     assert [interval.model_dump() for interval in result.intervals] == served["intervals"]
+    assert [quantile.model_dump() for quantile in result.quantiles] == served["quantiles"]
     assert result.warnings == served["warnings"] == []
     assert (result.as_of, result.model_version) == (served["as_of"], served["model_version"])
     assert [explanation.forecast for explanation in result.explanations] == served["predictions"]

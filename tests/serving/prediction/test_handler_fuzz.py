@@ -76,7 +76,13 @@ def test_random_json(api: TestClient, body: Any) -> None:
         max_size=4,
     ),
     options=st.fixed_dictionaries(
-        {}, optional={"model_stage": values, "as_of": values | days, "intervals": values}
+        {},
+        optional={
+            "model_stage": values,
+            "as_of": values | days,
+            "intervals": values,
+            "quantiles": values,
+        },
     ),
 )
 def test_rows_with_random_changes(
@@ -104,6 +110,7 @@ def test_rows_with_random_changes(
     ),
     as_of=st.none() | st.integers(-640, 10),
     levels=st.lists(st.floats(0.01, 0.99), max_size=3),
+    quantiles=st.lists(st.floats(0.005, 0.995), max_size=3),
 )
 def test_well_formed_rows(
     api: TestClient,
@@ -111,11 +118,13 @@ def test_well_formed_rows(
     inputs: list[dict[str, Any]],
     as_of: int | None,
     levels: list[float],
+    quantiles: list[float],
 ) -> None:
     dates = [row(r["Date"])["Date"] for r in inputs]
     body: dict[str, Any] = {
         "inputs": [dict(r, Date=text) for r, text in zip(inputs, dates, strict=True)],
         "intervals": levels,
+        "quantiles": quantiles,
     }
     if as_of is not None:
         body["as_of"] = row(as_of)["Date"]
@@ -134,6 +143,7 @@ def test_well_formed_rows(
             "date_not_after_as_of",
             "as_of_range",
             "level_range",
+            "quantile_range",
         }
 
 

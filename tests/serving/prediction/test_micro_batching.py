@@ -47,7 +47,7 @@ def forecast_at_once(
 
 
 def is_same(one: Forecast, other: Forecast) -> bool:
-    """Equal to the last bit, intervals and warnings too."""
+    """Equal to the last bit, with intervals, quantiles and warnings."""
     return (
         (one.sales == other.sales).all()
         and (one.as_of, one.objective, one.warnings)
@@ -56,6 +56,10 @@ def is_same(one: Forecast, other: Forecast) -> bool:
         and all(
             (a.lower == b.lower).all() and (a.upper == b.upper).all()
             for a, b in zip(one.intervals, other.intervals, strict=True)
+        )
+        and [q.quantile for q in one.quantiles] == [q.quantile for q in other.quantiles]
+        and all(
+            (a.sales == b.sales).all() for a, b in zip(one.quantiles, other.quantiles, strict=True)
         )
     )
 
@@ -67,12 +71,14 @@ def test_batched_forecasts_equal_single_ones(
 ) -> None:
     origins = st.one_of(st.none(), st.integers(panel.last_day - 60, panel.last_day))
     levels = st.sampled_from([(), (0.8,), (0.8, 0.95)])
+    quantiles = st.sampled_from([(), (), (0.1, 0.9), (0.45,)])
     requests = []
     for seed in range(data.draw(st.integers(2, 40))):
         count = data.draw(st.integers(1, 24))
         objective: Objective = data.draw(st.sampled_from(["accuracy", "unbiased"]))
         rows = random_rows(panel, count, seed)
-        requests.append(ForecastRequest(rows, data.draw(origins), data.draw(levels), objective))
+        origin, own_levels = data.draw(origins), data.draw(levels)
+        requests.append(ForecastRequest(rows, origin, own_levels, objective, data.draw(quantiles)))
     results = forecast_at_once(forecaster, requests)
     for request, result in zip(requests, results, strict=True):
         assert isinstance(result, Forecast)
@@ -107,6 +113,9 @@ class CountingEnsemble:
 
     def bounds(self, *arguments: Any) -> Any:
         return self._ensemble.bounds(*arguments)
+
+    def quantiles(self, *arguments: Any) -> Any:
+        return self._ensemble.quantiles(*arguments)
 
     def contributions(self, *arguments: Any) -> Any:
         return self._ensemble.contributions(*arguments)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol, Self
@@ -102,13 +103,25 @@ def about_forecasts(
     )
 
 
-def result_columns(levels: Sequence[float]) -> list[str]:
-    """Names of the columns that forecasts with intervals at ``levels`` add to a user's file.
+def result_columns(levels: Sequence[float], quantiles: Sequence[float] = ()) -> list[str]:
+    """Names of the columns that forecasts with intervals and quantiles add to a user's file.
 
     They come last.
     """
-    bounds = [f"{side}_{level * 100:g}" for level in levels for side in ("lower", "upper")]
-    return ["forecast", *bounds, "model_version", "as_of", "warnings"]
+    bounds = [f"{side}_{name}" for name in percent_names(levels) for side in ("lower", "upper")]
+    columns = [f"quantile_{name}" for name in percent_names(quantiles)]
+    return ["forecast", *bounds, *columns, "model_version", "as_of", "warnings"]
+
+
+def percent_names(shares: Sequence[float]) -> list[str]:
+    """Different shares in per cent, as names of columns have them: 80, 2.5.
+
+    They have six digits, or all of them where six do not tell the shares apart.
+    """
+    names = [f"{share * 100:g}" for share in shares]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{(Decimal(str(float(share))) * 100).normalize():f}" for share in shares]
 
 
 def kept_columns(

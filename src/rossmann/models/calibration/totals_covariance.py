@@ -1,4 +1,4 @@
-"""Prediction intervals of totals: a store's week, a store type, the chain, any sum of rows.
+"""Intervals and quantiles of totals: a store's week, a store type, the chain, any sum of rows.
 
 Errors of different rows are correlated: all stores share what a date brings, stores of a type share
 a little more, and a store's own error lasts for weeks. Adding bounds up takes the errors as fully
@@ -20,7 +20,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from rossmann.models.ensemble.prediction_intervals import conformal_quantile, validate_table
+from rossmann.models.ensemble.prediction_intervals import (
+    central_level,
+    conformal_quantile,
+    half_width,
+    validate_table,
+)
 from rossmann.schema import FloatArray
 
 Group = npt.NDArray[np.int64]
@@ -69,6 +74,10 @@ class TotalsVariance:
     one_store: FloatArray
 
 
+TotalsTables = tuple[dict[str, Any], dict[str, Any]]
+"""A version's interval table and its totals table."""
+
+
 def totals_intervals(
     interval_table: dict[str, Any],
     totals_table: dict[str, Any],
@@ -87,22 +96,58 @@ def totals_intervals(
     """
     validate_table(interval_table)
     variance = totals_variance(totals_table, rows, groups)
+    tables = (interval_table, totals_table)
+    return variance.total, [total_bounds(tables, variance, level) for level in levels]
+
+
+def total_bounds(
+    tables: TotalsTables, variance: TotalsVariance, level: float
+) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper bound (g,) of totals; raises ``ValueError`` for a level outside .5 to .99."""
+    row = conformal_quantile(tables[0], level)
+    store, many = (
+        float(np.interp(level, tables[1]["levels"], tables[1][key])) for key in ("store", "many")
+    )
+    shift, width = _shift_and_width(tables[1], variance, (row, store, many))
+    return _below(variance, shift, width), _above(variance, shift, width)
+
+
+def total_quantile(tables: TotalsTables, variance: TotalsVariance, quantile: float) -> FloatArray:
+    """A quantile (g,) of totals, by the symmetric rule of ``scaled_quantile``.
+
+    It grows with ``quantile``. Raises ``ValueError`` outside .01 to .99.
+    """
+    level, sign = central_level(quantile)
+    row = half_width(tables[0], "quantiles", level)
+    store, many = (half_width(tables[1], key, level) for key in ("store", "many"))
+    shift, width = _shift_and_width(tables[1], variance, (row, store, many))
+    if sign == 0.0:
+        return variance.total
+    return (_below if sign < 0 else _above)(variance, shift, width)
+
+
+def _shift_and_width(
+    totals_table: dict[str, Any], variance: TotalsVariance, widths: tuple[float, float, float]
+) -> tuple[FloatArray, FloatArray]:
+    """Middle and half width (g,) of totals' log residuals.
+
+    ``widths``: in deviations, of a total of one row, of one store, of many stores.
+    """
+    row, store, many = widths
     # versions of earlier releases moved the interval by the mean of the windows' residuals
     shift = (1.0 - variance.one_store) * totals_table.get("shift", 0.0)
-    bounds = []
-    for level in levels:
-        row = conformal_quantile(interval_table, level)
-        store, many = (
-            np.interp(level, totals_table["levels"], totals_table[key]) for key in ("store", "many")
-        )
-        row_weight = np.divide(variance.one_row, variance.one_store.clip(1e-12))
-        single_store = row_weight * row + (1.0 - row_weight) * store
-        quantile = variance.one_store * single_store + (1.0 - variance.one_store) * many
-        width = quantile * variance.deviation
-        lower = variance.total * np.exp(np.minimum(shift - width, 0.0))
-        upper = variance.total * np.exp(np.maximum(shift + width, 0.0))
-        bounds.append((lower, upper))
-    return variance.total, bounds
+    row_weight = np.divide(variance.one_row, variance.one_store.clip(1e-12))
+    single_store = row_weight * row + (1.0 - row_weight) * store
+    width = variance.one_store * single_store + (1.0 - variance.one_store) * many
+    return shift, width * variance.deviation
+
+
+def _below(variance: TotalsVariance, shift: FloatArray, width: FloatArray) -> FloatArray:
+    return np.asarray(variance.total * np.exp(np.minimum(shift - width, 0.0)), np.float64)
+
+
+def _above(variance: TotalsVariance, shift: FloatArray, width: FloatArray) -> FloatArray:
+    return np.asarray(variance.total * np.exp(np.maximum(shift + width, 0.0)), np.float64)
 
 
 def totals_variance(table: dict[str, Any], rows: ForecastRows, groups: Group) -> TotalsVariance:

@@ -25,12 +25,19 @@ from rossmann.models.calibration.totals_covariance import (
     KERNEL_DECAY_DAYS,
     ForecastRows,
     Group,
+    TotalsTables,
     exponential_decay,
     group_by,
     totals_intervals,
     totals_variance,
 )
-from rossmann.models.ensemble.prediction_intervals import LEVELS, conformal_quantiles
+from rossmann.models.ensemble.prediction_intervals import (
+    CENTRAL,
+    CENTRAL_LEVELS,
+    LEVELS,
+    central_quantiles,
+    conformal_quantiles,
+)
 from rossmann.models.ensemble.residual_scale import residual_scale
 from rossmann.models.evaluation.backtest import WindowForecasts
 from rossmann.schema import FloatArray
@@ -40,9 +47,6 @@ _MAX_SCALED_RESIDUAL: Final = 4.0
 """Scaled residuals are clipped to this: a store that closed at noon says nothing of the others."""
 _SWEEPS: Final = 1_000
 _WEEK: Final = 7
-
-_Tables = tuple[dict[str, Any], dict[str, Any]]
-"""The interval table and the totals table."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def total_groups(kind: str, rows: ForecastRows, origin: int) -> Group:
 
 
 def measure_totals(
-    windows: Sequence[WindowActuals], tables: Sequence[_Tables], levels: Sequence[float]
+    windows: Sequence[WindowActuals], tables: Sequence[TotalsTables], levels: Sequence[float]
 ) -> dict[str, Any]:
     """Number of totals by kind and, by level, coverage and mean width of their intervals, as JSON.
 
@@ -214,9 +218,19 @@ def fit_totals(windows: Sequence[WindowActuals], chain_floor: float = 0.0) -> di
     # a lag of 0 within a store is the row itself: the store's kernel is fitted from lag 1 on
     products, pairs = tiers["within_store"]
     table["within_store"] = _fit_kernel(products[1:], pairs[1:], first=1)
-    scores = [_z_scores(table, w, kind) for w in windows for kind in ("store_week", "store")]
-    table["store"] = conformal_quantiles(np.abs(np.concatenate(scores)), LEVELS).tolist()
-    table["many"] = _many_store_quantiles(table, windows)
+    scores = np.abs(
+        np.concatenate(
+            [_z_scores(table, w, kind) for w in windows for kind in ("store_week", "store")]
+        )
+    )
+    table["store"] = conformal_quantiles(scores, LEVELS).tolist()
+    factor = _many_stores_factor(table, windows)
+    table["many"] = _many_store_widths(factor, len(windows), LEVELS)
+    table[CENTRAL] = {
+        "levels": list(CENTRAL_LEVELS),
+        "store": central_quantiles(scores),
+        "many": _many_store_widths(factor, len(windows), CENTRAL_LEVELS),
+    }
     return table
 
 
@@ -316,16 +330,20 @@ def _z_scores(table: dict[str, Any], window: WindowActuals, kind: str) -> FloatA
     return np.asarray(_log_ratios(window, groups) / variance.deviation, np.float64)
 
 
-def _many_store_quantiles(table: dict[str, Any], windows: Sequence[WindowActuals]) -> list[float]:
+def _many_stores_factor(table: dict[str, Any], windows: Sequence[WindowActuals]) -> float:
+    """How much further off than the covariance says past totals of many stores were; at least 1."""
+    kinds = ("type_week", "type", "chain_week", "chain")
+    squared = [np.mean(_z_scores(table, w, kind) ** 2) for w in windows for kind in kinds]
+    return max(float(np.sqrt(np.mean(squared))), 1.0)
+
+
+def _many_store_widths(factor: float, windows: int, levels: Sequence[float]) -> list[float]:
     """Half-width in standard deviations of each level for totals of many stores, (levels,).
 
     There are few windows, so the deviation itself is uncertain: Student's t with a degree for each
-    window, wider where past totals were further off than the covariance says.
+    window, wider by ``factor``.
     """
-    kinds = ("type_week", "type", "chain_week", "chain")
-    squared = [np.mean(_z_scores(table, w, kind) ** 2) for w in windows for kind in kinds]
-    factor = max(float(np.sqrt(np.mean(squared))), 1.0)
-    return [factor * student_t_quantile(0.5 + level / 2, len(windows)) for level in LEVELS]
+    return [factor * student_t_quantile(0.5 + level / 2, windows) for level in levels]
 
 
 def student_t_quantile(share: float, degrees: float) -> float:

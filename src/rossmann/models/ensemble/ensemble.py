@@ -1,4 +1,4 @@
-"""Weighted ensemble of the members, with its prediction intervals: one folder of files.
+"""Weighted ensemble of the members, with its intervals and quantiles: one folder of files.
 
 A forecast is the base filter's, times the members' weighted factor. Stores with few days of sales
 get less of that factor, or none, and so do kinds of days on which the filter alone forecast past
@@ -15,7 +15,11 @@ import numpy.typing as npt
 from rossmann.errors import CorruptModelError
 from rossmann.installation import shell_command
 from rossmann.models.ensemble.artifact_files import read_card, verify_digests, write_card
-from rossmann.models.ensemble.prediction_intervals import interval_bounds, validate_table
+from rossmann.models.ensemble.prediction_intervals import (
+    interval_bounds,
+    sales_quantiles,
+    validate_table,
+)
 from rossmann.models.ensemble.residual_scale import IntervalInputs
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.base import BaseLearner
@@ -208,6 +212,10 @@ class Ensemble:
     ) -> list[tuple[FloatArray, FloatArray]]:
         """Lower and upper bound (n,) of each level, from the version's own table."""
         return interval_bounds(self.card["intervals"], rows, levels)
+
+    def quantiles(self, rows: IntervalInputs, quantiles: Sequence[float]) -> list[FloatArray]:
+        """The sales (n,) of each of ``quantiles``, from the version's own table."""
+        return sales_quantiles(self.card["intervals"], rows, quantiles)
 
     def save(self, folder: Path) -> None:
         """Write the members in their own formats, and the card with a digest of each file."""

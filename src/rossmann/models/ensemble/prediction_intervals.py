@@ -1,4 +1,4 @@
-"""Split-conformal prediction intervals on log residuals divided by a scale of each row.
+"""Split-conformal prediction intervals and quantiles: log residuals divided by a row's scale.
 
 Residuals come from backtest windows that the members were not fitted on (Vovk et al.,
 *Algorithmic Learning in a Random World*; the split form after Lei et al. 2018, who also divide by
@@ -27,6 +27,15 @@ from rossmann.models.ensemble.residual_scale import (
 from rossmann.schema import FEATURES, FeatureMatrix, FloatArray
 
 LEVELS: Final = tuple(np.round(np.arange(0.50, 0.9901, 0.01), 2).tolist())
+"""Levels of intervals that can be requested, and those between."""
+CENTRAL_LEVELS: Final = tuple(np.round(np.arange(0.0, 0.4901, 0.01), 2).tolist())
+"""Levels below, which only quantiles near the middle need."""
+CENTRAL: Final = "central"
+"""Key of a table for the half widths of ``CENTRAL_LEVELS``; earlier releases did not have it."""
+MIN_QUANTILE: Final = 0.01
+MAX_QUANTILE: Final = 0.99
+_LEVEL_DIGITS: Final = 12
+"""A level that follows from a quantile is rounded to this: 2 * .95 - 1 is not .9 to the bit."""
 METHOD: Final = "scaled conformal"
 _VOLATILITY: Final = FEATURES.index("sd_same_364")
 _WIDENED_AT: Final = 0.8
@@ -55,6 +64,10 @@ def calibrate(
     table["coefficients"] = fit_scale(table, rows, residual).tolist()
     scale = residual_scale(table, rows)
     table["quantiles"] = conformal_quantiles(residual / scale, LEVELS).tolist()
+    table[CENTRAL] = {
+        "levels": list(CENTRAL_LEVELS),
+        "quantiles": central_quantiles(residual / scale),
+    }
     if unplanned is not None:
         unscheduled = np.abs(np.log(sales) - np.log(unplanned))
         known, unknown = (np.quantile(r / scale, _WIDENED_AT) for r in (residual, unscheduled))
@@ -68,6 +81,11 @@ def conformal_quantiles(scores: FloatArray, levels: Sequence[float]) -> FloatArr
     return np.asarray(np.quantile(scores, share, method="inverted_cdf"), np.float64)
 
 
+def central_quantiles(scores: FloatArray) -> list[float]:
+    """The conformal quantiles of ``CENTRAL_LEVELS``; that of level 0 is zero."""
+    return [0.0, *conformal_quantiles(scores, CENTRAL_LEVELS[1:]).tolist()]
+
+
 def validate_table(table: Any) -> None:
     """Raises ``CorruptModelError`` for a table of another method than this release reads."""
     if not isinstance(table, dict) or table.get("method") != METHOD:
@@ -76,7 +94,8 @@ def validate_table(table: Any) -> None:
             f" {shell_command('train')}, or run the release that made it"
         )
     known = set(TERMS).issuperset(table.get("terms", ("",)))
-    if not known or len(table["quantiles"]) != len(table["levels"]):
+    parts = (table, table.get(CENTRAL, {"levels": (), "quantiles": ()}))
+    if not known or any(len(part["quantiles"]) != len(part["levels"]) for part in parts):
         raise CorruptModelError("the version's interval table is damaged: train a new version")
 
 
@@ -101,6 +120,49 @@ def conformal_quantile(table: dict[str, Any], level: float) -> float:
     if not LEVELS[0] <= level <= LEVELS[-1]:
         raise ValueError(f"an interval's level must lie between .5 and .99 (got {level})")
     return float(np.interp(level, table["levels"], table["quantiles"]))
+
+
+def sales_quantiles(
+    table: dict[str, Any], rows: IntervalInputs, quantiles: Sequence[float]
+) -> list[FloatArray]:
+    """The sales (n,) of each of ``quantiles``, between .01 and .99: positive, growing with it.
+
+    Raises ``ValueError`` for one outside, ``CorruptModelError`` for a table of another release.
+    """
+    validate_table(table)
+    scale = residual_scale(table, rows)
+    return [rows.forecast * np.exp(scaled_quantile(table, p) * scale) for p in quantiles]
+
+
+def scaled_quantile(table: dict[str, Any], quantile: float) -> float:
+    """A quantile of log sales less log forecast, in scales.
+
+    The rule is symmetric: quantile .1 is the lower bound of the 80 % interval, .9 its upper one,
+    .5 the forecast. Raises ``ValueError`` outside .01 to .99.
+    """
+    level, sign = central_level(quantile)
+    return sign * half_width(table, "quantiles", level)
+
+
+def central_level(quantile: float) -> tuple[float, float]:
+    """Level of the interval that a quantile bounds, and the side: -1 below, 1 above, 0 in between.
+
+    Raises ``ValueError`` outside .01 to .99.
+    """
+    if not MIN_QUANTILE <= quantile <= MAX_QUANTILE:
+        raise ValueError(f"a quantile must lie between .01 and .99 (got {quantile})")
+    distance = 2.0 * quantile - 1.0
+    return round(abs(distance), _LEVEL_DIGITS), float(np.sign(distance))
+
+
+def half_width(table: dict[str, Any], name: str, level: float) -> float:
+    """Half width of any level from 0 to .99, interpolated in the list ``name`` of a table.
+
+    Tables of earlier releases begin at .5: below, the width grows evenly from zero.
+    """
+    central = table.get(CENTRAL, {"levels": [0.0], name: [0.0]})
+    levels, widths = ([*central[key], *table[key]] for key in ("levels", name))
+    return float(np.interp(level, levels, widths))
 
 
 def volatility_cuts(matrix: FeatureMatrix) -> FloatArray:

@@ -6,7 +6,7 @@ days to zero and finds the warnings.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rossmann.errors import CorruptModelError, ErrorDetail, RequestError
 from rossmann.installation import shell_command
 from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, bias_factors
+from rossmann.models.ensemble.prediction_intervals import MAX_QUANTILE, MIN_QUANTILE
 from rossmann.models.ensemble.residual_scale import IntervalInputs
 from rossmann.models.inference.row_checks import check_as_of, check_rows, last_forecast_day
 from rossmann.models.inference.row_warnings import (
@@ -51,18 +52,22 @@ class ForecastRequest:
 
     ``as_of``: the origin in epoch days; None takes the last day of history, or the day before the
     earliest row where rows lie in the past. ``levels``: of prediction intervals, between 0 and 1.
+    ``quantiles``: of a day's sales, from .01 to .99.
     """
 
     rows: StoreDays
     as_of: int | None = None
     levels: tuple[float, ...] = ()
     objective: Objective = "accuracy"
+    quantiles: tuple[float, ...] = ()
 
     def take(
         self, index: npt.NDArray[np.integer] | slice, as_of: int | None = None
     ) -> "ForecastRequest":
         """The same for the rows at ``index``, as of ``as_of``."""
-        return ForecastRequest(self.rows.take(index), as_of, self.levels, self.objective)
+        return ForecastRequest(
+            self.rows.take(index), as_of, self.levels, self.objective, self.quantiles
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,30 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantile:
+    """A quantile, .01 to .99, and the sales of each row at it: array (n,)."""
+
+    quantile: float
+    sales: FloatArray
+
+
+class RowForecasts(NamedTuple):
+    """Sales (n,) of rows with what was requested beside them."""
+
+    sales: FloatArray
+    intervals: tuple[Interval, ...] = ()
+    quantiles: tuple[Quantile, ...] = ()
+
+    def take(self, index: npt.NDArray[np.integer] | slice) -> "RowForecasts":
+        """The same for the rows at ``index``."""
+        return RowForecasts(
+            self.sales[index],
+            tuple(Interval(i.level, i.lower[index], i.upper[index]) for i in self.intervals),
+            tuple(Quantile(q.quantile, q.sales[index]) for q in self.quantiles),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """Sales of n rows in their order, as of the end of the epoch day ``as_of``."""
 
@@ -83,6 +112,7 @@ class Forecast:
     intervals: tuple[Interval, ...]
     warnings: tuple[RowWarning, ...]
     objective: Objective = "accuracy"
+    quantiles: tuple[Quantile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +158,18 @@ class Forecaster:
     def forecast(
         self, request: ForecastRequest, check: Callable[[], None] = lambda: None
     ) -> Forecast:
-        """Forecast each row; the intervals are those of a day's sales, whatever the objective.
+        """Forecast each row.
+
+        Intervals and quantiles are those of a day's sales, whatever the objective.
 
         ``check`` is called between parts of the rows, and may raise to end the work. Raises
         ``RequestError`` for stores and days that cannot be forecast, ``CorruptModelError`` where
         the model gives something that is not a number.
         """
         origin = self.resolve_origin(request)
-        sales, intervals = self.predict_rows(request, origin, check)
+        sales, intervals, quantiles = self.predict_rows(request, origin, check)
         warnings = self.warnings(request.rows, origin)
-        return Forecast(sales, origin, intervals, warnings, request.objective)
+        return Forecast(sales, origin, intervals, warnings, request.objective, quantiles)
 
     def resolve_origin(self, request: ForecastRequest) -> int:
         """The origin of a request; raises ``RequestError`` for what ``forecast`` refuses."""
@@ -173,6 +205,15 @@ class Forecaster:
                 for index, level in enumerate(request.levels)
                 if not low <= level <= high
             ]
+        errors += [
+            ErrorDetail(
+                ("quantiles", index),
+                f"a quantile must be from {MIN_QUANTILE} to {MAX_QUANTILE} (got {quantile})",
+                "quantile_range",
+            )
+            for index, quantile in enumerate(request.quantiles)
+            if not MIN_QUANTILE <= quantile <= MAX_QUANTILE
+        ]
         if request.objective != "accuracy" and BIAS_CORRECTION_KEY not in self.ensemble.card:
             msg = (
                 "this version was made before there were unbiased totals: ask for objective"
@@ -224,14 +265,15 @@ class Forecaster:
         if request.objective == "unbiased":
             attribution = attribution.with_factor(TOTALS, self._bias_factors(matrix))
         attribution = attribution.with_closed_days(rows.open == 0)
-        switched = replace(request, rows=replace(rows, promo=(rows.promo == 0).astype(np.uint8)))
+        other_rows = replace(rows, promo=(rows.promo == 0).astype(np.uint8))
+        switched = replace(request, rows=other_rows, levels=(), quantiles=())
         return Explanation(
             forecast,
             attribution.baseline,
             attribution.factors,
             attribution.sales_amounts(),
             rows.promo,
-            self.predict_rows(replace(switched, levels=()), forecast.as_of, check)[0],
+            self.predict_rows(switched, forecast.as_of, check).sales,
         )
 
     def _bias_factors(self, matrix: FeatureMatrix) -> FloatArray:
@@ -239,32 +281,34 @@ class Forecaster:
 
     def predict_rows(
         self, request: ForecastRequest, origin: Origin, check: Callable[[], None] = lambda: None
-    ) -> tuple[FloatArray, tuple[Interval, ...]]:
-        """Sales and intervals of a request that ``resolve_origin`` accepts; closed rows are 0.
+    ) -> RowForecasts:
+        """Forecasts of a request that ``resolve_origin`` accepts; closed rows are 0.
 
         ``check`` is called between parts of the rows, and may raise to end the work.
         """
-        rows, levels = request.rows, request.levels
+        rows = request.rows
         open_rows = rows.open.nonzero()[0]
         if len(open_rows) == len(rows) <= CHECKED_ROWS:
             return self._predict_open_rows(request, origin)
         sales = np.zeros(len(rows))
         intervals = tuple(
-            Interval(level, np.zeros(len(rows)), np.zeros(len(rows))) for level in levels
+            Interval(level, np.zeros(len(rows)), np.zeros(len(rows))) for level in request.levels
         )
+        quantiles = tuple(Quantile(p, np.zeros(len(rows))) for p in request.quantiles)
         for start in range(0, len(open_rows), CHECKED_ROWS):
             check()
             part = open_rows[start : start + CHECKED_ROWS]
             part_origin = origin if isinstance(origin, int) else origin[part]
-            sales[part], part_intervals = self._predict_open_rows(request.take(part), part_origin)
-            for interval, bounds in zip(intervals, part_intervals, strict=True):
+            predicted = self._predict_open_rows(request.take(part), part_origin)
+            sales[part] = predicted.sales
+            for interval, bounds in zip(intervals, predicted.intervals, strict=True):
                 interval.lower[part], interval.upper[part] = bounds.lower, bounds.upper
-        return sales, intervals
+            for quantile, values in zip(quantiles, predicted.quantiles, strict=True):
+                quantile.sales[part] = values.sales
+        return RowForecasts(sales, intervals, quantiles)
 
-    def _predict_open_rows(
-        self, request: ForecastRequest, origin: Origin
-    ) -> tuple[FloatArray, tuple[Interval, ...]]:
-        rows, levels = request.rows, request.levels
+    def _predict_open_rows(self, request: ForecastRequest, origin: Origin) -> RowForecasts:
+        rows = request.rows
         matrix = self.panel.matrix(rows, origin)
         threads = self._threads if len(rows) >= PARALLEL_MIN_ROWS else 1
         predicted = np.maximum(self.ensemble.predict(matrix, threads=threads), 0.0)
@@ -274,11 +318,30 @@ class Forecaster:
             )
         unbiased = request.objective == "unbiased"
         sales = predicted * self._bias_factors(matrix) if unbiased else predicted
-        if not levels:
-            return sales, ()
+        if not (request.levels or request.quantiles):
+            return RowForecasts(sales)
         inputs = IntervalInputs(matrix, rows.day, predicted)
+        return RowForecasts(
+            sales,
+            self._intervals(inputs, request.levels),
+            self._quantiles(inputs, request.quantiles),
+        )
+
+    def _intervals(self, inputs: IntervalInputs, levels: tuple[float, ...]) -> tuple[Interval, ...]:
+        if not levels:
+            return ()
         bounds = self.ensemble.bounds(inputs, levels)
-        return sales, tuple(
+        return tuple(
             Interval(level, np.maximum(lower, 0.0), upper)
             for level, (lower, upper) in zip(levels, bounds, strict=True)
+        )
+
+    def _quantiles(
+        self, inputs: IntervalInputs, quantiles: tuple[float, ...]
+    ) -> tuple[Quantile, ...]:
+        if not quantiles:
+            return ()
+        sales = self.ensemble.quantiles(inputs, quantiles)
+        return tuple(
+            Quantile(p, np.maximum(values, 0.0)) for p, values in zip(quantiles, sales, strict=True)
         )

@@ -1,4 +1,4 @@
-"""Forecast totals by store, store type and chain, with prediction intervals."""
+"""Forecast totals by store, store type and chain, with prediction intervals and quantiles."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +13,15 @@ from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, bia
 from rossmann.models.calibration.totals_covariance import (
     ForecastRows,
     Group,
+    TotalsTables,
     group_by,
     sum_by_group,
-    totals_intervals,
+    total_bounds,
+    total_quantile,
+    totals_variance,
 )
 from rossmann.models.calibration.totals_fit import store_types
+from rossmann.models.ensemble.prediction_intervals import validate_table
 from rossmann.models.ensemble.residual_scale import IntervalInputs, residual_scale
 from rossmann.schema import FloatArray
 
@@ -44,7 +48,8 @@ class Totals:
 
     ``store``: store number, ``store_type``: index in ``schema.STORE_TYPES``, each -1 where the
     total spans several; ``first``, ``last``: first and last epoch day of its rows; ``rows``: how
-    many; ``sales``: the forecast; ``intervals``: lower and upper bound of each interval level.
+    many; ``sales``: the forecast; ``intervals``: lower and upper bound of each interval level;
+    ``quantiles``: the total at each quantile.
     """
 
     by: str
@@ -55,6 +60,7 @@ class Totals:
     rows: Group
     sales: FloatArray
     intervals: list[tuple[FloatArray, FloatArray]]
+    quantiles: list[FloatArray]
 
 
 def forecast_totals(
@@ -67,10 +73,11 @@ def forecast_totals(
     """Totals of the request's rows, each store and day once, as of ``origin``, for each of ``by``.
 
     Closed rows count as exactly zero. With ``objective`` unbiased the totals are of unbiased
-    forecasts, within the same intervals. ``check`` is called between levels, and may raise to end
-    the work. Raises ``RequestError`` where a store's day comes twice, ``ValueError`` for a name
-    outside ``TOTAL_LEVELS`` or an interval level outside .5 to .99, ``CorruptModelError`` for a
-    version without the tables that this takes.
+    forecasts, within the same intervals; quantiles are the same for both. ``check`` is called
+    between levels, and may raise to end the work. Raises ``RequestError`` where a store's day comes
+    twice, ``ValueError`` for a name outside ``TOTAL_LEVELS``, an interval level outside .5 to .99
+    or a quantile outside .01 to .99, ``CorruptModelError`` for a version without the tables that
+    this takes.
     """
     unknown = [name for name in by if name not in TOTAL_LEVELS]
     if unknown:
@@ -83,27 +90,38 @@ def forecast_totals(
     if repeated:
         raise RequestError([replace(error, loc=("inputs", *error.loc)) for error in repeated])
     check()
+    validate_table(card["intervals"])
     rows, point_forecasts = _forecast_rows(forecaster, request, origin)
-    totals, tables = [], (card["intervals"], card[TOTALS_KEY])
+    tables, totals = (card["intervals"], card[TOTALS_KEY]), []
     for name in by:
         check()
-        groups, store, store_type = _groups(name, rows)
-        count = len(store)
-        _, bounds = totals_intervals(*tables, rows, groups, request.levels)
-        sales = sum_by_group(groups, point_forecasts, count)
-        totals.append(
-            Totals(
-                by=name,
-                store=store,
-                store_type=store_type,
-                first=_extreme(np.minimum, groups, rows.day, count),
-                last=_extreme(np.maximum, groups, rows.day, count),
-                rows=np.bincount(groups, minlength=count).astype(np.int64),
-                sales=sales,
-                intervals=[(np.minimum(low, sales), np.maximum(up, sales)) for low, up in bounds],
-            )
-        )
+        totals.append(_totals_by(name, rows, point_forecasts, request, tables))
     return totals
+
+
+def _totals_by(
+    name: str,
+    rows: ForecastRows,
+    point_forecasts: FloatArray,
+    request: "ForecastRequest",
+    tables: TotalsTables,
+) -> Totals:
+    groups, store, store_type = _groups(name, rows)
+    count = len(store)
+    variance = totals_variance(tables[1], rows, groups)
+    bounds = [total_bounds(tables, variance, level) for level in request.levels]
+    sales = sum_by_group(groups, point_forecasts, count)
+    return Totals(
+        by=name,
+        store=store,
+        store_type=store_type,
+        first=_extreme(np.minimum, groups, rows.day, count),
+        last=_extreme(np.maximum, groups, rows.day, count),
+        rows=np.bincount(groups, minlength=count).astype(np.int64),
+        sales=sales,
+        intervals=[(np.minimum(low, sales), np.maximum(up, sales)) for low, up in bounds],
+        quantiles=[total_quantile(tables, variance, p) for p in request.quantiles],
+    )
 
 
 def _forecast_rows(

@@ -16,14 +16,14 @@ from rossmann.data.uploads.fields import REQUIRED_FIELDS
 from rossmann.data.uploads.parquet_chunks import CHUNK_ROWS, to_arrow
 from rossmann.data.uploads.result_files import Writer, result_columns, warning_texts
 from rossmann.epoch_days import weekday_of
-from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, RowForecasts
 from rossmann.models.inference.row_warnings import (
     MAX_EXAMPLE_ROWS,
     RowWarning,
     WarningMasks,
     input_warnings,
 )
-from rossmann.schema import STATE_HOLIDAYS, FloatArray, Objective, StoreDays
+from rossmann.schema import STATE_HOLIDAYS, Objective, StoreDays
 from rossmann.serving.batch_prediction.row_records import MISSING, ArrayFile
 from rossmann.serving.batch_prediction.validation import ParsedFile
 
@@ -127,6 +127,7 @@ class ChunkPlan:
     version: int
     origin: int
     levels: tuple[float, ...]
+    quantiles: tuple[float, ...]
     objective: Objective
     names: tuple[str, ...]
     typed: bool
@@ -138,7 +139,7 @@ class ChunkPlan:
             pa.field(name, _FIELD_TYPES.get(field.get(index, ""), table.field(index).type))
             for index, name in enumerate(self.names)
         ]
-        added = result_columns(self.levels)
+        added = result_columns(self.levels, self.quantiles)
         types = [pa.float64()] * (len(added) - 3) + [pa.int32(), pa.date32(), pa.string()]
         return pa.schema([*kept, *(pa.field(*pair) for pair in zip(added, types, strict=True))])
 
@@ -222,26 +223,26 @@ class _ChunkForecaster:
     def forecast(self, start: int, chunk: pa.RecordBatch) -> Any:
         plan, parsed = self.checked.plan, self.checked.parsed
         rows = parsed.rows(start, len(chunk))
-        request = ForecastRequest(rows, plan.origin, plan.levels, plan.objective)
-        sales, intervals = plan.forecaster.predict_rows(request, plan.origin)
+        request = ForecastRequest(rows, plan.origin, plan.levels, plan.objective, plan.quantiles)
+        predicted = plan.forecaster.predict_rows(request, plan.origin)
         columns = list(chunk.columns)
         if plan.typed:
             for name, values in _typed_fields(rows).items():
                 columns[parsed.columns.index[name]] = values
-        columns += self._results(sales, intervals, start)
+        columns += self._results(predicted, start)
         arrays = [c.cast(f.type) for c, f in zip(columns, self.schema, strict=True)]
         encoded = self.writer.encode(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
-        self.record(start, rows, Forecast(sales, plan.origin, intervals, (), plan.objective))
+        forecast = Forecast(predicted.sales, plan.origin, predicted.intervals, (), plan.objective)
+        self.record(start, rows, forecast)
         return encoded
 
-    def _results(
-        self, sales: FloatArray, intervals: tuple[Interval, ...], start: int
-    ) -> list[pa.Array]:
-        plan, count = self.checked.plan, len(sales)
-        bounds = [to_arrow(side) for i in intervals for side in (i.lower, i.upper)]
+    def _results(self, predicted: RowForecasts, start: int) -> list[pa.Array]:
+        plan, count = self.checked.plan, len(predicted.sales)
+        bounds = [to_arrow(side) for i in predicted.intervals for side in (i.lower, i.upper)]
         return [
-            to_arrow(sales),
+            to_arrow(predicted.sales),
             *bounds,
+            *(to_arrow(quantile.sales) for quantile in predicted.quantiles),
             to_arrow(np.full(count, plan.version, np.int32)),
             _dates(np.full(count, plan.origin, np.int32)),
             self.checked.warnings.column(start, count),

@@ -148,12 +148,14 @@ def prepare_job(
         undo.callback(warnings.close)
         warnings.scan(parsed, forecaster, validated.origin, workers.pool)
         undo.pop_all()
-    names, renamed = kept_columns(table.columns, result_columns(options.levels), file_format)
+    added = result_columns(options.levels, options.quantiles)
+    names, renamed = kept_columns(table.columns, added, file_format)
     plan = ChunkPlan(
         forecaster,
         version.served.version,
         validated.origin,
         options.levels,
+        options.quantiles,
         options.objective,
         tuple(names),
         typed=table.file_format != "parquet" and file_format != "csv",

@@ -176,9 +176,11 @@ def _too_long(max_bytes: int) -> PayloadTooLargeError:
 
 
 FILE_FORMATS: Final[tuple[FileFormat, ...]] = ("csv", "parquet", "xlsx")
+_TEXT_OPTIONS: Final = ("date_format", "decimal", "sheet", "format")
+_NUMBER_LISTS: Final = ("intervals", "quantiles")
 OPTION_NAMES: Final = (
-    *("model_stage", "as_of", "intervals", "objective"),
-    *("date_format", "decimal", "sheet", "format"),
+    *("model_stage", "as_of", "intervals", "quantiles", "objective"),
+    *_TEXT_OPTIONS,
 )
 
 
@@ -192,6 +194,7 @@ class BatchOptions:
     model_stage: str | int
     as_of: int | None
     levels: tuple[float, ...]
+    quantiles: tuple[float, ...]
     objective: Objective
     date_format: str | None
     decimal: DecimalMark | None
@@ -204,7 +207,7 @@ def read_options(
 ) -> BatchOptions:
     """Parse the query; raises ``RequestError`` with every error."""
     values, errors = _query_values(query)
-    date_format, decimal, sheet, file_format = (values.pop(n, None) for n in OPTION_NAMES[4:])
+    date_format, decimal, sheet, file_format = (values.pop(n, None) for n in _TEXT_OPTIONS)
     options = PredictOptions()
     try:
         options = PredictOptions.model_validate(values)
@@ -219,11 +222,11 @@ def read_options(
     chosen_mark = _choice("decimal", decimal, DECIMAL_MARKS, errors)
     if errors:
         raise RequestError(errors)
-    levels = tuple(dict.fromkeys(options.intervals or ()))
     return BatchOptions(
         options.model_stage,
         as_of,
-        levels,
+        tuple(dict.fromkeys(options.intervals or ())),
+        tuple(dict.fromkeys(options.quantiles or ())),
         options.objective or default_objective,
         chosen_dates,
         next((mark for mark in DECIMAL_MARKS if mark == chosen_mark), None),
@@ -240,7 +243,7 @@ def _query_values(query: Iterable[tuple[str, str]]) -> tuple[dict[str, Any], lis
         if name not in OPTION_NAMES:
             msg = f"{name[:80]} is not an option; there are: {', '.join(OPTION_NAMES)}"
             errors.append(ErrorDetail((name[:80],), msg, "extra_forbidden"))
-        elif name == "intervals":
+        elif name in _NUMBER_LISTS:
             parts = [part.strip() for part in text.split(",")]
             values.setdefault(name, []).extend(_number(part) for part in parts if part)
         elif name in values:

@@ -259,7 +259,9 @@ def _resolve_origin(
     store = np.full(len(day), panel.store_numbers[0], np.int32)
     zeros = np.zeros(len(day), np.uint8)
     sample = StoreDays(store, day, zeros, zeros, zeros, zeros)
-    request = ForecastRequest(sample, options.as_of, options.levels, options.objective)
+    request = ForecastRequest(
+        sample, options.as_of, options.levels, options.objective, options.quantiles
+    )
     try:
         return forecaster.resolve_origin(request), []
     except RequestError as error:

@@ -16,6 +16,7 @@ from rossmann.serving.client.responses import (
     FileResult,
     ResponseModel,
     file_options,
+    number_lists,
     parse_list,
     parse_response,
     raise_for_error,
@@ -99,12 +100,13 @@ class Client:
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
         totals: Sequence[str] = (),
+        quantiles: Sequence[float] = (),
     ) -> PredictResponse:
         """Forecast each of ``rows`` (the seven fields), in their order, and totals of them.
 
         Example: ``print(client.predict(rows, intervals=[0.8]).predictions)``
         """
-        body = _body(rows, stage, as_of, intervals, objective)
+        body = _body(rows, stage, as_of, intervals, objective, quantiles)
         if totals:
             body["totals"] = list(totals)
         return parse_response(self._send("POST", "/predict", json=body), PredictResponse)
@@ -118,6 +120,7 @@ class Client:
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
         date_format: str | None = None,
+        quantiles: Sequence[float] = (),
     ) -> FileResult:
         """Forecast every row of a CSV, Parquet or Excel file into ``target``.
 
@@ -127,7 +130,8 @@ class Client:
 
         Example: ``client.predict_file(Path("data/demo/raw/test.csv"), Path("out.csv"))``
         """
-        options = file_options(target, stage, as_of, intervals, objective, date_format)
+        options = file_options(target, stage, as_of, objective, date_format)
+        options |= number_lists(intervals=intervals, quantiles=quantiles)
         with self._translate_errors():
             try:
                 return transfer_file(self._http, source, target, options, self._long_timeout)
@@ -143,6 +147,7 @@ class Client:
         as_of: str | None = None,
         intervals: Sequence[float] = (),
         objective: Objective | None = None,
+        quantiles: Sequence[float] = (),
     ) -> ExplainResponse:
         """Forecast each of ``rows``, with its feature attributions; takes some 25 ms a row.
 
@@ -150,7 +155,7 @@ class Client:
 
         Example: ``print(client.explain(rows).explanations[0].drivers[0].label)``
         """
-        body = _body(rows, stage, as_of, intervals, objective)
+        body = _body(rows, stage, as_of, intervals, objective, quantiles)
         response = self._send("POST", "/explain", json=body, timeout=self._long_timeout)
         return parse_response(response, ExplainResponse)
 
@@ -262,6 +267,7 @@ def _body(
     as_of: str | None,
     intervals: Sequence[float],
     objective: Objective | None,
+    quantiles: Sequence[float],
 ) -> dict[str, Any]:
     """Body of a request; for fields left out, the service's defaults hold."""
     body: dict[str, Any] = {"inputs": [dict(row) for row in rows], "model_stage": stage}
@@ -269,6 +275,8 @@ def _body(
         body["as_of"] = as_of
     if intervals:
         body["intervals"] = list(intervals)
+    if quantiles:
+        body["quantiles"] = list(quantiles)
     if objective is not None:
         body["objective"] = objective
     return body

@@ -84,7 +84,6 @@ def file_options(
     target: Path,
     stage: str | int,
     as_of: str | None,
-    intervals: Sequence[float],
     objective: Objective | None,
     date_format: str | None,
 ) -> dict[str, str]:
@@ -93,12 +92,20 @@ def file_options(
     options = {
         "model_stage": str(stage),
         "as_of": as_of,
-        "intervals": ",".join(str(float(level)) for level in intervals),
         "objective": objective,
         "date_format": date_format,
         "format": file_format if file_format in {"csv", "parquet", "xlsx"} else None,
     }
     return {name: value for name, value in options.items() if value}
+
+
+def number_lists(**lists: Sequence[float]) -> dict[str, str]:
+    """Query parameters that hold numbers with commas between; empty lists are left out."""
+    return {
+        name: ",".join(str(float(number)) for number in numbers)
+        for name, numbers in lists.items()
+        if numbers
+    }
 
 
 def transfer_file(

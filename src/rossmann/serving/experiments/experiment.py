@@ -16,7 +16,14 @@ import numpy.typing as npt
 from rossmann.errors import RequestError, RossmannError, ServiceError
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.attributions import explanation_records
-from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
+from rossmann.models.inference.forecaster import (
+    Forecast,
+    Forecaster,
+    ForecastRequest,
+    Interval,
+    Quantile,
+    RowForecasts,
+)
 from rossmann.models.inference.row_warnings import RowWarning, WarningFlags, single_version_warnings
 from rossmann.prediction_log.records import LoggedRole
 from rossmann.schema import FloatArray, Stage, StoreDays
@@ -86,7 +93,25 @@ class TrafficSplit:
         version = self.challenger.served.version
         return {"model_version": version, "rows": self.challenger_rows.tolist()}
 
-    def merge(self, production: FloatArray, challenger: FloatArray) -> FloatArray:
+    def merge(self, production: RowForecasts, challenger: RowForecasts) -> RowForecasts:
+        """Forecasts of both parts in the order of the request."""
+        return RowForecasts(
+            self._merge(production.sales, challenger.sales),
+            tuple(
+                Interval(
+                    own.level,
+                    self._merge(own.lower, other.lower),
+                    self._merge(own.upper, other.upper),
+                )
+                for own, other in zip(production.intervals, challenger.intervals, strict=True)
+            ),
+            tuple(
+                Quantile(own.quantile, self._merge(own.sales, other.sales))
+                for own, other in zip(production.quantiles, challenger.quantiles, strict=True)
+            ),
+        )
+
+    def _merge(self, production: FloatArray, challenger: FloatArray) -> FloatArray:
         """Values of both parts in the order of the request, (n,)."""
         merged = np.empty(len(production) + len(challenger))
         merged[self.production_rows], merged[self.challenger_rows] = production, challenger
@@ -197,26 +222,13 @@ class Experiment:
         predicted = self._try(split, Forecaster.predict_rows, part, split.origin, check)
         if predicted is None:
             return None
-        challenger_sales, challenger_intervals = predicted
         production = version.served.forecaster
-        sales, intervals = production.predict_rows(
-            request.take(split.production_rows, split.origin), split.origin, check
-        )
-        merged = tuple(
-            Interval(
-                own.level, split.merge(own.lower, other.lower), split.merge(own.upper, other.upper)
-            )
-            for own, other in zip(intervals, challenger_intervals, strict=True)
-        )
-        return Forecast(
-            split.merge(sales, challenger_sales),
-            split.origin,
-            merged,
-            production.warnings(
-                request.rows, split.origin, _warning_flags(version, split, request)
-            ),
-            request.objective,
-        )
+        part = request.take(split.production_rows, split.origin)
+        own = production.predict_rows(part, split.origin, check)
+        sales, intervals, quantiles = split.merge(own, predicted)
+        flags = _warning_flags(version, split, request)
+        warnings = production.warnings(request.rows, split.origin, flags)
+        return Forecast(sales, split.origin, intervals, warnings, request.objective, quantiles)
 
     def explain(
         self,
@@ -278,9 +290,9 @@ def _warning_flags(
 
 
 def take_rows(forecast: Forecast, index: RowIndex) -> Forecast:
-    """The forecast of the rows at ``index``, without warnings."""
-    intervals = tuple(Interval(i.level, i.lower[index], i.upper[index]) for i in forecast.intervals)
-    return Forecast(forecast.sales[index], forecast.as_of, intervals, (), forecast.objective)
+    """The forecast of the rows at ``index`` for the prediction log: no warnings, no quantiles."""
+    part = RowForecasts(forecast.sales, forecast.intervals).take(index)
+    return Forecast(part.sales, forecast.as_of, part.intervals, (), forecast.objective)
 
 
 def is_eligible(stage: str | int) -> bool:

@@ -139,7 +139,8 @@ class ShadowRunner:
 
 def _shadow_forecast(version: SelectedVersion, job: ShadowJob) -> Forecast:
     forecaster = version.served.forecaster.single_threaded()
-    request = replace(job.request, as_of=job.origin)
+    # The log has no quantiles.
+    request = replace(job.request, as_of=job.origin, quantiles=())
     try:
         forecaster.resolve_origin(request)
     except RequestError:
@@ -148,8 +149,8 @@ def _shadow_forecast(version: SelectedVersion, job: ShadowJob) -> Forecast:
         levels = tuple(x for x in request.levels if min(supported) <= x <= max(supported))
         request = replace(request, levels=levels)
         forecaster.resolve_origin(request)
-    sales, intervals = forecaster.predict_rows(request, job.origin)
-    return Forecast(sales, job.origin, intervals, (), request.objective)
+    predicted = forecaster.predict_rows(request, job.origin)
+    return Forecast(predicted.sales, job.origin, predicted.intervals, (), request.objective)
 
 
 def _lower_priority() -> None:

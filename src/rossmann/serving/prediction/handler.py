@@ -9,7 +9,7 @@ of their own, so that forecasts do not wait for them.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
@@ -301,6 +301,9 @@ def predict_response(
             {"level": i.level, "lower": i.lower.tolist(), "upper": i.upper.tolist()}
             for i in forecast.intervals
         ],
+        "quantiles": [
+            {"quantile": q.quantile, "sales": q.sales.tolist()} for q in forecast.quantiles
+        ],
         "totals": _totals(served.forecaster, inputs, forecast, check) if inputs.totals else [],
         "warnings": [warning.as_dict() for warning in warnings],
         "request_id": call.record.request_id,
@@ -310,20 +313,19 @@ def predict_response(
 def _totals(
     forecaster: Forecaster, inputs: PredictInputs, forecast: Forecast, check: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Totals of the forecast rows with intervals of the forecast's levels.
+    """Totals of the forecast rows with intervals and quantiles, as the forecast has them.
 
     Raises ``RequestError`` where the version has no tables for totals, and for duplicate rows.
     """
     if TOTALS_KEY not in forecaster.ensemble.card:
         msg = f"this version has no bands of totals: train a new one with: {shell_command('train')}"
         raise RequestError([ErrorDetail(("totals",), msg, "no_totals")])
-    levels = tuple(interval.level for interval in forecast.intervals)
-    request = ForecastRequest(inputs.request.rows, forecast.as_of, levels, forecast.objective)
+    request = replace(inputs.request, as_of=forecast.as_of, objective=forecast.objective)
     totals = forecast_totals(forecaster, request, forecast.as_of, inputs.totals, check)
-    return [_totals_record(one, levels) for one in totals]
+    return [_totals_record(one, request) for one in totals]
 
 
-def _totals_record(totals: Totals, levels: Sequence[float]) -> dict[str, Any]:
+def _totals_record(totals: Totals, request: ForecastRequest) -> dict[str, Any]:
     return {
         "by": totals.by,
         "store": [None if store < 0 else store for store in totals.store.tolist()],
@@ -334,6 +336,10 @@ def _totals_record(totals: Totals, levels: Sequence[float]) -> dict[str, Any]:
         "sales": totals.sales.tolist(),
         "intervals": [
             {"level": level, "lower": lower.tolist(), "upper": upper.tolist()}
-            for level, (lower, upper) in zip(levels, totals.intervals, strict=True)
+            for level, (lower, upper) in zip(request.levels, totals.intervals, strict=True)
+        ],
+        "quantiles": [
+            {"quantile": quantile, "sales": sales.tolist()}
+            for quantile, sales in zip(request.quantiles, totals.quantiles, strict=True)
         ],
     }

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest, Interval
+from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
 from rossmann.schema import Objective, StoreDays
 
 MAX_BATCH_ROWS: Final = 128
@@ -37,6 +37,7 @@ class _BatchKey(NamedTuple):
     forecaster: Forecaster
     levels: tuple[float, ...]
     objective: Objective
+    quantiles: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class MicroBatcher:
             return forecaster.forecast(request)
         rows = request.rows
         validated = ValidatedRequest(rows, forecaster.resolve_origin(request))
-        key = _BatchKey(forecaster, request.levels, request.objective)
+        key = _BatchKey(forecaster, request.levels, request.objective, request.quantiles)
         batch = self._open.get(key)
         loop = asyncio.get_running_loop()
         if batch is None or batch.rows + len(rows) > MAX_BATCH_ROWS:
@@ -104,7 +105,9 @@ class MicroBatcher:
     async def _run(self, key: _BatchKey, batch: _Batch) -> list[Forecast]:
         if self._open.get(key) is batch:
             del self._open[key]
-        return forecast_batch(key.forecaster, batch.requests, key.levels, key.objective)
+        return forecast_batch(
+            key.forecaster, batch.requests, key.levels, key.objective, key.quantiles
+        )
 
 
 def forecast_batch(
@@ -112,22 +115,23 @@ def forecast_batch(
     requests: Sequence[ValidatedRequest],
     levels: tuple[float, ...],
     objective: Objective,
+    quantiles: tuple[float, ...] = (),
 ) -> list[Forecast]:
     """The forecast of each request, as if it were alone. Raises ``CorruptModelError``."""
     rows = StoreDays.concat([request.rows for request in requests])
     counts = [len(request.rows) for request in requests]
     origins = np.repeat(np.array([request.origin for request in requests], np.int64), counts)
-    batch = ForecastRequest(rows, None, levels, objective)
-    sales, intervals = forecaster.predict_rows(batch, origins)
+    batch = ForecastRequest(rows, None, levels, objective, quantiles)
+    predicted = forecaster.predict_rows(batch, origins)
     flags = forecaster.warning_flags(rows, origins)
     no_warnings = not np.bitwise_or.reduce(flags)
     forecasts = []
     for (own_rows, origin), (start, end) in zip(
         requests, pairwise(accumulate(counts, initial=0)), strict=True
     ):
-        own_intervals = tuple(
-            Interval(i.level, i.lower[start:end], i.upper[start:end]) for i in intervals
-        )
+        own = predicted.take(slice(start, end))
         warnings = () if no_warnings else forecaster.warnings(own_rows, origin, flags[start:end])
-        forecasts.append(Forecast(sales[start:end], origin, own_intervals, warnings, objective))
+        forecasts.append(
+            Forecast(own.sales, origin, own.intervals, warnings, objective, own.quantiles)
+        )
     return forecasts

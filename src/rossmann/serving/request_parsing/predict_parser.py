@@ -327,6 +327,7 @@ def _to_inputs(
             as_of,
             tuple(dict.fromkeys(request.intervals or ())),
             request.objective or default_objective,
+            tuple(dict.fromkeys(request.quantiles or ())),
         ),
         model_stage=request.model_stage,
         totals=tuple(dict.fromkeys(request.totals or ())),

@@ -72,9 +72,9 @@ def add_file_route(app: FastAPI, handler: BatchPredictHandler) -> None:
         responses={200: _file_response()},
         summary="Forecast every row of a table: CSV, Parquet or Excel in, the same rows out",
         description="The body is the file, or a form with it. Any number of rows: they come back in"
-        " their order with forecast, bounds, model_version, as_of and warnings, while the last are"
-        " still being forecast. One bad row refuses the file, with the faults of its rows, before"
-        " the answer begins. docs/deployment/files.md has more.",
+        " their order with forecast, bounds, quantiles, model_version, as_of and warnings, while"
+        " the last are still being forecast. One bad row refuses the file, with the faults of its"
+        " rows, before the answer begins. docs/deployment/files.md has more.",
         operation_id="predict_file",
         tags=["forecast"],
         openapi_extra={"parameters": _file_parameters(), "requestBody": _file_body()},
@@ -105,6 +105,7 @@ def _file_parameters() -> list[dict[str, Any]]:
         ("model_stage", _STRING, "Production, Staging, or a version number"),
         ("as_of", {**_STRING, "format": "date"}, "last day whose sales may be seen, YYYY-MM-DD"),
         ("intervals", _STRING, "levels between 0 and 1, with commas between, such as 0.8,0.95"),
+        ("quantiles", _STRING, "from .01 to .99, with commas between, such as 0.1,0.5,0.9"),
         ("objective", {**_STRING, "enum": list(OBJECTIVES)}, "what the forecasts are made for"),
         (
             "date_format",

@@ -205,6 +205,9 @@ ERROR_TYPES: Final[dict[str, ErrorType]] = {
         "A level beyond those that the version is calibrated for",
         "Use a level between the two of the message",
     ),
+    "quantile_range": ErrorType(
+        422, "A quantile outside .01 to .99", "Use one between the two of the message"
+    ),
     "no_correction": ErrorType(
         422, "The version has no unbiased objective", "Use `accuracy`, or train anew"
     ),

@@ -11,7 +11,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # Not Literal[0, 1]: that takes true and 1.0 as well.
 Flag = Annotated[int, Field(ge=0, le=1)]
-Level = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Row(TypedDict):
@@ -46,7 +46,16 @@ class PredictOptions(BaseModel):
         str | None, Field(description="last day whose sales may be seen, YYYY-MM-DD")
     ] = None
     intervals: Annotated[
-        list[Level] | None, Field(description="levels between 0 and 1", max_length=10)
+        list[Share] | None,
+        Field(description="levels between 0 and 1", max_length=10, examples=[[0.8, 0.95]]),
+    ] = None
+    quantiles: Annotated[
+        list[Share] | None,
+        Field(
+            description="quantiles of a day's sales, .01 to .99",
+            max_length=20,
+            examples=[[0.1, 0.5, 0.9]],
+        ),
     ] = None
     objective: Annotated[
         Objective | None,
@@ -72,6 +81,13 @@ class Interval(BaseModel):
     upper: Annotated[list[float], Field(description="upper bound of each row")]
 
 
+class Quantile(BaseModel):
+    """Sales that a day stays below with probability ``quantile``; one for each row."""
+
+    quantile: Annotated[float, Field(description="the quantile")]
+    sales: Annotated[list[float], Field(description="sales of each row")]
+
+
 class WarningMessage(BaseModel):
     """A warning: what it is about, how many rows it touches, and the first of them.
 
@@ -95,7 +111,7 @@ class TotalsResponse(BaseModel):
     """Sums of the rows by one of ``totals``, a place in each list for each sum.
 
     ``store`` and ``store_type`` are null where a sum is not of one; ``first`` and ``last`` are the
-    days that it spans. Bounds hold the sum itself: they are no sums of the rows' bounds.
+    days that it spans. Bounds and quantiles are of the sum itself: they are no sums of the rows'.
     """
 
     by: Annotated[TotalsBy, Field(description="what the sums are by")]
@@ -106,6 +122,7 @@ class TotalsResponse(BaseModel):
     rows: Annotated[list[int], Field(description="how many rows each sum has")]
     sales: Annotated[list[float], Field(description="each sum")]
     intervals: Annotated[list[Interval], Field(description="bounds of each sum")]
+    quantiles: Annotated[list[Quantile], Field(description="quantiles of each sum")] = []
 
 
 class ChallengerRows(BaseModel):
@@ -132,6 +149,7 @@ class PredictResponse(BaseModel):
     as_of: Annotated[str, Field(description="origin: last day whose sales were used")]
     objective: Annotated[Objective, Field(description="objective of the forecasts")] = "accuracy"
     intervals: Annotated[list[Interval], Field(description="bounds by level")]
+    quantiles: Annotated[list[Quantile], Field(description="sales by quantile")] = []
     totals: Annotated[
         list[TotalsResponse], Field(description="sums by what the request names")
     ] = []
