@@ -84,6 +84,14 @@ def test_learner_trust_grows_with_days_of_sales(ensemble: Ensemble, matrix: Feat
     assert logs == pytest.approx(0.5 * sum(weights[n] * f[0] for n, f in factors.items()))
 
 
+def test_forecast_does_not_depend_on_the_order_of_members(
+    ensemble: Ensemble, matrix: FeatureMatrix
+) -> None:
+    """A trained version and the same one read from files have them in different orders."""
+    members = dict(reversed(ensemble.members.items()))
+    assert (Ensemble(members, ensemble.card).predict(matrix) == ensemble.predict(matrix)).all()
+
+
 def test_no_rows_give_no_forecasts(ensemble: Ensemble, matrix: FeatureMatrix) -> None:
     assert ensemble.predict(matrix[:0]).shape == (0,)
 

@@ -118,6 +118,7 @@ _SHARE_COLUMNS: Final = tuple(
         *("days_since_holiday", "days_to_holiday"),
     )
 )
+_SEASON: Final = FEATURES.index("days_to_christmas")
 FILTER_WEIGHTS_KEY: Final = "filter_weights"
 """The card's key of how much the filter alone is heard, by kind of day."""
 DAY_KINDS: Final = ("ordinary", "event")
@@ -133,27 +134,37 @@ _TRUST_LIMITS: Final = (TRUST_FROM_DAYS, FULL_TRUST_DAYS)
 
 
 class BlendWeights:
-    """A version's weights of the members and of the filter alone, as its card has them.
+    """A version's weights of its members ``names`` and of the filter alone, from its card.
 
-    ``names``: the members, in the order of their log factors.
+    Members are added up in the order of their names: a sum's last bit depends on the order, and a
+    version that is read from files must answer as the one that was written.
     """
 
     def __init__(self, card: Mapping[str, Any], names: Iterable[str]) -> None:
         table = card.get(FILTER_WEIGHTS_KEY, {})  # cards of earlier releases have none
-        self.members = np.array([float(card["weights"][name]) for name in names])
+        self.names = tuple(sorted(names))
+        self.members = np.array([float(card["weights"][name]) for name in self.names])
         self.filter = np.array([float(table.get(kind, 0.0)) for kind in DAY_KINDS])
 
     def blend(self, log_factors: Mapping[str, FloatArray], matrix: FeatureMatrix) -> FloatArray:
         """The forecast (n,) from the members' log factors (n,) each."""
         out = np.empty(len(matrix))
         columns, weights = (OFFSET_COLUMN, _SHARE_COLUMNS), (self.members, self.filter)
-        blend(matrix, columns, _TRUST_LIMITS, weights, tuple(log_factors.values()), out)
+        factors = tuple([log_factors[name] for name in self.names])
+        blend(matrix, columns, _TRUST_LIMITS, weights, factors, out)
         return out
 
     def member_shares(self, matrix: FeatureMatrix) -> FloatArray:
         """The share of the members' log factors in each row's forecast, (n,), 0 to 1."""
         out = np.empty(len(matrix))
         fill_member_shares(matrix, _SHARE_COLUMNS, _TRUST_LIMITS, self.filter, out)
+        return out
+
+    def ordinary_shares(self, matrix: FeatureMatrix) -> FloatArray:
+        """``member_shares`` as if all days were ordinary ones, (n,)."""
+        out = np.empty(len(matrix))
+        weights = np.full(len(DAY_KINDS), self.filter[0])
+        fill_member_shares(matrix, _SHARE_COLUMNS, _TRUST_LIMITS, weights, out)
         return out
 
 
@@ -198,14 +209,21 @@ class Ensemble:
         take a second, and may raise to end the work.
         """
         total = np.zeros((len(matrix), len(FEATURES) + 1))
-        weights = dict(zip(self.members, self._weights.members, strict=True))
+        weights = dict(zip(self._weights.names, self._weights.members, strict=True))
         step = _CONTRIBUTION_ROWS * threads
         for start in range(0, len(matrix), step):
             part = slice(start, start + step)
-            for name, member in self.members.items():
+            for name, weight in weights.items():
                 check()
-                total[part] += weights[name] * member.contributions(matrix[part], threads)
-        return total * self._weights.member_shares(matrix)[:, None]
+                total[part] += weight * self.members[name].contributions(matrix[part], threads)
+        shares = self._weights.member_shares(matrix)
+        ordinary = self._weights.ordinary_shares(matrix)
+        base = total[:, -1].copy()
+        total *= shares[:, None]
+        # the base value stays that of ordinary days: that event days hear it less is the season's
+        total[:, -1] = ordinary * base
+        total[:, _SEASON] += (shares - ordinary) * base
+        return total
 
     def bounds(
         self, rows: IntervalInputs, levels: Sequence[float]
