@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY
 from rossmann.models.calibration.interval_coverage import past_rows
+from rossmann.models.ensemble.ensemble import DAY_KINDS, FILTER_WEIGHTS_KEY
 from rossmann.models.evaluation.backtest import WindowScore
 from rossmann.models.reports.figures import (
     FORECASTER_LABELS,
@@ -73,6 +74,10 @@ def _backtest_tables(scores: list[WindowScore]) -> str:
 def _calibration_lines(card: Mapping[str, Any]) -> list[str]:
     """What the calibration rests on, in words."""
     lines = []
+    weights = card.get(FILTER_WEIGHTS_KEY, {})
+    if any(weights.get(kind) for kind in DAY_KINDS):
+        shares = ", ".join(f"{weights[kind]:.2f} on {kind} days" for kind in DAY_KINDS)
+        lines.append(f"The Kalman filter alone is heard with a weight of {shares}.")
     seasons = card.get("intervals", {}).get("seasons", {})
     rare = [name for name, years in seasons.items() if years < 2]
     if rare:

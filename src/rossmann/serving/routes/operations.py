@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
 from rossmann.installation import without_local_details
+from rossmann.models.ensemble.ensemble import DAY_KINDS, FILTER_WEIGHTS_KEY
 from rossmann.models.registry.model_version import ExpectedProduction
 from rossmann.schema import FEATURES, MODEL_NAME, Stage
 from rossmann.serving.access.access_control import AccessControl
@@ -197,6 +198,9 @@ def model_info(service: Service) -> ModelInfo:
         features=len(FEATURES),
         members=list(weights),
         weights=weights,
+        filter_weights={
+            kind: float(card.get(FILTER_WEIGHTS_KEY, {}).get(kind, 0.0)) for kind in DAY_KINDS
+        },
         levels=card.get("intervals", {}).get("levels", []),
         metrics=card.get("metrics", {}),
         data=InfoData(model=model_data(card), panel=panel_data(service.panel)),

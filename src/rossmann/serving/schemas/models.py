@@ -62,6 +62,10 @@ class ModelInfo(BaseModel):
     features: Annotated[int, Field(description="number of features")]
     members: Annotated[list[str], Field(description="members of the ensemble")]
     weights: Annotated[dict[str, float], Field(description="weight of each member")]
+    filter_weights: Annotated[
+        dict[str, float],
+        Field(description="weight of the Kalman filter alone on ordinary and on event days"),
+    ]
     levels: Annotated[list[float], Field(description="interval levels that it is calibrated for")]
     metrics: Annotated[dict[str, Any], Field(description="figures of its backtest")]
     data: Annotated[InfoData, Field(description="data of the model and of the panel")]
