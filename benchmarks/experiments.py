@@ -122,11 +122,12 @@ def measure(
     errors = []
     for window in windows:
         known = np.nonzero((day <= window.origin) & selected)[0]
+        inputs = base.TrainingInputs.of(matrix[known], sold[known])
         member = LEARNERS[variant.member].fit(
-            matrix[known], sold[known], params, seed, settings.thread_count, lambda share: None
+            inputs, params, seed, settings.thread_count, lambda share: None
         )
-        inputs = zero_columns(window.matrix, variant.without)
-        factor = member.factor(inputs, settings.thread_count)
+        features = zero_columns(window.matrix, variant.without)
+        factor = member.factor(features, settings.thread_count)
         forecast = factor * np.exp(window.matrix[:, OFFSET_COLUMN].astype(np.float64))
         errors.append(METRICS[metric](window.sold, forecast))
     base.MIN_LOG_RATIO = in_use  # type: ignore[misc]

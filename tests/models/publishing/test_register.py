@@ -24,6 +24,7 @@ from rossmann.cli import main
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.evaluation.backtest import WindowScore
 from rossmann.models.members import LEARNERS
+from rossmann.models.members.base import TrainingInputs
 from rossmann.models.publishing.mlflow_client import _EXAMPLE, input_example, pip_requirements
 from rossmann.models.publishing.register import register
 from rossmann.models.publishing.trained_model import TrainedModel
@@ -60,9 +61,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
         "xgboost": {"rounds": 20, "max_depth": 3, "eta": 0.2},
         "catboost": {"rounds": 20, "depth": 3, "learning_rate": 0.2},
     }
+    inputs = TrainingInputs.of(matrix, sales)
     members = {
-        name: LEARNERS[name].fit(matrix, sales, params[name], 1, 1, lambda share: None)
-        for name in params
+        name: LEARNERS[name].fit(inputs, params[name], 1, 1, lambda share: None) for name in params
     }
     windows = [
         WindowScore(date(2014, 6, 13), 48, 40208, {"ensemble": 0.105, "seasonal_naive": 0.179}),

@@ -10,7 +10,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.errors import SettingsError
 from rossmann.models.ensemble.ensemble import Ensemble
 from rossmann.models.members import LEARNERS
-from rossmann.models.members.base import target_ratio
+from rossmann.models.members.base import TrainingInputs, target_ratio
 from rossmann.models.members.fit import sample_schedule_ends, sample_training_rows
 from rossmann.models.publishing.trained_model import TrainedModel
 from rossmann.models.training.train import train
@@ -130,4 +130,5 @@ def test_unknown_profile_is_rejected(chain_settings: Settings) -> None:
 def test_target_ratio_has_a_floor() -> None:
     matrix = np.zeros((2, len(FEATURES)), np.float32)
     matrix[:, OFFSET_COLUMN] = np.log(1000.0)
-    assert target_ratio(matrix, np.array([2000.0, 1.0])) == pytest.approx([2.0, 0.2], rel=1e-6)
+    inputs = TrainingInputs.of(matrix, np.array([2000.0, 1.0]))
+    assert target_ratio(inputs) == pytest.approx([2.0, 0.2], rel=1e-6)

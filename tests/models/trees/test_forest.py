@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rossmann.errors import CorruptModelError, ModelError
 from rossmann.models.members import LEARNERS
-from rossmann.models.members.base import BaseLearner, verify_against_library
+from rossmann.models.members.base import BaseLearner, TrainingInputs, verify_against_library
 from rossmann.models.trees.forest import Forest, parse_lightgbm
 from rossmann.models.trees.node_trees import DEEP_TREE_DEPTH, NodeTrees
 from rossmann.models.trees.row_encoding import BLOCK_ROWS
@@ -44,7 +44,9 @@ def sales_of(matrix: FeatureMatrix) -> FloatArray:
 def member(request: pytest.FixtureRequest) -> BaseLearner:
     matrix = rows(3000, 1)
     params = PARAMS[request.param]
-    return LEARNERS[request.param].fit(matrix, sales_of(matrix), params, 7, 1, lambda share: None)
+    return LEARNERS[request.param].fit(
+        TrainingInputs.of(matrix, sales_of(matrix)), params, 7, 1, lambda share: None
+    )
 
 
 def library_output(member: BaseLearner, matrix: FeatureMatrix) -> FloatArray:

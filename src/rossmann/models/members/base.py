@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from rossmann.errors import CorruptModelError, ModelError
 from rossmann.models.members.library_compatibility import load_errors
 from rossmann.models.trees.forest import Forest
+from rossmann.numba_kernel import cached_njit
 from rossmann.schema import FEATURES, OFFSET_COLUMN, FeatureMatrix, FloatArray
 
+Derivatives = npt.NDArray[np.float32]
 Params = Mapping[str, float | int]
 Progress = Callable[[float], None]
 """Called with the share of rounds that are done, from 0 to 1."""
@@ -38,6 +41,25 @@ FEATURE_NAMES: Final = list(FEATURES)
 _VERIFIED_ROWS: Final = 512
 _TOLERANCE: Final = 1e-4
 """Largest difference of the trees' output from the library's, which adds in float32."""
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What members learn from: features (n, 46), and offset and sales (n,).
+
+    The features' own offset column is constant. All members share one copy of the matrix.
+    """
+
+    features: FeatureMatrix
+    offset: FloatArray
+    sales: FloatArray
+
+    @classmethod
+    def of(cls, matrix: FeatureMatrix, sales: FloatArray) -> "TrainingInputs":
+        """The inputs from a matrix (n, 46); no tree can split on a constant column."""
+        features = matrix.copy()
+        features[:, OFFSET_COLUMN] = 0.0
+        return cls(features, matrix[:, OFFSET_COLUMN].astype(np.float64), sales)
 
 
 @dataclass(frozen=True)
@@ -65,28 +87,27 @@ class BaseLearner(ABC):
 
     @classmethod
     def fit(
-        cls, matrix: FeatureMatrix, sales: FloatArray, params: Params, seed: int, threads: int,
-        progress: Progress,
-    ) -> Self:  # fmt: skip
-        """Fit on (n, 46) and sales (n,); ``params``: the library's own, and ``rounds``."""
+        cls, inputs: TrainingInputs, params: Params, seed: int, threads: int, progress: Progress
+    ) -> Self:
+        """Fit; ``params``: the library's own, and ``rounds``."""
         settings: dict[str, Any] = dict(params)
         rounds = int(settings.pop("rounds"))
         run = TrainingRun(settings, rounds, seed, threads, progress)
-        booster = cls.train(matrix, cls.target(matrix, sales), run)
+        booster = cls.train(inputs.features, cls.target(inputs), run)
         forest = verify_against_library(
-            cls.parse(booster), matrix, lambda rows: cls.raw_output(booster, rows, threads)
+            cls.parse(booster), inputs.features, lambda rows: cls.raw_output(booster, rows, threads)
         )
         return cls(forest, lambda: booster)
 
     @staticmethod
-    def target(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
+    def target(inputs: TrainingInputs) -> FloatArray:
         """What the trees learn, (n,)."""
-        return log_target_ratio(matrix, sales)
+        return log_target_ratio(inputs)
 
     @staticmethod
     @abstractmethod
-    def train(matrix: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
-        """The library's booster, fitted on (n, 46), with the offset masked, and the target (n,)."""
+    def train(features: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
+        """The library's booster, fitted on ``TrainingInputs.features`` and the target (n,)."""
 
     @staticmethod
     @abstractmethod
@@ -172,27 +193,33 @@ def verify_against_library(
     return forest
 
 
-def target_ratio(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
+def target_ratio(inputs: TrainingInputs) -> FloatArray:
     """The target: sales over the base filter's forecast, (n,), floored."""
-    offset = np.exp(matrix[:, OFFSET_COLUMN].astype(np.float64))
-    return np.asarray(np.maximum(sales / offset, MIN_RATIO))
+    return np.asarray(np.maximum(inputs.sales / np.exp(inputs.offset), MIN_RATIO))
 
 
-def log_target_ratio(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
+def log_target_ratio(inputs: TrainingInputs) -> FloatArray:
     """The target on the log scale: log sales less the base filter's forecast, (n,), floored."""
-    target = np.log(sales) - matrix[:, OFFSET_COLUMN].astype(np.float64)
-    return np.asarray(np.maximum(target, MIN_LOG_RATIO))
+    return np.asarray(np.maximum(np.log(inputs.sales) - inputs.offset, MIN_LOG_RATIO))
 
 
-def squared_percentage_error(output: FloatArray, data: Any) -> tuple[FloatArray, FloatArray]:
+def squared_percentage_error(output: FloatArray, data: Any) -> tuple[Derivatives, Derivatives]:
     """Gradient and hessian of (exp(f - z) - 1)^2 / 2; the hessian is floored to stay convex."""
-    ratio = np.exp(output - data.get_label())
-    hessian = np.maximum(ratio * (2.0 * ratio - 1.0), MIN_HESSIAN)
-    return (ratio - 1.0) * ratio, hessian
+    gradient, hessian = np.empty(len(output), np.float32), np.empty(len(output), np.float32)
+    fill_derivatives(np.asarray(output), data.get_label(), MIN_HESSIAN, gradient, hessian)
+    return gradient, hessian
 
 
-def mask_offset(matrix: FeatureMatrix) -> FeatureMatrix:
-    """A copy with a constant offset column, so that no tree splits on it."""
-    masked = matrix.copy()
-    masked[:, OFFSET_COLUMN] = 0.0
-    return masked
+@cached_njit
+def fill_derivatives(
+    output: FloatArray,
+    target: FloatArray,
+    min_hessian: float,
+    gradient: Derivatives,
+    hessian: Derivatives,
+) -> None:
+    """Fill the derivatives of ``squared_percentage_error``, (n,) each, in one pass."""
+    for i in range(len(output)):
+        ratio = np.exp(np.float64(output[i]) - np.float64(target[i]))
+        gradient[i] = (ratio - 1.0) * ratio
+        hessian[i] = max(ratio * (2.0 * ratio - 1.0), min_hessian)

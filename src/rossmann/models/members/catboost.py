@@ -11,8 +11,8 @@ from rossmann.models.members.base import (
     FEATURE_NAMES,
     MIN_FACTOR,
     BaseLearner,
+    TrainingInputs,
     TrainingRun,
-    mask_offset,
     target_ratio,
 )
 from rossmann.models.trees.forest import Forest, parse_catboost
@@ -41,17 +41,17 @@ class CatBoost(BaseLearner):
     file = "catboost.cbm"
 
     @staticmethod
-    def target(matrix: FeatureMatrix, sales: FloatArray) -> FloatArray:
+    def target(inputs: TrainingInputs) -> FloatArray:
         """See ``BaseLearner``."""
-        return target_ratio(matrix, sales)
+        return target_ratio(inputs)
 
     @staticmethod
-    def train(matrix: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
+    def train(features: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
         """See ``BaseLearner``."""
         import catboost
 
         pool = catboost.Pool(
-            mask_offset(matrix),
+            features,
             target,
             weight=target**-2.0,
             feature_names=FEATURE_NAMES,
@@ -68,6 +68,8 @@ class CatBoost(BaseLearner):
                 **run.settings,
                 "iterations": run.rounds,
                 "loss_function": "RMSE",
+                # a fifth less processor time than the default (MVS), and no worse
+                "bootstrap_type": "Bernoulli",
                 "random_seed": run.seed,
                 "thread_count": run.threads,
                 "allow_writing_files": False,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rossmann.data.panel.panel import Panel
 from rossmann.features.schedule_counts import SCHOOL_CAP
 from rossmann.models.members import LEARNERS
-from rossmann.models.members.base import BaseLearner, Progress
+from rossmann.models.members.base import BaseLearner, Progress, TrainingInputs
 from rossmann.schema import (
     FEATURES,
     MAX_HORIZON,
@@ -155,13 +155,12 @@ def fit_members(
     if profile.rows and len(examples.sold) > profile.rows:
         sample = np.random.default_rng(seed).choice(len(examples.sold), profile.rows, replace=False)
         examples = examples.take(np.sort(sample))
-    matrix, stopped = examples.matrix, threading.Event()
+    inputs, stopped = TrainingInputs.of(examples.matrix, examples.sold), threading.Event()
 
     def fit_one(name: str) -> tuple[BaseLearner, float]:
         started = time.perf_counter()
         member = LEARNERS[name].fit(
-            matrix,
-            examples.sold,
+            inputs,
             profile.members[name],
             learner_seeds(seed)[name],
             max(threads // len(profile.members), 1),

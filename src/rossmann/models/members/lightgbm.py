@@ -9,7 +9,6 @@ from rossmann.models.members.base import (
     FEATURE_NAMES,
     BaseLearner,
     TrainingRun,
-    mask_offset,
     squared_percentage_error,
 )
 from rossmann.models.trees.forest import Forest, parse_lightgbm
@@ -22,12 +21,12 @@ class LightGBM(BaseLearner):
     file = "lightgbm.txt"
 
     @staticmethod
-    def train(matrix: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
+    def train(features: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
         """See ``BaseLearner``."""
         import lightgbm
 
         data = lightgbm.Dataset(
-            mask_offset(matrix),
+            features,
             target,
             feature_name=FEATURE_NAMES,
             params={"max_bin": run.settings.get("max_bin", 255), "verbosity": -1,

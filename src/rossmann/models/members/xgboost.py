@@ -9,7 +9,6 @@ from rossmann.models.members.base import (
     FEATURE_NAMES,
     BaseLearner,
     TrainingRun,
-    mask_offset,
     squared_percentage_error,
 )
 from rossmann.models.trees.forest import Forest, parse_xgboost
@@ -22,12 +21,12 @@ class XGBoost(BaseLearner):
     file = "xgboost.ubj"
 
     @staticmethod
-    def train(matrix: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
+    def train(features: FeatureMatrix, target: FloatArray, run: TrainingRun) -> Any:
         """See ``BaseLearner``."""
         import xgboost
 
         data = xgboost.QuantileDMatrix(
-            mask_offset(matrix),
+            features,
             target,
             feature_names=FEATURE_NAMES,
             nthread=run.threads,
