@@ -1,4 +1,4 @@
-"""Verbs that compute: features, train, backtest, and retrain for a scheduler."""
+"""Verbs that compute: features, train, reweight, backtest, and retrain for a scheduler."""
 
 import getpass
 import time
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rossmann.cli.models import VersionArgument
 from rossmann.cli.terminal import echo, progress, show_table
 from rossmann.installation import shell_command
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rossmann.data.make_dataset import DatasetInfo
     from rossmann.data.panel.panel import Panel
     from rossmann.models.evaluation.backtest import BacktestPlan, WindowScore
+    from rossmann.models.training.reweight import Reweighting
     from rossmann.settings import Settings
 
 
@@ -31,6 +33,7 @@ def add_verbs(app: typer.Typer) -> None:
     """Add this module's verbs to the command line."""
     app.command()(features)
     app.command()(train)
+    app.command()(reweight)
     app.command()(backtest)
 
 
@@ -64,7 +67,73 @@ def train(profile: ProfileOption = "full") -> None:
     trained = run_training(settings, profile, progress)
     _show_windows(trained.windows)
     version = register(trained, settings)
-    echo(f"registered as version {version.version}; next: rossmann validate {version.version}")
+    _show_registered(version.version)
+
+
+def reweight(version: VersionArgument) -> None:
+    """Learn a version's filter weights, intervals, totals and bias anew; no member is fitted.
+
+    From the windows of its backtest and from recent ones: days after its training data, forecast
+    by its members. The new version has the same member files. Nothing is registered where nothing
+    changes.
+
+    Example: rossmann reweight 3
+    """
+    from rossmann.models.publishing.register import register
+    from rossmann.models.registry.registry import Registry
+    from rossmann.models.training.reweight import reweight as run_reweighting
+    from rossmann.settings import load_settings
+
+    settings = load_settings()
+    with Registry.from_settings(settings) as registry:
+        registry.find(version)
+    prepare_dataset(settings)
+    done = run_reweighting(settings, version, progress)
+    number, windows = done.source.version, _count(done.recent_windows, "recent window")
+    if done.registered is not None:
+        echo(
+            f"nothing new: version {done.registered.version} was made from version {number}, these"
+            " tables, parameters and code"
+        )
+        return
+    echo(f"reweighted version {number} by its backtest and {windows} of new days")
+    show_table(("learned", "before", "now"), _learned_rows(done))
+    if done.trained is None:
+        echo(f"nothing changes: version {number} has these weights and bands, none is registered")
+        return
+    _show_windows(done.trained.windows)
+    _show_registered(register(done.trained, settings).version)
+
+
+def _learned_rows(done: "Reweighting") -> list[list[str]]:
+    """What a table of a version's card was, and is."""
+    from rossmann.models.calibration.bias_correction import BIAS_CORRECTION_KEY, GROUPS
+    from rossmann.models.ensemble.ensemble import DAY_KINDS, FILTER_WEIGHTS_KEY
+
+    cards = (done.card, done.tables)
+    weights, bias = (
+        [card.get(key, {}) for card in cards] for key in (FILTER_WEIGHTS_KEY, BIAS_CORRECTION_KEY)
+    )
+    rows = [
+        [
+            f"weight of the filter, {kind} days",
+            *(f"{table.get(kind, 0.0):.2f}" for table in weights),
+        ]
+        for kind in DAY_KINDS
+    ]
+    for number, group in enumerate(GROUPS):
+        factors = (f"{table['factors'][number]:.4f}" if table else "-" for table in bias)
+        rows.append([f"factor of unbiased totals, {group}", *factors])
+    rows.append(["rows that intervals come from", *(f"{c['intervals']['rows']:,}" for c in cards)])
+    return rows
+
+
+def _show_registered(number: int) -> None:
+    echo(f"registered as version {number}; next: rossmann validate {number}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def backtest(

@@ -1,11 +1,14 @@
 """Stored backtest predictions: content, size, damaged files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rossmann.data.panel.panel import Panel
 from rossmann.errors import CorruptModelError
+from rossmann.models.evaluation.backtest import MemberOutputs
 from rossmann.models.gate.backtest_predictions import (
     PREDICTIONS_FILE,
     BacktestPredictions,
@@ -32,7 +35,8 @@ def test_file_is_small(trained: TrainedModel) -> None:
     path = trained.folder / PREDICTIONS_FILE
     rows = sum(len(window.sold) for window in read_predictions(path).all_windows)
     assert rows > sum(window.rows for window in trained.windows)  # follow-ups, too
-    assert path.stat().st_size < 16 * rows + 10_000
+    # 10 bytes of columns and 2 x 3 log factors of 4 bytes
+    assert path.stat().st_size < 40 * rows + 10_000
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut short"])
@@ -86,3 +90,46 @@ def test_newest_forecasts_hold_every_row_of_a_trained_version(trained: TrainedMo
             assert newest.of_store(int(one.store[n]), day, day) == {
                 day: (one.origin, one.forecast[n])
             }
+
+
+def test_log_factors_are_read_on_demand_and_give_the_forecast(
+    trained: TrainedModel, panel: Panel
+) -> None:
+    path = trained.folder / PREDICTIONS_FILE
+    assert all(not window.log_factors for window in read_predictions(path).all_windows)
+    predictions = read_predictions(path, with_log_factors=True)
+    card = {"weights": trained.card["weights"]}
+    for window in predictions.windows:
+        rows = panel.schedule(window.store, window.day)
+        matrix = panel.matrix(rows, window.origin_day)
+        factors = dict(
+            zip(predictions.members, window.log_factors["ensemble"].astype(np.float64), strict=True)
+        )
+        assert window.log_factors["without_schedule"].shape == (3, len(window.sold))
+        blended = MemberOutputs(matrix, factors).blend(card)
+        # weights of the filter are cross-validated: most of the forecast is the members'
+        assert np.corrcoef(np.log(blended), np.log(window.forecast))[0, 1] > 0.95
+        part = window.take(np.array([4, 2]))
+        assert (part.log_factors["ensemble"] == window.log_factors["ensemble"][:, [4, 2]]).all()
+    assert {window.age_days for window in predictions.windows} == {0}
+    ages = [window.age_days or 0 for window in predictions.later]
+    assert min(ages) > 0
+    fits = {window.fit_day for window in predictions.windows}
+    assert {window.fit_day for window in predictions.later} <= fits
+
+
+def test_a_file_of_an_earlier_release_is_read(trained: TrainedModel, tmp_path: Path) -> None:
+    path = trained.folder / PREDICTIONS_FILE
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored if "log_factors" not in name}
+        about = json.loads(str(stored["about"]))
+    kept = {name: about[name] for name in ("later", "coverage")}
+    kept["windows"] = [{"origin": w["origin"], "days": w["days"]} for w in about["windows"]]
+    arrays["about"] = np.array(json.dumps(kept))
+    np.savez_compressed(tmp_path / PREDICTIONS_FILE, **arrays)
+    old = read_predictions(tmp_path / PREDICTIONS_FILE, with_log_factors=True)
+    new = read_predictions(path)
+    assert old.members == ()
+    assert {window.fit_day for window in old.all_windows} == {None}
+    for before, after in zip(old.all_windows, new.all_windows, strict=True):
+        assert (before.forecast == after.forecast).all()

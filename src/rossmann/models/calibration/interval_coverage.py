@@ -79,18 +79,26 @@ def joined_inputs(outcomes: Sequence[WindowForecasts]) -> IntervalInputs:
     )
 
 
+def leave_one_out_tables(outcomes: Sequence[WindowForecasts]) -> list[dict[str, Any]]:
+    """For each window the interval table of the other windows; there must be two at least."""
+    return [calibrate_windows([o for o in outcomes if o is not outcome]) for outcome in outcomes]
+
+
 def cross_validated_intervals(
-    outcomes: Sequence[WindowForecasts], levels: Sequence[float] = ALL_LEVELS
+    outcomes: Sequence[WindowForecasts],
+    levels: Sequence[float] = ALL_LEVELS,
+    tables: Sequence[dict[str, Any]] | None = None,
 ) -> list[dict[float, Interval]] | None:
     """Bounds by level for the rows of each window, calibrated on the other windows.
 
-    None where there is only one.
+    ``tables``: of ``leave_one_out_tables``, where they are computed already. None where there is
+    only one window.
     """
     if len(outcomes) < 2:
         return None
+    tables = leave_one_out_tables(outcomes) if tables is None else tables
     by_window = []
-    for outcome in outcomes:
-        table = calibrate_windows([o for o in outcomes if o is not outcome])
+    for outcome, table in zip(outcomes, tables, strict=True):
         bounds = interval_bounds(table, outcome.interval_inputs, levels)
         by_window.append(dict(zip(levels, bounds, strict=True)))
     return by_window

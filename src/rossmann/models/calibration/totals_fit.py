@@ -18,7 +18,7 @@ from rossmann.data.panel.panel import Panel
 from rossmann.models.calibration.interval_coverage import (
     REPORTED_LEVELS,
     TOTAL_LABELS,
-    calibrate_windows,
+    leave_one_out_tables,
     level_key,
 )
 from rossmann.models.calibration.totals_covariance import (
@@ -71,19 +71,23 @@ def calibrate_totals(
 
 
 def cross_validated_totals(
-    panel: Panel, outcomes: Sequence[WindowForecasts], chain_floor: float = 0.0
+    panel: Panel,
+    outcomes: Sequence[WindowForecasts],
+    chain_floor: float = 0.0,
+    interval_tables: Sequence[dict[str, Any]] | None = None,
 ) -> dict[str, Any] | None:
     """Coverage of intervals of totals in each window by tables of the others, as JSON.
 
     ``past``: the chain's log residual in each window, and the half-widths by the others. None for
-    a single window.
+    a single window. ``interval_tables``: of ``leave_one_out_tables``, where they are computed.
     """
     if len(outcomes) < 2:
         return None
+    if interval_tables is None:
+        interval_tables = leave_one_out_tables(outcomes)
     actuals, tables, past = [], [], []
-    for window in outcomes:
+    for window, interval_table in zip(outcomes, interval_tables, strict=True):
         rest = [w for w in outcomes if w is not window]
-        interval_table = calibrate_windows(rest)
         others = [_window_actuals(panel, w, interval_table) for w in rest]
         actuals.append(_window_actuals(panel, window, interval_table))
         tables.append((interval_table, fit_totals(others, chain_floor)))

@@ -260,15 +260,34 @@ def forecast_window(
 
     Rows become sales as in serving: the panel's matrix as of the origin, then the ensemble.
     """
-    without_schedule = panel.matrix(window.rows, window.origin, planned_to=window.origin)
     members = {
-        "ensemble": MemberOutputs.of(ensemble, window.matrix, threads),
-        "without_schedule": MemberOutputs.of(ensemble, without_schedule, threads),
+        name: MemberOutputs.of(ensemble, matrix, threads)
+        for name, matrix in blended_matrices(panel, window).items()
     }
+    return blend_members(panel, window, members, ensemble.card, age_days)
+
+
+def blended_matrices(panel: Panel, window: BacktestWindow) -> dict[str, FeatureMatrix]:
+    """The features (n, 46) that each blended forecaster is made from, by its name."""
+    without_schedule = panel.matrix(window.rows, window.origin, planned_to=window.origin)
+    return {"ensemble": window.matrix, "without_schedule": without_schedule}
+
+
+def blend_members(
+    panel: Panel,
+    window: BacktestWindow,
+    members: dict[str, MemberOutputs],
+    card: Mapping[str, Any],
+    age_days: int = 0,
+) -> WindowForecasts:
+    """Forecasts of the window's rows from what the members gave, by the weights of a card.
+
+    ``members``: for each of ``blended_matrices``.
+    """
     offset = window.matrix[:, OFFSET_COLUMN].astype(np.float64)
     factors = members["ensemble"].log_factors
     forecasts = {
-        **{name: outputs.blend(ensemble.card) for name, outputs in members.items()},
+        **{name: outputs.blend(card) for name, outputs in members.items()},
         **{name: np.exp(offset + factor) for name, factor in factors.items()},
         **baselines(panel, window),
     }

@@ -2,8 +2,9 @@
 
 Against Production: where both backtests forecast the same days from the same origins, their
 forecasts are paired; neither's members were fitted on those days. Windows that a fit forecast weeks
-after its own count as well. On newer data the origins differ; then the Production version forecasts
-the candidate's window on days after its own data.
+after its own count as well, and so do windows after Production's data that a fit of the same last
+day forecast, as those of a reweighted version are. On newer data the origins differ; then the
+Production version forecasts the candidate's window on days after its own data.
 
 The limits are made for a large chain. With few stores, the random errors of each move coverage and
 bias, so the limits are wider there, and the check's note says so.
@@ -15,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from rossmann.models.evaluation.metrics import SMALL_CHAIN_STORES
 from rossmann.models.evaluation.paired_test import (
@@ -119,6 +119,7 @@ def checks_against_production(
             return [CheckResult(check, None, None, True, note)]
         return [not_measured(check, f"{note}; promote with --force if that is meant")]
     if pairs:
+        pairs += _windows_of_equal_age(candidate, production)
         return _checks_on_shared_windows(pairs, production.name, settings)
     if production.last_day is None:
         return [not_measured(check, "its last day of data is not known")]
@@ -135,15 +136,31 @@ def matched_windows(
         match = others.get((window.origin, window.days))
         if match is None:
             continue
-        index, other_index = np.intersect1d(_key(window), _key(match), return_indices=True)[1:]
+        index, other_index = np.intersect1d(window.row_keys, match.row_keys, return_indices=True)[
+            1:
+        ]
         # sales that were corrected in the tables since are no measure of either version
         same = window.sold[index] == match.sold[other_index]
         pairs.append((window, window.take(index[same]), match.forecast[other_index[same]]))
     return pairs
 
 
-def _key(window: WindowPredictions) -> npt.NDArray[np.int64]:
-    return window.store.astype(np.int64) * 1_000_000 + window.day
+def _windows_of_equal_age(
+    candidate: BacktestPredictions, production: ProductionVersion
+) -> list[MatchedWindow]:
+    """The candidate's windows after Production's data, forecast by a fit that knew the same days.
+
+    Neither version has the advantage of later data there. Production's backtest lacks them.
+    """
+    stored = () if production.predictions is None else production.predictions.all_windows
+    known = {(window.origin, window.days) for window in stored}
+    return [
+        (window, window, production.forecast(window))
+        for window in candidate.all_windows
+        if (window.origin, window.days) not in known
+        and window.fit_day is not None
+        and window.fit_day == production.last_day
+    ]
 
 
 def _checks_on_shared_windows(

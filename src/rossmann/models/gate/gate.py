@@ -99,7 +99,9 @@ def validate(registry: Registry, version: int | str, settings: Settings) -> Verd
     return verdict
 
 
-def load_predictions(registry: Registry, version: ModelVersion) -> BacktestPredictions:
+def load_predictions(
+    registry: Registry, version: ModelVersion, with_log_factors: bool = False
+) -> BacktestPredictions:
     """The version's backtest, row by row; raises ``CorruptModelError`` where it has none."""
     digest = version.tags.get(PREDICTIONS_DIGEST_TAG)
     if not digest:
@@ -110,7 +112,7 @@ def load_predictions(registry: Registry, version: ModelVersion) -> BacktestPredi
             raise CorruptModelError(
                 f"the record of version {version.version}'s backtest was changed"
             )
-        return read_predictions(path)
+        return read_predictions(path, with_log_factors)
 
 
 def _find_production(registry: Registry) -> ModelVersion | None:
@@ -189,7 +191,7 @@ def _forecast_by_production(
     panel = context.open_panel(dataset)
     if (panel.store_indices(window.store) < 0).any():
         raise DataError("the tables at hand lack stores of the backtest")
-    origin = to_day(date.fromisoformat(window.origin))
+    origin = window.origin_day
     if not panel.first_day <= origin <= panel.last_day or window.day.max() > panel.furthest_day:
         raise DataError("the tables at hand do not reach the days of the backtest")
     folder = context.registry.fetch(production.version, context.settings.model_cache_dir)

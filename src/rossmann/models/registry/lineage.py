@@ -33,7 +33,14 @@ _TRAINING_SETTINGS: Final = {
     "chain_floor",
 }
 """Settings other than the profile that decide the result of training."""
+_REWEIGHTING_SETTINGS: Final = {"window_days", "chain_floor"}
+"""Settings that decide the result of reweighting a version."""
 FINGERPRINT_TAG: Final = "recipe"
+REWEIGHTED_KEY: Final = "reweighted"
+"""The card's key of what a reweighted version comes from; its tags begin so."""
+RECENT_WINDOWS_TAG: Final = f"{REWEIGHTED_KEY}.recent_windows"
+_SOURCE_TAG: Final = f"{REWEIGHTED_KEY}.from_version"
+_SOURCE_RECIPE_TAG: Final = f"{REWEIGHTED_KEY}.recipe"
 _HIDDEN_TAGS: Final = ("gate.table", "promotion", "windows")
 _CODE_TAGS: Final = ("code.release", "code.commit", "code.digest")
 
@@ -116,6 +123,24 @@ def training_fingerprint(settings: Settings, profile: str, data_version: str) ->
         "code": code_digest(),
         "libraries": library_versions(),
     }
+    return _digest(parts)
+
+
+def reweighting_fingerprint(settings: Settings, card_digest: str, data_version: str) -> str:
+    """Digest of all that decides the result of reweighting: version, data, parameters, code.
+
+    ``card_digest``: of the version's card. No training has the same fingerprint.
+    """
+    parts = {
+        "version": card_digest,
+        "data": data_version,
+        "settings": settings.model_dump(mode="json", include=_REWEIGHTING_SETTINGS),
+        "code": code_digest(),
+    }
+    return _digest({REWEIGHTED_KEY: parts})
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -129,7 +154,17 @@ def fit_fingerprint(settings: Settings, profile: str, data_version: str) -> str:
         "code": code_digest(_FIT_SOURCES),
         "libraries": library_versions(),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(parts)
+
+
+def is_reweighted(version: ModelVersion) -> bool:
+    """Whether the version's members come from another version."""
+    return _SOURCE_TAG in version.tags
+
+
+def members_recipe(tags: Mapping[str, str]) -> str | None:
+    """Training fingerprint of a version's members, by its tags; None where it is unknown."""
+    return tags.get(_SOURCE_RECIPE_TAG, tags.get(FINGERPRINT_TAG))
 
 
 def lineage_fields(settings: Settings, profile: str, data_version: str) -> dict[str, Any]:
@@ -156,6 +191,7 @@ def lineage_tags(card: Mapping[str, Any]) -> dict[str, str]:
         "profile": card.get("profile"),
         "trained": card.get("trained"),
         FINGERPRINT_TAG: card.get("recipe"),
+        **{f"{REWEIGHTED_KEY}.{k}": v for k, v in card.get(REWEIGHTED_KEY, {}).items()},
         **{f"code.{name}": value for name, value in code.items()},
     }
     return {key: str(value) for key, value in fields.items() if value is not None}

@@ -21,6 +21,7 @@ from rossmann.models.calibration.interval_coverage import (
     Interval,
     covers,
     cross_validated_intervals,
+    leave_one_out_tables,
     level_key,
     measure_coverage,
 )
@@ -74,7 +75,8 @@ def build_report_data(
     Shares are fractions (0.1 is 10 %); a measure without rows is None.
     """
     windows = with_follow_ups(outcomes)
-    intervals = cross_validated_intervals(windows)
+    tables = leave_one_out_tables(windows) if len(windows) > 1 else None
+    intervals = cross_validated_intervals(windows, tables=tables)
     rows = _pool_rows(outcomes, _own_intervals(outcomes, windows, intervals))
     segments = {
         name: _segment(rows, groups, labels)
@@ -89,7 +91,7 @@ def build_report_data(
             name: _measures(rows.sold, forecast) for name, forecast in rows.forecasts.items()
         },
         "coverage": measure_coverage(windows, intervals),
-        "totals": cross_validated_totals(panel, windows, chain_floor),
+        "totals": cross_validated_totals(panel, windows, chain_floor, tables),
         "totals_bias": measure_bias(windows),
         "slices": segments,
         "days": days,

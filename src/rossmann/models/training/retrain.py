@@ -27,7 +27,12 @@ from rossmann.models.gate.verdict import Verdict
 from rossmann.models.publishing.mlflow_client import complete_registration, drop_abandoned_runs
 from rossmann.models.publishing.register import register
 from rossmann.models.publishing.trained_model import find_unregistered, trained_dir
-from rossmann.models.registry.lineage import FINGERPRINT_TAG, training_fingerprint
+from rossmann.models.registry.lineage import (
+    FINGERPRINT_TAG,
+    is_reweighted,
+    members_recipe,
+    training_fingerprint,
+)
 from rossmann.models.registry.model_version import CARD_DIGEST_TAG, ModelVersion
 from rossmann.models.registry.registry import Registry
 from rossmann.models.reports.segments import nan_to_none
@@ -241,7 +246,7 @@ class _RetrainRun:
         version = self._latest_version(fingerprint)
         if version is None:
             version = self._train(fingerprint)
-        elif self._is_unfinished(version):
+        elif self._is_unfinished(version) and not self._has_successor(fingerprint):
             complete_registration(version, self.settings, self.request.name)
         else:
             self.report.record_version(version)
@@ -266,10 +271,14 @@ class _RetrainRun:
         return fingerprint
 
     def _latest_version(self, fingerprint: str) -> ModelVersion | None:
-        """The profile's latest version, if training would give the same one again."""
+        """The profile's latest version, if training would give the same one again.
+
+        A reweighted version is none that training could give: its members' version counts.
+        """
         profile = self.request.profile
-        versions = (v for v in self.registry.versions() if v.tags.get("profile") == profile)
-        latest = next(versions, None)
+        versions = self.registry.versions()
+        trained = (v for v in versions if v.tags.get("profile") == profile and not is_reweighted(v))
+        latest = next(trained, None)
         is_current = latest is not None and latest.tags.get(FINGERPRINT_TAG) == fingerprint
         return latest if is_current else None
 
@@ -278,6 +287,15 @@ class _RetrainRun:
         if version.stage is Stage.NONE:
             return version.tags.get(PASSED_TAG) != "false"
         return version.stage is Stage.STAGING and self.request.promote
+
+    def _has_successor(self, fingerprint: str) -> bool:
+        """Whether a version that was reweighted from it has a stage, and so takes its place."""
+        return any(
+            is_reweighted(version)
+            and version.stage in {Stage.STAGING, Stage.PRODUCTION}
+            and members_recipe(version.tags) == fingerprint
+            for version in self.registry.versions()
+        )
 
     def _train(self, fingerprint: str) -> ModelVersion:
         """Train and register; a model that a killed run trained is registered instead."""

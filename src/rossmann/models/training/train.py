@@ -1,7 +1,8 @@
 """Training: backtest, calibration on its windows, final fit of the members, saving with report."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rossmann.data.make_dataset import current_dataset
@@ -19,6 +20,7 @@ from rossmann.models.ensemble.ensemble import FILTER_WEIGHTS_KEY, Ensemble
 from rossmann.models.evaluation.backtest import (
     BacktestPlan,
     WindowForecasts,
+    WindowScore,
     backtest,
     measure_age,
     score_window,
@@ -67,11 +69,25 @@ def train(
     ensemble = Ensemble(members, card)
     with publish_folder(trained_dir(settings)) as pending:
         ensemble.save(pending.draft)
-        write_predictions(pending.draft, from_outcomes(outcomes, evaluation["coverage"]))
-        write_windows(pending.draft, scores)
-        write_summary(pending.draft, card, scores)
-        write_html_report(pending.draft, evaluation)
+        write_evaluation(pending.draft, card, scores, outcomes, evaluation)
     return TrainedModel(pending.folder, ensemble.card, scores)
+
+
+def write_evaluation(
+    folder: Path,
+    card: dict[str, Any],
+    scores: list[WindowScore],
+    outcomes: Sequence[WindowForecasts],
+    evaluation: dict[str, Any],
+) -> None:
+    """Write the backtest's rows, scores, pictures and report into a version's folder.
+
+    ``scores``: of the windows of ``outcomes``; ``evaluation``: of ``build_report_data``.
+    """
+    write_predictions(folder, from_outcomes(outcomes, evaluation["coverage"]))
+    write_windows(folder, scores)
+    write_summary(folder, card, scores)
+    write_html_report(folder, evaluation)
 
 
 def data_summary(profile: str, panel: Panel) -> dict[str, Any]:
@@ -103,9 +119,8 @@ def make_card(
 
     ``evaluation``: the content of the backtest's report, of ``build_report_data``.
     """
-    params, windows = settings.profile(profile), with_follow_ups(outcomes)
-    first_day = first_training_day(panel, settings.history_days)
-    intervals = calibrate_windows(windows)
+    params = settings.profile(profile)
+    span = (first_training_day(panel, settings.history_days), panel.last_day)
     return {
         "model": "rossmann-ensemble",
         **lineage_fields(settings, profile, panel.info.version),
@@ -113,19 +128,46 @@ def make_card(
                    "history_days": settings.history_days, "training_rows": rows,
                    "threads": settings.thread_count},
         "weights": params.weights,
-        FILTER_WEIGHTS_KEY: fit_filter_weights(
-            collect_errors(outcomes, first_day, params.weights),
-            training_years(first_day, panel.last_day),
-        ),
+        **learned_tables(panel, outcomes, params.weights, span, settings.chain_floor),
         "features": list(FEATURES),
         "fingerprint": feature_fingerprint(),
         **data_summary(profile, panel),
-        "intervals": intervals,
-        "totals": calibrate_totals(panel, windows, intervals, settings.chain_floor),
-        BIAS_CORRECTION_KEY: fit_bias_correction(windows),
         "metrics": {
-            **{name: evaluation[name] for name in ("windows", "coverage", "totals_bias")},
+            **card_metrics(evaluation),
             "age": [measure_age(one) for one in outcomes if one.next_fit is not None],
         },
-        "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "trained": utc_now(),
     }  # fmt: skip
+
+
+def learned_tables(
+    panel: Panel,
+    outcomes: Sequence[WindowForecasts],
+    weights: Mapping[str, float],
+    span: tuple[int, int],
+    chain_floor: float,
+) -> dict[str, Any]:
+    """What a card learns from windows, as JSON: weights of the filter, intervals, totals, bias.
+
+    ``outcomes``: of ``cross_validate_filter_weights``; ``weights``: of the members; ``span``: the
+    first and the last day that the members learned from.
+    """
+    windows = with_follow_ups(outcomes)
+    intervals = calibrate_windows(windows)
+    errors = collect_errors(outcomes, span[0], weights)
+    return {
+        FILTER_WEIGHTS_KEY: fit_filter_weights(errors, training_years(*span)),
+        "intervals": intervals,
+        "totals": calibrate_totals(panel, windows, intervals, chain_floor),
+        BIAS_CORRECTION_KEY: fit_bias_correction(windows),
+    }
+
+
+def card_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card has of its backtest's report."""
+    return {name: evaluation[name] for name in ("windows", "coverage", "totals_bias")}
+
+
+def utc_now() -> str:
+    """The time as cards have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
