@@ -22,7 +22,7 @@ from rossmann.settings import Settings
 
 VERBS = (
     "data get", "data demo", "data check", "data ingest", "data status", "features", "train",
-    "reweight", "backtest", "retrain", "models list", "models show", "models compare", "validate",
+    "reweight", "backtest", "benchmark fev", "retrain", "models list", "models show", "models compare", "validate",
     "promote", "rollback", "tune", "predict", "serve", "mlflow", "dashboard", "up", "down",
     "status", "settings", "docs", "keys new", "keys list", "keys revoke", "log status",
     "log export", "log prune", "backup", "restore", "prepare",
