@@ -59,19 +59,26 @@ def test_some_training_rows_have_no_schedule(panel: Panel) -> None:
     assert (ends >= origins).all()
 
 
-def test_sampled_rows_do_not_depend_on_materializing_all(panel: Panel) -> None:
-    """For a chain too large for one matrix only the sample is built, bit for bit the same."""
-    lazy, full = (sample_training_rows(panel, 31, seed=1) for _ in range(2))
-    chosen = np.sort(np.random.default_rng(2).choice(len(full.sold), 500, replace=False))
-    full.materialize(0)
-    lazy.materialize(len(lazy.sold) // 10)
-    for sampled, sliced in (
-        (lazy.take(chosen), full.take(chosen)),
-        (lazy.known_at(panel.last_day - 300), full.known_at(panel.last_day - 300)),
-    ):
-        assert sampled.matrix.tobytes() == sliced.matrix.tobytes()
-        assert (sampled.sold == sliced.sold).all()
-        assert (sampled.day == sliced.day).all()
+def test_a_samples_matrix_is_the_part_of_the_whole_one(panel: Panel) -> None:
+    """Of a large chain only the sample's is built, bit for bit the same."""
+    rows = sample_training_rows(panel, 31, seed=1)
+    chosen = np.sort(np.random.default_rng(2).choice(len(rows.sold), 500, replace=False))
+    sample = rows.take(chosen)
+    assert sample.matrix.tobytes() == rows.matrix[chosen].tobytes()
+    assert (sample.sold == rows.sold[chosen]).all()
+    assert (sample.day == rows.day[chosen]).all()
+
+
+def test_inputs_hold_the_matrix_with_the_offset_apart(panel: Panel) -> None:
+    rows = sample_training_rows(panel, 31, seed=1)
+    inputs = rows.inputs()
+    assert (inputs.features[:, OFFSET_COLUMN] == 0.0).all()
+    assert (inputs.offset == rows.matrix[:, OFFSET_COLUMN]).all()
+    others = np.delete(np.arange(len(FEATURES)), OFFSET_COLUMN)
+    assert inputs.features[:, others].tobytes() == rows.matrix[:, others].tobytes()
+    copied = TrainingInputs.of(rows.matrix, rows.sold)
+    assert copied.features.tobytes() == inputs.features.tobytes()
+    assert (rows.matrix[:, OFFSET_COLUMN] != 0.0).all()
 
 
 def test_training_rows_have_the_regions_that_are_known_at_their_end(panel: Panel) -> None:

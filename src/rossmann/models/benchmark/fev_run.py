@@ -154,7 +154,6 @@ def fit_windows(setup: Setup, origins: Sequence[int]) -> list[FittedWindow]:
         except (CorruptModelError, OSError, KeyError, ValueError):
             if examples is None:
                 examples = sample_training_rows(panel, settings.history_days, settings.seed)
-                examples.materialize(settings.profile(setup.profile).rows)
             setup.report(f"fit as of {window.origin_date}")
             known = examples.known_at(window.origin)
             ensemble, factors = _fit(setup, known, window.matrix, folder)

@@ -231,7 +231,6 @@ def backtest(
     """Fit as of each window's origin and forecast it, oldest first."""
     threads, history_days = settings.thread_count, settings.history_days
     outcomes = []
-    examples.materialize(profile.rows)
     windows = build_windows(
         panel, plan.offsets or settings.windows, plan.days or settings.window_days, history_days
     )

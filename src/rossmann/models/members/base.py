@@ -56,10 +56,18 @@ class TrainingInputs:
 
     @classmethod
     def of(cls, matrix: FeatureMatrix, sales: FloatArray) -> "TrainingInputs":
-        """The inputs from a matrix (n, 46); no tree can split on a constant column."""
-        features = matrix.copy()
-        features[:, OFFSET_COLUMN] = 0.0
-        return cls(features, matrix[:, OFFSET_COLUMN].astype(np.float64), sales)
+        """The inputs from a copy of a matrix (n, 46)."""
+        return cls.taking(matrix.copy(), sales)
+
+    @classmethod
+    def taking(cls, matrix: FeatureMatrix, sales: FloatArray) -> "TrainingInputs":
+        """The inputs from a matrix (n, 46) that nobody else uses; its offset column is cleared.
+
+        No tree can split on a constant column.
+        """
+        offset = matrix[:, OFFSET_COLUMN].astype(np.float64)
+        matrix[:, OFFSET_COLUMN] = 0.0
+        return cls(matrix, offset, sales)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -12,23 +13,13 @@ from rossmann.data.panel.panel import Panel
 from rossmann.features.schedule_counts import SCHOOL_CAP
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.base import BaseLearner, Progress, TrainingInputs
-from rossmann.schema import (
-    FEATURES,
-    MAX_HORIZON,
-    FeatureMatrix,
-    FloatArray,
-    ProgressReporter,
-    StoreDays,
-)
+from rossmann.schema import MAX_HORIZON, FeatureMatrix, FloatArray, ProgressReporter, StoreDays
 from rossmann.setting_groups import Profile
 
 Days = npt.NDArray[np.integer]
 SCHEDULE_ENDS_AT_ORIGIN: Final = 0.2
 SCHEDULE_ENDS_SOON: Final = 0.2
 """Shares of training rows whose schedule ends early."""
-_REGION: Final = FEATURES.index("region")
-_MAX_SAMPLES_IN_MATRIX: Final = 4
-"""With more rows than in this many samples, only the samples' matrices are built."""
 
 
 class RowEnds(NamedTuple):
@@ -47,60 +38,40 @@ class RowEnds(NamedTuple):
 
 
 class TrainingRows:
-    """Open days with sales, each as of its own origin, and their sales (n,).
+    """Open days with sales, each as of its own origin, and their sales (n,)."""
 
-    The matrix is built at its first use. That of a sample is built from the sample alone, so that
-    members can be fitted on a sample of a chain too large for one matrix.
-    """
-
-    def __init__(
-        self, panel: Panel, rows: StoreDays, ends: RowEnds, sold: FloatArray,
-        matrix: FeatureMatrix | None = None,
-    ) -> None:  # fmt: skip
-        self._panel, self._rows, self._ends = panel, rows, ends
-        self.sold = sold
-        self._matrix = matrix
-
-    @property
-    def rows(self) -> StoreDays:
-        """The seven fields of each row."""
-        return self._rows
+    def __init__(self, panel: Panel, rows: StoreDays, ends: RowEnds, sold: FloatArray) -> None:
+        self._panel, self._ends = panel, ends
+        self.rows, self.sold = rows, sold
 
     @property
     def day(self) -> npt.NDArray[np.int32]:
         """The day of each row (n,)."""
-        return self._rows.day
+        return self.rows.day
 
-    @property
+    @cached_property
     def matrix(self) -> FeatureMatrix:
         """The features (n, 46)."""
-        if self._matrix is None:
-            self._matrix = self._panel.matrix(self._rows, *self._ends)
-        return self._matrix
+        return self._panel.matrix(self.rows, *self._ends)
+
+    def inputs(self) -> TrainingInputs:
+        """What members learn from. The matrix is built for it alone and not kept.
+
+        It takes seconds, and a chain's matrix hundreds of megabytes.
+        """
+        return TrainingInputs.taking(self._panel.matrix(self.rows, *self._ends), self.sold)
 
     def known_at(self, origin: int) -> "TrainingRows":
         """Those whose sales were known at ``origin``, with the regions that were."""
         known = self.take(np.nonzero(self.day <= origin)[0])
         ends = known._ends._replace(region_day=origin)
-        matrix = known._matrix
-        if matrix is not None:
-            matrix[:, _REGION] = self._panel.regions(known.rows, origin)
-        return TrainingRows(self._panel, known.rows, ends, known.sold, matrix)
+        return TrainingRows(self._panel, known.rows, ends, known.sold)
 
     def take(self, index: npt.NDArray[np.integer]) -> "TrainingRows":
         """The rows at ``index``."""
         return TrainingRows(
-            self._panel,
-            self._rows.take(index),
-            self._ends.take(index),
-            self.sold[index],
-            None if self._matrix is None else self._matrix[index],
+            self._panel, self.rows.take(index), self._ends.take(index), self.sold[index]
         )
-
-    def materialize(self, rows: int) -> None:
-        """Build the whole matrix now, unless samples of ``rows`` (0: all) are far smaller."""
-        if not rows or len(self.sold) <= _MAX_SAMPLES_IN_MATRIX * rows:
-            self.matrix  # noqa: B018 -- the property stores it
 
 
 def sample_training_rows(panel: Panel, history_days: int, seed: int) -> TrainingRows:
@@ -155,7 +126,7 @@ def fit_members(
     if profile.rows and len(examples.sold) > profile.rows:
         sample = np.random.default_rng(seed).choice(len(examples.sold), profile.rows, replace=False)
         examples = examples.take(np.sort(sample))
-    inputs, stopped = TrainingInputs.of(examples.matrix, examples.sold), threading.Event()
+    inputs, stopped = examples.inputs(), threading.Event()
 
     def fit_one(name: str) -> tuple[BaseLearner, float]:
         started = time.perf_counter()
