@@ -22,10 +22,10 @@ from rossmann.settings import Settings
 
 VERBS = (
     "data get", "data demo", "data check", "data ingest", "data status", "features", "train",
-    "reweight", "backtest", "benchmark fev", "retrain", "models list", "models show", "models compare", "validate",
-    "promote", "rollback", "tune", "predict", "serve", "mlflow", "dashboard", "up", "down",
-    "status", "settings", "docs", "keys new", "keys list", "keys revoke", "log status",
-    "log export", "log prune", "backup", "restore", "prepare",
+    "reweight", "backtest", "benchmark fev", "retrain", "models list", "models show",
+    "models compare", "validate", "promote", "rollback", "tune", "predict", "serve", "mlflow",
+    "dashboard", "up", "down", "status", "settings", "docs", "keys new", "keys list", "keys revoke",
+    "log status", "log export", "log prune", "backup", "restore", "prepare",
 )  # fmt: skip
 HEAVY_MODULES = (
     "mlflow",
