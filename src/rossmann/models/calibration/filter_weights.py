@@ -26,7 +26,7 @@ GRID: Final = np.round(np.arange(0.0, 1.001, 0.05), 2)
 """The weights that are tried."""
 _TOLERANCE: Final = {1: 0.5, 2: 2.0}
 """Standard errors by which a smaller weight may be worse and is taken, by ``training_years``.
-Chosen on the windows that are reported (docs/modelops/experiment-results.md): where members know
+Chosen on the windows that are reported (modelops/experiment-results-blend.md): where members know
 two years, a quarter of the filter cost .001 of WAPE on windows after those that favoured it."""
 _MIN_WINDOWS: Final = 2
 _YEAR: Final = 365
