@@ -133,7 +133,10 @@ def test_no_text_of_a_path_or_header_reaches_the_file_system(
         codes.append(api.post(f"/models/{quoted}/promote").status_code)
         file = {"file": (text, b"Store\n1\n", "text/csv")}
         codes.append(api.post("/predict/file", files=file).status_code)
-    assert 200 not in codes and not [code for code in codes if code >= 500]
+    # the client resolves .. itself: such a path may lead to a page that everyone may see
+    is_resolved = slashes and ".." in text.split("/")
+    assert is_resolved or 200 not in codes
+    assert not [code for code in codes if code >= 500]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ SEARCH_SPACE: Final[dict[str, dict[str, SearchRange]]] = {
         "border_count": SearchRange(2, 15, 254, integer=True),
         "random_strength": SearchRange(5, 0.01, 100),
         "bagging_temperature": SearchRange(5, 0.01, 10),
+        "subsample": SearchRange(1.6, 0.1, 1),
     },
 }
 
