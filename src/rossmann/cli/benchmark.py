@@ -12,7 +12,7 @@ from rossmann.cli.training import ProfileOption, prepare_dataset
 if TYPE_CHECKING:
     from rossmann.models.benchmark.fev_run import Setup
 
-app = typer.Typer(help="Public benchmarks of others, by their rules.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 TaskOption = Annotated[str, typer.Option(help="rossmann_1D (days), rossmann_1W (weeks) or both")]
 OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="folder of the report")]

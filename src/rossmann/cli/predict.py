@@ -87,11 +87,11 @@ def predict(
     settings = load_settings()
     upload = _read_rows(file, date_format, decimal, sheet)
     version = _load_version(settings, model, upload)
-    levels, quantiles = (tuple(dict.fromkeys(numbers or ())) for numbers in (interval, quantile))
     origin = _parse_as_of(as_of)
     forecaster = version.served.forecaster
     upload = _add_panel_errors(upload, forecaster, origin)
     _check_errors(upload, file, skip_faulty, adds_up=totals is not None)
+    levels, quantiles = (tuple(dict.fromkeys(numbers or ())) for numbers in (interval, quantile))
     chosen = _parse_objective(objective, settings)
     request = ForecastRequest(upload.rows, origin, levels, chosen, quantiles)
     forecast = forecaster.forecast(request)
@@ -104,6 +104,10 @@ def predict(
         _write_result(upload, added, output, about)
     if totals is not None:
         _write_totals(totals_table(forecaster, request, forecast.as_of), totals, about)
+    _show_written(forecast, output)
+
+
+def _show_written(forecast: "Forecast", output: Path) -> None:
     purpose = "unbiased totals" if forecast.objective == "unbiased" else "accuracy of each day"
     echo(f"{len(forecast.sales):,} forecasts ({purpose}) written to {output}")
 

@@ -88,10 +88,8 @@ def test_a_damaged_fit_is_made_again(setup: Setup, report: dict[str, Any]) -> No
     assert json.dumps(run_benchmark(setup, [DAILY, SHORT_WEEKS])) == json.dumps(report)
 
 
-def test_no_score_depends_on_sales_of_the_windows_own_days_but_by_what_is_scored(
-    setup: Setup, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With other sales in the last window, its filter weights stay, and its forecasts."""
+def test_a_windows_version_does_not_depend_on_its_own_sales(setup: Setup) -> None:
+    """With other sales in the last window its filter weights and intervals stay."""
     fitted = fit_windows(setup, DAILY.origins(setup.panel))
     last, others = fitted[-1], fitted[:-1]
     card = fev_run._calibrated_card(setup, last, others)

@@ -30,25 +30,7 @@ from rossmann.models.training import retrain as module
 from rossmann.models.training.retrain import RetrainOutcome, RetrainRequest, retrain, retrain_dir
 from rossmann.schema import Stage
 from rossmann.settings import Settings, load_settings
-
-PROFILE = {
-    "members": {
-        "lightgbm": {"rounds": 20, "learning_rate": 0.1, "num_leaves": 7},
-        "xgboost": {"rounds": 15, "max_depth": 3, "eta": 0.2},
-        "catboost": {"rounds": 15, "depth": 3, "learning_rate": 0.2},
-    },
-    "weights": {"lightgbm": 0.4, "xgboost": 0.3, "catboost": 0.3},
-}
-SETTINGS: dict[str, Any] = {
-    "threads": 1,
-    "demo": True,
-    "profiles": {"quick": PROFILE},
-    "windows": (30, 62),
-    "window_days": 30,
-    # A small chain with few trees does not pass strict limits.
-    **{"gate_coverage": 1.0, "gate_bias": 1.0, "gate_promotion": 0.0, "gate_chance": 0.5},
-    **{"gate_record": 50, "gate_rows_per_second": 1},
-}
+from tests.fixtures.models import LENIENT_SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +45,7 @@ class Site:
 
     def __init__(self, folder: Path, tables: Path, uri: str) -> None:
         self.folder, self.name = folder, f"retrain-{time.time_ns()}"
-        self.changes = {**SETTINGS, "data_dir": str(folder), "mlflow_tracking_uri": uri}
+        self.changes = {**LENIENT_SETTINGS, "data_dir": str(folder), "mlflow_tracking_uri": uri}
         self.settings: Settings = load_settings(**self.changes)
         raw = self.settings.demo_raw_dir
         raw.mkdir(parents=True)

@@ -37,25 +37,8 @@ from rossmann.models.training.reweight import Reweighting, reweight
 from rossmann.models.training.train import train
 from rossmann.schema import Stage
 from rossmann.settings import Settings, load_settings
+from tests.fixtures.models import LENIENT_SETTINGS
 
-PROFILE = {
-    "members": {
-        "lightgbm": {"rounds": 20, "learning_rate": 0.1, "num_leaves": 7},
-        "xgboost": {"rounds": 15, "max_depth": 3, "eta": 0.2},
-        "catboost": {"rounds": 15, "depth": 3, "learning_rate": 0.2},
-    },
-    "weights": {"lightgbm": 0.4, "xgboost": 0.3, "catboost": 0.3},
-}
-SETTINGS: dict[str, Any] = {
-    "threads": 1,
-    "demo": True,
-    "profiles": {"quick": PROFILE},
-    "windows": (30, 62),
-    "window_days": 30,
-    # A small chain with few trees does not pass strict limits.
-    **{"gate_coverage": 1.0, "gate_bias": 1.0, "gate_promotion": 0.0, "gate_chance": 0.5},
-    **{"gate_record": 50, "gate_rows_per_second": 1},
-}
 NEW_DAYS = 65
 """Days that arrive after the training: two windows."""
 
@@ -65,7 +48,7 @@ class Chain:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.name = folder, f"reweight-{time.time_ns()}"
-        self.changes = {**SETTINGS, "data_dir": str(folder), "mlflow_tracking_uri": uri}
+        self.changes = {**LENIENT_SETTINGS, "data_dir": str(folder), "mlflow_tracking_uri": uri}
         self.settings: Settings = load_settings(**self.changes)
         write_demo(self.settings.demo_raw_dir, seed=5, stores=14, days=400)
         path = self.settings.demo_raw_dir / "train.csv"

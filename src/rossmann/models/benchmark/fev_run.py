@@ -30,19 +30,12 @@ from rossmann.models.benchmark.fev_task import (
     seasonal_naive,
     window_rows,
 )
-from rossmann.models.calibration.filter_weights import (
-    collect_errors,
-    cross_validate_filter_weights,
-    fit_filter_weights,
-    training_years,
-)
-from rossmann.models.calibration.interval_coverage import calibrate_windows
-from rossmann.models.calibration.totals_fit import calibrate_totals
+from rossmann.models.calibration.filter_weights import cross_validate_filter_weights
 from rossmann.models.ensemble.ensemble import FILTER_WEIGHTS_KEY, Ensemble
 from rossmann.models.evaluation.backtest import MemberOutputs, WindowForecasts, build_windows
 from rossmann.models.evaluation.metrics import rmspe
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
-from rossmann.models.inference.totals import TOTALS_KEY, forecast_totals
+from rossmann.models.inference.totals import forecast_totals
 from rossmann.models.members.fit import (
     TrainingRows,
     first_training_day,
@@ -50,6 +43,7 @@ from rossmann.models.members.fit import (
     sample_training_rows,
 )
 from rossmann.models.registry.lineage import fit_fingerprint
+from rossmann.models.training.train import learned_tables
 from rossmann.schema import MAX_HORIZON, Dataset, FloatArray, ProgressReporter, feature_fingerprint
 from rossmann.settings import Settings
 
@@ -237,13 +231,10 @@ def _calibrated_card(
     panel, first_day, weights = setup.panel, setup.first_day, setup.weights
     outcomes = [other.outcome for other in others]
     blended = cross_validate_filter_weights(outcomes, first_day, weights)
-    intervals = calibrate_windows(blended)
-    evidence = collect_errors(outcomes, first_day, weights)
+    span, floor = (first_day, one.origin), setup.settings.chain_floor
     return {
         **one.ensemble.card,
-        FILTER_WEIGHTS_KEY: fit_filter_weights(evidence, training_years(first_day, one.origin)),
-        "intervals": intervals,
-        TOTALS_KEY: calibrate_totals(panel, blended, intervals, setup.settings.chain_floor),
+        **learned_tables(panel, blended, weights, span, floor),
         "data": {
             "dataset": panel.info.dataset.value,
             "first_day": panel.info.first_day.isoformat(),

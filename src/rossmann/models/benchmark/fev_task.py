@@ -2,9 +2,8 @@
 
 fev-bench (arXiv 2509.26468, repository autogluon/fev) has two tasks on these tables:
 ``rossmann_1D`` (daily sales, 10 windows of 48 days) and ``rossmann_1W`` (weekly sums, 8 windows of
-13 weeks).
-Windows lie one after the other and end with the tables. Closed days count, with sales of 0; days
-that the tables lack do not. Each metric is one figure for a window; a task's is their mean.
+13 weeks). Windows lie one after the other and end with the tables. Closed days count, with sales of
+0; days that the tables lack do not. Each metric is one figure for a window; a task's is their mean.
 """
 
 from collections.abc import Mapping
@@ -86,9 +85,7 @@ def scored_steps(panel: Panel, task: FevTask, origin: int) -> ScoredSteps:
     A week with a day that the tables lack is not scored.
     """
     sold = by_step(panel.sales_between(origin + 1, origin + task.days), task.step_days)
-    # whole weeks before the origin: the tables begin within one
-    first = origin - (origin - panel.first_day + 1) // task.step_days * task.step_days + 1
-    past = by_step(panel.sales_between(first, origin), task.step_days)
+    past = _past_steps(panel, task, origin)
     lag = task.seasonality
     difference = np.abs(past[:, lag:] - past[:, :-lag])
     pairs = np.isfinite(difference).sum(axis=1)
@@ -100,6 +97,13 @@ def scored_steps(panel: Panel, task: FevTask, origin: int) -> ScoredSteps:
 def by_step(sales: FloatArray, step_days: int) -> FloatArray:
     """Sums of each ``step_days`` days of (stores, days): (stores, steps), NaN where one is."""
     return np.asarray(sales.reshape(len(sales), -1, step_days).sum(axis=2), np.float64)
+
+
+def _past_steps(panel: Panel, task: FevTask, origin: int) -> FloatArray:
+    """Sales of the whole steps that end with the origin, (stores, steps)."""
+    steps = (origin - panel.first_day + 1) // task.step_days
+    first = origin - steps * task.step_days + 1
+    return by_step(panel.sales_between(first, origin), task.step_days)
 
 
 def score(
@@ -132,8 +136,7 @@ def seasonal_naive(panel: Panel, task: FevTask, origin: int, steps: ScoredSteps)
     A control: with it, this module must give the published figures. Unknown sales count as the
     last known step before, and as 0 where there is none.
     """
-    first = origin - (origin - panel.first_day + 1) // task.step_days * task.step_days + 1
-    past = by_step(panel.sales_between(first, origin), task.step_days)
+    past = _past_steps(panel, task, origin)
     known = np.where(np.isfinite(past), np.arange(past.shape[1]), -1)
     last = np.maximum.accumulate(known, axis=1)
     filled = np.where(last >= 0, np.take_along_axis(past, np.maximum(last, 0), axis=1), 0.0)

@@ -1,8 +1,8 @@
-"""Filter weights: how much the Kalman filter alone is heard in the blend, by kind of day.
+"""Filter weights: the weight of the Kalman filter alone in the blend, by kind of day.
 
-Members learn a season from the years that they saw. Of a season seen once they know one year, and
-take its accidents for rules; the filter, which adapts to the store's last weeks, then forecasts
-better alone, above all on event days. Where two years and more are known, the members win.
+Members overfit a season of which their training rows hold one year. The filter, which adapts to the
+store's last weeks, then has the smaller error alone, above all on event days. With two years and
+more, the members have the smaller error.
 
 The weights are learned from backtest windows, by kind of day and by whether the members of the
 window had seen one year or more. Of the weights on a grid, the one with the least absolute error

@@ -120,7 +120,7 @@ _SHARE_COLUMNS: Final = tuple(
 )
 _SEASON: Final = FEATURES.index("days_to_christmas")
 FILTER_WEIGHTS_KEY: Final = "filter_weights"
-"""The card's key of how much the filter alone is heard, by kind of day."""
+"""The card's key of the weight of the filter alone, by kind of day."""
 DAY_KINDS: Final = ("ordinary", "event")
 _CONTRIBUTION_ROWS: Final = 16
 """Rows that a thread attributes between two checks: in less than a second."""
@@ -220,7 +220,7 @@ class Ensemble:
         ordinary = self._weights.ordinary_shares(matrix)
         base = total[:, -1].copy()
         total *= shares[:, None]
-        # the base value stays that of ordinary days: that event days hear it less is the season's
+        # the base value is that of ordinary days: the difference on event days is the season's
         total[:, -1] = ordinary * base
         total[:, _SEASON] += (shares - ordinary) * base
         return total

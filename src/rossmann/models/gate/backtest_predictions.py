@@ -1,7 +1,7 @@
 """Each row of a version's backtest with its forecasts, stored with the version as ``evidence.npz``.
 
 The gate and comparisons of versions need the rows: paired tests by store cannot be made from means
-over a window. Reweighting needs what the members said of each row, to blend it anew.
+over a window. Reweighting needs the members' log factors of each row, to blend it anew.
 """
 
 import json

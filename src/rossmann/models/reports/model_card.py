@@ -77,7 +77,7 @@ def _calibration_lines(card: Mapping[str, Any]) -> list[str]:
     weights = card.get(FILTER_WEIGHTS_KEY, {})
     if any(weights.get(kind) for kind in DAY_KINDS):
         shares = ", ".join(f"{weights[kind]:.2f} on {kind} days" for kind in DAY_KINDS)
-        lines.append(f"The Kalman filter alone is heard with a weight of {shares}.")
+        lines.append(f"The Kalman filter alone has a weight of {shares}.")
     seasons = card.get("intervals", {}).get("seasons", {})
     rare = [name for name, years in seasons.items() if years < 2]
     if rare:
