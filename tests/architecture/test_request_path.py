@@ -29,9 +29,9 @@ from tests.paths import ROOT, SOURCE
 MakeForecaster = Callable[[Path], Any]
 
 HELPERS = ("schema.py", "epoch_days.py", "errors.py", "logging_config.py", "numba_kernel.py",
-           "settings.py", "filesystem/", "serving/observability/tracing.py",
-           "serving/schemas/")  # fmt: skip
-"""What any module may call at any point: value types, dates, errors, files, spans."""
+           "process_memory.py", "settings.py", "filesystem/",
+           "serving/observability/tracing.py", "serving/schemas/")  # fmt: skip
+"""What any module may call at any point: value types, dates, errors, files, spans, memory."""
 
 
 class ModuleTrace:

@@ -27,12 +27,7 @@ from rossmann.serving.observability.metrics import (
     current_multiprocess_dir,
     multiprocess_dir,
 )
-from rossmann.serving.runtime.process_resources import (
-    pinned_core,
-    run_unpinned,
-    set_affinity,
-    unpinned,
-)
+from rossmann.serving.runtime.cpu_affinity import pinned_core, run_unpinned, set_affinity, unpinned
 from rossmann.serving.server import bind
 from tests.fixtures.networks import free_port
 

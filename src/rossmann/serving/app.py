@@ -40,7 +40,7 @@ from rossmann.serving.routes.dependencies import prioritize_direct_routes
 from rossmann.serving.routes.openapi import install_openapi, restrict_static_mounts
 from rossmann.serving.routes.operations import experiment_router, health_router, model_router
 from rossmann.serving.routes.planning import add_file_route, add_row_routes, store_router
-from rossmann.serving.runtime.process_resources import pinned_core
+from rossmann.serving.runtime.cpu_affinity import pinned_core
 from rossmann.serving.runtime.service import Service
 from rossmann.serving.runtime.store_catalog import StoreCatalogCache
 from rossmann.settings import Settings

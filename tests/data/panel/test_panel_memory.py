@@ -111,5 +111,30 @@ def test_arrays_are_the_same_in_files_and_in_memory(tmp_path: Path) -> None:
         assert array.tobytes() == other.tobytes()
 
 
+def resident_kib(folder: Path) -> int:
+    """Memory of this process that holds pages of the folder's files, in KiB."""
+    total, counted = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if " " in line and "-" in line.split(" ", 1)[0]:
+            counted = str(folder) in line
+        elif counted and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the counts are Linux's")
+def test_pages_of_the_arrays_can_be_let_go_of(tmp_path: Path) -> None:
+    info = write_chain(tmp_path / "chain", 200, DAYS)
+    build_panel(info, threads=2)
+    panel = open_panel(info)
+    rows, _ = panel.sales_rows()
+    rows = rows.take(np.nonzero(rows.day > panel.first_day)[0])
+    before = panel.matrix(rows, panel.first_day)
+    held = resident_kib(info.folder)
+    panel.release_pages()
+    assert held > 4 * resident_kib(info.folder)
+    assert panel.matrix(rows, panel.first_day).tobytes() == before.tobytes()
+
+
 if __name__ == "__main__":
     build_within(Path(sys.argv[1]))

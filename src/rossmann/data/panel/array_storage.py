@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
+from rossmann.process_memory import release_mapped_pages
+
 _MAX_BLOCK: Final = 64
 """Stores (or days) that one kernel call takes at most."""
 
@@ -29,7 +31,10 @@ class ArrayStorage(Protocol):
 
 
 class MemmapStorage:
-    """Arrays mapped from ``<name>.npy`` in a folder: a large chain's need not fit in memory."""
+    """Arrays mapped from ``<name>.npy`` in a folder: a large chain's need not fit in memory.
+
+    They are plain views, because the kernels' dispatch is slow on numpy's memmap subclass.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -43,15 +48,19 @@ class MemmapStorage:
             # a disk that fills up while pages are written would kill the process
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        self._maps.append(mapped._mmap)  # type: ignore[attr-defined]
-        # a plain view, because the kernels' dispatch is slow on the memmap subclass
-        return np.asarray(mapped).view(np.ndarray)
+        return self._mapped(mapped)
+
+    def existing(self, name: str) -> npt.NDArray[Any]:
+        """An array that was written before, read-only; raises ``OSError`` where it is not there."""
+        return self._mapped(np.load(self._folder / f"{name}.npy", mmap_mode="r"))
 
     def release_pages(self) -> None:
-        """See ``ArrayStorage``: the pages stay in the system's cache, which writes them to disk."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            for pages in self._maps:
-                pages.madvise(mmap.MADV_DONTNEED)
+        """See ``ArrayStorage``: their pages are read back from the files."""
+        release_mapped_pages(self._maps)
+
+    def _mapped(self, array: np.memmap[Any, Any]) -> npt.NDArray[Any]:
+        self._maps.append(array._mmap)  # type: ignore[attr-defined]
+        return np.asarray(array).view(np.ndarray)
 
 
 class ParallelBlocks:

@@ -1,7 +1,7 @@
 """The panel: a data version's dense store-by-day arrays, and feature matrices from them."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,10 +53,20 @@ class StoreHistory:
 
 
 class Panel:
-    """One data version, memory-mapped; workers share its pages. All days are epoch days."""
+    """One data version, memory-mapped; workers share its pages. All days are epoch days.
 
-    def __init__(self, info: DatasetInfo, built: BuiltArrays, store_numbers: DayArray) -> None:
+    ``release_pages`` takes the arrays' pages out of the process's memory until they are read again.
+    """
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        built: BuiltArrays,
+        store_numbers: DayArray,
+        release_pages: Callable[[], None] = lambda: None,
+    ) -> None:
         self.info = info
+        self.release_pages = release_pages
         self.store_numbers = store_numbers
         self.arrays: FeatureArrays = built.arrays
         self._sales, self._sales_days = built.sales, built.sales_days
@@ -271,10 +281,7 @@ def open_panel(info: DatasetInfo) -> Panel:
             f" run: {shell_command('features')}"
         )
 
-    def load(name: str) -> npt.NDArray[np.generic]:
-        # a plain view, because the kernels' dispatch is slow on the memmap subclass
-        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")).view(np.ndarray)
-
-    arrays = FeatureArrays(*(load(name) for name in FeatureArrays._fields))  # type: ignore[arg-type]
-    built = BuiltArrays(arrays, load("sales"), load("seen"))  # type: ignore[arg-type]
-    return Panel(info, built, load("store_numbers"))  # type: ignore[arg-type]
+    storage = MemmapStorage(folder)
+    arrays = FeatureArrays(*(storage.existing(name) for name in FeatureArrays._fields))
+    built = BuiltArrays(arrays, storage.existing("sales"), storage.existing("seen"))
+    return Panel(info, built, storage.existing("store_numbers"), storage.release_pages)

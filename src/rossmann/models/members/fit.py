@@ -13,13 +13,23 @@ from rossmann.data.panel.panel import Panel
 from rossmann.features.schedule_counts import SCHOOL_CAP
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.base import BaseLearner, Progress, TrainingInputs
-from rossmann.schema import MAX_HORIZON, FeatureMatrix, FloatArray, ProgressReporter, StoreDays
+from rossmann.process_memory import release_freed_memory
+from rossmann.schema import (
+    FEATURES,
+    MAX_HORIZON,
+    FeatureMatrix,
+    FloatArray,
+    ProgressReporter,
+    StoreDays,
+)
 from rossmann.setting_groups import Profile
 
 Days = npt.NDArray[np.integer]
 SCHEDULE_ENDS_AT_ORIGIN: Final = 0.2
 SCHEDULE_ENDS_SOON: Final = 0.2
 """Shares of training rows whose schedule ends early."""
+_STORE_GROUPS: Final = 8
+"""Groups of stores whose features are built one after the other."""
 
 
 class RowEnds(NamedTuple):
@@ -57,9 +67,15 @@ class TrainingRows:
     def inputs(self) -> TrainingInputs:
         """What members learn from. The matrix is built for it alone and not kept.
 
-        It takes seconds, and a chain's matrix hundreds of megabytes.
+        It takes seconds, and a chain's matrix hundreds of megabytes. The panel's pages that it is
+        read from would be some more: they are let go of after each group of stores.
         """
-        return TrainingInputs.taking(self._panel.matrix(self.rows, *self._ends), self.sold)
+        matrix = np.empty((len(self.sold), len(FEATURES)), np.float32)
+        by_store = np.argsort(self.rows.store, kind="stable")
+        for index in np.array_split(by_store, _STORE_GROUPS):
+            matrix[index] = self.take(index).matrix
+            self._panel.release_pages()
+        return TrainingInputs.taking(matrix, self.sold)
 
     def known_at(self, origin: int) -> "TrainingRows":
         """Those whose sales were known at ``origin``, with the regions that were."""
@@ -137,6 +153,7 @@ def fit_members(
             max(threads // len(profile.members), 1),
             _stopper(stopped),
         )
+        release_freed_memory()
         return member, time.perf_counter() - started
 
     fitted: dict[str, BaseLearner] = {}

@@ -22,6 +22,7 @@ from rossmann.data.uploads.sandboxed_reader import ReadLimits, SandboxedReader
 from rossmann.epoch_days import format_iso_day
 from rossmann.logging_config import get_logger
 from rossmann.models.inference.forecaster import Forecast
+from rossmann.process_memory import release_freed_memory
 from rossmann.schema import StoreDays
 from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission
@@ -54,7 +55,7 @@ from rossmann.serving.observability.metrics import Metrics
 from rossmann.serving.observability.prediction_recorder import PredictCall, PredictionRecorder
 from rossmann.serving.observability.tracing import with_current_context
 from rossmann.serving.prediction.threads import Cancellation, VersionLoader, WorkThreads
-from rossmann.serving.runtime.process_resources import release_freed_memory, unpinned
+from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 

@@ -27,7 +27,7 @@ from rossmann.models.evaluation.sequential_test import (
 from rossmann.models.inference.row_warnings import TrainingSpan, is_in_training
 from rossmann.schema import FloatArray
 from rossmann.serving.experiments.shadow import RunningExperiment
-from rossmann.serving.runtime.process_resources import unpinned
+from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.serving.schemas.models import (
     ActualsComparison,

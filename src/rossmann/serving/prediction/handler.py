@@ -26,6 +26,7 @@ from rossmann.models.inference.attributions import explanation_records
 from rossmann.models.inference.forecaster import Forecast, Forecaster, ForecastRequest
 from rossmann.models.inference.row_warnings import RowWarning
 from rossmann.models.inference.totals import TOTALS_KEY, Totals, forecast_totals
+from rossmann.process_memory import release_freed_memory
 from rossmann.schema import STORE_TYPES, Objective, StoreDays
 from rossmann.serving.access.access_control import AccessControl
 from rossmann.serving.access.api_keys import Permission
@@ -40,10 +41,12 @@ from rossmann.serving.prediction.micro_batching import MicroBatcher
 from rossmann.serving.prediction.threads import Cancellation, VersionLoader, WorkThreads
 from rossmann.serving.request_parsing.body import BodyBudget, read_body, reject_query
 from rossmann.serving.request_parsing.predict_parser import PredictInputs, parse_inputs
-from rossmann.serving.runtime.process_resources import MIN_BYTES, release_freed_memory, unpinned
+from rossmann.serving.runtime.cpu_affinity import unpinned
 from rossmann.serving.runtime.service import Service
 from rossmann.settings import Settings
 
+_LARGE_BODY: Final = 1 << 20
+"""Bytes; the parse of a smaller body leaves little memory behind."""
 T = TypeVar("T")
 
 INLINE_BODY_BYTES: Final = 4_096
@@ -156,7 +159,7 @@ class PredictHandler:
             with span("read"):
                 return parse_inputs(body, self._service.panel, max_rows, self._objective)
         finally:
-            if len(body) >= MIN_BYTES:
+            if len(body) >= _LARGE_BODY:
                 release_freed_memory()
 
     def _predict(

@@ -16,7 +16,7 @@ from rossmann.models.gate.gate import load_predictions, validate
 from rossmann.models.inference.forecaster import Forecaster, ForecastRequest
 from rossmann.models.registry.registry import Registry
 from rossmann.schema import Dataset
-from rossmann.serving.runtime.process_resources import run_unpinned
+from rossmann.serving.runtime.cpu_affinity import run_unpinned
 from rossmann.serving.runtime.registry_view import (
     STARTUP_TIMEOUT,
     LoadedVersion,

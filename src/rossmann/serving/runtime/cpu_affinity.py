@@ -1,22 +1,18 @@
-"""Cores and memory of this process: the cores of a worker's threads, freed memory given back.
+"""Cores of a worker's threads.
 
 Each worker's event loop has a core of its own where there are as many cores as workers. Otherwise
 the scheduler moves the loops between cores, away from their caches: under a load that takes both of
 two cores, two workers lose 10 % of their responses and more. Only the loop and the threads that
 take turns with it are pinned; threads that compute use all cores.
-
-The C library keeps what threads have freed for their next use: after some large files at once that
-were hundreds of megabytes, for as long as the service ran.
 """
 
-import ctypes
 import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import polars as pl
 
@@ -24,9 +20,6 @@ from rossmann.filesystem.locks import try_lock
 
 P = ParamSpec("P")
 T = TypeVar("T")
-MIN_BYTES: Final = 1 << 20
-"""Smaller requests leave little behind."""
-_trim: Final[Callable[[int], int] | None] = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def unpinned() -> Callable[[], None]:
@@ -88,12 +81,3 @@ def _claim_core(folder: Path, cores: set[int]) -> tuple[int, int] | None:
 def _start_polars_threads() -> None:
     """Start Polars' threads unpinned: started later, all of them would share one core."""
     pl.DataFrame({"a": [0]}).write_ipc(io.BytesIO())
-
-
-def release_freed_memory() -> None:
-    """Give back what is free; takes some milliseconds, in which other threads run.
-
-    Does nothing where the C library has no function for it: only glibc has.
-    """
-    if _trim is not None:
-        _trim(0)
