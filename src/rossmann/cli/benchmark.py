@@ -59,6 +59,7 @@ def _show(setup: "Setup", report: dict[str, Any]) -> None:
         caveats,
         competition_table,
         published_results,
+        quantile_table,
         window_table,
     )
     from rossmann.schema import Dataset
@@ -67,6 +68,9 @@ def _show(setup: "Setup", report: dict[str, Any]) -> None:
     for result in report["tasks"]:
         echo(f"\n{result['task']}, profile {setup.profile}")
         header, *rows = window_table(result)
+        show_table(header, rows)
+        echo("\nshare of days or weeks with sales whose sales lie below each quantile")
+        header, *rows = quantile_table(result)
         show_table(header, rows)
         echo(f"\nbeside the results published by {published['source']} (read {published['read']})")
         header, *rows = board_table(result)

@@ -21,11 +21,12 @@ from rossmann.models.benchmark.fev_report import (
     board_table,
     caveats,
     published_results,
+    quantile_table,
     window_table,
     write_report,
 )
 from rossmann.models.benchmark.fev_run import Setup, fit_windows, run_benchmark
-from rossmann.models.benchmark.fev_task import DAILY, METRICS, WEEKLY
+from rossmann.models.benchmark.fev_task import DAILY, METRICS, QUANTILES, WEEKLY
 from rossmann.settings import Settings
 
 SHORT_WEEKS = replace(WEEKLY, horizon=4)
@@ -64,6 +65,18 @@ def test_quantiles_cost_less_than_point_forecasts(report: dict[str, Any]) -> Non
         mean = result["mean"]["scores"]
         assert mean["WQL"] < 0.9 * mean["WAPE"]
         assert mean["SQL"] < 0.9 * mean["MASE"]
+
+
+def test_sales_below_quantiles_grow_with_the_quantile(report: dict[str, Any]) -> None:
+    for result in report["tasks"]:
+        header, *rows = quantile_table(result)
+        assert header[1:] == [f"{level:g}" for level in QUANTILES]
+        assert len(rows) == len(result["windows"]) + 1
+        for row in rows:
+            shares = [float(cell) for cell in row[1:]]
+            assert shares == sorted(shares)
+        assert 0.0 < shares[0] < 0.3  # the mean of the windows
+        assert 0.7 < shares[-1] < 1.0
 
 
 def test_a_second_run_fits_nothing_and_scores_the_same(

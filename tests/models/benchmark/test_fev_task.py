@@ -21,6 +21,7 @@ from rossmann.models.benchmark.fev_task import (
     score,
     scored_steps,
     seasonal_naive,
+    share_below,
     window_rows,
 )
 from rossmann.schema import Dataset
@@ -83,6 +84,12 @@ def test_quantiles_equal_to_the_forecast_give_the_point_metrics() -> None:
     assert found["SQL"] == pytest.approx(found["MASE"])
     assert found["WQL"] == pytest.approx(found["WAPE"])
     assert set(found) == set(METRICS)
+
+
+def test_share_below_leaves_closed_days_out() -> None:
+    steps = ScoredSteps(np.zeros(4), np.arange(4), np.array([0.0, 10, 20, 30]), np.ones(4))
+    below = share_below(steps, {0.25: np.full(4, 15.0), 0.5: np.full(4, 30.0)})
+    assert below == {"0.25": pytest.approx(1 / 3), "0.5": pytest.approx(2 / 3)}
 
 
 def test_perfect_forecasts_have_no_error(panel: Panel) -> None:

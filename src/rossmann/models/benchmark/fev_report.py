@@ -55,6 +55,15 @@ def window_table(result: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def quantile_table(result: Mapping[str, Any]) -> list[list[str]]:
+    """A header of quantiles, then the share of steps with sales below each: by window, and mean."""
+    rows = [
+        [window["origin"], *(f"{share:.3f}" for share in window["below"].values())]
+        for window in (*result["windows"], {"origin": "mean", **result["mean"]})
+    ]
+    return [["origin", *result["mean"]["below"]], *rows]
+
+
 def board_table(result: Mapping[str, Any], shown: int = _SHOWN) -> list[list[str]]:
     """A header, then forecasters by WAPE: ours, the best ``shown`` published ones, the control."""
     task, held = result["task"], len(result["windows"])

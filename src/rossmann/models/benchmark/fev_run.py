@@ -28,6 +28,7 @@ from rossmann.models.benchmark.fev_task import (
     score,
     scored_steps,
     seasonal_naive,
+    share_below,
     window_rows,
 )
 from rossmann.models.calibration.filter_weights import cross_validate_filter_weights
@@ -128,7 +129,7 @@ def _score_task(setup: Setup, task: FevTask, fitted: Sequence[FittedWindow]) -> 
         "windows_of_task": task.windows,
         "mean": {
             name: _mean([window[name] for window in windows])
-            for name in ("scores", "forward", "seasonal_naive")
+            for name in ("scores", "below", "forward", "seasonal_naive")
         },
     }
 
@@ -204,7 +205,7 @@ def _judge(
     steps = scored_steps(setup.panel, task, one.origin)
     card = _calibrated_card(setup, one, others)
     forecast, quantiles = _forecast(setup, task, one, card, steps)
-    scores = {"scores": score(steps, forecast, quantiles)}
+    scores = {"scores": score(steps, forecast, quantiles), "below": share_below(steps, quantiles)}
     forward_card = _calibrated_card(setup, one, earlier) if len(earlier) > 1 else None
     if forward_card is not None:
         forward = score(steps, *_forecast(setup, task, one, forward_card, steps))

@@ -130,6 +130,18 @@ def score(
     }
 
 
+def share_below(steps: ScoredSteps, quantiles: Mapping[float, FloatArray]) -> dict[str, float]:
+    """The share of steps with sales whose sales lie below each quantile, by its text (0.1).
+
+    Of right quantiles it is the quantile itself.
+    """
+    sold = steps.sold > 0
+    return {
+        f"{level:g}": float(np.mean(steps.sold[sold] < values[sold]))
+        for level, values in quantiles.items()
+    }
+
+
 def seasonal_naive(panel: Panel, task: FevTask, origin: int, steps: ScoredSteps) -> FloatArray:
     """The board's simplest forecaster, (n,): the last season before the origin, repeated.
 
