@@ -62,7 +62,7 @@ async def measure_all(folder: Path) -> None:
     """Measure every case."""
     key, record = generate_key(Permission.PREDICT, "shop")
     with_key = make_scope(b"x-api-key", key.encode())
-    cases = {
+    cases: dict[str, tuple[dict[str, Any], Scope]] = {
         "open": ({}, make_scope()),
         "key": ({"api_keys": record.file_line}, with_key),
         "key, limit of calls": ({"api_keys": record.file_line, "rate_limit": HIGH_LIMIT}, with_key),
@@ -136,7 +136,7 @@ def with_token(folder: Path) -> tuple[AccessControl, Scope]:
     token = jwt.encode(claims, secret, "RS256", headers={"kid": "k"})
     jwk = jwt.algorithms.RSAAlgorithm.to_jwk(secret.public_key(), as_dict=True)
     keys = {"k": jwt.PyJWK({**jwk, "kid": "k"}, "RS256")}
-    oidc_tokens.fetch_jwks = lambda _: keys
+    oidc_tokens.fetch_jwks = lambda issuer: keys
     settings = load_settings(
         data_dir=folder, oidc_issuer=issuer, oidc_audience="us", rate_limit_rows="none"
     )

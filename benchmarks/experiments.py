@@ -59,22 +59,8 @@ def _floors(seeds: int) -> list[Variant]:
     ]
 
 
-def _slower(seeds: int) -> list[Variant]:
-    """The slower rates and more rounds that were in use before."""
-    changes = {
-        "xgboost, 500 rounds": ("xgboost", {"rounds": 500, "eta": 0.05}),
-        "catboost, 700 rounds": ("catboost", {"rounds": 700, "learning_rate": 0.07}),
-    }
-    return [
-        Variant(f"{name}, seed {seed}", member, params, seed=seed)
-        for name, (member, params) in changes.items()
-        for seed in range(seeds)
-    ]
-
-
 VARIANTS: Final = (
     *_floors(3),
-    *_slower(3),
     *_seeds("lightgbm", 3),
     *_seeds("xgboost", 3),
     *_seeds("catboost", 3),

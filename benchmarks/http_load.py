@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 import numpy as np
@@ -143,6 +144,11 @@ class _LoadConnection(asyncio.Protocol):
         self._fail(f"the server closed the connection: {exc}")
 
 
+def _same(protocol: _LoadConnection) -> _LoadConnection:
+    """What asyncio asks a factory for: a protocol that exists already."""
+    return protocol
+
+
 async def _run_load(
     port: int, requests: list[bytes], connections: int, seconds: float
 ) -> LoadResult:
@@ -151,7 +157,7 @@ async def _run_load(
     protocols = []
     for index in range(connections):
         protocol = _LoadConnection(requests, index, connections, start + seconds)
-        await loop.create_connection(lambda protocol=protocol: protocol, "127.0.0.1", port)
+        await loop.create_connection(partial(_same, protocol), "127.0.0.1", port)
         protocols.append(protocol)
     await asyncio.gather(*(protocol.done for protocol in protocols))
     duration = time.perf_counter() - start

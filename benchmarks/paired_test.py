@@ -24,6 +24,7 @@ import argparse
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from rossmann.data.make_dataset import current_dataset
 from rossmann.data.panel.panel import open_panel
@@ -40,7 +41,8 @@ WINDOWS_OF_A_DRAW = 4
 FIRST_LOOK, LAST_LOOK, LOOKED_AT_STORES = 14, 90, 150
 SHOCKS = (0.002, 0.005, 0.01)
 
-Window = tuple[FloatArray, FloatArray, FloatArray, list[FloatArray]]
+Days = npt.NDArray[np.integer]
+Window = tuple[Days, Days, FloatArray, list[FloatArray]]
 """Store, day, sales, and the forecast of each seed; (n,) each."""
 Pair = Callable[[np.random.Generator, PairedRows], PairedRows]
 
@@ -70,10 +72,10 @@ def draw(rng: np.random.Generator, windows: list[Window], seeds: tuple[int, int]
     """Some of the windows, each forecast with two seeds."""
     chosen = sorted(rng.choice(len(windows), min(WINDOWS_OF_A_DRAW, len(windows)), replace=False))
     parts = [
-        (np.full(len(sold), number), store, day, sold, found[seeds[0]], found[seeds[1]])
+        PairedRows(np.full(len(sold), number), store, day, sold, found[seeds[0]], found[seeds[1]])
         for number, (store, day, sold, found) in enumerate(windows[i] for i in chosen)
     ]
-    return PairedRows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return PairedRows._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
 def draw_span(
@@ -83,7 +85,7 @@ def draw_span(
     start = int(rng.integers(0, len(windows) - 1))
     rows = draw(rng, windows[start : start + 2], seeds)
     keep = np.isin(rows.store, rng.choice(np.unique(rows.store), LOOKED_AT_STORES, replace=False))
-    rows = PairedRows(*(column[keep] for column in rows))
+    rows = PairedRows._make(column[keep] for column in rows)
     return rows._replace(window=np.zeros_like(rows.window))
 
 
@@ -140,7 +142,7 @@ def run_newer_days(windows: list[Window], seeds: int, margin: float) -> None:
                 known = day < day.min() + days
                 first, second = found[one][known], found[(one + 1) % seeds][known]
                 worse = sold[known] + (1.0 + margin) * (second - sold[known])
-                zero = np.zeros(int(known.sum()))
+                zero = np.zeros(int(known.sum()), np.int64)
                 rows = PairedRows(zero, store[known], day[known], sold[known], first, second)
                 passed.append(no_worse_p_value(rows, margin) <= MAX_P_VALUE)
                 wrong.append(no_worse_p_value(rows._replace(first=worse, second=first), margin))

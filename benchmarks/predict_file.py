@@ -139,7 +139,7 @@ class PeakMemory(threading.Thread):
         """Megabytes above idle."""
         self._stopped.set()
         self.join()
-        return (self.peak - self.idle) / 2**20
+        return float(self.peak - self.idle) / 2**20
 
 
 def upload(url: str, source: Path, target: Path) -> tuple[float, float]:

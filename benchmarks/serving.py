@@ -219,7 +219,7 @@ def _await_log(port: int) -> None:
 
 def _stolen_seconds(cores: int) -> float:
     """Seconds that the host withheld from the first ``cores`` (steal time)."""
-    return sum(times.steal for times in psutil.cpu_times(percpu=True)[:cores])
+    return float(sum(times.steal for times in psutil.cpu_times(percpu=True)[:cores]))
 
 
 def _processor_time(processes: set[psutil.Process]) -> float:
