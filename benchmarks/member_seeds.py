@@ -158,8 +158,8 @@ def row(name: str, found: FloatArray, in_use: FloatArray | None) -> list[str]:
     if in_use is None:
         return [*text, "", "", ""]
     change = found - in_use
-    by_seed = [standard_error(change.mean(axis=1 - axis)) for axis in (0, 1)]
-    return [*text, f"{change.mean():+.4f}", *(f"{error:.4f}" for error in by_seed)]
+    over_seeds, over_windows = (standard_error(change.mean(axis=axis)) for axis in (1, 0))
+    return [*text, f"{change.mean():+.4f}", f"{over_seeds:.4f}", f"{over_windows:.4f}"]
 
 
 def standard_error(values: FloatArray) -> float:
@@ -207,10 +207,10 @@ def main() -> None:
         windows, args.seeds, weights, lambda name, seed, window: load(name, seed, window.origin)
     )
     days = [f"from {to_date(window.origin)}" for window in windows]
-    noise = ("mean", "difference", "error over seeds", "error over windows")
+    further = ("mean", "difference", "error over seeds", "error over windows")
     for metric in METRICS:
         print(f"\n{metric}\n")
-        print(markdown_table([["member or ensemble", *days, *noise], *table(fits, metric)]))
+        print(markdown_table([["member or ensemble", *days, *further], *table(fits, metric)]))
 
 
 if __name__ == "__main__":

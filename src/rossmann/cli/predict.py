@@ -80,7 +80,6 @@ def predict(
 
     Example: rossmann predict test.csv -o forecast.csv --interval 0.8 --quantile 0.1
     """
-    from rossmann.models.inference.forecaster import ForecastRequest
     from rossmann.settings import load_settings
 
     _check_outputs(output, totals, kaggle, bool(explain or interval or quantile or skip_faulty))
@@ -91,9 +90,8 @@ def predict(
     forecaster = version.served.forecaster
     upload = _add_panel_errors(upload, forecaster, origin)
     _check_errors(upload, file, skip_faulty, adds_up=totals is not None)
-    levels, quantiles = (tuple(dict.fromkeys(numbers or ())) for numbers in (interval, quantile))
     chosen = _parse_objective(objective, settings)
-    request = ForecastRequest(upload.rows, origin, levels, chosen, quantiles)
+    request = _make_request(upload, origin, interval, quantile, chosen)
     forecast = forecaster.forecast(request)
     _show_warnings(forecast)
     about = _about(version, forecast)
@@ -105,6 +103,20 @@ def predict(
     if totals is not None:
         _write_totals(totals_table(forecaster, request, forecast.as_of), totals, about)
     _show_written(forecast, output)
+
+
+def _make_request(
+    upload: "Upload",
+    origin: int | None,
+    interval: Sequence[float] | None,
+    quantile: Sequence[float] | None,
+    objective: "Objective",
+) -> "ForecastRequest":
+    """The request for an upload's rows; a level that is given twice counts once."""
+    from rossmann.models.inference.forecaster import ForecastRequest
+
+    levels, quantiles = (tuple(dict.fromkeys(numbers or ())) for numbers in (interval, quantile))
+    return ForecastRequest(upload.rows, origin, levels, objective, quantiles)
 
 
 def _show_written(forecast: "Forecast", output: Path) -> None:
