@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rossmann.models.calibration.totals_covariance import (
     ForecastRows,
@@ -287,6 +289,22 @@ def test_groups_are_numbered_in_key_order() -> None:
     groups, (store, week) = group_by(np.array([9, 2, 9, 2]), np.array([1, 5, 0, 5]))
     assert groups.tolist() == [2, 0, 1, 0]
     assert (store.tolist(), week.tolist()) == ([2, 9, 9], [5, 0, 1])
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 9), st.integers(-3, 3)), max_size=30),
+    apart=st.sampled_from([1, 10**6, 10**15]),
+)
+def test_groups_of_keys_close_together_and_far_apart(
+    rows: list[tuple[int, int]], apart: int
+) -> None:
+    keys = [(apart * first, second) for first, second in rows]
+    groups, (first, second) = group_by(
+        np.array([key[0] for key in keys], np.int64), np.array([key[1] for key in keys], np.int32)
+    )
+    in_order = sorted(set(keys))
+    assert list(zip(first.tolist(), second.tolist(), strict=True)) == in_order
+    assert groups.tolist() == [in_order.index(key) for key in keys]
 
 
 @pytest.mark.parametrize(

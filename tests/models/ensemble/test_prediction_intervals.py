@@ -243,6 +243,12 @@ def test_intervals_widen_beyond_the_horizon() -> None:
 )  # fmt: skip
 def test_days_of_the_event_seasons(day: date, from_easter: int, season: int) -> None:
     assert event_season(np.array([to_day(day)]), np.array([from_easter])) == season
+    among_others = np.array([to_day(day) + 900, to_day(day), to_day(day) - 500])
+    assert event_season(among_others, np.full(3, from_easter))[1] == season
+
+
+def test_no_days_have_no_event_season() -> None:
+    assert event_season(np.zeros(0, np.int32), np.zeros(0)).tolist() == []
 
 
 def test_seasons_are_counted_where_half_of_their_days_were_seen() -> None:

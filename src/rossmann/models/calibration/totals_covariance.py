@@ -34,6 +34,8 @@ KERNEL_DECAY_DAYS: Final = {"lasting": np.inf, "weeks": 14.0, "days": 2.0, "date
 """The exponentials of a kernel: name, and the days in which each falls to 1 / e."""
 _MAX_CELLS: Final = 2_000_000
 """Largest array of (keys, days) that is made at once."""
+_COUNTED_SPAN: Final = 64
+"""Integers of a range up to so many times their number are counted, others are sorted."""
 _MIN_OWN_SHARE: Final = 0.1
 """Least share of a row's variance that is independent of all other rows."""
 
@@ -197,14 +199,16 @@ def kernel_quadratic_form(
     span = int(offset.max()) + 1
     matrix = kernel_at(kernel, np.abs(np.subtract.outer(np.arange(span), np.arange(span))))
     out = np.zeros(count)
-    order = np.argsort(keys, kind="stable")
     step = max(_MAX_CELLS // span, 1)
-    for start in range(0, count, step):
+    blocks = range(0, count, step)
+    if len(blocks) > 1:  # the rows of a block follow each other, in their order
+        order = np.argsort(keys, kind="stable")
+        keys, offset, weight = keys[order], offset[order], weight[order]
+    for start in blocks:
         stop = min(start + step, count)
-        low, high = np.searchsorted(keys[order], [start, stop])
-        block = order[low:high]
-        cell = (keys[block] - start) * span + offset[block]
-        by_day = sum_by_group(cell, weight[block], (stop - start) * span).reshape(-1, span)
+        rows = slice(*np.searchsorted(keys, [start, stop])) if len(blocks) > 1 else slice(None)
+        cell = (keys[rows] - start) * span + offset[rows]
+        by_day = sum_by_group(cell, weight[rows], (stop - start) * span).reshape(-1, span)
         out[start:stop] = ((by_day @ matrix) * by_day).sum(axis=1)
     return out
 
@@ -238,10 +242,28 @@ def group_by(*keys: npt.NDArray[np.integer]) -> tuple[Group, list[Group]]:
         raise ValueError("name a key to group by")
     code = np.zeros(len(keys[0]), np.int64)
     for key in keys:
-        unique, index = np.unique(key, return_inverse=True)
-        code = code * len(unique) + index.reshape(-1)
-    _, first, groups = np.unique(code, return_index=True, return_inverse=True)
-    return groups.reshape(-1).astype(np.int64), [key[first].astype(np.int64) for key in keys]
+        index, values = _number(key)
+        code = code * values + index
+    groups, count = _number(code)
+    first = np.empty(count, np.int64)
+    first[groups[::-1]] = np.arange(len(groups))[::-1]  # the last one written is the first row
+    return groups, [key[first].astype(np.int64) for key in keys]
+
+
+def _number(key: npt.NDArray[np.integer]) -> tuple[Group, int]:
+    """Each value's place (n,) among the different values, in their order, and how many there are.
+
+    Values that lie close together are counted: sorting takes five times as long.
+    """
+    if not len(key):
+        return np.zeros(0, np.int64), 0
+    low = int(key.min())
+    if int(key.max()) - low > _COUNTED_SPAN * len(key):
+        values, index = np.unique(key, return_inverse=True)
+        return index.reshape(-1).astype(np.int64), len(values)
+    offset = key.astype(np.int64) - low
+    place = np.cumsum(np.bincount(offset) > 0)
+    return place[offset] - 1, int(place[-1])
 
 
 def _pairs(groups: Group, other: npt.NDArray[np.integer]) -> tuple[Group, Group]:

@@ -197,8 +197,13 @@ def _terms(table: dict[str, Any], rows: IntervalInputs) -> list[FloatArray]:
 
 def _is_in_winter(day: npt.NDArray[np.integer], first: int, last: int) -> npt.NDArray[np.bool_]:
     """Days from ``first`` of one year to ``last`` of the next, both as month * 100 + day."""
-    date = day.astype("datetime64[D]")
+    if not len(day):
+        return np.zeros(0, np.bool_)
+    # rows share few days: the calendar is asked once for each day between the first and the last
+    earliest = int(day.min())
+    date = np.arange(earliest, int(day.max()) + 1).astype("datetime64[D]")
     month = date.astype("datetime64[M]")
     of_month = (date - month).astype(np.int64) + 1
     code = 100 * (month.astype(np.int64) % 12 + 1) + of_month
-    return np.asarray((code >= first) | (code <= last))
+    in_winter = (code >= first) | (code <= last)
+    return np.asarray(in_winter[day.astype(np.int64) - earliest])
