@@ -41,6 +41,28 @@ def test_every_response_has_the_headers_and_sockets_work() -> None:
         assert socket.receive_text() == "a"
 
 
+def test_a_page_that_is_closed_while_it_is_written_to_is_no_fault() -> None:
+    closed: list[str] = []
+
+    async def write_to_closed_page(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+        closed.append("page")
+        await socket.close()  # as Streamlit does; Starlette raises
+
+    async def fail(socket: WebSocket) -> None:
+        await socket.accept()
+        raise RuntimeError("a fault of its own")
+
+    routes = [WebSocketRoute("/page", write_to_closed_page), WebSocketRoute("/fault", fail)]
+    client = TestClient(Starlette(routes=routes, middleware=MIDDLEWARE))
+    with client.websocket_connect("/page"):
+        pass
+    assert closed == ["page"]
+    with pytest.raises(RuntimeError, match="of its own"), client.websocket_connect("/fault"):
+        pass
+
+
 def test_policy_names_no_other_site_and_allows_no_other_script() -> None:
     policy = dict(part.split(" ", 1) for part in content_security_policy().split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"

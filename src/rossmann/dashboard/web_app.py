@@ -12,6 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnected
 from streamlit.starlette import App
 
 from rossmann.dashboard.shared.page_elements import PAGE_SCRIPT
@@ -33,6 +34,23 @@ def content_security_policy() -> str:
         "base-uri": "'self'",
     }
     return content_policy((page + PAGE_SCRIPT).encode(), changes)
+
+
+class ClosedPageMiddleware:
+    """Ends a WebSocket whose page was closed while Streamlit still wrote to it.
+
+    Streamlit 1.67 closes such a socket a second time, which would log a fault with a stack trace.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the connection on."""
+        try:
+            await self._app(scope, receive, send)
+        except WebSocketDisconnected:
+            return  # nobody is there any more
 
 
 class SecurityHeadersMiddleware:
@@ -64,6 +82,6 @@ def routes() -> list[Mount]:
     return [Mount(f"{settings.dashboard_base_path}{PATH}", site)]
 
 
-MIDDLEWARE: Final = (Middleware(SecurityHeadersMiddleware),)
+MIDDLEWARE: Final = (Middleware(ClosedPageMiddleware), Middleware(SecurityHeadersMiddleware))
 # Streamlit looks for this call in the script's text.
 app = App(SCRIPT, middleware=MIDDLEWARE, routes=routes())
