@@ -193,12 +193,14 @@ def _registry(settings: "Settings | None" = None) -> "Registry":
 
 
 def _line(version: "ModelVersion") -> list[str]:
+    from rossmann.models.registry.lineage import fitted_as
+
     tags = version.tags
     return [
         str(version.version),
         str(version.stage),
         f"{version.created:%Y-%m-%d %H:%M}",
-        tags.get("profile", "?"),
+        fitted_as(tags),
         tags.get("data.dataset", "?"),
         tags.get("data.version", "?"),
         tags.get("code.commit", tags.get("code.digest", "?"))[:12],

@@ -1,6 +1,7 @@
 """Reweighting with a real MLflow server: same members, new tables, judged by the gate."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -206,6 +207,11 @@ def test_version_says_that_it_is_reweighted_and_the_gate_judges_it(
     monkeypatch.setattr(Registry.from_settings.__func__, "__defaults__", (chain.name,))  # type: ignore[attr-defined]
     assert main(["models", "show", str(version.version)]) == 0
     assert "reweighted.from_version" in capsys.readouterr().out
+    assert main(["models", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(r"  +", line.strip())[3] for line in (lines[1], lines[-1])] == [
+        "quick, reweighted 1", "quick",
+    ]  # fmt: skip
 
 
 def test_the_same_reweighting_is_not_made_again(chain: Chain, done: Reweighting) -> None:

@@ -162,6 +162,12 @@ def is_reweighted(version: ModelVersion) -> bool:
     return _SOURCE_TAG in version.tags
 
 
+def fitted_as(tags: Mapping[str, str]) -> str:
+    """A version's profile, and which version's members it has if they are not its own, in words."""
+    profile, source = tags.get("profile", "?"), tags.get(_SOURCE_TAG)
+    return profile if source is None else f"{profile}, reweighted {source}"
+
+
 def members_recipe(tags: Mapping[str, str]) -> str | None:
     """Training fingerprint of a version's members, by its tags; None where it is unknown."""
     return tags.get(_SOURCE_RECIPE_TAG, tags.get(FINGERPRINT_TAG))
