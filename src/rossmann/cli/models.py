@@ -193,14 +193,14 @@ def _registry(settings: "Settings | None" = None) -> "Registry":
 
 
 def _line(version: "ModelVersion") -> list[str]:
-    from rossmann.models.registry.lineage import fitted_as
+    from rossmann.models.registry.lineage import profile_label
 
     tags = version.tags
     return [
         str(version.version),
         str(version.stage),
         f"{version.created:%Y-%m-%d %H:%M}",
-        fitted_as(tags),
+        profile_label(tags),
         tags.get("data.dataset", "?"),
         tags.get("data.version", "?"),
         tags.get("code.commit", tags.get("code.digest", "?"))[:12],

@@ -35,7 +35,7 @@ KERNEL_DECAY_DAYS: Final = {"lasting": np.inf, "weeks": 14.0, "days": 2.0, "date
 _MAX_CELLS: Final = 2_000_000
 """Largest array of (keys, days) that is made at once."""
 _COUNTED_SPAN: Final = 64
-"""Integers of a range up to so many times their number are counted, others are sorted."""
+"""Integers are counted up to a range of so many times their number, and sorted beyond it."""
 _MIN_OWN_SHARE: Final = 0.1
 """Least share of a row's variance that is independent of all other rows."""
 
@@ -242,16 +242,16 @@ def group_by(*keys: npt.NDArray[np.integer]) -> tuple[Group, list[Group]]:
         raise ValueError("name a key to group by")
     code = np.zeros(len(keys[0]), np.int64)
     for key in keys:
-        index, values = _number(key)
+        index, values = _factorize(key)
         code = code * values + index
-    groups, count = _number(code)
+    groups, count = _factorize(code)
     first = np.empty(count, np.int64)
     first[groups[::-1]] = np.arange(len(groups))[::-1]  # the last one written is the first row
     return groups, [key[first].astype(np.int64) for key in keys]
 
 
-def _number(key: npt.NDArray[np.integer]) -> tuple[Group, int]:
-    """Each value's place (n,) among the different values, in their order, and how many there are.
+def _factorize(key: npt.NDArray[np.integer]) -> tuple[Group, int]:
+    """The index (n,) of each value among the sorted distinct values, and how many they are.
 
     Values that lie close together are counted: sorting takes five times as long.
     """

@@ -162,8 +162,8 @@ def is_reweighted(version: ModelVersion) -> bool:
     return _SOURCE_TAG in version.tags
 
 
-def fitted_as(tags: Mapping[str, str]) -> str:
-    """A version's profile, and which version's members it has if they are not its own, in words."""
+def profile_label(tags: Mapping[str, str]) -> str:
+    """A version's profile; for a reweighted one also the version that its members come from."""
     profile, source = tags.get("profile", "?"), tags.get(_SOURCE_TAG)
     return profile if source is None else f"{profile}, reweighted {source}"
 
