@@ -56,25 +56,23 @@ class Variant:
 VARIANTS: Final = {
     **{name: Variant(name) for name in LEARNERS},
     "xgboost 500 at .05": Variant("xgboost", {"rounds": 500, "eta": 0.05}),
+    "catboost 500 at .1": Variant("catboost", {"rounds": 500, "learning_rate": 0.1}),
     "catboost 700 at .07": Variant("catboost", {"rounds": 700, "learning_rate": 0.07}),
     "lightgbm 1,000 at .03": Variant("lightgbm", {"rounds": 1000, "learning_rate": 0.03}),
     "lightgbm 450 at .065": Variant("lightgbm", {"rounds": 450, "learning_rate": 0.065}),
     "xgboost 320 at .075": Variant("xgboost", {"rounds": 320, "eta": 0.075}),
-    "catboost 400 at .125": Variant("catboost", {"rounds": 400, "learning_rate": 0.125}),
 }
 ENSEMBLES: Final = {
     "ensemble": (),
     "ensemble, xgboost 500 at .05": ("xgboost 500 at .05",),
+    "ensemble, catboost 500 at .1": ("catboost 500 at .1",),
     "ensemble, catboost 700 at .07": ("catboost 700 at .07",),
-    "ensemble, both": ("xgboost 500 at .05", "catboost 700 at .07"),
+    "ensemble, both of before": ("xgboost 500 at .05", "catboost 700 at .07"),
     "ensemble, lightgbm 1,000 at .03": ("lightgbm 1,000 at .03",),
     "ensemble, lightgbm 450 at .065": ("lightgbm 450 at .065",),
     "ensemble, xgboost 320 at .075": ("xgboost 320 at .075",),
-    "ensemble, catboost 400 at .125": ("catboost 400 at .125",),
-    "ensemble, all three": (
-        "lightgbm 450 at .065", "xgboost 320 at .075", "catboost 400 at .125",
-    ),
-}  # fmt: skip
+    "ensemble, fewest rounds": ("lightgbm 450 at .065", "xgboost 320 at .075"),
+}
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rossmann.errors import CorruptModelError, ModelError
 from rossmann.models.members import LEARNERS
 from rossmann.models.members.base import BaseLearner, TrainingInputs, verify_against_library
+from rossmann.models.members.xgboost import verify_missing
 from rossmann.models.trees.forest import Forest, parse_lightgbm
 from rossmann.models.trees.node_trees import DEEP_TREE_DEPTH, NodeTrees
 from rossmann.models.trees.row_encoding import BLOCK_ROWS
@@ -137,6 +139,25 @@ def test_differing_trees_raise(member: BaseLearner) -> None:
     forest = Forest(member.forest.trees, member.forest.start + 0.01)
     with pytest.raises(ModelError, match="answer otherwise"):
         verify_against_library(forest, rows(100, 9), lambda part: library_output(member, part))
+
+
+def test_xgboost_takes_a_missing_value_as_the_largest() -> None:
+    matrix = rows(3000, 1)
+    inputs = TrainingInputs.of(matrix, sales_of(matrix))
+    member = LEARNERS["xgboost"].fit(inputs, PARAMS["xgboost"], 7, 1, lambda share: None)
+    fresh = rows(2000, 2)
+    largest = np.where(np.isnan(fresh), np.float32(np.finfo(np.float32).max), fresh)
+    assert (member.forest(fresh) == member.forest(largest)).all()
+    zero = np.nan_to_num(fresh, nan=0.0)
+    assert (member.forest(fresh) != member.forest(zero)).any()
+
+
+def test_xgboost_that_learned_where_missing_values_go_raises() -> None:
+    matrix = rows(3000, 1)
+    data = xgboost.DMatrix(matrix, np.log(sales_of(matrix)))
+    booster = xgboost.train({"max_depth": 6}, data, 20)
+    with pytest.raises(ModelError, match="missing value"):
+        verify_missing(booster, matrix)
 
 
 def test_tree_of_one_leaf() -> None:

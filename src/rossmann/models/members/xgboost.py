@@ -1,18 +1,27 @@
-"""XGBoost on the log of the factor, with the gradient of the squared percentage error."""
+"""XGBoost on the log of the factor, with the gradient of the squared percentage error.
+
+It is fitted with a missing value as the largest one. XGBoost keeps a matrix without missing values
+in one byte a value, others in four, and fits it in two thirds of the time (dmlc/xgboost #10255).
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from rossmann.errors import ModelError
 from rossmann.models.members.base import (
     FEATURE_NAMES,
+    VERIFIED_ROWS,
     BaseLearner,
     TrainingRun,
     squared_percentage_error,
 )
 from rossmann.models.trees.forest import Forest, parse_xgboost
 from rossmann.schema import FeatureMatrix, FloatArray
+
+_LARGEST: Final = np.float32(np.finfo(np.float32).max / 4)
+"""Stands for a missing value while the trees are fitted; XGBoost refuses infinity."""
 
 
 class XGBoost(BaseLearner):
@@ -26,7 +35,7 @@ class XGBoost(BaseLearner):
         import xgboost
 
         data = xgboost.QuantileDMatrix(
-            features,
+            _without_missing(features),
             target,
             feature_names=FEATURE_NAMES,
             nthread=run.threads,
@@ -44,9 +53,11 @@ class XGBoost(BaseLearner):
                 run.progress((epoch + 1) / run.rounds)
                 return False
 
-        return xgboost.train(
+        booster = xgboost.train(
             settings, data, run.rounds, obj=squared_percentage_error, callbacks=[ReportProgress()]
         )
+        verify_missing(booster, features)
+        return booster
 
     @staticmethod
     def parse(booster: Any) -> Forest:
@@ -75,3 +86,22 @@ class XGBoost(BaseLearner):
         import xgboost
 
         return xgboost.Booster(model_file=str(path))
+
+
+def _without_missing(matrix: FeatureMatrix) -> FeatureMatrix:
+    """A copy of a matrix (n, 46) in which a missing value is the largest one."""
+    return np.where(np.isnan(matrix), _LARGEST, matrix)
+
+
+def verify_missing(booster: Any, matrix: FeatureMatrix) -> None:
+    """Raise ``ModelError`` if the booster does not treat a missing value as the largest one.
+
+    Where it saw no missing value, its trees send one to the right, as every large value.
+    """
+    rows = matrix[:: max(len(matrix) // VERIFIED_ROWS, 1)]
+    missing, filled = (XGBoost.raw_output(booster, m, 1) for m in (rows, _without_missing(rows)))
+    if not np.array_equal(missing, filled):
+        raise ModelError(
+            "XGBoost's trees treat a missing value otherwise than they were fitted: install the"
+            " pinned release (requirements.lock)"
+        )
