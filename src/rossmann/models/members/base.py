@@ -38,7 +38,7 @@ a quarter of the first gradient; chosen over six windows and three seeds (experi
 MIN_HESSIAN: Final = 0.3
 MIN_FACTOR: Final = 0.02
 FEATURE_NAMES: Final = list(FEATURES)
-VERIFIED_ROWS: Final = 512
+_VERIFIED_ROWS: Final = 512
 _TOLERANCE: Final = 1e-4
 """Largest difference of the trees' output from the library's, which adds in float32."""
 
@@ -186,11 +186,16 @@ class BaseLearner(ABC):
             raise CorruptModelError(f"{path} does not load: {error}") from error
 
 
+def rows_to_verify(matrix: FeatureMatrix) -> FeatureMatrix:
+    """Some 512 rows of a matrix (n, 46), evenly spaced, on which a fitted booster is verified."""
+    return matrix[:: max(len(matrix) // _VERIFIED_ROWS, 1)]
+
+
 def verify_against_library(
     forest: Forest, matrix: FeatureMatrix, raw: Callable[[FeatureMatrix], FloatArray]
 ) -> Forest:
     """The forest; raises ``ModelError`` if its output on ``matrix`` is not the library's."""
-    rows = matrix[:: max(len(matrix) // VERIFIED_ROWS, 1)]
+    rows = rows_to_verify(matrix)
     difference = float(np.abs(forest(rows) - raw(rows)).max(initial=0.0))
     if not difference <= _TOLERANCE:
         raise ModelError(

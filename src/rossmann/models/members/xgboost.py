@@ -1,7 +1,7 @@
 """XGBoost on the log of the factor, with the gradient of the squared percentage error.
 
-It is fitted with a missing value as the largest one. XGBoost keeps a matrix without missing values
-in one byte a value, others in four, and fits it in two thirds of the time (dmlc/xgboost #10255).
+It is fitted with a missing value as the largest one. A matrix without missing values takes XGBoost
+one byte a value, any other three to four (dmlc/xgboost #10981), and a fit two thirds of the time.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ import numpy as np
 from rossmann.errors import ModelError
 from rossmann.models.members.base import (
     FEATURE_NAMES,
-    VERIFIED_ROWS,
     BaseLearner,
     TrainingRun,
+    rows_to_verify,
     squared_percentage_error,
 )
 from rossmann.models.trees.forest import Forest, parse_xgboost
@@ -98,7 +98,7 @@ def verify_missing(booster: Any, matrix: FeatureMatrix) -> None:
 
     Where it saw no missing value, its trees send one to the right, as every large value.
     """
-    rows = matrix[:: max(len(matrix) // VERIFIED_ROWS, 1)]
+    rows = rows_to_verify(matrix)
     missing, filled = (XGBoost.raw_output(booster, m, 1) for m in (rows, _without_missing(rows)))
     if not np.array_equal(missing, filled):
         raise ModelError(
