@@ -2,6 +2,7 @@
 
 import fcntl
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -272,13 +273,15 @@ def redis_server(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
-        socket = tmp_path / "redis.sock"
-        command = [program, "--port", "0", "--unixsocket", str(socket), "--save", ""]
+        path = tmp_path / "redis.sock"
+        command = [program, "--port", "0", "--unixsocket", str(path), "--save", ""]
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
         started.append(process)
-        while not socket.exists():
-            assert process.poll() is None, "redis ended"
-            time.sleep(0.01)
+        # Redis creates the socket's file some time before it listens on it.
+        with socket.socket(socket.AF_UNIX) as connection:
+            while connection.connect_ex(str(path)):
+                assert process.poll() is None, "redis ended"
+                time.sleep(0.01)
         return process
 
     yield start
@@ -333,8 +336,6 @@ def test_machines_share_one_count_in_redis(
 
 
 def test_hanging_redis_times_out_and_counts_locally(tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as silent_server:
         silent_server.bind(("127.0.0.1", 0))
         silent_server.listen()
