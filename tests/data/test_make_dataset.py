@@ -15,7 +15,9 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from rossmann.data.make_dataset import DatasetInfo, current_dataset, make_dataset
-from rossmann.errors import DataNotFoundError, DataValidationError
+from rossmann.data.tables.cleaning import read_clean_tables
+from rossmann.data.tables.raw_tables import find_raw_tables
+from rossmann.errors import DataNotFoundError, DataValidationError, SettingsError
 from rossmann.schema import Dataset
 from rossmann.settings import Settings, load_settings
 
@@ -182,6 +184,19 @@ def test_error_lists_every_broken_rule_of_every_table(settings: Settings) -> Non
                  "StateHoliday_known in test.csv (1)"):  # fmt: skip
         assert part in str(caught.value)
     assert not list(settings.processed_dir.glob("*/"))
+
+
+def test_what_is_skipped_in_a_table_is_reported(settings: Settings) -> None:
+    (settings.raw_dir / "store.csv").write_bytes(b"Stores of the chain\n" + as_csv(STORES))
+    lines: list[str] = []
+    assert make_dataset(settings, lines.append).stores == 2
+    assert any(line.startswith("store.csv: ") and "Stores of the chain" in line for line in lines)
+
+
+def test_an_unknown_country_is_an_error_of_the_check_too(settings: Settings) -> None:
+    raw = find_raw_tables(settings.model_copy(update={"country": "XX"}))
+    with pytest.raises(SettingsError, match="'XX' is not known"):
+        read_clean_tables(raw)
 
 
 def test_an_existing_version_is_not_built_again(settings: Settings) -> None:

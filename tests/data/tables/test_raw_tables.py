@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from xlsxwriter import Workbook
 
 from rossmann.data.tables import raw_tables
 from rossmann.data.tables.raw_tables import (
@@ -130,6 +131,31 @@ def test_invalid_files_are_rejected_by_name(tmp_path: Path, name: str, content: 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataValidationError, match=f"^{name}"):
         read_text(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"Store,Date\n1,01/08/2015\n1,02/08/2015\n", "by writing each as YYYY-MM-DD"),
+        (b"Store,CompetitionDistance\n1,1.270\n2,\n", "by writing each with a decimal point"),
+    ],
+)
+def test_ambiguous_values_are_rejected_with_a_remedy_that_a_raw_table_has(
+    tmp_path: Path, content: bytes, remedy: str
+) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataValidationError, match=rf"^t\.csv: .* can be read as .*{remedy}"):
+        read_text(tmp_path / "t.csv")
+
+
+def test_a_workbook_of_several_tables_is_rejected_with_a_remedy(tmp_path: Path) -> None:
+    with Workbook(tmp_path / "t.xlsx") as book:
+        for name in ("one", "two"):
+            sheet = book.add_worksheet(name)
+            sheet.write_row(0, 0, ["Store", "Date"])
+            sheet.write_row(1, 0, [1, "2015-08-01"])
+    with pytest.raises(DataValidationError, match=r"one, two; .* by hiding or removing the others"):
+        read_text(tmp_path / "t.xlsx")
 
 
 def test_digest_does_not_depend_on_compression(tmp_path: Path) -> None:

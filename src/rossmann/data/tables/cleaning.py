@@ -24,6 +24,7 @@ from rossmann.data.tables.validation_rules import (
     schedule_rules,
     store_rules,
 )
+from rossmann.data.uploads.table_reader import WholeTable
 from rossmann.features.calendars import country_regions
 from rossmann.schema import (
     ASSORTMENTS,
@@ -54,25 +55,26 @@ class CleanTables:
 def read_clean_tables(raw: RawTables, report: ProgressReporter = lambda line: None) -> CleanTables:
     """Read, validate and clean the raw tables with their increments.
 
-    ``report`` gets a line for each thing that was filled or left out by rule. Raises
-    ``DataValidationError`` with every broken rule of every table, its count and first rows.
+    ``report`` gets a line for each thing that was filled, skipped or left out by rule. Raises
+    ``DataValidationError`` with every broken rule of every table, its count and first rows, and
+    ``SettingsError`` for an unknown country.
     """
-    tables = read_as_given(raw)
+    tables = read_as_given(raw, report)
     if raw.increments:
         report(f"laid {len(raw.increments):,} ingested pieces over them")
     schedule = _clean_schedule(tables.schedule, tables.history, report)
     return CleanTables(tables.history, schedule, tables.stores)
 
 
-def read_as_given(raw: RawTables) -> CleanTables:
+def read_as_given(raw: RawTables, report: ProgressReporter = lambda line: None) -> CleanTables:
     """The same, but scheduled days may have sales already and may leave Open empty."""
-    stores, violations = _checked_stores(raw)
+    stores, violations = _checked_stores(raw, report)
     numbers = stores["Store"].drop_nulls().unique().to_list()
-    train, broken = _checked(raw.train, HISTORY_COLUMNS, history_rules(numbers))
+    train, broken = _checked(raw.train, HISTORY_COLUMNS, history_rules(numbers), report)
     violations += broken
     test = None
     if raw.test:
-        test, broken = _checked(raw.test, SCHEDULE_COLUMNS, schedule_rules(numbers))
+        test, broken = _checked(raw.test, SCHEDULE_COLUMNS, schedule_rules(numbers), report)
         violations += broken
     raise_violations(violations)
     history = clean_daily_rows(train, SALES_COLUMNS)
@@ -86,24 +88,34 @@ def read_as_given(raw: RawTables) -> CleanTables:
     return CleanTables(history, schedule, _clean_stores(stores))
 
 
-def _checked_stores(raw: RawTables) -> tuple[pl.DataFrame, list[RuleViolation]]:
+def _checked_stores(
+    raw: RawTables, report: ProgressReporter
+) -> tuple[pl.DataFrame, list[RuleViolation]]:
     """The store table's typed columns, with that of regions where it has one."""
-    text, table = read_text(raw.store)
+    regions = country_regions(raw.country)  # without regions, too: an unknown country is an error
+    text, table = _read(raw.store, report)
     columns, rules = [*STORE_COLUMNS], [*store_rules()]
     if REGION_COLUMN in text.columns:
         columns.append(REGION_COLUMN)
-        rules.append(region_rule(country_regions(raw.country)))
+        rules.append(region_rule(regions))
     frame = parse_columns(raw.store.name, text, columns)
     return frame, find_violations(raw.store.name, frame, rules, table.position)
 
 
 def _checked(
-    path: Path, columns: Sequence[str], rules: Sequence[Rule]
+    path: Path, columns: Sequence[str], rules: Sequence[Rule], report: ProgressReporter
 ) -> tuple[pl.DataFrame, list[RuleViolation]]:
     """A raw table's typed columns, and every rule that it breaks."""
-    text, table = read_text(path)
+    text, table = _read(path, report)
     frame = parse_columns(path.name, text, columns)
     return frame, find_violations(path.name, frame, rules, table.position)
+
+
+def _read(path: Path, report: ProgressReporter) -> tuple[pl.DataFrame, WholeTable]:
+    text, table, notes = read_text(path)
+    for note in notes:
+        report(f"{path.name}: {note}")
+    return text, table
 
 
 def _increment_days(increment: Increment, stores: Sequence[int]) -> pl.DataFrame:

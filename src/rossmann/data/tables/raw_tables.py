@@ -19,7 +19,9 @@ import polars as pl
 
 from rossmann.data.tables.increments import Increment, list_increments
 from rossmann.data.uploads.table_reader import WholeTable, read_fields
-from rossmann.errors import DataNotFoundError, first_line
+from rossmann.data.uploads.value_formats import AmbiguousDatesError, AmbiguousNumbersError
+from rossmann.data.uploads.workbook import SeveralSheetsError
+from rossmann.errors import DataNotFoundError, DataValidationError, first_line
 from rossmann.filesystem.atomic_write import atomic_path, write_json_atomic
 from rossmann.installation import install_command, shell_command
 from rossmann.schema import DEFAULT_COUNTRY, Dataset
@@ -104,13 +106,20 @@ def _holds_tables(archive: Path) -> bool:
     return "train.csv" in names
 
 
-def read_text(path: Path) -> tuple[pl.DataFrame, WholeTable]:
-    """A raw table as text by field, without outer blanks, null where empty; and as it was read.
+def read_text(path: Path) -> tuple[pl.DataFrame, WholeTable, list[str]]:
+    """As ``read_fields``, of a raw table: its values decide how they are read, no option does.
 
-    Raises ``DataValidationError`` where the file is no table.
+    Raises ``DataValidationError`` where the file is no table, or can be read in several ways.
     """
-    text, table, _ = read_fields(path.name, path)
-    return text, table
+    try:
+        return read_fields(path.name, path)
+    except AmbiguousDatesError as error:
+        raise DataValidationError(f"{path.name}: {error}, by writing each as YYYY-MM-DD") from error
+    except AmbiguousNumbersError as error:
+        advice = "by writing each with a decimal point, and none between thousands"
+        raise DataValidationError(f"{path.name}: {error}, {advice}") from error
+    except SeveralSheetsError as error:
+        raise DataValidationError(f"{error}, by hiding or removing the others") from error
 
 
 def content_digest(path: Path) -> str:
