@@ -92,8 +92,8 @@ def _checked_stores(
     raw: RawTables, report: ProgressReporter
 ) -> tuple[pl.DataFrame, list[RuleViolation]]:
     """The store table's typed columns, with that of regions where it has one."""
-    regions = country_regions(raw.country)  # without regions, too: an unknown country is an error
     text, table = _read(raw.store, report)
+    regions = country_regions(raw.country)  # an unknown country is an error without regions, too
     columns, rules = [*STORE_COLUMNS], [*store_rules()]
     if REGION_COLUMN in text.columns:
         columns.append(REGION_COLUMN)
