@@ -136,10 +136,17 @@ def test_choices_look_at_no_window_that_overlaps_a_reserved_one(
         update={"reserved_origins": (reserved,), "windows": (48, 365), "window_days": 30}
     )
     offsets = (200, 131, 130, 129, 100, 71, 70, 48)
-    assert offsets_to_choose_by(settings, panel, offsets) == offsets
+    lines: list[str] = []
+    assert offsets_to_choose_by(settings, panel, offsets, lines.append) == offsets
+    assert not lines
     info = replace(panel.info, dataset=Dataset.REAL)
     real = cast("Panel", SimpleNamespace(info=info, last_day=panel.last_day))
-    assert offsets_to_choose_by(settings, real, offsets) == (200, 131, 130, 70, 48)
-    assert offsets_to_choose_by(settings, real, ()) == (365, 48)
+    assert offsets_to_choose_by(settings, real, offsets, lines.append) == (200, 131, 130, 70, 48)
+    assert len(lines) == 1
+    for offset in offsets:
+        origin = str(to_date(panel.last_day - offset))
+        assert (origin in lines[0]) == (offset in {129, 100, 71})
+    assert offsets_to_choose_by(settings, real, (), lines.append) == (365, 48)
+    assert len(lines) == 1
     with pytest.raises(DataError, match="reserved_origins"):
-        offsets_to_choose_by(settings, real, (100, 90))
+        offsets_to_choose_by(settings, real, (100, 90), lines.append)

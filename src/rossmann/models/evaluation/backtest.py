@@ -129,26 +129,30 @@ def origins_to_offsets(panel: Panel, origins: Sequence[date]) -> tuple[int, ...]
 
 
 def offsets_to_choose_by(
-    settings: Settings, panel: Panel, offsets: Sequence[int]
+    settings: Settings, panel: Panel, offsets: Sequence[int], report: ProgressReporter
 ) -> tuple[int, ...]:
     """Offsets of windows that a choice may be made by, oldest first; empty takes the settings'.
 
-    Windows that overlap one of ``reserved_origins`` are left out: they stay unseen, so that they
-    can judge what was chosen. Raises ``DataError`` where none is left.
+    Windows that overlap one of ``reserved_origins`` are left out and reported: they stay unseen,
+    so that they can judge what was chosen. Raises ``DataError`` where none is left.
     """
     is_real = panel.info.dataset is Dataset.REAL  # of the demo chain nothing is learned
     reserved = [to_day(origin) for origin in settings.reserved_origins] if is_real else []
     days = settings.window_days
-    kept = [
-        offset
-        for offset in sorted(set(offsets or settings.windows), reverse=True)
-        if all(abs(panel.last_day - offset - origin) >= days for origin in reserved)
-    ]
+    kept, left_out = list[int](), list[str]()
+    for offset in sorted(set(offsets or settings.windows), reverse=True):
+        origin = panel.last_day - offset
+        if all(abs(origin - reserved_origin) >= days for reserved_origin in reserved):
+            kept.append(offset)
+        else:
+            left_out.append(str(to_date(origin)))
     if not kept:
         raise DataError(
             "all windows are reserved (`reserved_origins` in the parameters file): no choice may"
             " look at them. Name others with --origins"
         )
+    if left_out:
+        report(f"left out, as the windows overlap a reserved one: {', '.join(left_out)}")
     return tuple(kept)
 
 

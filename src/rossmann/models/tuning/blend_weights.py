@@ -70,7 +70,7 @@ def tune_weights(
     ``SettingsError`` for an unknown profile, ``DataError`` for fewer than two windows.
     """
     chosen = settings.profile(profile)
-    distinct = offsets_to_choose_by(settings, panel, offsets)
+    distinct = offsets_to_choose_by(settings, panel, offsets, report)
     if len(distinct) < 2:
         raise DataError("weights need two windows or more: one to choose by, one to judge on")
     examples = sample_training_rows(panel, settings.history_days, settings.seed)

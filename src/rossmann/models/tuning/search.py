@@ -108,10 +108,12 @@ class TuningResult:
 class TrialEvaluator:
     """Backtest error of a member's parameters; ``offsets`` are those of the windows."""
 
-    def __init__(self, settings: Settings, panel: Panel, config: SearchConfig) -> None:
+    def __init__(
+        self, settings: Settings, panel: Panel, config: SearchConfig, report: ProgressReporter
+    ) -> None:
         self._settings, self._panel, self._member = settings, panel, config.member
         self._rows = settings.profile(config.profile).rows
-        self.offsets = offsets_to_choose_by(settings, panel, config.offsets)
+        self.offsets = offsets_to_choose_by(settings, panel, config.offsets, report)
         self._sampled: tuple[int, TrainingRows] | None = None
 
     def origin(self, offset: int) -> date:
@@ -151,7 +153,7 @@ def tune(
     works on the same study, ``DataError`` where history is too short.
     """
     current = current_params(settings, config.profile, config.member)
-    evaluator = TrialEvaluator(settings, panel, config)
+    evaluator = TrialEvaluator(settings, panel, config, report)
     inputs = _study_inputs(settings, panel, config, evaluator.offsets)
     name = study_name(config.member, config.profile, inputs)
     with open_study(settings.data_dir / "tuning", name, fresh=config.fresh) as study:
