@@ -96,3 +96,16 @@ def test_error_codes_of_every_protected_operation_are_documented(api: TestClient
             for code in codes - {"200"}:
                 schema = operation["responses"][code]["content"]["application/json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/ErrorAnswer"}, (path, code)
+
+
+def test_every_media_type_of_a_response_has_a_schema(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+    empty = [
+        f"{method} {path} {code} {media}"
+        for path, calls in document["paths"].items()
+        for method, call in calls.items()
+        for code, response in call["responses"].items()
+        for media, content in response.get("content", {}).items()
+        if not content.get("schema")
+    ]
+    assert not empty

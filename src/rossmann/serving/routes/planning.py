@@ -6,7 +6,7 @@ written here.
 
 from typing import Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Response
 
 from rossmann.data.prepare_predictions import template_csv
 from rossmann.data.uploads.result_files import MEDIA_TYPES
@@ -69,6 +69,7 @@ def add_file_route(app: FastAPI, handler: BatchPredictHandler) -> None:
         handler.handle,
         methods=["POST"],
         response_model=None,
+        response_class=Response,  # of no media type of its own: the document lists those of tables
         responses={200: _file_response()},
         summary="Forecast every row of a table: CSV, Parquet or Excel in, the same rows out",
         description="The body is the file, or a form with it. Any number of rows: they come back in"
