@@ -42,5 +42,6 @@ check "ruff format" "$bin/ruff" format --check .
 check "mypy" "$bin/mypy"
 check "layers" "$bin/lint-imports"
 check "hadolint" "$bin/hadolint" deployment/docker/Dockerfile
-# Three processes, by whole files: some tests wait for a browser or a server while others compute.
-exec "$bin/python" -m pytest --numprocesses 3 --dist loadfile "$@"
+# Four processes, by whole files: some tests wait for a browser or a server while others compute.
+# In the order of the folders: else the files of few, long tests would all come last.
+exec "$bin/python" -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
