@@ -43,5 +43,4 @@ check "mypy" "$bin/mypy"
 check "layers" "$bin/lint-imports"
 check "hadolint" "$bin/hadolint" deployment/docker/Dockerfile
 # Four processes, by whole files: some tests wait for a browser or a server while others compute.
-# In the order of the folders: else the files of few, long tests would all come last.
-exec "$bin/python" -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+exec "$bin/python" -m pytest --numprocesses 4 --dist loadfile "$@"
