@@ -42,5 +42,5 @@ check "ruff format" "$bin/ruff" format --check .
 check "mypy" "$bin/mypy"
 check "layers" "$bin/lint-imports"
 check "hadolint" "$bin/hadolint" deployment/docker/Dockerfile
-# Four processes, by whole files: some tests wait for a browser or a server while others compute.
-exec "$bin/python" -m pytest --numprocesses 4 --dist loadfile "$@"
+# Three processes, by whole files: some tests wait for a browser or a server while others compute.
+exec "$bin/python" -m pytest --numprocesses 3 --dist loadfile "$@"

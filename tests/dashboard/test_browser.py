@@ -252,4 +252,4 @@ def test_pages_recover_from_an_outage(page: Any, api: ServiceProcess) -> None:
     page.get_by_test_id("stMetric").filter(has_text="80 % range").wait_for()
     page.goto("/")
     page.get_by_test_id("stMetric").filter(has_text="Production version").wait_for()
-    assert page.get_by_text("The prediction service does not answer.").count() == 0
+    page.get_by_text("The prediction service does not answer.").first.wait_for(state="detached")

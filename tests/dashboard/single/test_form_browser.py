@@ -31,11 +31,11 @@ def test_unknown_store_replaces_the_forecast_of_another(open_page: Any) -> None:
     type_store(page, "9999")
     page.get_by_text("There is no store 9999.").wait_for()
     page.get_by_test_id("stMetric").first.wait_for(state="detached")
-    assert heading(page, "Store 1 · Saturday 1 August 2015").count() == 0
+    heading(page, "Store 1 · Saturday 1 August 2015").wait_for(state="detached")
     type_store(page, "2")
     heading(page, "Store 2 · Saturday 1 August 2015").wait_for()
     wait_for_value(page, SATURDAY, "2,560")
-    assert page.get_by_text("There is no store").count() == 0
+    page.get_by_text("There is no store").first.wait_for(state="detached")
 
 
 def test_reload_and_leaving_the_page_keep_the_state(open_page: Any) -> None:
@@ -75,7 +75,7 @@ def test_opened_sunday_is_not_called_planned(open_page: Any) -> None:
     wait_for_value(page, SUNDAY, "1,570")
     page.get_by_text("You opened the store").wait_for()
     page.get_by_text("Changed by you: open.").wait_for()
-    assert page.get_by_text("Filled in from the store's schedule.").count() == 0
+    page.get_by_text("Filled in from the store's schedule.").first.wait_for(state="detached")
     page.get_by_role("button", name="Back to the plan").click()
     wait_for_value(page, SUNDAY, "0")
     page.get_by_text("Filled in from the store's schedule.").wait_for()
@@ -89,7 +89,7 @@ def test_page_recovers_from_one_failed_forecast(open_page: Any, stub: StubServic
     stub.predict_status = 200
     # Without any interaction.
     wait_for_value(page, SATURDAY, "1,560")
-    assert page.get_by_text("The prediction service does not answer.").count() == 0
+    page.get_by_text("The prediction service does not answer.").first.wait_for(state="detached")
 
 
 def rounds(stub: StubService) -> int:
