@@ -112,6 +112,7 @@ def _checked(
 
 
 def _read(path: Path, report: ProgressReporter) -> tuple[pl.DataFrame, WholeTable]:
+    """A raw table as text and as it was read; what was skipped in it is reported."""
     text, table, notes = read_text(path)
     for note in notes:
         report(f"{path.name}: {note}")

@@ -1,7 +1,8 @@
 """XGBoost on the log of the factor, with the gradient of the squared percentage error.
 
-It is fitted with a missing value as the largest one. A matrix without missing values takes XGBoost
-one byte a value, any other three to four (dmlc/xgboost #10981), and a fit two thirds of the time.
+It is fitted with a missing value as the largest one. XGBoost keeps a matrix without missing values
+in one byte for each value, any other in three to four (dmlc/xgboost #10981). A fit on the smaller
+matrix takes two thirds of the time.
 """
 
 from pathlib import Path
